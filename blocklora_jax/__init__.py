@@ -1,0 +1,21 @@
+"""Modular customization of diffusion models: block-partitioned LoRA, erasure and lossless merging in JAX."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+__all__ = ["Adapter", "StableDiffusion", "UserError"]
+
+_HOMES = {
+    "Adapter": "blocklora_jax.adapters.lora",
+    "StableDiffusion": "blocklora_jax.pipeline",
+    "UserError": "blocklora_jax.errors",
+}
+
+
+def __getattr__(name: str):
+    """Import the public names on first use: `import merge` must not wait for Flax."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,123 @@
+"""The adapter file: safetensors that hold only the owned blocks, and a JSON header that says what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair, LoRATree
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.errors import UserError
+from blocklora_jax.files import write_atomic
+
+FORMAT_VERSION = 1
+_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> None:
+    """Write `adapter` to `path`, beside it first and then moved into place.
+
+    Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned] and `tokens/<name>` [v, d].
+    Raises UserError for another dtype than "float32" or "bfloat16".
+    """
+    if dtype not in _DTYPES:
+        raise UserError(f"cannot save an adapter as {dtype!r}; choose {' or '.join(_DTYPES)}")
+    tensors, shapes = {}, adapter.shapes()
+    for component, layers in adapter.lora.items():
+        for layer, pair in layers.items():
+            rows, columns = adapter.info.support(component, layer, shapes[component][layer])
+            key = f"lora/{component}/{layer}"
+            tensors[f"{key}/lora_A"] = np.asarray(pair.lora_A)[rows]
+            tensors[f"{key}/lora_B"] = np.asarray(pair.lora_B)[:, columns]
+    tensors |= {f"tokens/{token}": np.asarray(vectors) for token, vectors in adapter.tokens.items()}
+    header = {
+        "format_version": FORMAT_VERSION,
+        **asdict(adapter.info),
+        "training": json.loads(adapter.info.training),
+        "tokens": {token: int(np.shape(vectors)[0]) for token, vectors in adapter.tokens.items()},
+        "shapes": shapes,
+    }
+    # safetensors writes wrong data for arrays that are not contiguous.
+    stored = {key: np.ascontiguousarray(value, _DTYPES[dtype]) for key, value in tensors.items()}
+    write_atomic(path, save(stored, metadata={"blocklora": json.dumps(header)}))
+
+
+def read_header(path: str | Path) -> dict:
+    """The JSON header of an adapter file. Raises UserError if there is none or its version is newer than ours."""
+    with _open(path) as file:
+        return _header(path, file.metadata())
+
+
+def load_adapter(path: str | Path) -> Adapter:
+    """Read an adapter file into full-size fp32 arrays. Raises UserError naming every tensor that does not fit."""
+    with _open(path) as file:
+        header = _header(path, file.metadata())
+        tensors = {key: np.asarray(file.get_tensor(key)) for key in file.keys()}
+    try:
+        info, shapes, counts = _info(header), header["shapes"], header["tokens"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: the adapter's header lacks or misspells a field ({error})") from error
+    lora, wrong = _expand(info, shapes, tensors)
+    tokens = {token: tensors.pop(f"tokens/{token}", None) for token in counts}
+    wrong += [f"tokens/{t} is missing or not [{counts[t]}, d]" for t, v in tokens.items() if v is None or len(v) != counts[t]]
+    wrong += [f"{key} is not expected" for key in tensors]
+    if wrong:
+        raise UserError(f"{path} does not fit its own header: {'; '.join(wrong)}")
+    return Adapter(lora=lora, tokens={t: v.astype(np.float32) for t, v in tokens.items()}, info=info)
+
+
+def _open(path: str | Path):
+    if not Path(path).is_file():
+        raise UserError(f"there is no adapter file {path}")
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a complete safetensors file ({error}); copy or download it again") from error
+
+
+def _header(path: str | Path, metadata: dict | None) -> dict:
+    try:
+        header = json.loads((metadata or {})["blocklora"])
+        version = header["format_version"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is a safetensors file but not a blocklora adapter (no 'blocklora' header)") from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path} has adapter format {version}; this version reads {FORMAT_VERSION}: update blocklora_jax")
+    return header
+
+
+def _info(header: dict) -> AdapterInfo:
+    fields = {name: header[name] for name in AdapterInfo.__dataclass_fields__}
+    partition = fields["partition"]
+    return AdapterInfo(
+        **fields
+        | {
+            "partition": Partition(**partition) if partition else None,
+            "slots": tuple(fields["slots"]),
+            "training": json.dumps(header["training"]),
+        }
+    )
+
+
+def _expand(info: AdapterInfo, shapes: dict, tensors: dict) -> tuple[LoRATree, list[str]]:
+    lora: LoRATree = {component: {} for component in shapes}
+    wrong = []
+    for component, layers in shapes.items():
+        for layer, (n, m) in layers.items():
+            rows, columns = info.support(component, layer, (n, m))
+            a, b = (tensors.pop(f"lora/{component}/{layer}/{name}", None) for name in ("lora_A", "lora_B"))
+            expected = ((len(rows), info.rank), (info.rank, len(columns)))
+            if a is None or b is None or (a.shape, b.shape) != expected:
+                got = tuple(None if x is None else x.shape for x in (a, b))
+                wrong.append(f"{component}/{layer} has lora_A, lora_B of shapes {got}, expected {expected}")
+                continue
+            full_a, full_b = np.zeros((n, info.rank), np.float32), np.zeros((info.rank, m), np.float32)
+            full_a[rows], full_b[:, columns] = a, b
+            lora[component][layer] = LoRAPair(full_a, full_b)
+    return lora, wrong

@@ -1,0 +1,151 @@
+"""The adapter pytree: low-rank pairs, their masks, concept tokens, and what a merge must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from blocklora_jax.adapters.partition import Partition, Support, full_support
+
+COMPONENTS = ("unet", "text_encoder")
+
+
+class LoRAPair(NamedTuple):
+    """One layer's low-rank pair: the change of its Flax kernel [n, m] is `scale * lora_A @ lora_B`.
+
+    Source: LoRA (arXiv 2106.09685); PyTorch's lora_A.weight and lora_B.weight are the transposes.
+    """
+
+    lora_A: Float[Array, "n r"]
+    lora_B: Float[Array, "r m"]
+
+
+# {"unet": {"down_blocks_0/…/to_k": LoRAPair}, "text_encoder": {…}}
+LoRATree = dict[str, dict[str, LoRAPair]]
+# The same keys; kernel shapes (n, m).
+KernelShapes = dict[str, dict[str, tuple[int, int]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo:
+    """What is known of an adapter besides its arrays; hashable, so that it is static under jit.
+
+    name: the concept's name; its token is `<name>`. class_noun: "man". kind: "person", "object", "scene" or "style".
+    trigger: a prompt fragment that calls the concept ("<ada> woman").
+    base_name, base_digest: the model it was trained on (see `checkpoints.digest`).
+    partition: None for an ordinary, unblocked adapter. slots: the blocks' owners, within 0..K-1.
+    rank, alpha: the pair is scaled by alpha / rank.
+    training: the training configuration as JSON text.
+    """
+
+    name: str
+    class_noun: str
+    trigger: str
+    rank: int
+    alpha: float
+    kind: str = "object"
+    base_name: str = ""
+    base_digest: str = ""
+    partition: Partition | None = None
+    slots: tuple[int, ...] = ()
+    training: str = "{}"
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
+
+    def support(self, component: str, path: str, shape: tuple[int, int]) -> Support:
+        """The rows and columns of the layer's kernel [n, m] that the adapter owns."""
+        if self.partition is None:
+            return full_support(shape)
+        return self.partition.support(f"{component}/{path}", shape, self.slots)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """One concept: its LoRA pairs (full size, zero outside the owned blocks), its tokens, and its description.
+
+    lora: fp32 pairs by component and layer path. tokens: {"<name>": fp32 [vectors, d]}.
+    """
+
+    lora: LoRATree
+    tokens: Mapping[str, Float[Array, "v d"]]
+    info: AdapterInfo = field(metadata={"static": True})
+
+    @property
+    def name(self) -> str:
+        """The concept's name."""
+        return self.info.name
+
+    def shapes(self) -> KernelShapes:
+        """The kernel shape (n, m) of every adapted layer."""
+        return {
+            component: {path: (pair.lora_A.shape[0], pair.lora_B.shape[1]) for path, pair in layers.items()}
+            for component, layers in self.lora.items()
+        }
+
+    def masks(self) -> LoRATree:
+        """Ones where the adapter may write, zeros elsewhere; the structure of `lora`, broadcastable to it."""
+        return block_masks(self.info, self.shapes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Adapter:
+        """Read an `adapter.safetensors`. Raises UserError if the file is not one, is truncated, or does not fit its header."""
+        from blocklora_jax.adapters.file import load_adapter
+
+        return load_adapter(path)
+
+    def save(self, path: str | Path, dtype: str = "float32") -> None:
+        """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""
+        from blocklora_jax.adapters.file import save_adapter
+
+        save_adapter(self, path, dtype)
+
+
+def block_masks(info: AdapterInfo, shapes: KernelShapes) -> LoRATree:
+    """Masks M_A [n, 1] and M_B [1, m] of 0.0 and 1.0 for every layer of `shapes`.
+
+    Source: method, "Blockwise parameterization": dW = (alpha/r) (M_B . B)(M_A . A).
+    """
+
+    def mask(component: str, path: str, shape: tuple[int, int]) -> LoRAPair:
+        rows, columns = info.support(component, path, shape)
+        m_a, m_b = np.zeros((shape[0], 1), np.float32), np.zeros((1, shape[1]), np.float32)
+        m_a[rows], m_b[:, columns] = 1.0, 1.0
+        return LoRAPair(m_a, m_b)
+
+    return {c: {path: mask(c, path, shape) for path, shape in layers.items()} for c, layers in shapes.items()}
+
+
+def init_lora(key: PRNGKeyArray, shapes: KernelShapes, masks: LoRATree, rank: int) -> LoRATree:
+    """New pairs: A uniform in +-1/sqrt(owned inputs), B zero, so that a new adapter changes nothing, exactly.
+
+    Source: peft's default (Kaiming uniform with a = sqrt 5), with the fan-in that the mask leaves.
+    """
+
+    def pair(component: str, path: str, index: int) -> LoRAPair:
+        n, m = shapes[component][path]
+        mask = masks[component][path].lora_A
+        bound = 1.0 / np.sqrt(mask.sum())
+        a = jax.random.uniform(jax.random.fold_in(key, index), (n, rank), minval=-bound, maxval=bound)
+        return LoRAPair(a * mask, jnp.zeros((rank, m)))
+
+    names = sorted((component, path) for component, layers in shapes.items() for path in layers)
+    tree: LoRATree = {component: {} for component in shapes}
+    for index, (component, path) in enumerate(names):
+        tree[component][path] = pair(component, path, index)
+    return tree
+
+
+def apply_masks(lora: LoRATree, masks: LoRATree) -> LoRATree:
+    """`lora` with everything outside the owned blocks set to zero; its gradient stays inside them too."""
+    return jax.tree.map(lambda x, mask: x * mask, lora, masks)

@@ -1,0 +1,94 @@
+"""Blocks, slots and masks: which part of every weight an adapter owns."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from blocklora_jax.errors import UserError
+
+Axis = Literal["in", "out", "grid"]
+
+
+class Support(NamedTuple):
+    """The features of one layer that an adapter owns: its kernel entries are `rows` x `columns`.
+
+    rows: int [n_owned], sorted input features (rows of the Flax kernel [n, m]).
+    columns: int [m_owned], sorted output features (columns of the Flax kernel).
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How every adapted weight is cut into `num_blocks` blocks that different adapters own.
+
+    num_blocks: K, the number of blocks and of slots.
+    axis: "in" cuts the input features (columns of W in R^{m x n}), "out" the output features, "grid" both.
+    seed: seeds the permutation slot -> block of each layer.
+
+    Source: BlockLoRA (arXiv 2503.08575), our reading: contiguous blocks, one permutation a layer.
+    """
+
+    num_blocks: int = 16
+    axis: Axis = "in"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_blocks < 1:
+            raise UserError(f"num_blocks is {self.num_blocks}; it must be at least 1")
+        if self.axis not in get_args(Axis):
+            raise UserError(f"unknown block axis {self.axis!r}; choose one of {', '.join(get_args(Axis))}")
+
+    def check_slots(self, slots: tuple[int, ...]) -> tuple[int, ...]:
+        """`slots` sorted; raises UserError if one is outside 0..K-1 or named twice."""
+        wrong = [s for s in slots if not 0 <= s < self.num_blocks]
+        if wrong or not slots or len(set(slots)) != len(slots):
+            raise UserError(f"slots {list(slots)} must be distinct numbers from 0 to {self.num_blocks - 1}, one or more")
+        return tuple(sorted(slots))
+
+    def support(self, path: str, shape: tuple[int, int], slots: tuple[int, ...]) -> Support:
+        """What the owner of `slots` owns of the layer `path` ("unet/…/to_k") with kernel `shape` [n, m]."""
+        n, m = shape
+        blocks = _slot_permutation(self.num_blocks, self.seed, path)[list(slots)]
+        rows = self._features(blocks, n, path, "input") if self.axis != "out" else np.arange(n)
+        columns = self._features(blocks, m, path, "output") if self.axis != "in" else np.arange(m)
+        return Support(rows, columns)
+
+    def _features(self, blocks: np.ndarray, size: int, path: str, side: str) -> np.ndarray:
+        if size < self.num_blocks:
+            raise UserError(
+                f"layer {path} has {size} {side} features, fewer than num_blocks={self.num_blocks}: "
+                "choose fewer blocks or another axis"
+            )
+        # Contiguous; sizes differ by at most one where K does not divide the size.
+        bounds = np.arange(self.num_blocks + 1) * size // self.num_blocks
+        return np.concatenate([np.arange(bounds[b], bounds[b + 1]) for b in sorted(blocks)])
+
+    def to_json(self) -> dict:
+        """The fields as plain JSON."""
+        return asdict(self)
+
+
+@cache
+def _slot_permutation(num_blocks: int, seed: int, path: str) -> np.ndarray:
+    digest = hashlib.sha256(f"{seed}/{path}".encode()).digest()
+    # Philox is specified bit for bit; a file's slots must mean the same blocks for ever.
+    keys = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(num_blocks)
+    return np.argsort(keys, kind="stable")
+
+
+def slot_from_name(name: str, num_blocks: int) -> int:
+    """A slot in 0..num_blocks-1 drawn from a concept's name, for people who cannot coordinate (SHA-256, stable)."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % num_blocks
+
+
+def full_support(shape: tuple[int, int]) -> Support:
+    """The support of an unblocked adapter: the whole kernel [n, m]."""
+    return Support(np.arange(shape[0]), np.arange(shape[1]))
