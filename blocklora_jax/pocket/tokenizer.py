@@ -4,6 +4,7 @@ The files are those of every CLIP tokenizer (byte-level BPE with the `</w>` endi
 them, slow or fast, and text outside the given words still encodes, in pieces.
 """
 
+import itertools
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -89,7 +90,7 @@ def _symbols(word: str) -> list[str]:
 
 def _apply_merges(pieces: list[str], ranks: dict[Merge, int]) -> list[str]:
     """Merge the best-ranked pair, everywhere it occurs, until no pair has a rank."""
-    while candidates := [pair for pair in zip(pieces, pieces[1:], strict=False) if pair in ranks]:
+    while candidates := [pair for pair in itertools.pairwise(pieces) if pair in ranks]:
         best = min(candidates, key=ranks.__getitem__)
         merged: list[str] = []
         for piece in pieces:
