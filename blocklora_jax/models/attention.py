@@ -1,0 +1,125 @@
+"""Attention parts of the U-Net and the VAE.
+
+Every projection is a plain `nn.Dense` or 1x1 `nn.Conv`, so that one interceptor can adapt any of them by its path.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blocklora_jax.models.resnet import GroupNorm
+
+
+def attend(
+    query: Float[Array, "b t d"],
+    key: Float[Array, "b s d"],
+    value: Float[Array, "b s d"],
+    num_heads: int,
+    is_causal: bool = False,
+) -> Float[Array, "b t d"]:
+    """Multi-head softmax attention, scores and softmax in fp32: softmax(q k^T / sqrt(d / heads)) v."""
+
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], num_heads, -1)
+
+    out = jax.nn.dot_product_attention(split(query), split(key), split(value), is_causal=is_causal)
+    return out.reshape(query.shape)
+
+
+class Attention(nn.Module):
+    """Self-attention, or cross-attention to `context`. Source: diffusers `Attention`."""
+
+    channels: int
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t c"], context: Float[Array, "b s d"] | None = None
+    ) -> Float[Array, "b t c"]:
+        context = x if context is None else context
+        query = nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_q")(x)
+        key = nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_k")(context)
+        value = nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_v")(context)
+        out = attend(query, key, value, self.num_heads)
+        return nn.Dense(self.channels, dtype=self.dtype, name="to_out_0")(out)
+
+
+class GEGLU(nn.Module):
+    """x W * gelu(x V), both halves from one projection; the exact (erf) gelu."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
+        hidden, gate = jnp.split(nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1)
+        return hidden * nn.gelu(gate, approximate=False)
+
+
+class FeedForward(nn.Module):
+    """Gated linear unit of four times the width, and back."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        hidden = GEGLU(4 * self.channels, self.dtype, name="net_0")(x)
+        return nn.Dense(self.channels, dtype=self.dtype, name="net_2")(hidden)
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, attention to the text, feed-forward, each after a layer norm and added to its input."""
+
+    channels: int
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"]) -> Float[Array, "b t c"]:
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
+
+        x = x + Attention(self.channels, self.num_heads, self.dtype, name="attn1")(norm("norm1")(x))
+        x = x + Attention(self.channels, self.num_heads, self.dtype, name="attn2")(norm("norm2")(x), context)
+        return x + FeedForward(self.channels, self.dtype, name="ff")(norm("norm3")(x))
+
+
+class Transformer2DModel(nn.Module):
+    """Transformer blocks over the pixels of a feature map, added to it. Source: diffusers `Transformer2DModel`."""
+
+    channels: int
+    num_heads: int
+    norm_num_groups: int
+    depth: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:
+        batch, height, width, channels = x.shape
+        h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="norm")(x)
+        h = nn.Conv(channels, (1, 1), dtype=self.dtype, name="proj_in")(h).reshape(batch, height * width, channels)
+        for i in range(self.depth):
+            h = BasicTransformerBlock(channels, self.num_heads, self.dtype, name=f"transformer_blocks_{i}")(h, context)
+        h = nn.Conv(channels, (1, 1), dtype=self.dtype, name="proj_out")(h.reshape(x.shape))
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """The VAE's one-head attention over pixels, with the names that Flax Stable Diffusion kept for it."""
+
+    channels: int
+    norm_num_groups: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="group_norm")(x)
+        h = h.reshape(x.shape[0], -1, self.channels)
+        query, key, value = (nn.Dense(self.channels, dtype=self.dtype, name=n)(h) for n in ("query", "key", "value"))
+        out = nn.Dense(self.channels, dtype=self.dtype, name="proj_attn")(attend(query, key, value, num_heads=1))
+        return x + out.reshape(x.shape)

@@ -1,0 +1,271 @@
+"""The three model configs, read from and written to the `config.json` of diffusers and transformers.
+
+A field is one of three kinds: it shapes the model (a dataclass field), only one value of it is supported so far
+(`FIXED`), or it says nothing about the computation (`BOOKKEEPING`). Anything else is an error: nothing is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from blocklora_jax.errors import UserError
+
+_DIFFUSERS_BOOKKEEPING = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "decay", "_use_default_values"})
+
+
+def _matches(value: object, hint: Any) -> bool:
+    """Whether `value` has the type `hint`, one of those used below; a bool is no number."""
+    if isinstance(hint, types.UnionType):
+        return any(_matches(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_matches(item, typing.get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _json_value(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What the three configs share: reading, writing and checking by field."""
+
+    FIXED: ClassVar[Mapping[str, Any]] = {}
+    BOOKKEEPING: ClassVar[frozenset[str]] = frozenset()
+    HEADER: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any], source: str) -> Self:
+        """The config in the parsed `config.json` `raw`; absent fields take the default of diffusers/transformers.
+
+        Raises: UserError naming `source`, every field at fault, its value and what is supported.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        problems = [
+            f"{name}={raw[name]!r} (supported: {fixed!r})"
+            for name, fixed in cls.FIXED.items()
+            if name in raw and raw[name] != fixed
+        ]
+        unknown = sorted(set(raw) - names - set(cls.FIXED) - cls.BOOKKEEPING)
+        problems += [f"{name}={raw[name]!r} (unknown field)" for name in unknown]
+        if problems:
+            raise UserError(f"{source}: unsupported {cls.__name__} values: {'; '.join(problems)}")
+        values = {name: tuple(v) if isinstance(v := raw[name], list) else v for name in names & set(raw)}
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """A `config.json` that diffusers or transformers read as this very model."""
+        values = {field.name: _json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {**self.HEADER, **values, **self.FIXED}
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value, hint = getattr(self, field.name), hints[field.name]
+            if not _matches(value, hint):
+                raise UserError(f"{type(self).__name__}.{field.name}={value!r} is not of type {field.type}")
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise UserError(f"{type(self).__name__}: {message}")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            items = value if isinstance(value, tuple) else (value,)
+            self._require(len(items) > 0 and all(item > 0 for item in items), f"{name}={value!r} must be positive")
+
+    def _require_block_types(self, name: str, supported: tuple[str, ...]) -> None:
+        for block_type in getattr(self, name):
+            self._require(block_type in supported, f"{name} has {block_type!r}; supported: {', '.join(supported)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig(ModelConfig):
+    """The denoiser: `unet/config.json`.
+
+    `attention_head_dim` is the *number* of heads: diffusers named it wrongly once and kept the name.
+    """
+
+    sample_size: int | tuple[int, ...] | None = None
+    in_channels: int = 4
+    out_channels: int = 4
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int | tuple[int, ...] = 2
+    downsample_padding: int = 1
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    cross_attention_dim: int = 1280
+    attention_head_dim: int = 8
+    time_embedding_dim: int | None = None
+
+    FIXED: ClassVar[Mapping[str, Any]] = {
+        "act_fn": "silu",
+        "addition_embed_type": None,
+        "addition_embed_type_num_heads": 64,
+        "addition_time_embed_dim": None,
+        "attention_type": "default",
+        "center_input_sample": False,
+        "class_embed_type": None,
+        "class_embeddings_concat": False,
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "cross_attention_norm": None,
+        "dropout": 0.0,
+        "dual_cross_attention": False,
+        "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None,
+        "mid_block_only_cross_attention": None,
+        "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "num_attention_heads": None,
+        "num_class_embeds": None,
+        "only_cross_attention": False,
+        "projection_class_embeddings_input_dim": None,
+        "resnet_out_scale_factor": 1.0,
+        "resnet_skip_time_act": False,
+        "resnet_time_scale_shift": "default",
+        "reverse_transformer_layers_per_block": None,
+        "time_cond_proj_dim": None,
+        "time_embedding_act_fn": None,
+        "time_embedding_type": "positional",
+        "timestep_post_act": None,
+        "transformer_layers_per_block": 1,
+        "upcast_attention": False,
+        "use_linear_projection": False,
+    }
+    BOOKKEEPING: ClassVar[frozenset[str]] = _DIFFUSERS_BOOKKEEPING
+    HEADER: ClassVar[Mapping[str, Any]] = {"_class_name": "UNet2DConditionModel"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("in_channels", "out_channels", "block_out_channels", "layers_per_block")
+        self._require_positive("norm_num_groups", "norm_eps", "cross_attention_dim", "attention_head_dim")
+        self._require_block_types("down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D"))
+        self._require_block_types("up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D"))
+        self._require(self.downsample_padding in (0, 1), f"downsample_padding={self.downsample_padding} must be 0 or 1")
+        blocks = len(self.block_out_channels)
+        for name in ("down_block_types", "up_block_types", "layers_per_block"):
+            value = getattr(self, name)
+            fits = not isinstance(value, tuple) or len(value) == blocks
+            self._require(fits, f"{name}={value!r} must have as many items as block_out_channels ({blocks})")
+        for channels in self.block_out_channels:
+            for name in ("norm_num_groups", "attention_head_dim"):
+                divisor = getattr(self, name)
+                self._require(channels % divisor == 0, f"{name}={divisor} must divide block_out_channels {channels}")
+        self._require(self.block_out_channels[0] % 2 == 0, "the first of block_out_channels must be even")
+
+    @property
+    def layers_by_block(self) -> tuple[int, ...]:
+        """Residual blocks of each down block; up blocks have one more."""
+        layers = self.layers_per_block
+        return layers if isinstance(layers, tuple) else (layers,) * len(self.block_out_channels)
+
+    @property
+    def time_channels(self) -> int:
+        """Width of the time embedding that the blocks read."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAEConfig(ModelConfig):
+    """The image autoencoder: `vae/config.json`.
+
+    `sample_size` and `force_upcast` are kept only to be written back: the first is a hint for tiling, the second
+    for half-precision pipelines, and our norms and softmax are fp32 anyway.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
+    block_out_channels: tuple[int, ...] = (64,)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    sample_size: int | tuple[int, ...] = 32
+    scaling_factor: float = 0.18215
+    force_upcast: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    FIXED: ClassVar[Mapping[str, Any]] = {
+        "act_fn": "silu",
+        "latents_mean": None,
+        "latents_std": None,
+        "shift_factor": None,
+    }
+    BOOKKEEPING: ClassVar[frozenset[str]] = _DIFFUSERS_BOOKKEEPING
+    HEADER: ClassVar[Mapping[str, Any]] = {"_class_name": "AutoencoderKL"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("in_channels", "out_channels", "block_out_channels", "layers_per_block")
+        self._require_positive("latent_channels", "norm_num_groups", "scaling_factor")
+        self._require_block_types("down_block_types", ("DownEncoderBlock2D",))
+        self._require_block_types("up_block_types", ("UpDecoderBlock2D",))
+        blocks = len(self.block_out_channels)
+        for name in ("down_block_types", "up_block_types"):
+            fits = len(getattr(self, name)) == blocks
+            self._require(fits, f"{name} must have as many items as block_out_channels ({blocks})")
+        for channels in self.block_out_channels:
+            groups = self.norm_num_groups
+            self._require(channels % groups == 0, f"norm_num_groups={groups} must divide block_out_channels {channels}")
+
+    @property
+    def downscale(self) -> int:
+        """Pixels a latent stands for, along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig(ModelConfig):
+    """The CLIP text encoder: `text_encoder/config.json`.
+
+    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back.
+    """
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    projection_dim: int | None = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 49406
+    eos_token_id: int | None = 49407
+
+    FIXED: ClassVar[Mapping[str, Any]] = {"attention_dropout": 0.0}
+    # What transformers writes into every config.json, whatever the model: versions, initialisation, generation.
+    BOOKKEEPING: ClassVar[frozenset[str]] = frozenset(
+        "_name_or_path architectures dtype torch_dtype transformers_version model_type initializer_factor "
+        "initializer_range dropout _attn_implementation_autoset".split()
+    )
+    HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        self._require_positive("num_attention_heads", "max_position_embeddings", "layer_norm_eps")
+        supported = ("quick_gelu", "gelu")
+        self._require(self.hidden_act in supported, f"hidden_act={self.hidden_act!r}; supported: {supported}")
+        heads = self.num_attention_heads
+        fits = self.hidden_size % heads == 0
+        self._require(fits, f"num_attention_heads={heads} must divide hidden_size {self.hidden_size}")

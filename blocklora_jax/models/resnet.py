@@ -1,0 +1,106 @@
+"""Convolutional parts shared by the U-Net and the VAE: group norm, residual block, down- and upsampling."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over (h, w, c / groups), computed in fp32.
+
+    Source: `torch.nn.GroupNorm`. The sums run over space first and over the few channels of a group after, which
+    XLA vectorises on CPU where a reduction over a short last axis is not.
+    """
+
+    num_groups: int
+    epsilon: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        x = x.astype(jnp.float32)
+        centred = x - self._group_mean(x)
+        # Two passes: mean(x^2) - mean(x)^2 loses digits where a channel's mean is far from zero.
+        factor = scale * jax.lax.rsqrt(self._group_mean(jnp.square(centred)) + self.epsilon)
+        return (centred * factor + bias).astype(self.dtype)
+
+    def _group_mean(self, x: jax.Array) -> jax.Array:
+        batch, *space, channels = x.shape
+        by_channel = x.mean(axis=tuple(range(1, x.ndim - 1)))
+        by_group = by_channel.reshape(batch, self.num_groups, -1).mean(axis=-1)
+        spread = jnp.repeat(by_group, channels // self.num_groups, axis=-1)
+        return spread.reshape(batch, *(1 for _ in space), channels)
+
+
+def conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1, padding: int = 1) -> nn.Conv:
+    """A 3x3 convolution with torch's symmetric padding (linen's "SAME" differs when the stride is two)."""
+    return nn.Conv(features, (3, 3), strides=stride, padding=padding, dtype=dtype, name=name)
+
+
+class ResnetBlock2D(nn.Module):
+    """norm, silu, conv, plus time, norm, silu, conv, plus the input. Source: diffusers `ResnetBlock2D`."""
+
+    out_channels: int
+    norm_num_groups: int
+    epsilon: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], time: Float[Array, "b k"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        h = GroupNorm(self.norm_num_groups, self.epsilon, self.dtype, name="norm1")(x)
+        h = conv3x3(self.out_channels, self.dtype, "conv1")(nn.silu(h))
+        if time is not None:
+            shift = nn.Dense(self.out_channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+            h = h + shift[:, None, None, :]
+        h = GroupNorm(self.norm_num_groups, self.epsilon, self.dtype, name="norm2")(h)
+        h = conv3x3(self.out_channels, self.dtype, "conv2")(nn.silu(h))
+        if x.shape[-1] != self.out_channels:
+            x = nn.Conv(self.out_channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+        return x + h
+
+
+class Downsample2D(nn.Module):
+    """Halve both sides with a strided convolution; `padding` 0 means one row and column of zeros, below and right."""
+
+    channels: int
+    padding: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+        if self.padding == 0:
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        return conv3x3(self.channels, self.dtype, "conv", stride=2, padding=self.padding)(x)
+
+
+class Upsample2D(nn.Module):
+    """Enlarge to `size` (default: twice both sides) by nearest neighbour, then convolve."""
+
+    channels: int
+    size: tuple[int, int] | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+        height, width = self.size or (2 * x.shape[1], 2 * x.shape[2])
+        return conv3x3(self.channels, self.dtype, "conv")(resize_nearest(x, height, width))
+
+
+def resize_nearest(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b i j c"]:
+    """Nearest neighbour: output row i is input row floor(i * h / height). Source: `torch.nn.functional.interpolate`."""
+    batch, h, w, channels = x.shape
+    if (height, width) == (2 * h, 2 * w):
+        # A broadcast and a reshape: far cheaper on CPU than a gather, forward and backward.
+        x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, h, 2, w, 2, channels))
+        return x.reshape(batch, height, width, channels)
+    rows = jnp.arange(height) * h // height
+    columns = jnp.arange(width) * w // width
+    return x[:, rows[:, None], columns[None, :]]

@@ -1,0 +1,126 @@
+"""The denoiser of Stable Diffusion 1.x."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Real
+
+from blocklora_jax.models.config import UNetConfig
+from blocklora_jax.models.resnet import GroupNorm, conv3x3
+from blocklora_jax.models.unet_blocks import DownBlock2D, MidBlock2D, UpBlock2D
+
+
+def embed_timesteps(
+    timesteps: Real[Array, " b"], channels: int, flip_sin_to_cos: bool = True, freq_shift: float = 0
+) -> Float[Array, "b {channels}"]:
+    """Sines and cosines of t * 10000^(-i / (channels / 2 - freq_shift)), fp32. Source: diffusers `Timesteps`."""
+    half = channels // 2
+    frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None, :]
+    parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+    return jnp.concatenate(parts, axis=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two dense layers over the sinusoids."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b d"]:
+        x = nn.Dense(self.channels, dtype=self.dtype, name="linear_1")(x)
+        return nn.Dense(self.channels, dtype=self.dtype, name="linear_2")(nn.silu(x))
+
+
+class UNet2DConditionModel(nn.Module):
+    """Predicts noise (or velocity) from noisy latents, time and text.
+
+    Attributes:
+        config: the architecture.
+        dtype: type of the computation; parameters, norms and softmax are fp32 whatever it is.
+        remat: recompute the inside of each block in the backward pass, which trades time for memory.
+
+    Source: diffusers `UNet2DConditionModel`.
+    """
+
+    config: UNetConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        sample: Float[Array, "b h w c"],
+        timesteps: Real[Array, " b"],
+        encoder_hidden_states: Float[Array, "b t d"],
+    ) -> Float[Array, "b h w d"]:
+        """Prediction of the shape of `sample`; timesteps 0..999, text states [b, t, cross_attention_dim]."""
+        config = self.config
+        sinusoids = embed_timesteps(
+            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
+        )
+        time = TimestepEmbedding(config.time_channels, self.dtype, name="time_embedding")(sinusoids)
+        context = encoder_hidden_states.astype(self.dtype)
+        x = conv3x3(config.block_out_channels[0], self.dtype, "conv_in")(sample)
+        x, skips = self._down(x, time, context)
+        mid_block = self._block(MidBlock2D)(
+            channels=config.block_out_channels[-1],
+            num_heads=config.attention_head_dim,
+            name="mid_block",
+            **self._shared(),
+        )
+        x = self._up(mid_block(x, time, context), skips, time, context)
+        x = GroupNorm(config.norm_num_groups, config.norm_eps, self.dtype, name="conv_norm_out")(x)
+        return conv3x3(config.out_channels, self.dtype, "conv_out")(nn.silu(x))
+
+    def _block(self, block: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        return nn.remat(block) if self.remat else block
+
+    def _shared(self) -> dict:
+        return {
+            "norm_num_groups": self.config.norm_num_groups,
+            "epsilon": self.config.norm_eps,
+            "dtype": self.dtype,
+        }
+
+    def _heads(self, block_type: str) -> int | None:
+        return self.config.attention_head_dim if block_type.startswith("CrossAttn") else None
+
+    def _down(self, x: jax.Array, time: jax.Array, context: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        config = self.config
+        skips = [x]
+        for i, block_type in enumerate(config.down_block_types):
+            block = self._block(DownBlock2D)(
+                out_channels=config.block_out_channels[i],
+                num_layers=config.layers_by_block[i],
+                num_heads=self._heads(block_type),
+                downsample=i < len(config.down_block_types) - 1,
+                downsample_padding=config.downsample_padding,
+                name=f"down_blocks_{i}",
+                **self._shared(),
+            )
+            x, block_skips = block(x, time, context)
+            skips += block_skips
+        return x, skips
+
+    def _up(self, x: jax.Array, skips: list[jax.Array], time: jax.Array, context: jax.Array) -> jax.Array:
+        config = self.config
+        for i, block_type in enumerate(config.up_block_types):
+            layers = config.layers_by_block[-1 - i] + 1
+            skips, taken = skips[:-layers], tuple(skips[-layers:])
+            block = self._block(UpBlock2D)(
+                out_channels=config.block_out_channels[-1 - i],
+                num_heads=self._heads(block_type),
+                # The size of the next skip, not always twice ours: odd sides were rounded on the way down.
+                upsample_size=skips[-1].shape[1:3] if skips else None,
+                name=f"up_blocks_{i}",
+                **self._shared(),
+            )
+            x = block(x, taken, time, context)
+        return x
