@@ -1,0 +1,129 @@
+"""The noise schedule: how much signal and noise a latent has at every training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from blocklora_jax.diffusion import schedule_json
+from blocklora_jax.diffusion.betas import cumulative_alphas, make_betas, rescale_to_zero_snr
+
+Latents = Float[Array, "b h w c"]
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Forward diffusion `x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise`, `a_t` the cumulative signal power.
+
+    Hashable and a pytree without leaves: close over it, pass it to jitted functions, or key a cache with it.
+    Defaults are those of every diffusers scheduler; `timestep_spacing=None` leaves the choice to the sampler.
+
+    Source: the schedulers of diffusers (`DDPMScheduler.add_noise`, `.get_velocity`).
+
+    >>> schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    >>> schedule.alphas_cumprod.shape
+    (1000,)
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    prediction_type: str = "epsilon"
+    timestep_spacing: str | None = None
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+    rescale_betas_zero_snr: bool = False
+    lambda_min_clipped: float = float("-inf")
+    bookkeeping: tuple[tuple[str, Any], ...] = field(default=(), compare=False, repr=False)
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any], source: str) -> Schedule:
+        """The schedule of a diffusers `scheduler_config.json`, whichever scheduler class it names.
+
+        Args:
+            config: the parsed file.
+            source: where it came from, for messages.
+
+        Raises:
+            UserError: a field is unknown, or has a value that is not supported.
+        """
+        return cls(**schedule_json.parse(config, source))
+
+    def to_json(self) -> dict[str, Any]:
+        """A `scheduler_config.json` that diffusers reads; `from_json` gives an equal schedule back."""
+        return schedule_json.render(self)
+
+    @cached_property
+    def alphas_cumprod(self) -> np.ndarray:
+        """Cumulative signal power `a_t`, float32 `[num_train_timesteps]`, falling within 0..1."""
+        betas = make_betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps)
+        return cumulative_alphas(rescale_to_zero_snr(betas) if self.rescale_betas_zero_snr else betas)
+
+    @cached_property
+    def sigmas(self) -> np.ndarray:
+        """Noise over signal `sqrt((1 - a_t) / a_t)`, float32 `[num_train_timesteps]`, finite."""
+        power = self.alphas_cumprod.copy()
+        if self.rescale_betas_zero_snr:
+            # Diffusers keeps the first sigma finite with the smallest positive fp16 number.
+            power[-1] = 2.0**-24
+        return np.sqrt((1 - power) / power)
+
+    def signal_and_noise(self, t: Int[Array, " b"]) -> tuple[Float[Array, "b 1 1 1"], Float[Array, "b 1 1 1"]]:
+        """`sqrt(a_t)` and `sqrt(1 - a_t)`, float32, shaped to multiply latents."""
+        power = jnp.asarray(self.alphas_cumprod)[t][:, None, None, None]
+        return jnp.sqrt(power), jnp.sqrt(1 - power)
+
+    def add_noise(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:
+        """`x_t` of the clean latents `x0`, unit normal `noise` and training steps `t` in 0..T-1."""
+        signal, spread = self.signal_and_noise(t)
+        return signal * x0 + spread * noise
+
+    def training_target(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:
+        """What the U-Net should answer for `x_t`: the noise, or the velocity `sqrt(a) noise - sqrt(1 - a) x0`."""
+        return noise if self.prediction_type == "epsilon" else self.velocity(x0, noise, t)
+
+    def velocity(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:
+        """`sqrt(a_t) noise - sqrt(1 - a_t) x0`. Source: "Progressive distillation", appendix D."""
+        signal, spread = self.signal_and_noise(t)
+        return signal * noise - spread * x0
+
+    def predicted_noise(self, output: Latents, x_t: Latents, t: Int[Array, " b"]) -> Latents:
+        """The noise that the U-Net's `output` on `x_t` stands for, float32."""
+        if self.prediction_type == "epsilon":
+            return output
+        signal, spread = self.signal_and_noise(t)
+        return signal * output + spread * x_t
+
+    def predicted_x0(self, output: Latents, x_t: Latents, t: Int[Array, " b"]) -> Latents:
+        """The clean latents that the U-Net's `output` on `x_t` stands for, float32."""
+        signal, spread = self.signal_and_noise(t)
+        if self.prediction_type == "epsilon":
+            return (x_t - spread * output) / signal
+        return signal * x_t - spread * output
+
+    def snr(self, t: Int[Array, " b"]) -> Float[Array, " b"]:
+        """Signal-to-noise power `a_t / (1 - a_t)`, float32, >= 0."""
+        power = jnp.asarray(self.alphas_cumprod)[t]
+        return power / (1 - power)
+
+    def min_snr_weight(self, t: Int[Array, " b"], gamma: float) -> Float[Array, " b"]:
+        """Loss weights that count no step for more than signal-to-noise `gamma`, float32 in 0..1 (epsilon).
+
+        `min(snr, gamma) / snr` for epsilon, `min(snr, gamma) / (snr + 1)` for velocity.
+
+        Source: "Efficient diffusion training via min-SNR weighting", section 3.4.
+        """
+        snr = self.snr(t)
+        if self.prediction_type == "epsilon":
+            return jnp.minimum(1.0, gamma / snr)
+        return jnp.minimum(snr, gamma) / (snr + 1)
