@@ -55,15 +55,7 @@ class Tokenizer:
                 f"{folder} has {len(self.files)} tokens but the text encoder's table only {self.table_rows} rows:"
                 " they are not of the same model"
             )
-        stated = self.files.config.get("model_max_length", positions)
-        # transformers writes 1e30 where no length is known.
-        self.length = positions if stated is None or stated > 1e9 else int(stated)
-        if self.length is None:
-            raise UserError(f"{folder}/tokenizer_config.json states no model_max_length")
-        if positions is not None and self.length > positions:
-            raise UserError(
-                f"{folder} pads prompts to {self.length} tokens but the text encoder has {positions} positions"
-            )
+        self.length = _prompt_length(self.files, positions, str(folder))
         self._own = _multi_vector_tokens(self.files.added)
 
     def encode(self, prompts: Sequence[str], tokens: Mapping[str, int] | None = None) -> Int[np.ndarray, "b t"]:
@@ -95,8 +87,8 @@ class Tokenizer:
         for name, vectors in tokens.items():
             if not _NAME.fullmatch(name):
                 raise UserError(
-                    f"concept token {name!r} must look like '<name>': lower-case letters (CLIP knows no others), digits,"
-                    " '-' and '_' between angle brackets"
+                    f"concept token {name!r} must look like '<name>': lower-case letters (CLIP knows no others),"
+                    " digits, '-' and '_' between angle brackets"
                 )
             if vectors < 1:
                 raise UserError(f"concept token {name!r} has {vectors} vectors; it needs at least one")
@@ -157,6 +149,18 @@ class Tokenizer:
             if lost:
                 words.append(piece.name or self._clip.decode(lost))
         return " ".join(words)
+
+
+def _prompt_length(files: TokenizerFiles, positions: int | None, folder: str) -> int:
+    """The length that prompts are padded to."""
+    stated = files.config.get("model_max_length", positions)
+    # transformers writes 1e30 where no length is known.
+    length = positions if stated is None or stated > 1e9 else int(stated)
+    if length is None:
+        raise UserError(f"{folder}/tokenizer_config.json states no model_max_length")
+    if positions is not None and length > positions:
+        raise UserError(f"{folder} pads prompts to {length} tokens but the text encoder has {positions} positions")
+    return length
 
 
 def _multi_vector_tokens(added: Mapping[str, int]) -> dict[str, list[int]]:

@@ -112,9 +112,9 @@ def test_saving_is_the_same_whatever_form_was_read(folder, tokenizer, tmp_path):
 def test_a_long_prompt_is_refused_and_the_lost_words_are_named(tokenizer):
     fits = " ".join(["man"] * 20) + " <p1>"
     assert tokenizer.encode([fits], TOKENS)[0, -1] == tokenizer.encode([""])[0, -1]
-    with pytest.raises(UserError, match="too long by 3 tokens .* '<p1> beach dog' would be lost"):
+    with pytest.raises(UserError, match=r"too long by 3 tokens .* '<p1> beach dog' would be lost"):
         tokenizer.encode(["man " * 21 + "<p1> beach dog"], TOKENS)
-    with pytest.raises(UserError, match="too long by 1 tokens .* '<cat-toy>' would be lost"):
+    with pytest.raises(UserError, match=r"too long by 1 tokens .* '<cat-toy>' would be lost"):
         tokenizer.encode(["man " * 20 + "<cat-toy>"], TOKENS)
 
 

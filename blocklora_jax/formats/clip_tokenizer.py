@@ -23,8 +23,9 @@ _END = "<|endoftext|>"
 class TokenizerFiles:
     """A CLIP tokenizer as data.
 
-    vocabulary: token -> id, the special tokens included. merges: "left right", best first. config: `tokenizer_config.json`
-    without the added tokens. added: token -> id of tokens appended to the vocabulary, such as concept tokens.
+    vocabulary: token -> id, the special tokens included. merges: "left right", best first. config:
+    `tokenizer_config.json` without the added tokens. added: token -> id of tokens appended to the vocabulary, such as
+    concept tokens.
     """
 
     vocabulary: Mapping[str, int]
@@ -69,7 +70,7 @@ class TokenizerFiles:
         return files.checked(str(folder))
 
     def checked(self, source: str) -> Self:
-        """Return itself. Raises UserError if ids are not 0, 1, 2, …: transformers 5 would silently renumber the added."""
+        """Return itself. Raises UserError if ids are not 0, 1, 2, …: transformers 5 would silently renumber them."""
         ids = sorted([*self.vocabulary.values(), *self.added.values()])
         if ids != list(range(len(ids))):
             raise UserError(
@@ -78,7 +79,7 @@ class TokenizerFiles:
         return self
 
     def with_tokens(self, names: list[str], first_id: int) -> Self:
-        """Append `names` with ids from `first_id` on; ids in between get filler names, as transformers 5 leaves no gaps."""
+        """Append `names` with ids from `first_id` on; ids in between get fillers, as transformers 5 leaves no gaps."""
         fillers = [f"<|unused_{index}|>" for index in range(len(self), first_id)]
         new = {name: len(self) + offset for offset, name in enumerate([*fillers, *names])}
         return replace(self, added={**self.added, **new})
