@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from blocklora_jax.models.linear import Dense
 from blocklora_jax.models.resnet import GroupNorm
 
 
@@ -41,11 +42,11 @@ class Attention(nn.Module):
         self, x: Float[Array, "b t c"], context: Float[Array, "b s d"] | None = None
     ) -> Float[Array, "b t c"]:
         context = x if context is None else context
-        query = nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_q")(x)
-        key = nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_k")(context)
-        value = nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_v")(context)
+        query = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_q")(x)
+        key = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_k")(context)
+        value = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_v")(context)
         out = attend(query, key, value, self.num_heads)
-        return nn.Dense(self.channels, dtype=self.dtype, name="to_out_0")(out)
+        return Dense(self.channels, dtype=self.dtype, name="to_out_0")(out)
 
 
 class GEGLU(nn.Module):
@@ -56,7 +57,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
-        hidden, gate = jnp.split(nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1)
+        hidden, gate = jnp.split(Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1)
         return hidden * nn.gelu(gate, approximate=False)
 
 
@@ -69,7 +70,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
         hidden = GEGLU(4 * self.channels, self.dtype, name="net_0")(x)
-        return nn.Dense(self.channels, dtype=self.dtype, name="net_2")(hidden)
+        return Dense(self.channels, dtype=self.dtype, name="net_2")(hidden)
 
 
 class BasicTransformerBlock(nn.Module):
@@ -120,6 +121,6 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="group_norm")(x)
         h = h.reshape(x.shape[0], -1, self.channels)
-        query, key, value = (nn.Dense(self.channels, dtype=self.dtype, name=n)(h) for n in ("query", "key", "value"))
-        out = nn.Dense(self.channels, dtype=self.dtype, name="proj_attn")(attend(query, key, value, num_heads=1))
+        query, key, value = (Dense(self.channels, dtype=self.dtype, name=n)(h) for n in ("query", "key", "value"))
+        out = Dense(self.channels, dtype=self.dtype, name="proj_attn")(attend(query, key, value, num_heads=1))
         return x + out.reshape(x.shape)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from blocklora_jax.models.attention import attend
-from blocklora_jax.models.config import TextConfig
+from blocklora_jax.models.config import ModelConfig, TextConfig
+from blocklora_jax.models.linear import Dense
 
 Hidden = Float[Array, "b t d"]
 
@@ -18,47 +19,49 @@ def activate(x: Float[Array, "*n"], name: str) -> Float[Array, "*n"]:
     return x * jax.nn.sigmoid(1.702 * x) if name == "quick_gelu" else jax.nn.gelu(x, approximate=False)
 
 
-def _layer_norm(config: TextConfig, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+def _layer_norm(config: ModelConfig, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class SelfAttention(nn.Module):
-    """Causal multi-head attention."""
+    """Multi-head attention, causal in the text tower."""
 
-    config: TextConfig
+    config: ModelConfig
     dtype: jnp.dtype = jnp.float32
+    is_causal: bool = True
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
         width = self.config.hidden_size
-        query, key, value = (nn.Dense(width, dtype=self.dtype, name=n)(x) for n in ("q_proj", "k_proj", "v_proj"))
-        out = attend(query, key, value, self.config.num_attention_heads, is_causal=True)
-        return nn.Dense(width, dtype=self.dtype, name="out_proj")(out)
+        query, key, value = (Dense(width, dtype=self.dtype, name=n)(x) for n in ("q_proj", "k_proj", "v_proj"))
+        out = attend(query, key, value, self.config.num_attention_heads, self.is_causal)
+        return Dense(width, dtype=self.dtype, name="out_proj")(out)
 
 
 class MLP(nn.Module):
     """Two dense layers."""
 
-    config: TextConfig
+    config: ModelConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
-        x = nn.Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x)
+        x = Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x)
         x = activate(x, self.config.hidden_act)
-        return nn.Dense(self.config.hidden_size, dtype=self.dtype, name="fc2")(x)
+        return Dense(self.config.hidden_size, dtype=self.dtype, name="fc2")(x)
 
 
 class EncoderLayer(nn.Module):
     """Attention and feed-forward, each after a layer norm and added to its input."""
 
-    config: TextConfig
+    config: ModelConfig
     dtype: jnp.dtype = jnp.float32
+    is_causal: bool = True
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
         normed = _layer_norm(self.config, self.dtype, "layer_norm1")(x)
-        x = x + SelfAttention(self.config, self.dtype, name="self_attn")(normed)
+        x = x + SelfAttention(self.config, self.dtype, self.is_causal, name="self_attn")(normed)
         normed = _layer_norm(self.config, self.dtype, "layer_norm2")(x)
         return x + MLP(self.config, self.dtype, name="mlp")(normed)
 
@@ -66,25 +69,27 @@ class EncoderLayer(nn.Module):
 class Layers(nn.Module):
     """The stack; its children are named 0, 1, … as in the files."""
 
-    config: TextConfig
+    config: ModelConfig
     dtype: jnp.dtype = jnp.float32
+    is_causal: bool = True
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
         for i in range(self.config.num_hidden_layers):
-            x = EncoderLayer(self.config, self.dtype, name=str(i))(x)
+            x = EncoderLayer(self.config, self.dtype, self.is_causal, name=str(i))(x)
         return x
 
 
 class Encoder(nn.Module):
     """Holds `layers`."""
 
-    config: TextConfig
+    config: ModelConfig
     dtype: jnp.dtype = jnp.float32
+    is_causal: bool = True
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
-        return Layers(self.config, self.dtype, name="layers")(x)
+        return Layers(self.config, self.dtype, self.is_causal, name="layers")(x)
 
 
 class Embeddings(nn.Module):

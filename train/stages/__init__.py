@@ -1,0 +1,1 @@
+"""The stages of the pocket model's own training, in order: pictures, clip, autoencoder, denoiser."""

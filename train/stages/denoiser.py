@@ -1,0 +1,114 @@
+"""Stage 3: the U-Net, on latents encoded once; classifier-free dropout, min-SNR weights, a moving average."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.models.clip_text import CLIPTextModel
+from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
+from blocklora_jax.models.unet import UNet2DConditionModel
+from blocklora_jax.models.vae import AutoencoderKL
+from train.loop import LoopConfig, run_loop
+from train.stages.pictures import Pictures, batch_indices, to_float
+
+CAPTION_DROPOUT = 0.1
+MIN_SNR_GAMMA = 5.0
+EMA_DECAY = 0.999
+
+
+class DenoiserState(NamedTuple):
+    """step: int32; params, average: the U-Net's parameters and their moving average; opt_state: optax's."""
+
+    step: jax.Array
+    params: dict
+    average: dict
+    opt_state: optax.OptState
+
+
+def encode_pictures(config: VAEConfig, params: dict, pictures: Pictures, batch: int = 64) -> tuple[np.ndarray, float]:
+    """Latents fp16 [n, h, w, c] of all pictures (their means, unscaled), and the factor 1/std that makes them unit size."""
+    model = AutoencoderKL(config)
+    encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
+    count = len(pictures.images)
+    chunks = [np.asarray(encode(_padded(pictures.images[i : i + batch], batch)), np.float16) for i in range(0, count, batch)]
+    latents = np.concatenate(chunks)[:count]
+    return latents, float(1.0 / latents.astype(np.float32).std())
+
+
+def train_denoiser(
+    config: UNetConfig,
+    text: tuple[TextConfig, dict],
+    schedule: Schedule,
+    data: tuple[np.ndarray, np.ndarray, np.ndarray],
+    run_dir: Path,
+    loop: LoopConfig,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    preview,
+) -> dict:
+    """The moving average of the U-Net's parameters.
+
+    data: scaled latents [n, h, w, c], caption ids int32 [n, t], the empty caption's ids [t].
+    preview(step, params): called with the average every `loop.preview_every` steps.
+    """
+    latents, ids, empty_ids = data
+    model, text_model = UNet2DConditionModel(config), CLIPTextModel(text[0])
+    key = jax.random.key(seed)
+    states = jnp.zeros((1, ids.shape[1], text[0].hidden_size))
+    params = model.init(key, jnp.zeros((1, *latents.shape[1:])), jnp.zeros((1,), jnp.int32), states)["params"]
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_hold_then_decay(learning_rate, loop.steps)))
+
+    def loss_fn(params, batch, key):
+        x0, ids = batch
+        t_key, noise_key, drop_key = jax.random.split(key, 3)
+        t = jax.random.randint(t_key, (x0.shape[0],), 0, schedule.num_train_timesteps)
+        noise = jax.random.normal(noise_key, x0.shape)
+        drop = jax.random.bernoulli(drop_key, CAPTION_DROPOUT, (x0.shape[0], 1))
+        states = text_model.apply({"params": text[1]}, jnp.where(drop, empty_ids[None], ids))
+        predicted = model.apply({"params": params}, schedule.add_noise(x0, noise, t), t, states)
+        error = ((predicted - schedule.training_target(x0, noise, t)) ** 2).mean((1, 2, 3))
+        return (error * schedule.min_snr_weight(t, MIN_SNR_GAMMA)).mean(), error.mean()
+
+    @jax.jit
+    def step_fn(state, batch):
+        step_key = jax.random.fold_in(key, state.step)
+        (loss, error), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, step_key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # Short memory at first, so that the average forgets the random start.
+        decay = jnp.minimum(EMA_DECAY, (1.0 + state.step) / (10.0 + state.step))
+        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        metrics = {"loss": loss, "error": error, "gradient_norm": optax.global_norm(grads)}
+        return DenoiserState(state.step + 1, params, average, opt_state), metrics
+
+    def batch_at(step: int):
+        chosen = batch_indices(seed + 2, step, batch, len(latents))
+        return latents[chosen].astype(np.float32), ids[chosen]
+
+    state = DenoiserState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+    show = lambda step, state: preview(step, state.average)  # noqa: E731
+    return run_loop(loop, run_dir, state, step_fn, batch_at, show, label="denoiser").average
+
+
+def _hold_then_decay(peak: float, steps: int) -> optax.Schedule:
+    """Warm-up, a plateau to 75 % of the steps, then linear to 5 %: a run resumed with more steps only holds longer."""
+    hold = steps * 3 // 4
+    warm = min(200, max(1, hold))
+    pieces = [
+        optax.linear_schedule(0.0, peak, warm),
+        optax.constant_schedule(peak),
+        optax.linear_schedule(peak, peak / 20, max(1, steps - hold)),
+    ]
+    return optax.join_schedules(pieces, [warm, hold])
+
+
+def _padded(images: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(to_float(images), ((0, size - len(images)), (0, 0), (0, 0), (0, 0)))

@@ -1,0 +1,55 @@
+"""The pictures that the pocket model learns from: drawn once, kept in the run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from blocklora_jax.files import write_json
+from blocklora_jax.pocket.architecture import IMAGE_SIZE
+from blocklora_jax.pocket.world import sample_batch
+
+
+class Pictures(NamedTuple):
+    """images: uint8 [n, 64, 64, 3], mapped from disk. captions: n strings."""
+
+    images: np.ndarray
+    captions: list[str]
+
+
+def draw_pictures(run_dir: Path, seed: int, count: int, chunk: int = 2000, workers: int = 2) -> Pictures:
+    """Draw `count` pictures into `run_dir`, or open those that an earlier call drew; an interrupted call goes on."""
+    images_path, captions_path = run_dir / "pictures.npy", run_dir / "captions.json"
+    captions = json.loads(captions_path.read_text()) if captions_path.exists() else []
+    shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    if not images_path.exists() or np.load(images_path, mmap_mode="r").shape != shape:
+        captions = []
+        run_dir.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(images_path, "w+", np.uint8, shape).flush()
+    images = np.lib.format.open_memmap(images_path, "r+")
+    with tqdm(total=count, initial=len(captions), desc="draw", unit="picture", dynamic_ncols=True) as bar:
+        while len(captions) < count:
+            start, number = len(captions), min(chunk, count - len(captions))
+            images[start : start + number], texts = sample_batch(seed, start, number, workers=workers)
+            images.flush()
+            captions += texts
+            write_json(captions_path, captions)
+            bar.update(number)
+    return Pictures(images, captions)
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] to fp32 in -1..1."""
+    return images.astype(np.float32) / 127.5 - 1.0
+
+
+def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
+    """`batch` picture numbers below `count` for one step, a function of (seed, step); every epoch is a new shuffle."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs = positions // count
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in np.unique(epochs).tolist()}
+    return np.array([orders[epoch][position % count] for epoch, position in zip(epochs.tolist(), positions, strict=True)])
