@@ -1,0 +1,199 @@
+"""What must hold before adapters are merged; everything that does not is said in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from math import isfinite
+from typing import Any
+
+import jax
+import numpy as np
+
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.errors import UserError
+
+TOKEN_TABLE = "text_encoder/text_model/embeddings/token_embedding/embedding"
+
+
+def check_merge(
+    params: Mapping[str, Any],
+    adapters: Sequence[Adapter],
+    weights: Sequence | None,
+    *,
+    allow_overlap: bool,
+    check_base: bool,
+) -> list:
+    """The weights (ones by default), if `adapters` can be merged into `params`. Raises UserError naming all that is wrong."""
+    leaves = {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    shapes = {path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}
+    problems = [*adapter_problems(adapters, weights, allow_overlap), *_shape_problems(shapes, adapters)]
+    # Inside jit there are no values to compare.
+    if check_base and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves.values()):
+        problems += _params_problems(params, adapters)
+    raise_problems(problems)
+    return [1.0] * len(adapters) if weights is None else list(weights)
+
+
+def check_adapters(adapters: Sequence[Adapter], weights: Sequence | None, *, allow_overlap: bool) -> list:
+    """The weights, if `adapters` go together, whatever the model. Raises UserError naming all that is wrong."""
+    raise_problems([*adapter_problems(adapters, weights, allow_overlap), *_misfit_problems(adapters)])
+    return [1.0] * len(adapters) if weights is None else list(weights)
+
+
+def raise_problems(problems: Iterable[str]) -> None:
+    """Raise one UserError for all `problems`, if there are any."""
+    problems = list(problems)
+    if problems:
+        raise UserError(f"cannot merge: {'; '.join(problems)}")
+
+
+def adapter_problems(adapters: Sequence[Adapter], weights: Sequence | None, allow_overlap: bool) -> list[str]:
+    """What keeps `adapters` from being merged with each other."""
+    problems = [*_weight_problems(len(adapters), weights), *_base_problems(adapters), *_token_problems(adapters)]
+    return problems if allow_overlap else problems + _overlap_problems(adapters)
+
+
+def leaf_path(path) -> str:
+    """A leaf's key path as "unet/down_blocks_0/…/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def overlapping_layers(adapters: Sequence[Adapter]) -> set[str]:
+    """The layers ("unet/…/to_k") in which two or more of `adapters` own the same weights."""
+    return {layer for one, other in combinations(adapters, 2) for layer in shared_layers(one, other)}
+
+
+def shared_layers(one: Adapter, other: Adapter) -> list[str]:
+    """The layers in which both adapters own some of the same weights."""
+    a, b = one.info, other.info
+    same = a.partition is not None and a.partition == b.partition
+    if same and not set(a.slots) & set(b.slots):
+        return []
+    certain = same or a.partition is None or b.partition is None
+    shapes, others = one.shapes(), other.shapes()
+    return [
+        f"{component}/{layer}"
+        for component in shapes.keys() & others.keys()
+        for layer in shapes[component].keys() & others[component].keys()
+        if certain or _meet(a, b, component, layer, shapes[component][layer])
+    ]
+
+
+def _meet(a, b, component: str, layer: str, shape: tuple[int, int]) -> bool:
+    one, other = a.support(component, layer, shape), b.support(component, layer, shape)
+    return all(np.intersect1d(x, y, assume_unique=True).size > 0 for x, y in zip(one, other, strict=True))
+
+
+def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
+    if weights is None:
+        return []
+    if len(weights) != count:
+        return [f"{len(weights)} weights for {count} adapters: give one weight for each adapter, or none"]
+    wrong = [w for w in weights if not isinstance(w, jax.core.Tracer) and (np.ndim(w) or not isfinite(float(w)))]
+    return [f"weight {w} is not a finite number" for w in wrong]
+
+
+def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
+    bases: dict[str, list[str]] = {}
+    for adapter in adapters:
+        if adapter.info.base_digest:
+            bases.setdefault(_base(adapter), []).append(repr(adapter.name))
+    if len({a.info.base_digest for a in adapters} - {""}) < 2:
+        return []
+    trained = ", ".join(f"{' and '.join(names)} on {base}" for base, names in bases.items())
+    return [f"the adapters were trained on different models: {trained}"]
+
+
+def _base(adapter: Adapter) -> str:
+    return f"{adapter.info.base_name or 'an unnamed model'} ({adapter.info.base_digest[:12]})"
+
+
+def _params_problems(params: Mapping[str, Any], adapters: Sequence[Adapter]) -> list[str]:
+    trained = [adapter for adapter in adapters if adapter.info.base_digest]
+    if not trained or len({a.info.base_digest for a in trained}) > 1:
+        return []
+    digest = params_digest(params)
+    if digest == trained[0].info.base_digest:
+        return []
+    mismatch = f"the params ({digest[:12]}) are not the model that {trained[0].name!r} was trained on, {_base(trained[0])}"
+    advice = "compose from the base params (these may be another model, or already merged)"
+    return [f"{mismatch}: {advice}, or pass check_base=False if they are only a copy in another precision"]
+
+
+def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Adapter]) -> list[str]:
+    problems = []
+    for adapter in adapters:
+        missing, misfits = [], []
+        for component, layers in adapter.shapes().items():
+            for layer, (n, m) in layers.items():
+                name, found = f"{component}/{layer}", shapes.get(f"{component}/{layer}/kernel")
+                if found is None:
+                    missing.append(name)
+                elif found not in ((n, m), (1, 1, n, m)):
+                    misfits.append(f"{name} is {list(found)} in the params and {[n, m]} in the adapter")
+        problems += [f"the params lack layers of {adapter.name!r}: {_some(missing)}"] if missing else []
+        problems += [f"layers of {adapter.name!r} have other shapes: {_some(misfits)}"] if misfits else []
+        problems += _table_problems(shapes.get(TOKEN_TABLE), adapter)
+    return problems
+
+
+def _misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
+    """Layers that two adapters have in different shapes; where there are params, they tell which of them is wrong."""
+    problems = []
+    for one, other in combinations(adapters, 2):
+        shapes, others = one.shapes(), other.shapes()
+        names = [(c, layer) for c in shapes.keys() & others.keys() for layer in shapes[c].keys() & others[c].keys()]
+        misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != others[c][layer])
+        if misfits:
+            problems.append(f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: not one base model")
+    return problems
+
+
+def _table_problems(table: tuple[int, ...] | None, adapter: Adapter) -> list[str]:
+    if not adapter.tokens:
+        return []
+    if table is None:
+        return [f"the params lack {TOKEN_TABLE}, which the tokens of {adapter.name!r} join"]
+    return [
+        f"token {token} of {adapter.name!r} is {list(vectors.shape)}; the text encoder's are {table[-1]} wide"
+        for token, vectors in adapter.tokens.items()
+        if vectors.ndim != 2 or vectors.shape[1] != table[-1]
+    ]
+
+
+def _token_problems(adapters: Sequence[Adapter]) -> list[str]:
+    return [
+        f"{one.name!r} and {other.name!r} both define the token {token}: train one with another --token"
+        for one, other in combinations(adapters, 2)
+        for token in sorted(one.tokens.keys() & other.tokens.keys())
+    ]
+
+
+def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
+    return [
+        f"{_collision(one, other, adapters)}, or sum them all the same with allow_overlap=True (--allow-overlap)"
+        for one, other in combinations(adapters, 2)
+        if shared_layers(one, other)
+    ]
+
+
+def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:
+    names, partition = f"{one.name!r} and {other.name!r}", one.info.partition
+    unblocked = [repr(a.name) for a in (one, other) if a.info.partition is None]
+    if unblocked:
+        verb = "have" if len(unblocked) == 2 else "has"
+        return f"{names} overlap, because {' and '.join(unblocked)} {verb} no blocks: retrain with blocks and a --slot"
+    if partition != other.info.partition:
+        return f"{names} overlap, because their partitions differ ({partition} and {other.info.partition}): retrain one"
+    shared = sorted(set(one.info.slots) & set(other.info.slots))
+    taken = {slot for adapter in adapters if adapter.info.partition == partition for slot in adapter.info.slots}
+    free = [slot for slot in range(partition.num_blocks) if slot not in taken]
+    advice = f"retrain one with --slot N (free: {_some(free)})" if free else "retrain one with more --blocks"
+    return f"{names} both own slot {_some(shared)}: {advice}"
+
+
+def _some(items: Sequence, limit: int = 4) -> str:
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

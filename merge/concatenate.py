@@ -1,0 +1,36 @@
+"""Many adapters as one: the merge of N adapters is itself a LoRA, whose rank is the sum of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from blocklora_jax.adapters.lora import Adapter, LoRAPair
+from merge.check import check_adapters
+
+
+def concatenate(
+    adapters: Sequence[Adapter], weights: Sequence[float] | None = None, *, allow_overlap: bool = False
+) -> dict[str, dict[str, tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "r m"]]]]:
+    """{component: {layer path: (A [n, sum r], B [sum r, m])}}, where A @ B is the whole change of the layer's kernel.
+
+    Weight and scale are folded into A; exact, without an SVD, also for negative weights. A layer's rank counts only
+    the adapters that have the layer. Raises UserError as `compose` does for adapters that do not go together.
+
+    Source: method, "Blockwise parameterization", 3.
+    """
+    weights = check_adapters(adapters, weights, allow_overlap=allow_overlap)
+    pairs: dict[str, dict[str, list[LoRAPair]]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        factor = np.float32(adapter.info.scale * weight)
+        for component, layers in adapter.lora.items():
+            for layer, (a, b) in layers.items():
+                folded = LoRAPair(np.asarray(a) * factor, np.asarray(b))
+                pairs.setdefault(component, {}).setdefault(layer, []).append(folded)
+    return {component: {layer: _stack(each) for layer, each in layers.items()} for component, layers in pairs.items()}
+
+
+def _stack(pairs: list[LoRAPair]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([pair.lora_A for pair in pairs], axis=1), np.concatenate([pair.lora_B for pair in pairs])
