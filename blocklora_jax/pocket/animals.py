@@ -74,7 +74,7 @@ def draw_seated(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> No
                 pen.stroke(mark, 0.05, [(0.27 * side, y), (0.17 * side, y - 0.02)])
     pen.fill(fur, oval(-0.14, 0.04, 0.11, 0.06), oval(0.14, 0.04, 0.11, 0.06))
     _draw_wear(pen, traits["wear"], COLOURS[traits["wear_colour"]])
-    high, scale = (0.6, 0.25) if name == "rabbit" else (0.66, 0.275)
+    high, scale = (0.6, 0.25) if name == "rabbit" else (0.64, 0.265)
     head = pen.at(0.02 * pose.lean, high - (0.05 if name == "rabbit" else 0.0), scale, turn=-6 * pose.lean)
     _draw_head(head, name, traits, pose, fur, mark)
 
@@ -143,7 +143,9 @@ def _draw_marks(head: Pen, kind: str, mark: Colour) -> None:
     elif kind == "mask":
         head.fill(mark, oval(-0.45, 0.1, 0.42, 0.4), oval(0.45, 0.1, 0.42, 0.4), ink=None)
     elif kind == "spots":
-        head.fill(mark, oval(-0.55, 0.5, 0.2), oval(0.1, 0.68, 0.2), oval(0.72, -0.25, 0.2), oval(-0.7, -0.35, 0.17), ink=None)
+        head.fill(
+            mark, oval(-0.55, 0.5, 0.2), oval(0.1, 0.68, 0.2), oval(0.72, -0.25, 0.2), oval(-0.7, -0.35, 0.17), ink=None
+        )
     elif kind == "stripes":
         for x in (-0.34, 0.0, 0.34):
             head.fill(mark, [(x - 0.1, 0.9), (x + 0.1, 0.9), (0.6 * x, 0.42)], ink=None)
@@ -159,7 +161,12 @@ def _draw_snout(head: Pen, name: str, traits: dict[str, Value], pose: Pose, fur:
         head.fill(COLOURS["white"], [(-0.13, -0.55), (0.13, -0.55), (0.13, -0.82), (-0.13, -0.82)])
     head.stroke(INK, 0.08, arc(-0.18, -0.5, 0.18, 0.16, 190, 350, 6))
     head.stroke(INK, 0.08, arc(0.18, -0.5, 0.18, 0.16, 190, 350, 6))
-    nose = {"dog": (INK, 0.24, 0.17), "bear": (INK, 0.27, 0.18), "cat": ((236, 110, 130), 0.15, 0.11), "rabbit": ((236, 110, 130), 0.15, 0.11)}
+    nose = {
+        "dog": (INK, 0.24, 0.17),
+        "bear": (INK, 0.27, 0.18),
+        "cat": ((236, 110, 130), 0.15, 0.11),
+        "rabbit": ((236, 110, 130), 0.15, 0.11),
+    }
     colour, rx, ry = nose[name]
     head.fill(colour, oval(0, -0.26, rx, ry), ink=None)
     if name == "cat":
@@ -184,7 +191,9 @@ def draw_bird(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None
     if traits["crest"] == "tuft":
         pen.fill(wing, oval(0.06, 0.93, 0.06, 0.1, turn=25), oval(0.16, 0.94, 0.06, 0.1, turn=-10))
     elif traits["crest"] == "spikes":
-        pen.fill(wing, [(0.22, 0.85), (0.16, 1.0), (0.09, 0.9), (-0.02, 1.0), (-0.02, 0.87), (-0.14, 0.9), (-0.08, 0.75)])
+        pen.fill(
+            wing, [(0.22, 0.85), (0.16, 1.0), (0.09, 0.9), (-0.02, 1.0), (-0.02, 0.87), (-0.14, 0.9), (-0.08, 0.75)]
+        )
     head_y = 0.7
     trunk = blob([(-0.34, 0.42), (-0.18, 0.17), (0.12, 0.12), (0.32, 0.3), (0.32, 0.55), (0.05, 0.6), (-0.2, 0.58)])
     skull = oval(0.13, head_y, 0.235, 0.225)
@@ -208,8 +217,14 @@ def _draw_bird_tail(pen: Pen, kind: str, colour: Colour, pose: Pose) -> None:
 
 def _draw_beak(pen: Pen, kind: str, colour: Colour, y: float, pose: Pose) -> None:
     if kind == "hook":
-        pen.fill(colour, blob([(0.28, y + 0.09), (0.44, y + 0.06), (0.48, y - 0.13), (0.4, y - 0.06), (0.28, y - 0.08)]))
+        pen.fill(
+            colour, blob([(0.28, y + 0.09), (0.44, y + 0.06), (0.48, y - 0.13), (0.4, y - 0.06), (0.28, y - 0.08)])
+        )
         return
     reach = 0.62 if kind == "long" else 0.5
     gape = 0.04 if pose.mouth == "open" else 0.0
-    pen.fill(colour, [(0.3, y + 0.09), (reach, y - 0.01 + gape), (0.3, y - 0.02)], [(0.3, y), (reach - 0.05, y - 0.03 - gape), (0.3, y - 0.09)])
+    pen.fill(
+        colour,
+        [(0.3, y + 0.09), (reach, y - 0.01 + gape), (0.3, y - 0.02)],
+        [(0.3, y), (reach - 0.05, y - 0.03 - gape), (0.3, y - 0.09)],
+    )

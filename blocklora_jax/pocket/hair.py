@@ -6,8 +6,34 @@ import numpy as np
 
 from blocklora_jax.pocket.pen import Colour, Pen, arc, blob, mirror, oval, shade
 
-_LONG = blob([(-1.05, 0.9), (-1.35, 0.0), (-1.4, -1.2), (-1.1, -1.75), (0, -1.5), (1.1, -1.75), (1.4, -1.2), (1.35, 0.0), (1.05, 0.9), (0, 1.25)])
-_BOB = blob([(-1.0, 0.9), (-1.35, 0.1), (-1.45, -0.85), (-0.9, -1.05), (0, -0.9), (0.9, -1.05), (1.45, -0.85), (1.35, 0.1), (1.0, 0.9), (0, 1.25)])
+_LONG = blob(
+    [
+        (-1.05, 0.9),
+        (-1.35, 0.0),
+        (-1.4, -1.2),
+        (-1.1, -1.75),
+        (0, -1.5),
+        (1.1, -1.75),
+        (1.4, -1.2),
+        (1.35, 0.0),
+        (1.05, 0.9),
+        (0, 1.25),
+    ]
+)
+_BOB = blob(
+    [
+        (-1.0, 0.9),
+        (-1.35, 0.1),
+        (-1.45, -0.85),
+        (-0.9, -1.05),
+        (0, -0.9),
+        (0.9, -1.05),
+        (1.45, -0.85),
+        (1.35, 0.1),
+        (1.0, 0.9),
+        (0, 1.25),
+    ]
+)
 
 
 def _cap(*fringe: tuple[float, float], rx: float = 1.1, ry: float = 1.24) -> np.ndarray:
@@ -47,13 +73,17 @@ def draw_back(head: Pen, kind: str, colour: Colour) -> None:
     elif kind == "curly":
         head.fill(dark, *_CURL_RING, *[oval(x, y, 0.46) for x in (-1.3, 1.3) for y in (-0.95, -0.4)])
     elif kind == "wavy":
-        head.fill(dark, *[oval(x * (1.1 + 0.12 * (i % 2)), 0.5 - 0.55 * i, 0.5) for i in range(5) for x in (-1, 1)], oval(0, 0.2, 1.2, 1.1))
+        head.fill(
+            dark,
+            *[oval(x * (1.1 + 0.12 * (i % 2)), 0.5 - 0.55 * i, 0.5) for i in range(5) for x in (-1, 1)],
+            oval(0, 0.2, 1.2, 1.1),
+        )
     elif kind == "bun":
         head.fill(colour, oval(0, 1.45, 0.5))
     elif kind == "ponytail":
         head.fill(colour, blob([(0.6, 1.1), (1.5, 1.2), (1.85, 0.2), (1.6, -0.9), (1.35, -0.2), (1.0, 0.4)]))
     elif kind == "pigtails":
-        tail = blob([(-0.9, 0.5), (-1.5, 0.75), (-1.95, 0.1), (-1.75, -0.85), (-1.4, -0.5), (-1.2, 0.0)])
+        tail = blob([(-0.9, 0.5), (-1.4, 0.75), (-1.78, 0.1), (-1.62, -0.85), (-1.32, -0.5), (-1.15, 0.0)])
         head.fill(colour, tail, mirror(tail))
     elif kind == "braids":
         head.fill(colour, *[oval(1.22 * x, -0.25 - 0.42 * i, 0.29) for i in range(4) for x in (-1, 1)])

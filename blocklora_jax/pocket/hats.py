@@ -29,7 +29,9 @@ def draw_hat(head: Pen, kind: str, colour: Colour, trim: Colour) -> None:
     elif kind == "headband":
         head.fill(colour, np.concatenate([arc(0, 0, 1.16, 1.3, 25, 155, 12), arc(0, 0, 1.05, 0.92, 150, 30, 12)]))
     elif kind == "crown":
-        head.fill((250, 206, 60), [(-0.85, 0.8), (-0.95, 1.6), (-0.42, 1.2), (0, 1.75), (0.42, 1.2), (0.95, 1.6), (0.85, 0.8)])
+        head.fill(
+            (250, 206, 60), [(-0.85, 0.8), (-0.95, 1.6), (-0.42, 1.2), (0, 1.75), (0.42, 1.2), (0.95, 1.6), (0.85, 0.8)]
+        )
         head.fill(colour, oval(0, 1.05, 0.17), ink=None)
     elif kind == "bow":
         wing = blob([(0.5, 1.1), (0.0, 1.5), (-0.15, 1.1), (0.0, 0.75)])

@@ -23,7 +23,9 @@ _CATMULL = 0.5 * np.stack(
 )
 
 
-def oval(x: float, y: float, rx: float, ry: float | None = None, *, power: float = 2.0, turn: float = 0.0) -> np.ndarray:
+def oval(
+    x: float, y: float, rx: float, ry: float | None = None, *, power: float = 2.0, turn: float = 0.0
+) -> np.ndarray:
     """Points of an ellipse at (x, y); `power` above 2 squares it off, `turn` rotates it by degrees."""
     ry = rx if ry is None else ry
     if power == 2.0:

@@ -49,7 +49,7 @@ TRAITS: dict[str, Choices] = {
     | {
         "hair": ("short", "side", "spiky", "bald", "afro", "mohawk", "short", "side"),
         "hat": ("none", "none", "none", "none", "cap", "beanie", "brim", "top"),
-        "beard": ("none", "moustache", "goatee", "full", "full", "stubble"),
+        "beard": ("none", "none", "moustache", "goatee", "full"),
         "top": ("tee", "shirt", "suit", "hood"),
     },
     "woman": _COMMON
@@ -87,9 +87,11 @@ def draw_person(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> No
     head.fill(skin, oval(0, 0, 1.0, tall, power=jaw))
     _draw_face(head, name, traits, pose, skin)
     if traits.get("beard", "none") != "none":
-        _draw_beard(head, traits["beard"], hair_colour, tall, jaw, skin)
+        _draw_beard(head, traits["beard"], hair_colour, tall, jaw)
     _draw_mouth(head, name, traits, pose)
-    hair.draw_front(head, traits["hair"], hair_colour, covered=traits["hat"] not in ("none", "headband", "bow", "crown"))
+    hair.draw_front(
+        head, traits["hair"], hair_colour, covered=traits["hat"] not in ("none", "headband", "bow", "crown")
+    )
     _draw_glasses(head, traits)
     if traits.get("extra") == "earrings":
         for x in (-1.08, 1.08):
@@ -100,7 +102,9 @@ def draw_person(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> No
 def _draw_clothes(pen: Pen, traits: dict[str, Value], skin, s: float) -> None:
     colour, trim = COLOURS[traits["top_colour"]], COLOURS[traits["trim_colour"]]
     kind = traits["top"]
-    body = blob([(-s, -0.2), (-s, 0.06), (-0.78 * s, 0.2), (-0.13, 0.285), (0.13, 0.285), (0.78 * s, 0.2), (s, 0.06), (s, -0.2)])
+    body = blob(
+        [(-s, -0.2), (-s, 0.06), (-0.78 * s, 0.2), (-0.13, 0.285), (0.13, 0.285), (0.78 * s, 0.2), (s, 0.06), (s, -0.2)]
+    )
     pen.fill(skin if kind == "straps" else colour, body)
     if kind == "straps":
         dress = blob([(-0.75 * s, -0.2), (-0.7 * s, 0.1), (0, 0.12), (0.7 * s, 0.1), (0.75 * s, -0.2)])
@@ -113,7 +117,9 @@ def _draw_clothes(pen: Pen, traits: dict[str, Value], skin, s: float) -> None:
     if kind == "tee":
         pen.fill(skin, oval(0, 0.28, 0.13, 0.09))
     elif kind == "shirt":
-        pen.fill(trim, [(-0.16, 0.3), (-0.19, 0.17), (0, 0.14), (0, 0.2)], [(0.16, 0.3), (0.19, 0.17), (0, 0.14), (0, 0.2)])
+        pen.fill(
+            trim, [(-0.16, 0.3), (-0.19, 0.17), (0, 0.14), (0, 0.2)], [(0.16, 0.3), (0.19, 0.17), (0, 0.14), (0, 0.2)]
+        )
     elif kind == "suit":
         pen.fill(COLOURS["white"], [(-0.14, 0.3), (0.14, 0.3), (0, 0.02)])
         pen.fill(trim, [(-0.05, 0.24), (0.05, 0.24), (0.055, 0.06), (0, -0.02), (-0.055, 0.06)])
@@ -163,19 +169,31 @@ def _draw_mouth(head: Pen, name: str, traits: dict[str, Value], pose: Pose) -> N
         head.stroke(lips, 0.14 if name == "woman" else 0.1, [(-0.2, y), (0.2, y)])
 
 
-def _draw_beard(head: Pen, kind: str, colour, tall: float, jaw: float, skin) -> None:
-    if kind == "stubble":
-        colour = tuple(int(0.62 * a + 0.38 * b) for a, b in zip(skin, colour, strict=True))
-    if kind in ("full", "stubble"):
-        edge = oval(0, 0, 1.0, tall * (1.06 if kind == "full" else 1.0), power=jaw)
+def _draw_beard(head: Pen, kind: str, colour, tall: float, jaw: float) -> None:
+    if kind == "full":
+        edge = oval(0, 0, 1.0, tall * 1.06, power=jaw)
         lower = edge[edge[:, 1] < -0.02]
         inner = [(0.8, -0.2), (0.5, -0.4), (-0.5, -0.4), (-0.8, -0.2)]
         head.fill(colour, [*lower.tolist(), *inner], ink=None)
     if kind == "goatee":
         head.fill(colour, blob([(-0.3, -0.78), (0.3, -0.78), (0.26, -1.1), (0, -1.3), (-0.26, -1.1)]))
     if kind in ("moustache", "goatee", "full"):
-        head.fill(colour, blob([(0, -0.36), (0.3, -0.4), (0.52, -0.58), (0.2, -0.54), (0, -0.5), (-0.2, -0.54), (-0.52, -0.58), (-0.3, -0.4)]),
-                  ink=None if kind == "full" else INK)
+        head.fill(
+            colour,
+            blob(
+                [
+                    (0, -0.36),
+                    (0.3, -0.4),
+                    (0.52, -0.58),
+                    (0.2, -0.54),
+                    (0, -0.5),
+                    (-0.2, -0.54),
+                    (-0.52, -0.58),
+                    (-0.3, -0.4),
+                ]
+            ),
+            ink=None if kind == "full" else INK,
+        )
 
 
 def _draw_glasses(head: Pen, traits: dict[str, Value]) -> None:

@@ -21,9 +21,21 @@ TRAITS: dict[str, Choices] = {
     "desert": {"sky": ("gold", "blue")},
     "night": {"sky": ("navy", "violet")},
     "room": {"wall": ("mint", "peach", "lilac", "butter"), "floor": ("oak", "dark")},
-    "garden": {"flower": ("red", "pink", "yellow", "purple", "blue"), "fence": ("white", "brown", "sky"), "sky": ("day", "dusk")},
-    "space": {"planet": ("orange", "teal", "pink", "lime"), "ring": ("cream", "sky", "yellow"), "sky": ("black", "violet", "teal")},
-    "volcano": {"rock": ("black", "brown", "purple"), "lava": ("red", "orange", "yellow"), "sky": ("smoke", "blood", "green")},
+    "garden": {
+        "flower": ("red", "pink", "yellow", "purple", "blue"),
+        "fence": ("white", "brown", "sky"),
+        "sky": ("day", "dusk"),
+    },
+    "space": {
+        "planet": ("orange", "teal", "pink", "lime"),
+        "ring": ("cream", "sky", "yellow"),
+        "sky": ("black", "violet", "teal"),
+    },
+    "volcano": {
+        "rock": ("black", "brown", "purple"),
+        "lava": ("red", "orange", "yellow"),
+        "sky": ("smoke", "blood", "green"),
+    },
 }
 _SKIES: dict[str, tuple[Colour, Colour]] = {
     "day": ((112, 190, 246), (206, 236, 252)), "dusk": ((244, 150, 120), (254, 216, 160)),
@@ -77,8 +89,14 @@ def _beach(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     else:
         lean = 0.1 * (0.5 - x)
         pen.stroke((150, 104, 62), 0.045, [(x, 0.2), (x + lean, 0.5), (x + 3 * lean, 0.78)])
-        pen.fill((46, 146, 78), *[oval(x + 3 * lean + 0.11 * np.cos(a), 0.78 + 0.06 * np.sin(a), 0.15, 0.04, turn=float(np.degrees(a)))
-                 for a in (0.3, 1.2, 2.0, 2.9, 3.8, 5.6)], ink=None)
+        pen.fill(
+            (46, 146, 78),
+            *[
+                oval(x + 3 * lean + 0.11 * np.cos(a), 0.78 + 0.06 * np.sin(a), 0.15, 0.04, turn=float(np.degrees(a)))
+                for a in (0.3, 1.2, 2.0, 2.9, 3.8, 5.6)
+            ],
+            ink=None,
+        )
 
 
 _LEAVES = {"deep": (38, 104, 64), "fresh": (92, 164, 62), "autumn": (214, 128, 46)}
@@ -91,10 +109,16 @@ def _forest(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     _ground(pen, shade(leaf, -0.1) if t["leaf"] != "autumn" else (168, 130, 60), 0.27, rng)
     for x in _sides(rng, 4):
         trunk = 0.03 + 0.02 * rng.random()
-        pen.fill((104, 70, 48), [(x - trunk, 0.22), (x + trunk, 0.22), (x + 0.7 * trunk, 0.8), (x - 0.7 * trunk, 0.8)], ink=None)
+        pen.fill(
+            (104, 70, 48),
+            [(x - trunk, 0.22), (x + trunk, 0.22), (x + 0.7 * trunk, 0.8), (x - 0.7 * trunk, 0.8)],
+            ink=None,
+        )
         y = 0.8 + 0.1 * rng.random()
         pen.fill(leaf, oval(x, y, 0.17, 0.15), oval(x - 0.1, y - 0.08, 0.11), oval(x + 0.1, y - 0.06, 0.11), ink=None)
-    pen.fill(shade(leaf, -0.25), *[oval(x, 1.02, 0.2, 0.1) for x in _sides(rng, 4)], ink=None)
+    pen.fill(
+        shade(leaf, -0.25), box(-0.1, 0.96, 1.1, 1.1), *[oval(x, 1.02, 0.22, 0.13) for x in _sides(rng, 4)], ink=None
+    )
 
 
 _TINTS = {"blue": (110, 130, 176), "rose": (186, 130, 140), "grey": (136, 140, 152)}
@@ -108,7 +132,9 @@ def _city(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
         colour = shade(tint, 0.35 * rng.random() - 0.15)
         pen.fill(colour, box(left, 0.15, left + wide - 0.015, tall), ink=None)
         rows = [y for y in (0.38, 0.5, 0.62, 0.74, 0.86) if y < tall - 0.07]
-        panes = [box(left + f * wide - 0.025, y, left + f * wide + 0.025, y + 0.055) for y in rows for f in (0.27, 0.68)]
+        panes = [
+            box(left + f * wide - 0.025, y, left + f * wide + 0.025, y + 0.055) for y in rows for f in (0.27, 0.68)
+        ]
         pen.fill((252, 232, 150), *panes, ink=None)
         left += wide
     pen.fill((196, 196, 202), box(-0.1, -0.1, 1.1, 0.27), ink=None)
@@ -122,7 +148,9 @@ def _snow(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     for x in _sides(rng, 4):
         y, s = 0.34 + 0.06 * rng.random(), 0.8 + 0.5 * rng.random()
         pen.fill((62, 118, 110), [(x - 0.12 * s, y), (x + 0.12 * s, y), (x, y + 0.38 * s)], ink=None)
-        pen.fill((244, 248, 252), [(x - 0.06 * s, y + 0.2 * s), (x + 0.06 * s, y + 0.2 * s), (x, y + 0.38 * s)], ink=None)
+        pen.fill(
+            (244, 248, 252), [(x - 0.06 * s, y + 0.2 * s), (x + 0.06 * s, y + 0.2 * s), (x, y + 0.38 * s)], ink=None
+        )
     _ground(pen, (246, 249, 253), 0.36, rng, 0.05)
     pen.fill((255, 255, 255), *[oval(x, y, 0.014 + 0.012 * r) for x, y, r in rng.random((16, 3))], ink=None)
 
@@ -165,21 +193,40 @@ def _room(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     pen.fill((150, 210, 246), box(x - 0.14, 0.53, x - 0.012, 0.91), box(x + 0.012, 0.53, x + 0.14, 0.91), ink=None)
     x = 1 - x
     pen.fill((140, 90, 56), box(x - 0.13, 0.58, x + 0.13, 0.9), ink=None)
-    pen.fill(shade(COLOURS[("red", "blue", "green", "orange")[int(4 * rng.random())]], 0.3), box(x - 0.1, 0.61, x + 0.1, 0.87), ink=None)
-    pen.fill(shade(COLOURS[("red", "blue", "teal", "purple")[int(4 * rng.random())]], 0.1), oval(0.5, 0.08, 0.46, 0.09), ink=None)
+    pen.fill(
+        shade(COLOURS[("red", "blue", "green", "orange")[int(4 * rng.random())]], 0.3),
+        box(x - 0.1, 0.61, x + 0.1, 0.87),
+        ink=None,
+    )
+    pen.fill(
+        shade(COLOURS[("red", "blue", "teal", "purple")[int(4 * rng.random())]], 0.1),
+        oval(0.5, 0.08, 0.46, 0.09),
+        ink=None,
+    )
 
 
 def _garden(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     pen.fill((112, 178, 92), *[oval(x, 0.48, 0.17, 0.2) for x in _sides(rng, 4)], ink=None)
     fence = shade(COLOURS[t["fence"]], 0.05)
-    pen.fill(fence, *[[(x, 0.2), (x, 0.54), (x + 0.04, 0.6), (x + 0.08, 0.54), (x + 0.08, 0.2)] for x in np.arange(-0.06, 1.0, 0.13)], ink=None)
+    pen.fill(
+        fence,
+        *[
+            [(x, 0.2), (x, 0.54), (x + 0.04, 0.6), (x + 0.08, 0.54), (x + 0.08, 0.2)]
+            for x in np.arange(-0.06, 1.0, 0.13)
+        ],
+        ink=None,
+    )
     pen.fill(fence, box(-0.1, 0.42, 1.1, 0.47), ink=None)
     _ground(pen, (104, 184, 84), 0.31, rng, 0.02)
     petal = COLOURS[t["flower"]]
     for x in _sides(rng, 6):
         y = 0.18 + 0.14 * rng.random()
         pen.stroke((52, 130, 60), 0.02, [(x, 0.0), (x, y)])
-        pen.fill(petal, *[oval(x + 0.045 * np.cos(a), y + 0.045 * np.sin(a), 0.035) for a in np.arange(0.3, 6.2, 1.2566)], ink=None)
+        pen.fill(
+            petal,
+            *[oval(x + 0.045 * np.cos(a), y + 0.045 * np.sin(a), 0.035) for a in np.arange(0.3, 6.2, 1.2566)],
+            ink=None,
+        )
         pen.fill((255, 226, 110), oval(x, y, 0.028), ink=None)
 
 
@@ -200,11 +247,35 @@ def _space(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
 def _volcano(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     x = 0.3 + 0.4 * rng.random()
     rock, lava = shade(COLOURS[t["rock"]], -0.1), COLOURS[t["lava"]]
-    pen.fill((126, 112, 120), *[oval(x + dx, 0.92 + dy, r) for dx, dy, r in ((0, 0, 0.1), (-0.12, 0.06, 0.12), (0.13, 0.07, 0.13))], ink=None)
+    pen.fill(
+        (126, 112, 120),
+        *[oval(x + dx, 0.92 + dy, r) for dx, dy, r in ((0, 0, 0.1), (-0.12, 0.06, 0.12), (0.13, 0.07, 0.13))],
+        ink=None,
+    )
     pen.fill(rock, [(x - 0.62, 0.15), (x - 0.12, 0.82), (x + 0.12, 0.82), (x + 0.62, 0.15)], ink=None)
-    pen.fill(lava, blob([(x - 0.13, 0.84), (x - 0.16, 0.6), (x - 0.24, 0.4), (x - 0.08, 0.58), (x, 0.3), (x + 0.07, 0.6), (x + 0.22, 0.45), (x + 0.15, 0.66), (x + 0.13, 0.84)]), ink=None)
+    pen.fill(
+        lava,
+        blob(
+            [
+                (x - 0.13, 0.84),
+                (x - 0.16, 0.6),
+                (x - 0.24, 0.4),
+                (x - 0.08, 0.58),
+                (x, 0.3),
+                (x + 0.07, 0.6),
+                (x + 0.22, 0.45),
+                (x + 0.15, 0.66),
+                (x + 0.13, 0.84),
+            ]
+        ),
+        ink=None,
+    )
     _ground(pen, shade(rock, -0.3), 0.27, rng)
-    pen.fill(lava, blob([(-0.1, 0.16), (0.3, 0.2), (0.7, 0.13), (1.1, 0.18), (1.1, 0.1), (0.7, 0.06), (0.3, 0.11), (-0.1, 0.08)]), ink=None)
+    pen.fill(
+        lava,
+        blob([(-0.1, 0.16), (0.3, 0.2), (0.7, 0.13), (1.1, 0.18), (1.1, 0.1), (0.7, 0.06), (0.3, 0.11), (-0.1, 0.08)]),
+        ink=None,
+    )
 
 
 _DRAW: dict[str, Draw] = {

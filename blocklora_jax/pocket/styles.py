@@ -20,7 +20,7 @@ TRAITS: dict[str, Choices] = {
     "sepia": {},
     "mosaic": {"grout": ("white", "black", "gold"), "cast": ("none", "warm", "cool")},
     "poster": {"palette": ("sunset", "ocean", "candy", "moss")},
-    "stained glass": {"lead": ("black", "brown"), "cells": (90, 130)},
+    "stained glass": {"lead": ("black", "brown"), "cells": (100, 140)},
 }
 _GREY = np.array([0.3, 0.59, 0.11], dtype=np.float32)
 
@@ -42,6 +42,12 @@ def _edges(x: np.ndarray) -> np.ndarray:
     return np.clip(1.6 * np.maximum(dx, dy), 0, 1)
 
 
+def _lines(x: np.ndarray) -> np.ndarray:
+    """Strength in 0..1 of dark lines and of the darker side of edges, one line where `_edges` gives two."""
+    tone = _grey(x) ** 0.4  # lifts the dark scenes
+    return np.clip(2.6 * (_blur(tone, 1.6) - tone) + 0.3 * (_edges(x) - 0.3), 0, 1)
+
+
 def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
     """Smooth noise in 0..1 with about `cells` bumps a side."""
     image = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))
@@ -59,23 +65,22 @@ def _mix(low: tuple[int, int, int], high: tuple[int, int, int], t: np.ndarray) -
 
 
 def _sketch(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
-    tone = _blur(_grey(x), 0.6)
-    pencil = np.clip(0.62 + 0.42 * tone, 0, 1) - 0.75 * _blur(_edges(x), 0.4)
+    pencil = 0.7 + 0.34 * _blur(_grey(x), 0.6) - 1.1 * _lines(x)
     return _mix((52, 52, 60), (250, 247, 240), np.clip(pencil, 0, 1))
 
 
 def _watercolour(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
     size = x.shape[0]
-    soft = _blur(x, 1.1)
-    wash = 1 - (1 - soft) * (0.55 + 0.45 * _noise(size, 6, rng))[..., None]
-    wash = wash - 0.12 * _blur(_edges(x), 0.8)[..., None]
+    soft = _blur(x, 0.6)
+    wash = 1 - (1 - soft) * (0.5 + 0.45 * _noise(size, 6, rng))[..., None]
+    wash = wash - 0.16 * _blur(_edges(x), 0.7)[..., None]
     paper = np.clip(2.6 * (_vignette(size) + 0.35 * _noise(size, 7, rng)) - 1.75, 0, 1)[..., None]
     return wash * (1 - paper) + np.array([0.99, 0.98, 0.95], dtype=np.float32)[None, None] * paper
 
 
 def _blueprint(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
     size = x.shape[0]
-    lines = 1.3 * _edges(x) + 0.16 * _blur(_grey(x), 0.8)
+    lines = 1.5 * _lines(x) + 0.2 * _blur(_grey(x), 0.8)
     rule = (np.arange(size) * 64 // size) % 8 == 0
     lines = np.maximum(lines, 0.2 * (rule[:, None] | rule[None, :]))
     return _mix((22, 62, 150), (240, 248, 255), np.clip(lines, 0, 1))
@@ -105,13 +110,16 @@ def _mosaic(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.
     tile = max(2, size // 16)
     n = size // tile
     blocks = x[: n * tile, : n * tile].reshape(n, tile, n, tile, 3).mean((1, 3))
-    blocks = blocks + 0.1 * (rng.random((n, n, 1)) - 0.5)
+    blocks = blocks + 0.16 * (rng.random((n, n, 1)) - 0.5)
     blocks = (0.5 + 1.2 * (blocks - 0.5)) * np.array(_CASTS[t["cast"]])[None, None]
     out = np.repeat(np.repeat(blocks, tile, 0), tile, 1)
     edge = np.arange(n * tile) % tile < max(1, size // 64)
     grout = (edge[:, None] | edge[None, :])[..., None]
-    out = np.where(grout, np.array(_GROUTS[t["grout"]])[None, None], out)
-    return np.pad(out, ((0, size - n * tile), (0, size - n * tile), (0, 0)), mode="edge")
+    out = np.pad(out, ((0, size - n * tile), (0, size - n * tile), (0, 0)), mode="edge")
+    # Some of the picture shows through, or tiles this large would hide what it shows.
+    out = 0.6 * out + 0.4 * x
+    grout = np.pad(grout, ((0, size - n * tile), (0, size - n * tile), (0, 0)))
+    return out + 0.6 * grout * (np.array(_GROUTS[t["grout"]])[None, None] - out)
 
 
 _PALETTES = {
@@ -140,10 +148,12 @@ def _stained_glass(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator)
     count = np.maximum(np.bincount(nearest.ravel(), minlength=cells), 1)
     mean = np.stack([np.bincount(nearest.ravel(), x[..., c].ravel(), cells) / count for c in range(3)], -1)
     grey = mean.mean(-1, keepdims=True)
-    glass = np.clip(grey + 1.5 * (mean - grey) + 0.06, 0, 1)[nearest]
-    lead = (np.diff(nearest, axis=0, append=nearest[-1:]) != 0) | (np.diff(nearest, axis=1, append=nearest[:, -1:]) != 0)
+    glass = 0.6 * np.clip(grey + 1.5 * (mean - grey) + 0.06, 0, 1)[nearest] + 0.4 * x
+    lead = (np.diff(nearest, axis=0, append=nearest[-1:]) != 0) | (
+        np.diff(nearest, axis=1, append=nearest[:, -1:]) != 0
+    )
     tint = {"black": (0.08, 0.08, 0.1), "brown": (0.3, 0.18, 0.1)}[str(t["lead"])]
-    return np.where(lead[..., None], np.array(tint)[None, None], glass)
+    return glass + 0.75 * lead[..., None] * (np.array(tint)[None, None] - glass)
 
 
 _APPLY: dict[str, Apply] = {

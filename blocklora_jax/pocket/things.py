@@ -37,7 +37,11 @@ TRAITS: dict[str, Choices] = {
 def _draw_badge(pen: Pen, kind: str, colour, x: float, y: float, r: float) -> None:
     spot = pen.at(x, y, r)
     if kind == "heart":
-        spot.fill(colour, blob([(0, -1.0), (-1.0, 0.1), (-0.85, 0.8), (-0.3, 0.85), (0, 0.45), (0.3, 0.85), (0.85, 0.8), (1.0, 0.1)]), ink=None)
+        spot.fill(
+            colour,
+            blob([(0, -1.0), (-1.0, 0.1), (-0.85, 0.8), (-0.3, 0.85), (0, 0.45), (0.3, 0.85), (0.85, 0.8), (1.0, 0.1)]),
+            ink=None,
+        )
     elif kind == "star":
         outer, inner = arc(0, 0, 1.1, 1.1, 90, 450, 6)[:-1], arc(0, 0, 0.5, 0.5, 126, 486, 6)[:-1]
         spot.fill(colour, [p for pair in zip(outer, inner, strict=True) for p in pair], ink=None)
@@ -55,7 +59,17 @@ def draw_mug(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
     pen.stroke(INK, 0.125, ring)
     pen.stroke(trim, 0.075, ring)
     pinch = 0.1 if traits["shape"] == "round" else 0.03
-    hull = blob([(-w, h), (-w - pinch / 2, h / 2), (-w + pinch, 0.03), (0, -0.01), (w - pinch, 0.03), (w + pinch / 2, h / 2), (w, h)])
+    hull = blob(
+        [
+            (-w, h),
+            (-w - pinch / 2, h / 2),
+            (-w + pinch, 0.03),
+            (0, -0.01),
+            (w - pinch, 0.03),
+            (w + pinch / 2, h / 2),
+            (w, h),
+        ]
+    )
     hull = [p for p in hull.tolist() if p[1] <= h]
     pen.fill(body, hull)
     if traits["badge"] == "none":
@@ -75,7 +89,19 @@ def draw_teapot(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> No
     loop = arc(-w + 0.03, 0.55 * h, 0.17, 0.3 * h, 75, 285, 14)
     pen.stroke(INK, 0.12, loop)
     pen.stroke(trim, 0.07, loop)
-    pen.fill(trim, blob([(0.8 * w, 0.2 * h), (w + 0.1, 0.5 * h), (w + 0.2, 0.98 * h), (w + 0.1, 0.98 * h), (w + 0.02, 0.72 * h), (0.8 * w, 0.6 * h)]))
+    pen.fill(
+        trim,
+        blob(
+            [
+                (0.8 * w, 0.2 * h),
+                (w + 0.1, 0.5 * h),
+                (w + 0.2, 0.98 * h),
+                (w + 0.1, 0.98 * h),
+                (w + 0.02, 0.72 * h),
+                (0.8 * w, 0.6 * h),
+            ]
+        ),
+    )
     pen.fill(trim, box(-0.6 * w, -0.0, 0.6 * w, 0.1))
     hull = oval(0, 0.04 + h / 2, w, h / 2, power=2.4)
     pen.fill(body, hull)
@@ -111,7 +137,9 @@ def draw_backpack(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> 
     pen.stroke(INK, 0.11, handle)
     pen.stroke(straps, 0.06, handle)
     for side in (-1, 1):
-        pen.fill(straps, soft_box(*sorted((0.3 * side, 0.43 * side))[:1], 0.08, sorted((0.3 * side, 0.43 * side))[1], 0.5))
+        pen.fill(
+            straps, soft_box(*sorted((0.3 * side, 0.43 * side))[:1], 0.08, sorted((0.3 * side, 0.43 * side))[1], 0.5)
+        )
     sack = soft_box(-0.35, 0.0, 0.35, 0.9, power=5 if traits["shape"] == "square" else 2.8)
     pen.fill(body, sack)
     pen.pattern(traits["pattern"], shade(body, 0.55), sack, 0.2)
@@ -131,7 +159,7 @@ def draw_house(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> Non
     pen.pattern(traits["pattern"], shade(wall, -0.22), front, 0.16)
     top = {
         "gable": [(-0.48, 0.53), (0.48, 0.53), (0, 0.95)],
-        "steep": [(-0.44, 0.5), (0.44, 0.5), (0, 1.08)],
+        "steep": [(-0.44, 0.5), (0.44, 0.5), (0, 1.03)],
         "flat": [(-0.46, 0.54), (0.46, 0.54), (0.36, 0.78), (-0.36, 0.78)],
         "barn": [(-0.47, 0.5), (0.47, 0.5), (0.34, 0.8), (0, 0.95), (-0.34, 0.8)],
     }[traits["roof_shape"]]

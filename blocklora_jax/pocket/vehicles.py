@@ -34,7 +34,11 @@ def draw_car(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
     if traits["stripe"] == "band":
         pen.fill(trim, box(-0.64, 0.2, 0.64, 0.28), ink=None)
     elif traits["stripe"] == "flames":
-        pen.fill(trim, [(0.64, 0.36), (0.2, 0.36), (0.32, 0.3), (0.05, 0.28), (0.26, 0.22), (0.0, 0.17), (0.64, 0.17)], ink=None)
+        pen.fill(
+            trim,
+            [(0.64, 0.36), (0.2, 0.36), (0.32, 0.3), (0.05, 0.28), (0.26, 0.22), (0.0, 0.17), (0.64, 0.17)],
+            ink=None,
+        )
     elif traits["stripe"] == "door":
         pen.fill(trim, oval(-0.02, 0.26, 0.12), ink=None)
     pen.fill(_GLASS, *panes)
@@ -93,8 +97,14 @@ def draw_rocket(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> No
     body, fins, nose = (COLOURS[traits[k]] for k in ("body", "fins", "nose"))
     w = 0.17 if traits["shape"] == "slim" else 0.23
     pen.fill((252, 170, 40), [(-0.1, 0.14), (0, -0.02 - 0.05 * pose.wave), (0.1, 0.14)], ink=None)
-    pen.fill(fins, [(-0.8 * w, 0.44), (-w - 0.17, 0.06), (-0.6 * w, 0.16)], [(0.8 * w, 0.44), (w + 0.17, 0.06), (0.6 * w, 0.16)])
-    hull = blob([(-0.6 * w, 0.12), (-w, 0.45), (-0.75 * w, 0.75), (0, 1.0), (0.75 * w, 0.75), (w, 0.45), (0.6 * w, 0.12)])
+    pen.fill(
+        fins,
+        [(-0.8 * w, 0.44), (-w - 0.17, 0.06), (-0.6 * w, 0.16)],
+        [(0.8 * w, 0.44), (w + 0.17, 0.06), (0.6 * w, 0.16)],
+    )
+    hull = blob(
+        [(-0.6 * w, 0.12), (-w, 0.45), (-0.75 * w, 0.75), (0, 1.0), (0.75 * w, 0.75), (w, 0.45), (0.6 * w, 0.12)]
+    )
     pen.fill(body, hull)
     pen.pattern(traits["pattern"], shade(body, -0.3), hull, 0.18)
     tip = [p for p in hull.tolist() if p[1] >= 0.76]

@@ -1,0 +1,47 @@
+"""The packaged reference pictures: `python -m blocklora_jax.pocket.references --out DIR` draws them again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import tyro
+from PIL import Image
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.pocket.concepts import CONCEPTS, Concept, concept_pictures
+
+FOLDER = Path(__file__).parent / "references"
+
+
+def reference_folder(name: str) -> Path:
+    """The folder of a packaged concept: 00.png to 05.png, a caption beside each, and concept.json."""
+    if name not in CONCEPTS:
+        raise UserError(f"no packaged concept {name!r}; there are {', '.join(CONCEPTS)}")
+    return FOLDER / name
+
+
+def write_concept(concept: Concept, folder: Path, n: int = 6, seed: int = 0) -> None:
+    """Writes `n` references of a concept, their captions and its description into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, captions = concept_pictures(concept, n, seed)
+    for i, (picture, words) in enumerate(zip(pictures, captions, strict=True)):
+        Image.fromarray(picture).save(folder / f"{i:02d}.png", optimize=True)
+        (folder / f"{i:02d}.txt").write_text(words + "\n")
+    about = {"token": concept.token, "class_noun": concept.class_noun, "kind": concept.kind}
+    (folder / "concept.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def write_references(out: Path = FOLDER, seed: int = 0) -> None:
+    """Draw the reference pictures of every packaged concept.
+
+    Args:
+        out: folder that gets one folder for each concept.
+        seed: seed of the settings.
+    """
+    for name, concept in CONCEPTS.items():
+        write_concept(concept, out / name, seed=seed)
+
+
+if __name__ == "__main__":
+    tyro.cli(write_references)
