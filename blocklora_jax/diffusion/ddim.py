@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.diffusion.protocol import Plan, Sampler, State, ToX0, spaced_timesteps, to_x0
+from blocklora_jax.diffusion.protocol import Plan, Sampler, State, ToX0, Values, spaced_timesteps, to_x0
 from blocklora_jax.diffusion.schedule import Schedule
 
 
@@ -16,11 +16,11 @@ class Coefficients(NamedTuple):
     """Per step: how to get `x0` and the noise, where to clip, and the powers at the next step."""
 
     x0: ToX0
-    clip: np.ndarray
-    noise_from_latents: np.ndarray
-    noise_from_output: np.ndarray
-    next_signal: np.ndarray
-    next_spread: np.ndarray
+    clip: Values
+    noise_from_latents: Values
+    noise_from_output: Values
+    next_signal: Values
+    next_spread: Values
 
 
 def init(schedule: Schedule, num_steps: int) -> Plan:

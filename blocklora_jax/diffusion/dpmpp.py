@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.diffusion.protocol import Plan, Sampler, State, ToX0, spaced_timesteps, to_x0
+from blocklora_jax.diffusion.protocol import Plan, Sampler, State, ToX0, Values, spaced_timesteps, to_x0
 from blocklora_jax.diffusion.schedule import Schedule
 
 
@@ -15,9 +15,9 @@ class Coefficients(NamedTuple):
     """Per step: how to get `x0`, and the weights of the latents, of `x0` and of its change since the last step."""
 
     x0: ToX0
-    latents_by: np.ndarray
-    x0_by: np.ndarray
-    change_by: np.ndarray
+    latents_by: Values
+    x0_by: Values
+    change_by: Values
 
 
 def init(schedule: Schedule, num_steps: int) -> Plan:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.diffusion.protocol import Plan, Sampler, State, ToX0, spaced_timesteps
+from blocklora_jax.diffusion.protocol import Plan, Sampler, State, ToX0, Values, spaced_timesteps
 from blocklora_jax.diffusion.schedule import Schedule
 
 
@@ -16,8 +16,8 @@ class Coefficients(NamedTuple):
     """Per step: how to get `x0`, the noise level and the part of the noise that the next level keeps."""
 
     x0: ToX0
-    sigma: np.ndarray
-    kept: np.ndarray
+    sigma: Values
+    kept: Values
 
 
 def init(schedule: Schedule, num_steps: int) -> Plan:

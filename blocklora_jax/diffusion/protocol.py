@@ -23,12 +23,15 @@ from jaxtyping import Array, Float
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
 
+# A coefficient: NumPy [n] in a plan, a JAX scalar in the row of it that a step is given.
+Values = Any
+
 
 class Plan(NamedTuple):
     """One trajectory: float32 `[n]` timesteps for the U-Net, the first noise's deviation, coefficients `[n]` each."""
 
     timesteps: np.ndarray
-    init_noise_sigma: np.ndarray
+    init_noise_sigma: np.float32
     coefficients: Any
 
 
@@ -55,9 +58,9 @@ def start(plan: Plan, noise: Float[Array, "b h w c"]) -> State:
 class ToX0(NamedTuple):
     """Coefficients of `x0 = (x * latents_by - output * output_by) / divide_by`, any shape."""
 
-    latents_by: np.ndarray
-    output_by: np.ndarray
-    divide_by: np.ndarray
+    latents_by: Values
+    output_by: Values
+    divide_by: Values
 
     def __call__(self, latents: Array, output: Array) -> Array:
         return (latents * self.latents_by - output * self.output_by) / self.divide_by

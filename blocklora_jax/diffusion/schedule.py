@@ -116,7 +116,7 @@ class Schedule:
         power = jnp.asarray(self.alphas_cumprod)[t]
         return power / (1 - power)
 
-    def min_snr_weight(self, t: Int[Array, " b"], gamma: float) -> Float[Array, " b"]:
+    def min_snr_weight(self, t: Int[Array, " b"], gamma: float | int) -> Float[Array, " b"]:
         """Loss weights that count no step for more than signal-to-noise `gamma`, float32 in 0..1 (epsilon).
 
         `min(snr, gamma) / snr` for epsilon, `min(snr, gamma) / (snr + 1)` for velocity.

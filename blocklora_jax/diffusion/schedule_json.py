@@ -83,6 +83,7 @@ def parse(config: dict[str, Any], source: str) -> dict[str, Any]:
     if problems:
         raise UserError(f"{source}: this noise schedule is not supported: " + "; ".join(problems))
     fields: dict[str, Any] = {name: config[name] for name in COMPUTED if name in config}
+    fields |= {name: float(fields[name]) for name in ("clip_sample_range", "lambda_min_clipped") if name in fields}
     rest = {name: value for name, value in config.items() if name not in fields}
     return {**fields, "bookkeeping": tuple(sorted(rest.items()))}
 
