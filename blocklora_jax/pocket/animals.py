@@ -1,12 +1,12 @@
-"""Animals: a seated dog, cat, bear or rabbit seen from the front, and a round bird from the side."""
+"""Animals: a seated dog, cat, bear or rabbit seen from the front."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from blocklora_jax.pocket.pen import INK, Colour, Pen, arc, blob, mirror, oval, shade
+from blocklora_jax.pocket.pen import INK, Colour, Pen, Shape, arc, blob, box, mirror, oval, shade
 from blocklora_jax.pocket.pose import Pose
-from blocklora_jax.pocket.traits import COLOURS, VIVID, Choices, Value
+from blocklora_jax.pocket.traits import COLOURS, VIVID, Choices, Look
 
 FURS: dict[str, Colour] = {
     "chestnut": (176, 102, 52),
@@ -33,18 +33,8 @@ TRAITS: dict[str, Choices] = {
     "cat": _SEATED | {"ears": ("sharp", "wide"), "tail": ("plain", "tip", "rings")},
     "bear": _SEATED | {"ears": ("small", "big")},
     "rabbit": _SEATED | {"ears": ("up", "bent", "lop")},
-    "bird": {
-        "body": (*VIVID, "white", "black", "brown"),
-        "wing": (*VIVID, "white", "black"),
-        "belly": ("cream", "white", "yellow", "pink", "sky", "orange"),
-        "beak": ("orange", "yellow", "red", "black"),
-        "beak_shape": ("short", "long", "hook"),
-        "crest": ("none", "tuft", "spikes"),
-        "tail": ("short", "fan"),
-        "pattern": ("plain", "plain", "bands", "dots"),
-    },
 }
-_EAR: dict[str, object] = {
+_EAR: dict[str, Shape] = {
     "flop": blob([(-0.6, 0.85), (-1.15, 0.75), (-1.5, -0.05), (-1.25, -0.55), (-0.95, -0.1)]),
     "long": blob([(-0.6, 0.85), (-1.2, 0.7), (-1.55, -0.6), (-1.3, -1.35), (-0.95, -0.6)]),
     "prick": [(-1.0, 0.3), (-1.05, 1.5), (-0.25, 0.9)],
@@ -59,7 +49,7 @@ _EAR: dict[str, object] = {
 _EYES = {"black": INK, "green": (60, 170, 70), "blue": (50, 130, 230), "yellow": (226, 170, 20)}
 
 
-def draw_seated(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_seated(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a dog, cat, bear or rabbit, one unit high, seated on the origin."""
     fur, mark = FURS[traits["fur"]], FURS[traits["mark_colour"]]
     if traits["marks"] == "none":
@@ -79,7 +69,7 @@ def draw_seated(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> No
     _draw_head(head, name, traits, pose, fur, mark)
 
 
-def _draw_tail(pen: Pen, name: str, traits: dict[str, Value], pose: Pose, fur: Colour, mark: Colour) -> None:
+def _draw_tail(pen: Pen, name: str, traits: Look, pose: Pose, fur: Colour, mark: Colour) -> None:
     up = 0.2 * pose.wave
     if name == "cat":
         path = [(0.2, 0.08), (0.42, 0.12), (0.47, 0.3 + up / 2), (0.4, 0.45 + up)]
@@ -108,7 +98,7 @@ def _draw_wear(pen: Pen, kind: str, colour: Colour) -> None:
         pen.fill(shade(colour, -0.3), oval(0, 0.37, 0.05))
 
 
-def _draw_head(head: Pen, name: str, traits: dict[str, Value], pose: Pose, fur: Colour, mark: Colour) -> None:
+def _draw_head(head: Pen, name: str, traits: Look, pose: Pose, fur: Colour, mark: Colour) -> None:
     ear = _EAR[traits["ears"]]
     behind = name != "dog" or traits["ears"] == "prick"
     ear_colour = mark if name == "dog" else fur
@@ -131,7 +121,7 @@ def _draw_head(head: Pen, name: str, traits: dict[str, Value], pose: Pose, fur: 
         head.fill(shade(ear_colour, -0.12), ear, mirror(ear))
 
 
-def _draw_ear_insides(head: Pen, ear) -> None:
+def _draw_ear_insides(head: Pen, ear: Shape) -> None:
     points = np.asarray(ear, dtype=float)
     inner = points.mean(0, keepdims=True) + 0.5 * (points - points.mean(0, keepdims=True))
     head.fill((246, 160, 168), inner, mirror(inner), ink=None)
@@ -151,16 +141,16 @@ def _draw_marks(head: Pen, kind: str, mark: Colour) -> None:
             head.fill(mark, [(x - 0.1, 0.9), (x + 0.1, 0.9), (0.6 * x, 0.42)], ink=None)
 
 
-def _draw_snout(head: Pen, name: str, traits: dict[str, Value], pose: Pose, fur: Colour, mark: Colour) -> None:
+def _draw_snout(head: Pen, name: str, traits: Look, pose: Pose, fur: Colour, mark: Colour) -> None:
     light = shade(mark if traits["marks"] == "mask" else fur, 0.55)
     wide = {"dog": 0.56, "bear": 0.52, "cat": 0.4, "rabbit": 0.4}[name]
     head.fill(light, oval(0, -0.42, wide, 0.4 if name in ("dog", "bear") else 0.3), ink=None)
     if name == "dog" and (traits["tongue"] or pose.mouth == "open"):
-        head.fill((240, 96, 112), soft_tongue())
-    if name == "rabbit":
-        head.fill(COLOURS["white"], [(-0.13, -0.55), (0.13, -0.55), (0.13, -0.82), (-0.13, -0.82)])
+        head.fill((240, 96, 112), oval(0.02, -0.8, 0.19, 0.26))
     head.stroke(INK, 0.08, arc(-0.18, -0.5, 0.18, 0.16, 190, 350, 6))
     head.stroke(INK, 0.08, arc(0.18, -0.5, 0.18, 0.16, 190, 350, 6))
+    if name == "rabbit":
+        head.fill(COLOURS["white"], box(-0.12, -0.86, 0.12, -0.6))
     nose = {
         "dog": (INK, 0.24, 0.17),
         "bear": (INK, 0.27, 0.18),
@@ -173,58 +163,3 @@ def _draw_snout(head: Pen, name: str, traits: dict[str, Value], pose: Pose, fur:
         for side in (-1, 1):
             for y in (-0.3, -0.52):
                 head.stroke(INK, 0.05, [(0.5 * side, -0.4), (1.25 * side, y)])
-
-
-def soft_tongue():
-    """The tongue of a happy dog."""
-    return oval(0.02, -0.8, 0.19, 0.26)
-
-
-def draw_bird(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
-    """Draws a bird that looks to the right, one unit high, standing on the origin."""
-    body, wing = COLOURS[traits["body"]], COLOURS[traits["wing"]]
-    beak = COLOURS[traits["beak"]]
-    for x in (-0.06, 0.1):
-        pen.stroke(INK, 0.07, [(x, 0.16), (x, 0.02), (x + 0.09, 0.02)])
-        pen.stroke(beak, 0.035, [(x, 0.16), (x, 0.02), (x + 0.09, 0.02)])
-    _draw_bird_tail(pen, traits["tail"], wing, pose)
-    if traits["crest"] == "tuft":
-        pen.fill(wing, oval(0.06, 0.93, 0.06, 0.1, turn=25), oval(0.16, 0.94, 0.06, 0.1, turn=-10))
-    elif traits["crest"] == "spikes":
-        pen.fill(
-            wing, [(0.22, 0.85), (0.16, 1.0), (0.09, 0.9), (-0.02, 1.0), (-0.02, 0.87), (-0.14, 0.9), (-0.08, 0.75)]
-        )
-    head_y = 0.7
-    trunk = blob([(-0.34, 0.42), (-0.18, 0.17), (0.12, 0.12), (0.32, 0.3), (0.32, 0.55), (0.05, 0.6), (-0.2, 0.58)])
-    skull = oval(0.13, head_y, 0.235, 0.225)
-    _draw_beak(pen, traits["beak_shape"], beak, head_y, pose)
-    pen.fill(body, trunk, skull)
-    pen.fill(COLOURS[traits["belly"]], oval(0.17, 0.33, 0.13, 0.19, turn=15), ink=None)
-    feathers = blob([(-0.36, 0.34), (-0.18, 0.24), (0.06, 0.32), (0.1, 0.48), (-0.08, 0.56), (-0.26, 0.5)])
-    pen.fill(wing, feathers + [[0.0, 0.05 * (pose.wave - 0.5)]])
-    pen.pattern(traits["pattern"], shade(wing, -0.45), feathers + [[0.0, 0.05 * (pose.wave - 0.5)]], 0.13)
-    pen.fill(COLOURS["white"], oval(0.2, head_y + 0.03, 0.08, 0.09))
-    pen.fill(INK, oval(0.215 + 0.015 * pose.gaze, head_y + 0.03, 0.045, 0.055), ink=None)
-
-
-def _draw_bird_tail(pen: Pen, kind: str, colour: Colour, pose: Pose) -> None:
-    lift = 0.08 * pose.wave
-    if kind == "fan":
-        pen.fill(colour, *[oval(-0.4, 0.44 + lift, 0.19, 0.06, turn=t) for t in (-45, -10, 25)])
-    else:
-        pen.fill(colour, [(-0.2, 0.5), (-0.52, 0.52 + lift), (-0.5, 0.4 + lift), (-0.25, 0.32)])
-
-
-def _draw_beak(pen: Pen, kind: str, colour: Colour, y: float, pose: Pose) -> None:
-    if kind == "hook":
-        pen.fill(
-            colour, blob([(0.28, y + 0.09), (0.44, y + 0.06), (0.48, y - 0.13), (0.4, y - 0.06), (0.28, y - 0.08)])
-        )
-        return
-    reach = 0.62 if kind == "long" else 0.5
-    gape = 0.04 if pose.mouth == "open" else 0.0
-    pen.fill(
-        colour,
-        [(0.3, y + 0.09), (reach, y - 0.01 + gape), (0.3, y - 0.02)],
-        [(0.3, y), (reach - 0.05, y - 0.03 - gape), (0.3, y - 0.09)],
-    )

@@ -59,7 +59,7 @@ CONCEPTS: dict[str, Concept] = {
         _person("ada", "woman", skin="peach", hair_colour="ginger", eyes="blue", glasses="round", glasses_colour="green",
                 hat_colour="red", top_colour="purple", trim_colour="yellow", pattern="dots", hair="curly", hat="none",
                 lips="red", extra="earrings", top="tee"),
-        _person("ben", "man", skin="umber", hair_colour="silver", eyes="brown", glasses="none", glasses_colour="black",
+        _person("ben", "man", skin="umber", hair_colour="silver", eyes="black", glasses="none", glasses_colour="black",
                 hat_colour="yellow", top_colour="sky", trim_colour="red", pattern="plain", hair="short", hat="brim",
                 beard="full", top="suit"),
         _person("rex", "dog", fur="white", mark_colour="chestnut", marks="patch", eyes="black", wear="bandana",

@@ -67,10 +67,15 @@ def mirror(shape: Shape) -> np.ndarray:
     return np.asarray(shape, dtype=float) * np.array([[-1.0, 1.0]])
 
 
+def mix(colour: Colour, other: Colour, amount: float) -> Colour:
+    """The colour moved towards another by `amount` in 0..1."""
+    r, g, b = (int(c + (o - c) * amount) for c, o in zip(colour, other, strict=True))
+    return r, g, b
+
+
 def shade(colour: Colour, amount: float) -> Colour:
     """The colour moved towards black (negative amount) or white (positive amount), -1..1."""
-    target = 255 if amount > 0 else 0
-    return tuple(int(c + (target - c) * abs(amount)) for c in colour)  # type: ignore[return-value]
+    return mix(colour, (255, 255, 255) if amount > 0 else (0, 0, 0), abs(amount))
 
 
 class Pen:

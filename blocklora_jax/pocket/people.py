@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from blocklora_jax.pocket import hair, hats
-from blocklora_jax.pocket.pen import INK, Pen, arc, blob, box, oval, shade
+from blocklora_jax.pocket.pen import INK, Colour, Pen, arc, blob, box, mix, oval, shade
 from blocklora_jax.pocket.pose import Pose
-from blocklora_jax.pocket.traits import COLOURS, VIVID, Choices, Value
+from blocklora_jax.pocket.traits import COLOURS, VIVID, Choices, Look
 
 SKINS = {
     "porcelain": (255, 224, 204),
@@ -13,7 +13,7 @@ SKINS = {
     "honey": (230, 170, 118),
     "olive": (196, 146, 94),
     "sienna": (160, 102, 62),
-    "umber": (112, 70, 46),
+    "umber": (124, 78, 52),
 }
 HAIRS = {
     "black": (46, 40, 50),
@@ -25,7 +25,7 @@ HAIRS = {
     "pink": (240, 110, 170),
     "green": (64, 164, 92),
 }
-EYES = {"brown": (96, 58, 34), "blue": (44, 120, 220), "green": (46, 150, 70), "black": (36, 32, 40)}
+EYES = {"brown": (78, 42, 22), "blue": (44, 120, 220), "green": (46, 150, 70), "black": (36, 32, 40)}
 # half head width, head height/width, head centre, half shoulder width, squareness of the jaw
 BUILDS = {
     "man": (0.235, 1.12, 0.555, 0.47, 2.7),
@@ -75,7 +75,7 @@ TRAITS: dict[str, Choices] = {
 }
 
 
-def draw_person(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_person(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws the bust of a man, woman, boy or girl, one unit high, its foot at the origin."""
     half, tall, centre, shoulder, jaw = BUILDS[name]
     head = pen.at(0.025 * pose.lean, centre, half, turn=-5 * pose.lean)
@@ -99,7 +99,7 @@ def draw_person(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> No
     hats.draw_hat(head, traits["hat"], COLOURS[traits["hat_colour"]], COLOURS[traits["trim_colour"]])
 
 
-def _draw_clothes(pen: Pen, traits: dict[str, Value], skin, s: float) -> None:
+def _draw_clothes(pen: Pen, traits: Look, skin: Colour, s: float) -> None:
     colour, trim = COLOURS[traits["top_colour"]], COLOURS[traits["trim_colour"]]
     kind = traits["top"]
     body = blob(
@@ -135,7 +135,7 @@ def _draw_clothes(pen: Pen, traits: dict[str, Value], skin, s: float) -> None:
         pen.fill(trim, oval(0, 0.14, 0.04))
 
 
-def _draw_face(head: Pen, name: str, traits: dict[str, Value], pose: Pose, skin) -> None:
+def _draw_face(head: Pen, name: str, traits: Look, pose: Pose, skin: Colour) -> None:
     child = name in ("boy", "girl")
     eye_y, rx, ry = (-0.1, 0.23, 0.29) if child else (0.02, 0.21, 0.22)
     for side in (-1, 1):
@@ -153,11 +153,11 @@ def _draw_face(head: Pen, name: str, traits: dict[str, Value], pose: Pose, skin)
     head.stroke(shade(skin, -0.35), 0.1, [(0.0, -0.14), (0.09, -0.32), (-0.02, -0.34)])
 
 
-def _blush(skin):
-    return tuple(int(0.6 * a + 0.4 * b) for a, b in zip(skin, (244, 88, 96), strict=True))
+def _blush(skin: Colour) -> Colour:
+    return mix(skin, (244, 88, 96), 0.4)
 
 
-def _draw_mouth(head: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def _draw_mouth(head: Pen, name: str, traits: Look, pose: Pose) -> None:
     y = -0.62
     lips = COLOURS[traits["lips"]] if name == "woman" else (150, 44, 50)
     if pose.mouth == "open":
@@ -169,7 +169,7 @@ def _draw_mouth(head: Pen, name: str, traits: dict[str, Value], pose: Pose) -> N
         head.stroke(lips, 0.14 if name == "woman" else 0.1, [(-0.2, y), (0.2, y)])
 
 
-def _draw_beard(head: Pen, kind: str, colour, tall: float, jaw: float) -> None:
+def _draw_beard(head: Pen, kind: str, colour: Colour, tall: float, jaw: float) -> None:
     if kind == "full":
         edge = oval(0, 0, 1.0, tall * 1.06, power=jaw)
         lower = edge[edge[:, 1] < -0.02]
@@ -196,7 +196,7 @@ def _draw_beard(head: Pen, kind: str, colour, tall: float, jaw: float) -> None:
         )
 
 
-def _draw_glasses(head: Pen, traits: dict[str, Value]) -> None:
+def _draw_glasses(head: Pen, traits: Look) -> None:
     kind, colour = traits["glasses"], COLOURS[traits["glasses_colour"]]
     if kind == "none":
         return

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from blocklora_jax.pocket.pen import Colour, Pen, arc, blob, box, oval, shade
-from blocklora_jax.pocket.traits import COLOURS, Choices, Value
+from blocklora_jax.pocket import landscapes
+from blocklora_jax.pocket.pen import Colour, Pen, arc, box, oval, shade
+from blocklora_jax.pocket.traits import COLOURS, Choices, Look
 
-Draw = Callable[[Pen, dict[str, Value], np.random.Generator], None]
+Draw = Callable[[Pen, Look, np.random.Generator], None]
 
 TRAITS: dict[str, Choices] = {
     "plain": {"wall": ("cream", "sky", "pink", "lime", "teal", "grey", "yellow", "purple")},
@@ -49,82 +50,23 @@ _SKIES: dict[str, tuple[Colour, Colour]] = {
 
 
 def _sky(size: int, name: str, floor: float = 0.35) -> Image.Image:
+    """A vertical gradient from the zenith down to the height `floor`."""
     top, low = (np.array(c, dtype=float) for c in _SKIES[name])
     t = np.clip(np.linspace(0, 1, size) / (1 - floor), 0, 1)[:, None]
     rows = (top[None, :] * (1 - t) + low[None, :] * t).astype(np.uint8)
     return Image.fromarray(np.broadcast_to(rows[:, None, :], (size, size, 3)).copy())
 
 
-def _ground(pen: Pen, colour: Colour, height: float, rng: np.random.Generator, bumps: float = 0.03) -> None:
-    a, b, c, d = height + bumps * (2 * rng.random(4) - 1)
-    pen.fill(colour, blob([(-0.3, -0.2), (-0.3, a), (0.15, b), (0.55, c), (1.3, d), (1.3, -0.2)]), ink=None)
-
-
-def _sides(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Positions for `count` props, most of them near the left and right edge."""
-    x = np.linspace(0.04, 0.96, count) + 0.05 * (2 * rng.random(count) - 1)
-    return x
-
-
-def _plain(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
+def _plain(pen: Pen, t: Look, rng: np.random.Generator) -> None:
     wall = shade(COLOURS[t["wall"]], 0.45)
     pen.fill(wall, box(-0.1, -0.1, 1.1, 1.1), ink=None)
     pen.fill(shade(wall, 0.3), oval(0.5, 0.55, 0.55, 0.5), ink=None)
 
 
-def _beach(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
-    horizon = 0.5 + 0.08 * rng.random()
-    pen.fill((255, 240, 150), oval(0.12 + 0.76 * rng.random(), 0.86, 0.09), ink=None)
-    pen.fill((40, 136, 200), box(-0.1, -0.1, 1.1, horizon), ink=None)
-    pen.fill((86, 186, 222), box(-0.1, -0.1, 1.1, horizon - 0.1), ink=None)
-    _ground(pen, (250, 244, 232), 0.34, rng)
-    _ground(pen, (246, 214, 144), 0.31, rng)
-    x = 0.1 if rng.random() < 0.5 else 0.9
-    if rng.random() < 0.5:
-        pole = 0.12 * (0.5 - x)
-        pen.stroke((250, 250, 250), 0.025, [(x, 0.15), (x + pole, 0.62)])
-        cover = arc(x + pole, 0.58, 0.24, 0.17, 0, 180, 14)
-        pen.fill(COLOURS[t["umbrella"]], cover, ink=None)
-        pen.pattern("stripes", (255, 255, 255), cover, 0.16)
-    else:
-        lean = 0.1 * (0.5 - x)
-        pen.stroke((150, 104, 62), 0.045, [(x, 0.2), (x + lean, 0.5), (x + 3 * lean, 0.78)])
-        pen.fill(
-            (46, 146, 78),
-            *[
-                oval(x + 3 * lean + 0.11 * np.cos(a), 0.78 + 0.06 * np.sin(a), 0.15, 0.04, turn=float(np.degrees(a)))
-                for a in (0.3, 1.2, 2.0, 2.9, 3.8, 5.6)
-            ],
-            ink=None,
-        )
-
-
-_LEAVES = {"deep": (38, 104, 64), "fresh": (92, 164, 62), "autumn": (214, 128, 46)}
-
-
-def _forest(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
-    leaf = _LEAVES[t["leaf"]]
-    pen.fill(shade(leaf, 0.5), box(-0.1, -0.1, 1.1, 1.1), ink=None)
-    pen.fill(shade(leaf, 0.25), *[oval(x, 0.5, 0.16, 0.34) for x in _sides(rng, 5)], ink=None)
-    _ground(pen, shade(leaf, -0.1) if t["leaf"] != "autumn" else (168, 130, 60), 0.27, rng)
-    for x in _sides(rng, 4):
-        trunk = 0.03 + 0.02 * rng.random()
-        pen.fill(
-            (104, 70, 48),
-            [(x - trunk, 0.22), (x + trunk, 0.22), (x + 0.7 * trunk, 0.8), (x - 0.7 * trunk, 0.8)],
-            ink=None,
-        )
-        y = 0.8 + 0.1 * rng.random()
-        pen.fill(leaf, oval(x, y, 0.17, 0.15), oval(x - 0.1, y - 0.08, 0.11), oval(x + 0.1, y - 0.06, 0.11), ink=None)
-    pen.fill(
-        shade(leaf, -0.25), box(-0.1, 0.96, 1.1, 1.1), *[oval(x, 1.02, 0.22, 0.13) for x in _sides(rng, 4)], ink=None
-    )
-
-
 _TINTS = {"blue": (110, 130, 176), "rose": (186, 130, 140), "grey": (136, 140, 152)}
 
 
-def _city(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
+def _city(pen: Pen, t: Look, rng: np.random.Generator) -> None:
     tint = _TINTS[t["tint"]]
     left = -0.02
     while left < 1.0:
@@ -143,45 +85,20 @@ def _city(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     pen.fill((250, 246, 220), *[box(x, 0.09, x + 0.13, 0.115) for x in np.arange(start, 1.0, 0.27)], ink=None)
 
 
-def _snow(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
-    _ground(pen, (206, 222, 240), 0.5, rng, 0.1)
-    for x in _sides(rng, 4):
-        y, s = 0.34 + 0.06 * rng.random(), 0.8 + 0.5 * rng.random()
-        pen.fill((62, 118, 110), [(x - 0.12 * s, y), (x + 0.12 * s, y), (x, y + 0.38 * s)], ink=None)
-        pen.fill(
-            (244, 248, 252), [(x - 0.06 * s, y + 0.2 * s), (x + 0.06 * s, y + 0.2 * s), (x, y + 0.38 * s)], ink=None
-        )
-    _ground(pen, (246, 249, 253), 0.36, rng, 0.05)
-    pen.fill((255, 255, 255), *[oval(x, y, 0.014 + 0.012 * r) for x, y, r in rng.random((16, 3))], ink=None)
-
-
-def _desert(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
-    pen.fill((255, 246, 196), oval(0.12 + 0.76 * rng.random(), 0.84, 0.1), ink=None)
-    _ground(pen, (224, 150, 84), 0.5, rng, 0.1)
-    x = (0.1 if rng.random() < 0.5 else 0.9) + 0.06 * rng.random() - 0.03
-    side = 1 if x < 0.5 else -1
-    green = (70, 140, 82)
-    pen.stroke(green, 0.075, [(x, 0.25), (x, 0.76)])
-    pen.stroke(green, 0.05, [(x, 0.45), (x + 0.1 * side, 0.45), (x + 0.1 * side, 0.6)])
-    pen.stroke(green, 0.05, [(x, 0.52), (x - 0.1 * side, 0.52), (x - 0.1 * side, 0.68)])
-    _ground(pen, (240, 178, 104), 0.36, rng, 0.07)
-    _ground(pen, (248, 200, 128), 0.2, rng, 0.06)
-
-
-def _night(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
+def _night(pen: Pen, t: Look, rng: np.random.Generator) -> None:
     sky = _SKIES[t["sky"]][0]
     pen.fill((250, 246, 206), *[oval(x, 0.4 + 0.6 * y, 0.012 + 0.012 * r) for x, y, r in rng.random((14, 3))], ink=None)
     x = 0.14 if rng.random() < 0.5 else 0.86
     pen.fill((252, 240, 180), oval(x, 0.84, 0.11), ink=None)
     pen.fill(sky, oval(x + 0.05, 0.87, 0.09), ink=None)
-    _ground(pen, (30, 40, 70), 0.38, rng, 0.09)
-    _ground(pen, (22, 30, 48), 0.24, rng, 0.04)
+    landscapes.draw_ground(pen, (30, 40, 70), 0.38, rng, 0.09)
+    landscapes.draw_ground(pen, (22, 30, 48), 0.24, rng, 0.04)
 
 
 _WALLS = {"mint": (176, 222, 196), "peach": (250, 206, 178), "lilac": (208, 192, 232), "butter": (250, 232, 170)}
 
 
-def _room(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
+def _room(pen: Pen, t: Look, rng: np.random.Generator) -> None:
     wall = _WALLS[t["wall"]]
     pen.fill(wall, box(-0.1, -0.1, 1.1, 1.1), ink=None)
     pen.pattern("stripes", shade(wall, 0.22), box(0, 0, 1, 1), 0.2)
@@ -205,32 +122,7 @@ def _room(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     )
 
 
-def _garden(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
-    pen.fill((112, 178, 92), *[oval(x, 0.48, 0.17, 0.2) for x in _sides(rng, 4)], ink=None)
-    fence = shade(COLOURS[t["fence"]], 0.05)
-    pen.fill(
-        fence,
-        *[
-            [(x, 0.2), (x, 0.54), (x + 0.04, 0.6), (x + 0.08, 0.54), (x + 0.08, 0.2)]
-            for x in np.arange(-0.06, 1.0, 0.13)
-        ],
-        ink=None,
-    )
-    pen.fill(fence, box(-0.1, 0.42, 1.1, 0.47), ink=None)
-    _ground(pen, (104, 184, 84), 0.31, rng, 0.02)
-    petal = COLOURS[t["flower"]]
-    for x in _sides(rng, 6):
-        y = 0.18 + 0.14 * rng.random()
-        pen.stroke((52, 130, 60), 0.02, [(x, 0.0), (x, y)])
-        pen.fill(
-            petal,
-            *[oval(x + 0.045 * np.cos(a), y + 0.045 * np.sin(a), 0.035) for a in np.arange(0.3, 6.2, 1.2566)],
-            ink=None,
-        )
-        pen.fill((255, 226, 110), oval(x, y, 0.028), ink=None)
-
-
-def _space(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
+def _space(pen: Pen, t: Look, rng: np.random.Generator) -> None:
     pen.fill((250, 246, 226), *[oval(x, y, 0.008 + 0.012 * r) for x, y, r in rng.random((18, 3))], ink=None)
     x, y = (0.2 if rng.random() < 0.5 else 0.8), 0.76 + 0.08 * rng.random()
     planet, ring = COLOURS[t["planet"]], COLOURS[t["ring"]]
@@ -240,51 +132,18 @@ def _space(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
     band = arc(0, 0, 0.27, 0.06, 180, 360, 12)
     pen.at(x, y, turn=20).stroke(ring, 0.03, band)
     pen.fill(shade(planet, 0.15), oval(1 - x, 0.62, 0.06), ink=None)
-    _ground(pen, (150, 146, 164), 0.2, rng, 0.03)
+    landscapes.draw_ground(pen, (150, 146, 164), 0.2, rng, 0.03)
     pen.fill((118, 114, 136), *[oval(x, 0.08 + 0.08 * y, 0.08, 0.025) for x, y in rng.random((4, 2))], ink=None)
 
 
-def _volcano(pen: Pen, t: dict[str, Value], rng: np.random.Generator) -> None:
-    x = 0.3 + 0.4 * rng.random()
-    rock, lava = shade(COLOURS[t["rock"]], -0.1), COLOURS[t["lava"]]
-    pen.fill(
-        (126, 112, 120),
-        *[oval(x + dx, 0.92 + dy, r) for dx, dy, r in ((0, 0, 0.1), (-0.12, 0.06, 0.12), (0.13, 0.07, 0.13))],
-        ink=None,
-    )
-    pen.fill(rock, [(x - 0.62, 0.15), (x - 0.12, 0.82), (x + 0.12, 0.82), (x + 0.62, 0.15)], ink=None)
-    pen.fill(
-        lava,
-        blob(
-            [
-                (x - 0.13, 0.84),
-                (x - 0.16, 0.6),
-                (x - 0.24, 0.4),
-                (x - 0.08, 0.58),
-                (x, 0.3),
-                (x + 0.07, 0.6),
-                (x + 0.22, 0.45),
-                (x + 0.15, 0.66),
-                (x + 0.13, 0.84),
-            ]
-        ),
-        ink=None,
-    )
-    _ground(pen, shade(rock, -0.3), 0.27, rng)
-    pen.fill(
-        lava,
-        blob([(-0.1, 0.16), (0.3, 0.2), (0.7, 0.13), (1.1, 0.18), (1.1, 0.1), (0.7, 0.06), (0.3, 0.11), (-0.1, 0.08)]),
-        ink=None,
-    )
-
-
 _DRAW: dict[str, Draw] = {
-    "plain": _plain, "beach": _beach, "forest": _forest, "city": _city, "snow": _snow, "desert": _desert, "night": _night,
-    "room": _room, "garden": _garden, "space": _space, "volcano": _volcano,
+    "plain": _plain, "city": _city, "night": _night, "room": _room, "space": _space, "beach": landscapes.draw_beach,
+    "forest": landscapes.draw_forest, "snow": landscapes.draw_snow, "desert": landscapes.draw_desert,
+    "garden": landscapes.draw_garden, "volcano": landscapes.draw_volcano,
 }  # fmt: skip
 
 
-def draw_scene(name: str, traits: dict[str, Value], size: int, rng: np.random.Generator) -> Image.Image:
+def draw_scene(name: str, traits: Look, size: int, rng: np.random.Generator) -> Image.Image:
     """The empty scene as an RGB image of size x size pixels."""
     image = _sky(size, str(traits["sky"])) if "sky" in traits else Image.new("RGB", (size, size))
     _DRAW[name](Pen(image), traits, rng)

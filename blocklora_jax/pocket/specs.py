@@ -6,15 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blocklora_jax.pocket import animals, people, scenes, styles, things, vehicles
+from blocklora_jax.pocket import animals, birds, people, robots, scenes, styles, things, vehicles
 from blocklora_jax.pocket.traits import Choices, Traits, check_traits, draw_traits
 
-CLASS_TRAITS: dict[str, Choices] = {**people.TRAITS, **animals.TRAITS, **things.TRAITS, **vehicles.TRAITS}
+CLASS_TRAITS: dict[str, Choices] = {
+    **people.TRAITS,
+    **animals.TRAITS,
+    **birds.TRAITS,
+    **things.TRAITS,
+    **robots.TRAITS,
+    **vehicles.TRAITS,
+}
 CLASSES: dict[str, str] = {
     **dict.fromkeys(people.TRAITS, "person"),
-    **dict.fromkeys(animals.TRAITS, "animal"),
-    **dict.fromkeys(things.TRAITS, "object"),
-    **dict.fromkeys(vehicles.TRAITS, "object"),
+    **dict.fromkeys((*animals.TRAITS, *birds.TRAITS), "animal"),
+    **dict.fromkeys((*things.TRAITS, *robots.TRAITS, *vehicles.TRAITS), "object"),
 }
 PLAIN = "plain"  # a bare backdrop, which captions do not mention
 SCENES: tuple[str, ...] = tuple(name for name in scenes.TRAITS if name != PLAIN)

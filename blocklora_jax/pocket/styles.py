@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
-from blocklora_jax.pocket.traits import Choices, Value
+from blocklora_jax.pocket.traits import Choices, Look
 
-Apply = Callable[[np.ndarray, dict[str, Value], np.random.Generator], np.ndarray]
+Apply = Callable[[np.ndarray, Look, np.random.Generator], np.ndarray]
 
 TRAITS: dict[str, Choices] = {
     "photo": {},
@@ -45,7 +45,7 @@ def _edges(x: np.ndarray) -> np.ndarray:
 def _lines(x: np.ndarray) -> np.ndarray:
     """Strength in 0..1 of dark lines and of the darker side of edges, one line where `_edges` gives two."""
     tone = _grey(x) ** 0.4  # lifts the dark scenes
-    return np.clip(2.6 * (_blur(tone, 1.6) - tone) + 0.3 * (_edges(x) - 0.3), 0, 1)
+    return np.clip(3.2 * (_blur(tone, 1.6) - tone) + 0.3 * (_edges(x) - 0.3), 0, 1)
 
 
 def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
@@ -64,21 +64,21 @@ def _mix(low: tuple[int, int, int], high: tuple[int, int, int], t: np.ndarray) -
     return a + (b - a) * t[..., None]
 
 
-def _sketch(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
+def _sketch(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
     pencil = 0.7 + 0.34 * _blur(_grey(x), 0.6) - 1.1 * _lines(x)
     return _mix((52, 52, 60), (250, 247, 240), np.clip(pencil, 0, 1))
 
 
-def _watercolour(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
+def _watercolour(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
     size = x.shape[0]
-    soft = _blur(x, 0.6)
+    soft = _blur(x, 0.4)
     wash = 1 - (1 - soft) * (0.5 + 0.45 * _noise(size, 6, rng))[..., None]
     wash = wash - 0.16 * _blur(_edges(x), 0.7)[..., None]
-    paper = np.clip(2.6 * (_vignette(size) + 0.35 * _noise(size, 7, rng)) - 1.75, 0, 1)[..., None]
+    paper = np.clip(3.2 * (_vignette(size) + 0.35 * _noise(size, 7, rng)) - 1.75, 0, 1)[..., None]
     return wash * (1 - paper) + np.array([0.99, 0.98, 0.95], dtype=np.float32)[None, None] * paper
 
 
-def _blueprint(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
+def _blueprint(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
     size = x.shape[0]
     lines = 1.5 * _lines(x) + 0.2 * _blur(_grey(x), 0.8)
     rule = (np.arange(size) * 64 // size) % 8 == 0
@@ -86,7 +86,7 @@ def _blueprint(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> 
     return _mix((22, 62, 150), (240, 248, 255), np.clip(lines, 0, 1))
 
 
-def _neon(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
+def _neon(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
     colour = _blur(x, 0.8)
     peak = colour.max(-1, keepdims=True)
     low = colour.min(-1, keepdims=True)
@@ -96,8 +96,8 @@ def _neon(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.nd
     return np.array([0.05, 0.02, 0.1], dtype=np.float32)[None, None] + 0.1 * pure * peak + tube + 0.9 * glow
 
 
-def _sepia(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
-    tone = np.clip(0.06 + 0.94 * _grey(x), 0, 1) - 0.45 * _vignette(x.shape[0]) ** 1.5
+def _sepia(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
+    tone = np.clip(1.12 * _grey(x), 0, 1) - 0.45 * _vignette(x.shape[0]) ** 1.5
     return _mix((48, 28, 16), (250, 226, 180), np.clip(tone, 0, 1))
 
 
@@ -105,7 +105,7 @@ _GROUTS = {"white": (0.96, 0.95, 0.92), "black": (0.12, 0.11, 0.14), "gold": (0.
 _CASTS = {"none": (1.0, 1.0, 1.0), "warm": (1.1, 0.98, 0.8), "cool": (0.85, 1.0, 1.12)}
 
 
-def _mosaic(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
+def _mosaic(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
     size = x.shape[0]
     tile = max(2, size // 16)
     n = size // tile
@@ -130,7 +130,7 @@ _PALETTES = {
 }
 
 
-def _poster(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
+def _poster(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
     palette = np.array(_PALETTES[t["palette"]], dtype=np.float32) / 255
     tone = _blur(_grey(x), 0.5)
     steps = np.clip((tone - np.array([0.3, 0.52, 0.74])[:, None, None]) * 10 + 0.5, 0, 1).sum(0)
@@ -139,7 +139,7 @@ def _poster(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.
     return palette[low] * (1 - frac) + palette[low + 1] * frac
 
 
-def _stained_glass(x: np.ndarray, t: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
+def _stained_glass(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
     size, cells = x.shape[0], int(t["cells"])
     sites = rng.random((cells, 2)).astype(np.float32) * size
     grid = np.arange(size, dtype=np.float32)
@@ -162,7 +162,7 @@ _APPLY: dict[str, Apply] = {
 }  # fmt: skip
 
 
-def apply_style(name: str, picture: np.ndarray, traits: dict[str, Value], rng: np.random.Generator) -> np.ndarray:
+def apply_style(name: str, picture: np.ndarray, traits: Look, rng: np.random.Generator) -> np.ndarray:
     """The picture uint8 [h, w, 3] in a style, same shape and type; "photo" leaves it as it is."""
     if name == "photo":
         return picture

@@ -1,13 +1,12 @@
-"""Things of the house and yard: mug, teapot, lamp, backpack, house and robot."""
+"""Things of the house and yard: mug, teapot, lamp, backpack and house."""
 
 from __future__ import annotations
 
-from blocklora_jax.pocket.pen import INK, Pen, arc, blob, box, oval, shade, soft_box
+from blocklora_jax.pocket.pen import INK, Colour, Pen, arc, blob, box, oval, shade, soft_box
 from blocklora_jax.pocket.pose import Pose
-from blocklora_jax.pocket.traits import COLOURS, PAINT, VIVID, Choices, Value
+from blocklora_jax.pocket.traits import COLOURS, PAINT, VIVID, Choices, Look
 
 _PATTERNS = ("plain", "stripes", "bands", "dots", "checks")
-_GLOW = {"cyan": (80, 230, 250), "red": (255, 70, 60), "green": (110, 240, 100), "yellow": (255, 230, 80)}
 TRAITS: dict[str, Choices] = {
     "mug": {
         "body": PAINT, "trim": PAINT, "pattern": _PATTERNS, "shape": ("straight", "round", "tall"),
@@ -27,14 +26,10 @@ TRAITS: dict[str, Choices] = {
         "wall": (*PAINT, "tan"), "roof": (*VIVID, "brown", "black"), "door": VIVID, "roof_shape": ("gable", "flat", "steep", "barn"),
         "pattern": ("plain", "plain", "bands", "stripes"), "chimney": (False, True), "windows": ("square", "round"),
     },
-    "robot": {
-        "body": PAINT, "trim": VIVID, "glow": tuple(_GLOW), "head": ("box", "dome", "round", "tv"),
-        "eyes": ("two", "visor", "one"), "antenna": ("none", "one", "two"), "chest": ("dial", "buttons", "grille"),
-    },
 }  # fmt: skip
 
 
-def _draw_badge(pen: Pen, kind: str, colour, x: float, y: float, r: float) -> None:
+def _draw_badge(pen: Pen, kind: str, colour: Colour, x: float, y: float, r: float) -> None:
     spot = pen.at(x, y, r)
     if kind == "heart":
         spot.fill(
@@ -50,7 +45,7 @@ def _draw_badge(pen: Pen, kind: str, colour, x: float, y: float, r: float) -> No
         spot.stroke(colour, 0.3, arc(0, 0, 0.7, 0.7, 205, 335, 8))
 
 
-def draw_mug(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_mug(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a mug with its handle to the right."""
     body, trim = COLOURS[traits["body"]], COLOURS[traits["trim"]]
     w, h = {"straight": (0.32, 0.72), "round": (0.34, 0.68), "tall": (0.25, 0.84)}[traits["shape"]]
@@ -82,7 +77,7 @@ def draw_mug(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
             pen.stroke((236, 238, 244), 0.04, [(x, h + 0.08), (x + 0.04, h + 0.14), (x, h + 0.2), (x + 0.04, h + 0.26)])
 
 
-def draw_teapot(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_teapot(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a teapot with its spout to the right."""
     body, trim = COLOURS[traits["body"]], COLOURS[traits["trim"]]
     w, h = {"round": (0.33, 0.62), "tall": (0.27, 0.74), "squat": (0.37, 0.5)}[traits["shape"]]
@@ -111,7 +106,7 @@ def draw_teapot(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> No
     pen.fill(body, knob)
 
 
-def draw_lamp(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_lamp(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a table lamp."""
     cover, stand = COLOURS[traits["shade"]], COLOURS[traits["stand"]]
     pen.fill(stand, oval(0, 0.04, 0.22, 0.05))
@@ -130,16 +125,14 @@ def draw_lamp(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None
     pen.pattern(traits["pattern"], shade(cover, 0.6), hood, 0.17)
 
 
-def draw_backpack(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_backpack(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a backpack from the front."""
     body, pocket, straps = (COLOURS[traits[k]] for k in ("body", "pocket", "straps"))
     handle = arc(0, 0.88, 0.11, 0.1, 0, 180, 10)
     pen.stroke(INK, 0.11, handle)
     pen.stroke(straps, 0.06, handle)
     for side in (-1, 1):
-        pen.fill(
-            straps, soft_box(*sorted((0.3 * side, 0.43 * side))[:1], 0.08, sorted((0.3 * side, 0.43 * side))[1], 0.5)
-        )
+        pen.fill(straps, soft_box(0.365 * side - 0.065, 0.08, 0.365 * side + 0.065, 0.5))
     sack = soft_box(-0.35, 0.0, 0.35, 0.9, power=5 if traits["shape"] == "square" else 2.8)
     pen.fill(body, sack)
     pen.pattern(traits["pattern"], shade(body, 0.55), sack, 0.2)
@@ -149,7 +142,7 @@ def draw_backpack(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> 
     pen.stroke(INK, 0.03, arc(0, 0.5, 0.27, 0.22, 20, 160, 10))
 
 
-def draw_house(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_house(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a house with a door and two windows."""
     wall, roof, door = (COLOURS[traits[k]] for k in ("wall", "roof", "door"))
     if traits["chimney"]:
@@ -169,59 +162,3 @@ def draw_house(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> Non
     for x in (-0.24, 0.24):
         pane = oval(x, 0.32, 0.085) if traits["windows"] == "round" else box(x - 0.08, 0.24, x + 0.08, 0.41)
         pen.fill((180, 226, 250), pane)
-
-
-def draw_robot(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
-    """Draws a robot with a large head."""
-    body, trim, glow = COLOURS[traits["body"]], COLOURS[traits["trim"]], _GLOW[traits["glow"]]
-    for side in (-1, 1):
-        pen.fill(shade(body, -0.25), box(0.13 * side - 0.07, 0.0, 0.13 * side + 0.07, 0.12))
-        hand = (0.4 * side, 0.1 + (0.22 * pose.wave if side > 0 else 0.04))
-        pen.stroke(INK, 0.12, [(0.26 * side, 0.34), hand])
-        pen.stroke(shade(body, -0.25), 0.07, [(0.26 * side, 0.34), hand])
-        pen.fill(trim, oval(*hand, 0.065))
-    pen.fill(body, soft_box(-0.26, 0.09, 0.26, 0.42))
-    _draw_chest(pen, traits["chest"], trim, glow)
-    head = pen.at(0.015 * pose.lean, 0.66, 0.3, turn=-5 * pose.lean)
-    for x in {"none": (), "one": (0.0,), "two": (-0.55, 0.55)}[traits["antenna"]]:
-        head.stroke(INK, 0.1, [(x, 0.6), (1.15 * x, 1.05)])
-        head.fill(glow, oval(1.15 * x, 1.1, 0.14))
-    head.fill(trim, oval(-1.08, 0, 0.16, 0.28), oval(1.08, 0, 0.16, 0.28))
-    skull = {
-        "box": soft_box(-1.0, -0.75, 1.0, 0.75),
-        "tv": soft_box(-1.2, -0.72, 1.2, 0.72, power=4),
-        "round": oval(0, 0, 0.98, 0.88),
-        "dome": [*arc(0, -0.1, 1.0, 0.95, 0, 180, 18).tolist(), [-1.0, -0.72], [1.0, -0.72]],
-    }[traits["head"]]
-    head.fill(body, skull)
-    _draw_robot_face(head, traits["eyes"], glow, pose)
-
-
-def _draw_chest(pen: Pen, kind: str, trim, glow) -> None:
-    if kind == "dial":
-        pen.fill(glow, oval(0, 0.25, 0.1))
-    elif kind == "buttons":
-        for x, colour in ((-0.13, trim), (0.0, glow), (0.13, trim)):
-            pen.fill(colour, oval(x, 0.26, 0.05), ink=None)
-    else:
-        for y in (0.18, 0.26, 0.34):
-            pen.stroke(trim, 0.045, [(-0.15, y), (0.15, y)])
-
-
-def _draw_robot_face(head: Pen, kind: str, glow, pose: Pose) -> None:
-    dark = (44, 46, 60)
-    g = 0.06 * pose.gaze
-    if kind == "two":
-        for x in (-0.42, 0.42):
-            head.fill(dark, oval(x, 0.14, 0.3), ink=None)
-            head.fill(glow, oval(x + g, 0.14, 0.19), ink=None)
-    elif kind == "visor":
-        head.fill(dark, soft_box(-0.78, -0.08, 0.78, 0.38), ink=None)
-        head.fill(glow, oval(-0.36 + 2 * g, 0.15, 0.2, 0.13), oval(0.36 + 2 * g, 0.15, 0.2, 0.13), ink=None)
-    else:
-        head.fill(dark, oval(0, 0.14, 0.44), ink=None)
-        head.fill(glow, oval(g, 0.14, 0.28), ink=None)
-    if pose.mouth == "open":
-        head.fill(dark, soft_box(-0.3, -0.58, 0.3, -0.32), ink=None)
-    else:
-        head.stroke(dark, 0.12, [(-0.34, -0.45), (0.34, -0.45)])

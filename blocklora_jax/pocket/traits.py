@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 Value = str | int | float | bool
 Traits = tuple[tuple[str, Value], ...]
 Choices = Mapping[str, tuple[Value, ...]]
+# Traits as the drawing functions read them, checked against the choices before.
+Look = dict[str, Any]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 52, 48),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from blocklora_jax.pocket.pen import INK, Pen, arc, blob, box, oval, shade
 from blocklora_jax.pocket.pose import Pose
-from blocklora_jax.pocket.traits import COLOURS, PAINT, VIVID, Choices, Value
+from blocklora_jax.pocket.traits import COLOURS, PAINT, VIVID, Choices, Look
 
 _GLASS = (190, 230, 250)
 TRAITS: dict[str, Choices] = {
@@ -23,7 +25,7 @@ TRAITS: dict[str, Choices] = {
 }  # fmt: skip
 
 
-def draw_car(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_car(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a car that drives to the right; 1.35 wide at unit height of 0.8."""
     body, trim = COLOURS[traits["body"]], COLOURS[traits["trim"]]
     hull, panes = _CARS[traits["shape"]]
@@ -68,7 +70,7 @@ _CARS = {
 }  # fmt: skip
 
 
-def draw_boat(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_boat(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a sailing boat or steamer that heads to the right."""
     hull, trim, sail, flag = (COLOURS[traits[k]] for k in ("hull", "trim", "sail", "flag"))
     if traits["rig"] == "steamer":
@@ -84,7 +86,8 @@ def draw_boat(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None
         if traits["rig"] == "sails":
             sheets = [[(0.05, 0.36), (0.42, 0.36), (0.05, 0.9)], [(-0.05, 0.36), (-0.34, 0.36), (-0.05, 0.82)]]
         else:
-            sheets = [blob([(-0.34, 0.38), (-0.28, 0.6), (-0.32, 0.82), (0.32, 0.82), (0.4, 0.6), (0.34, 0.38)])]
+            belly = arc(0.3, 0.6, 0.11, 0.24, -90, 90, 10)
+            sheets = [np.concatenate([belly, belly[::-1] - np.array([[0.62, 0.0]])])]
         pen.fill(sail, *sheets)
         pen.pattern(traits["pattern"], trim, sheets[0])
     body = [(-0.52, 0.3), (0.58, 0.3), (0.4, 0.03), (-0.4, 0.03)]
@@ -92,7 +95,7 @@ def draw_boat(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None
     pen.fill(trim, [(-0.52, 0.3), (0.58, 0.3), (0.53, 0.22), (-0.48, 0.22)], ink=None)
 
 
-def draw_rocket(pen: Pen, name: str, traits: dict[str, Value], pose: Pose) -> None:
+def draw_rocket(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
     """Draws a rocket that stands upright on its flame."""
     body, fins, nose = (COLOURS[traits[k]] for k in ("body", "fins", "nose"))
     w = 0.17 if traits["shape"] == "slim" else 0.23

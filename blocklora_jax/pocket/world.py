@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 from PIL import Image, ImageDraw
 
-from blocklora_jax.pocket import animals, people, scenes, styles, things, vehicles
+from blocklora_jax.pocket import animals, birds, people, robots, scenes, styles, things, vehicles
 from blocklora_jax.pocket.captions import (
     SCENE_PHRASES,
     STYLE_NOUNS,
@@ -55,9 +55,9 @@ __all__ = [
 OVERSAMPLING = 3
 _DRAW = {
     **dict.fromkeys(people.TRAITS, people.draw_person),
-    **dict.fromkeys(("dog", "cat", "bear", "rabbit"), animals.draw_seated),
-    "bird": animals.draw_bird, "mug": things.draw_mug, "teapot": things.draw_teapot, "lamp": things.draw_lamp,
-    "backpack": things.draw_backpack, "house": things.draw_house, "robot": things.draw_robot, "car": vehicles.draw_car,
+    **dict.fromkeys(animals.TRAITS, animals.draw_seated),
+    "bird": birds.draw_bird, "mug": things.draw_mug, "teapot": things.draw_teapot, "lamp": things.draw_lamp,
+    "backpack": things.draw_backpack, "house": things.draw_house, "robot": robots.draw_robot, "car": vehicles.draw_car,
     "boat": vehicles.draw_boat, "rocket": vehicles.draw_rocket,
 }  # fmt: skip
 # Width of a drawing that is one unit high; what hangs over it may overlap a neighbour.
