@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from blocklora_jax.checkpoints.trees import flatten_params
+
 COMPONENTS = ("text_encoder", "unet")
 
 
@@ -21,10 +23,10 @@ def params_digest(params: Mapping[str, Any]) -> str:
     Args:
         params: {"unet": nested dict of arrays, "text_encoder": …}; further components are ignored.
     """
-    leaves = sorted(leaf for component in COMPONENTS for leaf in _flatten(params[component], component))
+    flat = flatten_params({component: params[component] for component in COMPONENTS})
     # NumPy and hashlib let go of the interpreter's lock, and each thread holds one tensor's copy only.
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(_hash_leaf, *zip(*leaves, strict=True))
+        digests = pool.map(lambda path: _hash_leaf(path, flat[path]), sorted(flat))
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
@@ -32,13 +34,5 @@ def _hash_leaf(path: str, leaf: Any) -> bytes:
     with np.errstate(over="ignore"):
         half = np.asarray(leaf).astype("<f2", order="C")
     digest = hashlib.sha256(f"{path} {half.shape}\n".encode())
-    digest.update(memoryview(half).cast("B") if half.size else b"")
+    digest.update(half.data)
     return digest.digest()
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for name, node in tree.items():
-        path = f"{prefix}/{name}"
-        leaves += _flatten(node, path) if isinstance(node, Mapping) else [(path, node)]
-    return leaves

@@ -1,0 +1,130 @@
+"""Where a model's files are: the bundled pocket model, a local folder, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from blocklora_jax.errors import UserError
+
+POCKET = "pocket"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# By name, because huggingface_hub changed its network library (requests, then httpx) between versions.
+_NO_NETWORK = {"OfflineModeIsEnabled", "ConnectionError", "Timeout", "TransportError"}
+
+
+class Source(Protocol):
+    """A model's files."""
+
+    @property
+    def name(self) -> str:
+        """How the user named the model."""
+        ...
+
+    def list_names(self) -> list[str]:
+        """All files there are, as "unet/config.json"."""
+        ...
+
+    def fetch(self, patterns: Sequence[str]) -> Path:
+        """Bring the files that match one of the patterns here, and return the folder that holds them."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """Files on this machine."""
+
+    name: str
+    folder: Path
+
+    def list_names(self) -> list[str]:
+        return _list_folder(self.folder)
+
+    def fetch(self, patterns: Sequence[str]) -> Path:
+        return self.folder
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """Files on the hub, or already in its cache where there is no network."""
+
+    name: str
+    revision: str | None
+
+    def list_names(self) -> list[str]:
+        from huggingface_hub import HfApi
+
+        try:
+            return HfApi().list_repo_files(self.name, revision=self.revision)
+        except Exception as error:
+            if _class_names(error) & _NO_NETWORK:
+                return _list_folder(self.fetch(["*"], from_cache=True))
+            raise self._explain(error) from error
+
+    def fetch(self, patterns: Sequence[str], from_cache: bool = False) -> Path:
+        from huggingface_hub import snapshot_download
+
+        at = {"revision": self.revision, "local_files_only": from_cache}
+        try:
+            return Path(snapshot_download(self.name, allow_patterns=list(patterns), **at))
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> Exception:
+        """The user's error behind one of huggingface_hub."""
+        kind = _class_names(error)
+        at = f"{self.name!r}" + (f" at revision {self.revision!r}" if self.revision else "")
+        if "GatedRepoError" in kind:
+            return UserError(f"{at} on the Hugging Face hub asks you to accept its terms first, then `hf auth login`")
+        if "RepositoryNotFoundError" in kind:
+            return UserError(
+                f"{self.name!r} is neither a folder here nor a (public) repository on the Hugging Face hub"
+            )
+        if "RevisionNotFoundError" in kind:
+            return UserError(f"there is no {at} on the Hugging Face hub")
+        if kind & (_NO_NETWORK | {"LocalEntryNotFoundError", "IncompleteSnapshotError"}):
+            return UserError(
+                f"{self.name!r} is no folder here, and its files are neither in the Hugging Face cache nor to be"
+                " fetched (no network, or HF_HUB_OFFLINE is set)"
+            )
+        if isinstance(error, OSError) or kind & {"HfHubHTTPError", "HTTPError", "HFValidationError"}:
+            return UserError(f"cannot fetch {at} from the Hugging Face hub: {str(error).splitlines()[0]}")
+        return error
+
+
+def find_source(name: str | os.PathLike[str], revision: str | None = None) -> Source:
+    """Where the files of `name` are: "pocket", a folder, or a hub id "owner/name". Nothing is fetched yet.
+
+    Raises:
+        UserError: a path that is no folder, something that is neither a path nor a hub id, a revision of a folder.
+    """
+    text = os.fspath(name)
+    path = Path(__file__).parents[1] / POCKET / "weights" if text == POCKET else Path(text).expanduser()
+    if text and path.is_dir():  # Path("") is the working directory
+        if revision is not None:
+            raise UserError(f"a revision ({revision!r}) is of a hub repository; {text!r} is a folder")
+        return LocalFolder(text, path)
+    if text == POCKET:
+        raise UserError(f"this installation lacks the pocket model ({path}); install the package again")
+    if path.is_file():
+        raise UserError(
+            f"{text} is a file; a model is a Diffusers folder. Convert a single file with PyTorch diffusers:"
+            " StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)"
+        )
+    if not isinstance(name, str) or not _HUB_ID.fullmatch(text):
+        raise UserError(
+            f"there is no folder {text!r}; a model is {POCKET!r}, a Diffusers folder, or a hub id 'owner/name'"
+        )
+    return HubRepository(text, revision)
+
+
+def _class_names(error: Exception) -> set[str]:
+    return {cls.__name__ for cls in type(error).__mro__}
+
+
+def _list_folder(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("**/*") if path.is_file())

@@ -1,0 +1,103 @@
+"""What parameters a model has, and how a set of tensors differs from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blocklora_jax.checkpoints.layout import to_flax, to_torch, torch_key
+from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
+from blocklora_jax.errors import UserError
+from blocklora_jax.models.clip_text import CLIPTextModel
+from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
+from blocklora_jax.models.unet import UNet2DConditionModel
+from blocklora_jax.models.vae import AutoencoderKL
+
+Config = UNetConfig | VAEConfig | TextConfig
+Shape = tuple[int, ...]
+_SHOWN = 6
+
+
+@lru_cache(maxsize=16)
+def param_shapes(config: Config) -> Mapping[str, Shape]:
+    """Shape of every parameter, by Flax path, of the model that `config` describes. Nothing is computed."""
+    model, inputs = _model_and_inputs(config)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    return {path: leaf.shape for path, leaf in flatten_params(variables["params"]).items()}
+
+
+def compare_tensors(component: str, config: Config, tensors: Mapping[str, Shape]) -> list[str]:
+    """Describe how a PyTorch file's tensors differ from what `config` asks for; an empty list if they do not.
+
+    Args:
+        component: "unet", "vae" or "text_encoder".
+        config: its config.
+        tensors: shape by key, as in the file; buffers that are not parameters may be there.
+    """
+    found: dict[str, Shape] = {}
+    keys: dict[str, str] = {}
+    extra, problems = [], []
+    for key, shape in tensors.items():
+        try:
+            entry = flatten_params(to_flax(component, {key: np.broadcast_to(np.float32(0), shape)}))
+        except UserError:
+            extra.append(key)
+            continue
+        for path, array in entry.items():
+            if path in keys:
+                problems.append(f"{keys[path]} and {key} are the same parameter")
+            keys[path], found[path] = key, array.shape
+    return problems + compare_params(component, config, found, extra)
+
+
+def compare_params(
+    component: str, config: Config, found: Mapping[str, Shape], extra: list[str] | None = None
+) -> list[str]:
+    """As `compare_tensors`, for shapes by Flax path. Names and shapes in the report are PyTorch's."""
+    expected = param_shapes(config)
+    missing = [_torch_name(component, path) for path in sorted(expected.keys() - found.keys())]
+    extra = (extra or []) + [_torch_name(component, path) for path in sorted(found.keys() - expected.keys())]
+    wrong = sorted(path for path in expected.keys() & found.keys() if expected[path] != found[path])
+    mismatched = [_describe_shapes(component, path, found[path], expected[path]) for path in wrong[:_SHOWN]]
+    groups = [(missing, len(missing), "missing"), (extra, len(extra), "not expected")]
+    groups.append((mismatched, len(wrong), "of another shape"))
+    return [f"{count} {what} ({_shorten(names, count)})" for names, count, what in groups if count]
+
+
+def _model_and_inputs(config: Config) -> tuple[nn.Module, tuple[Any, ...]]:
+    if isinstance(config, TextConfig):
+        return CLIPTextModel(config), (jnp.zeros((1, 1), jnp.int32),)
+    side = 2 ** len(config.block_out_channels)
+    image = jnp.zeros((1, side, side, config.in_channels))
+    if isinstance(config, VAEConfig):
+        return AutoencoderKL(config), (image,)
+    return UNet2DConditionModel(config), (image, jnp.zeros(1), jnp.zeros((1, 1, config.cross_attention_dim)))
+
+
+def _torch_name(component: str, path: str) -> str:
+    try:
+        return torch_key(component, path)
+    except UserError:
+        return path
+
+
+def _describe_shapes(component: str, path: str, found: Shape, expected: Shape) -> str:
+    return f"{_torch_name(component, path)} is {_torch_shape(path, found)} instead of {_torch_shape(path, expected)}"
+
+
+def _torch_shape(path: str, shape: Shape) -> list[int]:
+    # Bytes, not floats: the layout table makes the array contiguous, which needs memory.
+    tree = unflatten_params({path: np.broadcast_to(np.bool_(0), shape)})
+    (array,) = to_torch("unet", tree).values()
+    return list(array.shape)
+
+
+def _shorten(names: list[str], count: int) -> str:
+    more = f", and {count - _SHOWN} more" if count > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
