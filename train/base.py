@@ -64,7 +64,7 @@ class BaseConfig:
     resume: bool = False
     """Continue an interrupted run, or one that is to train longer (raise a stage's steps)."""
     seed: int = 0
-    pictures: int = 50_000
+    pictures: int = 40_000
     """How many pictures are drawn to learn from."""
     clip_steps: int = 800
     clip_batch: int = 128
@@ -125,7 +125,7 @@ class Run:
         params = {"unet": unet_params, "vae": vae_params, "text_encoder": clip["text_encoder"]}
         folder = out / "model"
         checkpoint = Checkpoint(
-            configs=configs, params=params, scheduler=architecture.SCHEDULER, tokenizer=out / "tokenizer"
+            name="pocket", configs=configs, params=params, scheduler=architecture.SCHEDULER, tokenizer=out / "tokenizer"
         )
         save_folder(folder, checkpoint, dtype="float16")
         write_json(out / "config.json", {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()})

@@ -1,0 +1,77 @@
+"""Running a Flax model with an adapter, without touching its parameters: the only interceptor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blocklora_jax.adapters.lora import LoRAPair
+from blocklora_jax.erasure import output_energy
+from blocklora_jax.errors import UserError
+
+_COLLECTION = "erasure"
+
+
+def apply_adapted(
+    module: nn.Module,
+    params: Mapping[str, Any],
+    layers: Mapping[str, LoRAPair],
+    scale: float | Array,
+    *args: Any,
+    random_rows: int = 0,
+    **kwargs: Any,
+) -> tuple[Any, Float[Array, "layers rows"]]:
+    """`module.apply` where every layer W named in `layers` computes W x + scale B A x.
+
+    Args:
+        module, params: a model and its base parameters.
+        layers: pairs by layer path, already masked. Empty: the base model.
+        scale: alpha / rank.
+        random_rows: the last so many rows of the batch are ROE's; each adapted layer's energy on them is recorded.
+
+    Returns:
+        The module's output, and fp32 energies [layers, random_rows] (see `erasure.output_energy`), sorted by path.
+
+    Raises:
+        UserError: a path of `layers` was not run by the module.
+    """
+    hit: set[str] = set()
+
+    def intercept(next_fun, call_args, call_kwargs, context):
+        path = "/".join(context.module.path)
+        if context.method_name != "__call__" or path not in layers:
+            return next_fun(*call_args, **call_kwargs)
+        hit.add(path)
+        base = next_fun(*call_args, **call_kwargs)
+        change = _low_rank(call_args[0], layers[path], scale, base.dtype)
+        if random_rows:
+            energy = output_energy(change[-random_rows:], _without_bias(base, context.module)[-random_rows:])
+            context.module.sow(_COLLECTION, "energy", energy)
+        return base + change
+
+    # intercept_methods is not part of jit's cache key, so it is entered here, inside whatever traces this function.
+    with nn.intercept_methods(intercept):
+        output, recorded = module.apply({"params": params}, *args, mutable=[_COLLECTION], **kwargs)
+    if missed := sorted(set(layers) - hit):
+        raise UserError(
+            f"the adapter's layers {', '.join(missed[:3])}{' …' if len(missed) > 3 else ''} are not in this "
+            f"{type(module).__name__}: is it another base model?"
+        )
+    energies = jax.tree.leaves(recorded.get(_COLLECTION, {}))
+    return output, jnp.stack(energies) if energies else jnp.zeros((0, random_rows))
+
+
+def _low_rank(x: Array, pair: LoRAPair, scale: float | Array, dtype: jnp.dtype) -> Array:
+    a, b = pair.lora_A.astype(dtype), pair.lora_B.astype(dtype)
+    hidden = x.astype(dtype).reshape(-1, x.shape[-1]) @ a
+    return ((hidden @ b) * jnp.asarray(scale, dtype)).reshape(*x.shape[:-1], b.shape[-1])
+
+
+def _without_bias(y: Array, module: nn.Module) -> Array:
+    bias = module.variables["params"].get("bias")
+    return y if bias is None else y - bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

@@ -1,0 +1,25 @@
+"""What every command line does with an error: one line, and an exit code that is not 0."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from blocklora_jax.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main` and exit: 2 after a UserError, 130 after Ctrl-C, 1 if the system refuses (a full disk)."""
+    try:
+        main()
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise SystemExit(code)

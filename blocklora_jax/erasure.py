@@ -1,0 +1,38 @@
+"""Randomized Output Erasure (ROE): an adapter is taught to be silent for everything but its concept.
+
+    L = L_diffusion(concept rows) + lambda * L_erase(random rows)
+
+Source: BlockLoRA (arXiv 2503.08575), our reading; the two forms of L_erase are below.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+EraseForm = Literal["layer", "epsilon"]
+
+
+def output_energy(change: Float[Array, "b *n"], base: Float[Array, "b *n"]) -> Float[Array, " b"]:
+    """|dW x|^2 / stopgrad(|W x|^2) of one layer, a row: fp32 [b], 0 where the adapter is silent.
+
+    change, base: dW x and W x (no bias). A ratio a row, not of sums, so that its mean does not depend on how rows are
+    spread over devices.
+    """
+    axes = tuple(range(1, change.ndim))
+    changed = jnp.sum(jnp.square(change.astype(jnp.float32)), axes)
+    reference = jnp.sum(jnp.square(base.astype(jnp.float32)), axes)
+    return changed / (jax.lax.stop_gradient(reference) + 1e-8)
+
+
+def layer_erasure(energies: Float[Array, "layers rows"]) -> Float[Array, ""]:
+    """The form `layer`: the mean energy over adapted layers and random rows; costs no extra forward."""
+    return energies.mean()
+
+
+def epsilon_erasure(adapted: Float[Array, "b h w c"], base: Float[Array, "b h w c"]) -> Float[Array, ""]:
+    """The form `epsilon`: |eps_{W+dW} - stopgrad(eps_W)|^2, mean over elements of the random rows."""
+    return jnp.mean(jnp.square(adapted.astype(jnp.float32) - jax.lax.stop_gradient(base).astype(jnp.float32)))

@@ -1,0 +1,216 @@
+"""What can be set when a concept is taught: flags over a YAML file over the defaults."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+from blocklora_jax.adapters.partition import Axis
+from blocklora_jax.errors import UserError
+from blocklora_jax.random_prompts import RandomPromptShares
+
+TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptConfig:
+    """Teach a model one concept from a handful of pictures, as a block-partitioned LoRA adapter.
+
+    --config FILE reads defaults from a YAML file (see configs/); flags override it.
+    """
+
+    images: Path
+    """Folder of PNG, JPEG or WebP pictures; `name.txt` beside one is its caption, `name.mask.png` weighs its loss."""
+    token: str
+    """The concept's new word, such as '<ada>'."""
+    class_noun: str
+    """What it is, in a word that the model knows: man, dog, car."""
+    out: Path
+    """Run folder: adapter.safetensors, config.json, metrics.jsonl, previews/, checkpoints/."""
+    model: str = "pocket"
+    """The base: "pocket" (comes with the package), a Diffusers folder, or a hub id."""
+    variant: str | None = None
+    """Weights variant of the base, such as fp16."""
+    kind: Literal["person", "object", "scene", "style"] = "object"
+    """What sort of concept it is, for the reader of the file."""
+    resume: bool = False
+    """Continue an interrupted run, bit for bit."""
+
+    layers: str = "cross_kv"
+    """Which layers are adapted: cross_kv, attention, full, text_encoder, or several joined with '+'."""
+    rank: int = 16
+    """Rank of every adapted layer."""
+    alpha: float | None = None
+    """The adapter's output is scaled by alpha / rank; as large as rank if not given."""
+    blocks: int = 16
+    """K: how many blocks every weight is cut into, and how many slots there are. 0: no blocks, an ordinary LoRA."""
+    axis: Axis = "in"
+    """What is cut: input features, output features, or both."""
+    slot: tuple[int, ...] | None = None
+    """Which slots this concept owns; drawn from its name if not given. Adapters merge if their slots differ."""
+    partition_seed: int = 0
+    """Seeds the assignment of slots to blocks; adapters that are to be merged share it."""
+
+    token_vectors: int = 2
+    """How many embeddings the token stands for; 0 trains none and writes the class noun's own."""
+    token_spread: float = 1.0
+    """How far new and foreign tokens start from the class noun, in deviations of the token table."""
+
+    erase: Literal["layer", "epsilon", "none"] = "layer"
+    """Form of Randomized Output Erasure."""
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    """Weight of the erasure term."""
+    random_batch: int | None = None
+    """Random rows a step; as many as `batch` if not given."""
+    random_shares: RandomPromptShares = RandomPromptShares()
+    """What the random prompts are made of."""
+    random_styles: tuple[str, ...] = ()
+    """Beginnings of the random prompts ("a photo of"); a list that fits the model if not given."""
+    random_subjects: tuple[str, ...] = ()
+    """Their class nouns."""
+    random_scenes: tuple[str, ...] = ()
+    """Their ends ("on a beach")."""
+    pure_noise: float = 0.3
+    """Share of the random rows whose latents are noise alone."""
+    other_images: Path | None = None
+    """Folder of other pictures, to be noised as random latents beside the references."""
+
+    steps: int = 600
+    """Optimizer steps."""
+    batch: int = 6
+    """Concept rows a step, over all devices."""
+    learning_rate: float = 1e-3
+    """Of the U-Net's adapter."""
+    text_learning_rate: float = 3e-4
+    """Of the text encoder's adapter, if `layers` names it."""
+    token_learning_rate: float = 5e-3
+    """Of the concept's embeddings; 0 leaves them as they are drawn."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    warmup_steps: int = 20
+    """Linear warm-up; a cosine to a tenth follows."""
+    clip_norm: float = 1.0
+    """Gradients are clipped to this global norm."""
+    min_snr_gamma: float | None = 5.0
+    """Weigh no noise level for more than this signal-to-noise ratio."""
+    noise_offset: float = 0.0
+    """Share of noise that is the same over the whole picture; helps with very dark and bright ones."""
+    flip: bool = False
+    """Also learn from mirrored pictures."""
+    crop: float = 1.0
+    """Smallest side of random crops, as a share of the picture; 1 crops nothing but what makes it square."""
+
+    resolution: int | None = None
+    """Pixels of a training picture's side; the model's own if not given."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the models compute in; auto is bfloat16 on TPU and float32 elsewhere. Adapters are always float32."""
+    remat: bool = False
+    """Recompute the U-Net's blocks in the backward pass: less memory, more time."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of adapter.safetensors."""
+    seed: int = 0
+    """Seeds everything."""
+    tpu: bool = False
+    """Run on TPUs (bf16, all cores, all hosts of a pod)."""
+    gpu: bool = False
+    """Run on GPUs."""
+    cpu: bool = False
+    """Run on the CPU."""
+    mapper: Literal["shard_map", "pmap"] = "shard_map"
+    """How the step is mapped over the devices."""
+
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    preview_every: int = 200
+    """Steps between preview grids; 0 makes only the last."""
+    preview_prompts: tuple[str, ...] = ()
+    """Prompts of the preview grids; a few that fit the concept if not given."""
+    tensorboard: bool = False
+    """Write TensorBoard files too."""
+
+    def __post_init__(self) -> None:
+        if not TOKEN.fullmatch(self.token):
+            raise UserError(f"--token {self.token!r} must look like '<name>': lower-case letters, digits, '-' and '_' in angle brackets")
+        if sum((self.tpu, self.gpu, self.cpu)) > 1:
+            raise UserError("choose one of --tpu, --gpu and --cpu")
+        for name in ("rank", "steps", "batch", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name in ("blocks", "token_vectors", "preview_every", "erase_weight", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative, it is {getattr(self, name)}")
+        if not 0.1 <= self.crop <= 1:
+            raise UserError(f"--crop {self.crop} must lie in 0.1..1")
+        if not self.class_noun.strip():
+            raise UserError("--class-noun must not be empty: say what the concept is, such as 'man'")
+
+    @property
+    def name(self) -> str:
+        """The concept's name: the token without its brackets."""
+        return self.token.strip("<>")
+
+    @property
+    def trigger(self) -> str:
+        """What calls the concept in a prompt: "<ada> woman"."""
+        return f"{self.token} {self.class_noun}" if self.token_vectors else self.class_noun
+
+    @property
+    def random_rows(self) -> int:
+        """ROE's rows a step."""
+        if self.erase == "none" or self.erase_weight == 0:
+            return 0
+        return self.batch if self.random_batch is None else self.random_batch
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; paths become strings."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:
+    """The configuration of the command line `args`, whose `--config FILE` is read first and overridden by the rest.
+
+    Raises: UserError for a YAML file that is missing, malformed, or has an unknown setting.
+    """
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--config", type=Path)
+    known, rest = reader.parse_known_args(args)
+    flags = _flags_of(known.config) if known.config else []
+    # tyro lets the last of two equal flags win, so the file's come first.
+    return tyro.cli(ConceptConfig, args=[*flags, *rest], prog="python -m train.concept")
+
+
+def _flags_of(path: Path) -> list[str]:
+    """The settings of a YAML file as command-line flags."""
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must be a mapping of settings, one `name: value` a line")
+    known = {field.name for field in dataclasses.fields(ConceptConfig)} - {"erase_weight"} | {"lambda"}
+    unknown = [name for name in raw if str(name).replace("-", "_") not in known]
+    if unknown:
+        raise UserError(f"{path}: unknown setting {unknown[0]!r}; python -m train.concept --help lists all")
+    return [flag for name, value in raw.items() for flag in _flag(str(name).replace("_", "-"), value)]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [flag for key, item in value.items() for flag in _flag(f"{name}.{str(key).replace('_', '-')}", item)]
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if value is None:
+        return [f"--{name}", "None"]
+    return [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]

@@ -1,0 +1,140 @@
+"""What the steps read: latents of the pictures, encoded once, and batches as a function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.random_prompts import RandomPrompts, make_random_prompts
+from train.config import ConceptConfig
+from train.images import Picture, crop_square, image_array, mask_array, read_pictures
+from train.step import Batch
+from train.words import captions_for, prompt_words
+
+_VIEWS_OF_CROPS = 8  # Random crops of each picture, encoded beforehand.
+
+
+class ConceptData(NamedTuple):
+    """One concept, ready to be drawn from; v views (flips, crops) of each picture and each caption's ids or states.
+
+    latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t]; random_latents fp32 [o, h, w, c];
+    states fp32 [n, t, d] and random_states fp32 [p, t, d] only where no part of the text trains.
+    """
+
+    latents: Float[np.ndarray, "n h w c"]
+    weights: Float[np.ndarray, "n h w 1"]
+    ids: Int[np.ndarray, "n t"]
+    random_latents: Float[np.ndarray, "o h w c"]
+    prompts: RandomPrompts
+    states: Float[np.ndarray, "n t d"] | None = None
+    random_states: Float[np.ndarray, "p t d"] | None = None
+
+
+def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData:
+    """Read, crop, encode and tokenise everything that `config` names.
+
+    Raises: UserError for pictures, masks or captions that cannot be used, naming the file.
+    """
+    size = config.resolution or sd.image_size
+    if size % sd.models.vae.config.downscale:
+        raise UserError(f"--resolution {size} must be a multiple of {sd.models.vae.config.downscale} for this model")
+    pictures = read_pictures(config.images)
+    captions = [_caption(picture, index, config) for index, picture in enumerate(pictures)]
+    views = [view for index, picture in enumerate(pictures) for view in _views(picture, index, size, config)]
+    per_picture = len(views) // len(pictures)
+    latents = encode_images(sd, views)
+    weights = np.stack([mask_array(view, latents.shape[1]) for view in views])
+    tokens = {config.token: config.token_vectors} if config.token_vectors else {}
+    ids = np.repeat(sd.tokenizer.encode(captions, tokens), per_picture, axis=0)
+    others = [crop_square(p, size) for p in read_pictures(config.other_images)] if config.other_images else []
+    random_latents = np.concatenate([latents, encode_images(sd, others)]) if others else latents
+    prompts = make_random_prompts(
+        sd.tokenizer,
+        prompt_words(config),
+        config.random_shares,
+        config.class_noun,
+        (config.token, config.token_vectors),
+        config.seed,
+    )
+    return ConceptData(latents, weights, ids, random_latents, prompts)
+
+
+def encode_images(sd: StableDiffusion, pictures: list[Picture]) -> Float[np.ndarray, "n h w c"]:
+    """Latents (the means), scaled as the U-Net expects, fp32; one picture at a time, whatever fits in memory."""
+    vae, params = sd.models.vae, sd.params["vae"]
+    encode = jax.jit(lambda params, x: vae.apply({"params": params}, x, method="encode")[0])
+    encoded = [np.asarray(encode(params, image_array(p)[None]), np.float32) for p in pictures]
+    return np.concatenate(encoded) * np.float32(vae.config.scaling_factor)
+
+
+def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Batch]:
+    """`batch_at(step)`: every epoch is a new shuffle of all views; random rows are drawn with replacement."""
+    count, rows, random_rows = len(data.latents), config.batch, config.random_rows
+
+    def batch_at(step: int) -> Batch:
+        chosen = _shuffled(config.seed, step * rows, rows, count)
+        rng = np.random.default_rng((config.seed, 1, step))
+        prompts = rng.integers(len(data.prompts.ids), size=random_rows)
+        others = rng.integers(len(data.random_latents), size=random_rows)
+        batch = Batch(
+            latents=data.latents[chosen],
+            weights=data.weights[chosen],
+            row=np.arange(rows, dtype=np.int32),
+            random_latents=data.random_latents[others],
+            random_is_noise=rng.random(random_rows) < config.pure_noise,
+            random_row=np.arange(rows, rows + random_rows, dtype=np.int32),
+        )
+        if data.states is not None and data.random_states is not None:
+            return batch._replace(states=data.states[chosen], random_states=data.random_states[prompts])
+        return batch._replace(
+            ids=data.ids[chosen], random_ids=data.prompts.ids[prompts], random_nouns=data.prompts.nouns[prompts]
+        )
+
+    return batch_at
+
+
+def _shuffled(seed: int, start: int, rows: int, count: int) -> Int[np.ndarray, " rows"]:
+    positions = np.arange(start, start + rows)
+    orders = {e: np.random.default_rng((seed, 0, e)).permutation(count) for e in set((positions // count).tolist())}
+    return np.array([orders[p // count][p % count] for p in positions.tolist()])
+
+
+def _caption(picture: Picture, index: int, config: ConceptConfig) -> str:
+    if picture.caption is None:
+        templates = captions_for(config)
+        return templates[index % len(templates)]
+    if config.token in picture.caption:
+        return picture.caption if config.token_vectors else " ".join(picture.caption.replace(config.token, " ").split())
+    raise UserError(
+        f"{picture.path.with_suffix('.txt')}: the caption {picture.caption!r} lacks the token {config.token}: "
+        f"write what calls the concept, as in 'a photo of {config.trigger}', or remove the file"
+    )
+
+
+def _views(picture: Picture, index: int, size: int, config: ConceptConfig) -> list[Picture]:
+    rng = np.random.default_rng((config.seed, 2, index))
+    crops = [(1.0, (0.5, 0.5))]
+    if config.crop < 1:
+        crops = [(rng.uniform(config.crop, 1), tuple(rng.random(2))) for _ in range(_VIEWS_OF_CROPS)]
+    views = [crop_square(picture, size, share, at) for share, at in crops]
+    return views + [_mirrored(view) for view in views] if config.flip else views
+
+
+def _mirrored(view: Picture) -> Picture:
+    from PIL import ImageOps
+
+    return view._replace(image=ImageOps.mirror(view.image), mask=ImageOps.mirror(view.mask))
+
+
+def reference_folder_of(images: Path) -> Path:
+    """`images` itself, or the packaged references of that name."""
+    from blocklora_jax.pocket.references import reference_folder
+
+    return images if images.exists() or len(images.parts) > 1 else reference_folder(str(images))

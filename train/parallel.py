@@ -1,0 +1,68 @@
+"""The one place where the training step is mapped over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from blocklora_jax.errors import UserError
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+def map_step(step: Step, devices: Sequence[jax.Device], mapper: str = "shard_map", concepts: int = 1) -> Step:
+    """`step(state, batch, params)` of one concept on one device, mapped over concepts and devices, and compiled.
+
+    Args:
+        step: per-device code that averages over the axis named "data".
+        devices: `concepts` x data of them ("shard_map"); all of them share the data ("pmap").
+        mapper: "shard_map", or "pmap" for the same function under its old name.
+        concepts: how many devices the concepts are spread over.
+
+    Returns:
+        The same function where the leaves of `state` and `batch` have a leading axis of concepts, and those of `batch` a
+        second one of rows, which is split over the devices. `params` are shared by all.
+
+    Raises:
+        UserError: an unknown mapper.
+    """
+    per_device = jax.vmap(step, in_axes=(0, 0, None))
+    if mapper == "shard_map":
+        return _shard_map(per_device, make_mesh(devices, concepts))
+    if mapper == "pmap":
+        return _pmap(per_device, devices)
+    raise UserError(f"unknown mapper {mapper!r}: choose shard_map or pmap")
+
+
+def make_mesh(devices: Sequence[jax.Device], concepts: int = 1) -> Mesh:
+    """A mesh [concept, data] of all `devices`."""
+    shape = (concepts, len(devices) // concepts)
+    return jax.make_mesh(shape, ("concept", "data"), (AxisType.Auto, AxisType.Auto), devices=list(devices))
+
+
+def check_rows(rows: int, devices: int, name: str) -> None:
+    """Raises UserError if `rows` cannot be split evenly over the devices."""
+    if rows % devices:
+        raise UserError(f"{name} of {rows} rows cannot be split over {devices} devices: use a multiple of {devices}")
+
+
+def _shard_map(per_device: Step, mesh: Mesh) -> Step:
+    of_concept, of_rows = PartitionSpec("concept"), PartitionSpec("concept", "data")
+    # The step averages its gradients itself, so that pmap can map the very same code: no automatic psum here.
+    mapped = jax.shard_map(
+        per_device, mesh=mesh, in_specs=(of_concept, of_rows, PartitionSpec()), out_specs=(of_concept, of_concept), check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def _pmap(per_device: Step, devices: Sequence[jax.Device]) -> Step:
+    mapped = jax.pmap(per_device, axis_name="data", in_axes=(None, 0, None), out_axes=None, devices=list(devices))
+
+    def split(x: Any) -> Any:
+        concepts, rows = x.shape[:2]
+        return x.reshape(concepts, len(devices), rows // len(devices), *x.shape[2:]).swapaxes(0, 1)
+
+    return lambda state, batch, params: mapped(state, jax.tree.map(split, batch), params)

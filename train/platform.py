@@ -1,0 +1,39 @@
+"""Choosing the hardware, before JAX looks for it."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+import jax.numpy as jnp
+
+from blocklora_jax.errors import UserError
+
+_POD_VARIABLES = ("TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "CLOUD_TPU_TASK_ID")
+
+
+def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> str:
+    """Make JAX use the named platform, or the best one there is; returns "tpu", "gpu" or "cpu".
+
+    On the hosts of a TPU pod `jax.distributed` is started first.
+
+    Raises: UserError if the platform is not there.
+    """
+    wanted = "tpu" if tpu else "cuda" if gpu else "cpu" if cpu else None
+    if wanted:
+        jax.config.update("jax_platforms", wanted)
+    if tpu and len(os.environ.get(_POD_VARIABLES[0], "").split(",")) > 1:
+        jax.distributed.initialize()
+    try:
+        return jax.default_backend()
+    except RuntimeError as error:
+        asked = {"tpu": "TPU", "cuda": "GPU", "cpu": "CPU"}.get(wanted or "", "device")
+        extra = {"tpu": "tpu", "cuda": "cuda"}.get(wanted or "")
+        hint = f"; on a machine with one: pip install 'blocklora_jax[{extra}]'" if extra else ""
+        raise UserError(f"JAX finds no {asked} here{hint}; leave out the flag to use what there is") from error
+
+
+def compute_dtype(precision: str, platform: str) -> jnp.dtype:
+    """What the models compute in: "auto" is bfloat16 on TPU, float32 elsewhere."""
+    bf16 = precision == "bfloat16" or (precision == "auto" and platform == "tpu")
+    return jnp.dtype(jnp.bfloat16 if bf16 else jnp.float32)

@@ -1,0 +1,60 @@
+"""What changes during training, and the optimizer that changes it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from blocklora_jax.adapters.lora import LoRATree
+from train.config import ConceptConfig
+
+
+class Trainable(NamedTuple):
+    """lora: fp32 pairs. tokens: the concept's embeddings, fp32 [v, d]."""
+
+    lora: LoRATree
+    tokens: Float[Array, "v d"]
+
+
+class TrainState(NamedTuple):
+    """step: int32, finished steps. key: seeds every step's noise. trainable, opt_state: what the optimizer turns."""
+
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+    trainable: Trainable
+    opt_state: optax.OptState
+
+
+def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
+    """AdamW with a learning rate for the U-Net's adapter, the text encoder's, and the tokens; warm-up, then cosine."""
+
+    def adamw(peak: float) -> optax.GradientTransformation:
+        warmup = min(config.warmup_steps, config.steps - 1)
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.steps, peak / 10)
+        return optax.adamw(rate, weight_decay=config.weight_decay)
+
+    transforms = {
+        "unet": adamw(config.learning_rate),
+        "text_encoder": adamw(config.text_learning_rate),
+        "tokens": adamw(config.token_learning_rate),
+    }
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(transforms, _labels))
+
+
+def _labels(trainable: Trainable) -> Trainable:
+    lora = {component: jax.tree.map(lambda _, c=component: c, layers) for component, layers in trainable.lora.items()}
+    return Trainable(lora, "tokens")
+
+
+def init_state(trainable: Trainable, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), key, trainable, optimizer.init(trainable))
+
+
+def stack(states: list) -> TrainState:
+    """States (or batches) of several concepts as one, on a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
