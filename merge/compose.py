@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType
 
 from blocklora_jax.adapters.concept_tokens import ordered_tokens
 from blocklora_jax.adapters.lora import Adapter
@@ -98,7 +99,7 @@ def _merge_kernel(kernel, blocks: list[Block], overlapping: bool):
     traced = any(isinstance(x, jax.core.Tracer) for block in blocks for x in (block.a, block.b))
     if isinstance(kernel, np.ndarray) and not traced:
         return _merge_numpy(kernel, blocks, overlapping)
-    merged = _merge_jax(kernel, blocks, overlapping=overlapping)
+    merged = _merge_jax(kernel, blocks, overlapping)
     return merged if isinstance(merged, jax.core.Tracer) else _like(merged, kernel)
 
 
@@ -119,31 +120,46 @@ def _merge_numpy(kernel: np.ndarray, blocks: list[Block], overlapping: bool) -> 
     return merged
 
 
-@partial(jax.jit, static_argnames="overlapping")
-def _merge_jax(kernel, blocks: list[Block], *, overlapping: bool):
-    base = kernel.reshape(kernel.shape[-2:])
-    # The barrier keeps XLA from fusing the product into the sum, which would round otherwise than a concept alone.
-    deltas = lax.optimization_barrier(
-        [jnp.dot(b.a, b.b, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32) for b in blocks]
-    )
-    if overlapping:
-        total = jnp.zeros(base.shape, jnp.float32)
-        for block, delta in zip(blocks, deltas, strict=True):
-            total = _write(total, block, _read(total, block, delta.shape) + delta)
-        deltas = [_read(total, block, delta.shape) for block, delta in zip(blocks, deltas, strict=True)]
-    merged = base
-    for block, delta in zip(blocks, deltas, strict=True):
-        region = _read(base, block, delta.shape).astype(jnp.float32) + delta
-        merged = _write(merged, block, region.astype(kernel.dtype))
-    return merged.reshape(kernel.shape)
+def _merge_jax(kernel, blocks: list[Block], overlapping: bool):
+    def merged(kernel, blocks):
+        return _add(kernel, *_change(blocks, kernel.shape, overlapping))
+
+    return _any_mesh(merged, kernel)(kernel, blocks)
 
 
-def _read(x, block: Block, shape: tuple[int, int]):
-    return lax.dynamic_slice(x, (block.row, block.column), shape)
+def _any_mesh(function, like):
+    """`function`, with a result sharded as its first argument `like`, also where the mesh has explicit axes."""
+    sharding = jax.typeof(like).sharding
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return jax.sharding.auto_axes(function, out_sharding=sharding) if explicit else function
 
 
-def _write(x, block: Block, region):
-    return lax.dynamic_update_slice(x, region, (block.row, block.column))
+@partial(jax.jit, static_argnums=(1, 2))
+def _change(blocks: list[Block], shape: tuple[int, ...], overlapping: bool):
+    """The sum of all changes of a kernel, and where it is owned by anybody; both of the kernel's shape."""
+    total, owned = jnp.zeros(shape[-2:], jnp.float32), jnp.zeros(shape[-2:], bool)
+    for block in blocks:
+        delta, start = _product(block.a, block.b), (block.row, block.column)
+        if overlapping:
+            delta = delta + lax.dynamic_slice(total, start, delta.shape)
+        total = lax.dynamic_update_slice(total, delta, start)
+        owned = lax.dynamic_update_slice(owned, jnp.ones(delta.shape, bool), start)
+    return total.reshape(shape), owned.reshape(shape)
+
+
+def _product(a, b):
+    """a @ b, rounded alike whatever surrounds it: XLA must fuse neither a factor nor the sum into it."""
+    if a.shape[1] == 1:
+        # A product of rank 1 becomes a multiplication, which no barrier keeps from a fused multiply-add.
+        a, b = jnp.pad(a, ((0, 0), (0, 1))), jnp.pad(b, ((0, 1), (0, 0)))
+    a, b = lax.optimization_barrier((a, b))
+    return lax.optimization_barrier(jnp.dot(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32))
+
+
+@jax.jit
+def _add(kernel, total, owned):
+    # Where nobody owns it the kernel stays, bit for bit: -0.0 + 0.0 would be 0.0.
+    return jnp.where(owned, (kernel.astype(jnp.float32) + total).astype(kernel.dtype), kernel)
 
 
 def _append_rows(table, vectors: Sequence):
@@ -151,7 +167,7 @@ def _append_rows(table, vectors: Sequence):
     if isinstance(table, np.ndarray) and not any(isinstance(v, jax.core.Tracer) for v in rows):
         return np.concatenate([table, *(np.asarray(v, table.dtype) for v in rows)])
     rows = [v if isinstance(v, jax.core.Tracer) else np.asarray(v) for v in rows]
-    merged = _concatenate(table, rows)
+    merged = _any_mesh(_concatenate, table)(table, rows)
     return merged if isinstance(merged, jax.core.Tracer) else _like(merged, table)
 
 
