@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.linear import Dense
-from blocklora_jax.models.resnet import GroupNorm
+from blocklora_jax.models.resnet import GroupNorm, conv1x1
 
 
 def attend(
@@ -103,10 +103,10 @@ class Transformer2DModel(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
         h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="norm")(x)
-        h = nn.Conv(channels, (1, 1), dtype=self.dtype, name="proj_in")(h).reshape(batch, height * width, channels)
+        h = conv1x1(channels, self.dtype, "proj_in")(h).reshape(batch, height * width, channels)
         for i in range(self.depth):
             h = BasicTransformerBlock(channels, self.num_heads, self.dtype, name=f"transformer_blocks_{i}")(h, context)
-        h = nn.Conv(channels, (1, 1), dtype=self.dtype, name="proj_out")(h.reshape(x.shape))
+        h = conv1x1(channels, self.dtype, "proj_out")(h.reshape(x.shape))
         return x + h
 
 

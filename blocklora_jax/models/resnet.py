@@ -43,6 +43,15 @@ def conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1, padding
     return nn.Conv(features, (3, 3), strides=stride, padding=padding, dtype=dtype, name=name)
 
 
+def conv1x1(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Conv:
+    """A 1x1 convolution computed as a matrix product: on CPU twice as fast in the backward pass."""
+    return nn.Conv(features, (1, 1), dtype=dtype, conv_general_dilated=_multiply_pixels, name=name)
+
+
+def _multiply_pixels(x: jax.Array, kernel: jax.Array, *_: object, **__: object) -> jax.Array:
+    return x @ kernel[0, 0]
+
+
 class ResnetBlock2D(nn.Module):
     """norm, silu, conv, plus time, norm, silu, conv, plus the input. Source: diffusers `ResnetBlock2D`."""
 
@@ -63,7 +72,7 @@ class ResnetBlock2D(nn.Module):
         h = GroupNorm(self.norm_num_groups, self.epsilon, self.dtype, name="norm2")(h)
         h = conv3x3(self.out_channels, self.dtype, "conv2")(nn.silu(h))
         if x.shape[-1] != self.out_channels:
-            x = nn.Conv(self.out_channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+            x = conv1x1(self.out_channels, self.dtype, "conv_shortcut")(x)
         return x + h
 
 
@@ -96,11 +105,10 @@ class Upsample2D(nn.Module):
 
 def resize_nearest(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b i j c"]:
     """Nearest neighbour: output row i is input row floor(i * h / height). Source: `torch.nn.functional.interpolate`."""
-    batch, h, w, channels = x.shape
+    h, w = x.shape[1:3]
     if (height, width) == (2 * h, 2 * w):
-        # A broadcast and a reshape: far cheaper on CPU than a gather, forward and backward.
-        x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, h, 2, w, 2, channels))
-        return x.reshape(batch, height, width, channels)
+        # Not a gather: its backward pass is a scatter, four times slower on CPU.
+        return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
     rows = jnp.arange(height) * h // height
     columns = jnp.arange(width) * w // width
     return x[:, rows[:, None], columns[None, :]]

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from blocklora_jax.models.attention import AttentionBlock
 from blocklora_jax.models.config import VAEConfig
-from blocklora_jax.models.resnet import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv3x3
+from blocklora_jax.models.resnet import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv1x1, conv3x3
 
 Feature = Float[Array, "b _ _ _"]
 EPSILON = 1e-6
@@ -104,9 +104,9 @@ class AutoencoderKL(nn.Module):
         self.encoder = Encoder(config, self.dtype)
         self.decoder = Decoder(config, self.dtype)
         if config.use_quant_conv:
-            self.quant_conv = nn.Conv(2 * config.latent_channels, (1, 1), dtype=self.dtype)
+            self.quant_conv = conv1x1(2 * config.latent_channels, self.dtype)
         if config.use_post_quant_conv:
-            self.post_quant_conv = nn.Conv(config.latent_channels, (1, 1), dtype=self.dtype)
+            self.post_quant_conv = conv1x1(config.latent_channels, self.dtype)
 
     def encode(self, images: Float[Array, "b h w c"]) -> tuple[Float[Array, "b i j d"], Float[Array, "b i j d"]]:
         """Mean and log variance (clipped to -30..20, as in diffusers), fp32, of the latents of `images` in -1..1."""
