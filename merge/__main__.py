@@ -1,0 +1,123 @@
+"""Merge, describe and export adapters: `python -m merge --help`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.command import run
+from blocklora_jax.errors import UserError
+from blocklora_jax.files import write_atomic
+from merge.check import check_adapters
+from merge.compose import Params, compose
+from merge.describe import describe, overlap_report
+from merge.export import export
+from merge.options import ExportOptions, InfoOptions, MergeOptions
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command that the first word names; a merge if it is none of them."""
+    args = list(sys.argv[1:] if args is None else args)
+    command = args[0] if args else ""
+    if command == "info":
+        print_info(tyro.cli(InfoOptions, args=args[1:], prog="python -m merge info"))
+    elif command == "export":
+        export_files(tyro.cli(ExportOptions, args=args[1:], prog="python -m merge export"))
+    else:
+        merge_files(tyro.cli(MergeOptions, args=args or ["--help"], prog="python -m merge"))
+
+
+def print_info(options: InfoOptions) -> None:
+    """Print what is in each file."""
+    for path in _required(options.files):
+        size = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else ""
+        description = describe(Adapter.load(path))
+        print(f"{'file:':<10}{path}, {size}\n{description}\n")
+
+
+def export_files(options: ExportOptions) -> None:
+    """Write the LoRA file and the token files."""
+    adapters = [Adapter.load(path) for path in _required(options.files)]
+    _spare_inputs(options.out, options.files)
+    _print_overlaps(adapters, options.allow_overlap)
+    written = export(
+        adapters,
+        options.out,
+        options.layout,
+        options.weights or None,
+        options.dtype,
+        allow_overlap=options.allow_overlap,
+    )
+    for path in written:
+        print(f"wrote {path}")
+
+
+def merge_files(options: MergeOptions) -> None:
+    """Merge the files, then make the pictures and write the folder that were asked for."""
+    if not options.prompt and options.save is None:
+        raise UserError("nothing to make: give --prompt '…' for pictures, or --save FOLDER for a merged model")
+    adapters = [Adapter.load(path) for path in _required(options.files)]
+    _spare_inputs(options.out, options.files)
+    # Before the model is read, which takes longer.
+    check_adapters(adapters, options.weights or None, allow_overlap=options.allow_overlap)
+    _print_overlaps(adapters, options.allow_overlap)
+    # Imported late: the model brings Flax, which merging as such does not need.
+    from blocklora_jax.pipeline import StableDiffusion
+
+    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+    params = compose(
+        # NumPy: merging there compiles nothing.
+        sd.checkpoint.params,
+        adapters,
+        options.weights or None,
+        allow_overlap=options.allow_overlap,
+        check_base=options.check_base,
+    )
+    if options.prompt:
+        _write_pictures(sd, params, adapters, options)
+    if options.save is not None:
+        sd.save(options.save, params=params, adapters=adapters, dtype=options.dtype)
+        print(f"wrote {options.save}")
+
+
+def _write_pictures(sd, params: Params, adapters: Sequence[Adapter], options: MergeOptions) -> None:
+    from blocklora_jax.grid import picture_grid, png_bytes
+
+    images = sd.generate(
+        list(options.prompt),
+        params=params,
+        adapters=adapters,
+        negative_prompts=[options.negative_prompt],
+        seed=options.seed,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        sampler=options.sampler,
+    )
+    # Small models' pictures are enlarged, so that they can be looked at.
+    grid = picture_grid(images, options.prompt, scale=max(1, 256 // images.shape[1]))
+    write_atomic(options.out, png_bytes(grid))
+    print(f"wrote {options.out}")
+
+
+def _required(files: Sequence[Path]) -> Sequence[Path]:
+    if not files:
+        raise UserError("name at least one adapter file")
+    return files
+
+
+def _spare_inputs(out: Path, files: Sequence[Path]) -> None:
+    if out.resolve() in {path.resolve() for path in files}:
+        raise UserError(f"--out {out} is one of the adapters: choose another name")
+
+
+def _print_overlaps(adapters: Sequence[Adapter], allowed: bool) -> None:
+    for line in overlap_report(adapters) if allowed else []:
+        print(line)
+
+
+if __name__ == "__main__":
+    run(main)

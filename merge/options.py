@@ -1,0 +1,79 @@
+"""The settings of the merge commands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+Sampler = Literal["ddim", "euler", "dpmpp_2m"]
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Merge adapters into their base model at once, without training: for pictures, for a model folder, or for both.
+
+    Other commands: `python -m merge info FILE …` says what is in adapters, `python -m merge export FILE … --out FILE`
+    writes a LoRA for PyTorch (each has its own --help).
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Adapter files: the adapter.safetensors of training runs."""
+    weights: tuple[float, ...] = ()
+    """How strongly each concept joins, one number for each file; 1 for all if not given."""
+    prompt: tuple[str, ...] = ()
+    """Prompts to make pictures of; concepts are called by their tokens, as in "a photo of <ada> woman on a beach"."""
+    out: Path = Path("pictures.png")
+    """Where the pictures go: one PNG, a line of text under each."""
+    save: Path | None = None
+    """Write the merged model as a Diffusers folder, which PyTorch opens too, tokens included."""
+    model: str = "pocket"
+    """The base model that the adapters were trained on: "pocket", a Diffusers folder, or a hub id."""
+    variant: str | None = None
+    """Read the weights of this variant of the model ("fp16")."""
+    negative_prompt: str = ""
+    """What no picture should show."""
+    seed: int = 0
+    """Seeds the pictures' noise."""
+    steps: int = 30
+    """Calls of the U-Net a picture."""
+    guidance_scale: float = 5.0
+    """How far to follow the prompt beyond what the model makes without it; 1 switches guidance off."""
+    sampler: Sampler = "dpmpp_2m"
+    """How noise becomes a picture."""
+    dtype: Precision = "float32"
+    """Precision of the saved model."""
+    allow_overlap: bool = False
+    """Sum adapters that own the same weights (equal slots) instead of refusing them."""
+    check_base: bool = True
+    """Refuse a model that the adapters were not trained on; --no-check-base for a copy in bfloat16, say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write adapters as one LoRA file for PyTorch, and each concept's token beside it.
+
+    FILE.safetensors is for diffusers' `load_lora_weights`, FILE.<token>.safetensors for `load_textual_inversion`.
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Adapter files: the adapter.safetensors of training runs."""
+    out: Path
+    """The LoRA file to write (.safetensors)."""
+    layout: str = "diffusers"
+    """Whose names the tensors get: "diffusers"."""
+    weights: tuple[float, ...] = ()
+    """How strongly each concept joins, one number for each file; 1 for all if not given."""
+    dtype: Precision = "float32"
+    """Precision of the files."""
+    allow_overlap: bool = False
+    """Sum adapters that own the same weights (equal slots) instead of refusing them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
+    """Say what is in adapter files."""
+
+    files: Positional[tuple[Path, ...]]
+    """Adapter files: the adapter.safetensors of training runs."""
