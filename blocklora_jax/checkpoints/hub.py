@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from blocklora_jax.errors import UserError
 
@@ -17,6 +17,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _NO_NETWORK = {"OfflineModeIsEnabled", "ConnectionError", "Timeout", "TransportError"}
 
 
+@runtime_checkable  # for type checking in tests
 class Source(Protocol):
     """A model's files."""
 

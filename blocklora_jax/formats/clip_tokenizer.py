@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
@@ -37,7 +37,7 @@ class TokenizerFiles:
         return len(self.vocabulary) + len(self.added)
 
     @classmethod
-    def read(cls, folder: str | Path) -> Self:
+    def read(cls, folder: str | Path) -> TokenizerFiles:
         """Read a tokenizer folder of transformers 4 or 5.
 
         Raises:
@@ -69,7 +69,7 @@ class TokenizerFiles:
         files = cls(vocabulary=vocabulary, merges=tuple(merges), config=config, added=added)
         return files.checked(str(folder))
 
-    def checked(self, source: str) -> Self:
+    def checked(self, source: str) -> TokenizerFiles:
         """Return itself. Raises UserError if ids are not 0, 1, 2, …: transformers 5 would silently renumber them."""
         ids = sorted([*self.vocabulary.values(), *self.added.values()])
         if ids != list(range(len(ids))):
@@ -78,7 +78,7 @@ class TokenizerFiles:
             )
         return self
 
-    def with_tokens(self, names: list[str], first_id: int) -> Self:
+    def with_tokens(self, names: list[str], first_id: int) -> TokenizerFiles:
         """Append `names` with ids from `first_id` on; ids in between get fillers, as transformers 5 leaves no gaps."""
         fillers = [f"<|unused_{index}|>" for index in range(len(self), first_id)]
         new = {name: len(self) + offset for offset, name in enumerate([*fillers, *names])}
