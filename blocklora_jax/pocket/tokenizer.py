@@ -53,18 +53,20 @@ def write_tokenizer(folder: str | Path, words: Sequence[str], max_length: int = 
 
     Args:
         folder: where to write; made if it is not there.
-        words: lower-case words, letters only; each becomes one token. Repeats are harmless.
+        words: lower-case words of letters, or single marks such as a comma; each becomes one token. Repeats are
+            harmless.
         max_length: positions of the text encoder, the start and end tokens included.
 
     Returns:
         The number of tokens: rows of the text encoder's table.
 
     Raises:
-        UserError: a word that CLIP's rules would split (a digit, a space, punctuation) or that is not in lower case.
+        UserError: a word that CLIP's rules would split (a space, digits or punctuation within) or that is not in lower case.
     """
     for word in words:
-        if not word.isalpha() or word != unicodedata.normalize("NFC", word).lower():
-            raise UserError(f"cannot make {word!r} one token: a word of the vocabulary is lower-case letters only")
+        is_mark = len(word) == 1 and not word.isspace()
+        if not (is_mark or word.isalpha()) or word != unicodedata.normalize("NFC", word).lower():
+            raise UserError(f"cannot make {word!r} one token: a word is lower-case letters only, or one single mark")
     merges = build_merges(dict.fromkeys(words))
     alphabet = byte_alphabet()
     merged = dict.fromkeys(left + right for left, right in merges)

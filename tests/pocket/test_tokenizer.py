@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.tokenizer import build_merges, byte_alphabet, write_tokenizer
 
-WORDS = ["a", "woman", "man", "photo", "of", "on", "snow", "snowman", "beach", "aaa", "banana", "café", "man", "an"]
+WORDS = ["a", "woman", "man", "photo", "of", "on", "snow", "snowman", "beach", "aaa", "banana", "café", "man", "an", ",", "7"]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_same_words_give_the_same_files(tmp_path):
     assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
 
 
-@pytest.mark.parametrize("word", ["two words", "Man", "x1", "semi-dark", ""])
+@pytest.mark.parametrize("word", ["two words", "Man", "x1", "semi-dark", "", " "])
 def test_a_word_that_would_be_split_is_refused(tmp_path, word):
     with pytest.raises(UserError, match="one token"):
         write_tokenizer(tmp_path, [word])
