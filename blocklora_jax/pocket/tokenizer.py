@@ -1,7 +1,7 @@
 """A small CLIP tokenizer whose vocabulary holds the words of the pocket world, each as one token.
 
-The files are those of every CLIP tokenizer (byte-level BPE with the `</w>` ending), so transformers' `CLIPTokenizer` reads
-them, slow or fast, and text outside the given words still encodes, in pieces.
+The files are those of every CLIP tokenizer (byte-level BPE with the `</w>` ending), so transformers' `CLIPTokenizer`
+reads them, slow or fast, and text outside the given words still encodes, in pieces.
 """
 
 import itertools
@@ -61,7 +61,7 @@ def write_tokenizer(folder: str | Path, words: Sequence[str], max_length: int = 
         The number of tokens: rows of the text encoder's table.
 
     Raises:
-        UserError: a word that CLIP's rules would split (a space, digits or punctuation within) or that is not in lower case.
+        UserError: a word that CLIP's rules would split (a space, digits or punctuation within) or not in lower case.
     """
     for word in words:
         is_mark = len(word) == 1 and not word.isspace()
