@@ -71,11 +71,11 @@ def flax_path(component: str, key: str, ndim: int) -> str:
     """
     _check_component(component)
     *modules, leaf = _module_names(component, key)
-    if leaf == "weight":
+    if leaf == "weight" and modules:
         is_table = modules[-1].endswith("_embedding") and component == "text_encoder"
         leaf = "embedding" if is_table else "scale" if ndim == 1 else "kernel"
     elif leaf not in ("bias", "position_ids"):
-        raise UserError(f"{component}: key {key!r} ends neither in .weight nor in .bias: not a diffusers file?")
+        raise UserError(f"{component}: the key {key!r} does not end in .weight or .bias: not a diffusers file?")
     return "/".join([*modules, leaf])
 
 

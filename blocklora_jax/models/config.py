@@ -14,7 +14,11 @@ from typing import Any, ClassVar, Self
 
 from blocklora_jax.errors import UserError
 
-_DIFFUSERS_BOOKKEEPING = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "decay", "_use_default_values"})
+# Versions, origin, and what diffusers' `EMAModel` leaves in the config of an averaged model.
+_DIFFUSERS_BOOKKEEPING = frozenset(
+    "_class_name _diffusers_version _name_or_path _use_default_values "
+    "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()  # noqa: SIM905
+)
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -72,7 +76,7 @@ class ModelConfig:
         for field in dataclasses.fields(self):
             value, hint = getattr(self, field.name), hints[field.name]
             if not _matches(value, hint):
-                raise UserError(f"{type(self).__name__}.{field.name}={value!r} is not of type {field.type}")
+                raise UserError(f"{type(self).__name__}: {field.name}={value!r} (supported: {field.type})")
 
     def _require(self, condition: bool, message: str) -> None:
         if not condition:
@@ -196,7 +200,7 @@ class VAEConfig(ModelConfig):
     layers_per_block: int = 1
     latent_channels: int = 4
     norm_num_groups: int = 32
-    sample_size: int | tuple[int, ...] = 32
+    sample_size: int | tuple[int, ...] | None = 32
     scaling_factor: float = 0.18215
     force_upcast: bool = True
     use_quant_conv: bool = True
@@ -250,13 +254,14 @@ class TextConfig(ModelConfig):
     layer_norm_eps: float = 1e-5
     pad_token_id: int | None = 1
     bos_token_id: int | None = 49406
-    eos_token_id: int | None = 49407
+    eos_token_id: int | tuple[int, ...] | None = 49407
 
     FIXED: ClassVar[Mapping[str, Any]] = {"attention_dropout": 0.0}
     # What transformers writes into every config.json, whatever the model: versions, initialisation, generation.
     BOOKKEEPING: ClassVar[frozenset[str]] = frozenset(
         "_name_or_path architectures dtype torch_dtype transformers_version model_type initializer_factor "
-        "initializer_range dropout _attn_implementation_autoset".split()
+        "initializer_range dropout chunk_size_feed_forward id2label is_encoder_decoder label2id output_attentions "
+        "output_hidden_states problem_type return_dict _attn_implementation_autoset".split()  # noqa: SIM905
     )
     HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from blocklora_jax.models.linear import flat_dot_general
+
 
 class GroupNorm(nn.Module):
     """Group normalisation over (h, w, c / groups), computed in fp32.
@@ -44,12 +46,12 @@ def conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1, padding
 
 
 def conv1x1(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Conv:
-    """A 1x1 convolution computed as a matrix product: on CPU twice as fast in the backward pass."""
+    """A 1x1 convolution computed as a matrix product: on CPU its kernel's gradient takes half the time."""
     return nn.Conv(features, (1, 1), dtype=dtype, conv_general_dilated=_multiply_pixels, name=name)
 
 
 def _multiply_pixels(x: jax.Array, kernel: jax.Array, *_: object, **__: object) -> jax.Array:
-    return x @ kernel[0, 0]
+    return flat_dot_general(x, kernel[0, 0], None)
 
 
 class ResnetBlock2D(nn.Module):

@@ -1,0 +1,28 @@
+"""Stable Diffusion 1.5 at full size, as shapes only."""
+
+import json
+from pathlib import Path
+
+import jax
+from flax.traverse_util import flatten_dict
+
+ROOT = Path(__file__).parents[2]
+
+
+def read_config(component: str) -> dict:
+    """The published config.json of a component."""
+    return json.loads((ROOT / "benchmarks" / "sd15" / f"{component}.json").read_text())
+
+
+def reference_shapes(component: str) -> dict[str, tuple[int, ...]]:
+    """Path to shape in the trees that diffusers' Flax models had."""
+    shapes = json.loads((ROOT / "tests" / "data" / "sd15_param_shapes.json").read_text())[component]
+    return {path: tuple(shape) for path, shape in shapes.items()}
+
+
+def model_shapes(model, *inputs) -> dict[str, tuple[int, ...]]:
+    """Path to shape of the parameters that `model.init` would make, all of them fp32."""
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    flat = flatten_dict(params, sep="/")
+    assert {leaf.dtype.name for leaf in flat.values()} == {"float32"}
+    return {path: leaf.shape for path, leaf in flat.items()}
