@@ -66,13 +66,13 @@ class BaseConfig:
     seed: int = 0
     pictures: int = 40_000
     """How many pictures are drawn to learn from."""
-    clip_steps: int = 800
+    clip_steps: int = 400
     clip_batch: int = 128
     clip_learning_rate: float = 5e-4
     vae_steps: int = 2000
-    vae_batch: int = 16
+    vae_batch: int = 8
     vae_learning_rate: float = 1.5e-3
-    unet_steps: int = 6000
+    unet_steps: int = 5000
     unet_batch: int = 24
     unet_learning_rate: float = 4e-4
     save_every: int = 250

@@ -28,7 +28,7 @@ class ConceptConfig:
     """
 
     images: Path
-    """Folder of PNG, JPEG or WebP pictures; `name.txt` beside one is its caption, `name.mask.png` weighs its loss."""
+    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada); `name.txt` beside one is its caption, `name.mask.png` weighs its loss."""
     token: str
     """The concept's new word, such as '<ada>'."""
     class_noun: str

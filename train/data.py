@@ -9,9 +9,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, Int
+from PIL import ImageOps
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.references import reference_folder
 from blocklora_jax.random_prompts import RandomPrompts, make_random_prompts
 from train.config import ConceptConfig
 from train.images import Picture, crop_square, image_array, mask_array, read_pictures
@@ -45,7 +47,7 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData
     size = config.resolution or sd.image_size
     if size % sd.models.vae.config.downscale:
         raise UserError(f"--resolution {size} must be a multiple of {sd.models.vae.config.downscale} for this model")
-    pictures = read_pictures(config.images)
+    pictures = read_pictures(find_images(config.images))
     captions = [_caption(picture, index, config) for index, picture in enumerate(pictures)]
     views = [view for index, picture in enumerate(pictures) for view in _views(picture, index, size, config)]
     per_picture = len(views) // len(pictures)
@@ -128,13 +130,10 @@ def _views(picture: Picture, index: int, size: int, config: ConceptConfig) -> li
 
 
 def _mirrored(view: Picture) -> Picture:
-    from PIL import ImageOps
-
     return view._replace(image=ImageOps.mirror(view.image), mask=ImageOps.mirror(view.mask))
 
 
-def reference_folder_of(images: Path) -> Path:
-    """`images` itself, or the packaged references of that name."""
-    from blocklora_jax.pocket.references import reference_folder
-
-    return images if images.exists() or len(images.parts) > 1 else reference_folder(str(images))
+def find_images(images: Path) -> Path:
+    """The folder `images`, or the packaged references of that name ("ada")."""
+    packaged = reference_folder(images.name)
+    return packaged if len(images.parts) == 1 and not images.exists() and packaged.is_dir() else images

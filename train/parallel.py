@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from blocklora_jax.errors import UserError
 
@@ -55,7 +55,9 @@ def _shard_map(per_device: Step, mesh: Mesh) -> Step:
     mapped = jax.shard_map(
         per_device, mesh=mesh, in_specs=(of_concept, of_rows, PartitionSpec()), out_specs=(of_concept, of_concept), check_vma=False
     )
-    return jax.jit(mapped, donate_argnums=0)
+    state, rows, params = (NamedSharding(mesh, spec) for spec in (of_concept, of_rows, PartitionSpec()))
+    # Said outright, the second step's inputs (the first one's outputs) need no second compilation.
+    return jax.jit(mapped, in_shardings=(state, rows, params), out_shardings=(state, state), donate_argnums=0)
 
 
 def _pmap(per_device: Step, devices: Sequence[jax.Device]) -> Step:

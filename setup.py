@@ -1,0 +1,52 @@
+"""Packaging of blocklora_jax, train and merge."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "blocklora_jax/__init__.py").read_text())[1]
+TORCH = ["torch>=2.4", "diffusers>=0.35", "peft>=0.17", "transformers>=4.57", "accelerate>=1.0"]
+TENSORBOARD = ["tensorboardX>=2.6"]
+
+setup(
+    name="blocklora_jax",
+    version=VERSION,
+    description="Modular customization of diffusion models: block-partitioned LoRA, erasure and lossless merging in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["blocklora_jax", "blocklora_jax.*", "train", "train.*", "merge", "merge.*"]),
+    package_data={
+        "blocklora_jax": ["py.typed"],
+        "blocklora_jax.pocket": ["references/*/*", "weights/*", "weights/*/*"],
+        "train": ["py.typed"],
+        "merge": ["py.typed"],
+    },
+    python_requires=">=3.11",
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20",
+        "transformers>=4.57",
+        "huggingface_hub>=0.34",
+        "safetensors>=0.5",
+        "numpy>=2.0",
+        "ml_dtypes>=0.5",
+        "jaxtyping>=0.3",
+        "Pillow>=11",
+        "tyro>=0.9.20",
+        "tqdm>=4.66",
+        "PyYAML>=6",
+    ],
+    extras_require={
+        "torch": TORCH,
+        "tensorboard": TENSORBOARD,
+        "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda13]>=0.10"],
+        "test": [*TORCH, *TENSORBOARD, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"],
+        "dev": ["ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],
+    },
+)
