@@ -13,6 +13,7 @@ from PIL import ImageOps
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.concepts import CONCEPTS
 from blocklora_jax.pocket.references import reference_folder
 from blocklora_jax.random_prompts import RandomPrompts, make_random_prompts
 from train.config import ConceptConfig
@@ -135,5 +136,5 @@ def _mirrored(view: Picture) -> Picture:
 
 def find_images(images: Path) -> Path:
     """The folder `images`, or the packaged references of that name ("ada")."""
-    packaged = reference_folder(images.name)
-    return packaged if len(images.parts) == 1 and not images.exists() and packaged.is_dir() else images
+    is_name = len(images.parts) == 1 and not images.exists() and images.name in CONCEPTS
+    return reference_folder(images.name) if is_name else images

@@ -1,0 +1,1 @@
+"""Whole models: Diffusers folders to Flax parameters and back."""

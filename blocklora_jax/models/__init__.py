@@ -1,0 +1,1 @@
+"""Flax Stable Diffusion: text encoder, U-Net, autoencoder, and the CLIP image tower."""

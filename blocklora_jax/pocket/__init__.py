@@ -1,0 +1,1 @@
+"""The pocket model, and the little world that it was trained on."""
