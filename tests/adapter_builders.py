@@ -1,0 +1,43 @@
+"""Random adapters for a model, as training leaves them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.targets import select_kernels
+from blocklora_jax.checkpoints.digest import params_digest
+
+
+def random_adapter(
+    name: str,
+    params: dict,
+    *,
+    slots: tuple[int, ...],
+    layers: str = "attention+text_encoder",
+    partition: Partition | None = Partition(num_blocks=4),
+    rank: int = 2,
+    vectors: int = 2,
+    size: float = 0.5,
+) -> Adapter:
+    """An adapter `name` of `params` with entries of about `size`, zero outside its blocks."""
+    rng = np.random.default_rng(sum(name.encode()))
+    info = AdapterInfo(
+        name=name, class_noun="man", trigger=f"<{name}> man", rank=rank, alpha=3.0, base_name="small",
+        base_digest=params_digest(params), partition=partition, slots=slots if partition else (),
+    )  # fmt: skip
+    lora: dict = {}
+    for component, shapes in select_kernels(params, layers).items():
+        lora[component] = {layer: _pair(rng, info, component, layer, shape, size) for layer, shape in shapes.items()}
+    width = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[1]
+    tokens = {f"<{name}>": rng.standard_normal((vectors, width), np.float32)} if vectors else {}
+    return Adapter(lora=lora, tokens=tokens, info=info)
+
+
+def _pair(rng, info: AdapterInfo, component: str, layer: str, shape: tuple[int, int], size: float) -> LoRAPair:
+    rows, columns = info.support(component, layer, shape)
+    a, b = np.zeros((shape[0], info.rank), np.float32), np.zeros((info.rank, shape[1]), np.float32)
+    a[rows] = size * rng.standard_normal((len(rows), info.rank))
+    b[:, columns] = size * rng.standard_normal((info.rank, len(columns)))
+    return LoRAPair(a, b)
