@@ -1,0 +1,93 @@
+"""What erasure costs: training steps a second with no ROE, its layer form and its epsilon form, on the pocket model.
+
+`python -m benchmarks.training [--quick]`. The variants take turns, so that their ratios hold on a noisy machine.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from blocklora_jax.pipeline import StableDiffusion
+from train.concept import cache_states, init_concept
+from train.config import ConceptConfig
+from train.data import load_concept_data, make_batches
+from train.parallel import map_step
+from train.state import init_state, make_optimizer, stack
+from train.step import make_step
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no erasure": {"erase": "none"},
+    "layer form": {"erase": "layer"},
+    "epsilon form": {"erase": "epsilon"},
+    "layer form, text states cached": {"erase": "layer", "token_learning_rate": 0.0},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure the training step."""
+
+    model: str = "pocket"
+    batch: int = 6
+    rounds: int = 10
+    quick: bool = False
+    """Few rounds, to see that it runs."""
+
+
+def prepare(options: Options, sd: StableDiffusion, changes: dict[str, Any]) -> Callable[[], None]:
+    """A function that runs one compiled step of a variant and waits for it."""
+    config = ConceptConfig(
+        images=Path("ada"), token="<ada>", class_noun="woman", out=Path("unused"), batch=options.batch, **changes
+    )
+    data = load_concept_data(config, sd)
+    _, masks, trainable = init_concept(config, sd)
+    data = cache_states(config, sd, data, trainable)
+    optimizer = make_optimizer(config)
+    step = map_step(make_step(sd.models, sd.schedule, config, masks, optimizer), jax.devices()[:1])
+    batch = jax.tree.map(lambda x: x[None], make_batches(config, data)(0))
+    state = stack([init_state(trainable, optimizer, jax.random.key(0))])
+
+    def one() -> None:
+        nonlocal state
+        state, _ = step(state, batch, sd.params)
+        jax.block_until_ready(state)
+
+    one()
+    return one
+
+
+def main() -> None:
+    """The command line."""
+    options = tyro.cli(Options, description=__doc__)
+    sd = StableDiffusion.from_pretrained(options.model)
+    steps = {name: prepare(options, sd, changes) for name, changes in VARIANTS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(2 if options.quick else options.rounds):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - began)
+    base = statistics.median(seconds["no erasure"])
+    rows = {
+        name: {"steps_per_second": 1 / statistics.median(s), "time_ratio": statistics.median(s) / base}
+        for name, s in seconds.items()
+    }
+    device = jax.devices()[0]
+    print(f"{platform.processor() or platform.machine()}, {device.device_kind}, batch {options.batch}")
+    for name, row in rows.items():
+        print(f"{name:32s} {row['steps_per_second']:8.2f} steps/s {row['time_ratio']:6.2f} x no erasure")
+    print(json.dumps({"device": device.device_kind, "batch": options.batch, "variants": rows}))
+
+
+if __name__ == "__main__":
+    main()
