@@ -60,12 +60,13 @@ def load_adapter(path: str | Path) -> Adapter:
         header = _header(path, file.metadata())
         tensors = {key: np.asarray(file.get_tensor(key)) for key in file.keys()}
     try:
-        info, shapes, counts = _info(header), header["shapes"], header["tokens"]
-    except (KeyError, TypeError) as error:
+        info, counts = _info(header), dict(header["tokens"])
+        lora, wrong = _expand(info, header["shapes"], tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: the adapter's header lacks or misspells a field ({error})") from error
-    lora, wrong = _expand(info, shapes, tensors)
     tokens = {token: tensors.pop(f"tokens/{token}", None) for token in counts}
-    wrong += [f"tokens/{t} is missing or not [{counts[t]}, d]" for t, v in tokens.items() if v is None or len(v) != counts[t]]
+    misfits = [t for t, v in tokens.items() if v is None or v.ndim != 2 or len(v) != counts[t]]
+    wrong += [f"tokens/{token} is missing or not [{counts[token]}, d]" for token in misfits]
     wrong += [f"{key} is not expected" for key in tensors]
     if wrong:
         raise UserError(f"{path} does not fit its own header: {'; '.join(wrong)}")
@@ -94,12 +95,12 @@ def _header(path: str | Path, metadata: dict | None) -> dict:
 
 def _info(header: dict) -> AdapterInfo:
     fields = {name: header[name] for name in AdapterInfo.__dataclass_fields__}
-    partition = fields["partition"]
+    partition = Partition(**fields["partition"]) if fields["partition"] else None
     return AdapterInfo(
         **fields
         | {
-            "partition": Partition(**partition) if partition else None,
-            "slots": tuple(fields["slots"]),
+            "partition": partition,
+            "slots": partition.check_slots(tuple(fields["slots"])) if partition else (),
             "training": json.dumps(header["training"]),
         }
     )
