@@ -43,6 +43,7 @@ def kernel_shapes(quick: bool) -> dict[str, tuple[int, int]]:
 
 
 def random_params(shapes: dict[str, tuple[int, int]]) -> dict:
+    """Normal fp32 kernels of the U-Net, as nested params."""
     rng, params = np.random.default_rng(0), {"unet": {}}
     for path, shape in shapes.items():
         node = params["unet"]
@@ -53,6 +54,7 @@ def random_params(shapes: dict[str, tuple[int, int]]) -> dict:
 
 
 def random_adapters(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: str) -> list[Adapter]:
+    """Adapters `concept0`, `concept1`, … on slots 0, 1, …, zero outside their blocks."""
     rng, adapters = np.random.default_rng(1), []
     for slot in range(count):
         info = AdapterInfo(
@@ -82,6 +84,7 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def measure(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: str, repeats: int) -> dict:
+    """Seconds of the plain pass, and how many times as long compose takes on NumPy and on JAX params."""
     params, adapters = random_params(shapes), random_adapters(shapes, count, rank, axis)
     kernels = dict(zip(shapes, _in_order(params, shapes), strict=True))
     pairs = merge.concatenate(adapters)["unet"]
@@ -97,11 +100,14 @@ def measure(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: str
 
 
 def _in_order(params: dict, shapes: dict) -> list[np.ndarray]:
-    flat = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+    flat = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(params)
+    }
     return [flat[f"unet/{path}/kernel"] for path in shapes]
 
 
 def main() -> None:
+    """Measure both axes and all ranks, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the first stage only, one repeat")
     parser.add_argument("--adapters", type=int, default=15, choices=range(1, 17), metavar="N", help="1 to 16")
@@ -114,7 +120,9 @@ def main() -> None:
     print(f"{options.adapters} adapters, {len(shapes)} kernels, {weights / 1e6:.1f} M weights, {jax.default_backend()}")
     print(f"{'axis':>5} {'rank':>5} {'plain pass':>12} {'compose NumPy':>15} {'compose JAX':>13}")
     for row in rows:
-        print(f"{row['axis']:>5} {row['rank']:>5} {row['plain_pass_s']:>10.3f} s {row['compose_numpy']:>14.2f}x", end="")
+        print(
+            f"{row['axis']:>5} {row['rank']:>5} {row['plain_pass_s']:>10.3f} s {row['compose_numpy']:>14.2f}x", end=""
+        )
         print(f" {row['compose_jax']:>12.2f}x")
     print(json.dumps({"adapters": options.adapters, "kernels": len(shapes), "weights": weights, "results": rows}))
 

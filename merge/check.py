@@ -117,7 +117,9 @@ def _params_problems(params: Mapping[str, Any], adapters: Sequence[Adapter]) -> 
     digest = params_digest(params)
     if digest == trained[0].info.base_digest:
         return []
-    mismatch = f"the params ({digest[:12]}) are not the model that {trained[0].name!r} was trained on, {_base(trained[0])}"
+    mismatch = (
+        f"the params ({digest[:12]}) are not the model that {trained[0].name!r} was trained on, {_base(trained[0])}"
+    )
     advice = "compose from the base params (these may be another model, or already merged)"
     return [f"{mismatch}: {advice}, or pass check_base=False if they are only a copy in another precision"]
 
@@ -147,7 +149,9 @@ def _misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
         names = [(c, layer) for c in shapes.keys() & others.keys() for layer in shapes[c].keys() & others[c].keys()]
         misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != others[c][layer])
         if misfits:
-            problems.append(f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: not one base model")
+            problems.append(
+                f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: not one base model"
+            )
     return problems
 
 

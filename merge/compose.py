@@ -32,7 +32,7 @@ class Block(NamedTuple):
 def compose(
     params: Params,
     adapters: Sequence[Adapter],
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Any] | None = None,
     *,
     allow_overlap: bool = False,
     check_base: bool = True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from merge.check import check_adapters
 
 
 def concatenate(
-    adapters: Sequence[Adapter], weights: Sequence[float] | None = None, *, allow_overlap: bool = False
+    adapters: Sequence[Adapter], weights: Sequence[Any] | None = None, *, allow_overlap: bool = False
 ) -> dict[str, dict[str, tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "r m"]]]]:
     """{component: {layer path: (A [n, sum r], B [sum r, m])}}, where A @ B is the whole change of the layer's kernel.
 

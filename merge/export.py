@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +27,7 @@ def export(
     adapters: Adapter | Sequence[Adapter],
     path: str | Path,
     layout: str = "diffusers",
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Any] | None = None,
     dtype: str = "float32",
     *,
     allow_overlap: bool = False,
