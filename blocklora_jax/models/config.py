@@ -10,7 +10,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from blocklora_jax.errors import UserError
 
@@ -36,6 +36,10 @@ def _json_value(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
+# Not typing.Self: beartype knows it only in classes that it decorates whole.
+AnyConfig = TypeVar("AnyConfig", bound="ModelConfig")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What the three configs share: reading, writing and checking by field."""
@@ -45,7 +49,7 @@ class ModelConfig:
     HEADER: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any], source: str) -> Self:
+    def from_json(cls: type[AnyConfig], raw: Mapping[str, Any], source: str) -> AnyConfig:
         """The config in the parsed `config.json` `raw`; absent fields take the default of diffusers/transformers.
 
         Raises: UserError naming `source`, every field at fault, its value and what is supported.
@@ -104,7 +108,7 @@ class UNetConfig(ModelConfig):
     in_channels: int = 4
     out_channels: int = 4
     flip_sin_to_cos: bool = True
-    freq_shift: float = 0
+    freq_shift: float | int = 0
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
 from blocklora_jax.models.config import UNetConfig
@@ -16,7 +17,7 @@ from blocklora_jax.models.unet_blocks import DownBlock2D, MidBlock2D, UpBlock2D
 
 
 def embed_timesteps(
-    timesteps: Real[Array, " b"], channels: int, flip_sin_to_cos: bool = True, freq_shift: float = 0
+    timesteps: Real[Array, " b"], channels: int, flip_sin_to_cos: bool = True, freq_shift: float | int = 0
 ) -> Float[Array, "b {channels}"]:
     """Sines and cosines of t * 10000^(-i / (channels / 2 - freq_shift)), fp32. Source: diffusers `Timesteps`."""
     half = channels // 2
@@ -30,7 +31,7 @@ class TimestepEmbedding(nn.Module):
     """Two dense layers over the sinusoids."""
 
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b d"]:
@@ -50,7 +51,7 @@ class UNet2DConditionModel(nn.Module):
     """
 
     config: UNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
