@@ -26,7 +26,7 @@ import numpy as np
 
 from blocklora_jax.errors import UserError
 
-COMPONENTS = ("unet", "vae", "text_encoder")
+COMPONENTS = ("unet", "vae", "text_encoder", "image_encoder")
 
 # Module lists: PyTorch numbers their items as an attribute of their own, Flax as part of the name.
 _LISTS = frozenset(
@@ -37,8 +37,15 @@ _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 _VAE_ATTENTION_FLAX = {new: old for old, new in _VAE_ATTENTION.items()}
 _TEXT_ROOTS = frozenset({"embeddings", "encoder", "final_layer_norm"})
 # A buffer, not a weight: 0, 1, 2, … as long as the position table.
-_BUFFERS = frozenset({"text_model/embeddings/position_ids"})
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_BUFFERS = frozenset({"text_model/embeddings/position_ids", "vision_model/embeddings/position_ids"})
+_TABLES = frozenset({"token_embedding", "position_embedding"})
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+    "class_embedding": "class_embedding",
+}
 
 
 def torch_key(component: str, path: str) -> str:
@@ -72,9 +79,9 @@ def flax_path(component: str, key: str, ndim: int) -> str:
     _check_component(component)
     *modules, leaf = _module_names(component, key)
     if leaf == "weight" and modules:
-        is_table = modules[-1].endswith("_embedding") and component == "text_encoder"
+        is_table = modules[-1] in _TABLES and ndim == 2
         leaf = "embedding" if is_table else "scale" if ndim == 1 else "kernel"
-    elif leaf not in ("bias", "position_ids"):
+    elif leaf not in ("bias", "class_embedding", "position_ids"):
         raise UserError(f"{component}: the key {key!r} does not end in .weight or .bias: not a diffusers file?")
     return "/".join([*modules, leaf])
 

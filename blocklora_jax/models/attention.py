@@ -8,6 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.linear import Dense
@@ -35,7 +36,7 @@ class Attention(nn.Module):
 
     channels: int
     num_heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -53,7 +54,7 @@ class GEGLU(nn.Module):
     """x W * gelu(x V), both halves from one projection; the exact (erf) gelu."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
@@ -65,7 +66,7 @@ class FeedForward(nn.Module):
     """Gated linear unit of four times the width, and back."""
 
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
@@ -78,7 +79,7 @@ class BasicTransformerBlock(nn.Module):
 
     channels: int
     num_heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"]) -> Float[Array, "b t c"]:
@@ -97,7 +98,7 @@ class Transformer2DModel(nn.Module):
     num_heads: int
     norm_num_groups: int
     depth: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:
@@ -115,7 +116,7 @@ class AttentionBlock(nn.Module):
 
     channels: int
     norm_num_groups: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from blocklora_jax.models.attention import attend
@@ -19,7 +20,7 @@ def activate(x: Float[Array, "*n"], name: str) -> Float[Array, "*n"]:
     return x * jax.nn.sigmoid(1.702 * x) if name == "quick_gelu" else jax.nn.gelu(x, approximate=False)
 
 
-def _layer_norm(config: ModelConfig, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+def _layer_norm(config: ModelConfig, dtype: DTypeLike, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
@@ -27,7 +28,7 @@ class SelfAttention(nn.Module):
     """Multi-head attention, causal in the text tower."""
 
     config: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     is_causal: bool = True
 
     @nn.compact
@@ -42,7 +43,7 @@ class MLP(nn.Module):
     """Two dense layers."""
 
     config: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
@@ -55,7 +56,7 @@ class EncoderLayer(nn.Module):
     """Attention and feed-forward, each after a layer norm and added to its input."""
 
     config: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     is_causal: bool = True
 
     @nn.compact
@@ -70,7 +71,7 @@ class Layers(nn.Module):
     """The stack; its children are named 0, 1, … as in the files."""
 
     config: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     is_causal: bool = True
 
     @nn.compact
@@ -84,7 +85,7 @@ class Encoder(nn.Module):
     """Holds `layers`."""
 
     config: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     is_causal: bool = True
 
     @nn.compact
@@ -96,7 +97,7 @@ class Embeddings(nn.Module):
     """Token and position tables."""
 
     config: TextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> Hidden:
@@ -112,7 +113,7 @@ class TextTransformer(nn.Module):
     """Embeddings, encoder, final norm."""
 
     config: TextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> Hidden:
@@ -125,7 +126,7 @@ class CLIPTextModel(nn.Module):
     """Text states for cross-attention. Source: transformers `CLIPTextModel`, its `last_hidden_state`."""
 
     config: TextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> Hidden:

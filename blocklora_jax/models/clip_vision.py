@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.clip_text import Encoder
@@ -43,7 +44,7 @@ class CLIPVisionModel(nn.Module):
     """Image embeddings [b, projection_dim], not normalised. Source: transformers `CLIPVisionModelWithProjection`."""
 
     config: VisionConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b p"]:
@@ -56,7 +57,7 @@ class VisionTransformer(nn.Module):
     """Patches and a class token through the encoder; the class token's state, normed."""
 
     config: VisionConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
@@ -74,7 +75,7 @@ class VisionEmbeddings(nn.Module):
     """Class token and patches, with positions added."""
 
     config: VisionConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b t d"]:

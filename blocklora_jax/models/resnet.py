@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.linear import flat_dot_general
@@ -19,7 +20,7 @@ class GroupNorm(nn.Module):
 
     num_groups: int
     epsilon: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
@@ -29,6 +30,7 @@ class GroupNorm(nn.Module):
         x = x.astype(jnp.float32)
         centred = x - self._group_mean(x)
         # Two passes: mean(x^2) - mean(x)^2 loses digits where a channel's mean is far from zero.
+        scale, bias = (jnp.expand_dims(p, tuple(range(x.ndim - 1))) for p in (scale, bias))
         factor = scale * jax.lax.rsqrt(self._group_mean(jnp.square(centred)) + self.epsilon)
         return (centred * factor + bias).astype(self.dtype)
 
@@ -40,12 +42,12 @@ class GroupNorm(nn.Module):
         return spread.reshape(batch, *(1 for _ in space), channels)
 
 
-def conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1, padding: int = 1) -> nn.Conv:
+def conv3x3(features: int, dtype: DTypeLike, name: str, stride: int = 1, padding: int = 1) -> nn.Conv:
     """A 3x3 convolution with torch's symmetric padding (linen's "SAME" differs when the stride is two)."""
     return nn.Conv(features, (3, 3), strides=stride, padding=padding, dtype=dtype, name=name)
 
 
-def conv1x1(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Conv:
+def conv1x1(features: int, dtype: DTypeLike, name: str | None = None) -> nn.Conv:
     """A 1x1 convolution computed as a matrix product: on CPU its kernel's gradient takes half the time."""
     return nn.Conv(features, (1, 1), dtype=dtype, conv_general_dilated=_multiply_pixels, name=name)
 
@@ -60,7 +62,7 @@ class ResnetBlock2D(nn.Module):
     out_channels: int
     norm_num_groups: int
     epsilon: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -83,7 +85,7 @@ class Downsample2D(nn.Module):
 
     channels: int
     padding: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
@@ -97,7 +99,7 @@ class Upsample2D(nn.Module):
 
     channels: int
     size: tuple[int, int] | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.attention import Transformer2DModel
@@ -27,7 +28,7 @@ class DownBlock2D(nn.Module):
     epsilon: float
     downsample: bool
     downsample_padding: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature, time: Time, context: Context) -> tuple[Feature, tuple[Feature, ...]]:
@@ -57,7 +58,7 @@ class UpBlock2D(nn.Module):
     norm_num_groups: int
     epsilon: float
     upsample_size: tuple[int, int] | None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature, skips: tuple[Feature, ...], time: Time, context: Context) -> Feature:
@@ -84,7 +85,7 @@ class MidBlock2D(nn.Module):
     num_heads: int
     norm_num_groups: int
     epsilon: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature, time: Time, context: Context) -> Feature:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.attention import AttentionBlock
@@ -20,7 +21,7 @@ class MidBlock(nn.Module):
     channels: int
     norm_num_groups: int
     attention: bool
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature) -> Feature:
@@ -37,7 +38,7 @@ class CodecBlock(nn.Module):
     num_layers: int
     norm_num_groups: int
     resample: str | None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature) -> Feature:
@@ -54,7 +55,7 @@ class Encoder(nn.Module):
     """Images to the moments of the latents, before `quant_conv`."""
 
     config: VAEConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature) -> Feature:
@@ -74,7 +75,7 @@ class Decoder(nn.Module):
     """Latents to images, after `post_quant_conv`."""
 
     config: VAEConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature) -> Feature:
@@ -97,7 +98,7 @@ class AutoencoderKL(nn.Module):
     """
 
     config: VAEConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         config = self.config

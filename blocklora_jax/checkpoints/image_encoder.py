@@ -1,0 +1,34 @@
+"""A CLIP image tower as a folder that transformers opens: `config.json` and `model.safetensors`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from blocklora_jax.checkpoints.layout import to_torch
+from blocklora_jax.checkpoints.weights import cast_tensors
+from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.models.clip_vision import VisionConfig
+
+
+def save_image_encoder(
+    folder: Path, config: VisionConfig, params: Mapping[str, Any], text_projection: Any, dtype: str = "float32"
+) -> None:
+    """Write the tower, and beside it `text_projection.safetensors`, which takes text states to the same space.
+
+    params: of `CLIPVisionModel`. text_projection: [d, p], applied to the text state at the end token; stored as
+    PyTorch's `text_projection.weight` [p, d].
+    """
+    write_json(folder / "config.json", config.to_json())
+    files = {
+        "model.safetensors": to_torch("image_encoder", params),
+        "text_projection.safetensors": {
+            "text_projection.weight": np.ascontiguousarray(np.asarray(text_projection).T),
+        },
+    }
+    for name, tensors in files.items():
+        write_atomic(folder / name, save(cast_tensors(tensors, dtype), metadata={"format": "pt"}))
