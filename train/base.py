@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
+from blocklora_jax.checkpoints.image_encoder import save_image_encoder
 from blocklora_jax.command import run
 from blocklora_jax.diffusion.generate import Models, generate
 from blocklora_jax.diffusion.schedule import Schedule
@@ -128,6 +129,8 @@ class Run:
             name="pocket", configs=configs, params=params, scheduler=architecture.SCHEDULER, tokenizer=out / "tokenizer"
         )
         save_folder(folder, checkpoint, dtype="float16")
+        vision = VisionConfig.from_json(architecture.VISION, "pocket image tower")
+        save_image_encoder(folder / "image_encoder", vision, clip["vision"], clip["text_projection"], dtype="float16")
         write_json(out / "config.json", {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()})
         return folder
 
