@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
@@ -30,7 +31,7 @@ def check_merge(
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}
     problems = [*adapter_problems(adapters, weights, allow_overlap), *_shape_problems(shapes, adapters)]
     # Inside jit there are no values to compare.
-    if check_base and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves.values()):
+    if check_base and not any(isinstance(leaf, Tracer) for leaf in leaves.values()):
         problems += _params_problems(params, adapters)
     raise_problems(problems)
     return [1.0] * len(adapters) if weights is None else list(weights)
@@ -91,7 +92,7 @@ def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
         return []
     if len(weights) != count:
         return [f"{len(weights)} weights for {count} adapters: give one weight for each adapter, or none"]
-    wrong = [w for w in weights if not isinstance(w, jax.core.Tracer) and (np.ndim(w) or not isfinite(float(w)))]
+    wrong = [w for w in weights if not isinstance(w, Tracer) and (np.ndim(w) or not isfinite(float(w)))]
     return [f"weight {w} is not a finite number" for w in wrong]
 
 
@@ -186,7 +187,7 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
 def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:
     names, partition = f"{one.name!r} and {other.name!r}", one.info.partition
     unblocked = [repr(a.name) for a in (one, other) if a.info.partition is None]
-    if unblocked:
+    if partition is None or unblocked:
         verb = "have" if len(unblocked) == 2 else "has"
         return f"{names} overlap, because {' and '.join(unblocked)} {verb} no blocks: retrain with blocks and a --slot"
     if partition != other.info.partition:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.sharding import AxisType
 
 from blocklora_jax.adapters.concept_tokens import ordered_tokens
@@ -68,7 +69,7 @@ def compose(
 
 def canonical_order(adapters: Sequence[Adapter], weights: Sequence) -> list[int]:
     """An order of the adapters that does not depend on how they were given, so that sums on shared weights do not either."""
-    concrete = [0.0 if isinstance(w, jax.core.Tracer) else float(w) for w in weights]
+    concrete = [0.0 if isinstance(w, Tracer) else float(w) for w in weights]
     return sorted(range(len(adapters)), key=lambda i: (repr(adapters[i].info), sorted(adapters[i].tokens), concrete[i]))
 
 
@@ -77,10 +78,10 @@ def kernel_blocks(adapters: Sequence[Adapter], weights: Sequence) -> dict[str, l
     blocks: dict[str, list[Block]] = defaultdict(list)
     for adapter, weight in zip(adapters, weights, strict=True):
         factor = adapter.info.scale * weight
-        factor = factor if isinstance(factor, jax.core.Tracer) else np.float32(factor)
+        factor = factor if isinstance(factor, Tracer) else np.float32(factor)
         for component, layers in adapter.lora.items():
             for layer, pair in layers.items():
-                a, b = (x if isinstance(x, jax.core.Tracer) else np.asarray(x) for x in pair)
+                a, b = (x if isinstance(x, Tracer) else np.asarray(x) for x in pair)
                 rows, columns = adapter.info.support(component, layer, (a.shape[0], b.shape[1]))
                 blocks[f"{component}/{layer}/kernel"] += [
                     Block(r.start, c.start, a[r] * factor, b[:, c]) for r in _runs(rows) for c in _runs(columns)
@@ -96,11 +97,11 @@ def _runs(indices: np.ndarray) -> list[slice]:
 
 
 def _merge_kernel(kernel, blocks: list[Block], overlapping: bool):
-    traced = any(isinstance(x, jax.core.Tracer) for block in blocks for x in (block.a, block.b))
+    traced = any(isinstance(x, Tracer) for block in blocks for x in (block.a, block.b))
     if isinstance(kernel, np.ndarray) and not traced:
         return _merge_numpy(kernel, blocks, overlapping)
     merged = _merge_jax(kernel, blocks, overlapping)
-    return merged if isinstance(merged, jax.core.Tracer) else _like(merged, kernel)
+    return merged if isinstance(merged, Tracer) else _like(merged, kernel)
 
 
 def _merge_numpy(kernel: np.ndarray, blocks: list[Block], overlapping: bool) -> np.ndarray:
@@ -127,11 +128,11 @@ def _merge_jax(kernel, blocks: list[Block], overlapping: bool):
     return _any_mesh(merged, kernel)(kernel, blocks)
 
 
-def _any_mesh(function, like):
+def _any_mesh(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
     """`function`, with a result sharded as its first argument `like`, also where the mesh has explicit axes."""
     sharding = jax.typeof(like).sharding
     explicit = AxisType.Explicit in sharding.mesh.axis_types
-    return jax.sharding.auto_axes(function, out_sharding=sharding) if explicit else function
+    return cast(Any, jax.sharding.auto_axes)(function, out_sharding=sharding) if explicit else function
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -164,11 +165,11 @@ def _add(kernel, total, owned):
 
 def _append_rows(table, vectors: Sequence):
     rows = [*vectors]
-    if isinstance(table, np.ndarray) and not any(isinstance(v, jax.core.Tracer) for v in rows):
+    if isinstance(table, np.ndarray) and not any(isinstance(v, Tracer) for v in rows):
         return np.concatenate([table, *(np.asarray(v, table.dtype) for v in rows)])
-    rows = [v if isinstance(v, jax.core.Tracer) else np.asarray(v) for v in rows]
+    rows = [v if isinstance(v, Tracer) else np.asarray(v) for v in rows]
     merged = _any_mesh(_concatenate, table)(table, rows)
-    return merged if isinstance(merged, jax.core.Tracer) else _like(merged, table)
+    return merged if isinstance(merged, Tracer) else _like(merged, table)
 
 
 @jax.jit

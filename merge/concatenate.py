@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from blocklora_jax.adapters.lora import Adapter, LoRAPair
+from blocklora_jax.adapters.lora import Adapter
 from merge.check import check_adapters
 
 
@@ -23,15 +23,15 @@ def concatenate(
     Source: method, "Blockwise parameterization", 3.
     """
     weights = check_adapters(adapters, weights, allow_overlap=allow_overlap)
-    pairs: dict[str, dict[str, list[LoRAPair]]] = {}
+    pairs: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
         factor = np.float32(adapter.info.scale * weight)
         for component, layers in adapter.lora.items():
             for layer, (a, b) in layers.items():
-                folded = LoRAPair(np.asarray(a) * factor, np.asarray(b))
+                folded = np.asarray(a) * factor, np.asarray(b)
                 pairs.setdefault(component, {}).setdefault(layer, []).append(folded)
     return {component: {layer: _stack(each) for layer, each in layers.items()} for component, layers in pairs.items()}
 
 
-def _stack(pairs: list[LoRAPair]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate([pair.lora_A for pair in pairs], axis=1), np.concatenate([pair.lora_B for pair in pairs])
+def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([a for a, _ in pairs], axis=1), np.concatenate([b for _, b in pairs])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from blocklora_jax.adapters.lora import Adapter
 
 
-def ordered_tokens(adapters: Sequence[Adapter]) -> Iterator[tuple[str, object]]:
+def ordered_tokens(adapters: Sequence[Adapter]) -> Iterator[tuple[str, Any]]:
     """(token, vectors [v, d]) in the order in which they are appended: by adapter, then by token name."""
     for adapter in adapters:
         # By name and not as given: jit rebuilds every dict with its keys sorted, and rows must not move under it.
