@@ -20,7 +20,7 @@ import numpy as np
 
 import merge
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
-from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.partition import Axis, Partition
 
 TEXT_WIDTH = 768
 # Transformers of the U-Net: (where, how many blocks of how many transformers, channels).
@@ -53,7 +53,7 @@ def random_params(shapes: dict[str, tuple[int, int]]) -> dict:
     return params
 
 
-def random_adapters(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: str) -> list[Adapter]:
+def random_adapters(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: Axis) -> list[Adapter]:
     """Adapters `concept0`, `concept1`, … on slots 0, 1, …, zero outside their blocks."""
     rng, adapters = np.random.default_rng(1), []
     for slot in range(count):
@@ -83,7 +83,7 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
     return float(np.median(times))
 
 
-def measure(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: str, repeats: int) -> dict:
+def measure(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: Axis, repeats: int) -> dict:
     """Seconds of the plain pass, and how many times as long compose takes on NumPy and on JAX params."""
     params, adapters = random_params(shapes), random_adapters(shapes, count, rank, axis)
     kernels = dict(zip(shapes, _in_order(params, shapes), strict=True))

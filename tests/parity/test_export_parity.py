@@ -69,7 +69,7 @@ def assert_weights_equal(pipeline, params, base_params):
         before = to_torch(part, jax.device_get(base_params[part]))
         for key, array in to_torch(part, jax.device_get(params[part])).items():
             # fp32: both add a product of rank 2 to 8; entries are of size 1.
-            np.testing.assert_allclose(state[key], array, atol=1e-6, rtol=0, err_msg=key)
+            np.testing.assert_allclose(state[key], array, atol=1e-6, rtol=0, equal_nan=False, err_msg=key)
             changed += array.shape != before[key].shape or bool(np.abs(state[key] - before[key]).max() > 1e-2)
     assert changed
 
