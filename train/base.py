@@ -70,9 +70,9 @@ class BaseConfig:
     clip_steps: int = 400
     clip_batch: int = 128
     clip_learning_rate: float = 5e-4
-    vae_steps: int = 2000
+    vae_steps: int = 2400
     vae_batch: int = 8
-    vae_learning_rate: float = 1.5e-3
+    vae_learning_rate: float = 1e-3
     unet_steps: int = 5000
     unet_batch: int = 24
     unet_learning_rate: float = 4e-4
@@ -111,7 +111,7 @@ class Run:
         def preview(step: int, unet_params: dict) -> None:
             params = {"unet": unet_params, "vae": vae_params, "text_encoder": clip["text_encoder"]}
             prompt_ids = tokenizer.encode(PREVIEW_PROMPTS)
-            noise = np.random.default_rng(0).standard_normal((len(prompt_ids), 16, 16, 4), np.float32)
+            noise = np.random.default_rng(0).standard_normal((len(prompt_ids), *latents.shape[1:]), np.float32)
             empty = np.broadcast_to(empty_ids, prompt_ids.shape)
             images = generate(models, params, schedule, "ddim", prompt_ids, empty, jnp.asarray(noise), 4.0, 25)
             grid = picture_grid(np.asarray(images), columns=4, scale=3)

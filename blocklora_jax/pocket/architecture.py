@@ -6,17 +6,21 @@ Widths serve the method: 512 text features leave 32 a block at K = 16. Attention
 IMAGE_SIZE = 64
 MAX_TOKENS = 24
 TEXT_WIDTH = 512
+# Eight, not Stable Diffusion's four: the best linear code of a 4 x 4 patch of these pictures in four numbers errs by 0.133
+# (of 2), in eight by 0.084, and a small autoencoder trained for minutes does not get far beyond that.
+LATENT_CHANNELS = 8
 
 UNET = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
     "block_out_channels": [64, 192, 192],
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "layers_per_block": 1,
     "attention_head_dim": 8,
+    "norm_num_groups": 8,
     "cross_attention_dim": TEXT_WIDTH,
 }
 
@@ -24,12 +28,12 @@ VAE = {
     "_class_name": "AutoencoderKL",
     "in_channels": 3,
     "out_channels": 3,
-    "latent_channels": 4,
+    "latent_channels": LATENT_CHANNELS,
     "block_out_channels": [32, 32, 64],
     "down_block_types": ["DownEncoderBlock2D"] * 3,
     "up_block_types": ["UpDecoderBlock2D"] * 3,
     "layers_per_block": 1,
-    "norm_num_groups": 16,
+    "norm_num_groups": 4,
     "sample_size": IMAGE_SIZE,
     "scaling_factor": 1.0,
 }

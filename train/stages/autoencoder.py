@@ -1,4 +1,4 @@
-"""Stage 2: the KL autoencoder, absolute error plus a light pull of the latents to the unit normal."""
+"""Stage 2: the KL autoencoder, absolute and squared error plus a light pull of the latents to the unit normal."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from blocklora_jax.grid import picture_grid, png_bytes
 from blocklora_jax.models.config import VAEConfig
 from blocklora_jax.models.vae import AutoencoderKL
 from train.loop import LoopConfig, run_loop
+from train.stages.initial import silence_branches
 from train.stages.pictures import Pictures, batch_indices, to_float
 
 KL_WEIGHT = 3e-4  # Per element; absolute error of the flat pictures is about 0.02, the KL about 3 nats.
@@ -26,16 +27,17 @@ def train_autoencoder(
     """Trained parameters of the autoencoder."""
     model = AutoencoderKL(config)
     key = jax.random.key(seed)
-    params = model.init(key, jnp.zeros((1, *pictures.images.shape[1:])))["params"]
+    params = silence_branches(model.init(key, jnp.zeros((1, *pictures.images.shape[1:])))["params"])
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warmup_then_cosine(learning_rate, loop.steps)))
 
     def loss_fn(params, images, key):
         mean, logvar = model.apply({"params": params}, images, method="encode")
         latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
         decoded = model.apply({"params": params}, latents, method="decode")
-        reconstruction = jnp.abs(decoded - images).mean()
+        error = decoded - images
+        reconstruction = jnp.abs(error).mean() + jnp.square(error).mean()
         kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
-        return reconstruction + KL_WEIGHT * kl, {"reconstruction": reconstruction, "kl": kl}
+        return reconstruction + KL_WEIGHT * kl, {"absolute_error": jnp.abs(error).mean(), "kl": kl}
 
     @jax.jit
     def step_fn(state, images):

@@ -16,6 +16,7 @@ from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
 from blocklora_jax.models.unet import UNet2DConditionModel
 from blocklora_jax.models.vae import AutoencoderKL
 from train.loop import LoopConfig, run_loop
+from train.stages.initial import silence_branches
 from train.stages.pictures import Pictures, batch_indices, to_float
 
 CAPTION_DROPOUT = 0.1
@@ -63,7 +64,8 @@ def train_denoiser(
     model, text_model = UNet2DConditionModel(config), CLIPTextModel(text[0])
     key = jax.random.key(seed)
     states = jnp.zeros((1, ids.shape[1], text[0].hidden_size))
-    params = model.init(key, jnp.zeros((1, *latents.shape[1:])), jnp.zeros((1,), jnp.int32), states)["params"]
+    inputs = jnp.zeros((1, *latents.shape[1:])), jnp.zeros((1,), jnp.int32), states
+    params = silence_branches(model.init(key, *inputs)["params"])
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_hold_then_decay(learning_rate, loop.steps)))
 
     def loss_fn(params, batch, key):
