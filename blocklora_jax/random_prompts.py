@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -98,11 +98,16 @@ def make_random_prompts(
 ) -> RandomPrompts:
     """A pool of `count` prompts, a function of the seed.
 
-    own_token: (name, vectors) of the concept being taught; a foreign token has as many vectors.
+    own_token: (name, vectors) of the concept being taught; a foreign token has as many vectors, and there is none if
+    the concept has none. Raises UserError if the concept's token is the one that stands for foreign ones.
     """
+    name, vectors = own_token
+    if name == FOREIGN:
+        raise UserError(f"the token {FOREIGN} stands for other people's concepts in random prompts: choose another name")
+    if not vectors:
+        shares = replace(shares, foreign=0.0)
     rng = np.random.default_rng((seed, 0x0E0E))
     texts, subjects = zip(*(random_prompt(rng, words, shares, class_noun) for _ in range(count)), strict=True)
-    name, vectors = own_token
     ids = tokenizer.encode(texts, {name: vectors, FOREIGN: vectors} if vectors else {})
     return RandomPrompts(ids, last_token_ids(tokenizer, subjects), texts)
 
@@ -110,10 +115,10 @@ def make_random_prompts(
 def last_token_ids(tokenizer: Tokenizer, phrases: Sequence[str]) -> Int[np.ndarray, " p"]:
     """The id int32 [p] of each phrase's last token: the head noun."""
     distinct = {phrase: index for index, phrase in enumerate(dict.fromkeys(phrases))}
-    ids = tokenizer.encode(list(distinct))
-    ends = (ids == ids[:, -1:]).argmax(1)
-    # A full row has no padding: its only end token is the last.
-    last = ids[np.arange(len(ids)), np.maximum(ends, 1) - 1]
+    ids = tokenizer.encode(["", *distinct])
+    # The empty prompt is start, end, padding; padding may be the end token or another.
+    ends = (ids[1:] == ids[0, 1]).argmax(1)
+    last = ids[1:][np.arange(len(distinct)), ends - 1]
     return np.asarray([last[distinct[phrase]] for phrase in phrases], np.int32)
 
 
