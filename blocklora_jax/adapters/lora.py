@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,11 +74,12 @@ class AdapterInfo:
 class Adapter:
     """One concept: its LoRA pairs (full size, zero outside the owned blocks), its tokens, and its description.
 
-    lora: fp32 pairs by component and layer path. tokens: {"<name>": fp32 [vectors, d]}.
+    lora: fp32 pairs by component and layer path. tokens: {"<name>": fp32 [vectors, d]}. NumPy or JAX arrays.
     """
 
     lora: LoRATree
-    tokens: Mapping[str, Float[Array, "v d"]]
+    # Not Float[Array, …]: jax.tree rebuilds adapters with anything for leaves.
+    tokens: Mapping[str, Any]
     info: AdapterInfo = field(metadata={"static": True})
 
     @property
