@@ -39,9 +39,7 @@ class Attention(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b t c"], context: Float[Array, "b s d"] | None = None
-    ) -> Float[Array, "b t c"]:
+    def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"] | None = None) -> Float[Array, "b t c"]:
         context = x if context is None else context
         query = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_q")(x)
         key = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_k")(context)

@@ -17,7 +17,7 @@ from blocklora_jax.errors import UserError
 # Versions, origin, and what diffusers' `EMAModel` leaves in the config of an averaged model.
 _DIFFUSERS_BOOKKEEPING = frozenset(
     "_class_name _diffusers_version _name_or_path _use_default_values "
-    "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()  # noqa: SIM905
+    "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()
 )
 
 
@@ -30,6 +30,10 @@ def _matches(value: object, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _python_value(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _json_value(value: object) -> object:
@@ -62,9 +66,10 @@ class ModelConfig:
         ]
         unknown = sorted(set(raw) - names - set(cls.FIXED) - cls.BOOKKEEPING)
         problems += [f"{name}={raw[name]!r} (unknown field)" for name in unknown]
+        values = {name: _python_value(raw[name]) for name in names & set(raw)}
+        problems += cls._find_wrong_types(values)
         if problems:
             raise UserError(f"{source}: unsupported {cls.__name__} values: {'; '.join(problems)}")
-        values = {name: tuple(v) if isinstance(v := raw[name], list) else v for name in names & set(raw)}
         try:
             return cls(**values)
         except UserError as error:
@@ -76,11 +81,15 @@ class ModelConfig:
         return {**self.HEADER, **values, **self.FIXED}
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), hints[field.name]
-            if not _matches(value, hint):
-                raise UserError(f"{type(self).__name__}: {field.name}={value!r} (supported: {field.type})")
+        problems = self._find_wrong_types({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        self._require(not problems, "; ".join(problems))
+
+    @classmethod
+    def _find_wrong_types(cls, values: Mapping[str, Any]) -> list[str]:
+        hints = typing.get_type_hints(cls)
+        types_ = {field.name: field.type for field in dataclasses.fields(cls)}
+        wrong = sorted(name for name, value in values.items() if not _matches(value, hints[name]))
+        return [f"{name}={_json_value(values[name])!r} (supported: {types_[name]})" for name in wrong]
 
     def _require(self, condition: bool, message: str) -> None:
         if not condition:
@@ -265,7 +274,7 @@ class TextConfig(ModelConfig):
     BOOKKEEPING: ClassVar[frozenset[str]] = frozenset(
         "_name_or_path architectures dtype torch_dtype transformers_version model_type initializer_factor "
         "initializer_range dropout chunk_size_feed_forward id2label is_encoder_decoder label2id output_attentions "
-        "output_hidden_states problem_type return_dict _attn_implementation_autoset".split()  # noqa: SIM905
+        "output_hidden_states problem_type return_dict _attn_implementation_autoset".split()
     )
     HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
 

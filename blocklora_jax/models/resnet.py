@@ -27,10 +27,10 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        scale, bias = (jnp.expand_dims(p, tuple(range(x.ndim - 1))) for p in (scale, bias))
         x = x.astype(jnp.float32)
         centred = x - self._group_mean(x)
         # Two passes: mean(x^2) - mean(x)^2 loses digits where a channel's mean is far from zero.
-        scale, bias = (jnp.expand_dims(p, tuple(range(x.ndim - 1))) for p in (scale, bias))
         factor = scale * jax.lax.rsqrt(self._group_mean(jnp.square(centred)) + self.epsilon)
         return (centred * factor + bias).astype(self.dtype)
 
@@ -65,9 +65,7 @@ class ResnetBlock2D(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], time: Float[Array, "b k"] | None = None
-    ) -> Float[Array, "b h w d"]:
+    def __call__(self, x: Float[Array, "b h w c"], time: Float[Array, "b k"] | None = None) -> Float[Array, "b h w d"]:
         h = GroupNorm(self.norm_num_groups, self.epsilon, self.dtype, name="norm1")(x)
         h = conv3x3(self.out_channels, self.dtype, "conv1")(nn.silu(h))
         if time is not None:

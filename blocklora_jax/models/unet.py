@@ -60,12 +60,10 @@ class UNet2DConditionModel(nn.Module):
         sample: Float[Array, "b h w c"],
         timesteps: Real[Array, " b"],
         encoder_hidden_states: Float[Array, "b t d"],
-    ) -> Float[Array, "b h w d"]:
+    ) -> Float[Array, "b h w o"]:
         """Prediction of the shape of `sample`; timesteps 0..999, text states [b, t, cross_attention_dim]."""
         config = self.config
-        sinusoids = embed_timesteps(
-            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
-        )
+        sinusoids = embed_timesteps(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
         time = TimestepEmbedding(config.time_channels, self.dtype, name="time_embedding")(sinusoids)
         context = encoder_hidden_states.astype(self.dtype)
         x = conv3x3(config.block_out_channels[0], self.dtype, "conv_in")(sample)

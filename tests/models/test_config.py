@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from full_size import read_config
+from model_shapes import read_config
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
@@ -67,6 +67,13 @@ def test_all_unsupported_values_are_named_at_once():
     raw = {**read_config("unet"), "use_linear_projection": True, "act_fn": "mish", "novel": None}
     with pytest.raises(UserError, match="(?s)act_fn='mish'.*use_linear_projection=True.*novel=None"):
         UNetConfig.from_json(raw, "x")
+
+
+def test_wrong_types_are_errors_without_a_file_too():
+    assert UNetConfig._find_wrong_types({"cross_attention_dim": "768", "norm_eps": 1, "flip_sin_to_cos": 1}) == [
+        "cross_attention_dim='768' (supported: int)",
+        "flip_sin_to_cos=1 (supported: bool)",
+    ]
 
 
 def test_replaced_field_is_checked_too():

@@ -1,9 +1,10 @@
-"""Stable Diffusion 1.5 at full size, as shapes only."""
+"""Parameter trees without running `init`: Stable Diffusion 1.5 at full size as shapes, small ones at random."""
 
 import json
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 ROOT = Path(__file__).parents[2]
@@ -26,3 +27,15 @@ def model_shapes(model, *inputs) -> dict[str, tuple[int, ...]]:
     flat = flatten_dict(params, sep="/")
     assert {leaf.dtype.name for leaf in flat.values()} == {"float32"}
     return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def random_params(model, *inputs):
+    """Seeded random parameters of `model`; compiling `init` takes longer than compiling the model."""
+    generator = np.random.default_rng(0)
+
+    def draw(leaf):
+        fan_in = np.prod(leaf.shape[:-1])
+        noise = generator.standard_normal(leaf.shape) / np.sqrt(fan_in)
+        return jax.numpy.asarray(noise if leaf.ndim > 1 else 0.5 + 0.2 * noise, leaf.dtype)
+
+    return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"])
