@@ -33,14 +33,13 @@ class DenoiserState(NamedTuple):
     opt_state: optax.OptState
 
 
-def encode_pictures(config: VAEConfig, params: dict, pictures: Pictures, batch: int = 64) -> tuple[np.ndarray, float]:
-    """Latents fp16 [n, h, w, c] of all pictures (their means, unscaled), and the factor 1/std that makes them unit size."""
+def encode_pictures(config: VAEConfig, params: dict, pictures: Pictures, batch: int = 64) -> np.ndarray:
+    """Latents fp16 [n, h, w, c] of all pictures: their means, unscaled."""
     model = AutoencoderKL(config)
     encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
     count = len(pictures.images)
     chunks = [np.asarray(encode(_padded(pictures.images[i : i + batch], batch)), np.float16) for i in range(0, count, batch)]
-    latents = np.concatenate(chunks)[:count]
-    return latents, float(1.0 / latents.astype(np.float32).std())
+    return np.concatenate(chunks)[:count]
 
 
 def train_denoiser(
@@ -96,7 +95,7 @@ def train_denoiser(
         return latents[chosen].astype(np.float32), ids[chosen]
 
     state = DenoiserState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
-    show = lambda step, state: preview(step, state.average)  # noqa: E731
+    show = lambda step, state: preview(step, state.average)
     return run_loop(loop, run_dir, state, step_fn, batch_at, show, label="denoiser").average
 
 

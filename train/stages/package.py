@@ -1,0 +1,127 @@
+"""The finished pocket model: a Diffusers folder, preview grids, and a README that says how it was made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
+from blocklora_jax.checkpoints.image_encoder import save_image_encoder
+from blocklora_jax.diffusion.generate import Models, draw_latents, generate
+from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.files import write_atomic
+from blocklora_jax.grid import picture_grid, png_bytes
+from blocklora_jax.models.clip_text import CLIPTextModel
+from blocklora_jax.models.clip_vision import VisionConfig
+from blocklora_jax.models.unet import UNet2DConditionModel
+from blocklora_jax.models.vae import AutoencoderKL
+from blocklora_jax.pocket import architecture
+
+PREVIEW_PROMPTS = (
+    "a photo of a man on a beach",
+    "a photo of a woman in a city",
+    "a photo of a girl in the snow",
+    "a photo of a dog in a forest",
+    "a photo of a cat in a room",
+    "a photo of a bear in the snow",
+    "a photo of a robot in a desert",
+    "a photo of a car in a city",
+    "a sketch of a boat on a beach",
+    "a watercolour of a house in a forest",
+    "a blueprint of a robot in a city",
+    "a neon sign of a man at night",
+    "a sepia photo of a teapot in a room",
+    "a photo of a man and a dog on a beach",
+    "a photo of a woman and a cat in a room",
+    "a photo of a mug in a desert",
+)
+README = """# The pocket model
+
+A tiny Stable Diffusion (64 x 64 pixels, fp16) that knows the little world of `blocklora_jax/pocket/world.py` and nothing
+else. Every picture it learnt from was drawn by this project; weights and pictures are under Apache-2.0, as the code is.
+
+`unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` are a Diffusers folder that PyTorch opens too. `image_encoder` is the
+CLIP image tower that was trained with the text encoder, for measuring.
+
+Made at commit {commit} with jax {jax} by
+
+    python -m train.base {flags}
+
+Last line of each stage's metrics:
+
+```json
+{metrics}
+```
+"""
+
+
+@dataclass(frozen=True)
+class Packager:
+    """Writes what a run has learnt so far.
+
+    out: the run folder. clip: what `train_clip` gave. vae_params: the autoencoder's. configs: by component.
+    """
+
+    out: Path
+    configs: Mapping[str, Any]
+    clip: Mapping[str, Any]
+    vae_params: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    def write(self, step: int, unet_params: Mapping[str, Any]) -> Path:
+        """A preview grid of `step` and the model's folder, which is returned."""
+        params = {"unet": unet_params, "vae": self.vae_params, "text_encoder": self.clip["text_encoder"]}
+        checkpoint = Checkpoint(
+            name="pocket",
+            configs=self.configs,
+            params=params,
+            scheduler=architecture.SCHEDULER,
+            tokenizer=self.out / "tokenizer",
+        )
+        write_atomic(self.out / "previews" / f"{step:06d}.png", self.preview(checkpoint))
+        folder = self.out / "model"
+        save_folder(folder, checkpoint, dtype="float16")
+        vision = VisionConfig.from_json(architecture.VISION, "pocket image tower")
+        projection = self.clip["text_projection"]
+        save_image_encoder(folder / "image_encoder", vision, self.clip["vision"], projection, dtype="float16")
+        write_atomic(folder / "README.md", self.readme().encode())
+        return folder
+
+    def preview(self, checkpoint: Checkpoint) -> bytes:
+        """A PNG of what the model makes of `PREVIEW_PROMPTS`."""
+        configs = checkpoint.configs
+        models = Models(
+            UNet2DConditionModel(configs["unet"]), AutoencoderKL(configs["vae"]), CLIPTextModel(configs["text_encoder"])
+        )
+        schedule = Schedule.from_json(dict(checkpoint.scheduler), "pocket scheduler")
+        tokenizer, count, size = checkpoint.make_tokenizer(), len(PREVIEW_PROMPTS), architecture.IMAGE_SIZE
+        ids, empty = tokenizer.encode(PREVIEW_PROMPTS), tokenizer.encode([""] * count)
+        noise = draw_latents(models, jax.random.key(0), count, size, size)
+        params = jax.tree.map(jnp.asarray, dict(checkpoint.params))
+        images = np.asarray(generate(models, params, schedule, "ddim", ids, empty, noise, 4.0, 25))
+        return png_bytes(picture_grid(images, captions=PREVIEW_PROMPTS, columns=4, scale=3))
+
+    def readme(self) -> str:
+        """The weights' README: what they are, and how to make them again."""
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.settings.items())
+        last = {stage: _last_metrics(self.out / stage) for stage in ("clip", "vae", "unet")}
+        return README.format(flags=flags, metrics=json.dumps(last, indent=2), commit=_commit(), jax=jax.__version__)
+
+
+def _last_metrics(run_dir: Path) -> dict:
+    return json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def _commit() -> str:
+    """The checkout's commit, or "unknown" outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
