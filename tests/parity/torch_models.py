@@ -39,7 +39,7 @@ def torch_image(x: np.ndarray) -> torch.Tensor:
 
 def from_torch_image(x: torch.Tensor) -> np.ndarray:
     """[b, c, h, w] to [b, h, w, c]."""
-    return x.numpy().transpose(0, 2, 3, 1)
+    return x.detach().numpy().transpose(0, 2, 3, 1)
 
 
 def relative_error(ours: Any, reference: np.ndarray) -> float:

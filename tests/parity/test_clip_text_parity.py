@@ -1,0 +1,47 @@
+"""The text encoder against transformers, on random weights."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+import torch_models as reference
+from transformers import CLIPTextConfig
+from transformers import CLIPTextModel as TorchTextModel
+
+from blocklora_jax.checkpoints.layout import to_flax
+from blocklora_jax.models.clip_text import CLIPTextModel
+from blocklora_jax.models.config import TextConfig
+
+SHARED = {"vocab_size": 99, "bos_token_id": 97, "eos_token_id": 98, "pad_token_id": 98}
+CONFIGS = {
+    "like 1.x": {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 12},
+    "gelu, odd sizes": {
+        "hidden_size": 35,
+        "intermediate_size": 51,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 5,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-3,
+        "max_position_embeddings": 23,
+    },
+    "one head": {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1},
+}
+
+
+@pytest.mark.parametrize("length", [1, 13, 23])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_hidden_states_equal_transformers(name, length):
+    module = reference.randomise(TorchTextModel(CLIPTextConfig(**SHARED, **CONFIGS[name])), 0)
+    config = TextConfig.from_json(module.config.to_dict(), name)
+    params = reference.as_jax(to_flax("text_encoder", reference.state_arrays(module)))
+    ids = np.random.default_rng(1).integers(0, 99, (3, length)).astype(np.int32)
+    theirs = module(torch.from_numpy(ids).long()).last_hidden_state.numpy()
+    ours = jax.jit(CLIPTextModel(config).apply)({"params": params}, ids)
+    assert reference.relative_error(ours, theirs) <= 1e-4
+
+
+def test_written_config_is_read_by_transformers():
+    config = TextConfig(**SHARED, **CONFIGS["gelu, odd sizes"])
+    theirs = CLIPTextConfig.from_dict(config.to_json()).to_dict()
+    assert {name: theirs[name] for name in CONFIGS["gelu, odd sizes"]} == CONFIGS["gelu, odd sizes"]
