@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,9 @@ class StableDiffusion:
 
         Raises: UserError for a prompt that is too long or a size that the model cannot make.
         """
-        if isinstance(prompts, str):
-            raise UserError("prompts is a list of prompts, not one string: write [prompt]")
+        for name, value in (("prompts", prompts), ("negative_prompts", negative_prompts)):
+            if isinstance(value, str):
+                raise UserError(f"{name} is a list of prompts, not one string: write [prompt]")
         if not prompts:
             raise UserError("there is no prompt to make a picture of")
         tokens = token_counts(adapters)
@@ -116,7 +117,12 @@ class StableDiffusion:
         negatives = negatives * (len(prompts) // len(negatives))
         if latents is None:
             size = self.image_size
-            latents = draw_latents(self.models, jax.random.key(seed), len(prompts), height or size, width or size)
+            height, width = (size if side is None else side for side in (height, width))
+            latents = draw_latents(self.models, jax.random.key(seed), len(prompts), height, width)
+        channels = self.models.vae.config.latent_channels
+        if len(latents.shape) != 4 or (latents.shape[0], latents.shape[3]) != (len(prompts), channels):
+            shape = list(latents.shape)
+            raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {len(prompts)} prompts")
         return np.asarray(
             generate(
                 self.models,
@@ -140,7 +146,5 @@ class StableDiffusion:
         dtype: str = "float32",
     ) -> None:
         """Write a Diffusers folder that PyTorch opens; arguments as in `generate`. Raises UserError if it cannot."""
-        from dataclasses import replace
-
         checkpoint = replace(self.checkpoint, params=self.params if params is None else params)
         save_folder(path, checkpoint, tokens=token_counts(adapters), dtype=dtype)
