@@ -62,7 +62,7 @@ def load_adapter(path: str | Path) -> Adapter:
     try:
         info, counts = _info(header), dict(header["tokens"])
         lora, wrong = _expand(info, header["shapes"], tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{path}: the adapter's header lacks or misspells a field ({error})") from error
     tokens = {token: tensors.pop(f"tokens/{token}", None) for token in counts}
     misfits = [t for t, v in tokens.items() if v is None or v.ndim != 2 or len(v) != counts[t]]

@@ -137,7 +137,7 @@ def test_unknown_flags_are_refused(files):
 
 def test_unusable_token_names_are_refused_on_export(tiny_sd, tmp_path):
     adapter = random_adapter("a/b", tiny_sd.params, slots=(0,))
-    with pytest.raises(ValueError, match="cannot name a file"):
+    with pytest.raises(UserError, match="cannot name a file"):
         merge.export(adapter, tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
 
