@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,17 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.random_prompts import RandomPromptShares
 
 TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
+
+# Names of settings, what must hold of them, and how to say so.
+_DEMANDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("rank steps batch log_every save_every resolution", lambda x: x >= 1, "must be at least 1"),
+    ("blocks token_vectors preview_every warmup_steps random_batch seed", lambda x: x >= 0, "must be at least 0"),
+    ("erase_weight token_spread noise_offset weight_decay", lambda x: 0 <= x < math.inf, "must be at least 0"),
+    ("learning_rate text_learning_rate token_learning_rate", lambda x: 0 <= x < math.inf, "must be at least 0"),
+    ("alpha clip_norm min_snr_gamma", lambda x: 0 < x < math.inf, "must be above 0"),
+    ("pure_noise", lambda x: 0 <= x <= 1, "must lie in 0..1"),
+    ("crop", lambda x: 0.1 <= x <= 1, "must lie in 0.1..1"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +155,13 @@ class ConceptConfig:
             raise UserError(f"--token {self.token!r} must look like '<name>': lower-case letters, digits, '-' and '_' in angle brackets")
         if sum((self.tpu, self.gpu, self.cpu)) > 1:
             raise UserError("choose one of --tpu, --gpu and --cpu")
-        for name in ("rank", "steps", "batch", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name in ("blocks", "token_vectors", "preview_every", "erase_weight", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} must not be negative, it is {getattr(self, name)}")
-        if not 0.1 <= self.crop <= 1:
-            raise UserError(f"--crop {self.crop} must lie in 0.1..1")
+        for names, holds, demand in _DEMANDS:
+            for name in names.split():
+                value = getattr(self, name)
+                # Written so that NaN fails too.
+                if value is not None and not holds(value):
+                    flag = "lambda" if name == "erase_weight" else name.replace("_", "-")
+                    raise UserError(f"--{flag} {demand}, not {value}")
         if not self.class_noun.strip():
             raise UserError("--class-noun must not be empty: say what the concept is, such as 'man'")
 
