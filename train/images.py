@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from blocklora_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _MASK = ".mask.png"
+# Pillow raises SyntaxError for broken PNG chunks and EXIF blocks, struct.error for shortened ones.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class Picture(NamedTuple):
@@ -40,7 +43,7 @@ def read_pictures(folder: Path) -> list[Picture]:
     for path in names:
         try:
             pictures.append(_read(path))
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        except _BROKEN as error:
             broken.append(f"{path.name} ({' '.join(str(error).split())})")
     if broken:
         raise UserError(f"{folder}: cannot read {'; '.join(broken)}: repair or remove them")
