@@ -25,12 +25,15 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
     if tpu and len(os.environ.get(_POD_VARIABLES[0], "").split(",")) > 1:
         jax.distributed.initialize()
     try:
-        return jax.default_backend()
+        found = jax.default_backend()
     except RuntimeError as error:
         asked = {"tpu": "TPU", "cuda": "GPU", "cpu": "CPU"}.get(wanted or "", "device")
         extra = {"tpu": "tpu", "cuda": "cuda"}.get(wanted or "")
         hint = f"; on a machine with one: pip install 'blocklora_jax[{extra}]'" if extra else ""
         raise UserError(f"JAX finds no {asked} here{hint}; leave out the flag to use what there is") from error
+    if wanted and found != {"cuda": "gpu"}.get(wanted, wanted):
+        raise UserError(f"JAX already runs on {found} in this process: choose the platform before anything is computed")
+    return found
 
 
 def compute_dtype(precision: str, platform: str) -> jnp.dtype:
