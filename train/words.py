@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
+
 from blocklora_jax.pocket import world
 from blocklora_jax.random_prompts import PromptWords
 from train.config import ConceptConfig
@@ -40,7 +42,8 @@ def preview_prompts(config: ConceptConfig) -> tuple[str, ...]:
         return config.preview_prompts
     words, trigger = prompt_words(config), config.trigger
     if config.kind == "style":
-        subjects = [f"{_article(s)} {s} {p}" for s, p in zip(words.subjects[:7], words.scenes[:7], strict=True)]
+        pairs = islice(zip(cycle(words.subjects), cycle(words.scenes), strict=True), 7)
+        subjects = [f"{_article(subject)} {subject} {place}" for subject, place in pairs]
         return (*(f"a {trigger} of {s}" for s in subjects), f"a photo of {subjects[0]}")
     if config.kind == "scene":
         shown = [f"a photo of {_article(s)} {s} in a {trigger}" for s in words.subjects[:7]]
