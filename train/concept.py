@@ -29,8 +29,13 @@ from train.loop import LoopConfig, run_loop
 from train.parallel import check_rows, map_step
 from train.platform import compute_dtype, select_platform
 from train.state import Trainable, TrainState, init_state, make_optimizer, stack
-from train.step import foreign_embeddings, make_step, with_table
+from train.step import foreign_embeddings, make_step, own_foreign_ids, with_table
 from train.words import preview_prompts
+
+# What a resumed run may do otherwise than before and still compute the same, up to rounding.
+MAY_CHANGE = frozenset(
+    "out resume save_dtype log_every save_every preview_every preview_prompts tensorboard tpu gpu cpu mapper remat".split()
+)
 
 
 def train_concept(config: ConceptConfig, platform: str) -> Path:
@@ -38,7 +43,7 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
 
     Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
     """
-    prepare_run_dir(config)
+    check_run_dir(config)
     sd = StableDiffusion.from_pretrained(
         config.model, variant=config.variant, dtype=compute_dtype(config.precision, platform), remat=config.remat
     )
@@ -64,6 +69,8 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
         steps=config.steps, log_every=config.log_every, save_every=config.save_every, preview_every=config.preview_every,
         resume=config.resume, tensorboard=config.tensorboard,
     )  # fmt: skip
+    # Last of all: a run that could not begin leaves no folder that a second try would find taken.
+    write_json(config.out / "config.json", config.to_json())
     state = run_loop(
         loop,
         config.out,
@@ -79,14 +86,23 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     return path
 
 
-def prepare_run_dir(config: ConceptConfig) -> None:
-    """Write `config.json`. Raises UserError if the folder holds a run and --resume is not given."""
+def check_run_dir(config: ConceptConfig) -> None:
+    """Raises UserError if --out holds a run and --resume is not given, or the run to resume has other settings."""
     path = config.out / "config.json"
     if path.exists() and not config.resume:
         raise UserError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
-    if config.resume and not path.exists():
-        raise UserError(f"there is no run to resume in {config.out}: leave out --resume")
-    write_json(path, config.to_json())
+    if not config.resume:
+        return
+    try:
+        before = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"there is no run to resume in {config.out}: leave out --resume") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): restore it, or choose another --out") from error
+    now = json.loads(json.dumps(config.to_json()))
+    changed = [f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if k not in MAY_CHANGE and before.get(k) != v]
+    if changed:
+        raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
 
 
 def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInfo, LoRATree, Trainable]:
@@ -131,17 +147,14 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
     if tokens_train or "text_encoder" in trainable.lora:
         return data
     table = sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    foreign = foreign_embeddings(
-        table,
-        jnp.asarray(data.prompts.nouns[:1]),
-        jnp.zeros(1, jnp.int32),
-        config.token_vectors,
-        config.token_spread,
-        jax.random.key(config.seed + 1),
-    )[0]
-    params = with_table(sd.params, jnp.concatenate([table, trainable.tokens, foreign]))
+    # Each prompt of the pool meets a stranger of its own, as each random row does where ids are encoded in the step.
+    prompts, vectors = data.prompts, config.token_vectors
+    rows, key = jnp.arange(len(prompts.ids)), jax.random.key(config.seed + 1)
+    foreign = foreign_embeddings(table, jnp.asarray(prompts.nouns), rows, vectors, config.token_spread, key)
+    params = with_table(sd.params, jnp.concatenate([table, trainable.tokens, foreign.reshape(-1, table.shape[1])]))
+    random_ids = own_foreign_ids(jnp.asarray(prompts.ids), len(table) + vectors, vectors)
     encode = _text_encoder(sd, params)
-    return data._replace(states=encode(data.ids), random_states=encode(data.prompts.ids))
+    return data._replace(states=encode(data.ids), random_states=encode(np.asarray(random_ids)))
 
 
 def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], np.ndarray]:
@@ -163,6 +176,8 @@ def make_preview(
 ) -> Callable[[int, TrainState], None]:
     """`preview(step, state)` writes `previews/<step>.png`: the concept as a merge of this one adapter shows it."""
     prompts = preview_prompts(config)
+    # One that is too long is to be told now, not after the training.
+    sd.tokenizer.encode(prompts, {config.token: config.token_vectors} if config.token_vectors else {})
 
     def preview(step: int, state: TrainState) -> None:
         adapter = to_adapter(state)

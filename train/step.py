@@ -133,9 +133,7 @@ def _encode_text(
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     foreign = foreign_embeddings(table, batch.random_nouns, batch.random_row, len(tokens), spread, key)
     text_params = with_table(params, jnp.concatenate([table, tokens, foreign.reshape(-1, table.shape[1])]))
-    # Every random row has foreign embeddings of its own; the ids name the first row's.
-    first, shift = len(table) + len(tokens), jnp.arange(rows)[:, None] * len(tokens)
-    random_ids = jnp.where(batch.random_ids >= first, batch.random_ids + shift, batch.random_ids)
+    random_ids = own_foreign_ids(batch.random_ids, len(table) + len(tokens), len(tokens))
     text_encoder = with_token_rows(models, text_params).text_encoder
     states, energies = apply_adapted(
         text_encoder,
@@ -161,6 +159,12 @@ def foreign_embeddings(
         return table[noun][None] + deviation * jax.random.normal(row_key, (vectors, table.shape[1]))
 
     return jax.vmap(draw)(nouns, row)
+
+
+def own_foreign_ids(ids: Int[Array, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
+    """`ids` where every row's foreign token is its own: from `first` on they name the first row's, `vectors` a row."""
+    shift = jnp.arange(len(ids))[:, None] * vectors
+    return jnp.where(ids >= first, ids + shift, ids)
 
 
 def with_table(params: Mapping[str, Any], table: Array) -> dict[str, Any]:
