@@ -14,6 +14,7 @@ import merge
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.command import run
+from blocklora_jax.errors import UserError
 from merge.__main__ import main
 
 
