@@ -7,5 +7,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A Diffusers folder with the smallest Stable Diffusion 1.x (see tiny_model.py)."""
+    from tiny_model import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tiny_folder):
+    """The same, loaded."""
+    from blocklora_jax import StableDiffusion
+
+    return StableDiffusion.from_pretrained(tiny_folder)

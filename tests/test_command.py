@@ -1,0 +1,49 @@
+"""What a command line does with an error."""
+
+from __future__ import annotations
+
+import pytest
+
+from blocklora_jax.command import run
+from blocklora_jax.errors import UserError
+
+
+def exit_of(error: BaseException | None, capsys) -> tuple[int, str]:
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    return stop.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such\n  thing: take another"), 2, "error: no such thing: take another\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (OSError(28, "No space left on device", "a.bin"), 1, "error: a.bin: No space left on device\n"),
+        (OSError("odd"), 1, "error: system: odd\n"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
+    assert exit_of(error, capsys) == (code, line)
+
+
+def test_success_says_nothing(capsys):
+    run(lambda: None)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("code", [0, 2, 143])
+def test_exit_codes_pass(code, capsys):
+    assert exit_of(SystemExit(code), capsys) == (code, "")
+
+
+def test_our_own_faults_keep_their_traceback():
+    def main() -> None:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        run(main)

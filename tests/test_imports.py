@@ -1,0 +1,81 @@
+"""Who imports whom: `train -> blocklora_jax <- merge`, and merging brings no Flax."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, also within functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported(package: str) -> dict[str, set[str]]:
+    """What each file of `package` imports of ours."""
+    ours = ("blocklora_jax", "train", "merge")
+    files = {str(p.relative_to(ROOT)): imports_of(p) for p in sorted((ROOT / package).rglob("*.py"))}
+    assert files
+    return {file: {name for name in names if name.split(".")[0] in ours} for file, names in files.items()}
+
+
+def top(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def test_the_library_imports_neither_train_nor_merge():
+    wrong = {file: names for file, names in imported("blocklora_jax").items() if top(names) - {"blocklora_jax"}}
+    assert not wrong
+
+
+def test_merge_imports_nothing_of_train():
+    assert not {file for file, names in imported("merge").items() if "train" in top(names)}
+
+
+def test_train_takes_of_merge_only_compose():
+    taken = {name for names in imported("train").values() for name in names if name.startswith("merge")}
+    assert taken <= {"merge.compose.compose"}
+
+
+def test_runtime_packages_are_the_declared_ones():
+    allowed = {
+        "jax", "flax", "optax", "orbax", "numpy", "PIL", "tyro", "tqdm", "yaml", "safetensors", "huggingface_hub",
+        "transformers", "jaxtyping", "ml_dtypes", "tensorboardX", "blocklora_jax", "train", "merge",
+    }  # fmt: skip
+    for package in ("blocklora_jax", "train", "merge"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert top(imports_of(path)) - allowed - set(sys.stdlib_module_names) == set(), path
+
+
+def loaded_by(statement: str, *names: str) -> list[str]:
+    """Which of the modules `names` are loaded after `statement`, in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*(n for n in {names!r} if n in sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import merge; from blocklora_jax import Adapter; Adapter.load", ("flax", "torch", "transformers", "train")),
+        ("import blocklora_jax", ("jax", "flax", "transformers")),
+        ("import train.concept", ("torch", "diffusers", "transformers", "peft")),
+    ],
+)
+def test_imports_stay_light(statement, absent):
+    assert loaded_by(statement, *absent) == []

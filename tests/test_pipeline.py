@@ -1,0 +1,103 @@
+"""The whole model as one object: pictures, seeds, errors, folders."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from adapter_builders import random_adapter
+from tiny_model import SIZE
+
+import merge
+from blocklora_jax import StableDiffusion
+from blocklora_jax.diffusion.generate import draw_latents
+from blocklora_jax.errors import UserError
+
+QUICK = {"steps": 2, "sampler": "ddim"}
+PROMPTS = ["a photo of a man", "a drawing of a dog in the snow"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tiny_sd):
+    return tiny_sd.generate(PROMPTS, seed=3, **QUICK)
+
+
+def test_pictures_are_bytes_of_the_models_own_size(pictures):
+    assert pictures.shape == (2, SIZE, SIZE, 3)
+    assert pictures.dtype == np.uint8
+    assert pictures.std() > 1
+
+
+def test_a_picture_depends_on_the_seed_and_its_place_but_not_on_the_batch(tiny_sd, pictures):
+    alone = tiny_sd.generate(PROMPTS[:1], seed=3, **QUICK)
+    # Other batch sizes round otherwise: at most one step of 255.
+    assert np.abs(alone[0].astype(int) - pictures[0]).max() <= 1
+    np.testing.assert_array_equal(tiny_sd.generate(PROMPTS, seed=3, **QUICK), pictures)
+    assert np.abs(tiny_sd.generate(PROMPTS, seed=4, **QUICK).astype(int) - pictures).max() > 5
+
+
+def test_latents_given_stand_for_the_seed(tiny_sd, pictures):
+    latents = draw_latents(tiny_sd.models, jax.random.key(3), 2, SIZE, SIZE)
+    np.testing.assert_array_equal(tiny_sd.generate(PROMPTS, seed=9, latents=latents, **QUICK), pictures)
+
+
+def test_negative_prompts_change_the_picture_one_for_all_or_one_each(tiny_sd, pictures):
+    for_all = tiny_sd.generate(PROMPTS, negative_prompts=["an owl"], seed=3, **QUICK)
+    each = tiny_sd.generate(PROMPTS, negative_prompts=["an owl", ""], seed=3, **QUICK)
+    np.testing.assert_array_equal(for_all[0], each[0])
+    np.testing.assert_array_equal(each[1], pictures[1])
+    assert np.any(for_all[1] != pictures[1])
+
+
+def test_merged_concepts_are_called_by_their_tokens(tiny_sd):
+    adapter = random_adapter("ada", tiny_sd.params, slots=(1,))
+    params = merge.compose(tiny_sd.params, [adapter])
+    prompts = ["a photo of <ada> man", "a photo of a man"]
+    merged = tiny_sd.generate(prompts, params=params, adapters=[adapter], **QUICK)
+    assert merged.shape == (2, SIZE, SIZE, 3)
+    assert np.any(merged[1] != tiny_sd.generate(prompts[1:] * 2, **QUICK)[1])
+
+
+def test_a_concept_without_its_params_is_an_error(tiny_sd):
+    adapter = random_adapter("ada", tiny_sd.params, slots=(1,))
+    with pytest.raises(UserError, match="pass params composed with the adapters"):
+        tiny_sd.generate(["a photo of <ada> man"], adapters=[adapter], **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": []}, "no prompt"),
+        ({"prompts": "a dog"}, "not one string"),
+        ({"negative_prompts": "an owl"}, "not one string"),
+        ({"negative_prompts": ["a", "b", "c"]}, "3 negative prompts for 2 prompts"),
+        ({"height": SIZE + 1}, "must be multiples of 2"),
+        ({"width": 0}, "must be multiples of 2"),
+        ({"sampler": "magic"}, "sampler 'magic' is unknown"),
+        ({"steps": 0}, "0 sampling steps"),
+        ({"prompts": [" ".join(["dog"] * 40)]}, "too long by 18 tokens"),
+        ({"latents": np.zeros((1, 8, 8, 4), np.float32)}, r"latents \[1, 8, 8, 4\].*2 prompts"),
+        ({"latents": np.zeros((2, 4, 8, 8), np.float32)}, r"latents \[2, 4, 8, 8\]"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_in_one_message(tiny_sd, arguments, message):
+    arguments = {"prompts": PROMPTS, **QUICK, **arguments}
+    with pytest.raises(UserError, match=message):
+        tiny_sd.generate(arguments.pop("prompts"), **arguments)
+
+
+def test_a_saved_model_comes_back(tiny_sd, tmp_path):
+    adapter = random_adapter("ada", tiny_sd.params, slots=(1,))
+    params = merge.compose(tiny_sd.params, [adapter])
+    tiny_sd.save(tmp_path / "merged", params=params, adapters=[adapter])
+    loaded = StableDiffusion.from_pretrained(tmp_path / "merged")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, dict(params))
+    prompts = ["a photo of <ada> man"]
+    np.testing.assert_array_equal(loaded.tokenizer.encode(prompts), tiny_sd.tokenizer.encode(prompts, {"<ada>": 2}))
+    assert loaded.image_size == SIZE
+    assert loaded.schedule == tiny_sd.schedule
+
+
+def test_a_missing_model_is_one_error(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        StableDiffusion.from_pretrained(tmp_path / "nowhere")

@@ -1,0 +1,120 @@
+"""The same step over one device and eight, under both mappers, and over several concepts; in a process with eight devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from blocklora_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+STEPS = 3
+
+
+def steps_of(mapper: str, devices: int, seeds: tuple[int, ...] = (0,), concepts: int = 1) -> dict:
+    """Everything trained and the last metrics after some steps; the leading axis is that of concepts."""
+    from concept_builders import make_batch, make_config, make_trainable
+    from tiny_model import SCHEDULE, tiny_models, tiny_params
+
+    from train.parallel import map_step
+    from train.state import init_state, make_optimizer, stack
+    from train.step import make_step
+
+    configs = [
+        make_config(batch=8, random_batch=8, layers="cross_kv+text_encoder", warmup_steps=0, seed=seed)
+        for seed in seeds
+    ]
+    optimizer = make_optimizer(configs[0])
+    trained = [make_trainable(config) for config in configs]
+    one = make_step(tiny_models(levels=1), SCHEDULE, configs[0], trained[0][1], optimizer)
+    step = map_step(one, jax.devices()[:devices], mapper, concepts)
+    state = stack([init_state(t, optimizer, jax.random.key(s)) for (t, _), s in zip(trained, seeds, strict=True)])
+    params = jax.tree.map(jnp.asarray, tiny_params(levels=1))
+    for i in range(STEPS):
+        batch = stack([make_batch(8, 8, seed=100 * seed + i) for seed in seeds])
+        if i == 0 and concepts > 1:
+            groups = re.findall(r"replica_groups = dense<\[\[(.*?)\]\]>", step.lower(state, batch, params).as_text())
+        state, metrics = step(state, batch, params)
+    leaves = jax.tree_util.tree_leaves_with_path({"trainable": state.trainable, "metrics": metrics})
+    found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return found | {"groups": sorted(set(groups))} if concepts > 1 else found
+
+
+def difference(one: dict, other: dict) -> float:
+    """Largest difference, each leaf's relative to its largest value."""
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[k] - other[k]).max() / np.abs(other[k]).max()) for k in one)
+
+
+def concept(found: dict, index: int) -> dict:
+    return {name: value[index] for name, value in found.items()}
+
+
+def compare() -> dict[str, float | list[str]]:
+    assert jax.device_count() == 8
+    alone = steps_of("shard_map", 1)
+    both = steps_of("shard_map", 8, seeds=(0, 1), concepts=2)
+    return {
+        "groups": both.pop("groups"),
+        "shard_map": difference(steps_of("shard_map", 8), alone),
+        "pmap": difference(steps_of("pmap", 8), alone),
+        "first of two": difference(concept(both, 0), concept(alone, 0)),
+        "second of two": difference(concept(both, 1), concept(steps_of("shard_map", 1, seeds=(1,)), 0)),
+        "seeds differ by": difference(concept(both, 1), concept(both, 0)),
+    }
+
+
+@pytest.fixture(scope="module")
+def found():
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    paths = [ROOT, ROOT / "tests", ROOT / "tests" / "train"]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+    }
+    code = "import json, test_parallel; print(json.dumps(test_parallel.compare()))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+def test_eight_devices_train_as_one_with_the_same_global_batch(found, mapper):
+    assert found[mapper] <= 1e-6  # of each leaf's largest value
+
+
+@pytest.mark.parametrize("which", ["first of two", "second of two"])
+def test_concepts_that_train_together_equal_each_alone(found, which):
+    assert found[which] <= 1e-6  # of each leaf's largest value
+    assert found["seeds differ by"] > 0.1
+
+
+def test_concepts_exchange_nothing_with_each_other(found):
+    assert found["groups"] == ["0, 1, 2, 3], [4, 5, 6, 7"]
+
+
+def test_an_unknown_mapper_is_refused():
+    from train.parallel import map_step
+
+    with pytest.raises(UserError, match="unknown mapper 'xmap': choose shard_map or pmap"):
+        map_step(lambda state, batch, params: (state, {}), jax.devices()[:1], "xmap")
+
+
+def test_rows_that_cannot_be_split_are_named():
+    from train.parallel import check_rows
+
+    check_rows(0, 8, "--batch")
+    check_rows(16, 8, "--batch")
+    with pytest.raises(UserError, match="--batch of 6 rows cannot be split over 8 devices: use a multiple of 8"):
+        check_rows(6, 8, "--batch")
