@@ -46,11 +46,11 @@ class BaseConfig:
     vae_steps: int = 2400
     vae_batch: int = 8
     vae_learning_rate: float = 1e-3
-    unet_steps: int = 5000
+    unet_steps: int = 3600
     unet_batch: int = 24
     unet_learning_rate: float = 4e-4
     save_every: int = 250
-    preview_every: int = 1000
+    preview_every: int = 600
 
     def loop(self, steps: int, preview_every: int = 0) -> LoopConfig:
         """The loop settings of a stage with so many steps."""

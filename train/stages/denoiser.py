@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm import tqdm
 
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.models.clip_text import CLIPTextModel
@@ -38,7 +39,8 @@ def encode_pictures(config: VAEConfig, params: dict, pictures: Pictures, batch: 
     model = AutoencoderKL(config)
     encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
     count = len(pictures.images)
-    chunks = [np.asarray(encode(_padded(pictures.images[i : i + batch], batch)), np.float16) for i in range(0, count, batch)]
+    starts = tqdm(range(0, count, batch), desc="encode", unit="batch", dynamic_ncols=True)
+    chunks = [np.asarray(encode(_padded(pictures.images[i : i + batch], batch)), np.float16) for i in starts]
     return np.concatenate(chunks)[:count]
 
 
