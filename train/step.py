@@ -143,7 +143,8 @@ def _encode_text(
         jnp.concatenate([batch.ids, random_ids]),
         random_rows=rows,
     )
-    adapted = "text_encoder" in lora
+    # Without random rows (erase none) there is nothing to run the base on.
+    adapted = rows and "text_encoder" in lora
     base = text_encoder.apply({"params": text_params["text_encoder"]}, random_ids) if adapted else states[len(batch.ids) :]
     return _Text(states, base, energies)
 
