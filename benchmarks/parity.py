@@ -80,7 +80,7 @@ def vae_cases(raw: dict[str, Any], side: int) -> list[Case]:
         (
             "vae encode",
             lambda m, x: channels_last(torch.cat([(d := m.encode(channels_first(x)).latent_dist).mean, d.logvar], 1)),
-            lambda p, x: jnp.concatenate(model.apply(p, x, method="encode"), axis=-1),
+            lambda p, x: jnp.concatenate(list(model.apply(p, x, method="encode")), axis=-1),
             (images,),
         ),
         (

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from blocklora_jax.models.attention import attend
-from blocklora_jax.models.config import ModelConfig, TextConfig
+from blocklora_jax.models.config import CLIPConfig, TextConfig
 from blocklora_jax.models.linear import Dense
 
 Hidden = Float[Array, "b t d"]
@@ -20,14 +20,14 @@ def activate(x: Float[Array, "*n"], name: str) -> Float[Array, "*n"]:
     return x * jax.nn.sigmoid(1.702 * x) if name == "quick_gelu" else jax.nn.gelu(x, approximate=False)
 
 
-def _layer_norm(config: ModelConfig, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+def _layer_norm(config: CLIPConfig, dtype: DTypeLike, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class SelfAttention(nn.Module):
     """Multi-head attention, causal in the text tower."""
 
-    config: ModelConfig
+    config: CLIPConfig
     dtype: DTypeLike = jnp.float32
     is_causal: bool = True
 
@@ -42,7 +42,7 @@ class SelfAttention(nn.Module):
 class MLP(nn.Module):
     """Two dense layers."""
 
-    config: ModelConfig
+    config: CLIPConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -55,7 +55,7 @@ class MLP(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention and feed-forward, each after a layer norm and added to its input."""
 
-    config: ModelConfig
+    config: CLIPConfig
     dtype: DTypeLike = jnp.float32
     is_causal: bool = True
 
@@ -70,7 +70,7 @@ class EncoderLayer(nn.Module):
 class Layers(nn.Module):
     """The stack; its children are named 0, 1, … as in the files."""
 
-    config: ModelConfig
+    config: CLIPConfig
     dtype: DTypeLike = jnp.float32
     is_causal: bool = True
 
@@ -84,7 +84,7 @@ class Layers(nn.Module):
 class Encoder(nn.Module):
     """Holds `layers`."""
 
-    config: ModelConfig
+    config: CLIPConfig
     dtype: DTypeLike = jnp.float32
     is_causal: bool = True
 

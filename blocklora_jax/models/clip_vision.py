@@ -12,28 +12,21 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.clip_text import Encoder
-from blocklora_jax.models.config import ModelConfig
+from blocklora_jax.models.config import CLIPConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VisionConfig(ModelConfig):
+class VisionConfig(CLIPConfig):
     """The fields of a CLIP vision tower's `config.json`."""
 
     image_size: int = 224
     patch_size: int = 32
     hidden_size: int = 768
     intermediate_size: int = 3072
-    num_hidden_layers: int = 12
     num_attention_heads: int = 12
     projection_dim: int = 512
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
 
-    FIXED: ClassVar[Mapping[str, Any]] = {"attention_dropout": 0.0, "num_channels": 3}
-    BOOKKEEPING: ClassVar[frozenset[str]] = frozenset(
-        "_name_or_path architectures dtype torch_dtype transformers_version model_type initializer_factor "
-        "initializer_range dropout".split()
-    )
+    FIXED: ClassVar[Mapping[str, Any]] = {**CLIPConfig.FIXED, "num_channels": 3}
     HEADER: ClassVar[Mapping[str, Any]] = {
         "architectures": ["CLIPVisionModelWithProjection"],
         "model_type": "clip_vision_model",

@@ -1,109 +1,18 @@
-"""The three model configs, read from and written to the `config.json` of diffusers and transformers.
-
-A field is one of three kinds: it shapes the model (a dataclass field), only one value of it is supported so far
-(`FIXED`), or it says nothing about the computation (`BOOKKEEPING`). Anything else is an error: nothing is ignored.
-"""
+"""The configs of the U-Net, the VAE and the text encoder, with the fields and defaults of their `config.json`."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from blocklora_jax.errors import UserError
+from blocklora_jax.models.config_base import ModelConfig
 
 # Versions, origin, and what diffusers' `EMAModel` leaves in the config of an averaged model.
 _DIFFUSERS_BOOKKEEPING = frozenset(
     "_class_name _diffusers_version _name_or_path _use_default_values "
     "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()
 )
-
-
-def _matches(value: object, hint: Any) -> bool:
-    """Whether `value` has the type `hint`, one of those used below; a bool is no number."""
-    if isinstance(hint, types.UnionType):
-        return any(_matches(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_matches(item, typing.get_args(hint)[0]) for item in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _python_value(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _json_value(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
-
-
-# Not typing.Self: beartype knows it only in classes that it decorates whole.
-AnyConfig = TypeVar("AnyConfig", bound="ModelConfig")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """What the three configs share: reading, writing and checking by field."""
-
-    FIXED: ClassVar[Mapping[str, Any]] = {}
-    BOOKKEEPING: ClassVar[frozenset[str]] = frozenset()
-    HEADER: ClassVar[Mapping[str, Any]] = {}
-
-    @classmethod
-    def from_json(cls: type[AnyConfig], raw: Mapping[str, Any], source: str) -> AnyConfig:
-        """The config in the parsed `config.json` `raw`; absent fields take the default of diffusers/transformers.
-
-        Raises: UserError naming `source`, every field at fault, its value and what is supported.
-        """
-        names = {field.name for field in dataclasses.fields(cls)}
-        problems = [
-            f"{name}={raw[name]!r} (supported: {fixed!r})"
-            for name, fixed in cls.FIXED.items()
-            if name in raw and raw[name] != fixed
-        ]
-        unknown = sorted(set(raw) - names - set(cls.FIXED) - cls.BOOKKEEPING)
-        problems += [f"{name}={raw[name]!r} (unknown field)" for name in unknown]
-        values = {name: _python_value(raw[name]) for name in names & set(raw)}
-        problems += cls._find_wrong_types(values)
-        if problems:
-            raise UserError(f"{source}: unsupported {cls.__name__} values: {'; '.join(problems)}")
-        try:
-            return cls(**values)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
-
-    def to_json(self) -> dict[str, Any]:
-        """A `config.json` that diffusers or transformers read as this very model."""
-        values = {field.name: _json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {**self.HEADER, **values, **self.FIXED}
-
-    def __post_init__(self) -> None:
-        problems = self._find_wrong_types({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
-        self._require(not problems, "; ".join(problems))
-
-    @classmethod
-    def _find_wrong_types(cls, values: Mapping[str, Any]) -> list[str]:
-        hints = typing.get_type_hints(cls)
-        types_ = {field.name: field.type for field in dataclasses.fields(cls)}
-        wrong = sorted(name for name, value in values.items() if not _matches(value, hints[name]))
-        return [f"{name}={_json_value(values[name])!r} (supported: {types_[name]})" for name in wrong]
-
-    def _require(self, condition: bool, message: str) -> None:
-        if not condition:
-            raise UserError(f"{type(self).__name__}: {message}")
-
-    def _require_positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            items = value if isinstance(value, tuple) else (value,)
-            self._require(len(items) > 0 and all(item > 0 for item in items), f"{name}={value!r} must be positive")
-
-    def _require_block_types(self, name: str, supported: tuple[str, ...]) -> None:
-        for block_type in getattr(self, name):
-            self._require(block_type in supported, f"{name} has {block_type!r}; supported: {', '.join(supported)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,24 +159,15 @@ class VAEConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextConfig(ModelConfig):
-    """The CLIP text encoder: `text_encoder/config.json`.
+class CLIPConfig(ModelConfig):
+    """What the text tower and the image tower of CLIP have in common."""
 
-    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back.
-    """
-
-    vocab_size: int = 49408
     hidden_size: int = 512
     intermediate_size: int = 2048
-    projection_dim: int | None = 512
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
-    max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
-    pad_token_id: int | None = 1
-    bos_token_id: int | None = 49406
-    eos_token_id: int | tuple[int, ...] | None = 49407
 
     FIXED: ClassVar[Mapping[str, Any]] = {"attention_dropout": 0.0}
     # What transformers writes into every config.json, whatever the model: versions, initialisation, generation.
@@ -276,14 +176,34 @@ class TextConfig(ModelConfig):
         "initializer_range dropout chunk_size_feed_forward id2label is_encoder_decoder label2id output_attentions "
         "output_hidden_states problem_type return_dict _attn_implementation_autoset".split()
     )
-    HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_positive("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-        self._require_positive("num_attention_heads", "max_position_embeddings", "layer_norm_eps")
+        self._require_positive("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        self._require_positive("layer_norm_eps")
         supported = ("quick_gelu", "gelu")
         self._require(self.hidden_act in supported, f"hidden_act={self.hidden_act!r}; supported: {supported}")
         heads = self.num_attention_heads
         fits = self.hidden_size % heads == 0
         self._require(fits, f"num_attention_heads={heads} must divide hidden_size {self.hidden_size}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig(CLIPConfig):
+    """The CLIP text encoder: `text_encoder/config.json`.
+
+    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back.
+    """
+
+    vocab_size: int = 49408
+    projection_dim: int | None = 512
+    max_position_embeddings: int = 77
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 49406
+    eos_token_id: int | tuple[int, ...] | None = 49407
+
+    HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("vocab_size", "max_position_embeddings")
