@@ -76,11 +76,16 @@ def vae_cases(raw: dict[str, Any], side: int) -> list[Case]:
     pixels = side * config.downscale
     images = rng.uniform(-1, 1, (1, pixels, pixels, config.in_channels)).astype(np.float32)
     latents = rng.standard_normal((1, side, side, config.latent_channels), np.float32)
+
+    def encode(params: dict[str, Any], images: jax.Array) -> jax.Array:
+        moments: Any = model.apply(params, images, method="encode")
+        return jnp.concatenate(moments, axis=-1)
+
     return [
         (
             "vae encode",
             lambda m, x: channels_last(torch.cat([(d := m.encode(channels_first(x)).latent_dist).mean, d.logvar], 1)),
-            lambda p, x: jnp.concatenate(list(model.apply(p, x, method="encode")), axis=-1),
+            encode,
             (images,),
         ),
         (
