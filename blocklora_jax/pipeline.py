@@ -68,7 +68,11 @@ class StableDiffusion:
         schedule = Schedule.from_json(dict(checkpoint.scheduler), f"{name}/scheduler")
         params = jax.tree.map(jnp.asarray, checkpoint.params)
         return cls(
-            checkpoint=checkpoint, models=models, schedule=schedule, tokenizer=checkpoint.make_tokenizer(), params=params
+            checkpoint=checkpoint,
+            models=models,
+            schedule=schedule,
+            tokenizer=checkpoint.make_tokenizer(),
+            params=params,
         )
 
     @property
@@ -113,7 +117,9 @@ class StableDiffusion:
         tokens = token_counts(adapters)
         negatives = list(negative_prompts or [""])
         if len(negatives) not in (1, len(prompts)):
-            raise UserError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one for each, or one for all")
+            raise UserError(
+                f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one for each, or one for all"
+            )
         negatives = negatives * (len(prompts) // len(negatives))
         if latents is None:
             size = self.image_size

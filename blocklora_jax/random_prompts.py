@@ -103,7 +103,9 @@ def make_random_prompts(
     """
     name, vectors = own_token
     if name == FOREIGN:
-        raise UserError(f"the token {FOREIGN} stands for other people's concepts in random prompts: choose another name")
+        raise UserError(
+            f"the token {FOREIGN} stands for other people's concepts in random prompts: choose another name"
+        )
     if not vectors:
         shares = replace(shares, foreign=0.0)
     rng = np.random.default_rng((seed, 0x0E0E))

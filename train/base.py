@@ -46,9 +46,9 @@ class BaseConfig:
     vae_steps: int = 2400
     vae_batch: int = 8
     vae_learning_rate: float = 1e-3
-    unet_steps: int = 3600
+    unet_steps: int = 4300
     unet_batch: int = 24
-    unet_learning_rate: float = 4e-4
+    unet_learning_rate: float = 8e-4
     save_every: int = 250
     preview_every: int = 600
 

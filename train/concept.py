@@ -100,14 +100,18 @@ def check_run_dir(config: ConceptConfig) -> None:
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it, or choose another --out") from error
     now = json.loads(json.dumps(config.to_json()))
-    changed = [f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if k not in MAY_CHANGE and before.get(k) != v]
+    changed = [
+        f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if k not in MAY_CHANGE and before.get(k) != v
+    ]
     if changed:
         raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
 
 
 def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInfo, LoRATree, Trainable]:
     """The adapter's description, its masks, and its parameters before training."""
-    partition = Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed) if config.blocks else None
+    partition = (
+        Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed) if config.blocks else None
+    )
     slots = ()
     if partition:
         slots = partition.check_slots(config.slot or (slot_from_name(config.name, config.blocks),))

@@ -152,7 +152,9 @@ class ConceptConfig:
 
     def __post_init__(self) -> None:
         if not TOKEN.fullmatch(self.token):
-            raise UserError(f"--token {self.token!r} must look like '<name>': lower-case letters, digits, '-' and '_' in angle brackets")
+            raise UserError(
+                f"--token {self.token!r} must look like '<name>': lower-case letters, digits, '-' and '_' in angle brackets"
+            )
         if sum((self.tpu, self.gpu, self.cpu)) > 1:
             raise UserError("choose one of --tpu, --gpu and --cpu")
         for names, holds, demand in _DEMANDS:

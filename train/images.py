@@ -83,7 +83,9 @@ def _read(path: Path) -> Picture:
         with Image.open(mask_path) as file:
             mask = ImageOps.exif_transpose(file).convert("L")
         if mask.size != image.size:
-            raise ValueError(f"its mask is {mask.size[0]} x {mask.size[1]}, the picture {image.size[0]} x {image.size[1]}")
+            raise ValueError(
+                f"its mask is {mask.size[0]} x {mask.size[1]}, the picture {image.size[0]} x {image.size[1]}"
+            )
     caption = " ".join(text_path.read_text(encoding="utf-8").split()) if text_path.exists() else None
     return Picture(path, image, mask, caption)
 

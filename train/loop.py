@@ -79,7 +79,10 @@ def run_loop(
             if caught.signal:
                 bar.close()
                 log.close()
-                print(f"stopped by {signal.Signals(caught.signal).name} after step {done}; continue with --resume", flush=True)
+                print(
+                    f"stopped by {signal.Signals(caught.signal).name} after step {done}; continue with --resume",
+                    flush=True,
+                )
                 raise Interrupted(128 + caught.signal)
             if config.preview_every and done < config.steps and done % config.preview_every == 0:
                 preview(done, state)

@@ -53,7 +53,11 @@ def _shard_map(per_device: Step, mesh: Mesh) -> Step:
     of_concept, of_rows = PartitionSpec("concept"), PartitionSpec("concept", "data")
     # The step averages its gradients itself, so that pmap can map the very same code: no automatic psum here.
     mapped = jax.shard_map(
-        per_device, mesh=mesh, in_specs=(of_concept, of_rows, PartitionSpec()), out_specs=(of_concept, of_concept), check_vma=False
+        per_device,
+        mesh=mesh,
+        in_specs=(of_concept, of_rows, PartitionSpec()),
+        out_specs=(of_concept, of_concept),
+        check_vma=False,
     )
     state, rows, params = (NamedSharding(mesh, spec) for spec in (of_concept, of_rows, PartitionSpec()))
     # Said outright, the second step's inputs (the first one's outputs) need no second compilation.

@@ -63,7 +63,9 @@ def make_step(
         lora, rows = apply_masks(trainable.lora, masks), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
         random = _random_inputs(schedule, batch, key)
-        noisy, timesteps = (jnp.concatenate(pair) for pair in ((concept.latents, random[0]), (concept.timesteps, random[1])))
+        noisy, timesteps = (
+            jnp.concatenate(pair) for pair in ((concept.latents, random[0]), (concept.timesteps, random[1]))
+        )
         text = _encode_text(models, params, lora, scale, trainable.tokens, batch, config.token_spread, key)
         output, energies = apply_adapted(
             models.unet, params["unet"], lora.get("unet", {}), scale, noisy, timesteps, text.states, random_rows=rows
@@ -145,7 +147,9 @@ def _encode_text(
     )
     # Without random rows (erase none) there is nothing to run the base on.
     adapted = rows and "text_encoder" in lora
-    base = text_encoder.apply({"params": text_params["text_encoder"]}, random_ids) if adapted else states[len(batch.ids) :]
+    base = (
+        text_encoder.apply({"params": text_params["text_encoder"]}, random_ids) if adapted else states[len(batch.ids) :]
+    )
     return _Text(states, base, energies)
 
 

@@ -58,7 +58,7 @@ def load_adapter(path: str | Path) -> Adapter:
     """Read an adapter file into full-size fp32 arrays. Raises UserError naming every tensor that does not fit."""
     with _open(path) as file:
         header = _header(path, file.metadata())
-        tensors = {key: np.asarray(file.get_tensor(key)) for key in file.keys()}
+        tensors = {key: np.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     try:
         info, counts = _info(header), dict(header["tokens"])
         lora, wrong = _expand(info, header["shapes"], tensors)
@@ -89,7 +89,9 @@ def _header(path: str | Path, metadata: dict | None) -> dict:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is a safetensors file but not a blocklora adapter (no 'blocklora' header)") from error
     if version != FORMAT_VERSION:
-        raise UserError(f"{path} has adapter format {version}; this version reads {FORMAT_VERSION}: update blocklora_jax")
+        raise UserError(
+            f"{path} has adapter format {version}; this version reads {FORMAT_VERSION}: update blocklora_jax"
+        )
     return header
 
 

@@ -50,7 +50,9 @@ class Partition:
         """`slots` sorted; raises UserError if one is outside 0..K-1 or named twice."""
         wrong = [s for s in slots if not 0 <= s < self.num_blocks]
         if wrong or not slots or len(set(slots)) != len(slots):
-            raise UserError(f"slots {list(slots)} must be distinct numbers from 0 to {self.num_blocks - 1}, one or more")
+            raise UserError(
+                f"slots {list(slots)} must be distinct numbers from 0 to {self.num_blocks - 1}, one or more"
+            )
         return tuple(sorted(slots))
 
     def support(self, path: str, shape: tuple[int, int], slots: tuple[int, ...]) -> Support:

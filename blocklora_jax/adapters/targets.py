@@ -12,7 +12,10 @@ from blocklora_jax.errors import UserError
 LAYER_SETS: dict[str, tuple[tuple[str, bool], ...]] = {
     "cross_kv": ((r"^unet/.*attn2/to_[kv]$", True),),
     "attention": ((r"^unet/.*attn[12]/to_(q|k|v|out_0)$", True),),
-    "full": ((r"^unet/.*attn[12]/to_(q|k|v|out_0)$", True), (r"^unet/.*(ff/net_0/proj|ff/net_2|proj_in|proj_out)$", True)),
+    "full": (
+        (r"^unet/.*attn[12]/to_(q|k|v|out_0)$", True),
+        (r"^unet/.*(ff/net_0/proj|ff/net_2|proj_in|proj_out)$", True),
+    ),
     "text_encoder": ((r"^text_encoder/.*self_attn/(q|k|v|out)_proj$", True),),
 }
 
@@ -22,7 +25,9 @@ def parse_layers(layers: str) -> tuple[tuple[str, bool], ...]:
     names = [name.strip() for name in layers.split("+")]
     unknown = [name for name in names if name not in LAYER_SETS]
     if unknown:
-        raise UserError(f"unknown layer set {unknown[0]!r} in {layers!r}; join names of {', '.join(LAYER_SETS)} with '+'")
+        raise UserError(
+            f"unknown layer set {unknown[0]!r} in {layers!r}; join names of {', '.join(LAYER_SETS)} with '+'"
+        )
     return tuple(rule for name in names for rule in LAYER_SETS[name])
 
 

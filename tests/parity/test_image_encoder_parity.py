@@ -12,7 +12,13 @@ from blocklora_jax.checkpoints.image_encoder import save_image_encoder
 from blocklora_jax.models.clip_vision import CLIPVisionModel, VisionConfig
 
 CONFIGS = {
-    "quick": {"hidden_size": 32, "num_attention_heads": 4, "patch_size": 8, "image_size": 32, "hidden_act": "quick_gelu"},
+    "quick": {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "patch_size": 8,
+        "image_size": 32,
+        "hidden_act": "quick_gelu",
+    },
     "odd": {"hidden_size": 24, "num_attention_heads": 3, "patch_size": 7, "image_size": 28, "hidden_act": "gelu"},
 }
 

@@ -42,7 +42,9 @@ def train_autoencoder(
     @jax.jit
     def step_fn(state, images):
         step, params, opt_state = state
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, images, jax.random.fold_in(key, step))
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, images, jax.random.fold_in(key, step)
+        )
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (step + 1, optax.apply_updates(params, updates), opt_state), {"loss": loss, **metrics}
 

@@ -37,7 +37,8 @@ def train_clip(
     params = {
         "text_encoder": text_model.init(keys[0], jnp.zeros((1, ids.shape[1]), jnp.int32))["params"],
         "vision": vision_model.init(keys[1], jnp.zeros((1, *pictures.images.shape[1:])))["params"],
-        "text_projection": jax.random.normal(keys[2], (text.hidden_size, vision.projection_dim)) * text.hidden_size**-0.5,
+        "text_projection": jax.random.normal(keys[2], (text.hidden_size, vision.projection_dim))
+        * text.hidden_size**-0.5,
         "logit_scale": jnp.asarray(np.log(1 / 0.07), jnp.float32),
     }
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(warmup_then_cosine(learning_rate, loop.steps)))

@@ -52,4 +52,6 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // count
     orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in np.unique(epochs).tolist()}
-    return np.array([orders[epoch][position % count] for epoch, position in zip(epochs.tolist(), positions, strict=True)])
+    return np.array(
+        [orders[epoch][position % count] for epoch, position in zip(epochs.tolist(), positions, strict=True)]
+    )
