@@ -26,7 +26,7 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
         jax.distributed.initialize()
     try:
         found = jax.default_backend()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # The latter where not even a plug-in for it is installed.
         asked = {"tpu": "TPU", "cuda": "GPU", "cpu": "CPU"}.get(wanted or "", "device")
         extra = {"tpu": "tpu", "cuda": "cuda"}.get(wanted or "")
         hint = f"; on a machine with one: pip install 'blocklora_jax[{extra}]'" if extra else ""
