@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def run_loop(
     log = MetricsLog(run_dir, first, config.tensorboard)
     bar = tqdm(total=config.steps, initial=first, desc=label, unit="step", dynamic_ncols=True, mininterval=1.0)
     began, since = time.perf_counter(), first
-    with _CatchSignals() as caught:
+    # The bar and the log end before an error is printed, whatever it is.
+    with _CatchSignals() as caught, closing(log), bar:
         for step in range(first, config.steps):
             state, metrics = step_fn(state, batch_at(step))
             done = step + 1
@@ -78,7 +80,6 @@ def run_loop(
                 checkpoints.save(done, state)
             if caught.signal:
                 bar.close()
-                log.close()
                 print(
                     f"stopped by {signal.Signals(caught.signal).name} after step {done}; continue with --resume",
                     flush=True,
@@ -87,8 +88,6 @@ def run_loop(
             if config.preview_every and done < config.steps and done % config.preview_every == 0:
                 preview(done, state)
                 began, since = time.perf_counter(), done
-    bar.close()
-    log.close()
     checkpoints.close()
     return state
 
