@@ -50,7 +50,7 @@ class BaseConfig:
     unet_batch: int = 24
     unet_learning_rate: float = 8e-4
     save_every: int = 250
-    preview_every: int = 600
+    preview_every: int = 500
 
     def loop(self, steps: int, preview_every: int = 0) -> LoopConfig:
         """The loop settings of a stage with so many steps."""

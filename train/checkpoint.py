@@ -37,6 +37,8 @@ class Checkpoints:
         Raises UserError if the saved state does not fit, as when the configuration changed between two runs.
         """
         step = self.latest_step()
+        if step is None:
+            raise UserError(f"there is no checkpoint in {self._manager.directory}")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             return step, self._manager.restore(step, args=ocp.args.StandardRestore(abstract))

@@ -111,8 +111,8 @@ class ConceptConfig:
     """Linear warm-up; a cosine to a tenth follows."""
     clip_norm: float = 1.0
     """Gradients are clipped to this global norm."""
-    min_snr_gamma: float | None = 5.0
-    """Weigh no noise level for more than this signal-to-noise ratio."""
+    min_snr_gamma: float | None = None
+    """Weigh no noise level for more than this signal-to-noise ratio (5 is usual); no weights if not given."""
     noise_offset: float = 0.0
     """Share of noise that is the same over the whole picture; helps with very dark and bright ones."""
     flip: bool = False

@@ -111,7 +111,8 @@ class _CatchSignals:
     signal: int = 0
 
     def __enter__(self) -> _CatchSignals:
-        self._old = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT)}
+        stops = (signal.SIGTERM, signal.SIGINT)
+        self._old: dict[int, Any] = {int(stop): signal.signal(stop, self._remember) for stop in stops}
         return self
 
     def _remember(self, number: int, frame: object) -> None:

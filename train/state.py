@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Hashable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
         rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.steps, peak / 10)
         return optax.adamw(rate, weight_decay=config.weight_decay)
 
-    transforms = {
+    transforms: dict[Hashable, optax.GradientTransformation] = {
         "unet": adamw(config.learning_rate),
         "text_encoder": adamw(config.text_learning_rate),
         "tokens": adamw(config.token_learning_rate),
@@ -45,9 +46,9 @@ def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(transforms, _labels))
 
 
-def _labels(trainable: Trainable) -> Trainable:
+def _labels(trainable: Trainable) -> Any:
     lora = {component: jax.tree.map(lambda _, c=component: c, layers) for component, layers in trainable.lora.items()}
-    return Trainable(lora, "tokens")
+    return trainable._replace(lora=lora, tokens=cast(Any, "tokens"))
 
 
 def init_state(trainable: Trainable, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:

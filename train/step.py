@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -15,8 +16,12 @@ from blocklora_jax.adapters.lora import LoRATree, apply_masks
 from blocklora_jax.diffusion.generate import Models, with_token_rows
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.erasure import epsilon_erasure, layer_erasure
+from blocklora_jax.models.apply import apply_model
 from train.config import ConceptConfig
 from train.state import Trainable, TrainState
+
+# Batches come from the host; inside jit their leaves are JAX arrays.
+Rows = Array | np.ndarray
 
 
 class Batch(NamedTuple):
@@ -25,17 +30,17 @@ class Batch(NamedTuple):
     Text comes as ids (encoded in the step) or, where nothing of it trains, as states: the other two are None.
     """
 
-    latents: Float[Array, "b h w c"]
-    weights: Float[Array, "b h w 1"]
-    row: Int[Array, " b"]
-    random_latents: Float[Array, "r h w c"]
-    random_is_noise: Bool[Array, " r"]
-    random_row: Int[Array, " r"]
-    ids: Int[Array, "b t"] | None = None
-    random_ids: Int[Array, "r t"] | None = None
-    random_nouns: Int[Array, " r"] | None = None
-    states: Float[Array, "b t d"] | None = None
-    random_states: Float[Array, "r t d"] | None = None
+    latents: Float[Rows, "b h w c"]
+    weights: Float[Rows, "b h w 1"]
+    row: Int[Rows, " b"]
+    random_latents: Float[Rows, "r h w c"]
+    random_is_noise: Bool[Rows, " r"]
+    random_row: Int[Rows, " r"]
+    ids: Int[Rows, "b t"] | None = None
+    random_ids: Int[Rows, "r t"] | None = None
+    random_nouns: Int[Rows, " r"] | None = None
+    states: Float[Rows, "b t d"] | None = None
+    random_states: Float[Rows, "r t d"] | None = None
 
 
 class Noised(NamedTuple):
@@ -76,7 +81,7 @@ def make_step(
         if rows and config.erase == "layer":
             erase = layer_erasure(jnp.concatenate([energies, text.energies]))
         elif rows:
-            base = models.unet.apply({"params": params["unet"]}, *random, text.base_states)
+            base = apply_model(models.unet, params["unet"], *random, text.base_states)
             erase = epsilon_erasure(output[count:], base)
         return diffusion + config.erase_weight * erase, {"diffusion_loss": diffusion, "erase_loss": erase}
 
@@ -85,14 +90,14 @@ def make_step(
         (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable, batch, params, key)
         grads, loss, parts = jax.lax.pmean((grads, loss, parts), "data")
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        trainable = cast(Trainable, optax.apply_updates(state.trainable, updates))
         metrics = {"loss": loss, **parts, "gradient_norm": optax.global_norm(grads)}
         return TrainState(state.step + 1, state.key, trainable, opt_state), metrics
 
     return step
 
 
-def _add_noise(schedule: Schedule, latents: Array, row: Array, key: PRNGKeyArray, offset: float = 0.0) -> Noised:
+def _add_noise(schedule: Schedule, latents: Rows, row: Rows, key: PRNGKeyArray, offset: float = 0.0) -> Noised:
     """Each row noised from its own key, so that the result does not depend on how rows are spread over devices."""
 
     def draw(row: Array) -> tuple[Array, Array]:
@@ -101,8 +106,8 @@ def _add_noise(schedule: Schedule, latents: Array, row: Array, key: PRNGKeyArray
         shift = offset * jax.random.normal(offset_key, (1, 1, latents.shape[-1]))
         return jax.random.randint(t_key, (), 0, schedule.num_train_timesteps), noise + shift
 
-    timesteps, noise = jax.vmap(draw)(row)
-    return Noised(schedule.add_noise(latents, noise, timesteps), noise, timesteps)
+    timesteps, noise = jax.vmap(draw)(jnp.asarray(row))
+    return Noised(schedule.add_noise(jnp.asarray(latents), noise, timesteps), noise, timesteps)
 
 
 def _random_inputs(schedule: Schedule, batch: Batch, key: PRNGKeyArray) -> tuple[Array, Array]:
@@ -129,9 +134,10 @@ def _encode_text(
 ) -> _Text:
     """Text states of the concept's rows, then the random rows, under the adapter; and the latter's under the base."""
     rows = len(batch.random_row)
-    if batch.ids is None:
+    if batch.states is not None and batch.random_states is not None:
         states = jnp.concatenate([batch.states, batch.random_states])
-        return _Text(states, batch.random_states, jnp.zeros((0, rows)))
+        return _Text(states, jnp.asarray(batch.random_states), jnp.zeros((0, rows)))
+    assert batch.ids is not None and batch.random_ids is not None and batch.random_nouns is not None
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     foreign = foreign_embeddings(table, batch.random_nouns, batch.random_row, len(tokens), spread, key)
     text_params = with_table(params, jnp.concatenate([table, tokens, foreign.reshape(-1, table.shape[1])]))
@@ -147,14 +153,17 @@ def _encode_text(
     )
     # Without random rows (erase none) there is nothing to run the base on.
     adapted = rows and "text_encoder" in lora
-    base = (
-        text_encoder.apply({"params": text_params["text_encoder"]}, random_ids) if adapted else states[len(batch.ids) :]
-    )
+    base = apply_model(text_encoder, text_params["text_encoder"], random_ids) if adapted else states[len(batch.ids) :]
     return _Text(states, base, energies)
 
 
 def foreign_embeddings(
-    table: Float[Array, "n d"], nouns: Int[Array, " r"], row: Array, vectors: int, spread: float, key: PRNGKeyArray
+    table: Float[Array, "n d"],
+    nouns: Int[Rows, " r"],
+    row: Rows,
+    vectors: int,
+    spread: float,
+    key: PRNGKeyArray,
 ) -> Float[Array, "r v d"]:
     """Embeddings of tokens that other people's concepts could have: around the noun's, as far as new tokens start."""
     deviation = spread * table.std()
@@ -163,10 +172,10 @@ def foreign_embeddings(
         row_key = jax.random.fold_in(jax.random.fold_in(key, 2), row)
         return table[noun][None] + deviation * jax.random.normal(row_key, (vectors, table.shape[1]))
 
-    return jax.vmap(draw)(nouns, row)
+    return jax.vmap(draw)(jnp.asarray(nouns), jnp.asarray(row))
 
 
-def own_foreign_ids(ids: Int[Array, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
+def own_foreign_ids(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
     """`ids` where every row's foreign token is its own: from `first` on they name the first row's, `vectors` a row."""
     shift = jnp.arange(len(ids))[:, None] * vectors
     return jnp.where(ids >= first, ids + shift, ids)
@@ -180,7 +189,7 @@ def with_table(params: Mapping[str, Any], table: Array) -> dict[str, Any]:
 
 
 def _diffusion_loss(schedule: Schedule, config: ConceptConfig, output: Array, batch: Batch, noised: Noised) -> Array:
-    target = schedule.training_target(batch.latents, noised.noise, noised.timesteps)
+    target = schedule.training_target(jnp.asarray(batch.latents), noised.noise, noised.timesteps)
     squared = jnp.square(output - target).mean(-1, keepdims=True)
     error = (squared * batch.weights).sum((1, 2, 3)) / batch.weights.sum((1, 2, 3))
     if config.min_snr_gamma is not None:

@@ -70,7 +70,7 @@ def load_adapter(path: str | Path) -> Adapter:
     wrong += [f"{key} is not expected" for key in tensors]
     if wrong:
         raise UserError(f"{path} does not fit its own header: {'; '.join(wrong)}")
-    return Adapter(lora=lora, tokens={t: v.astype(np.float32) for t, v in tokens.items()}, info=info)
+    return Adapter(lora=lora, tokens={t: np.asarray(v, np.float32) for t, v in tokens.items()}, info=info)
 
 
 def _open(path: str | Path):

@@ -23,8 +23,8 @@ class LoRAPair(NamedTuple):
     Source: LoRA (arXiv 2106.09685); PyTorch's lora_A.weight and lora_B.weight are the transposes.
     """
 
-    lora_A: Float[Array, "n r"]
-    lora_B: Float[Array, "r m"]
+    lora_A: Float[Array | np.ndarray, "n r"]
+    lora_B: Float[Array | np.ndarray, "r m"]
 
 
 # {"unet": {"down_blocks_0/…/to_k": LoRAPair}, "text_encoder": {…}}

@@ -70,7 +70,7 @@ class Partition:
                 "choose fewer blocks or another axis"
             )
         # Contiguous; sizes differ by at most one where K does not divide the size.
-        bounds = np.arange(self.num_blocks + 1) * size // self.num_blocks
+        bounds = [i * size // self.num_blocks for i in range(self.num_blocks + 1)]
         return np.concatenate([np.arange(bounds[b], bounds[b + 1]) for b in sorted(blocks)])
 
     def to_json(self) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from blocklora_jax.diffusion.protocol import Plan, Sampler, start
 from blocklora_jax.diffusion.samplers import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
+from blocklora_jax.models.apply import apply_model
 
 Params = dict[str, Any]
 Ids = Int[Array | np.ndarray, "b t"]
@@ -93,7 +94,7 @@ def compile_generate(
         params: Params, input_ids: Array, negative_ids: Array | None, latents: Array, guidance_scale: Array
     ) -> Array:
         ids = input_ids if negative_ids is None else jnp.concatenate([negative_ids, input_ids])
-        states = _apply(models.text_encoder, params["text_encoder"], ids)
+        states = apply_model(models.text_encoder, params["text_encoder"], ids)
         denoise = _denoiser(models.unet, params["unet"], states, guidance_scale if guided else None)
         clean = sample(sampler, plan, denoise, latents)
         return to_uint8(decode(models.vae, params["vae"], clean))
@@ -115,7 +116,7 @@ def sample(sampler: Sampler, plan: Plan, denoise: Denoiser, noise: Noise) -> Flo
 
 def decode(vae: nn.Module, params: Params, latents: Float[Array, "b h w c"]) -> Float[Array, "b height width 3"]:
     """Pictures, float32 in 0..1, of latents in the U-Net's scale."""
-    pictures = _apply(vae, params, latents / vae.config.scaling_factor, method="decode")
+    pictures = apply_model(vae, params, latents / vae.config.scaling_factor, method="decode")
     return jnp.clip(pictures.astype(jnp.float32) / 2 + 0.5, 0, 1)
 
 
@@ -149,11 +150,6 @@ def with_token_rows(models: Models, params: Params) -> Models:
     return models._replace(text_encoder=longer)
 
 
-def _apply(module: nn.Module, params: Params, *inputs: Array, method: str | None = None) -> Array:
-    """The module's answer; linen's own signature allows changed variables beside it, and ours has none."""
-    return cast(Array, module.apply({"params": params}, *inputs, method=method))
-
-
 def _check_ids(models: Models, input_ids: Ids, negative_ids: Ids | None) -> None:
     """A gather past the end of the token table gives NaN, and so a black picture; say so before."""
     rows = models.text_encoder.config.vocab_size
@@ -172,7 +168,7 @@ def _denoiser(unet: nn.Module, params: Params, states: Array, guidance_scale: Ar
         if guidance_scale is not None:
             latents = jnp.concatenate([latents, latents])
         timesteps = jnp.broadcast_to(timestep, latents.shape[:1])
-        output = _apply(unet, params, latents, timesteps, states)
+        output = apply_model(unet, params, latents, timesteps, states)
         if guidance_scale is None:
             return output
         negative, positive = jnp.split(output.astype(jnp.float32), 2)

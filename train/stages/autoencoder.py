@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from PIL import Image
 
 from blocklora_jax.files import write_atomic
 from blocklora_jax.grid import picture_grid, png_bytes
+from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.config import VAEConfig
 from blocklora_jax.models.vae import AutoencoderKL
 from train.loop import LoopConfig, run_loop
@@ -31,9 +33,9 @@ def train_autoencoder(
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warmup_then_cosine(learning_rate, loop.steps)))
 
     def loss_fn(params, images, key):
-        mean, logvar = model.apply({"params": params}, images, method="encode")
+        mean, logvar = _encode(model, params, images)
         latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
-        decoded = model.apply({"params": params}, latents, method="decode")
+        decoded = apply_model(model, params, latents, method="decode")
         error = decoded - images
         reconstruction = jnp.abs(error).mean() + jnp.square(error).mean()
         kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
@@ -57,14 +59,18 @@ def train_autoencoder(
     return params
 
 
+def _encode(model: AutoencoderKL, params: dict, images: np.ndarray | jax.Array) -> tuple[jax.Array, jax.Array]:
+    return cast(tuple[jax.Array, jax.Array], model.apply({"params": params}, jnp.asarray(images), method="encode"))
+
+
 def warmup_then_cosine(peak: float, steps: int) -> optax.Schedule:
     """Linear warm-up over the first 5 %, then a cosine to one hundredth of `peak`."""
     return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, steps // 20), steps, peak / 100)
 
 
 def _show(model: AutoencoderKL, params: dict, images: np.ndarray, path: Path) -> None:
-    mean, _ = model.apply({"params": params}, images, method="encode")
-    decoded = np.clip(np.asarray(model.apply({"params": params}, mean, method="decode")), -1, 1)
+    mean, _ = _encode(model, params, images)
+    decoded = np.clip(np.asarray(apply_model(model, params, mean, method="decode")), -1, 1)
     both = np.stack([images, decoded], axis=1).reshape(-1, *images.shape[1:])
     grid: Image.Image = picture_grid(((both + 1) * 127.5).round().astype(np.uint8), columns=8, scale=2)
     write_atomic(path, png_bytes(grid))

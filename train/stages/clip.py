@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import CLIPTextModel
 from blocklora_jax.models.clip_vision import CLIPVisionModel, VisionConfig
 from blocklora_jax.models.config import TextConfig
@@ -44,9 +45,9 @@ def train_clip(
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(warmup_then_cosine(learning_rate, loop.steps)))
 
     def loss_fn(params, images, ids):
-        embedded_images = _unit(vision_model.apply({"params": params["vision"]}, images))
-        states = text_model.apply({"params": params["text_encoder"]}, ids)
-        embedded_texts = _unit(pool_text(states, ids, text.eos_token_id) @ params["text_projection"])
+        embedded_images = _unit(apply_model(vision_model, params["vision"], images))
+        states = apply_model(text_model, params["text_encoder"], ids)
+        embedded_texts = _unit(pool_text(states, ids, text.vocab_size - 1) @ params["text_projection"])
         logits = jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0))) * embedded_images @ embedded_texts.T
         same = (ids[:, None] == ids[None, :]).all(-1)
         targets = same / same.sum(1, keepdims=True)

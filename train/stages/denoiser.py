@@ -1,9 +1,9 @@
-"""Stage 3: the U-Net, on latents encoded once; classifier-free dropout, min-SNR weights, a moving average."""
+"""Stage 3: the U-Net, on latents encoded once; classifier-free dropout, a moving average."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import optax
 from tqdm import tqdm
 
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import CLIPTextModel
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
 from blocklora_jax.models.unet import UNet2DConditionModel
@@ -21,16 +22,15 @@ from train.stages.initial import silence_branches
 from train.stages.pictures import Pictures, batch_indices, to_float
 
 CAPTION_DROPOUT = 0.1
-MIN_SNR_GAMMA = 5.0
-EMA_DECAY = 0.999
+EMA_DECAY = 0.998
 
 
 class DenoiserState(NamedTuple):
     """step: int32; params, average: the U-Net's parameters and their moving average; opt_state: optax's."""
 
     step: jax.Array
-    params: dict
-    average: dict
+    params: Any
+    average: Any
     opt_state: optax.OptState
 
 
@@ -75,21 +75,21 @@ def train_denoiser(
         t = jax.random.randint(t_key, (x0.shape[0],), 0, schedule.num_train_timesteps)
         noise = jax.random.normal(noise_key, x0.shape)
         drop = jax.random.bernoulli(drop_key, CAPTION_DROPOUT, (x0.shape[0], 1))
-        states = text_model.apply({"params": text[1]}, jnp.where(drop, empty_ids[None], ids))
-        predicted = model.apply({"params": params}, schedule.add_noise(x0, noise, t), t, states)
+        states = apply_model(text_model, text[1], jnp.where(drop, empty_ids[None], ids))
+        predicted = apply_model(model, params, schedule.add_noise(x0, noise, t), t, states)
         error = ((predicted - schedule.training_target(x0, noise, t)) ** 2).mean((1, 2, 3))
-        return (error * schedule.min_snr_weight(t, MIN_SNR_GAMMA)).mean(), error.mean()
+        return error.mean()
 
     @jax.jit
     def step_fn(state, batch):
         step_key = jax.random.fold_in(key, state.step)
-        (loss, error), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, step_key)
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, batch, step_key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Short memory at first, so that the average forgets the random start.
         decay = jnp.minimum(EMA_DECAY, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
-        metrics = {"loss": loss, "error": error, "gradient_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads)}
         return DenoiserState(state.step + 1, params, average, opt_state), metrics
 
     def batch_at(step: int):
