@@ -7,12 +7,16 @@ writes a Diffusers folder in fp16.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
 
+from blocklora_jax.checkpoints.diffusers import load_folder
+from blocklora_jax.checkpoints.image_encoder import save_image_encoder
 from blocklora_jax.command import run
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.models.clip_vision import VisionConfig
@@ -26,7 +30,7 @@ from train.stages.autoencoder import train_autoencoder
 from train.stages.clip import train_clip
 from train.stages.denoiser import encode_pictures, train_denoiser
 from train.stages.package import Packager
-from train.stages.pictures import draw_pictures
+from train.stages.pictures import Pictures, draw_pictures, write_array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class BaseConfig:
 
     out: Path = Path("runs/base")
     """Run folder: pictures, checkpoints, metrics, preview grids, and the model so far in `model/`."""
+    start: str | None = None
+    """Go on from the weights of this model ("pocket", or a folder): its text encoder and autoencoder stay, its U-Net trains."""
     resume: bool = False
     """Continue an interrupted run, or one that is to train longer (raise a stage's steps)."""
     seed: int = 0
@@ -46,9 +52,9 @@ class BaseConfig:
     vae_steps: int = 2400
     vae_batch: int = 8
     vae_learning_rate: float = 1e-3
-    unet_steps: int = 4300
+    unet_steps: int = 3900
     unet_batch: int = 24
-    unet_learning_rate: float = 8e-4
+    unet_learning_rate: float = 6e-4
     save_every: int = 250
     preview_every: int = 500
 
@@ -57,49 +63,77 @@ class BaseConfig:
         return LoopConfig(steps=steps, save_every=self.save_every, preview_every=preview_every, resume=self.resume)
 
 
+class Frozen(NamedTuple):
+    """What the U-Net is trained on top of, and what it starts from (None: from nothing).
+
+    configs: of "vae" and "text_encoder". vae, text_encoder, unet: parameters.
+    """
+
+    configs: dict[str, Any]
+    vae: dict[str, Any]
+    text_encoder: dict[str, Any]
+    unet: dict[str, Any] | None = None
+
+
 def train_base(config: BaseConfig) -> Path:
     """All stages, or what is left of them; returns the model's folder."""
     out = config.out
     pictures = draw_pictures(out, config.seed, config.pictures)
-    rows = write_tokenizer(out / "tokenizer", vocabulary(), architecture.MAX_TOKENS)
-    tokenizer = Tokenizer(out / "tokenizer", rows, architecture.MAX_TOKENS)
-    ids, empty_ids = tokenizer.encode(pictures.captions), tokenizer.encode([""])[0]
-    text = TextConfig.from_json(architecture.text_config(rows), "pocket text encoder")
-    vision = VisionConfig.from_json(architecture.VISION, "pocket image tower")
-    unet = UNetConfig.from_json(architecture.UNET, "pocket unet")
-    vae = VAEConfig.from_json(architecture.VAE, "pocket vae")
-
-    loop = config.loop(config.clip_steps)
-    clip = train_clip(
-        text, vision, pictures, ids, out / "clip", loop, config.clip_batch, config.clip_learning_rate, config.seed
-    )
-    loop = config.loop(config.vae_steps)
-    vae_params = train_autoencoder(
-        vae, pictures, out / "vae", loop, config.vae_batch, config.vae_learning_rate, config.seed
-    )
+    frozen = load_frozen(config) if config.start else train_frozen(config, pictures)
+    text, vae = frozen.configs["text_encoder"], frozen.configs["vae"]
+    tokenizer = Tokenizer(out / "tokenizer", text.vocab_size, architecture.MAX_TOKENS)
     latents_path = out / f"latents-{config.vae_steps}.npy"
     if not latents_path.exists():
-        np.save(latents_path, encode_pictures(vae, vae_params, pictures))
+        write_array(latents_path, encode_pictures(vae, frozen.vae, pictures))
     latents = np.load(latents_path)
-    factor = float(1.0 / latents.astype(np.float32).std())
-    vae = dataclasses.replace(vae, scaling_factor=factor)
-
+    if not config.start:
+        vae = dataclasses.replace(vae, scaling_factor=float(1.0 / latents.astype(np.float32).std()))
+    unet = UNetConfig.from_json(architecture.UNET, "pocket unet")
     settings = {name: value for name, value in vars(config).items() if name not in ("out", "resume")}
-    packager = Packager(out, {"unet": unet, "vae": vae, "text_encoder": text}, clip, vae_params, settings)
-    schedule = Schedule.from_json(architecture.SCHEDULER, "pocket scheduler")
+    configs = {"unet": unet, "vae": vae, "text_encoder": text}
+    packager = Packager(out, configs, frozen.text_encoder, frozen.vae, settings)
     unet_params = train_denoiser(
         unet,
-        (text, clip["text_encoder"]),
-        schedule,
-        (latents * np.float16(factor), ids, empty_ids),
+        (text, frozen.text_encoder),
+        Schedule.from_json(architecture.SCHEDULER, "pocket scheduler"),
+        (latents * np.float16(vae.scaling_factor), tokenizer.encode(pictures.captions), tokenizer.encode([""])[0]),
         out / "unet",
         config.loop(config.unet_steps, config.preview_every),
         config.unet_batch,
         config.unet_learning_rate,
         config.seed,
         packager.write,
+        frozen.unet,
     )
     return packager.write(config.unet_steps, unet_params)
+
+
+def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
+    """The tokenizer, CLIP and the autoencoder."""
+    out = config.out
+    rows = write_tokenizer(out / "tokenizer", vocabulary(), architecture.MAX_TOKENS)
+    ids = Tokenizer(out / "tokenizer", rows, architecture.MAX_TOKENS).encode(pictures.captions)
+    text = TextConfig.from_json(architecture.text_config(rows), "pocket text encoder")
+    vision = VisionConfig.from_json(architecture.VISION, "pocket image tower")
+    vae = VAEConfig.from_json(architecture.VAE, "pocket vae")
+    loop = config.loop(config.clip_steps)
+    clip = train_clip(
+        text, vision, pictures, ids, out / "clip", loop, config.clip_batch, config.clip_learning_rate, config.seed
+    )
+    save_image_encoder(out / "image_encoder", vision, clip["vision"], clip["text_projection"], dtype="float16")
+    loop = config.loop(config.vae_steps)
+    vae_params = train_autoencoder(
+        vae, pictures, out / "vae", loop, config.vae_batch, config.vae_learning_rate, config.seed
+    )
+    return Frozen({"vae": vae, "text_encoder": text}, vae_params, clip["text_encoder"])
+
+
+def load_frozen(config: BaseConfig) -> Frozen:
+    """All of it from the model that the run starts from."""
+    model = load_folder(str(config.start))
+    for part in ("tokenizer", "image_encoder"):
+        shutil.copytree(model.tokenizer.parent / part, config.out / part, dirs_exist_ok=True)
+    return Frozen(dict(model.configs), model.params["vae"], model.params["text_encoder"], model.params["unet"])
 
 
 def main() -> None:

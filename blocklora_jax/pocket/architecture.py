@@ -70,15 +70,13 @@ VISION = {
     "hidden_act": "quick_gelu",
 }
 
-# Velocity, not noise: at the noisiest steps a small error in the noise is a large one in the picture, and a model
-# trained for an hour paints saturated blots.
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
+    "prediction_type": "epsilon",
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from train.stages.initial import silence_branches
 from train.stages.pictures import Pictures, batch_indices, to_float
 
 CAPTION_DROPOUT = 0.1
+SNR_CLIP = 5.0
 EMA_DECAY = 0.998
 
 
@@ -54,19 +56,21 @@ def train_denoiser(
     batch: int,
     learning_rate: float,
     seed: int,
-    preview,
+    preview: Callable[[int, Any], Any],
+    start: Mapping[str, Any] | None = None,
 ) -> dict:
     """The moving average of the U-Net's parameters.
 
     data: scaled latents [n, h, w, c], caption ids int32 [n, t], the empty caption's ids [t].
-    preview(step, params): called with the average every `loop.preview_every` steps.
+    start: parameters to go on from. preview(step, params): called with the average every `loop.preview_every` steps.
     """
     latents, ids, empty_ids = data
     model, text_model = UNet2DConditionModel(config), CLIPTextModel(text[0])
     key = jax.random.key(seed)
     states = jnp.zeros((1, ids.shape[1], text[0].hidden_size))
     inputs = jnp.zeros((1, *latents.shape[1:])), jnp.zeros((1,), jnp.int32), states
-    params = silence_branches(model.init(key, *inputs)["params"])
+    params = start or silence_branches(model.init(key, *inputs)["params"])
+    params = jax.tree.map(jnp.asarray, params)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_hold_then_decay(learning_rate, loop.steps)))
 
     def loss_fn(params, batch, key):
@@ -78,18 +82,18 @@ def train_denoiser(
         states = apply_model(text_model, text[1], jnp.where(drop, empty_ids[None], ids))
         predicted = apply_model(model, params, schedule.add_noise(x0, noise, t), t, states)
         error = ((predicted - schedule.training_target(x0, noise, t)) ** 2).mean((1, 2, 3))
-        return error.mean()
+        return (error * picture_weight(schedule, t)).mean(), error.mean()
 
     @jax.jit
     def step_fn(state, batch):
         step_key = jax.random.fold_in(key, state.step)
-        loss, grads = jax.value_and_grad(loss_fn)(state.params, batch, step_key)
+        (loss, error), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, step_key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Short memory at first, so that the average forgets the random start.
         decay = jnp.minimum(EMA_DECAY, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "error": error, "gradient_norm": optax.global_norm(grads)}
         return DenoiserState(state.step + 1, params, average, opt_state), metrics
 
     def batch_at(step: int):
@@ -99,6 +103,16 @@ def train_denoiser(
     state = DenoiserState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
     show = lambda step, state: preview(step, state.average)
     return run_loop(loop, run_dir, state, step_fn, batch_at, show, label="denoiser").average
+
+
+def picture_weight(schedule: Schedule, t: jax.Array) -> jax.Array:
+    """Weights [b] of the noise's squared error: those of the picture's, times min(snr, 5) + 1.
+
+    Unweighted, the noisiest steps count for almost nothing, and there a small error in the noise is a large one in the
+    picture: a model trained for an hour then paints saturated blots.
+    """
+    snr = schedule.snr(t)
+    return (jnp.minimum(snr, SNR_CLIP) + 1.0) / snr
 
 
 def _hold_then_decay(peak: float, steps: int) -> optax.Schedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
-from blocklora_jax.checkpoints.image_encoder import save_image_encoder
 from blocklora_jax.diffusion.generate import Models, draw_latents, generate
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.files import write_atomic
 from blocklora_jax.grid import picture_grid, png_bytes
 from blocklora_jax.models.clip_text import CLIPTextModel
-from blocklora_jax.models.clip_vision import VisionConfig
 from blocklora_jax.models.unet import UNet2DConditionModel
 from blocklora_jax.models.vae import AutoencoderKL
 from blocklora_jax.pocket import architecture
@@ -67,18 +66,19 @@ Last line of each stage's metrics:
 class Packager:
     """Writes what a run has learnt so far.
 
-    out: the run folder. clip: what `train_clip` gave. vae_params: the autoencoder's. configs: by component.
+    out: the run folder, with `tokenizer` and `image_encoder`. configs: by component. text_params, vae_params: what the
+    U-Net was trained on. settings: for the README.
     """
 
     out: Path
     configs: Mapping[str, Any]
-    clip: Mapping[str, Any]
+    text_params: Mapping[str, Any]
     vae_params: Mapping[str, Any]
     settings: Mapping[str, Any]
 
     def write(self, step: int, unet_params: Mapping[str, Any]) -> Path:
         """A preview grid of `step` and the model's folder, which is returned."""
-        params = {"unet": unet_params, "vae": self.vae_params, "text_encoder": self.clip["text_encoder"]}
+        params = {"unet": unet_params, "vae": self.vae_params, "text_encoder": self.text_params}
         checkpoint = Checkpoint(
             name="pocket",
             configs=self.configs,
@@ -89,9 +89,7 @@ class Packager:
         write_atomic(self.out / "previews" / f"{step:06d}.png", self.preview(checkpoint))
         folder = self.out / "model"
         save_folder(folder, checkpoint, dtype="float16")
-        vision = VisionConfig.from_json(architecture.VISION, "pocket image tower")
-        projection = self.clip["text_projection"]
-        save_image_encoder(folder / "image_encoder", vision, self.clip["vision"], projection, dtype="float16")
+        shutil.copytree(self.out / "image_encoder", folder / "image_encoder")
         write_atomic(folder / "README.md", self.readme().encode())
         return folder
 
@@ -111,8 +109,10 @@ class Packager:
 
     def readme(self) -> str:
         """The weights' README: what they are, and how to make them again."""
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.settings.items())
-        last = {stage: _last_metrics(self.out / stage) for stage in ("clip", "vae", "unet")}
+        set_to = {name: value for name, value in self.settings.items() if value is not None}
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in set_to.items())
+        stages = [stage for stage in ("clip", "vae", "unet") if (self.out / stage / "metrics.jsonl").exists()]
+        last = {stage: _last_metrics(self.out / stage) for stage in stages}
         return README.format(flags=flags, metrics=json.dumps(last, indent=2), commit=_commit(), jax=jax.__version__)
 
 

@@ -42,6 +42,13 @@ def draw_pictures(run_dir: Path, seed: int, count: int, chunk: int = 2000, worke
     return Pictures(images, captions)
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Save `array` as .npy, beside `path` first and then moved into place."""
+    temporary = path.with_suffix(".part.npy")
+    np.save(temporary, array)
+    temporary.replace(path)
+
+
 def to_float(images: np.ndarray) -> np.ndarray:
     """uint8 [..., 3] to fp32 in -1..1."""
     return images.astype(np.float32) / 127.5 - 1.0
