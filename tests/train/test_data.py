@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from concept_builders import make_config, write_pictures
@@ -96,7 +97,7 @@ def test_pictures_become_scaled_latents_and_captions_become_ids(tiny_sd, folder)
     pictures = [crop_square(picture, 16) for picture in read_pictures(folder)]
     params, vae = tiny_sd.params["vae"], tiny_sd.models.vae
     for i, picture in enumerate(pictures):
-        mean, _ = vae.apply({"params": params}, image_array(picture)[None], method="encode")
+        mean, _ = vae.apply({"params": params}, jnp.asarray(image_array(picture)[None]), method="encode")
         expected = mean[0] * vae.config.scaling_factor
         np.testing.assert_allclose(data.latents[i], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert data.weights.shape == (3, 8, 8, 1)
