@@ -21,7 +21,7 @@ def sd():
 
 
 def open_in_torch(folder):
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -68,7 +68,7 @@ def test_exported_adapters_make_the_same_pictures_on_the_pocket_model(sd, tmp_pa
 
 
 def test_merged_pocket_folder_makes_the_same_pictures_in_pytorch(sd, tmp_path):
-    adapters = [random_adapter("ada", sd.params, slots=(2,), size=0.1), random_adapter("bob", sd.params, slots=(5,))]
+    adapters = [random_adapter(name, sd.params, slots=(slot,), size=0.1) for slot, name in ((2, "ada"), (3, "bob"))]
     params = merge.compose(sd.params, adapters, [1.0, 0.8])
     sd.save(tmp_path / "merged", params=params, adapters=adapters)
     ours = our_pictures(sd, CALLED, params=params, adapters=adapters)
