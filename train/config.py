@@ -26,7 +26,7 @@ _DEMANDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("blocks token_vectors preview_every warmup_steps random_batch seed", lambda x: x >= 0, "must be at least 0"),
     ("erase_weight token_spread noise_offset weight_decay", lambda x: 0 <= x < math.inf, "must be at least 0"),
     ("learning_rate text_learning_rate token_learning_rate", lambda x: 0 <= x < math.inf, "must be at least 0"),
-    ("alpha clip_norm min_snr_gamma", lambda x: 0 < x < math.inf, "must be above 0"),
+    ("alpha clip_norm snr_gamma", lambda x: 0 < x < math.inf, "must be above 0"),
     ("pure_noise", lambda x: 0 <= x <= 1, "must lie in 0..1"),
     ("crop", lambda x: 0.1 <= x <= 1, "must lie in 0.1..1"),
 )
@@ -111,8 +111,10 @@ class ConceptConfig:
     """Linear warm-up; a cosine to a tenth follows."""
     clip_norm: float = 1.0
     """Gradients are clipped to this global norm."""
-    min_snr_gamma: float | None = None
-    """Weigh no noise level for more than this signal-to-noise ratio (5 is usual); no weights if not given."""
+    weighting: Literal["none", "min_snr", "picture"] = "picture"
+    """How noise levels count: none, min_snr (arXiv 2303.09556), or picture, the clean picture's error times min(snr, gamma) + 1."""
+    snr_gamma: float = 5.0
+    """No noise level counts for more than this signal-to-noise ratio."""
     noise_offset: float = 0.0
     """Share of noise that is the same over the whole picture; helps with very dark and bright ones."""
     flip: bool = False

@@ -192,6 +192,8 @@ def _diffusion_loss(schedule: Schedule, config: ConceptConfig, output: Array, ba
     target = schedule.training_target(jnp.asarray(batch.latents), noised.noise, noised.timesteps)
     squared = jnp.square(output - target).mean(-1, keepdims=True)
     error = (squared * batch.weights).sum((1, 2, 3)) / batch.weights.sum((1, 2, 3))
-    if config.min_snr_gamma is not None:
-        error = error * schedule.min_snr_weight(noised.timesteps, config.min_snr_gamma)
+    if config.weighting == "min_snr":
+        error = error * schedule.min_snr_weight(noised.timesteps, config.snr_gamma)
+    elif config.weighting == "picture":
+        error = error * schedule.picture_weight(noised.timesteps, config.snr_gamma)
     return error.mean()

@@ -116,6 +116,16 @@ class Schedule:
         power = jnp.asarray(self.alphas_cumprod)[t]
         return power / (1 - power)
 
+    def picture_weight(self, t: Int[Array, " b"], gamma: float) -> Float[Array, " b"]:
+        """Loss weights under which the clean latents' squared error counts `min(snr, gamma) + 1` times, float32 > 0.
+
+        The noise's own error counts almost nothing at the noisiest steps, where a small error in it is a large one in the
+        picture; this is the weighting of velocity prediction, capped where there is little noise.
+        """
+        snr = self.snr(t)
+        weight = jnp.minimum(snr, gamma) + 1
+        return weight / snr if self.prediction_type == "epsilon" else weight / (snr + 1)
+
     def min_snr_weight(self, t: Int[Array, " b"], gamma: float | int) -> Float[Array, " b"]:
         """Loss weights that count no step for more than signal-to-noise `gamma`, float32 in 0..1 (epsilon).
 

@@ -102,6 +102,17 @@ def test_min_snr_weights_follow_the_formula():
     np.testing.assert_allclose(velocity, np.minimum(snr, 5) / (snr + 1), rtol=1e-6)
 
 
+def test_picture_weights_count_the_clean_latents_error():
+    x0, noise, wrong = (jax.random.normal(jax.random.key(i), (len(T), 2, 2, 4)) for i in range(3))
+    for config in (SD15, V):
+        schedule = Schedule.from_json(config, "x")
+        noisy, target = schedule.add_noise(x0, noise, T), schedule.training_target(x0, noise, T)
+        picture_error = np.square(schedule.predicted_x0(wrong, noisy, T) - x0).mean((1, 2, 3))
+        weighted = schedule.picture_weight(T, 5.0) * np.square(wrong - target).mean((1, 2, 3))
+        # Differences of numbers near 14 in fp32 where there is least signal.
+        np.testing.assert_allclose(weighted, (np.minimum(schedule.snr(T), 5) + 1) * picture_error, rtol=1e-3)
+
+
 def test_min_snr_weights_are_finite_without_signal():
     schedule = Schedule.from_json({**V, "rescale_betas_zero_snr": True}, "x")
     assert schedule.min_snr_weight(T, 5.0)[-1] == 0

@@ -139,7 +139,8 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
         target = np.sqrt(a) * noise[i] - np.sqrt(1 - a) * batch.latents[i] if velocity else noise[i]
         squared = np.mean((np.asarray(output[i], np.float64) - target) ** 2, axis=-1)
         weight = np.asarray(batch.weights[i, :, :, 0], np.float64)
-        importance = min(snr, config.min_snr_gamma) / (snr + 1 if velocity else snr) if config.min_snr_gamma else 1
+        capped = min(snr, config.snr_gamma) + (config.weighting == "picture")
+        importance = 1 if config.weighting == "none" else capped / (snr + 1 if velocity else snr)
         diffusion.append(importance * (squared * weight).sum() / weight.sum())
     erase = 0.0
     if config.erase == "layer" and config.random_rows:
@@ -168,8 +169,9 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
     ("erase", "prediction", "changes"),
     [
         ("layer", "epsilon", {"noise_offset": 0.1}),
-        ("epsilon", "epsilon", {"min_snr_gamma": None, "axis": "out"}),
+        ("epsilon", "epsilon", {"weighting": "none", "axis": "out"}),
         ("none", "v_prediction", {"blocks": 0}),
+        ("none", "epsilon", {"weighting": "min_snr", "snr_gamma": 2.0}),
     ],
 )
 def test_losses_equal_a_plain_computation_with_fused_weights(erase, prediction, changes):

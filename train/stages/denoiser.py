@@ -82,7 +82,7 @@ def train_denoiser(
         states = apply_model(text_model, text[1], jnp.where(drop, empty_ids[None], ids))
         predicted = apply_model(model, params, schedule.add_noise(x0, noise, t), t, states)
         error = ((predicted - schedule.training_target(x0, noise, t)) ** 2).mean((1, 2, 3))
-        return (error * picture_weight(schedule, t)).mean(), error.mean()
+        return (error * schedule.picture_weight(t, SNR_CLIP)).mean(), error.mean()
 
     @jax.jit
     def step_fn(state, batch):
@@ -103,16 +103,6 @@ def train_denoiser(
     state = DenoiserState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
     show = lambda step, state: preview(step, state.average)
     return run_loop(loop, run_dir, state, step_fn, batch_at, show, label="denoiser").average
-
-
-def picture_weight(schedule: Schedule, t: jax.Array) -> jax.Array:
-    """Weights [b] of the noise's squared error: those of the picture's, times min(snr, 5) + 1.
-
-    Unweighted, the noisiest steps count for almost nothing, and there a small error in the noise is a large one in the
-    picture: a model trained for an hour then paints saturated blots.
-    """
-    snr = schedule.snr(t)
-    return (jnp.minimum(snr, SNR_CLIP) + 1.0) / snr
 
 
 def _hold_then_decay(peak: float, steps: int) -> optax.Schedule:
