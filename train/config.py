@@ -95,11 +95,11 @@ class ConceptConfig:
     other_images: Path | None = None
     """Folder of other pictures, to be noised as random latents beside the references."""
 
-    steps: int = 600
+    steps: int = 500
     """Optimizer steps."""
     batch: int = 6
     """Concept rows a step, over all devices."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     """Of the U-Net's adapter."""
     text_learning_rate: float = 3e-4
     """Of the text encoder's adapter, if `layers` names it."""
@@ -145,7 +145,7 @@ class ConceptConfig:
     """Steps between lines of metrics.jsonl."""
     save_every: int = 200
     """Steps between checkpoints."""
-    preview_every: int = 200
+    preview_every: int = 250
     """Steps between preview grids; 0 makes only the last."""
     preview_prompts: tuple[str, ...] = ()
     """Prompts of the preview grids; a few that fit the concept if not given."""
