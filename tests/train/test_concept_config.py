@@ -111,7 +111,7 @@ def test_a_missing_yaml_file_is_named():
         (["--learning-rate", "-1"], "--learning-rate must be at least 0"),
         (["--learning-rate", "nan"], "--learning-rate must be at least 0, not nan"),
         (["--clip-norm", "0"], "--clip-norm must be above 0"),
-        (["--min-snr-gamma", "0"], "--min-snr-gamma must be above 0"),
+        (["--snr-gamma", "0"], "--snr-gamma must be above 0"),
         (["--pure-noise", "2"], r"--pure-noise must lie in 0\.\.1, not 2\.0"),
         (["--crop", "0"], r"--crop must lie in 0\.1\.\.1, not 0\.0"),
         (["--class-noun", " "], "--class-noun must not be empty"),
