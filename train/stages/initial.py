@@ -15,7 +15,7 @@ _LAST_OF_BRANCH = re.compile(r"(resnets_\d+/conv2|attentions_\d+/proj_out|attent
 def silence_branches(params: Mapping[str, Any]) -> dict[str, Any]:
     """`params` with the last kernel of every residual block and attention set to zero.
 
-    Source: zero initialisation as in ADM (arXiv 2105.05233); the autoencoder learns colours several times sooner.
+    Source: zero initialisation as in ADM (arXiv 2105.05233).
     """
 
     def silence(path: Any, leaf: jax.Array) -> jax.Array:
