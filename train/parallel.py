@@ -60,7 +60,7 @@ def _shard_map(per_device: Step, mesh: Mesh) -> Step:
         check_vma=False,
     )
     state, rows, params = (NamedSharding(mesh, spec) for spec in (of_concept, of_rows, PartitionSpec()))
-    # Said outright, the second step's inputs (the first one's outputs) need no second compilation.
+    # The first step's inputs may lie anywhere; the second's carry this mesh in their types, and compile once more.
     return jax.jit(mapped, in_shardings=(state, rows, params), out_shardings=(state, state), donate_argnums=0)
 
 

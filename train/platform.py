@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from blocklora_jax.errors import UserError
 
-_POD_VARIABLES = ("TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "CLOUD_TPU_TASK_ID")
+_POD_HOSTS = "TPU_WORKER_HOSTNAMES"
 
 
 def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> str:
@@ -22,7 +22,7 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
     wanted = "tpu" if tpu else "cuda" if gpu else "cpu" if cpu else None
     if wanted:
         jax.config.update("jax_platforms", wanted)
-    if tpu and len(os.environ.get(_POD_VARIABLES[0], "").split(",")) > 1:
+    if tpu and len(os.environ.get(_POD_HOSTS, "").split(",")) > 1:
         jax.distributed.initialize()
     try:
         found = jax.default_backend()
