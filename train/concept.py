@@ -26,7 +26,7 @@ from merge.compose import compose
 from train.config import ConceptConfig, parse_args
 from train.data import ConceptData, load_concept_data, make_batches
 from train.loop import LoopConfig, run_loop
-from train.parallel import check_rows, map_step
+from train.parallel import check_rows, map_step, place_state
 from train.platform import compute_dtype, select_platform
 from train.state import Trainable, TrainState, init_state, make_optimizer, stack
 from train.step import foreign_embeddings, make_step, own_foreign_ids, with_table
@@ -55,7 +55,7 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     data = cache_states(config, sd, data, trainable)
     optimizer = make_optimizer(config)
     step = map_step(make_step(sd.models, sd.schedule, config, masks, optimizer), devices, config.mapper)
-    state = stack([init_state(trainable, optimizer, jax.random.key(config.seed))])
+    state = place_state(stack([init_state(trainable, optimizer, jax.random.key(config.seed))]), devices)
     batch_at = make_batches(config, data)
 
     def to_adapter(state: TrainState) -> Adapter:

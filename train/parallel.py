@@ -43,6 +43,14 @@ def make_mesh(devices: Sequence[jax.Device], concepts: int = 1) -> Mesh:
     return jax.make_mesh(shape, ("concept", "data"), (AxisType.Auto, AxisType.Auto), devices=list(devices))
 
 
+def place_state(state: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
+    """`state` where `map_step` leaves it after a step, so that the first step's types are those of all others.
+
+    From anywhere else, the second step would be compiled once more.
+    """
+    return jax.device_put(state, NamedSharding(make_mesh(devices, concepts), PartitionSpec("concept")))
+
+
 def check_rows(rows: int, devices: int, name: str) -> None:
     """Raises UserError if `rows` cannot be split evenly over the devices."""
     if rows % devices:
@@ -60,7 +68,6 @@ def _shard_map(per_device: Step, mesh: Mesh) -> Step:
         check_vma=False,
     )
     state, rows, params = (NamedSharding(mesh, spec) for spec in (of_concept, of_rows, PartitionSpec()))
-    # The first step's inputs may lie anywhere; the second's carry this mesh in their types, and compile once more.
     return jax.jit(mapped, in_shardings=(state, rows, params), out_shardings=(state, state), donate_argnums=0)
 
 

@@ -128,3 +128,20 @@ def test_rows_that_cannot_be_split_are_named():
     check_rows(16, 8, "--batch")
     with pytest.raises(UserError, match="--batch of 6 rows cannot be split over 8 devices: use a multiple of 8"):
         check_rows(6, 8, "--batch")
+
+
+def test_a_placed_state_is_traced_once():
+    from train.parallel import map_step, place_state
+
+    traces = []
+
+    def step(state, batch, params):
+        traces.append(state)
+        return state + jax.lax.pmean(batch.sum(), "data") * params, {}
+
+    devices = jax.devices()[:1]
+    mapped, state = map_step(step, devices), place_state(jnp.zeros(1), devices)
+    for _ in range(3):
+        state, _ = mapped(state, np.ones((1, 2), np.float32), jnp.ones(()))
+    assert float(state[0]) == 6.0
+    assert len(traces) == 1
