@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRATree, apply_masks, block_masks, init_lora
 from blocklora_jax.adapters.partition import Partition, slot_from_name
@@ -26,8 +28,8 @@ from merge.compose import compose
 from train.config import ConceptConfig, parse_args
 from train.data import ConceptData, load_concept_data, make_batches
 from train.loop import LoopConfig, run_loop
-from train.parallel import check_rows, map_step, place_state
-from train.platform import compute_dtype, select_platform
+from train.parallel import check_rows, map_step, place_batch, place_state
+from train.platform import compute_dtype, is_first_host, select_platform
 from train.state import Trainable, TrainState, init_state, make_optimizer, stack
 from train.step import foreign_embeddings, make_step, own_foreign_ids, with_table
 from train.words import preview_prompts
@@ -44,6 +46,8 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
     """
     check_run_dir(config)
+    # On a pod nobody writes into the folder before everybody has looked.
+    multihost_utils.sync_global_devices("run folder checked")
     sd = StableDiffusion.from_pretrained(
         config.model, variant=config.variant, dtype=compute_dtype(config.precision, platform), remat=config.remat
     )
@@ -57,9 +61,11 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     step = map_step(make_step(sd.models, sd.schedule, config, masks, optimizer), devices, config.mapper)
     state = place_state(stack([init_state(trainable, optimizer, jax.random.key(config.seed))]), devices)
     batch_at = make_batches(config, data)
+    # pmap splits the rows itself.
+    place = partial(place_batch, devices=devices) if config.mapper == "shard_map" else lambda batch: batch
 
     def to_adapter(state: TrainState) -> Adapter:
-        trained = jax.device_get(jax.tree.map(lambda x: x[0], state.trainable))
+        trained = jax.tree.map(lambda x: x[0], jax.device_get(state.trainable))
         tokens = {config.token: np.asarray(trained.tokens)} if config.token_vectors else {}
         lora = jax.tree.map(np.asarray, apply_masks(trained.lora, masks))
         return Adapter(lora=lora, tokens=tokens, info=info)
@@ -70,18 +76,20 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
         resume=config.resume, tensorboard=config.tensorboard,
     )  # fmt: skip
     # Last of all: a run that could not begin leaves no folder that a second try would find taken.
-    write_json(config.out / "config.json", config.to_json())
+    if is_first_host():
+        write_json(config.out / "config.json", config.to_json())
     state = run_loop(
         loop,
         config.out,
         state,
         lambda state, batch: _first(step(state, batch, sd.params)),
-        lambda index: jax.tree.map(lambda x: x[None], batch_at(index)),
+        lambda index: place(jax.tree.map(lambda x: x[None], batch_at(index))),
         preview,
         label=config.name,
     )
     path = config.out / "adapter.safetensors"
-    to_adapter(state).save(path, config.save_dtype)
+    if is_first_host():
+        to_adapter(state).save(path, config.save_dtype)
     preview(config.steps, state)
     return path
 
@@ -184,6 +192,8 @@ def make_preview(
     sd.tokenizer.encode(prompts, {config.token: config.token_vectors} if config.token_vectors else {})
 
     def preview(step: int, state: TrainState) -> None:
+        if not is_first_host():
+            return
         adapter = to_adapter(state)
         params = compose(sd.params, [adapter], check_base=False)
         images = sd.generate(prompts, params=params, adapters=[adapter], seed=config.seed, steps=20)
@@ -203,8 +213,9 @@ def main() -> None:
     config = parse_args()
     platform = select_platform(config.tpu, config.gpu, config.cpu)
     path = train_concept(dataclasses.replace(config), platform)
-    size = path.stat().st_size / 1e6
-    print(f"{path} ({size:.2f} MB), previews in {config.out / 'previews'}; call the concept with {config.trigger!r}")
+    if is_first_host():
+        size, previews = path.stat().st_size / 1e6, config.out / "previews"
+        print(f"{path} ({size:.2f} MB), previews in {previews}; call the concept with {config.trigger!r}")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,21 @@ from pathlib import Path
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from train.platform import is_first_host
 
 
 class MetricsLog:
-    """Appends metrics to `<folder>/metrics.jsonl`; `first_step` drops the lines that a resumed run will write again."""
+    """Appends metrics to `<folder>/metrics.jsonl`; on a pod only the first host does.
+
+    `first_step` drops the lines that a resumed run will write again.
+    """
 
     def __init__(self, folder: Path, first_step: int, tensorboard: bool = False) -> None:
         self._path = folder / "metrics.jsonl"
+        self._board = None
+        self._writes = is_first_host()
+        if not self._writes:
+            return
         kept = []
         if first_step and self._path.exists():
             lines = self._path.read_text().splitlines()
@@ -24,6 +32,8 @@ class MetricsLog:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line; `step` is the number of finished steps."""
+        if not self._writes:
+            return
         with open(self._path, "a") as file:
             file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in metrics.items()}}) + "\n")
         if self._board:

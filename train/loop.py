@@ -17,6 +17,7 @@ from tqdm import tqdm
 from blocklora_jax.errors import UserError
 from train.checkpoint import Checkpoints
 from train.log import MetricsLog
+from train.platform import is_first_host
 
 
 class Interrupted(SystemExit):
@@ -59,7 +60,15 @@ def run_loop(
             raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --out")
         first, state = checkpoints.restore(state)
     log = MetricsLog(run_dir, first, config.tensorboard)
-    bar = tqdm(total=config.steps, initial=first, desc=label, unit="step", dynamic_ncols=True, mininterval=1.0)
+    bar = tqdm(
+        total=config.steps,
+        initial=first,
+        desc=label,
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=1.0,
+        disable=not is_first_host(),
+    )
     began, since = time.perf_counter(), first
     # The bar and the log end before an error is printed, whatever it is.
     with _CatchSignals() as caught, closing(log), bar:

@@ -32,6 +32,8 @@ def map_step(step: Step, devices: Sequence[jax.Device], mapper: str = "shard_map
     per_device = jax.vmap(step, in_axes=(0, 0, None))
     if mapper == "shard_map":
         return _shard_map(per_device, make_mesh(devices, concepts))
+    if mapper == "pmap" and jax.process_count() > 1:
+        raise UserError("--mapper pmap trains on one host only: leave it out on a pod")
     if mapper == "pmap":
         return _pmap(per_device, devices)
     raise UserError(f"unknown mapper {mapper!r}: choose shard_map or pmap")
@@ -48,7 +50,15 @@ def place_state(state: Any, devices: Sequence[jax.Device], concepts: int = 1) ->
 
     From anywhere else, the second step would be compiled once more.
     """
-    return jax.device_put(state, NamedSharding(make_mesh(devices, concepts), PartitionSpec("concept")))
+    sharding = NamedSharding(make_mesh(devices, concepts), PartitionSpec("concept"))
+    # Not device_put, which reaches the devices of this host only.
+    return jax.jit(lambda x: x, out_shardings=sharding)(state)
+
+
+def place_batch(batch: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
+    """A NumPy `batch`, the same on every host, as arrays whose rows lie where `map_step` splits them."""
+    sharding = NamedSharding(make_mesh(devices, concepts), PartitionSpec("concept", "data"))
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch)
 
 
 def check_rows(rows: int, devices: int, name: str) -> None:

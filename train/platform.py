@@ -36,6 +36,11 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
     return found
 
 
+def is_first_host() -> bool:
+    """Whether this process is the one that writes files and speaks: one host of a pod, or the only process."""
+    return jax.process_index() == 0
+
+
 def compute_dtype(precision: str, platform: str) -> jnp.dtype:
     """What the models compute in: "auto" is bfloat16 on TPU, float32 elsewhere."""
     bf16 = precision == "bfloat16" or (precision == "auto" and platform == "tpu")
