@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tyro
@@ -12,18 +12,23 @@ from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from merge import registry
 from merge.check import check_adapters
 from merge.compose import Params, compose
 from merge.describe import describe, overlap_report
 from merge.export import export
 from merge.options import ExportOptions, InfoOptions, MergeOptions
+from merge.plan import PlanOptions, print_plan
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command that the first word names; a merge if it is none of them."""
+    """Run the command that the first word names; a merge if it is none of them. Exits with a code that is not 0 if it says so."""
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else ""
-    if command == "info":
+    if command in COMMANDS:
+        if code := COMMANDS[command](args[1:]):
+            raise SystemExit(code)
+    elif command == "info":
         print_info(tyro.cli(InfoOptions, args=args[1:], prog="python -m merge info"))
     elif command == "export":
         export_files(tyro.cli(ExportOptions, args=args[1:], prog="python -m merge export"))
@@ -117,6 +122,14 @@ def _spare_inputs(out: Path, files: Sequence[Path]) -> None:
 def _print_overlaps(adapters: Sequence[Adapter], allowed: bool) -> None:
     for line in overlap_report(adapters) if allowed else []:
         print(line)
+
+
+def _plan(args: Sequence[str]) -> int:
+    return print_plan(tyro.cli(PlanOptions, args=args, prog="python -m merge plan"))
+
+
+# Each takes the words after its name and gives the exit code.
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"plan": _plan, "registry": registry.main}
 
 
 if __name__ == "__main__":

@@ -24,19 +24,21 @@ from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.grid import picture_grid, png_bytes
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.random_prompts import last_token_ids
+from blocklora_jax.registry.store import read_registry
 from merge.compose import compose
 from train.config import ConceptConfig, parse_args
 from train.data import ConceptData, load_concept_data, make_batches
 from train.loop import LoopConfig, run_loop
 from train.parallel import check_rows, map_step, place_batch, place_state
 from train.platform import compute_dtype, is_first_host, select_platform
+from train.registered import check_base, use_claim
 from train.state import Trainable, TrainState, init_state, make_optimizer, stack
 from train.step import foreign_embeddings, make_step, own_foreign_ids, with_table
 from train.words import preview_prompts
 
 # What a resumed run may do otherwise than before and still compute the same, up to rounding.
 MAY_CHANGE = frozenset(
-    "out resume save_dtype log_every save_every preview_every preview_prompts tensorboard tpu gpu cpu mapper remat".split()
+    "out resume registry save_dtype log_every save_every preview_every preview_prompts tensorboard tpu gpu cpu mapper remat".split()
 )
 
 
@@ -45,12 +47,15 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
 
     Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
     """
+    registry = read_registry(config.registry) if config.registry else None
+    config = use_claim(config, registry)
     check_run_dir(config)
     # On a pod nobody writes into the folder before everybody has looked.
     multihost_utils.sync_global_devices("run folder checked")
     sd = StableDiffusion.from_pretrained(
         config.model, variant=config.variant, dtype=compute_dtype(config.precision, platform), remat=config.remat
     )
+    check_base(registry, params_digest(sd.params), config.model)
     devices = jax.devices()
     for rows, name in ((config.batch, "--batch"), (config.random_rows, "--random-batch")):
         check_rows(rows, len(devices), name)

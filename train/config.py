@@ -68,6 +68,8 @@ class ConceptConfig:
     """What is cut: input features, output features, or both."""
     slot: tuple[int, ...] | None = None
     """Which slots this concept owns; drawn from its name if not given. Adapters merge if their slots differ."""
+    registry: str | None = None
+    """A slot registry (file, folder or URL): train on the slots that are claimed there for the token."""
     partition_seed: int = 0
     """Seeds the assignment of slots to blocks; adapters that are to be merged share it."""
 

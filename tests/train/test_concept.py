@@ -18,8 +18,11 @@ import merge
 import train.concept
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.file import read_header
+from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
+from blocklora_jax.registry.book import Entry, Registry
+from blocklora_jax.registry.store import create_registry
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -150,6 +153,19 @@ def test_a_run_is_resumed_with_its_own_settings_only(whole, teach):
     assert "rank was 2, now 3; seed was 0, now 5" in errors
 
 
+def test_a_registry_gives_the_slot_and_a_moved_claim_is_noticed(whole, teach, tiny_sd, tmp_path):
+    book = Registry(partition=Partition(num_blocks=4), base_name="tiny", base_digest=params_digest(tiny_sd.params))
+    for slot, name in enumerate(("right", "moved"), start=1):
+        claim = Entry(name="ada", token="<ada>", slots=(slot,))
+        create_registry(tmp_path / f"{name}.json", book.claim(claim))
+    changes = {"slot": None, "preview_every": 3, "resume": True}
+    code, errors = teach(whole, registry=tmp_path / "right.json", **changes)
+    assert code == 0, errors
+    code, errors = teach(whole, registry=tmp_path / "moved.json", **changes)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "slot was [1], now [2]" in errors
+
+
 def nothing(folder: Path) -> None:
     """No damage."""
 
@@ -174,6 +190,7 @@ BAD_INPUT = {
     "share above 1": (nothing, {"random_shares.foreign": 2}, "foreign=2.0 must lie in 0..1"),
     "nothing to resume": (nothing, {"resume": True}, "no run to resume"),
     "two platforms": (nothing, {"tpu": True}, "choose one of --tpu, --gpu and --cpu"),
+    "missing registry": (nothing, {"registry": "nothing.json"}, "there is no registry nothing.json"),
     "missing config file": (nothing, {"config": "nothing.yaml"}, "cannot read the config nothing.yaml"),
 }
 

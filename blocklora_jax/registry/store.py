@@ -1,0 +1,136 @@
+"""Where a registry is: a file, a folder with one in it, or a URL, which can only be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.files import write_json
+from blocklora_jax.registry.book import Registry
+
+FILE = "registry.json"
+_LARGEST = 4 << 20  # bytes; thousands of entries
+_PATIENCE = 5.0  # seconds
+
+
+def read_registry(where: str | Path) -> Registry:
+    """The registry at `where`: "registry.json", a folder that holds one, "https://…/registry.json".
+
+    Raises: UserError if there is none, it cannot be fetched, or is not one.
+    """
+    text = _fetch(str(where)) if is_url(where) else _read(registry_file(where))
+    return _parse(text, str(where))
+
+
+def create_registry(where: str | Path, registry: Registry) -> Path:
+    """Write a new registry; returns its path. Raises UserError if there is one already, or `where` is a URL."""
+    path = _writable(where)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path.parent}: {error.strerror or error}") from error
+    with _locked(path):
+        if path.exists():
+            raise UserError(f"{path} exists: add to it with `python -m merge registry add`, or choose another place")
+        write_json(path, registry.to_json())
+    return path
+
+
+def update_registry(where: str | Path, change: Callable[[Registry], Registry]) -> Registry:
+    """Replace the registry at `where` by `change(registry)`, safely also where others write to it.
+
+    A lock file beside it lets one writer in after the other, each reading what the one before wrote; and what somebody
+    changed in spite of it, by hand for one, is not written over.
+
+    Raises: UserError as `read_registry`; for a URL; if the file is locked or was changed meanwhile; what `change` raises.
+    """
+    path = _writable(where)
+    if not path.exists():
+        _read(path)
+    with _locked(path):
+        before = _read(path)
+        changed = change(_parse(before, str(path)))
+        if _read(path) != before:
+            raise UserError(f"{path} was changed by somebody else in this very moment: nothing written, try again")
+        write_json(path, changed.to_json())
+    return changed
+
+
+def registry_file(where: str | Path) -> Path:
+    """The file: `where` itself, or registry.json in the folder `where`."""
+    path = Path(where).expanduser()
+    return path / FILE if path.is_dir() or path.suffix != ".json" else path
+
+
+def is_url(where: str | Path) -> bool:
+    """Whether `where` is to be fetched."""
+    return str(where).startswith(("https://", "http://"))
+
+
+def _writable(where: str | Path) -> Path:
+    if is_url(where):
+        raise UserError(
+            f"{where} can only be read: download the file, add to your copy, and send it to whoever keeps the registry"
+        )
+    return registry_file(where)
+
+
+def _parse(text: bytes, source: str) -> Registry:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{source} is not JSON ({error})") from error
+    return Registry.from_json(value, source)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no registry {path}: start one with `python -m merge registry new {path}`") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            text = answer.read(_LARGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise UserError(f"cannot fetch {url}: {reason}; check the address, or use a copy of the file") from error
+    if len(text) > _LARGEST:
+        raise UserError(f"{url} is longer than any registry ({_LARGEST >> 20} MB)")
+    return text
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = path.with_name(f"{path.name}.lock")
+    deadline = time.monotonic() + _PATIENCE
+    while not _make(lock):
+        if time.monotonic() > deadline:
+            raise UserError(f"{path} is being written by somebody else; if that cannot be, delete {lock} and try again")
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _make(lock: Path) -> bool:
+    """Make the lock file; False if there is one."""
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f"cannot write in {lock.parent}: {error.strerror or error}") from error
+    return True

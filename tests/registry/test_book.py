@@ -1,0 +1,116 @@
+"""The registry as data: claims, and everything that it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blocklora_jax.adapters.partition import Partition, slot_from_name
+from blocklora_jax.errors import UserError
+from blocklora_jax.registry.book import Entry, Registry
+
+NAMES = st.sampled_from([f"p{i}" for i in range(12)])
+
+
+def entry(name: str, *slots: int, **fields) -> Entry:
+    return Entry(**{"name": name, "token": f"<{name}>", "slots": slots, **fields})
+
+
+def registry(*entries: Entry, blocks: int = 4) -> Registry:
+    return Registry(partition=Partition(num_blocks=blocks), base_name="pocket", base_digest="a" * 64, entries=entries)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(NAMES, st.sampled_from(["free", "name"]), st.integers(1, 3)), max_size=12))
+def test_whatever_is_claimed_nothing_collides_and_json_keeps_it(claims):
+    book = registry(blocks=8)
+    for name, draw, count in claims:
+        before = book.free_slots()
+        try:
+            book = book.claim(entry(name, *book.draw_slots(name, draw, count)))
+        except UserError:
+            assert book.free_slots() == before
+    owned = [slot for e in book.entries for slot in e.slots]
+    assert len(owned) == len(set(owned))
+    assert sorted(owned + book.free_slots()) == list(range(8))
+    assert book.collisions() == []
+    assert all(book.find(e.token) == e for e in book.entries)
+    assert Registry.from_json(json.loads(json.dumps(book.to_json())), "x") == book
+
+
+def test_slots_are_the_lowest_free_ones_or_the_names_hash():
+    book = registry(entry("ada", 0, 2), blocks=8)
+    assert book.draw_slots("bob", "free", 2) == (1, 3)
+    assert book.draw_slots("bob", "name") == (slot_from_name("bob", 8),)
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        (entry("bob", 0), "slot 0 is taken, by 'ada' (of me@x.org): free are 2, 3"),
+        (entry("bob", 0, 1), "slot 0 is taken, by 'ada' (of me@x.org); slot 1 is taken, by 'rex': free are 2, 3"),
+        (entry("ada", 2, token="<a>"), "the name 'ada' is taken"),
+        (entry("bob", 2, token="<ada>"), "the token <ada> is taken, by 'ada' (of me@x.org)"),
+        (entry("bob", 2, token="bob"), "must look like '<name>'"),
+        (entry("bob", 4), "must be distinct numbers from 0 to 3"),
+        (entry("bob"), "one or more"),
+    ],
+)
+def test_refused_claims_say_who_and_what_is_free(claim, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        registry(entry("ada", 0, owner="me@x.org"), entry("rex", 1)).claim(claim)
+
+
+def test_a_full_registry_says_what_to_do():
+    full = registry(*(entry(f"p{i}", i) for i in range(4)))
+    for attempt in (lambda: full.draw_slots("q", "free"), lambda: full.claim(entry("q", 1))):
+        with pytest.raises(UserError, match=r"all 4 slots are taken; .*registry drop.*--blocks.*--concepts 8"):
+            attempt()
+    assert full.drop("p2").draw_slots("q", "free") == (2,)
+    with pytest.raises(UserError, match="no entry 'q'; it has p0, p1, p2, p3"):
+        full.drop("q")
+    with pytest.raises(UserError, match="one slot or more, not 0"):
+        full.draw_slots("q", "free", 0)
+
+
+def test_collisions_written_by_hand_are_told_before_anybody_trains():
+    book = registry(entry("ada", 0, 1), entry("bob", 1, owner="bob"), entry("cyd", 2, token="<ada>"), entry("dan", 3))
+    assert book.collisions() == ["'ada' and 'bob' (of bob) both own slot 1", "'ada' and 'cyd' both use the token <ada>"]
+    assert book.find("<dan>").slots == (3,)
+    for token in ("<ada>", "<bob>"):
+        with pytest.raises(UserError, match="collide in the registry"):
+            book.find(token)
+    with pytest.raises(UserError, match="knows no token <eve>"):
+        book.find("<eve>")
+
+
+GOOD = json.loads(json.dumps(registry(entry("ada", 0)).to_json()))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "no slot registry"),
+        ({"name": "x"}, "no slot registry"),
+        (GOOD | {"blocklora_registry": 2}, "of version 2; this one reads 1"),
+        ({k: v for k, v in GOOD.items() if k != "entries"}, "look at entries"),
+        (GOOD | {"colour": 1}, "look at colour"),
+        (GOOD | {"base_digest": None}, "must be strings"),
+        (GOOD | {"partition": {"num_blocks": 4}}, "must have num_blocks, axis and seed"),
+        (GOOD | {"partition": {"num_blocks": 4.5, "axis": "in", "seed": 0}}, "whole numbers"),
+        (GOOD | {"partition": {"num_blocks": 4, "axis": "up", "seed": 0}}, "unknown block axis 'up'"),
+        (GOOD | {"entries": 3}, "cannot be read"),
+        (GOOD | {"entries": [{"name": "a", "token": "<a>"}]}, "must have name, token, slots"),
+        (GOOD | {"entries": [{"name": "a", "token": "<a>", "slots": [True]}]}, "whole numbers"),
+        (GOOD | {"entries": [{"name": "a", "token": 1, "slots": [1]}]}, "must have texts"),
+        (GOOD | {"entries": [{"name": "a", "token": "<a>", "slots": [4]}]}, "from 0 to 3"),
+    ],
+)
+def test_a_file_that_is_no_registry_is_refused_by_name(value, message):
+    with pytest.raises(UserError, match=r"shared/x\.json") as error:
+        Registry.from_json(value, "shared/x.json")
+    assert message in str(error.value)

@@ -1,0 +1,123 @@
+"""The registry's file: two writers, a crash, and a URL."""
+
+from __future__ import annotations
+
+import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.errors import UserError
+from blocklora_jax.registry import store
+from blocklora_jax.registry.book import Entry, Registry
+from blocklora_jax.registry.store import create_registry, read_registry, update_registry
+
+EMPTY = Registry(partition=Partition(num_blocks=64))
+
+
+def claim(name: str):
+    return lambda book: book.claim(Entry(name=name, token=f"<{name}>", slots=book.draw_slots(name, "free")))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return create_registry(tmp_path / "shared", EMPTY)
+
+
+def test_a_folder_and_its_file_are_one_registry(path, tmp_path):
+    assert path == tmp_path / "shared" / "registry.json"
+    update_registry(tmp_path / "shared", claim("ada"))
+    assert read_registry(path) == read_registry(str(tmp_path / "shared"))
+    assert read_registry(path).find("<ada>").slots == (0,)
+    with pytest.raises(UserError, match="exists"):
+        create_registry(path, EMPTY)
+
+
+def test_many_writers_at_once_lose_nothing(path):
+    def write(writer: int) -> None:
+        for i in range(5):
+            update_registry(path, claim(f"p{writer}-{i}"))
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    book = read_registry(path)
+    assert len(book.entries) == 20
+    assert book.collisions() == []
+    assert [p.name for p in path.parent.iterdir()] == ["registry.json"]
+
+
+def test_what_somebody_changed_by_hand_meanwhile_is_kept(path):
+    def change(book):
+        path.write_text(json.dumps(claim("eve")(book).to_json()))
+        return claim("ada")(book)
+
+    with pytest.raises(UserError, match="changed by somebody else"):
+        update_registry(path, change)
+    assert [entry.name for entry in read_registry(path).entries] == ["eve"]
+    update_registry(path, claim("ada"))
+    assert read_registry(path).find("<ada>").slots == (1,)
+
+
+def test_a_change_that_is_refused_leaves_file_and_no_lock(path):
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="no entry"):
+        update_registry(path, lambda book: book.drop("nobody"))
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["registry.json"]
+
+
+def test_a_lock_that_stays_is_named(path, monkeypatch):
+    monkeypatch.setattr(store, "_PATIENCE", 0.1)
+    lock = path.with_name("registry.json.lock")
+    lock.touch()
+    with pytest.raises(UserError, match=f"delete {lock}"):
+        update_registry(path, claim("ada"))
+    assert lock.exists()
+    assert read_registry(path) == EMPTY
+
+
+@pytest.fixture
+def url(path):
+    """The folder of the registry, served at an address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(path.parent))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_url_can_be_read_and_not_written(path, url, monkeypatch):
+    update_registry(path, claim("ada"))
+    assert read_registry(f"{url}/registry.json") == read_registry(path)
+    for attempt in (update_registry, create_registry):
+        with pytest.raises(UserError, match="can only be read: download"):
+            attempt(f"{url}/registry.json", claim("bob") if attempt is update_registry else EMPTY)
+    with pytest.raises(UserError, match=r"cannot fetch .*nothing\.json"):
+        read_registry(f"{url}/nothing.json")
+    monkeypatch.setattr(store, "_LARGEST", 50)
+    with pytest.raises(UserError, match="longer than any registry"):
+        read_registry(f"{url}/registry.json")
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no registry .*none\.json: start one with"):
+        read_registry(tmp_path / "none.json")
+    with pytest.raises(UserError, match="there is no registry"):
+        update_registry(tmp_path / "none.json", claim("ada"))
+    (tmp_path / "torn.json").write_text('{"blocklora_registry": 1,')
+    with pytest.raises(UserError, match=r"torn\.json is not JSON"):
+        read_registry(tmp_path / "torn.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        create_registry(tmp_path / "file" / "registry.json", EMPTY)
