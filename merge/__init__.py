@@ -1,8 +1,15 @@
-"""Merging concepts: `compose` them into a model's weights, `concatenate` their ranks, `export` them to PyTorch."""
+"""Merging concepts: `compose` them into a model's weights, `concatenate` their ranks, `export` them to PyTorch.
+
+The methods that blocks are compared with are here too: `average`, `ties`, `dare`, `fuse`.
+"""
 
 from blocklora_jax.adapters.concept_tokens import token_counts
+from merge.average import average
 from merge.compose import compose
 from merge.concatenate import concatenate
+from merge.dare import dare
 from merge.export import export
+from merge.fusion import fuse
+from merge.ties import ties
 
-__all__ = ["compose", "concatenate", "export", "token_counts"]
+__all__ = ["average", "compose", "concatenate", "dare", "export", "fuse", "ties", "token_counts"]
