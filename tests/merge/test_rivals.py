@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from merge_builders import make_adapter, make_params, same_bits
 from merge_builders import flatten as flatten_objects
+from merge_builders import make_adapter, make_params, same_bits
 
 import merge
 from blocklora_jax.errors import UserError
