@@ -15,20 +15,20 @@ from jaxtyping import UInt8
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.diffusers import Checkpoint, load_folder, save_folder
-from blocklora_jax.diffusion.generate import Models, draw_latents, generate
+from blocklora_jax.diffusion.generate import draw_latents, generate
+from blocklora_jax.diffusion.models import Models, make_models
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
-from blocklora_jax.models.clip_text import CLIPTextModel
-from blocklora_jax.models.unet import UNet2DConditionModel
-from blocklora_jax.models.vae import AutoencoderKL
+from blocklora_jax.token_pair import TokenizerPair
 from blocklora_jax.tokens import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion:
-    """A Stable Diffusion 1.x model: Flax modules, parameters, tokenizer and noise schedule.
+    """A Stable Diffusion 1.x, 2.x or SDXL: Flax modules, parameters, tokenizer and noise schedule.
 
-    params: {"unet": …, "text_encoder": …, "vae": …}, fp32 nested dicts under the names of Flax Stable Diffusion.
+    params: {"unet": …, "text_encoder": …, "vae": …}, for SDXL "text_encoder_2" too, fp32 nested dicts under the names of Flax Stable Diffusion.
 
     >>> sd = StableDiffusion.from_pretrained("pocket")
     >>> sd.generate(["a photo of a dog on a beach"], steps=2).shape
@@ -38,7 +38,7 @@ class StableDiffusion:
     checkpoint: Checkpoint
     models: Models
     schedule: Schedule
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | TokenizerPair
     params: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -59,20 +59,13 @@ class StableDiffusion:
         Raises: UserError, see `checkpoints.diffusers.load_folder`.
         """
         checkpoint = load_folder(name, variant=variant, revision=revision)
-        configs = checkpoint.configs
-        models = Models(
-            UNet2DConditionModel(configs["unet"], dtype=dtype, remat=remat),
-            AutoencoderKL(configs["vae"], dtype=dtype),
-            CLIPTextModel(configs["text_encoder"], dtype=dtype),
-        )
-        schedule = Schedule.from_json(dict(checkpoint.scheduler), f"{name}/scheduler")
-        params = jax.tree.map(jnp.asarray, checkpoint.params)
         return cls(
             checkpoint=checkpoint,
-            models=models,
-            schedule=schedule,
+            models=make_models(checkpoint.configs, dtype, remat),
+            schedule=Schedule.from_json(dict(checkpoint.scheduler), f"{name}/scheduler"),
             tokenizer=checkpoint.make_tokenizer(),
-            params=params,
+            # Not jnp.asarray: on CPU it would copy what may as well stay where it is.
+            params=jax.device_put(dict(checkpoint.params)),
         )
 
     @property
@@ -95,53 +88,65 @@ class StableDiffusion:
         height: int | None = None,
         width: int | None = None,
         latents: Any = None,
+        original_size: tuple[int, int] | None = None,
+        crops_coords_top_left: tuple[int, int] = (0, 0),
+        target_size: tuple[int, int] | None = None,
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Pictures of `prompts`, uint8 RGB [b, h, w, 3].
 
         Args:
             params: what `merge.compose` gave; the base model if None.
             adapters: those that `params` were composed of, in the same order: they name the prompts' tokens.
-            negative_prompts: one a prompt, or one for all; the empty prompt if None.
+            negative_prompts: one a prompt, or one for all; the empty prompt if None (for SDXL a text of zeros, if the
+                model says so).
             seed: picture i depends on (seed, i) only, whatever the batch size.
             guidance_scale: 1 switches guidance off.
             sampler: "ddim", "euler" or "dpmpp_2m".
             latents: unit normal noise [b, h/8, w/8, 4] instead of the seed's.
+            original_size, crops_coords_top_left, target_size: (height, width) and (top, left) in pixels, what SDXL is told
+                of the picture's origin; by default it is neither enlarged nor cropped. Other models do not read them.
 
         Raises: UserError for a prompt that is too long or a size that the model cannot make.
         """
-        for name, value in (("prompts", prompts), ("negative_prompts", negative_prompts)):
-            if isinstance(value, str):
-                raise UserError(f"{name} is a list of prompts, not one string: write [prompt]")
-        if not prompts:
-            raise UserError("there is no prompt to make a picture of")
+        _check_prompts(prompts, negative_prompts)
+        latents = self._start(len(prompts), seed, height, width, latents)
         tokens = token_counts(adapters)
-        negatives = list(negative_prompts or [""])
-        if len(negatives) not in (1, len(prompts)):
-            raise UserError(
-                f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one for each, or one for all"
-            )
-        negatives = negatives * (len(prompts) // len(negatives))
+        sizes = None
+        if self.models.text_encoder_2 is not None:
+            height, width = (side * self.models.vae.config.downscale for side in latents.shape[1:3])
+            sizes = make_size_ids(height, width, len(prompts), original_size, crops_coords_top_left, target_size)
+        pictures = generate(
+            self.models,
+            dict(self.params if params is None else params),
+            self.schedule,
+            sampler,
+            self.tokenizer.encode(prompts, tokens),
+            self._negative_ids(negative_prompts, len(prompts), tokens),
+            latents,
+            guidance_scale,
+            steps,
+            sizes,
+        )
+        return np.asarray(pictures)
+
+    def _start(self, count: int, seed: int, height: int | None, width: int | None, latents: Any) -> Any:
+        """The noise to begin with, [count, h, w, c]."""
         if latents is None:
             size = self.image_size
             height, width = (size if side is None else side for side in (height, width))
-            latents = draw_latents(self.models, jax.random.key(seed), len(prompts), height, width)
+            return draw_latents(self.models, jax.random.key(seed), count, height, width)
         channels = self.models.vae.config.latent_channels
-        if len(latents.shape) != 4 or (latents.shape[0], latents.shape[3]) != (len(prompts), channels):
+        if len(latents.shape) != 4 or (latents.shape[0], latents.shape[3]) != (count, channels):
             shape = list(latents.shape)
-            raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {len(prompts)} prompts")
-        return np.asarray(
-            generate(
-                self.models,
-                dict(self.params if params is None else params),
-                self.schedule,
-                sampler,
-                self.tokenizer.encode(prompts, tokens),
-                self.tokenizer.encode(negatives, tokens),
-                latents,
-                guidance_scale,
-                steps,
-            )
-        )
+            raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {count} prompts")
+        return latents
+
+    def _negative_ids(self, prompts: Sequence[str] | None, count: int, tokens: Mapping[str, int]) -> Any:
+        """Ids of `count` negative prompts; None for a text of zeros."""
+        if prompts is None and self.models.text_encoder_2 is not None and self.checkpoint.force_zeros_for_empty_prompt:
+            return None
+        negatives = list(prompts or [""])
+        return self.tokenizer.encode(negatives * (count // len(negatives)), tokens)
 
     def save(
         self,
@@ -154,3 +159,14 @@ class StableDiffusion:
         """Write a Diffusers folder that PyTorch opens; arguments as in `generate`. Raises UserError if it cannot."""
         checkpoint = replace(self.checkpoint, params=self.params if params is None else params)
         save_folder(path, checkpoint, tokens=token_counts(adapters), dtype=dtype)
+
+
+def _check_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> None:
+    for name, value in (("prompts", prompts), ("negative_prompts", negative_prompts)):
+        if isinstance(value, str):
+            raise UserError(f"{name} is a list of prompts, not one string: write [prompt]")
+    if not prompts:
+        raise UserError("there is no prompt to make a picture of")
+    count = len(negative_prompts or [""])
+    if count not in (1, len(prompts)):
+        raise UserError(f"{count} negative prompts for {len(prompts)} prompts: give one for each, or one for all")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.token_pair import TokenizerPair
 from blocklora_jax.tokens import Tokenizer
 
 FOREIGN = "<foreign>"
@@ -55,11 +56,11 @@ class RandomPromptShares:
 class RandomPrompts(NamedTuple):
     """A pool to draw from.
 
-    ids: int32 [p, t]; ids from `table_rows + own vectors` on are the foreign token's. nouns: int32 [p], the token that
+    ids: int32 [p, t], or [p, 2, t] for two text encoders; ids from `table_rows + own vectors` on are the foreign token's. nouns: int32 [p], the token that
     a foreign token's embedding is drawn around (the last token of the subject). texts: the prompts.
     """
 
-    ids: Int[np.ndarray, "p t"]
+    ids: Int[np.ndarray, "p *e t"]
     nouns: Int[np.ndarray, " p"]
     texts: tuple[str, ...]
 
@@ -88,7 +89,7 @@ def random_prompt(
 
 
 def make_random_prompts(
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | TokenizerPair,
     words: PromptWords,
     shares: RandomPromptShares,
     class_noun: str,
@@ -114,10 +115,12 @@ def make_random_prompts(
     return RandomPrompts(ids, last_token_ids(tokenizer, subjects), texts)
 
 
-def last_token_ids(tokenizer: Tokenizer, phrases: Sequence[str]) -> Int[np.ndarray, " p"]:
+def last_token_ids(tokenizer: Tokenizer | TokenizerPair, phrases: Sequence[str]) -> Int[np.ndarray, " p"]:
     """The id int32 [p] of each phrase's last token: the head noun."""
     distinct = {phrase: index for index, phrase in enumerate(dict.fromkeys(phrases))}
     ids = tokenizer.encode(["", *distinct])
+    # Of two text encoders the first's: they have one vocabulary.
+    ids = ids.reshape(len(ids), -1, ids.shape[-1])[:, 0]
     # The empty prompt is start, end, padding; padding may be the end token or another.
     ends = (ids[1:] == ids[0, 1]).argmax(1)
     last = ids[1:][np.arange(len(distinct)), ends - 1]

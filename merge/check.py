@@ -11,11 +11,16 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from blocklora_jax.adapters.concept_tokens import tokens_of
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
 
-TOKEN_TABLE = "text_encoder/text_model/embeddings/token_embedding/embedding"
+# The token table of each text encoder; SDXL has both.
+TOKEN_TABLES = {
+    component: f"{component}/text_model/embeddings/token_embedding/embedding"
+    for component in ("text_encoder", "text_encoder_2")
+}
 
 
 def check_merge(
@@ -97,6 +102,9 @@ def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
 
 
 def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
+    families = sorted({adapter.info.base_family for adapter in adapters})
+    if len(families) > 1:
+        return [f"the adapters are of different kinds of model: {' and '.join(families)}"]
     bases: dict[str, list[str]] = {}
     for adapter in adapters:
         if adapter.info.base_digest:
@@ -138,7 +146,8 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
                     misfits.append(f"{name} is {list(found)} in the params and {[n, m]} in the adapter")
         problems += [f"the params lack layers of {adapter.name!r}: {_some(missing)}"] if missing else []
         problems += [f"layers of {adapter.name!r} have other shapes: {_some(misfits)}"] if misfits else []
-        problems += _table_problems(shapes.get(TOKEN_TABLE), adapter)
+        for component, path in TOKEN_TABLES.items():
+            problems += _table_problems(component, path, shapes.get(path), adapter)
     return problems
 
 
@@ -156,16 +165,19 @@ def _misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
     return problems
 
 
-def _table_problems(table: tuple[int, ...] | None, adapter: Adapter) -> list[str]:
-    if not adapter.tokens:
-        return []
+def _table_problems(component: str, path: str, table: tuple[int, ...] | None, adapter: Adapter) -> list[str]:
+    tokens = tokens_of(adapter, component)
     if table is None:
-        return [f"the params lack {TOKEN_TABLE}, which the tokens of {adapter.name!r} join"]
-    return [
-        f"token {token} of {adapter.name!r} is {list(vectors.shape)}; the text encoder's are {table[-1]} wide"
-        for token, vectors in adapter.tokens.items()
+        return [f"the params lack {path}, which the tokens of {adapter.name!r} join"] if tokens else []
+    problems = [
+        f"token {token} of {adapter.name!r} is {list(vectors.shape)}; the {component.replace('_', ' ')}'s are {table[-1]} wide"
+        for token, vectors in tokens.items()
         if vectors.ndim != 2 or vectors.shape[1] != table[-1]
     ]
+    counts = [{token: len(vectors) for token, vectors in each.items()} for each in (adapter.tokens, tokens)]
+    if counts[0] != counts[1]:
+        problems.append(f"{adapter.name!r} has {counts[1]} vectors for {component}, but {counts[0]} for text_encoder")
+    return problems
 
 
 def _token_problems(adapters: Sequence[Adapter]) -> list[str]:

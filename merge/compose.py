@@ -16,7 +16,7 @@ from jax.sharding import AxisType
 
 from blocklora_jax.adapters.concept_tokens import ordered_tokens
 from blocklora_jax.adapters.lora import Adapter
-from merge.check import TOKEN_TABLE, check_merge, leaf_path, overlapping_layers
+from merge.check import TOKEN_TABLES, check_merge, leaf_path, overlapping_layers
 
 Params = Mapping[str, Any]
 
@@ -38,9 +38,10 @@ def compose(
     allow_overlap: bool = False,
     check_base: bool = True,
 ) -> Params:
-    """`params` with every adapter merged: W + sum_k w_k dW_k, and the concepts' tokens appended to the token table.
+    """`params` with every adapter merged: W + sum_k w_k dW_k, and the concepts' tokens appended to the token tables.
 
-    params: {"unet": …, "text_encoder": …, …}, the names of Flax Stable Diffusion, numpy or JAX arrays of any float dtype.
+    params: {"unet": …, "text_encoder": …, …}, for SDXL "text_encoder_2" too, the names of Flax Stable Diffusion, numpy or
+    JAX arrays of any float dtype.
     weights: one factor for each adapter (default 1). Token rows join in the order of `token_counts(adapters)`.
     allow_overlap: sum adapters that own the same weights instead of refusing them.
     check_base: refuse params that the adapters were not trained on (skipped inside jit, where there are no values).
@@ -56,13 +57,13 @@ def compose(
     order = canonical_order(adapters, weights)
     overlaps = overlapping_layers(adapters)
     blocks = kernel_blocks([adapters[i] for i in order], [weights[i] for i in order])
-    vectors = [vectors for _, vectors in ordered_tokens(adapters)]
+    tables = {path: [rows for _, rows in ordered_tokens(adapters, part)] for part, path in TOKEN_TABLES.items()}
 
     def merged(path, leaf):
         name = leaf_path(path)
         if name in blocks:
             return _merge_kernel(leaf, blocks[name], name.removesuffix("/kernel") in overlaps)
-        return _append_rows(leaf, vectors) if name == TOKEN_TABLE and vectors else leaf
+        return _append_rows(leaf, tables[name]) if tables.get(name) else leaf
 
     return jax.tree_util.tree_map_with_path(merged, params)
 

@@ -50,9 +50,11 @@ def export(
         "base_digest": adapters[0].info.base_digest if adapters else "",
         "tokens": token_counts(adapters),
     }
-    files = {path: LAYOUTS[layout](lowrank, DTYPES[dtype])}
+    family = adapters[0].info.base_family if adapters else "sd1"
+    files = {path: LAYOUTS[layout](lowrank, DTYPES[dtype], family)}
+    second = dict(ordered_tokens(adapters, "text_encoder_2"))
     for token, vectors in ordered_tokens(adapters):
-        files[embedding_path(path, token)] = embedding_tensors(token, np.asarray(vectors), DTYPES[dtype])
+        files[embedding_path(path, token)] = embedding_tensors(token, vectors, DTYPES[dtype], second.get(token))
     for file, tensors in files.items():
         write_atomic(file, save(tensors, metadata={"format": "pt", "blocklora": json.dumps(header)}))
     return list(files)

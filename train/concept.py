@@ -19,9 +19,12 @@ from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
+from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.grid import picture_grid, png_bytes
+from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.random_prompts import last_token_ids
 from blocklora_jax.registry.store import read_registry
@@ -33,7 +36,8 @@ from train.parallel import check_rows, map_step, place_batch, place_state
 from train.platform import compute_dtype, is_first_host, select_platform
 from train.registered import check_base, use_claim
 from train.state import Trainable, TrainState, init_state, make_optimizer, stack
-from train.step import foreign_embeddings, make_step, own_foreign_ids, with_table
+from train.step import make_step
+from train.text import foreign_embeddings, own_foreign_ids, tower_key, with_table
 from train.words import preview_prompts
 
 # What a resumed run may do otherwise than before and still compute the same, up to rounding.
@@ -71,9 +75,12 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
 
     def to_adapter(state: TrainState) -> Adapter:
         trained = jax.tree.map(lambda x: x[0], jax.device_get(state.trainable))
-        tokens = {config.token: np.asarray(trained.tokens)} if config.token_vectors else {}
+        tokens, tokens_2 = (
+            {} if vectors is None or not len(vectors) else {config.token: np.asarray(vectors)}
+            for vectors in (trained.tokens, trained.tokens_2)
+        )
         lora = jax.tree.map(np.asarray, apply_masks(trained.lora, masks))
-        return Adapter(lora=lora, tokens=tokens, info=info)
+        return Adapter(lora=lora, tokens=tokens, tokens_2=tokens_2, info=info)
 
     preview = make_preview(config, sd, to_adapter)
     loop = LoopConfig(
@@ -137,6 +144,7 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         alpha=float(config.rank if config.alpha is None else config.alpha),
         base_name=sd.checkpoint.name,
         base_digest=params_digest(sd.params),
+        base_family=sd.checkpoint.family,
         partition=partition,
         slots=slots,
         training=json.dumps(config.to_json()),
@@ -145,45 +153,48 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
     masks = block_masks(info, shapes)
     lora_key, token_key = jax.random.split(jax.random.key(config.seed))
     lora = init_lora(lora_key, shapes, masks, config.rank)
-    return info, masks, Trainable(lora, init_tokens(config, sd, token_key))
+    return info, masks, Trainable(lora, *(init_tokens(config, sd, token_key, part) for part in sd.models.text_encoders))
 
 
-def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array) -> jax.Array:
-    """The concept's embeddings [v, d], started where foreign ones are drawn: apart from the class noun.
+def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, component: str) -> jax.Array:
+    """The concept's embeddings [v, d] for a text encoder, started where foreign ones are drawn: apart from the class noun.
 
     Started *at* the noun, erasure silences the adapter for its own concept too.
     """
-    table = sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    noun = jnp.asarray(last_token_ids(sd.tokenizer, [config.class_noun]))
-    return foreign_embeddings(table, noun, jnp.zeros(1, jnp.int32), config.token_vectors, config.token_spread, key)[0]
+    noun, row = jnp.asarray(last_token_ids(sd.tokenizer, [config.class_noun])), jnp.zeros(1, jnp.int32)
+    table, key = token_table(sd.params, component), tower_key(key, component)
+    return foreign_embeddings(table, noun, row, config.token_vectors, config.token_spread, key)[0]
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
-    """`data` with text states computed once, if neither tokens nor the text encoder train."""
+    """`data` with its text encoded once, if neither tokens nor a text encoder train."""
     tokens_train = config.token_vectors and config.token_learning_rate > 0
-    if tokens_train or "text_encoder" in trainable.lora:
+    if tokens_train or sd.models.text_encoders.keys() & trainable.lora.keys():
         return data
-    table = sd.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     # Each prompt of the pool meets a stranger of its own, as each random row does where ids are encoded in the step.
     prompts, vectors = data.prompts, config.token_vectors
     rows, key = jnp.arange(len(prompts.ids)), jax.random.key(config.seed + 1)
-    foreign = foreign_embeddings(table, jnp.asarray(prompts.nouns), rows, vectors, config.token_spread, key)
-    params = with_table(sd.params, jnp.concatenate([table, trainable.tokens, foreign.reshape(-1, table.shape[1])]))
-    random_ids = own_foreign_ids(jnp.asarray(prompts.ids), len(table) + vectors, vectors)
+    params, random_ids = dict(sd.params), []
+    for part in sd.models.text_encoders:
+        table, part_key = token_table(sd.params, part), tower_key(key, part)
+        foreign = foreign_embeddings(table, jnp.asarray(prompts.nouns), rows, vectors, config.token_spread, part_key)
+        longer = [table, trainable.tokens_of(part), foreign.reshape(-1, table.shape[1])]
+        params = with_table(params, jnp.concatenate(longer), part)
+        random_ids.append(own_foreign_ids(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
     encode = _text_encoder(sd, params)
-    return data._replace(states=encode(data.ids), random_states=encode(np.asarray(random_ids)))
+    stacked = np.stack(random_ids, axis=1).reshape(prompts.ids.shape)
+    return data._replace(text=encode(data.ids), random_text=encode(stacked))
 
 
-def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], np.ndarray]:
-    from blocklora_jax.diffusion.generate import with_token_rows
+def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], TextOutput]:
+    models = with_token_rows(sd.models, params)
+    towers = {part: params[part] for part in models.text_encoders}
+    encode = jax.jit(lambda towers, ids: encode_text(models, towers, ids))
 
-    model = with_token_rows(sd.models, params).text_encoder
-    encode = jax.jit(lambda params, ids: model.apply({"params": params}, ids))
-
-    def in_chunks(ids: np.ndarray, size: int = 16) -> np.ndarray:
-        padded = np.pad(ids, ((0, -len(ids) % size), (0, 0)))
-        chunks = [encode(params["text_encoder"], padded[i : i + size]) for i in range(0, len(padded), size)]
-        return np.concatenate([np.asarray(chunk, np.float32) for chunk in chunks])[: len(ids)]
+    def in_chunks(ids: np.ndarray, size: int = 16) -> TextOutput:
+        padded = np.pad(ids, ((0, -len(ids) % size), *((0, 0) for _ in ids.shape[1:])))
+        chunks = [encode(towers, padded[i : i + size]) for i in range(0, len(padded), size)]
+        return jax.tree.map(lambda *x: np.concatenate([np.asarray(c, np.float32) for c in x])[: len(ids)], *chunks)
 
     return in_chunks
 

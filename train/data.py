@@ -12,13 +12,14 @@ from jaxtyping import Float, Int
 from PIL import ImageOps
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import CONCEPTS
 from blocklora_jax.pocket.references import reference_folder
 from blocklora_jax.random_prompts import RandomPrompts, make_random_prompts
+from train.batch import Batch
 from train.config import ConceptConfig
 from train.images import Picture, crop_square, image_array, mask_array, read_pictures
-from train.step import Batch
 from train.words import captions_for, prompt_words
 
 _VIEWS_OF_CROPS = 8  # Random crops of each picture, encoded beforehand.
@@ -27,17 +28,17 @@ _VIEWS_OF_CROPS = 8  # Random crops of each picture, encoded beforehand.
 class ConceptData(NamedTuple):
     """One concept, ready to be drawn from; v views (flips, crops) of each picture and each caption's ids or states.
 
-    latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t]; random_latents fp32 [o, h, w, c];
-    states fp32 [n, t, d] and random_states fp32 [p, t, d] only where no part of the text trains.
+    latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t], for SDXL [n, 2, t]; random_latents
+    fp32 [o, h, w, c]; text (of n captions) and random_text (of p prompts) only where no part of the text trains.
     """
 
     latents: Float[np.ndarray, "n h w c"]
     weights: Float[np.ndarray, "n h w 1"]
-    ids: Int[np.ndarray, "n t"]
+    ids: Int[np.ndarray, "n *e t"]
     random_latents: Float[np.ndarray, "o h w c"]
     prompts: RandomPrompts
-    states: Float[np.ndarray, "n t d"] | None = None
-    random_states: Float[np.ndarray, "p t d"] | None = None
+    text: TextOutput | None = None
+    random_text: TextOutput | None = None
 
 
 def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData:
@@ -94,8 +95,12 @@ def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Ba
             random_is_noise=rng.random(random_rows) < config.pure_noise,
             random_row=np.arange(rows, rows + random_rows, dtype=np.int32),
         )
-        if data.states is not None and data.random_states is not None:
-            return batch._replace(states=data.states[chosen], random_states=data.random_states[prompts])
+        if data.text is not None and data.random_text is not None:
+            text, random_text = (
+                jax.tree.map(lambda x, rows=rows: x[rows], whole)
+                for whole, rows in ((data.text, chosen), (data.random_text, prompts))
+            )
+            return batch._replace(text=text, random_text=random_text)
         return batch._replace(
             ids=data.ids[chosen], random_ids=data.prompts.ids[prompts], random_nouns=data.prompts.nouns[prompts]
         )

@@ -15,10 +15,17 @@ from train.config import ConceptConfig
 
 
 class Trainable(NamedTuple):
-    """lora: fp32 pairs. tokens: the concept's embeddings, fp32 [v, d]."""
+    """lora: fp32 pairs. tokens: the concept's embeddings, fp32 [v, d]; tokens_2: those for SDXL's second text encoder."""
 
     lora: LoRATree
     tokens: Float[Array, "v d"]
+    tokens_2: Float[Array, "v d2"] | None = None
+
+    def tokens_of(self, component: str) -> Float[Array, "v _"]:
+        """The embeddings for "text_encoder" or "text_encoder_2"."""
+        tokens = self.tokens_2 if component == "text_encoder_2" else self.tokens
+        assert tokens is not None
+        return tokens
 
 
 class TrainState(NamedTuple):
@@ -31,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
-    """AdamW with a learning rate for the U-Net's adapter, the text encoder's, and the tokens; warm-up, then cosine."""
+    """AdamW with a learning rate for the U-Net's adapter, the text encoders', and the tokens; warm-up, then cosine."""
 
     def adamw(peak: float) -> optax.GradientTransformation:
         warmup = min(config.warmup_steps, config.steps - 1)
@@ -47,8 +54,10 @@ def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
 
 
 def _labels(trainable: Trainable) -> Any:
-    lora = {component: jax.tree.map(lambda _, c=component: c, layers) for component, layers in trainable.lora.items()}
-    return trainable._replace(lora=lora, tokens=cast(Any, "tokens"))
+    rate = {"unet": "unet", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder"}
+    lora = {part: jax.tree.map(lambda _, r=rate[part]: r, layers) for part, layers in trainable.lora.items()}
+    tokens = jax.tree.map(lambda _: "tokens", (trainable.tokens, trainable.tokens_2))
+    return Trainable(cast(Any, lora), *tokens)
 
 
 def init_state(trainable: Trainable, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:

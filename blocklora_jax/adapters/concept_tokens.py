@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from blocklora_jax.adapters.lora import Adapter
 
 
-def ordered_tokens(adapters: Sequence[Adapter]) -> Iterator[tuple[str, Any]]:
-    """(token, vectors [v, d]) in the order in which they are appended: by adapter, then by token name."""
+def ordered_tokens(adapters: Sequence[Adapter], component: str = "text_encoder") -> Iterator[tuple[str, Any]]:
+    """(token, vectors [v, d]) of a text encoder, in the order in which they are appended: by adapter, then by token name."""
     for adapter in adapters:
         # By name and not as given: jit rebuilds every dict with its keys sorted, and rows must not move under it.
-        yield from sorted(adapter.tokens.items())
+        yield from sorted(tokens_of(adapter, component).items())
+
+
+def tokens_of(adapter: Adapter, component: str) -> Mapping[str, Any]:
+    """{"<p1>": vectors [v, d]} for the text encoder "text_encoder" or "text_encoder_2"."""
+    return adapter.tokens_2 if component == "text_encoder_2" else adapter.tokens
 
 
 def token_counts(adapters: Sequence[Adapter]) -> dict[str, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,13 +19,17 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
 
 FORMAT_VERSION = 1
+_TOKENS = ("tokens", "tokens_2")
+# Fields that earlier files of this version lack.
+_SINCE = {"tokens_2": {}, "base_family": "sd1"}
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> None:
     """Write `adapter` to `path`, beside it first and then moved into place.
 
-    Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned] and `tokens/<name>` [v, d].
+    Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d] and, for
+    SDXL, `tokens_2/<name>` [v, d2].
     Raises UserError for another dtype than "float32" or "bfloat16".
     """
     if dtype not in _DTYPES:
@@ -35,12 +41,13 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> 
             key = f"lora/{component}/{layer}"
             tensors[f"{key}/lora_A"] = np.asarray(pair.lora_A)[rows]
             tensors[f"{key}/lora_B"] = np.asarray(pair.lora_B)[:, columns]
-    tensors |= {f"tokens/{token}": np.asarray(vectors) for token, vectors in adapter.tokens.items()}
+    for field in _TOKENS:
+        tensors |= {f"{field}/{token}": np.asarray(vectors) for token, vectors in getattr(adapter, field).items()}
     header = {
         "format_version": FORMAT_VERSION,
         **asdict(adapter.info),
         "training": json.loads(adapter.info.training),
-        "tokens": {token: int(np.shape(vectors)[0]) for token, vectors in adapter.tokens.items()},
+        **{field: _count(getattr(adapter, field)) for field in _TOKENS},
         "shapes": shapes,
     }
     # safetensors writes wrong data for arrays that are not contiguous.
@@ -60,17 +67,23 @@ def load_adapter(path: str | Path) -> Adapter:
         header = _header(path, file.metadata())
         tensors = {key: np.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     try:
-        info, counts = _info(header), dict(header["tokens"])
+        info, counts = _info(header), {field: dict(header[field]) for field in _TOKENS}
         lora, wrong = _expand(info, header["shapes"], tensors)
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{path}: the adapter's header lacks or misspells a field ({error})") from error
-    tokens = {token: tensors.pop(f"tokens/{token}", None) for token in counts}
-    misfits = [t for t, v in tokens.items() if v is None or v.ndim != 2 or len(v) != counts[t]]
-    wrong += [f"tokens/{token} is missing or not [{counts[token]}, d]" for token in misfits]
+    tokens = {field: {t: tensors.pop(f"{field}/{t}", None) for t in names} for field, names in counts.items()}
+    for field, found in tokens.items():
+        misfits = [t for t, v in found.items() if v is None or v.ndim != 2 or len(v) != counts[field][t]]
+        wrong += [f"{field}/{token} is missing or not [{counts[field][token]}, d]" for token in misfits]
     wrong += [f"{key} is not expected" for key in tensors]
     if wrong:
         raise UserError(f"{path} does not fit its own header: {'; '.join(wrong)}")
-    return Adapter(lora=lora, tokens={t: np.asarray(v, np.float32) for t, v in tokens.items()}, info=info)
+    vectors = {field: {t: np.asarray(v, np.float32) for t, v in found.items()} for field, found in tokens.items()}
+    return Adapter(lora=lora, **vectors, info=info)
+
+
+def _count(tokens: Mapping[str, Any]) -> dict[str, int]:
+    return {token: int(np.shape(vectors)[0]) for token, vectors in tokens.items()}
 
 
 def _open(path: str | Path):
@@ -92,7 +105,7 @@ def _header(path: str | Path, metadata: dict | None) -> dict:
         raise UserError(
             f"{path} has adapter format {version}; this version reads {FORMAT_VERSION}: update blocklora_jax"
         )
-    return header
+    return {**_SINCE, **header}
 
 
 def _info(header: dict) -> AdapterInfo:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from blocklora_jax.adapters.partition import Partition, Support, full_support
 
-COMPONENTS = ("unet", "text_encoder")
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 class LoRAPair(NamedTuple):
@@ -40,6 +40,7 @@ class AdapterInfo:
     name: the concept's name; its token is `<name>`. class_noun: "man". kind: "person", "object", "scene" or "style".
     trigger: a prompt fragment that calls the concept ("<ada> woman").
     base_name, base_digest: the model it was trained on (see `checkpoints.digest`).
+    base_family: "sd1", "sd2" or "sdxl": how PyTorch software names and shapes that model's layers.
     partition: None for an ordinary, unblocked adapter. slots: the blocks' owners, within 0..K-1.
     rank, alpha: the pair is scaled by alpha / rank.
     training: the training configuration as JSON text.
@@ -53,6 +54,7 @@ class AdapterInfo:
     kind: str = "object"
     base_name: str = ""
     base_digest: str = ""
+    base_family: str = "sd1"
     partition: Partition | None = None
     slots: tuple[int, ...] = ()
     training: str = "{}"
@@ -74,12 +76,14 @@ class AdapterInfo:
 class Adapter:
     """One concept: its LoRA pairs (full size, zero outside the owned blocks), its tokens, and its description.
 
-    lora: fp32 pairs by component and layer path. tokens: {"<name>": fp32 [vectors, d]}. NumPy or JAX arrays.
+    lora: fp32 pairs by component and layer path. tokens: {"<name>": fp32 [vectors, d]}, and in tokens_2 as many vectors
+    for the second text encoder of SDXL, under the same names. NumPy or JAX arrays.
     """
 
     lora: LoRATree
     # Not Float[Array, …]: jax.tree rebuilds adapters with anything for leaves.
     tokens: Mapping[str, Any]
+    tokens_2: Mapping[str, Any] = field(default_factory=dict)
     info: AdapterInfo = field(metadata={"static": True})
 
     @property

@@ -16,7 +16,7 @@ LAYER_SETS: dict[str, tuple[tuple[str, bool], ...]] = {
         (r"^unet/.*attn[12]/to_(q|k|v|out_0)$", True),
         (r"^unet/.*(ff/net_0/proj|ff/net_2|proj_in|proj_out)$", True),
     ),
-    "text_encoder": ((r"^text_encoder/.*self_attn/(q|k|v|out)_proj$", True),),
+    "text_encoder": ((r"^text_encoder(_2)?/.*self_attn/(q|k|v|out)_proj$", True),),
 }
 
 
@@ -34,6 +34,8 @@ def parse_layers(layers: str) -> tuple[tuple[str, bool], ...]:
 def select_kernels(params: Mapping, layers: str) -> KernelShapes:
     """Kernel shapes (n, m) of the layers of `params` that the setting adapts; 1x1 convolutions count as linear.
 
+    "text_encoder" means both of SDXL's.
+
     Raises UserError if the setting names nothing in this model.
     """
     rules = parse_layers(layers)
@@ -41,7 +43,7 @@ def select_kernels(params: Mapping, layers: str) -> KernelShapes:
     for component in COMPONENTS:
         found = {
             path: tuple(shape[-2:])
-            for path, shape in _kernels(params[component])
+            for path, shape in _kernels(params.get(component, {}))
             if _adapted(f"{component}/{path}", rules) and (len(shape) == 2 or shape[:2] == (1, 1))
         }
         if found:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from blocklora_jax.checkpoints.checkpoint import CONFIGS, Checkpoint
+from blocklora_jax.checkpoints.fit import check_configs, with_end_token
 from blocklora_jax.checkpoints.hub import Source, find_source
 from blocklora_jax.checkpoints.layout import to_flax, to_torch
 from blocklora_jax.checkpoints.model_index import check_model_index, make_model_index
@@ -21,6 +23,7 @@ from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
 from blocklora_jax.checkpoints.weights import (
     DTYPES,
     STEMS,
+    aligned_copy,
     cast_tensors,
     choose_file,
     list_files,
@@ -29,32 +32,10 @@ from blocklora_jax.checkpoints.weights import (
 )
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
-from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
-from blocklora_jax.tokens import Tokenizer
+from blocklora_jax.models.config import TextConfig
 
-CONFIGS = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": TextConfig}
 _INDEX = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A Stable Diffusion model as data.
-
-    name: as it was asked for. configs and params: by "unet", "vae", "text_encoder"; params are nested dicts in Flax
-    names and layout. scheduler: the parsed `scheduler_config.json`. tokenizer: the folder of the tokenizer's files.
-    """
-
-    name: str
-    configs: Mapping[str, Any]
-    params: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
-    tokenizer: Path
-
-    def make_tokenizer(self) -> Tokenizer:
-        """The tokenizer; concept tokens are numbered from the rows of this model's token table on."""
-        text = self.configs["text_encoder"]
-        return Tokenizer(self.tokenizer, text.vocab_size, text.max_position_embeddings)
 
 
 def load_folder(
@@ -79,19 +60,23 @@ def load_folder(
     """
     source = find_source(path_or_hub_id, revision)
     names = source.list_names()
-    folder = source.fetch([_INDEX, "*/config.json", _SCHEDULER, "tokenizer/*.json", "tokenizer/merges.txt"])
-    check_model_index(_read_json(folder, _INDEX), source.name)
-    configs = {part: kind.from_json(*_read_config(folder, part)) for part, kind in CONFIGS.items()}
-    _check_configs(configs, source.name)
+    folder = source.fetch([_INDEX, "*/config.json", _SCHEDULER, "tokenizer*/*.json", "tokenizer*/merges.txt"])
+    index = _read_json(folder, _INDEX)
+    parts = check_model_index(index, source.name)
+    configs = {part: CONFIGS[part].from_json(*_read_config(folder, part)) for part in parts}
+    check_configs(configs, source.name)
     scheduler = _read_json(folder, _SCHEDULER)
-    files = {part: _fetch_weights(source, names, part, variant) for part in CONFIGS}
+    files = {part: _fetch_weights(source, names, part, variant) for part in parts}
     _check_tensors(configs, files, source.name)
+    second = folder / "tokenizer_2" if "text_encoder_2" in parts else None
     return Checkpoint(
         name=source.name,
-        configs=configs,
-        params={part: _read_params(part, files[part], dtype) for part in CONFIGS},
+        configs=with_end_token(configs, second),
+        params={part: _read_params(part, files[part], dtype) for part in parts},
         scheduler=scheduler,
         tokenizer=folder / "tokenizer",
+        tokenizer_2=second,
+        force_zeros_for_empty_prompt=index.get("force_zeros_for_empty_prompt", True) is not False,
     )
 
 
@@ -102,13 +87,13 @@ def save_folder(
     tokens: Mapping[str, int] | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Write a Diffusers folder that PyTorch's `StableDiffusionPipeline.from_pretrained` opens.
+    """Write a Diffusers folder that PyTorch's `StableDiffusionPipeline.from_pretrained` (or `…XL…`) opens.
 
     It is written beside `path` and then moved into place; an earlier model there is replaced.
 
     Args:
         path: the folder.
-        checkpoint: what to write. The text encoder's token table may have rows more than its config says: one for
+        checkpoint: what to write. The text encoders' token tables may have rows more than their configs say: one for
             each vector of `tokens`.
         tokens: concept token -> number of vectors, in the order of those rows; they join the tokenizer.
         dtype: "float32", "float16" or "bfloat16".
@@ -120,17 +105,20 @@ def save_folder(
         raise UserError(f"cannot save a model as {dtype!r}; choose {', '.join(DTYPES)}")
     if "_class_name" not in checkpoint.scheduler:
         raise UserError("the scheduler's config names no _class_name, which diffusers needs to open the folder")
-    text: TextConfig = checkpoint.configs["text_encoder"]
-    rows = text.vocab_size + sum((tokens or {}).values())
-    configs = {**checkpoint.configs, "text_encoder": replace(text, vocab_size=rows)}
-    problems = [f"{part}: {item}" for part in CONFIGS for item in _compare_params(part, configs, checkpoint.params)]
+    configs, added = dict(checkpoint.configs), sum((tokens or {}).values())
+    for part, config in checkpoint.configs.items():
+        if isinstance(config, TextConfig):
+            configs[part] = replace(config, vocab_size=config.vocab_size + added)
+    problems = [f"{part}: {item}" for part in configs for item in _compare_params(part, configs, checkpoint.params)]
     if problems:
         hint = "rows appended to the token table are named by tokens=…"
         raise UserError(f"cannot save {path}: parameters do not fit their config: {'; '.join(problems)}. ({hint})")
     with replace_folder(path, marker=_INDEX) as folder:
-        write_json(folder / _INDEX, make_model_index(checkpoint.scheduler["_class_name"]))
+        is_xl, zeros = checkpoint.family == "sdxl", checkpoint.force_zeros_for_empty_prompt
+        write_json(folder / _INDEX, make_model_index(checkpoint.scheduler["_class_name"], is_xl, zeros))
         write_json(folder / _SCHEDULER, dict(checkpoint.scheduler))
-        checkpoint.make_tokenizer().save(folder / "tokenizer", tokens)
+        for name, tokenizer in checkpoint.make_tokenizers().items():
+            tokenizer.save(folder / name, tokens)
         for part, config in configs.items():
             write_json(folder / part / "config.json", config.to_json())  # makes the folder, too
             tensors = cast_tensors(to_torch(part, checkpoint.params[part]), dtype)
@@ -153,20 +141,6 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 def _read_config(folder: Path, part: str) -> tuple[dict[str, Any], str]:
     name = f"{part}/config.json"
     return _read_json(folder, name), str(folder / name)
-
-
-def _check_configs(configs: Mapping[str, Any], source: str) -> None:
-    unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
-    for what, got, other, wanted in (
-        ("unet in_channels", unet.in_channels, "vae latent_channels", vae.latent_channels),
-        ("unet out_channels", unet.out_channels, "vae latent_channels", vae.latent_channels),
-        ("unet cross_attention_dim", unet.cross_attention_dim, "text_encoder hidden_size", text.hidden_size),
-    ):
-        if got != wanted:
-            raise UserError(
-                f"{source}: {what} is {got}, but {other} is {wanted}; only text-to-image models are supported,"
-                " no inpainting, depth or image-conditioned ones"
-            )
 
 
 def _fetch_weights(source: Source, names: list[str], part: str, variant: str | None) -> list[Path]:
@@ -193,7 +167,7 @@ def _read_params(part: str, files: list[Path], dtype: str) -> dict[str, Any]:
     for key, tensor in read_tensors(files):
         # One tensor at a time: the stored one is let go before the next is read.
         for path, array in flatten_params(to_flax(part, {key: tensor})).items():
-            flat[path] = np.ascontiguousarray(array, DTYPES[dtype])
+            flat[path] = aligned_copy(array, dtype)
     return unflatten_params(flat)
 
 

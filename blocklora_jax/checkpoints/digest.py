@@ -9,19 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 
-COMPONENTS = ("text_encoder", "unet")
+COMPONENTS = ("text_encoder", "text_encoder_2", "unet")
 SAMPLES = 16
 
 
 def params_digest(params: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of the U-Net and the text encoder: of each parameter's path, shape and 16 evenly spaced values.
+    """Hex SHA-256 of the U-Net and the text encoders: of each parameter's path, shape and 16 evenly spaced values.
 
     Values are rounded to fp16, so that fp32 and fp16 files of one model agree. (A bfloat16 file was rounded otherwise:
     it is another model.) The autoencoder is left out, as adapters do not depend on it. A sample is enough to tell models,
     and merges of one model, apart, and lets `merge.compose` check without reading all weights.
 
     Args:
-        params: {"unet": nested dict of arrays, "text_encoder": …}; further components are ignored.
+        params: {"unet": nested dict of arrays, "text_encoder": …, for SDXL "text_encoder_2": …}; others are ignored.
     """
     components = {name: params[name] for name in COMPONENTS if name in params}
     leaves = jax.tree_util.tree_leaves_with_path(components)

@@ -26,7 +26,7 @@ import numpy as np
 
 from blocklora_jax.errors import UserError
 
-COMPONENTS = ("unet", "vae", "text_encoder", "image_encoder")
+COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
 
 # Module lists: PyTorch numbers their items as an attribute of their own, Flax as part of the name.
 _LISTS = frozenset(
@@ -133,7 +133,7 @@ def _module_names(component: str, key: str) -> list[str]:
             names.append(part)
     if component == "vae":
         return [_VAE_ATTENTION_FLAX.get(name, name) for name in names]
-    if component == "text_encoder" and names[0] in _TEXT_ROOTS:
+    if component.startswith("text_encoder") and names[0] in _TEXT_ROOTS:
         return ["text_model", *names]
     return names
 

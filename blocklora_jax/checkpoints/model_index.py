@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from blocklora_jax.errors import UserError
 
+Family = Literal["sd1", "sd2", "sdxl"]
+
 # Text to image and image to image are made of the same parts.
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+_PIPELINES = {
+    "StableDiffusionPipeline": False,
+    "StableDiffusionImg2ImgPipeline": False,
+    "StableDiffusionXLPipeline": True,
+    "StableDiffusionXLImg2ImgPipeline": True,
+}
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _CLASSES = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer": _TOKENIZERS,
 }
+_XL_CLASSES = {**_CLASSES, "text_encoder_2": ("CLIPTextModelWithProjection",), "tokenizer_2": _TOKENIZERS}
 # The schedule's own reader judges the scheduler. The rest takes no part in making a picture from text.
 _UNUSED = {"scheduler", "safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker"}
+_XL_UNUSED = _UNUSED | {"force_zeros_for_empty_prompt", "add_watermarker", "requires_aesthetics_score"}
+_SUPPORTED = (
+    "supported are Stable Diffusion 1.x and 2.x (StableDiffusionPipeline) and SDXL base (StableDiffusionXLPipeline)"
+)
 
 
-def check_model_index(index: Mapping[str, Any], source: str) -> None:
-    """Check that a pipeline is a Stable Diffusion 1.x made of classes known here.
+def check_model_index(index: Mapping[str, Any], source: str) -> tuple[str, ...]:
+    """The components of a pipeline, if it is a Stable Diffusion 1.x, 2.x or SDXL base made of classes known here.
 
     Args:
         index: the parsed file.
@@ -31,29 +44,52 @@ def check_model_index(index: Mapping[str, Any], source: str) -> None:
     """
     pipeline = index.get("_class_name")
     if pipeline not in _PIPELINES:
-        raise UserError(f"{source} is a {pipeline}; supported: {' and '.join(_PIPELINES)} (Stable Diffusion 1.x)")
+        raise UserError(f"{source} is a {pipeline}; {_SUPPORTED}, no inpainting, control, refiner or other model")
+    if index.get("requires_aesthetics_score"):
+        raise UserError(f"{source} is SDXL's refiner (requires_aesthetics_score); {_SUPPORTED}")
+    is_xl = _PIPELINES[pipeline]
+    classes_of, unused = (_XL_CLASSES, _XL_UNUSED) if is_xl else (_CLASSES, _UNUSED)
     problems = []
-    for part, classes in _CLASSES.items():
+    for part, classes in classes_of.items():
         entry = index.get(part)
         name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
         if name not in classes:
             problems.append(f"{part} is {name} (supported: {' or '.join(classes)})")
-    unknown = [part for part in index if not part.startswith("_") and part not in {*_CLASSES, *_UNUSED}]
-    problems += [f"{part} is no part of Stable Diffusion 1.x" for part in unknown if index[part] != [None, None]]
+    unknown = [part for part in index if not part.startswith("_") and part not in {*classes_of, *unused}]
+    problems += [f"{part} is no part of a {pipeline}" for part in unknown if index[part] not in ([None, None], None)]
     if problems:
-        raise UserError(f"{source} is not supported: {'; '.join(problems)}")
+        raise UserError(f"{source} is not supported: {'; '.join(problems)}; {_SUPPORTED}")
+    return tuple(part for part in classes_of if not part.startswith("tokenizer"))
 
 
-def make_model_index(scheduler_class: str) -> dict[str, Any]:
+def model_family(configs: Mapping[str, Any]) -> Family:
+    """What PyTorch software calls and shapes the layers of this model after.
+
+    "sdxl" has two text encoders; "sd2" and later have dense projections round their attentions, "sd1" 1x1 convolutions.
+    """
+    if "text_encoder_2" in configs:
+        return "sdxl"
+    return "sd2" if configs["unet"].use_linear_projection else "sd1"
+
+
+def make_model_index(
+    scheduler_class: str, is_xl: bool = False, force_zeros_for_empty_prompt: bool = True
+) -> dict[str, Any]:
     """The index of a text-to-image pipeline without safety checker, for diffusers' `from_pretrained`."""
-    return {
-        "_class_name": "StableDiffusionPipeline",
+    index = {
+        "_class_name": "StableDiffusionXLPipeline" if is_xl else "StableDiffusionPipeline",
         "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
         "scheduler": ["diffusers", scheduler_class],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
+    }
+    if not is_xl:
+        return index | {"requires_safety_checker": False, "safety_checker": [None, None]}
+    return index | {
+        "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
+        "image_encoder": [None, None],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
     }

@@ -14,9 +14,9 @@ import numpy as np
 from blocklora_jax.checkpoints.layout import to_flax, to_torch, torch_key
 from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
 from blocklora_jax.errors import UserError
-from blocklora_jax.models.clip_text import CLIPTextModel
-from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
-from blocklora_jax.models.unet import UNet2DConditionModel
+from blocklora_jax.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
+from blocklora_jax.models.config import SIZE_IDS, TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
+from blocklora_jax.models.unet import AddedConditions, UNet2DConditionModel
 from blocklora_jax.models.vae import AutoencoderKL
 
 Config = UNetConfig | VAEConfig | TextConfig
@@ -36,7 +36,7 @@ def compare_tensors(component: str, config: Config, tensors: Mapping[str, Shape]
     """Describe how a PyTorch file's tensors differ from what `config` asks for; an empty list if they do not.
 
     Args:
-        component: "unet", "vae" or "text_encoder".
+        component: "unet", "vae", "text_encoder" or "text_encoder_2".
         config: its config.
         tensors: shape by key, as in the file; buffers that are not parameters may be there.
     """
@@ -72,12 +72,18 @@ def compare_params(
 
 def _model_and_inputs(config: Config) -> tuple[nn.Module, tuple[Any, ...]]:
     if isinstance(config, TextConfig):
-        return CLIPTextModel(config), (jnp.zeros((1, 1), jnp.int32),)
+        is_second = isinstance(config, TextProjectionConfig)
+        model = CLIPTextModelWithProjection(config) if is_second else CLIPTextModel(config)
+        return model, (jnp.zeros((1, 1), jnp.int32),)
     side = 2 ** len(config.block_out_channels)
     image = jnp.zeros((1, side, side, config.in_channels))
     if isinstance(config, VAEConfig):
         return AutoencoderKL(config), (image,)
-    return UNet2DConditionModel(config), (image, jnp.zeros(1), jnp.zeros((1, 1, config.cross_attention_dim)))
+    added = ()
+    if config.addition_embed_type:
+        added = (AddedConditions(jnp.zeros((1, config.pooled_width)), jnp.zeros((1, SIZE_IDS))),)
+    text = jnp.zeros((1, 1, config.cross_attention_dim))
+    return UNet2DConditionModel(config), (image, jnp.zeros(1), text, *added)
 
 
 def _torch_name(component: str, path: str) -> str:

@@ -15,8 +15,14 @@ from safetensors import SafetensorError, safe_open
 
 from blocklora_jax.errors import UserError
 
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_ALIGNMENT = 64
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _SHARD = r"-\d{5}-of-\d{5}"
 _OTHER_FORMATS = (".bin", ".msgpack", ".ckpt", ".pt", ".pth", ".h5", ".onnx")
@@ -99,6 +105,17 @@ def read_tensors(files: Collection[Path]) -> Iterator[tuple[str, np.ndarray]]:
         with _open(path) as file:
             for key in file.keys():  # noqa: SIM118
                 yield key, file.get_tensor(key)
+
+
+def aligned_copy(array: np.ndarray, dtype: str) -> np.ndarray:
+    """A contiguous copy of another type, where JAX on a CPU can use it as it lies: not twice in memory."""
+    size, kind = array.size * DTYPES[dtype].itemsize, DTYPES[dtype]
+    # Large arrays of NumPy's own start 16 bytes into a page; XLA wants 64.
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    copy = room[start : start + size].view(kind).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
+from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.protocol import Plan, Sampler, start
 from blocklora_jax.diffusion.samplers import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.diffusion.text import Ids, add_sizes, encode_text, ids_of, make_size_ids
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
+from blocklora_jax.models.clip_text import TextOutput
 
 Params = dict[str, Any]
-Ids = Int[Array | np.ndarray, "b t"]
 Noise = Float[Array | np.ndarray, "b h w c"]
 Denoiser = Callable[[Array, Array], Array]
-
-
-class Models(NamedTuple):
-    """The three Flax modules; hashable, so that compiled functions are found again by them."""
-
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
 
 
 def generate(
@@ -43,23 +36,27 @@ def generate(
     latents: Noise,
     guidance_scale: float | int | None,
     num_steps: int,
+    size_ids: Float[Array | np.ndarray, "b 6"] | None = None,
 ) -> UInt8[Array, "b height width 3"]:
     """Pictures of prompts.
 
     Compiled once for each combination of models, schedule, sampler, number of steps, guidance on or off, and shapes;
-    new parameters, prompts, noise or another guidance scale use the same program.
+    new parameters, prompts, noise, sizes or another guidance scale use the same program.
 
     Args:
         models: the modules; the dtype they compute in is theirs.
-        params: `{"unet": …, "text_encoder": …, "vae": …}`; the token table may be longer than the config says.
+        params: `{"unet": …, "text_encoder": …, "vae": …}`, for SDXL `"text_encoder_2"` too; token tables may be longer than
+            the configs say.
         schedule: of the base model.
         sampler_name: a key of `SAMPLERS`.
-        input_ids: int32 ids of the prompts.
-        negative_ids: ids to be guided away from, of the empty prompt if there is none; not read without guidance.
+        input_ids: int32 ids of the prompts [b, t], for SDXL [b, 2, t].
+        negative_ids: ids to be guided away from, of the empty prompt if there is none; not read without guidance. SDXL
+            may have None: it then goes away from a text of zeros, which it was trained with.
         latents: unit normal noise, see `draw_latents`.
         guidance_scale: how far to go from the negative answer to the prompt's and beyond; `None` or 1 is the prompt's
             answer alone, at half the work.
         num_steps: calls of the U-Net.
+        size_ids: for SDXL, see `diffusion.text.make_size_ids`; the pictures' own size if None.
 
     Returns:
         uint8 RGB pictures.
@@ -71,31 +68,40 @@ def generate(
     Source: diffusers' `StableDiffusionPipeline`; "Classifier-free diffusion guidance", eq. 6.
     """
     guided = guidance_scale is not None and guidance_scale != 1
-    if guided and negative_ids is None:
+    if guided and negative_ids is None and models.text_encoder_2 is None:
         raise UserError(f"guidance_scale {guidance_scale} needs negative_ids (of the empty prompt), or pass 1")
     negative_ids = negative_ids if guided else None
     models = with_token_rows(models, params)
     _check_ids(models, input_ids, negative_ids)
+    if models.text_encoder_2 is not None and size_ids is None:
+        height, width = (side * models.vae.config.downscale for side in latents.shape[1:3])
+        size_ids = make_size_ids(height, width, len(latents))
     program = compile_generate(models, schedule, sampler_name, num_steps, guided)
     scale = jnp.float32(guidance_scale if guided else 1)
-    return program(params, input_ids, negative_ids, latents, scale)
+    return program(params, input_ids, negative_ids, latents, scale, size_ids)
 
 
 @functools.lru_cache(maxsize=32)
 def compile_generate(
     models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool
 ) -> Callable[..., UInt8[Array, "b height width 3"]]:
-    """The jitted `(params, input_ids, negative_ids, latents, guidance_scale) -> uint8 pictures`."""
+    """The jitted `(params, input_ids, negative_ids, latents, guidance_scale, size_ids=None) -> uint8 pictures`."""
     sampler = get_sampler(sampler_name)
     plan = sampler.init(schedule, num_steps)
 
     @jax.jit
     def program(
-        params: Params, input_ids: Array, negative_ids: Array | None, latents: Array, guidance_scale: Array
+        params: Params,
+        input_ids: Array,
+        negative_ids: Array | None,
+        latents: Array,
+        guidance_scale: Array,
+        size_ids: Array | None = None,
     ) -> Array:
-        ids = input_ids if negative_ids is None else jnp.concatenate([negative_ids, input_ids])
-        states = apply_model(models.text_encoder, params["text_encoder"], ids)
-        denoise = _denoiser(models.unet, params["unet"], states, guidance_scale if guided else None)
+        text = (
+            _guided_text(models, params, input_ids, negative_ids) if guided else encode_text(models, params, input_ids)
+        )
+        denoise = _denoiser(models.unet, params["unet"], text, size_ids, guidance_scale if guided else None)
         clean = sample(sampler, plan, denoise, latents)
         return to_uint8(decode(models.vae, params["vae"], clean))
 
@@ -140,35 +146,39 @@ def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width:
     return jax.vmap(lambda one: jax.random.normal(one, shape, jnp.float32))(keys)
 
 
-def with_token_rows(models: Models, params: Params) -> Models:
-    """The models with a text encoder for as many tokens as the table in `params` has rows (concept tokens add some)."""
-    rows = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[0]
-    config = models.text_encoder.config
-    if rows == config.vocab_size:
-        return models
-    longer = models.text_encoder.clone(config=dataclasses.replace(config, vocab_size=rows))
-    return models._replace(text_encoder=longer)
-
-
 def _check_ids(models: Models, input_ids: Ids, negative_ids: Ids | None) -> None:
     """A gather past the end of the token table gives NaN, and so a black picture; say so before."""
-    rows = models.text_encoder.config.vocab_size
-    for ids in (input_ids, negative_ids):
-        if ids is not None and int(np.max(ids)) >= rows:
-            raise UserError(
-                f"token id {int(np.max(ids))} is past the {rows} rows of the token table: "
-                "pass params composed with the adapters that bring these tokens"
-            )
+    for name, tower in models.text_encoders.items():
+        rows = tower.config.vocab_size
+        for ids in (input_ids, negative_ids):
+            if ids is not None and (largest := int(np.max(ids_of(ids, name)))) >= rows:
+                raise UserError(
+                    f"token id {largest} is past the {rows} rows of the token table: "
+                    "pass params composed with the adapters that bring these tokens"
+                )
 
 
-def _denoiser(unet: nn.Module, params: Params, states: Array, guidance_scale: Array | None) -> Denoiser:
+def _guided_text(models: Models, params: Params, input_ids: Array, negative_ids: Array | None) -> TextOutput:
+    """The negative prompts' text, then the prompts', as one batch."""
+    if negative_ids is not None:
+        return encode_text(models, params, jnp.concatenate([negative_ids, input_ids]))
+    text = encode_text(models, params, input_ids)
+    return jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x), x]), text)
+
+
+def _denoiser(
+    unet: nn.Module, params: Params, text: TextOutput, size_ids: Array | None, guidance_scale: Array | None
+) -> Denoiser:
     """The U-Net's answer to the prompts, guided if there is a scale; both halves go through it in one batch."""
+    if size_ids is not None and guidance_scale is not None:
+        size_ids = jnp.concatenate([size_ids, size_ids])
+    added = add_sizes(text, size_ids)
 
     def denoise(latents: Array, timestep: Array) -> Array:
         if guidance_scale is not None:
             latents = jnp.concatenate([latents, latents])
         timesteps = jnp.broadcast_to(timestep, latents.shape[:1])
-        output = apply_model(unet, params, latents, timesteps, states)
+        output = apply_model(unet, params, latents, timesteps, text.states, *([added] if added else []))
         if guidance_scale is None:
             return output
         negative, positive = jnp.split(output.astype(jnp.float32), 2)

@@ -90,23 +90,31 @@ class BasicTransformerBlock(nn.Module):
 
 
 class Transformer2DModel(nn.Module):
-    """Transformer blocks over the pixels of a feature map, added to it. Source: diffusers `Transformer2DModel`."""
+    """Transformer blocks over the pixels of a feature map, added to it. Source: diffusers `Transformer2DModel`.
+
+    The projections before and after are 1x1 convolutions in Stable Diffusion 1.x, and dense layers since.
+    """
 
     channels: int
     num_heads: int
     norm_num_groups: int
     depth: int = 1
+    linear_projection: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
         h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="norm")(x)
-        h = conv1x1(channels, self.dtype, "proj_in")(h).reshape(batch, height * width, channels)
+        h = self._project("proj_in")(h).reshape(batch, height * width, channels)
         for i in range(self.depth):
             h = BasicTransformerBlock(channels, self.num_heads, self.dtype, name=f"transformer_blocks_{i}")(h, context)
-        h = conv1x1(channels, self.dtype, "proj_out")(h.reshape(x.shape))
-        return x + h
+        return x + self._project("proj_out")(h.reshape(x.shape))
+
+    def _project(self, name: str) -> nn.Module:
+        if self.linear_projection:
+            return Dense(self.channels, dtype=self.dtype, name=name)
+        return conv1x1(self.channels, self.dtype, name)
 
 
 class AttentionBlock(nn.Module):

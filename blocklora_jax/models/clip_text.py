@@ -1,6 +1,8 @@
-"""The CLIP text encoder."""
+"""The CLIP text encoders: states for cross-attention, and for SDXL the prompt as one vector too."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from blocklora_jax.models.attention import attend
-from blocklora_jax.models.config import CLIPConfig, TextConfig
+from blocklora_jax.models.config import CLIPConfig, TextConfig, TextProjectionConfig
 from blocklora_jax.models.linear import Dense
 
 Hidden = Float[Array, "b t d"]
@@ -20,16 +22,22 @@ def activate(x: Float[Array, "*n"], name: str) -> Float[Array, "*n"]:
     return x * jax.nn.sigmoid(1.702 * x) if name == "quick_gelu" else jax.nn.gelu(x, approximate=False)
 
 
-def _layer_norm(config: CLIPConfig, dtype: DTypeLike, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention, causal in the text tower."""
+class _Part(nn.Module):
+    """What every part of a CLIP tower is told."""
 
     config: CLIPConfig
     dtype: DTypeLike = jnp.float32
     is_causal: bool = True
+
+    def _part(self, kind: type[_Part], name: str) -> _Part:
+        return kind(self.config, self.dtype, self.is_causal, name=name)
+
+    def _norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype, use_fast_variance=False, name=name)
+
+
+class SelfAttention(_Part):
+    """Multi-head attention, causal in the text tower."""
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
@@ -39,11 +47,8 @@ class SelfAttention(nn.Module):
         return Dense(width, dtype=self.dtype, name="out_proj")(out)
 
 
-class MLP(nn.Module):
+class MLP(_Part):
     """Two dense layers."""
-
-    config: CLIPConfig
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
@@ -52,45 +57,32 @@ class MLP(nn.Module):
         return Dense(self.config.hidden_size, dtype=self.dtype, name="fc2")(x)
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(_Part):
     """Attention and feed-forward, each after a layer norm and added to its input."""
 
-    config: CLIPConfig
-    dtype: DTypeLike = jnp.float32
-    is_causal: bool = True
-
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
-        normed = _layer_norm(self.config, self.dtype, "layer_norm1")(x)
-        x = x + SelfAttention(self.config, self.dtype, self.is_causal, name="self_attn")(normed)
-        normed = _layer_norm(self.config, self.dtype, "layer_norm2")(x)
-        return x + MLP(self.config, self.dtype, name="mlp")(normed)
+        x = x + self._part(SelfAttention, "self_attn")(self._norm("layer_norm1")(x))
+        return x + self._part(MLP, "mlp")(self._norm("layer_norm2")(x))
 
 
-class Layers(nn.Module):
-    """The stack; its children are named 0, 1, … as in the files."""
-
-    config: CLIPConfig
-    dtype: DTypeLike = jnp.float32
-    is_causal: bool = True
+class Layers(_Part):
+    """The stack; its children are named 0, 1, … as in the files. Gives what the last layer makes, and what it reads."""
 
     @nn.compact
-    def __call__(self, x: Hidden) -> Hidden:
+    def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
+        before = x
         for i in range(self.config.num_hidden_layers):
-            x = EncoderLayer(self.config, self.dtype, self.is_causal, name=str(i))(x)
-        return x
+            before, x = x, self._part(EncoderLayer, str(i))(x)
+        return x, before
 
 
-class Encoder(nn.Module):
+class Encoder(_Part):
     """Holds `layers`."""
 
-    config: CLIPConfig
-    dtype: DTypeLike = jnp.float32
-    is_causal: bool = True
-
     @nn.compact
-    def __call__(self, x: Hidden) -> Hidden:
-        return Layers(self.config, self.dtype, self.is_causal, name="layers")(x)
+    def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
+        return self._part(Layers, "layers")(x)
 
 
 class Embeddings(nn.Module):
@@ -109,32 +101,73 @@ class Embeddings(nn.Module):
         return tokens(input_ids) + positions(jnp.arange(length)[None, :])
 
 
-class TextTransformer(nn.Module):
-    """Embeddings, encoder, final norm."""
+class TextTransformer(_Part):
+    """Embeddings, encoder, final norm: the last states [b, t, d], normed, and those before the last layer, not normed."""
 
     config: TextConfig
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, input_ids: Int[Array, "b t"]) -> Hidden:
+    def __call__(self, input_ids: Int[Array, "b t"]) -> tuple[Hidden, Hidden]:
+        longest = self.config.max_position_embeddings
+        if input_ids.shape[1] > longest:
+            # A gather would silently clip.
+            raise ValueError(f"{input_ids.shape[1]} tokens a prompt, but the text encoder reads at most {longest}")
         x = Embeddings(self.config, self.dtype, name="embeddings")(input_ids)
-        x = Encoder(self.config, self.dtype, name="encoder")(x)
-        return _layer_norm(self.config, self.dtype, "final_layer_norm")(x)
+        last, penultimate = self._part(Encoder, "encoder")(x)
+        return self._norm("final_layer_norm")(last), penultimate
 
 
 class CLIPTextModel(nn.Module):
-    """Text states for cross-attention. Source: transformers `CLIPTextModel`, its `last_hidden_state`."""
+    """Text states for cross-attention. Source: transformers `CLIPTextModel`.
+
+    Attributes:
+        config: the architecture.
+        dtype: type of the computation.
+        penultimate: give the states that the last layer reads, without a final norm, as SDXL wants them.
+    """
 
     config: TextConfig
     dtype: DTypeLike = jnp.float32
+    penultimate: bool = False
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> Hidden:
         """Hidden states [b, t, hidden_size] of token ids [b, t], t <= max_position_embeddings, after the final norm.
 
-        Raises: ValueError if the prompts are longer than the position table, which a gather would silently clip.
+        Raises: ValueError if the prompts are longer than the position table.
         """
-        longest = self.config.max_position_embeddings
-        if input_ids.shape[1] > longest:
-            raise ValueError(f"{input_ids.shape[1]} tokens a prompt, but the text encoder reads at most {longest}")
-        return TextTransformer(self.config, self.dtype, name="text_model")(input_ids)
+        last, penultimate = TextTransformer(self.config, self.dtype, name="text_model")(input_ids)
+        return penultimate if self.penultimate else last
+
+
+class TextOutput(NamedTuple):
+    """states: what cross-attention reads. pooled: a prompt as one vector, where the U-Net reads that too (SDXL)."""
+
+    states: Float[Array, "b t d"]
+    pooled: Float[Array, "b p"] | None = None
+
+
+class CLIPTextModelWithProjection(nn.Module):
+    """SDXL's second text encoder. Source: transformers `CLIPTextModelWithProjection`, `hidden_states[-2]`, `text_embeds`."""
+
+    config: TextProjectionConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, input_ids: Int[Array, "b t"]) -> TextOutput:
+        """States [b, t, hidden_size] before the last layer, and the end token's last state, projected [b, projection_dim].
+
+        Raises: ValueError if the prompts are longer than the position table.
+        """
+        last, penultimate = TextTransformer(self.config, self.dtype, name="text_model")(input_ids)
+        end = end_positions(input_ids, self.config)
+        pooled = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
+        project = Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype, name="text_projection")
+        return TextOutput(penultimate, project(pooled))
+
+
+def end_positions(input_ids: Int[Array, "b t"], config: TextProjectionConfig) -> Int[Array, " b"]:
+    """Where each prompt ends: its first end token, or, for the mistaken id 2, its largest id, as transformers has it."""
+    # The largest id would be a concept token's: `checkpoints` put the tokenizer's end token into the config they read.
+    is_end = input_ids if config.eos_token_id == 2 else input_ids == config.eos_token_id
+    return jnp.argmax(is_end, axis=1)

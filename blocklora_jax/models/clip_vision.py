@@ -60,7 +60,7 @@ class VisionTransformer(nn.Module):
             return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=self.dtype, use_fast_variance=False, name=name)
 
         x = norm("pre_layrnorm")(VisionEmbeddings(config, self.dtype, name="embeddings")(images))
-        x = Encoder(config, self.dtype, is_causal=False, name="encoder")(x)
+        x, _ = Encoder(config, self.dtype, is_causal=False, name="encoder")(x)
         return norm("post_layernorm")(x[:, 0])
 
 

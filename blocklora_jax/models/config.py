@@ -1,4 +1,4 @@
-"""The configs of the U-Net, the VAE and the text encoder, with the fields and defaults of their `config.json`."""
+"""The configs of the models, with the fields and defaults of their `config.json`; those of CLIP are in `clip_config`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from blocklora_jax.models.clip_config import CLIPConfig, TextConfig, TextProjectionConfig
 from blocklora_jax.models.config_base import ModelConfig
+
+__all__ = ["SIZE_IDS", "CLIPConfig", "TextConfig", "TextProjectionConfig", "UNetConfig", "VAEConfig"]
 
 # Versions, origin, and what diffusers' `EMAModel` leaves in the config of an averaged model.
 _DIFFUSERS_BOOKKEEPING = frozenset(
@@ -14,12 +17,17 @@ _DIFFUSERS_BOOKKEEPING = frozenset(
     "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()
 )
 
+# Height and width of the original, top and left of the crop, height and width of the target.
+SIZE_IDS = 6
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNetConfig(ModelConfig):
     """The denoiser: `unet/config.json`.
 
-    `attention_head_dim` is the *number* of heads: diffusers named it wrongly once and kept the name.
+    `attention_head_dim` is the *number* of heads: diffusers named it wrongly once and kept the name. `upcast_attention`
+    is kept only to be written back: our scores and softmax are fp32 anyway. `addition_embed_type` "text_time" is
+    SDXL's: the pooled text and the size ids join the time embedding.
     """
 
     sample_size: int | tuple[int, ...] | None = None
@@ -35,14 +43,18 @@ class UNetConfig(ModelConfig):
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
-    attention_head_dim: int = 8
+    attention_head_dim: int | tuple[int, ...] = 8
+    transformer_layers_per_block: int | tuple[int, ...] = 1
+    use_linear_projection: bool = False
+    upcast_attention: bool | None = False
     time_embedding_dim: int | None = None
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
 
     FIXED: ClassVar[Mapping[str, Any]] = {
         "act_fn": "silu",
-        "addition_embed_type": None,
         "addition_embed_type_num_heads": 64,
-        "addition_time_embed_dim": None,
         "attention_type": "default",
         "center_input_sample": False,
         "class_embed_type": None,
@@ -60,7 +72,6 @@ class UNetConfig(ModelConfig):
         "num_attention_heads": None,
         "num_class_embeds": None,
         "only_cross_attention": False,
-        "projection_class_embeddings_input_dim": None,
         "resnet_out_scale_factor": 1.0,
         "resnet_skip_time_act": False,
         "resnet_time_scale_shift": "default",
@@ -69,9 +80,6 @@ class UNetConfig(ModelConfig):
         "time_embedding_act_fn": None,
         "time_embedding_type": "positional",
         "timestep_post_act": None,
-        "transformer_layers_per_block": 1,
-        "upcast_attention": False,
-        "use_linear_projection": False,
     }
     BOOKKEEPING: ClassVar[frozenset[str]] = _DIFFUSERS_BOOKKEEPING
     HEADER: ClassVar[Mapping[str, Any]] = {"_class_name": "UNet2DConditionModel"}
@@ -80,25 +88,61 @@ class UNetConfig(ModelConfig):
         super().__post_init__()
         self._require_positive("in_channels", "out_channels", "block_out_channels", "layers_per_block")
         self._require_positive("norm_num_groups", "norm_eps", "cross_attention_dim", "attention_head_dim")
+        self._require_positive("transformer_layers_per_block")
         self._require_block_types("down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D"))
         self._require_block_types("up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D"))
         self._require(self.downsample_padding in (0, 1), f"downsample_padding={self.downsample_padding} must be 0 or 1")
+        self._require(self.block_out_channels[0] % 2 == 0, "the first of block_out_channels must be even")
+        self._require_fitting_blocks()
+        self._require_additions()
+
+    def _require_fitting_blocks(self) -> None:
         blocks = len(self.block_out_channels)
-        for name in ("down_block_types", "up_block_types", "layers_per_block"):
+        by_block = ("layers_per_block", "attention_head_dim", "transformer_layers_per_block")
+        for name in ("down_block_types", "up_block_types", *by_block):
             value = getattr(self, name)
             fits = not isinstance(value, tuple) or len(value) == blocks
             self._require(fits, f"{name}={value!r} must have as many items as block_out_channels ({blocks})")
-        for channels in self.block_out_channels:
-            for name in ("norm_num_groups", "attention_head_dim"):
-                divisor = getattr(self, name)
+        groups = self.norm_num_groups
+        for channels, heads in zip(self.block_out_channels, self.heads_by_block, strict=True):
+            for name, divisor in (("norm_num_groups", groups), ("attention_head_dim", heads)):
                 self._require(channels % divisor == 0, f"{name}={divisor} must divide block_out_channels {channels}")
-        self._require(self.block_out_channels[0] % 2 == 0, "the first of block_out_channels must be even")
+
+    def _require_additions(self) -> None:
+        kind, widths = self.addition_embed_type, ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+        self._require(kind in (None, "text_time"), f"addition_embed_type={kind!r}; supported: None, 'text_time'")
+        for name in widths:
+            value = getattr(self, name)
+            needed = kind is not None
+            self._require(
+                (value is not None) == needed, f"{name}={value!r} does not go with addition_embed_type={kind!r}"
+            )
+        if kind:
+            self._require_positive(*widths)
+            self._require(self.pooled_width > 0, "projection_class_embeddings_input_dim leaves no room for pooled text")
 
     @property
     def layers_by_block(self) -> tuple[int, ...]:
         """Residual blocks of each down block; up blocks have one more."""
-        layers = self.layers_per_block
-        return layers if isinstance(layers, tuple) else (layers,) * len(self.block_out_channels)
+        return self._by_block(self.layers_per_block)
+
+    @property
+    def heads_by_block(self) -> tuple[int, ...]:
+        """Attention heads of each down block; the middle has the last's."""
+        return self._by_block(self.attention_head_dim)
+
+    @property
+    def depth_by_block(self) -> tuple[int, ...]:
+        """Transformer blocks in each attention of each down block; the middle has the last's."""
+        return self._by_block(self.transformer_layers_per_block)
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the pooled text that the U-Net reads beside the states; 0 if it reads none."""
+        return (self.projection_class_embeddings_input_dim or 0) - SIZE_IDS * (self.addition_time_embed_dim or 0)
+
+    def _by_block(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+        return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
 
     @property
     def time_channels(self) -> int:
@@ -156,54 +200,3 @@ class VAEConfig(ModelConfig):
     def downscale(self) -> int:
         """Pixels a latent stands for, along one side."""
         return 2 ** (len(self.block_out_channels) - 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CLIPConfig(ModelConfig):
-    """What the text tower and the image tower of CLIP have in common."""
-
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-
-    FIXED: ClassVar[Mapping[str, Any]] = {"attention_dropout": 0.0}
-    # What transformers writes into every config.json, whatever the model: versions, initialisation, generation.
-    BOOKKEEPING: ClassVar[frozenset[str]] = frozenset(
-        "_name_or_path architectures dtype torch_dtype transformers_version model_type initializer_factor "
-        "initializer_range dropout chunk_size_feed_forward id2label is_encoder_decoder label2id output_attentions "
-        "output_hidden_states problem_type return_dict _attn_implementation_autoset".split()
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_positive("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        self._require_positive("layer_norm_eps")
-        supported = ("quick_gelu", "gelu")
-        self._require(self.hidden_act in supported, f"hidden_act={self.hidden_act!r}; supported: {supported}")
-        heads = self.num_attention_heads
-        fits = self.hidden_size % heads == 0
-        self._require(fits, f"num_attention_heads={heads} must divide hidden_size {self.hidden_size}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextConfig(CLIPConfig):
-    """The CLIP text encoder: `text_encoder/config.json`.
-
-    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back.
-    """
-
-    vocab_size: int = 49408
-    projection_dim: int | None = 512
-    max_position_embeddings: int = 77
-    pad_token_id: int | None = 1
-    bos_token_id: int | None = 49406
-    eos_token_id: int | tuple[int, ...] | None = 49407
-
-    HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_positive("vocab_size", "max_position_embeddings")

@@ -1,9 +1,10 @@
-"""The denoiser of Stable Diffusion 1.x."""
+"""The denoiser of Stable Diffusion 1.x, 2.x and SDXL."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -39,6 +40,17 @@ class TimestepEmbedding(nn.Module):
         return nn.Dense(self.channels, dtype=self.dtype, name="linear_2")(nn.silu(x))
 
 
+class AddedConditions(NamedTuple):
+    """What SDXL's U-Net reads beside the text states.
+
+    pooled: the prompt as one vector [b, p]. size_ids: in pixels, height and width of the original picture, top and left
+    of the crop taken from it, height and width of the target [b, 6].
+    """
+
+    pooled: Float[Array, "b p"]
+    size_ids: Real[Array, "b 6"]
+
+
 class UNet2DConditionModel(nn.Module):
     """Predicts noise (or velocity) from noisy latents, time and text.
 
@@ -60,20 +72,24 @@ class UNet2DConditionModel(nn.Module):
         sample: Float[Array, "b h w c"],
         timesteps: Real[Array, " b"],
         encoder_hidden_states: Float[Array, "b t d"],
+        added: AddedConditions | None = None,
     ) -> Float[Array, "b h w o"]:
-        """Prediction of the shape of `sample`; timesteps 0..999, text states [b, t, cross_attention_dim]."""
+        """Prediction of the shape of `sample`; timesteps 0..999, text states [b, t, cross_attention_dim].
+
+        Raises: ValueError if `added` is missing where the config has an `addition_embed_type`, or given where not.
+        """
         config = self.config
-        sinusoids = embed_timesteps(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
-        time = TimestepEmbedding(config.time_channels, self.dtype, name="time_embedding")(sinusoids)
+        time = TimestepEmbedding(config.time_channels, self.dtype, name="time_embedding")(
+            self._sinusoids(timesteps, config.block_out_channels[0])
+        )
+        if (added is None) != (config.addition_embed_type is None):
+            raise ValueError(f"added conditions go with addition_embed_type, which is {config.addition_embed_type!r}")
+        if added is not None:
+            time = time + self._embed_added(added)
         context = encoder_hidden_states.astype(self.dtype)
         x = conv3x3(config.block_out_channels[0], self.dtype, "conv_in")(sample)
         x, skips = self._down(x, time, context)
-        mid_block = self._block(MidBlock2D)(
-            channels=config.block_out_channels[-1],
-            num_heads=config.attention_head_dim,
-            name="mid_block",
-            **self._shared(),
-        )
+        mid_block = self._block(MidBlock2D)(name="mid_block", **self._shared(-1, "CrossAttn"))
         x = self._up(mid_block(x, time, context), skips, time, context)
         x = GroupNorm(config.norm_num_groups, config.norm_eps, self.dtype, name="conv_norm_out")(x)
         return conv3x3(config.out_channels, self.dtype, "conv_out")(nn.silu(x))
@@ -81,28 +97,39 @@ class UNet2DConditionModel(nn.Module):
     def _block(self, block: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         return nn.remat(block) if self.remat else block
 
-    def _shared(self) -> dict:
+    def _sinusoids(self, values: Real[Array, " n"], channels: int) -> Float[Array, "n {channels}"]:
+        return embed_timesteps(values, channels, self.config.flip_sin_to_cos, self.config.freq_shift)
+
+    def _embed_added(self, added: AddedConditions) -> Float[Array, "b k"]:
+        width = self.config.addition_time_embed_dim
+        assert width is not None
+        sizes = self._sinusoids(added.size_ids.reshape(-1), width).reshape(len(added.size_ids), -1)
+        x = jnp.concatenate([added.pooled.astype(jnp.float32), sizes], axis=-1)
+        return TimestepEmbedding(self.config.time_channels, self.dtype, name="add_embedding")(x)
+
+    def _shared(self, index: int, block_type: str) -> dict[str, Any]:
+        """What the block as wide as the down block `index` is told."""
+        config = self.config
         return {
-            "norm_num_groups": self.config.norm_num_groups,
-            "epsilon": self.config.norm_eps,
+            "out_channels": config.block_out_channels[index],
+            "num_heads": config.heads_by_block[index] if block_type.startswith("CrossAttn") else None,
+            "depth": config.depth_by_block[index],
+            "linear_projection": config.use_linear_projection,
+            "norm_num_groups": config.norm_num_groups,
+            "epsilon": config.norm_eps,
             "dtype": self.dtype,
         }
-
-    def _heads(self, block_type: str) -> int | None:
-        return self.config.attention_head_dim if block_type.startswith("CrossAttn") else None
 
     def _down(self, x: jax.Array, time: jax.Array, context: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         config = self.config
         skips = [x]
         for i, block_type in enumerate(config.down_block_types):
             block = self._block(DownBlock2D)(
-                out_channels=config.block_out_channels[i],
                 num_layers=config.layers_by_block[i],
-                num_heads=self._heads(block_type),
                 downsample=i < len(config.down_block_types) - 1,
                 downsample_padding=config.downsample_padding,
                 name=f"down_blocks_{i}",
-                **self._shared(),
+                **self._shared(i, block_type),
             )
             x, block_skips = block(x, time, context)
             skips += block_skips
@@ -114,12 +141,10 @@ class UNet2DConditionModel(nn.Module):
             layers = config.layers_by_block[-1 - i] + 1
             skips, taken = skips[:-layers], tuple(skips[-layers:])
             block = self._block(UpBlock2D)(
-                out_channels=config.block_out_channels[-1 - i],
-                num_heads=self._heads(block_type),
                 # The size of the next skip, not always twice ours: odd sides were rounded on the way down.
                 upsample_size=skips[-1].shape[1:3] if skips else None,
                 name=f"up_blocks_{i}",
-                **self._shared(),
+                **self._shared(-1 - i, block_type),
             )
             x = block(x, taken, time, context)
         return x

@@ -15,34 +15,61 @@ Time = Float[Array, "b k"]
 Context = Float[Array, "b t d"]
 
 
-class DownBlock2D(nn.Module):
+class _Block(nn.Module):
+    """What the blocks have in common: residual blocks, each with attention after it or not.
+
+    Attributes:
+        out_channels: width of the block.
+        num_heads: heads of its attentions; None: it has none.
+        norm_num_groups, epsilon: of its norms.
+        depth: transformer blocks of each attention.
+        linear_projection: see `Transformer2DModel`.
+        dtype: type of the computation.
+    """
+
+    out_channels: int
+    num_heads: int | None
+    norm_num_groups: int
+    epsilon: float
+    depth: int = 1
+    linear_projection: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def _resnet(self, index: int) -> ResnetBlock2D:
+        return ResnetBlock2D(self.out_channels, self.norm_num_groups, self.epsilon, self.dtype, name=f"resnets_{index}")
+
+    def _attention(self, index: int) -> Transformer2DModel:
+        assert self.num_heads is not None
+        return Transformer2DModel(
+            self.out_channels,
+            self.num_heads,
+            self.norm_num_groups,
+            self.depth,
+            self.linear_projection,
+            self.dtype,
+            name=f"attentions_{index}",
+        )
+
+    def _layer(self, index: int, x: Feature, time: Time, context: Context) -> Feature:
+        x = self._resnet(index)(x, time)
+        return x if self.num_heads is None else self._attention(index)(x, context)
+
+
+class DownBlock2D(_Block):
     """`CrossAttnDownBlock2D`, or, with `num_heads` None, `DownBlock2D` of diffusers.
 
     Gives the block's output and one skip connection per layer and downsampler.
     """
 
-    out_channels: int
-    num_layers: int
-    num_heads: int | None
-    norm_num_groups: int
-    epsilon: float
-    downsample: bool
+    num_layers: int = 2
+    downsample: bool = True
     downsample_padding: int = 1
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature, time: Time, context: Context) -> tuple[Feature, tuple[Feature, ...]]:
         skips = []
         for i in range(self.num_layers):
-            resnet = ResnetBlock2D(
-                self.out_channels, self.norm_num_groups, self.epsilon, self.dtype, name=f"resnets_{i}"
-            )
-            x = resnet(x, time)
-            if self.num_heads is not None:
-                attention = Transformer2DModel(
-                    self.out_channels, self.num_heads, self.norm_num_groups, dtype=self.dtype, name=f"attentions_{i}"
-                )
-                x = attention(x, context)
+            x = self._layer(i, x, time, context)
             skips.append(x)
         if self.downsample:
             x = Downsample2D(self.out_channels, self.downsample_padding, self.dtype, name="downsamplers_0")(x)
@@ -50,50 +77,24 @@ class DownBlock2D(nn.Module):
         return x, tuple(skips)
 
 
-class UpBlock2D(nn.Module):
+class UpBlock2D(_Block):
     """`CrossAttnUpBlock2D`, or, with `num_heads` None, `UpBlock2D` of diffusers; reads `skips` last first."""
 
-    out_channels: int
-    num_heads: int | None
-    norm_num_groups: int
-    epsilon: float
-    upsample_size: tuple[int, int] | None
-    dtype: DTypeLike = jnp.float32
+    upsample_size: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Feature, skips: tuple[Feature, ...], time: Time, context: Context) -> Feature:
         for i, skip in enumerate(reversed(skips)):
-            x = jnp.concatenate([x, skip], axis=-1)
-            resnet = ResnetBlock2D(
-                self.out_channels, self.norm_num_groups, self.epsilon, self.dtype, name=f"resnets_{i}"
-            )
-            x = resnet(x, time)
-            if self.num_heads is not None:
-                attention = Transformer2DModel(
-                    self.out_channels, self.num_heads, self.norm_num_groups, dtype=self.dtype, name=f"attentions_{i}"
-                )
-                x = attention(x, context)
+            x = self._layer(i, jnp.concatenate([x, skip], axis=-1), time, context)
         if self.upsample_size is not None:
             x = Upsample2D(self.out_channels, self.upsample_size, self.dtype, name="upsamplers_0")(x)
         return x
 
 
-class MidBlock2D(nn.Module):
+class MidBlock2D(_Block):
     """`UNetMidBlock2DCrossAttn` of diffusers: residual block, attention, residual block."""
-
-    channels: int
-    num_heads: int
-    norm_num_groups: int
-    epsilon: float
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Feature, time: Time, context: Context) -> Feature:
-        first, last = (
-            ResnetBlock2D(self.channels, self.norm_num_groups, self.epsilon, self.dtype, name=f"resnets_{i}")
-            for i in range(2)
-        )
-        attention = Transformer2DModel(
-            self.channels, self.num_heads, self.norm_num_groups, dtype=self.dtype, name="attentions_0"
-        )
-        return last(attention(first(x, time), context), time)
+        x = self._layer(0, x, time, context)
+        return self._resnet(1)(x, time)

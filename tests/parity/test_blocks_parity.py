@@ -127,13 +127,15 @@ def test_transformer_block():
     assert_equal(ours, module(torch_x, encoder_hidden_states=torch_context))
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(("depth", "linear"), [(1, False), (2, False), (2, True)])
 @torch.no_grad()
-def test_spatial_transformer(depth):
-    module = TorchTransformer(3, 8, in_channels=24, num_layers=depth, cross_attention_dim=17, norm_num_groups=12)
+def test_spatial_transformer(depth, linear):
+    module = TorchTransformer(
+        3, 8, 24, num_layers=depth, cross_attention_dim=17, norm_num_groups=12, use_linear_projection=linear
+    )
     reference.randomise(module, 17)
     (x, torch_x), (context, torch_context) = images(18, 2, 5, 3, 24), rows(19, 2, 7, 17)
-    ours = apply(attention.Transformer2DModel(24, 3, 12, depth), module, x, context)
+    ours = apply(attention.Transformer2DModel(24, 3, 12, depth, linear), module, x, context)
     assert_equal(ours, module(torch_x, encoder_hidden_states=torch_context).sample)
 
 
@@ -156,7 +158,7 @@ def test_down_block(heads, downsample):
     module = reference.randomise(make(add_downsample=downsample, resnet_eps=1e-5, **options), 22)
     (x, torch_x), (time, torch_time) = images(23, 2, 6, 4, 24), rows(24, 2, 28)
     context, torch_context = rows(25, 2, 7, 17)
-    block = unet_blocks.DownBlock2D(40, 2, heads, 8, 1e-5, downsample)
+    block = unet_blocks.DownBlock2D(40, heads, 8, 1e-5, num_layers=2, downsample=downsample)
     ours, skips = apply(block, module, x, time, context)
     theirs, torch_skips = module(torch_x, torch_time, **({"encoder_hidden_states": torch_context} if heads else {}))
     assert_equal(ours, theirs)
@@ -177,7 +179,7 @@ def test_up_block(heads, size):
     (x, torch_x), (time, torch_time) = images(27, 2, 4, 3, 48), rows(28, 2, 28)
     context, torch_context = rows(29, 2, 7, 17)
     skips, torch_skips = zip(images(30, 2, 4, 3, 24), images(31, 2, 4, 3, 40), strict=True)
-    ours = apply(unet_blocks.UpBlock2D(40, heads, 8, 1e-5, size), module, x, skips, time, context)
+    ours = apply(unet_blocks.UpBlock2D(40, heads, 8, 1e-5, upsample_size=size), module, x, skips, time, context)
     extra = {"encoder_hidden_states": torch_context} if heads else {}
     assert_equal(ours, module(torch_x, torch_skips, torch_time, upsample_size=size, **extra))
 

@@ -14,9 +14,9 @@ from tiny_model import TEXT_WIDTH, tiny_params
 from blocklora_jax.adapters.lora import AdapterInfo, LoRATree, block_masks, init_lora
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.targets import select_kernels
+from train.batch import Batch
 from train.config import ConceptConfig
 from train.state import Trainable
-from train.step import Batch
 
 ROWS = 40  # of the token table where there is no tokenizer
 VECTORS = 2

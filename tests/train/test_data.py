@@ -9,6 +9,7 @@ from concept_builders import make_config, write_pictures
 from PIL import Image
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.random_prompts import RandomPrompts
 from train.data import ConceptData, encode_images, load_concept_data, make_batches
 from train.images import crop_square, image_array, read_pictures
@@ -55,7 +56,7 @@ def test_rows_belong_together_and_are_numbered():
     assert batch.row.tolist() == [0, 1, 2]
     assert batch.random_row.tolist() == [3, 4, 5, 6]
     np.testing.assert_array_equal(batch.random_ids[:, 0], batch.random_nouns)
-    assert batch.states is None
+    assert batch.text is None
 
 
 def test_random_rows_are_noise_in_the_share_asked_for():
@@ -79,10 +80,10 @@ def test_cached_states_take_the_place_of_ids():
     pool = np.arange(7, dtype=np.float32)[:, None, None] * np.ones((1, 3, 2), np.float32)
     config = make_config(batch=3)
     plain = make_batches(config, data)(0)
-    batch = make_batches(config, data._replace(states=states, random_states=pool))(0)
+    batch = make_batches(config, data._replace(text=TextOutput(states), random_text=TextOutput(pool)))(0)
     assert (batch.ids, batch.random_ids, batch.random_nouns) == (None, None, None)
-    np.testing.assert_array_equal(batch.states[:, 0, 0], plain.ids[:, 0])
-    np.testing.assert_array_equal(batch.random_states[:, 0, 0], plain.random_ids[:, 0])
+    np.testing.assert_array_equal(batch.text.states[:, 0, 0], plain.ids[:, 0])
+    np.testing.assert_array_equal(batch.random_text.states[:, 0, 0], plain.random_ids[:, 0])
 
 
 @pytest.fixture

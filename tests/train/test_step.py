@@ -14,11 +14,12 @@ from concept_builders import ROWS, make_batch, make_config, make_trainable, writ
 from tiny_model import SCHEDULE, tiny_models, tiny_params
 
 from blocklora_jax.random_prompts import RandomPromptShares
+from train.batch import Batch
 from train.concept import cache_states
 from train.data import load_concept_data, make_batches
 from train.parallel import map_step
 from train.state import TrainState, init_state, make_optimizer, stack
-from train.step import Batch, make_step
+from train.step import make_step
 
 PARAMS = tiny_params(levels=1)
 MODELS = tiny_models(levels=1)
@@ -210,7 +211,7 @@ def test_a_step_trains_the_concept_and_leaves_the_base_alone():
 
 
 def test_ids_of_strangers_reach_their_own_rows():
-    from train.step import own_foreign_ids
+    from train.text import own_foreign_ids
 
     ids = jnp.asarray([[1, 42, 43], [42, 43, 2], [40, 41, 3]], jnp.int32)
     assert own_foreign_ids(ids, ROWS + 2, 2).tolist() == [[1, 42, 43], [44, 45, 2], [40, 41, 3]]
@@ -227,7 +228,7 @@ def test_cached_states_give_the_losses_of_encoding_in_the_step(tiny_sd, tmp_path
     data = load_concept_data(config, tiny_sd)
     trainable, masks = make_trainable(config, levels=2)
     cached = cache_states(config, tiny_sd, data, trainable)
-    assert cached.states is not None
+    assert cached.text is not None
     optimizer = make_optimizer(config)
     state = init_state(trainable, optimizer, jax.random.key(0))
     step = make_step(tiny_sd.models, tiny_sd.schedule, config, masks, optimizer)
@@ -244,7 +245,7 @@ def test_states_are_cached_only_where_no_text_trains(tiny_sd, tmp_path):
     for changes in ({}, {"token_learning_rate": 0.0, "layers": LAYERS}):
         changed = make_config(images=tmp_path, **changes)
         trainable, _ = make_trainable(changed, levels=2)
-        assert cache_states(changed, tiny_sd, data, trainable).states is None
+        assert cache_states(changed, tiny_sd, data, trainable).text is None
 
 
 def test_cached_prompts_meet_different_strangers(tiny_sd, tmp_path):
@@ -255,7 +256,7 @@ def test_cached_prompts_meet_different_strangers(tiny_sd, tmp_path):
     data = load_concept_data(config, tiny_sd)
     assert len(set(data.prompts.texts)) == 1
     few = data._replace(prompts=data.prompts._replace(ids=data.prompts.ids[:4], nouns=data.prompts.nouns[:4]))
-    states = cache_states(config, tiny_sd, few, make_trainable(config, levels=2)[0]).random_states
+    states = cache_states(config, tiny_sd, few, make_trainable(config, levels=2)[0]).random_text.states
     assert len({row.tobytes() for row in states}) == 4
 
 

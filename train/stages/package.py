@@ -15,13 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
-from blocklora_jax.diffusion.generate import Models, draw_latents, generate
+from blocklora_jax.diffusion.generate import draw_latents, generate
+from blocklora_jax.diffusion.models import make_models
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.files import write_atomic
 from blocklora_jax.grid import picture_grid, png_bytes
-from blocklora_jax.models.clip_text import CLIPTextModel
-from blocklora_jax.models.unet import UNet2DConditionModel
-from blocklora_jax.models.vae import AutoencoderKL
 from blocklora_jax.pocket import architecture
 
 PREVIEW_PROMPTS = (
@@ -96,9 +94,7 @@ class Packager:
     def preview(self, checkpoint: Checkpoint) -> bytes:
         """A PNG of what the model makes of `PREVIEW_PROMPTS`."""
         configs = checkpoint.configs
-        models = Models(
-            UNet2DConditionModel(configs["unet"]), AutoencoderKL(configs["vae"]), CLIPTextModel(configs["text_encoder"])
-        )
+        models = make_models(configs)
         schedule = Schedule.from_json(dict(checkpoint.scheduler), "pocket scheduler")
         tokenizer, count, size = checkpoint.make_tokenizer(), len(PREVIEW_PROMPTS), architecture.IMAGE_SIZE
         ids, empty = tokenizer.encode(PREVIEW_PROMPTS), tokenizer.encode([""] * count)

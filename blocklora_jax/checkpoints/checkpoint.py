@@ -1,0 +1,57 @@
+"""A whole model as data, whatever kind of file it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blocklora_jax.checkpoints.model_index import Family, model_family
+from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
+from blocklora_jax.token_pair import TokenizerPair
+from blocklora_jax.tokens import Tokenizer
+
+CONFIGS = {
+    "unet": UNetConfig,
+    "vae": VAEConfig,
+    "text_encoder": TextConfig,
+    "text_encoder_2": TextProjectionConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A Stable Diffusion model as data.
+
+    name: as it was asked for. configs and params: by "unet", "vae", "text_encoder", for SDXL also "text_encoder_2"; params
+    are nested dicts in Flax names and layout. scheduler: the parsed `scheduler_config.json`. tokenizer, tokenizer_2: folders
+    of the tokenizers' files. force_zeros_for_empty_prompt: whether SDXL's empty negative prompt is a text of zeros.
+    """
+
+    name: str
+    configs: Mapping[str, Any]
+    params: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    tokenizer: Path
+    tokenizer_2: Path | None = None
+    force_zeros_for_empty_prompt: bool = True
+
+    @property
+    def family(self) -> Family:
+        """Which kind of Stable Diffusion it is: "sd1", "sd2" or "sdxl"."""
+        return model_family(self.configs)
+
+    def make_tokenizers(self) -> dict[str, Tokenizer]:
+        """The tokenizers by folder name; concept tokens are numbered from the rows of each one's token table on."""
+        pairs = {"tokenizer": ("text_encoder", self.tokenizer), "tokenizer_2": ("text_encoder_2", self.tokenizer_2)}
+        return {
+            name: Tokenizer(folder, self.configs[part].vocab_size, self.configs[part].max_position_embeddings)
+            for name, (part, folder) in pairs.items()
+            if folder is not None
+        }
+
+    def make_tokenizer(self) -> Tokenizer | TokenizerPair:
+        """What makes ids of prompts: [b, t], or [b, 2, t] for two text encoders."""
+        made = self.make_tokenizers()
+        return TokenizerPair(made["tokenizer"], made["tokenizer_2"]) if "tokenizer_2" in made else made["tokenizer"]

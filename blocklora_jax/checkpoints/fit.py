@@ -1,0 +1,44 @@
+"""Whether the parts of a model fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.formats.clip_tokenizer import TokenizerFiles
+from blocklora_jax.models.config import TextConfig
+
+
+def check_configs(configs: Mapping[str, Any], source: str) -> None:
+    """Raise UserError if the U-Net does not read what the text encoders and the VAE give: another kind of model."""
+    unet, vae = configs["unet"], configs["vae"]
+    towers = {part: config for part, config in configs.items() if isinstance(config, TextConfig)}
+    width, pooled = sum(text.hidden_size for text in towers.values()), 0
+    if "text_encoder_2" in configs:
+        pooled = configs["text_encoder_2"].projection_dim
+    for what, got, other, wanted in (
+        ("unet in_channels", unet.in_channels, "vae latent_channels", vae.latent_channels),
+        ("unet out_channels", unet.out_channels, "vae latent_channels", vae.latent_channels),
+        ("unet cross_attention_dim", unet.cross_attention_dim, f"the hidden_size of {' and '.join(towers)}", width),
+        ("the width of the unet's pooled text", unet.pooled_width, "what the text encoders give", pooled),
+    ):
+        if got != wanted:
+            raise UserError(
+                f"{source}: {what} is {got}, but {other} is {wanted}; only text-to-image models are supported,"
+                " no inpainting, depth or image-conditioned ones, and no refiners"
+            )
+
+
+def with_end_token(configs: dict[str, Any], tokenizer_2: Path | None) -> dict[str, Any]:
+    """Configs whose second text encoder knows its end token: published ones say 2, and so pool at the largest id.
+
+    That is the end token's as long as there are no concept tokens, whose ids are larger still.
+    """
+    if tokenizer_2 is None or configs["text_encoder_2"].eos_token_id != 2:
+        return configs
+    files = TokenizerFiles.read(tokenizer_2)
+    end = {**files.added, **files.vocabulary}.get(files.config["eos_token"])
+    return {**configs, "text_encoder_2": replace(configs["text_encoder_2"], eos_token_id=end)}

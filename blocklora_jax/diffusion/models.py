@@ -1,0 +1,56 @@
+"""The Flax modules of one Stable Diffusion, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from blocklora_jax.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
+from blocklora_jax.models.unet import UNet2DConditionModel
+from blocklora_jax.models.vae import AutoencoderKL
+
+
+class Models(NamedTuple):
+    """The modules; hashable, so that compiled functions are found again by them. SDXL alone has a second text encoder."""
+
+    unet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    text_encoder_2: nn.Module | None = None
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """The one or two text encoders by component."""
+        towers = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {name: tower for name, tower in towers.items() if tower is not None}
+
+
+def make_models(configs: Mapping[str, Any], dtype: DTypeLike = jnp.float32, remat: bool = False) -> Models:
+    """The modules of `configs` (by component); dtype and remat as in `UNet2DConditionModel`."""
+    second = configs.get("text_encoder_2")
+    return Models(
+        UNet2DConditionModel(configs["unet"], dtype=dtype, remat=remat),
+        AutoencoderKL(configs["vae"], dtype=dtype),
+        CLIPTextModel(configs["text_encoder"], dtype=dtype, penultimate=second is not None),
+        None if second is None else CLIPTextModelWithProjection(second, dtype=dtype),
+    )
+
+
+def token_table(params: Mapping[str, Any], component: str = "text_encoder") -> Any:
+    """The embeddings [n, d] of a text encoder's tokens."""
+    return params[component]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+
+
+def with_token_rows(models: Models, params: Mapping[str, Any]) -> Models:
+    """The models with text encoders for as many tokens as the tables in `params` have rows (concept tokens add some)."""
+    longer = {}
+    for name, tower in models.text_encoders.items():
+        rows = token_table(params, name).shape[0]
+        if rows != tower.config.vocab_size:
+            longer[name] = tower.clone(config=dataclasses.replace(tower.config, vocab_size=rows))
+    return models._replace(**longer)

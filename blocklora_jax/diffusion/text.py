@@ -1,0 +1,66 @@
+"""Token ids to what the U-Net reads of a text, by one text encoder or two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from blocklora_jax.diffusion.models import Models
+from blocklora_jax.models.apply import apply_model
+from blocklora_jax.models.clip_text import TextOutput
+from blocklora_jax.models.unet import AddedConditions
+
+# [b, t], or [b, 2, t] where there are two text encoders: their tokenizers pad differently.
+Ids = Int[Array | np.ndarray, "b *e t"]
+States = Float[Array, "b t d"]
+
+
+def encode_text(models: Models, params: Mapping[str, Any], ids: Ids) -> TextOutput:
+    """States [b, t, d] of token ids, and for SDXL the pooled text [b, p]. `models` must fit the token tables' rows."""
+    towers = models.text_encoders
+    return join_towers(*(apply_model(tower, params[name], ids_of(ids, name)) for name, tower in towers.items()))
+
+
+def join_towers(first: States, second: TextOutput | None = None) -> TextOutput:
+    """The answers of both text encoders as one: states beside each other, pooled by the second."""
+    if second is None:
+        return TextOutput(first)
+    return TextOutput(jnp.concatenate([first, second.states], axis=-1), second.pooled)
+
+
+def ids_of(ids: Ids, component: str) -> Int[Array | np.ndarray, "b t"]:
+    """The ids [b, t] for one text encoder.
+
+    >>> ids_of(np.array([[[1, 2], [3, 4]]]), "text_encoder_2").tolist()
+    [[3, 4]]
+    """
+    return ids if ids.ndim == 2 else ids[:, int(component == "text_encoder_2")]
+
+
+def add_sizes(text: TextOutput, size_ids: Float[Array, "b 6"] | None) -> AddedConditions | None:
+    """What the U-Net reads beside the states; None where the text has no pooled part."""
+    if text.pooled is None or size_ids is None:
+        return None
+    return AddedConditions(text.pooled, size_ids)
+
+
+def make_size_ids(
+    height: int,
+    width: int,
+    rows: int,
+    original_size: tuple[int, int] | None = None,
+    crops_coords_top_left: tuple[int, int] = (0, 0),
+    target_size: tuple[int, int] | None = None,
+) -> Float[np.ndarray, "rows 6"]:
+    """Size ids [rows, 6] (see `AddedConditions`), the picture's own height and width where no size is given.
+
+    >>> make_size_ids(64, 32, 1).tolist()
+    [[64.0, 32.0, 0.0, 0.0, 64.0, 32.0]]
+    """
+    own = (height, width)
+    sizes = (*(original_size or own), *crops_coords_top_left, *(target_size or own))
+    return np.tile(np.asarray(sizes, np.float32), (rows, 1))

@@ -1,0 +1,84 @@
+"""The configs of CLIP's towers, with the fields and defaults of their `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from blocklora_jax.models.config_base import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPConfig(ModelConfig):
+    """What the text tower and the image tower of CLIP have in common."""
+
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    FIXED: ClassVar[Mapping[str, Any]] = {"attention_dropout": 0.0}
+    # What transformers writes into every config.json, whatever the model: versions, initialisation, generation.
+    BOOKKEEPING: ClassVar[frozenset[str]] = frozenset(
+        "_name_or_path architectures dtype torch_dtype transformers_version model_type initializer_factor "
+        "initializer_range dropout chunk_size_feed_forward id2label is_encoder_decoder label2id output_attentions "
+        "output_hidden_states problem_type return_dict _attn_implementation_autoset".split()
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        self._require_positive("layer_norm_eps")
+        supported = ("quick_gelu", "gelu")
+        self._require(self.hidden_act in supported, f"hidden_act={self.hidden_act!r}; supported: {supported}")
+        heads = self.num_attention_heads
+        fits = self.hidden_size % heads == 0
+        self._require(fits, f"num_attention_heads={heads} must divide hidden_size {self.hidden_size}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig(CLIPConfig):
+    """The CLIP text encoder: `text_encoder/config.json`.
+
+    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back. Stable Diffusion
+    2.x reads the layer before OpenCLIP's last: its folders simply hold one layer less.
+    """
+
+    vocab_size: int = 49408
+    projection_dim: int | None = 512
+    max_position_embeddings: int = 77
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 49406
+    eos_token_id: int | tuple[int, ...] | None = 49407
+
+    HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("vocab_size", "max_position_embeddings")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextProjectionConfig(TextConfig):
+    """SDXL's second text encoder: `text_encoder_2/config.json`.
+
+    `projection_dim` is the width of the pooled text, which is read at the first `eos_token_id`; 2 is an old mistake in
+    published configs, for which transformers takes the largest id of the prompt.
+    """
+
+    HEADER: ClassVar[Mapping[str, Any]] = {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "model_type": "clip_text_model",
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.projection_dim is not None, "projection_dim must be given: it is the width of the pooled text"
+        )
+        self._require_positive("projection_dim")
+        end = self.eos_token_id
+        self._require(isinstance(end, int), f"eos_token_id={end!r} must be one id: the pooled text is read there")

@@ -1,0 +1,33 @@
+"""What one training step reads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from blocklora_jax.models.clip_text import TextOutput
+
+# Batches come from the host; inside jit their leaves are JAX arrays.
+Rows = Array | np.ndarray
+
+
+class Batch(NamedTuple):
+    """The rows of one step: b of the concept, r random ones. `row` numbers seed each row's noise.
+
+    Text comes as ids (encoded in the step; SDXL's are [b, 2, t]) or, where nothing of it trains, as what the text encoders
+    make of it: the others are None.
+    """
+
+    latents: Float[Rows, "b h w c"]
+    weights: Float[Rows, "b h w 1"]
+    row: Int[Rows, " b"]
+    random_latents: Float[Rows, "r h w c"]
+    random_is_noise: Bool[Rows, " r"]
+    random_row: Int[Rows, " r"]
+    ids: Int[Rows, "b *e t"] | None = None
+    random_ids: Int[Rows, "r *e t"] | None = None
+    random_nouns: Int[Rows, " r"] | None = None
+    text: TextOutput | None = None
+    random_text: TextOutput | None = None
