@@ -18,10 +18,10 @@ import jax
 import tyro
 
 from blocklora_jax.pipeline import StableDiffusion
-from train.concept import cache_states, init_concept
 from train.config import ConceptConfig
 from train.data import load_concept_data, make_batches
 from train.parallel import map_step, place_state
+from train.prepare import cache_states, init_concept
 from train.state import init_state, make_optimizer, stack
 from train.step import make_step
 
@@ -53,9 +53,9 @@ def prepare(options: Options, sd: StableDiffusion, changes: dict[str, Any]) -> C
     _, masks, trainable = init_concept(config, sd)
     data = cache_states(config, sd, data, trainable)
     optimizer = make_optimizer(config)
-    step = map_step(make_step(sd.models, sd.schedule, config, masks, optimizer), jax.devices()[:1])
+    step = map_step(make_step(sd.models, sd.schedule, config, optimizer), jax.devices()[:1])
     batch = jax.tree.map(lambda x: x[None], make_batches(config, data)(0))
-    state = place_state(stack([init_state(trainable, optimizer, jax.random.key(0))]), jax.devices()[:1])
+    state = place_state(stack([init_state(trainable, masks, optimizer, jax.random.key(0))]), jax.devices()[:1])
 
     def one() -> None:
         nonlocal state

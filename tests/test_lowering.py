@@ -46,8 +46,8 @@ def test_the_training_step_lowers(erase, dtype):
     )
     trainable, masks = make_trainable(config)
     optimizer = make_optimizer(config)
-    step = map_step(make_step(models, SCHEDULE, config, masks, optimizer), jax.devices()[:1])
-    state = stack([init_state(trainable, optimizer, jax.random.key(0))])
+    step = map_step(make_step(models, SCHEDULE, config, optimizer), jax.devices()[:1])
+    state = stack([init_state(trainable, masks, optimizer, jax.random.key(0))])
     text = lower(step, state, jax.tree.map(lambda x: x[None], make_batch(2, 2)), tiny_params(levels=1))
     assert "all_reduce" in text
     assert "optimization_barrier" in text  # rematerialisation

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -208,19 +208,30 @@ def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:
 
 def _flags_of(path: Path) -> list[str]:
     """The settings of a YAML file as command-line flags."""
+    settings = read_yaml(path)
+    known = {field.name for field in dataclasses.fields(ConceptConfig)} - {"erase_weight"} | {"lambda"}
+    unknown = [name for name in settings if name.replace("-", "_") not in known]
+    if unknown:
+        raise UserError(f"{path}: unknown setting {unknown[0]!r}; python -m train.concept --help lists all")
+    return settings_as_flags(settings)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises: UserError if it is missing, malformed, or no mapping."""
     try:
         raw = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
-        raise UserError(f"cannot read the config {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} must be a mapping of settings, one `name: value` a line")
-    known = {field.name for field in dataclasses.fields(ConceptConfig)} - {"erase_weight"} | {"lambda"}
-    unknown = [name for name in raw if str(name).replace("-", "_") not in known]
-    if unknown:
-        raise UserError(f"{path}: unknown setting {unknown[0]!r}; python -m train.concept --help lists all")
-    return [flag for name, value in raw.items() for flag in _flag(str(name).replace("_", "-"), value)]
+    return {str(name): value for name, value in raw.items()}
+
+
+def settings_as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as command-line flags: {"class_noun": "dog"} is --class-noun dog."""
+    return [flag for name, value in settings.items() for flag in _flag(name.replace("_", "-"), value)]
 
 
 def _flag(name: str, value: Any) -> list[str]:

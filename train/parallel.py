@@ -61,6 +61,14 @@ def place_batch(batch: Any, devices: Sequence[jax.Device], concepts: int = 1) ->
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch)
 
 
+def gather(tree: Any) -> Any:
+    """`tree` whole on every host: only there can its values be read. To be called on every host of a pod."""
+    if jax.process_count() == 1:
+        return tree
+    replicated = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), tree)
+    return jax.jit(lambda x: x, out_shardings=replicated)(tree)
+
+
 def check_rows(rows: int, devices: int, name: str) -> None:
     """Raises UserError if `rows` cannot be split evenly over the devices."""
     if rows % devices:

@@ -29,10 +29,14 @@ class Trainable(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """step: int32, finished steps. key: seeds every step's noise. trainable, opt_state: what the optimizer turns."""
+    """step: int32, finished steps. key: seeds every step's noise. masks: of the adapter, never changed.
+
+    trainable, opt_state: what the optimizer turns.
+    """
 
     step: Int[Array, ""]
     key: PRNGKeyArray
+    masks: LoRATree
     trainable: Trainable
     opt_state: optax.OptState
 
@@ -60,9 +64,11 @@ def _labels(trainable: Trainable) -> Any:
     return Trainable(cast(Any, lora), *tokens)
 
 
-def init_state(trainable: Trainable, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
+def init_state(
+    trainable: Trainable, masks: LoRATree, optimizer: optax.GradientTransformation, key: PRNGKeyArray
+) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), key, trainable, optimizer.init(trainable))
+    return TrainState(jnp.zeros((), jnp.int32), key, masks, trainable, optimizer.init(trainable))
 
 
 def stack(states: list) -> TrainState:

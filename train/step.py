@@ -36,7 +36,6 @@ def make_step(
     models: Models,
     schedule: Schedule,
     config: ConceptConfig,
-    masks: LoRATree,
     optimizer: optax.GradientTransformation,
 ) -> Callable[[TrainState, Batch, Mapping[str, Any]], tuple[TrainState, dict]]:
     """`step(state, batch, params) -> (state, metrics)`, to be mapped over the axis "data" (see `parallel.map_step`).
@@ -45,7 +44,7 @@ def make_step(
     """
     scale = (config.rank if config.alpha is None else config.alpha) / config.rank
 
-    def loss_fn(trainable: Trainable, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray):
+    def loss_fn(trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray):
         lora, rows = apply_masks(trainable.lora, masks), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
         random = _random_inputs(schedule, batch, key)
@@ -69,12 +68,13 @@ def make_step(
 
     def step(state: TrainState, batch: Batch, params: Mapping[str, Any]) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
-        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable, batch, params, key)
+        inputs = state.trainable, state.masks, batch, params, key
+        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
         grads, loss, parts = jax.lax.pmean((grads, loss, parts), "data")
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = cast(Trainable, optax.apply_updates(state.trainable, updates))
         metrics = {"loss": loss, **parts, "gradient_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, state.key, trainable, opt_state), metrics
+        return TrainState(state.step + 1, state.key, state.masks, trainable, opt_state), metrics
 
     return step
 

@@ -191,7 +191,7 @@ BAD_INPUT = {
     "nothing to resume": (nothing, {"resume": True}, "no run to resume"),
     "two platforms": (nothing, {"tpu": True}, "choose one of --tpu, --gpu and --cpu"),
     "missing registry": (nothing, {"registry": "nothing.json"}, "there is no registry nothing.json"),
-    "missing config file": (nothing, {"config": "nothing.yaml"}, "cannot read the config nothing.yaml"),
+    "missing config file": (nothing, {"config": "nothing.yaml"}, "cannot read nothing.yaml"),
 }
 
 

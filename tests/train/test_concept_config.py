@@ -91,7 +91,7 @@ def test_a_yaml_file_at_fault_is_named(tmp_path, text, message):
 
 
 def test_a_missing_yaml_file_is_named():
-    with pytest.raises(UserError, match=r"cannot read the config nothing\.yaml: No such file"):
+    with pytest.raises(UserError, match=r"cannot read nothing\.yaml: No such file"):
         parse_args(["--config", "nothing.yaml"])
 
 

@@ -25,7 +25,7 @@ CONFIG = {"batch": 8, "random_batch": 8, "layers": "cross_kv+text_encoder", "war
 @functools.cache
 def mapped_step(mapper: str, devices: int, concepts: int):
     """The training step over so many devices, and its optimizer."""
-    from concept_builders import make_config, make_trainable
+    from concept_builders import make_config
     from tiny_model import SCHEDULE, tiny_models
 
     from train.parallel import map_step
@@ -34,7 +34,7 @@ def mapped_step(mapper: str, devices: int, concepts: int):
 
     config = make_config(**CONFIG)
     optimizer = make_optimizer(config)
-    step = make_step(tiny_models(levels=1), SCHEDULE, config, make_trainable(config)[1], optimizer)
+    step = make_step(tiny_models(levels=1), SCHEDULE, config, optimizer)
     return map_step(step, jax.devices()[:devices], mapper, concepts), optimizer
 
 
@@ -46,7 +46,7 @@ def steps_of(mapper: str, devices: int, seeds: tuple[int, ...] = (0,), concepts:
     from train.state import init_state, stack
 
     step, optimizer = mapped_step(mapper, devices, concepts)
-    states = [init_state(make_trainable(make_config(**CONFIG, seed=s))[0], optimizer, jax.random.key(s)) for s in seeds]
+    states = [init_state(*make_trainable(make_config(**CONFIG, seed=s)), optimizer, jax.random.key(s)) for s in seeds]
     state, params = stack(states), jax.tree.map(jnp.asarray, tiny_params(levels=1))
     groups = set()
     for i in range(STEPS):

@@ -15,9 +15,9 @@ from tiny_model import SCHEDULE, tiny_models, tiny_params
 
 from blocklora_jax.random_prompts import RandomPromptShares
 from train.batch import Batch
-from train.concept import cache_states
 from train.data import load_concept_data, make_batches
 from train.parallel import map_step
+from train.prepare import cache_states
 from train.state import TrainState, init_state, make_optimizer, stack
 from train.step import make_step
 
@@ -31,7 +31,7 @@ def start(config):
     """A step that computes losses, and the state it begins with; XLA drops the backward pass."""
     trainable, masks = make_trainable(config)
     optimizer = make_optimizer(config)
-    state = init_state(trainable, optimizer, jax.random.key(SEED))
+    state = init_state(trainable, masks, optimizer, jax.random.key(SEED))
     return trainable, masks, optimizer, state._replace(step=jnp.int32(7))
 
 
@@ -180,7 +180,7 @@ def test_losses_equal_a_plain_computation_with_fused_weights(erase, prediction, 
     schedule = replace(SCHEDULE, prediction_type=prediction)
     trainable, masks, optimizer, state = start(config)
     batch = make_batch(2, config.random_rows)
-    found = losses(make_step(MODELS, schedule, config, masks, optimizer), state, batch, PARAMS)
+    found = losses(make_step(MODELS, schedule, config, optimizer), state, batch, PARAMS)
     expected = plain_losses(config, trainable, batch, schedule)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-4), name  # fp32 sums in another order
@@ -192,8 +192,8 @@ def test_a_step_trains_the_concept_and_leaves_the_base_alone():
     trainable, masks = make_trainable(config, started=False)
     optimizer = make_optimizer(config)
     before = jax.device_get((PARAMS, trainable))
-    step = map_step(make_step(MODELS, SCHEDULE, config, masks, optimizer), jax.devices()[:1])
-    state = stack([init_state(trainable, optimizer, jax.random.key(0))])
+    step = map_step(make_step(MODELS, SCHEDULE, config, optimizer), jax.devices()[:1])
+    state = stack([init_state(trainable, masks, optimizer, jax.random.key(0))])
     batch = jax.tree.map(lambda x: x[None], make_batch(2, 2))
     base = jax.tree.map(jnp.asarray, PARAMS)
     for _ in range(2):
@@ -230,8 +230,8 @@ def test_cached_states_give_the_losses_of_encoding_in_the_step(tiny_sd, tmp_path
     cached = cache_states(config, tiny_sd, data, trainable)
     assert cached.text is not None
     optimizer = make_optimizer(config)
-    state = init_state(trainable, optimizer, jax.random.key(0))
-    step = make_step(tiny_sd.models, tiny_sd.schedule, config, masks, optimizer)
+    state = init_state(trainable, masks, optimizer, jax.random.key(0))
+    step = make_step(tiny_sd.models, tiny_sd.schedule, config, optimizer)
     one, other = (
         losses(step, state, jax.tree.map(jnp.asarray, make_batches(config, d)(3)), tiny_sd.params)
         for d in (data, cached)

@@ -1,0 +1,124 @@
+"""`python -m train.concepts`: many concepts in one program, each as if it were alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from concept_builders import as_flags, settings, write_pictures
+
+import train.concept
+import train.concepts
+from blocklora_jax import Adapter
+from blocklora_jax.errors import UserError
+from train.concepts import ConceptsOptions, give_slots, read_concepts
+from train.config import ConceptConfig
+from train.together import check_equal
+
+OWN = ("images", "token", "class_noun", "out", "slot")
+# Other classes, other numbers of pictures, other seeds.
+ENTRIES = {
+    "ada": {"images": "a", "class_noun": "man", "seed": 1},
+    "rex": {"images": "b", "class_noun": "dog", "token": "<my-rex>", "seed": 2},
+    "bo": {"images": "a", "class_noun": "owl", "slot": 0},
+}
+
+
+def common_flags(model: Path, **changes) -> list[str]:
+    values = {"model": model, "cpu": True, "steps": 20, "save_every": 20, "layers": "cross_kv+text_encoder", **changes}
+    return as_flags({k: v for k, v in settings(**values).items() if k not in OWN})
+
+
+@pytest.fixture(scope="module")
+def entries_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("concepts")
+    write_pictures(folder / "a", 3)
+    write_pictures(folder / "b", 5)
+    (folder / "concepts.yaml").write_text(yaml.safe_dump(ENTRIES, sort_keys=False))
+    return folder / "concepts.yaml"
+
+
+def options_for(path: Path, out: Path = Path("run"), **changes) -> ConceptsOptions:
+    return ConceptsOptions(concepts=path, out=out, **changes)
+
+
+@pytest.fixture(scope="module")
+def together(entries_file, tiny_folder, tmp_path_factory):
+    """The run folder of three concepts in groups of two."""
+    out = tmp_path_factory.mktemp("together")
+    flags = ["--concepts", str(entries_file), "--out", str(out), "--at-once", "2", *common_flags(tiny_folder)]
+    train.concepts.main(flags)
+    return out
+
+
+@pytest.mark.parametrize("name", ["ada", "rex"])
+def test_a_concept_in_a_group_is_the_one_trained_alone(together, entries_file, tiny_folder, tmp_path, name):
+    found = Adapter.load(together / name / "adapter.safetensors")
+    configs = read_concepts(options_for(entries_file, tmp_path), common_flags(tiny_folder))
+    config = next(c for c in give_slots(configs) if c.out.name == name)
+    alone = Adapter.load(train.concept.train_concept(config, "cpu"))
+    assert found.info.slots == alone.info.slots
+    for x, y in zip(jax.tree.leaves(found.lora), jax.tree.leaves(alone.lora), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
+    for token, vectors in alone.tokens.items():
+        np.testing.assert_allclose(found.tokens[token], vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
+
+
+def test_every_concept_gets_its_own_folder_and_slot(together):
+    adapters = {name: Adapter.load(together / name / "adapter.safetensors") for name in ENTRIES}
+    assert {name: a.info.slots for name, a in adapters.items()} == {"ada": (1,), "rex": (2,), "bo": (0,)}
+    assert list(adapters["rex"].tokens) == ["<my-rex>"]
+    assert all(list((together / name / "previews").glob("*.png")) for name in ENTRIES)
+    assert sorted(path.name for path in (together / "groups").iterdir()) == ["000", "001"]
+
+
+def test_the_metrics_tell_each_concept_s_loss(together):
+    last = (together / "groups" / "000" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert "diffusion_loss/ada" in last
+    assert "diffusion_loss/my-rex" in last
+
+
+def test_a_folder_of_folders_names_concepts_too(tmp_path, tiny_folder):
+    write_pictures(tmp_path / "bo")
+    (tmp_path / "bo" / "concept.yaml").write_text("class_noun: dog\nkind: object\n")
+    (config,) = read_concepts(options_for(tmp_path), common_flags(tiny_folder))
+    assert (config.token, config.class_noun, config.images) == ("<bo>", "dog", tmp_path / "bo")
+    assert config.out == Path("run/bo")
+
+
+def test_more_concepts_than_slots_are_refused(tiny_folder):
+    values = settings(model=tiny_folder, slot=None, blocks=2)
+    configs = [ConceptConfig(**values | {"token": f"<c{i}>"}) for i in range(3)]
+    with pytest.raises(UserError, match="3 concepts do not fit in 2 slots: use --blocks 3 or more"):
+        give_slots(configs)
+
+
+def test_settings_of_the_program_are_shared():
+    configs = [ConceptConfig(**settings()), ConceptConfig(**settings(token="<ben>", rank=4))]
+    with pytest.raises(UserError, match=r"share these settings: rank \(2 for <ada>, 4 for <ben>\)"):
+        check_equal(configs)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    {
+        "no noun": ("ada: {images: a}", "ada needs a class_noun"),
+        "another rank": ("ada: {class_noun: man, rank: 3}", "ada sets 'rank', which holds for all: give it as a flag"),
+        "no mapping": ("ada: man", "ada must be a mapping of settings"),
+        "empty": ("{}", "names no concepts"),
+        "malformed": ("ada: {", "is not valid YAML"),
+    }.values(),
+)
+def test_a_file_that_cannot_be_used_is_told(tmp_path, tiny_folder, text, message):
+    (tmp_path / "concepts.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_concepts(options_for(tmp_path / "concepts.yaml"), common_flags(tiny_folder))
+
+
+def test_a_folder_without_settings_is_told(tmp_path, tiny_folder):
+    write_pictures(tmp_path / "bo")
+    with pytest.raises(UserError, match=r"bo has no concept\.yaml: write `class_noun: dog`"):
+        read_concepts(options_for(tmp_path), common_flags(tiny_folder))

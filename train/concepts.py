@@ -1,0 +1,140 @@
+"""Teach a model many concepts in one program: `python -m train.concepts --concepts FILE_OR_DIR --out runs/fifteen`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from jax.experimental import multihost_utils
+
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.command import run
+from blocklora_jax.errors import UserError
+from blocklora_jax.registry.store import read_registry
+from train.concept import load_base
+from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
+from train.platform import is_first_host, select_platform
+from train.registered import check_base, use_claim
+from train.run_folder import check_run_dir
+from train.together import OF_ITS_OWN, check_equal, train_together
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptsOptions:
+    """Teach a model many concepts in one program, each as if it were alone; every adapter is a file of its own.
+
+    All other settings are those of `python -m train.concept` (see its --help) and hold for all concepts.
+    """
+
+    concepts: Path
+    """A YAML file `name: {class_noun: …, images: …, token: …, slot: …}`, or a folder of folders of pictures, each with such settings in its concept.yaml."""
+    out: Path
+    """Run folder: each concept's adapter.safetensors and previews/ in a folder of its name; metrics in groups/."""
+    at_once: int = 16
+    """How many concepts train at the same time: what fits in memory. The others follow in groups."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command line."""
+    options, rest = tyro.cli(ConceptsOptions, args=args, prog="python -m train.concepts", return_unknown_args=True)
+    configs = read_concepts(options, rest)
+    platform = select_platform(configs[0].tpu, configs[0].gpu, configs[0].cpu)
+    paths = train_concepts(configs, options, platform)
+    if is_first_host():
+        print("\n".join(f"{path} ({c.trigger})" for path, c in zip(paths, configs, strict=True)))
+
+
+def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, platform: str) -> list[Path]:
+    """Train all concepts, `options.at_once` at a time; returns the paths of their adapter files.
+
+    Raises: UserError for anything wrong with settings or pictures, or a run that diverges.
+    """
+    check_equal(configs)
+    registry = read_registry(configs[0].registry) if configs[0].registry else None
+    configs = give_slots([use_claim(config, registry) for config in configs])
+    for config in configs:
+        check_run_dir(config)
+    # On a pod nobody writes into the folder before everybody has looked.
+    multihost_utils.sync_global_devices("run folders checked")
+    sd = load_base(configs[0], platform)
+    check_base(registry, params_digest(sd.params), configs[0].model)
+    paths: list[Path] = []
+    for start in range(0, len(configs), options.at_once):
+        group = configs[start : start + options.at_once]
+        paths += train_together(group, sd, options.out / "groups" / f"{start // options.at_once:03d}")
+    return paths
+
+
+def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[ConceptConfig]:
+    """The configuration of each concept that `options.concepts` names, under the common `flags`.
+
+    Raises: UserError for a file or folder that is missing or malformed, or settings that a concept cannot have of its own.
+    """
+    if options.at_once < 1:
+        raise UserError(f"--at-once must be at least 1, not {options.at_once}")
+    entries = _read_folder(options.concepts) if options.concepts.is_dir() else _read_file(options.concepts)
+    if not entries:
+        raise UserError(f"{options.concepts} names no concepts")
+    configs = []
+    for name, settings in entries.items():
+        if foreign := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
+            raise UserError(f"{options.concepts}: {name} sets {foreign[0]!r}, which holds for all: give it as a flag")
+        own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
+        if "class_noun" not in {key.replace("-", "_") for key in settings}:
+            raise UserError(f"{options.concepts}: {name} needs a class_noun: what it is, such as 'dog'")
+        configs.append(parse_args([*flags, *settings_as_flags(own)]))
+    return configs
+
+
+def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
+    """`configs` where those without a slot have the lowest free one.
+
+    Raises: UserError if there are more concepts than slots.
+    """
+    blocks = configs[0].blocks
+    if not blocks:
+        return list(configs)
+    taken = {slot for config in configs for slot in config.slot or ()}
+    free = iter(slot for slot in range(blocks) if slot not in taken)
+    given = []
+    for config in configs:
+        slot = config.slot or tuple([s for s in [next(free, None)] if s is not None])
+        if not slot:
+            raise UserError(
+                f"{len(configs)} concepts do not fit in {blocks} slots: use --blocks {len(configs)} or more"
+            )
+        given.append(dataclasses.replace(config, slot=slot))
+    return given
+
+
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+    entries = read_yaml(path)
+    wrong = [name for name, value in entries.items() if not isinstance(value, Mapping)]
+    if wrong:
+        raise UserError(
+            f"{path}: {wrong[0]} must be a mapping of settings, such as {{class_noun: dog, images: my_dog}}"
+        )
+    # Folders are named from where the file lies; a bare name may be a packaged concept.
+    return {str(name): _from(path.parent, dict(value)) for name, value in entries.items()}
+
+
+def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    entries = {}
+    for child in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if not (child / "concept.yaml").exists():
+            raise UserError(f"{child} has no concept.yaml: write `class_noun: dog`, or what it is, into one")
+        entries[child.name] = {"images": str(child), **_from(child, read_yaml(child / "concept.yaml"))}
+    return entries
+
+
+def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    images = settings.get("images")
+    return settings | {"images": str(folder / images)} if images and (folder / images).is_dir() else settings
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,124 @@
+"""What a concept brings to its training: data, masks, and parameters before the first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRATree, apply_masks, block_masks, init_lora
+from blocklora_jax.adapters.partition import Partition, slot_from_name
+from blocklora_jax.adapters.targets import select_kernels
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.text import encode_text, ids_of
+from blocklora_jax.models.clip_text import TextOutput
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.random_prompts import last_token_ids
+from train.config import ConceptConfig
+from train.data import ConceptData, load_concept_data, make_batches
+from train.state import Trainable
+from train.step import Batch
+from train.text import foreign_embeddings, own_foreign_ids, tower_key, with_table
+
+
+class Concept(NamedTuple):
+    """A concept that is ready to be trained. `batch_at(step)` gives its rows as NumPy arrays."""
+
+    config: ConceptConfig
+    info: AdapterInfo
+    masks: LoRATree
+    trainable: Trainable
+    batch_at: Callable[[int], Batch]
+
+    def to_adapter(self, trained: Trainable) -> Adapter:
+        """The adapter of this concept with the parameters `trained`."""
+        tokens, tokens_2 = (
+            {} if vectors is None or not len(vectors) else {self.config.token: np.asarray(vectors)}
+            for vectors in (trained.tokens, trained.tokens_2)
+        )
+        lora = jax.tree.map(np.asarray, apply_masks(trained.lora, self.masks))
+        return Adapter(lora=lora, tokens=tokens, tokens_2=tokens_2, info=self.info)
+
+
+def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
+    """Read the pictures and draw the first parameters. Raises: UserError for pictures or settings that cannot be used."""
+    data = load_concept_data(config, sd)
+    info, masks, trainable = init_concept(config, sd)
+    return Concept(config, info, masks, trainable, make_batches(config, cache_states(config, sd, data, trainable)))
+
+
+def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInfo, LoRATree, Trainable]:
+    """The adapter's description, its masks, and its parameters before training."""
+    partition = (
+        Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed) if config.blocks else None
+    )
+    slots = ()
+    if partition:
+        slots = partition.check_slots(config.slot or (slot_from_name(config.name, config.blocks),))
+    info = AdapterInfo(
+        name=config.name,
+        class_noun=config.class_noun,
+        trigger=config.trigger,
+        kind=config.kind,
+        rank=config.rank,
+        alpha=float(config.rank if config.alpha is None else config.alpha),
+        base_name=sd.checkpoint.name,
+        base_digest=params_digest(sd.params),
+        base_family=sd.checkpoint.family,
+        partition=partition,
+        slots=slots,
+        training=json.dumps(config.to_json()),
+    )
+    shapes = select_kernels(sd.params, config.layers)
+    masks = block_masks(info, shapes)
+    lora_key, token_key = jax.random.split(jax.random.key(config.seed))
+    lora = init_lora(lora_key, shapes, masks, config.rank)
+    return info, masks, Trainable(lora, *(init_tokens(config, sd, token_key, part) for part in sd.models.text_encoders))
+
+
+def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, component: str) -> jax.Array:
+    """The concept's embeddings [v, d] for a text encoder, started where foreign ones are drawn: apart from the class noun.
+
+    Started *at* the noun, erasure silences the adapter for its own concept too.
+    """
+    noun, row = jnp.asarray(last_token_ids(sd.tokenizer, [config.class_noun])), jnp.zeros(1, jnp.int32)
+    table, key = token_table(sd.params, component), tower_key(key, component)
+    return foreign_embeddings(table, noun, row, config.token_vectors, config.token_spread, key)[0]
+
+
+def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
+    """`data` with its text encoded once, if neither tokens nor a text encoder train."""
+    tokens_train = config.token_vectors and config.token_learning_rate > 0
+    if tokens_train or sd.models.text_encoders.keys() & trainable.lora.keys():
+        return data
+    # Each prompt of the pool meets a stranger of its own, as each random row does where ids are encoded in the step.
+    prompts, vectors = data.prompts, config.token_vectors
+    rows, key = jnp.arange(len(prompts.ids)), jax.random.key(config.seed + 1)
+    params, random_ids = dict(sd.params), []
+    for part in sd.models.text_encoders:
+        table, part_key = token_table(sd.params, part), tower_key(key, part)
+        foreign = foreign_embeddings(table, jnp.asarray(prompts.nouns), rows, vectors, config.token_spread, part_key)
+        longer = [table, trainable.tokens_of(part), foreign.reshape(-1, table.shape[1])]
+        params = with_table(params, jnp.concatenate(longer), part)
+        random_ids.append(own_foreign_ids(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
+    encode = _text_encoder(sd, params)
+    stacked = np.stack(random_ids, axis=1).reshape(prompts.ids.shape)
+    return data._replace(text=encode(data.ids), random_text=encode(stacked))
+
+
+def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], TextOutput]:
+    models = with_token_rows(sd.models, params)
+    towers = {part: params[part] for part in models.text_encoders}
+    encode = jax.jit(lambda towers, ids: encode_text(models, towers, ids))
+
+    def in_chunks(ids: np.ndarray, size: int = 16) -> TextOutput:
+        padded = np.pad(ids, ((0, -len(ids) % size), *((0, 0) for _ in ids.shape[1:])))
+        chunks = [encode(towers, padded[i : i + size]) for i in range(0, len(padded), size)]
+        return jax.tree.map(lambda *x: np.concatenate([np.asarray(c, np.float32) for c in x])[: len(ids)], *chunks)
+
+    return in_chunks
