@@ -103,7 +103,7 @@ def test_settings_of_the_program_are_shared():
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     {
         "no noun": ("ada: {images: a}", "ada needs a class_noun"),
         "another rank": ("ada: {class_noun: man, rank: 3}", "ada sets 'rank', which holds for all: give it as a flag"),
