@@ -96,7 +96,8 @@ def _write_pictures(sd, params: Params, adapters: Sequence[Adapter], options: Me
         list(options.prompt),
         params=params,
         adapters=adapters,
-        negative_prompts=[options.negative_prompt],
+        # SDXL's own empty prompt is not the text "".
+        negative_prompts=[options.negative_prompt] if options.negative_prompt else None,
         seed=options.seed,
         steps=options.steps,
         guidance_scale=options.guidance_scale,

@@ -25,14 +25,23 @@ def random_adapter(
     rng = np.random.default_rng(sum(name.encode()))
     info = AdapterInfo(
         name=name, class_noun="man", trigger=f"<{name}> man", rank=rank, alpha=3.0, base_name="small",
-        base_digest=params_digest(params), partition=partition, slots=slots if partition else (),
+        base_digest=params_digest(params), base_family=family_of(params), partition=partition, slots=slots if partition else (),
     )  # fmt: skip
     lora: dict = {}
     for component, shapes in select_kernels(params, layers).items():
         lora[component] = {layer: _pair(rng, info, component, layer, shape, size) for layer, shape in shapes.items()}
-    width = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[1]
-    tokens = {f"<{name}>": rng.standard_normal((vectors, width), np.float32)} if vectors else {}
-    return Adapter(lora=lora, tokens=tokens, info=info)
+    tokens: dict = {"tokens": {}, "tokens_2": {}}
+    for component, field in zip(("text_encoder", "text_encoder_2"), tokens, strict=True):
+        if component in params and vectors:
+            width = params[component]["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[1]
+            tokens[field] = {f"<{name}>": rng.standard_normal((vectors, width), np.float32)}
+    return Adapter(lora=lora, **tokens, info=info)
+
+
+def family_of(params: dict) -> str:
+    """The kind of model that has `params`."""
+    kernel = next(value["proj_in"]["kernel"] for value in params["unet"]["mid_block"].values() if "proj_in" in value)
+    return "sdxl" if "text_encoder_2" in params else "sd2" if kernel.ndim == 2 else "sd1"
 
 
 def _pair(rng, info: AdapterInfo, component: str, layer: str, shape: tuple[int, int], size: float) -> LoRAPair:

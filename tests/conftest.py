@@ -28,3 +28,23 @@ def tiny_sd(tiny_folder):
     from blocklora_jax import StableDiffusion
 
     return StableDiffusion.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd2(tmp_path_factory):
+    """The smallest Stable Diffusion 2.x, loaded from a folder."""
+    return _load_tiny(tmp_path_factory, "sd2")
+
+
+@pytest.fixture(scope="session")
+def tiny_xl(tmp_path_factory):
+    """The smallest SDXL, loaded from a folder."""
+    return _load_tiny(tmp_path_factory, "sdxl")
+
+
+def _load_tiny(tmp_path_factory, family):
+    from tiny_model import save_tiny
+
+    from blocklora_jax import StableDiffusion
+
+    return StableDiffusion.from_pretrained(save_tiny(tmp_path_factory.mktemp(family) / "model", family))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from tiny_model import SIZE
 
 import merge
 from blocklora_jax import StableDiffusion
-from blocklora_jax.diffusion.generate import draw_latents
+from blocklora_jax.checkpoints.trees import flatten_params
+from blocklora_jax.diffusion.generate import compile_generate, draw_latents
 from blocklora_jax.errors import UserError
 
 QUICK = {"steps": 2, "sampler": "ddim"}
@@ -101,3 +104,43 @@ def test_a_saved_model_comes_back(tiny_sd, tmp_path):
 def test_a_missing_model_is_one_error(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         StableDiffusion.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.fixture(params=["tiny_sd2", "tiny_xl"])
+def later(request):
+    """A Stable Diffusion 2.x, then an SDXL."""
+    return request.getfixturevalue(request.param)
+
+
+def test_later_models_make_pictures_and_call_merged_concepts(later):
+    adapter = random_adapter("ada", later.params, slots=(1,))
+    prompts, empty = ["a photo of <ada> man", "a photo of a man"], {"negative_prompts": [""]}
+    params = merge.compose(later.params, [adapter])
+    pictures = later.generate(prompts, params=params, adapters=[adapter], **empty, **QUICK)
+    assert pictures.shape == (2, SIZE, SIZE, 3)
+    assert pictures.std() > 1
+    assert np.abs(later.generate(prompts[1:] * 2, **empty, **QUICK).astype(int) - pictures).max() > 5
+
+
+def test_sdxl_reads_sizes_and_compiles_once_for_all_of_them(tiny_xl):
+    programs = compile_generate.cache_info
+    base = tiny_xl.generate(PROMPTS, **QUICK)
+    before = programs().misses
+    same = {"original_size": (SIZE, SIZE), "crops_coords_top_left": (0, 0), "target_size": (SIZE, SIZE)}
+    np.testing.assert_array_equal(tiny_xl.generate(PROMPTS, **same, **QUICK), base)
+    for name, value in (("original_size", (512, 99)), ("crops_coords_top_left", (0, 90)), ("target_size", (99, SIZE))):
+        assert np.any(tiny_xl.generate(PROMPTS, **{**same, name: value}, **QUICK) != base), name
+    assert programs().misses == before
+
+
+def test_the_empty_negative_prompt_of_sdxl_is_zeros_unless_it_is_given_or_the_model_says_so(tiny_xl):
+    zeros, given = tiny_xl.generate(PROMPTS, **QUICK), tiny_xl.generate(PROMPTS, negative_prompts=[""], **QUICK)
+    assert np.any(zeros != given)
+    checkpoint = dataclasses.replace(tiny_xl.checkpoint, force_zeros_for_empty_prompt=False)
+    plain = dataclasses.replace(tiny_xl, checkpoint=checkpoint)
+    np.testing.assert_array_equal(plain.generate(PROMPTS, **QUICK), given)
+
+
+def test_parameters_are_not_twice_in_memory(tiny_sd):
+    held, used = (flatten_params(params["unet"]) for params in (tiny_sd.checkpoint.params, tiny_sd.params))
+    assert all(array.ctypes.data == used[path].unsafe_buffer_pointer() for path, array in held.items())

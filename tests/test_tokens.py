@@ -1,12 +1,16 @@
 import json
+import shutil
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_model import pad_with_exclamation_marks
 from transformers import CLIPTokenizer
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.tokenizer import write_tokenizer
+from blocklora_jax.token_pair import TokenizerPair
 from blocklora_jax.tokens import Tokenizer
 
 WORDS = ["a", "photo", "of", "man", "dog", "on", "beach", "and", "s"]
@@ -164,3 +168,24 @@ def test_the_models_length_is_used_where_the_tokenizer_states_none(folder, tmp_p
     assert Tokenizer(tmp_path, positions=20).encode(["a"]).shape == (1, 20)
     with pytest.raises(UserError, match="model_max_length"):
         Tokenizer(tmp_path)
+
+
+def test_a_pair_encodes_for_two_text_encoders_that_pad_differently(folder, tmp_path):
+    second = tmp_path / "second"
+    shutil.copytree(folder, second)
+    pad_with_exclamation_marks(second)
+    pair = TokenizerPair(Tokenizer(folder), Tokenizer(second))
+    ids = pair.encode(["a <p1> man", ""], TOKENS)
+    assert ids.shape == (2, 2, 24)
+    pad, end = (json.loads((folder / "vocab.json").read_text())[token] for token in ("!", "<|endoftext|>"))
+    # Start, two words, two vectors, end, then padding of each one's own.
+    np.testing.assert_array_equal(ids[0, 0, :6], ids[0, 1, :6])
+    assert (ids[0, :, 5] == end).all()
+    assert (ids[0, 0, 6:] == end).all()
+    assert (ids[0, 1, 6:] == pad).all()
+    reference = CLIPTokenizer.from_pretrained(second)
+    plain = ["a man! on beach", ""]
+    assert pair.encode(plain)[:, 1].tolist() == reference(plain, padding="max_length", truncation=True).input_ids
+    with pytest.raises(UserError, match="differ in more than padding"):
+        write_tokenizer(tmp_path / "other", ["cat"], max_length=24)
+        TokenizerPair(Tokenizer(folder), Tokenizer(tmp_path / "other"))

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from adapter_builders import random_adapter
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_model import tiny_params
 
@@ -38,9 +39,10 @@ def assert_same(actual: Adapter, expected: Adapter, convert=lambda x: x) -> None
             for got, want in zip(actual.lora[component][path], pair, strict=True):
                 assert got.dtype == np.float32
                 np.testing.assert_array_equal(got, convert(want))
-    assert list(actual.tokens) == list(expected.tokens)
-    for token, vectors in expected.tokens.items():
-        np.testing.assert_array_equal(actual.tokens[token], convert(vectors))
+    for got, want in ((actual.tokens, expected.tokens), (actual.tokens_2, expected.tokens_2)):
+        assert list(got) == list(want)
+        for token, vectors in want.items():
+            np.testing.assert_array_equal(got[token], convert(vectors))
 
 
 @pytest.mark.parametrize("axis", ["in", "out", "grid", None])
@@ -49,6 +51,27 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path, axis, vectors):
     adapter = make_adapter(axis, vectors=vectors)
     adapter.save(tmp_path / "a.safetensors")
     assert_same(Adapter.load(tmp_path / "a.safetensors"), adapter)
+
+
+def test_an_adapter_of_sdxl_has_vectors_and_layers_for_both_text_encoders(tmp_path):
+    adapter = random_adapter("ada", tiny_params(family="sdxl"), slots=(1,), partition=Partition(num_blocks=4))
+    adapter.save(tmp_path / "a.safetensors")
+    loaded = Adapter.load(tmp_path / "a.safetensors")
+    assert_same(loaded, adapter)
+    assert set(loaded.lora) == {"unet", "text_encoder", "text_encoder_2"}
+    assert (loaded.tokens["<ada>"].shape, loaded.tokens_2["<ada>"].shape) == ((2, 32), (2, 24))
+    assert loaded.info.base_family == "sdxl"
+
+
+def test_a_file_from_before_sdxl_still_loads(tmp_path):
+    adapter = make_adapter()
+    adapter.save(tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "numpy") as file:
+        header = json.loads(file.metadata()["blocklora"])
+    older = {name: value for name, value in header.items() if name not in ("tokens_2", "base_family")}
+    metadata = {"blocklora": json.dumps(older)}
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "old.safetensors", metadata=metadata)
+    assert_same(Adapter.load(tmp_path / "old.safetensors"), adapter)
 
 
 def test_bfloat16_rounds_once_and_comes_back_as_float32(tmp_path):

@@ -50,6 +50,24 @@ def test_text_encoder_adapts_its_attention():
     assert set(select_kernels(tiny_params(), "text_encoder")) == {"text_encoder"}
 
 
+def test_text_encoder_means_both_of_sdxl():
+    shapes = select_kernels(tiny_params(family="sdxl"), "text_encoder")
+    assert {part: len(found) for part, found in shapes.items()} == {"text_encoder": 2 * 4, "text_encoder_2": 3 * 4}
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_the_same_layers_of_later_models_are_adapted(family):
+    shapes = select_kernels(tiny_params(family=family), "full")["unet"]
+    # Two transformer blocks in each of the four attentions of the second level of SDXL.
+    transformers = 2 * 4 if family == "sdxl" else 4
+    assert len(shapes) == 4 * 2 + transformers * (8 + 2)
+    assert shapes["mid_block/attentions_0/proj_in"] == (32, 32)
+    assert not any("add_embedding" in path or "resnets" in path for path in shapes)
+    kv = select_kernels(tiny_params(family=family), "cross_kv")["unet"]
+    assert len(kv) == 2 * transformers
+    assert {shape[0] for shape in kv.values()} == {56 if family == "sdxl" else 32}
+
+
 def test_sets_join():
     assert paths("cross_kv + text_encoder") == paths("cross_kv") | paths("text_encoder")
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_model import save_tiny, tiny_configs
 
 from blocklora_jax.checkpoints.diffusers import Checkpoint, load_folder, save_folder
 from blocklora_jax.checkpoints.digest import params_digest
@@ -34,6 +35,40 @@ def saved(checkpoint, tmp_path_factory):
 def folder(saved, tmp_path):
     """A copy to spoil."""
     return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_later_models_save_and_load_bit_for_bit(family, tmp_path):
+    first = load_folder(save_tiny(tmp_path / "a", family))
+    save_folder(tmp_path / "b", first)
+    again = load_folder(tmp_path / "b")
+    build.assert_same_params(again.params, first.params)
+    assert again.configs == first.configs == tiny_configs(first.configs["text_encoder"].vocab_size, family=family)
+    assert (again.family, again.force_zeros_for_empty_prompt) == (family, True)
+    prompts = ["a photo of a man!"]
+    np.testing.assert_array_equal(again.make_tokenizer().encode(prompts), first.make_tokenizer().encode(prompts))
+    for name in ("model_index.json", "unet/config.json", "tokenizer/vocab.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_second_text_encoder_learns_its_end_token_from_its_tokenizer(tmp_path):
+    folder = save_tiny(tmp_path / "m", "sdxl")
+    config = load_folder(folder).configs["text_encoder_2"]
+    build.edit_json(folder / "text_encoder_2/config.json", eos_token_id=2)
+    assert load_folder(folder).configs["text_encoder_2"] == config
+    vocabulary = json.loads((folder / "tokenizer_2/vocab.json").read_text())
+    assert config.eos_token_id == vocabulary["<|endoftext|>"] != 2
+
+
+def test_parts_of_sdxl_that_do_not_fit_are_named(tmp_path):
+    folder = save_tiny(tmp_path / "m", "sdxl")
+    build.edit_json(folder / "text_encoder_2/config.json", projection_dim=8)
+    with pytest.raises(UserError, match="the unet's pooled text is 20, but what the text encoders give is 8"):
+        load_folder(folder)
+    (folder / "text_encoder_2/model.safetensors").unlink()
+    build.edit_json(folder / "text_encoder_2/config.json", projection_dim=20)
+    with pytest.raises(UserError, match="no text_encoder_2 weights"):
+        load_folder(folder)
 
 
 def test_a_saved_model_loads_bit_for_bit(checkpoint, saved):
@@ -200,16 +235,24 @@ def test_what_cannot_be_saved_is_named(checkpoint, tmp_path):
         save_folder(tmp_path / "file", checkpoint)
 
 
+SUPPORTED = "supported are Stable Diffusion 1.x and 2.x .* and SDXL base"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"_class_name": "StableDiffusionXLPipeline"}, f"text_encoder_2 is None .*{SUPPORTED}"),
         (
-            {"_class_name": "StableDiffusionXLPipeline"},
-            "is a StableDiffusionXLPipeline; supported: StableDiffusionPipe",
+            {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True},
+            f"is SDXL's refiner .*{SUPPORTED}",
         ),
-        ({"_class_name": "StableDiffusionInpaintPipeline"}, "is a StableDiffusionInpaintPipeline"),
+        ({"_class_name": "StableDiffusionInpaintPipeline"}, f"is a StableDiffusionInpaintPipeline; {SUPPORTED}"),
+        ({"_class_name": "StableDiffusion3Pipeline"}, f"is a StableDiffusion3Pipeline; {SUPPORTED}"),
+        ({"_class_name": "FluxPipeline"}, f"is a FluxPipeline; {SUPPORTED}"),
+        ({"_class_name": "StableDiffusionControlNetPipeline"}, f"is a StableDiffusionControlNet.*{SUPPORTED}"),
         ({"unet": ["diffusers", "SD3Transformer2DModel"]}, "unet is SD3Transformer2DModel"),
         ({"vae": None}, "vae is None"),
+        ({"controlnet": ["diffusers", "ControlNetModel"]}, "controlnet is no part of"),
         ({"text_encoder_2": ["transformers", "T5EncoderModel"]}, "text_encoder_2 is no part of"),
     ],
 )

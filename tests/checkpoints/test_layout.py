@@ -84,5 +84,5 @@ def test_key_of_another_format_is_an_error(key):
 def test_path_of_no_parameter_is_an_error():
     with pytest.raises(UserError, match="conv_in/weight"):
         torch_key("unet", "conv_in/weight")
-    with pytest.raises(UserError, match="text_encoder_2"):
-        torch_key("text_encoder_2", "a/kernel")
+    with pytest.raises(UserError, match="text_encoder_3"):
+        torch_key("text_encoder_3", "a/kernel")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from flax.core import FrozenDict, freeze
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_builders import CONVOLUTIONS, TEXT, UNET, flatten, make_adapter, make_params, same_bits, unblock
+from merge_builders import CONVOLUTIONS, ROWS, TEXT, UNET, flatten, make_adapter, make_params, nest, same_bits, unblock
 
 import merge
 from blocklora_jax.adapters.partition import Partition
@@ -243,3 +244,20 @@ def test_allowing_overlap_changes_nothing_where_there_is_none():
 def test_no_adapters_give_the_params():
     params = make_params()
     assert all(jax.tree.leaves(jax.tree.map(lambda x, y: x is y, merge.compose(params, []), params)))
+
+
+def test_sdxl_gets_each_tokens_rows_in_both_tables_in_one_order():
+    params = make_params()
+    params["text_encoder_2"] = nest({"text_model/embeddings/token_embedding/embedding": np.ones((ROWS, 5), np.float32)})
+    adapters = []
+    for slot, name in enumerate(("bob", "ada")):
+        vectors = {f"<{name}>": np.full((2, 5), slot + 2, np.float32)}
+        adapters.append(dataclasses.replace(make_adapter(name, (slot,)), tokens_2=vectors))
+    merged = flatten(merge.compose(params, adapters))
+    first, second = (
+        merged[f"{part}/text_model/embeddings/token_embedding/embedding"] for part in ("text_encoder", "text_encoder_2")
+    )
+    np.testing.assert_array_equal(
+        first[ROWS:], np.concatenate([adapters[0].tokens["<bob>"], adapters[1].tokens["<ada>"]])
+    )
+    assert second[:, 0].tolist() == [1] * ROWS + [2, 2, 3, 3]

@@ -1,5 +1,6 @@
-"""Parameter trees without running `init`: Stable Diffusion 1.5 at full size as shapes, small ones at random."""
+"""Parameter trees without running `init`: Stable Diffusion at full size as shapes, small ones at random."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -10,15 +11,21 @@ from flax.traverse_util import flatten_dict
 ROOT = Path(__file__).parents[2]
 
 
-def read_config(component: str) -> dict:
+def read_config(component: str, model: str = "sd15") -> dict:
     """The published config.json of a component."""
-    return json.loads((ROOT / "benchmarks" / "sd15" / f"{component}.json").read_text())
+    return json.loads((ROOT / "benchmarks" / model / f"{component}.json").read_text())
 
 
 def reference_shapes(component: str) -> dict[str, tuple[int, ...]]:
     """Path to shape in the trees that diffusers' Flax models had."""
     shapes = json.loads((ROOT / "tests" / "data" / "sd15_param_shapes.json").read_text())[component]
     return {path: tuple(shape) for path, shape in shapes.items()}
+
+
+def unet_reference_shapes(model: str) -> dict[str, tuple[int, ...]]:
+    """The same for the U-Nets of "sd21" and "sdxl"."""
+    packed = (ROOT / "tests" / "data" / "unet_param_shapes.json.gz").read_bytes()
+    return {path: tuple(shape) for path, shape in json.loads(gzip.decompress(packed))[model].items()}
 
 
 def model_shapes(model, *inputs) -> dict[str, tuple[int, ...]]:

@@ -4,14 +4,20 @@ import pytest
 from model_shapes import read_config
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
+from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
 
-CONFIGS = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": TextConfig}
+CONFIGS = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": TextConfig, "text_encoder_2": TextProjectionConfig}
+PUBLISHED = [
+    (model, part)
+    for model in ("sd15", "sd21", "sdxl")
+    for part in CONFIGS
+    if model == "sdxl" or part != "text_encoder_2"
+]
 
 
-@pytest.mark.parametrize("component", CONFIGS)
-def test_published_config_survives_a_round_trip(component):
-    raw = read_config(component)
+@pytest.mark.parametrize(("model", "component"), PUBLISHED)
+def test_published_config_survives_a_round_trip(model, component):
+    raw = read_config(component, model)
     config = CONFIGS[component].from_json(raw, "x")
     written = config.to_json()
     assert CONFIGS[component].from_json(written, "x") == config
@@ -19,7 +25,7 @@ def test_published_config_survives_a_round_trip(component):
     assert {name: written[name] for name in kept} == kept
 
 
-@pytest.mark.parametrize("component", CONFIGS)
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
 def test_unknown_field_is_an_error_that_names_it(component):
     with pytest.raises(UserError, match=r"folder/config.json.*brand_new=3 \(unknown field\)"):
         CONFIGS[component].from_json({**read_config(component), "brand_new": 3}, "folder/config.json")
@@ -28,10 +34,15 @@ def test_unknown_field_is_an_error_that_names_it(component):
 @pytest.mark.parametrize(
     ("component", "field", "value"),
     [
-        ("unet", "use_linear_projection", True),
-        ("unet", "attention_head_dim", [5, 10, 20, 20]),
+        ("unet", "use_linear_projection", 1),
+        ("unet", "attention_head_dim", [5, 10, 20]),
+        ("unet", "attention_head_dim", [5, 10, 20, 21]),
         ("unet", "transformer_layers_per_block", [1, 2, 10]),
-        ("unet", "addition_embed_type", "text_time"),
+        ("unet", "transformer_layers_per_block", [1, 1, 1, [1, 2]]),
+        ("unet", "num_attention_heads", 8),
+        ("unet", "addition_embed_type", "text"),
+        ("unet", "addition_time_embed_dim", 256),
+        ("unet", "class_embed_type", "projection"),
         ("unet", "act_fn", "gelu"),
         ("unet", "mid_block_type", None),
         ("unet", "down_block_types", ["AttnDownBlock2D"] * 4),
@@ -63,9 +74,23 @@ def test_unsupported_value_is_an_error_that_names_it(component, field, value):
         CONFIGS[component].from_json({**read_config(component), field: value}, "here")
 
 
+@pytest.mark.parametrize(
+    ("component", "field", "value"),
+    [
+        ("unet", "addition_time_embed_dim", None),
+        ("unet", "projection_class_embeddings_input_dim", 6 * 256),
+        ("text_encoder_2", "projection_dim", None),
+        ("text_encoder_2", "eos_token_id", [2, 3]),
+    ],
+)
+def test_what_sdxl_cannot_do_without_is_named(component, field, value):
+    with pytest.raises(UserError, match=f"^here: .*{field}"):
+        CONFIGS[component].from_json({**read_config(component, "sdxl"), field: value}, "here")
+
+
 def test_all_unsupported_values_are_named_at_once():
-    raw = {**read_config("unet"), "use_linear_projection": True, "act_fn": "mish", "novel": None}
-    with pytest.raises(UserError, match="(?s)act_fn='mish'.*use_linear_projection=True.*novel=None"):
+    raw = {**read_config("unet"), "dual_cross_attention": True, "act_fn": "mish", "novel": None}
+    with pytest.raises(UserError, match="(?s)act_fn='mish'.*dual_cross_attention=True.*novel=None"):
         UNetConfig.from_json(raw, "x")
 
 

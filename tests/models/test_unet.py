@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from model_shapes import model_shapes, random_params, read_config, reference_shapes
+from model_shapes import model_shapes, random_params, read_config, reference_shapes, unet_reference_shapes
 
+from blocklora_jax.checkpoints.shapes import param_shapes
 from blocklora_jax.models.config import UNetConfig
-from blocklora_jax.models.unet import UNet2DConditionModel, embed_timesteps
+from blocklora_jax.models.unet import AddedConditions, UNet2DConditionModel, embed_timesteps
 
 CONFIG = UNetConfig(
     block_out_channels=(16, 24),
@@ -63,6 +64,28 @@ def test_full_size_parameters_have_the_known_names_and_shapes(remat):
         jax.ShapeDtypeStruct((1, 77, 768), jnp.float32),
     )
     assert model_shapes(model, *inputs) == reference_shapes("unet")
+
+
+@pytest.mark.parametrize("name", ["sd21", "sdxl"])
+def test_full_size_parameters_of_later_models_have_the_known_names_and_shapes(name):
+    config = UNetConfig.from_json(read_config("unet", name), name)
+    assert dict(param_shapes(config)) == unet_reference_shapes(name)
+
+
+def test_pooled_text_and_sizes_change_the_prediction_and_must_be_there():
+    options = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+    model = UNet2DConditionModel(
+        dataclasses.replace(ONE_BLOCK, **options, projection_class_embeddings_input_dim=5 + 24)
+    )
+    pooled, sizes = TEXT[:, 0, :5], jnp.array([[8.0, 8, 0, 0, 8, 8], [8, 8, 2, 0, 16, 8]])
+    params = random_params(model, SAMPLE, TIMESTEPS, TEXT, AddedConditions(pooled, sizes))
+    apply = jax.jit(lambda *added: model.apply({"params": params}, SAMPLE, TIMESTEPS, TEXT, AddedConditions(*added)))
+    base = apply(pooled, sizes)
+    assert jnp.abs(apply(pooled + 1, sizes) - base).max() > 1e-3
+    moved = jnp.abs(apply(pooled, sizes.at[1, 2].add(7)) - base).max((1, 2, 3))
+    assert moved[0] == 0 and moved[1] > 1e-3
+    with pytest.raises(ValueError, match="added conditions"):
+        model.apply({"params": params}, SAMPLE, TIMESTEPS, TEXT)
 
 
 def test_time_and_text_change_the_prediction(params):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from adapter_builders import random_adapter
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -36,7 +36,7 @@ def sd(tiny_sd):
 
 
 def open_in_torch(folder):
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -44,6 +44,9 @@ def open_in_torch(folder):
 def load_export(pipeline, path, tokens, *, tokens_first: bool = False):
     """The pipeline with the LoRA fused and the tokens learnt."""
     files = [str(path.with_suffix(f".{token.strip('<>')}.safetensors")) for token in tokens]
+    if hasattr(pipeline, "tokenizer_2"):
+        load_in_both(pipeline, dict(zip(tokens, files, strict=True)))
+        files = []
     if tokens_first and files:
         pipeline.load_textual_inversion(files)
     pipeline.load_lora_weights(str(path))
@@ -54,17 +57,31 @@ def load_export(pipeline, path, tokens, *, tokens_first: bool = False):
     return pipeline
 
 
+def load_in_both(pipeline, files):
+    """Tokens of SDXL, as diffusers' documentation loads them."""
+    for token, file in files.items():
+        state = load_file(file)
+        for name, suffix in (("clip_l", ""), ("clip_g", "_2")):
+            pipeline.load_textual_inversion(
+                torch.from_numpy(state[name]),
+                token=token,
+                text_encoder=getattr(pipeline, f"text_encoder{suffix}"),
+                tokenizer=getattr(pipeline, f"tokenizer{suffix}"),
+            )
+
+
 def torch_state(pipeline, part):
     state = {key: value.detach().numpy() for key, value in getattr(pipeline, part).state_dict().items()}
-    if part == "text_encoder":
+    if part != "unet":
         # transformers 5 drops the prefix from the module's own names.
-        state = {key if key.startswith("text_model.") else f"text_model.{key}": x for key, x in state.items()}
+        whole = ("text_model.", "text_projection.")
+        state = {key if key.startswith(whole) else f"text_model.{key}": x for key, x in state.items()}
     return state
 
 
 def assert_weights_equal(pipeline, params, base_params):
     changed = 0
-    for part in ("unet", "text_encoder"):
+    for part in params.keys() - {"vae"}:
         state = torch_state(pipeline, part)
         before = to_torch(part, jax.device_get(base_params[part]))
         for key, array in to_torch(part, jax.device_get(params[part])).items():
@@ -86,7 +103,7 @@ def assert_pictures_equal(pipeline, sd, params, adapters, prompts=PROMPTS):
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             output_type="np",
-        ).images
+        ).images  # SDXL's sizes are the picture's own, and its empty prompt is zeros, as ours are by default
     assert np.abs(ours.astype(int) - np.round(theirs * 255).astype(int)).max() <= 2
     plain = sd.generate(
         ["a photo of a man"], latents=latents[-1:], sampler="ddim", steps=STEPS, guidance_scale=GUIDANCE
@@ -112,6 +129,26 @@ def test_exported_merge_has_our_weights_and_pictures(sd, base, tmp_path, layers,
     pipeline = load_export(open_in_torch(base), paths[0], merge.token_counts(adapters))
     assert_weights_equal(pipeline, params, sd.params)
     assert_pictures_equal(pipeline, sd, params, adapters)
+
+
+@pytest.mark.parametrize("family", ["tiny_sd2", "tiny_xl"])
+def test_exported_merges_of_later_models_have_our_weights_and_pictures(family, request, tmp_path):
+    later = request.getfixturevalue(family)
+    adapters = two_adapters(later, layers="full+text_encoder", size=0.2)
+    params = merge.compose(later.params, adapters, [1.0, 0.8])
+    path = merge.export(adapters, tmp_path / "merged.safetensors", weights=[1.0, 0.8])[0]
+    pipeline = load_export(open_in_torch(later.checkpoint.name), path, merge.token_counts(adapters))
+    assert_weights_equal(pipeline, params, later.params)
+    assert_pictures_equal(pipeline, later, params, adapters)
+
+
+def test_merged_folder_of_sdxl_opens_with_our_weights_and_pictures(tiny_xl, tmp_path):
+    adapters = two_adapters(tiny_xl, layers="cross_kv+text_encoder")
+    params = merge.compose(tiny_xl.params, adapters)
+    tiny_xl.save(tmp_path / "merged", params=params, adapters=adapters)
+    pipeline = open_in_torch(tmp_path / "merged")
+    assert_weights_equal(pipeline, params, tiny_xl.params)
+    assert_pictures_equal(pipeline, tiny_xl, params, adapters)
 
 
 def test_tokens_may_be_loaded_before_the_lora(sd, base, tmp_path):

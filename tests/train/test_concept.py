@@ -166,6 +166,20 @@ def test_a_registry_gives_the_slot_and_a_moved_claim_is_noticed(whole, teach, ti
     assert "slot was [1], now [2]" in errors
 
 
+def test_sdxl_is_taught_with_both_text_encoders(tiny_xl, teach, tmp_path):
+    changes = {"model": tiny_xl.checkpoint.name, "layers": "cross_kv+text_encoder", "steps": 2, "save_every": 9}
+    code, errors = teach(tmp_path / "run", **changes)
+    assert code == 0, errors
+    adapter = Adapter.load(tmp_path / "run" / "adapter.safetensors")
+    assert set(adapter.lora) == {"unet", "text_encoder", "text_encoder_2"}
+    assert all(any(np.any(pair.lora_B) for pair in layers.values()) for layers in adapter.lora.values())
+    assert (adapter.tokens["<ada>"].shape, adapter.tokens_2["<ada>"].shape) == ((2, 32), (2, 24))
+    assert adapter.info.base_family == "sdxl"
+    params = merge.compose(tiny_xl.params, [adapter])
+    images = tiny_xl.generate(["<ada> man"], params=params, adapters=[adapter], steps=1, sampler="ddim")
+    assert images.shape == (1, 16, 16, 3)
+
+
 def nothing(folder: Path) -> None:
     """No damage."""
 
