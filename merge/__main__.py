@@ -73,7 +73,7 @@ def merge_files(options: MergeOptions) -> None:
     # Imported late: the model brings Flax, which merging as such does not need.
     from blocklora_jax.pipeline import StableDiffusion
 
-    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+    sd = StableDiffusion.from_pretrained(options.model, config=options.model_config, variant=options.variant)
     params = compose(
         # NumPy: merging there compiles nothing.
         sd.checkpoint.params,
@@ -85,8 +85,8 @@ def merge_files(options: MergeOptions) -> None:
     if options.prompt:
         _write_pictures(sd, params, adapters, options)
     if options.save is not None:
-        sd.save(options.save, params=params, adapters=adapters, dtype=options.dtype)
-        print(f"wrote {options.save}")
+        for path in sd.save(options.save, params=params, adapters=adapters, dtype=options.dtype):
+            print(f"wrote {path}")
 
 
 def _write_pictures(sd, params: Params, adapters: Sequence[Adapter], options: MergeOptions) -> None:

@@ -27,9 +27,12 @@ class MergeOptions:
     out: Path = Path("pictures.png")
     """Where the pictures go: one PNG, a line of text under each."""
     save: Path | None = None
-    """Write the merged model as a Diffusers folder, which PyTorch opens too, tokens included."""
+    """Write the merged model as a Diffusers folder, which PyTorch opens too, tokens included; or, if the name ends in
+    .safetensors, as one original file for ComfyUI, A1111 and diffusers, with the tokens in files beside it."""
     model: str = "pocket"
-    """The base model that the adapters were trained on: "pocket", a Diffusers folder, or a hub id."""
+    """The base model that the adapters were trained on: "pocket", a Diffusers folder, a single .safetensors file, or a hub id."""
+    model_config: str | None = None
+    """For a single file, whose configs and tokenizer it has: a Diffusers folder, a hub id, sd15, sd21, sd21-base or sdxl."""
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
     negative_prompt: str = ""

@@ -124,7 +124,7 @@ def _header(path: str | Path, metadata: dict | None) -> dict:
 
 
 def _info(header: dict) -> AdapterInfo:
-    fields = {name: {**_SINCE, **header}[name] for name in AdapterInfo.__dataclass_fields__}
+    fields = {name: header[name] for name in AdapterInfo.__dataclass_fields__}
     partition = Partition(**fields["partition"]) if fields["partition"] else None
     return AdapterInfo(
         **fields
