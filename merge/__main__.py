@@ -16,7 +16,7 @@ from merge import registry
 from merge.check import check_adapters
 from merge.compose import Params, compose
 from merge.describe import describe, overlap_report
-from merge.export import export
+from merge.export import export, read_export_header
 from merge.options import ExportOptions, InfoOptions, MergeOptions
 from merge.plan import PlanOptions, print_plan
 
@@ -56,7 +56,12 @@ def export_files(options: ExportOptions) -> None:
         options.weights or None,
         options.dtype,
         allow_overlap=options.allow_overlap,
+        max_rank=options.max_rank,
+        card=options.card,
     )
+    if options.max_rank is not None:
+        error = read_export_header(options.out)["relative_error"]
+        print(f"ranks cut to {options.max_rank}: {error:.3%} of the change is left out")
     for path in written:
         print(f"wrote {path}")
 
