@@ -80,7 +80,9 @@ def files(folder: Path, stem: str, tokens: dict[str, int]) -> dict[str, str]:
 def job(family: str, folder: Path, name: str, config: str, **options: Any) -> dict[str, Any]:
     """One thing to open."""
     parts = ["unet", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else [])]
-    paths = {key: str(folder / f"{options[key]}.safetensors") if options.get(key) else "" for key in ("single_file", "lora")}
+    paths = {
+        key: str(folder / f"{options[key]}.safetensors") if options.get(key) else "" for key in ("single_file", "lora")
+    }
     return {
         "name": name,
         "pipeline": "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline",
@@ -116,7 +118,11 @@ def open_family(family: str, python: str) -> tuple[list[dict[str, Any]], dict[st
         if done.returncode:
             raise SystemExit(f"{python} failed on {family}:\n{done.stderr[-3000:]}")
         rows = [
-            {"family": family, "what": job["name"], "error": largest_error(job, base if "base " in job["name"] else merged)}
+            {
+                "family": family,
+                "what": job["name"],
+                "error": largest_error(job, base if "base " in job["name"] else merged),
+            }
             for job in jobs
         ]
         return rows, json.loads(done.stdout.splitlines()[-1])

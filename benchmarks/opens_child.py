@@ -47,7 +47,11 @@ def main() -> None:
                 plain = not part.startswith("text") or key.startswith("text_")
                 tensors[f"{part}/{key if plain else 'text_model.' + key}"] = value.detach().float().clone().contiguous()
         save_file(tensors, job["out"])
-    versions = {"diffusers": diffusers.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
+    versions = {
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
     print(json.dumps(versions))
 
 

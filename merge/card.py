@@ -77,7 +77,14 @@ def _table(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
         blocks = "whole layers"
         if partition:
             blocks = f"slots {', '.join(map(str, info.slots))} of {partition.num_blocks} ({partition.axis})"
-        cells = (info.name, f"`{info.trigger}`" if info.trigger else "", f"{weight:g}", blocks, info.rank, info.base_name)
+        cells = (
+            info.name,
+            f"`{info.trigger}`" if info.trigger else "",
+            f"{weight:g}",
+            blocks,
+            info.rank,
+            info.base_name,
+        )
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
@@ -120,11 +127,18 @@ def _comfy_text(path: Path, adapters: Sequence[Adapter]) -> str:
         "## ComfyUI and A1111",
         "",
         f"They read the layout `kohya`. Copy `{path.name}` to `models/loras` (A1111: `models/Lora`)"
-        + (f" and the files of `{embeddings_folder(path).name}/` to `models/embeddings` (A1111: `embeddings`)." if names else "."),
+        + (
+            f" and the files of `{embeddings_folder(path).name}/` to `models/embeddings` (A1111: `embeddings`)."
+            if names
+            else "."
+        ),
     ]
     if names:
         calls = ", ".join(f"`embedding:{name}`" for name in names)
-        lines += ["", f"Call the concepts in ComfyUI with {calls}, in A1111 with {', '.join(f'`{name}`' for name in names)}."]
+        lines += [
+            "",
+            f"Call the concepts in ComfyUI with {calls}, in A1111 with {', '.join(f'`{name}`' for name in names)}.",
+        ]
     return "\n".join(lines)
 
 

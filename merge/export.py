@@ -82,13 +82,15 @@ def read_export_header(path: str | Path) -> dict[str, Any]:
 
 
 def base_family(adapters: Sequence[Adapter]) -> str:
-    """"sd1", "sd2" or "sdxl": of the first adapter that knows."""
+    """The kind of model ("sd1", "sd2", "sdxl") that the first adapter which knows is of."""
     return next((adapter.info.base_family for adapter in adapters if adapter.info.base_family), "sd1")
 
 
 def _base(adapters: Sequence[Adapter]) -> dict[str, str]:
     """The base's name and digest, of the first adapter that has one."""
-    info = next((adapter.info for adapter in adapters if adapter.info.base_digest), adapters[0].info if adapters else None)
+    info = next(
+        (adapter.info for adapter in adapters if adapter.info.base_digest), adapters[0].info if adapters else None
+    )
     return {"base_name": info.base_name if info else "", "base_digest": info.base_digest if info else ""}
 
 

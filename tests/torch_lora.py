@@ -12,13 +12,14 @@ Parts = dict[str, dict[str, np.ndarray]]
 
 def torch_weights(params: dict, component: str) -> dict[str, np.ndarray]:
     """PyTorch's weights of the layers that a LoRA can adapt: matrices and convolutions."""
-    state = to_torch(component, {k: v for k, v in params[component].items()})
+    state = to_torch(component, params[component])
     skip = ("embedding.weight", "norm")
     return {key: x for key, x in state.items() if x.ndim in (2, 4) and not any(part in key for part in skip)}
 
 
 def random_lora(weight: np.ndarray, rank: int, rng: np.random.Generator, dtype=np.float32, core: bool = False):
     """{"down", "up"} (and "mid") for a PyTorch weight, with entries of about 0.3."""
+
     def draw(*shape: int) -> np.ndarray:
         return (0.3 * rng.standard_normal(shape, np.float32)).astype(dtype)
 

@@ -48,9 +48,7 @@ def find_config(
     except UserError as error:
         raise UserError(f"{path}: {_HINT}. ({error})") from error
     if described.family != family:
-        raise UserError(
-            f"{path} is {_KINDS[family]}, but its config {name} is of {_KINDS[described.family]}; {_HINT}"
-        )
+        raise UserError(f"{path} is {_KINDS[family]}, but its config {name} is of {_KINDS[described.family]}; {_HINT}")
     stated = _prediction(keys, metadata)
     predicts = described.scheduler.get("prediction_type", "epsilon")
     # A folder that was named decides: headers outlive what they describe.

@@ -32,7 +32,9 @@ def load_checkpoint(
     """
     if not is_single_file(name):
         if config is not None:
-            raise UserError(f"config={os.fspath(config)!r} is for single files; {os.fspath(name)!r} has configs of its own")
+            raise UserError(
+                f"config={os.fspath(config)!r} is for single files; {os.fspath(name)!r} has configs of its own"
+            )
         return load_folder(name, variant=variant, revision=revision, dtype=dtype)
     if variant is not None or revision is not None:
         raise UserError(f"variant and revision are for folders and hub ids; {os.fspath(name)} is a single file")

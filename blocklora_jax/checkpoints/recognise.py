@@ -26,9 +26,17 @@ _OTHERS = (
     (r"conditioner\.embedders\.0\.model\.", "SDXL's refiner"),
     (r"^control_model\.", "a ControlNet"),
     (r"\.lora_(up|down|A|B)\.|\.(hada|lokr)_", "an adapter, no model: give it as such"),
-    (r"^(down_blocks|up_blocks|mid_block|encoder\.down_blocks|text_model)\.", "one part of a Diffusers folder: give the folder"),
+    (
+        r"^(down_blocks|up_blocks|mid_block|encoder\.down_blocks|text_model)\.",
+        "one part of a Diffusers folder: give the folder",
+    ),
 )
-_INPUTS = {9: "an inpainting model", 8: "an image-editing model (InstructPix2Pix)", 7: "an upscaler", 5: "a depth model"}
+_INPUTS = {
+    9: "an inpainting model",
+    8: "an image-editing model (InstructPix2Pix)",
+    7: "an upscaler",
+    5: "a depth model",
+}
 _PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 
 
@@ -60,7 +68,7 @@ def usual_key(key: str) -> str:
 
 
 def recognise_family(path: Path, keys: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """ "sd1", "sd2" or "sdxl".
+    """The family of a model: "sd1", "sd2" or "sdxl".
 
     Args:
         path: the file, for messages.
@@ -77,10 +85,16 @@ def recognise_family(path: Path, keys: Collection[str], shapes: Mapping[str, tup
             raise UserError(f"{path} is {kind}; {SUPPORTED}")
     first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
     if first is None:
-        raise UserError(f"{path} has no U-Net (model.diffusion_model.input_blocks…): no Stable Diffusion model; {SUPPORTED}")
+        raise UserError(
+            f"{path} has no U-Net (model.diffusion_model.input_blocks…): no Stable Diffusion model; {SUPPORTED}"
+        )
     if len(first) == 4 and first[1] in _INPUTS:
         raise UserError(f"{path} is {_INPUTS[first[1]]}: its U-Net reads {first[1]} channels; {SUPPORTED}")
-    roots = (("conditioner.embedders.", "sdxl"), ("cond_stage_model.model.", "sd2"), ("cond_stage_model.transformer.", "sd1"))
+    roots = (
+        ("conditioner.embedders.", "sdxl"),
+        ("cond_stage_model.model.", "sd2"),
+        ("cond_stage_model.transformer.", "sd1"),
+    )
     family = next((family for root, family in roots if any(key.startswith(root) for key in shapes)), None)
     if family is None or not any(key.startswith("first_stage_model.") for key in shapes):
         lacking = "text encoder" if family is None else "autoencoder"

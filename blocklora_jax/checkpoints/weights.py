@@ -83,7 +83,9 @@ def read_header(path: Path) -> tuple[list[str], dict[str, str]]:
         return list(file.keys()), dict(file.metadata() or {})
 
 
-def read_shapes(files: Collection[Path], wanted: Callable[[str], bool] = lambda key: True) -> dict[str, tuple[int, ...]]:
+def read_shapes(
+    files: Collection[Path], wanted: Callable[[str], bool] = lambda key: True
+) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors whose keys are `wanted`, from the files' headers.
 
     Raises:

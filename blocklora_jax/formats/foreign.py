@@ -66,7 +66,7 @@ def read_foreign_lora(path: str | Path) -> Adapter:
 
 
 def guess_family(layers: Mapping[Layer, Mapping[str, np.ndarray]]) -> str:
-    """ "sd1", "sd2" or "sdxl", whichever these layers are of; "" where they do not say."""
+    """Which of "sd1", "sd2" and "sdxl" these layers are of; "" where they do not say."""
     widths = {parts["down"].shape[1] for (_, layer), parts in layers.items() if _reads_text(layer) and "down" in parts}
     projections = {
         parts["down"].ndim
@@ -172,7 +172,9 @@ def _info(path: str | Path, lora: LoRATree, metadata: Mapping[str, str], origin:
         trigger=ours.get("trigger") or metadata.get("modelspec.trigger_phrase", ""),
         rank=rank,
         alpha=float(rank),
-        base_name=ours.get("base_name") or metadata.get("ss_sd_model_name") or metadata.get("ss_base_model_version", ""),
+        base_name=ours.get("base_name")
+        or metadata.get("ss_sd_model_name")
+        or metadata.get("ss_base_model_version", ""),
         base_digest=ours.get("base_digest", ""),
         base_family=ours.get("base_family") or family,
         origin=origin,

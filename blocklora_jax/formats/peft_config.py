@@ -51,7 +51,9 @@ class PeftConfigs:
             alpha = next((a for pattern, a in patterns.items() if _matches(pattern, name)), config["lora_alpha"])
             return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
         except (TypeError, ValueError, AttributeError, re.error) as error:
-            raise UserError(f"the LoRA's PEFT settings hold an unusable lora_alpha or alpha_pattern ({error})") from error
+            raise UserError(
+                f"the LoRA's PEFT settings hold an unusable lora_alpha or alpha_pattern ({error})"
+            ) from error
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -149,7 +149,10 @@ def refusal(path: Path, **options) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t | {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((32, 9, 3, 3))}, "an inpainting model"),
+        (
+            lambda t: t | {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((32, 9, 3, 3))},
+            "an inpainting model",
+        ),
         (lambda t: t | {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((32, 5, 3, 3))}, "a depth model"),
         (lambda t: {"conditioner.embedders.0.model.ln_final.bias": np.zeros(2)}, "SDXL's refiner"),
         (lambda t: {"model.diffusion_model.joint_blocks.0.x": np.zeros(2)}, "Stable Diffusion 3"),
@@ -160,7 +163,10 @@ def refusal(path: Path, **options) -> str:
         (lambda t: {k: v for k, v in t.items() if "first_stage" not in k}, "without its autoencoder"),
         (lambda t: {k: v for k, v in t.items() if "cond_stage" not in k}, "without its text encoder"),
         (lambda t: {k: v for k, v in t.items() if "time_embed.0" not in k}, r"2 missing (time_embedding.linear_1"),
-        (lambda t: t | {"model.diffusion_model.more.weight": np.zeros(2)}, "1 not expected (model.diffusion_model.more"),
+        (
+            lambda t: t | {"model.diffusion_model.more.weight": np.zeros(2)},
+            "1 not expected (model.diffusion_model.more",
+        ),
         (lambda t: t | {"model.diffusion_model.out.2.bias": np.zeros(7)}, "conv_out.bias is [7] instead of [4]"),
     ],
 )

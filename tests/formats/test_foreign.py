@@ -255,6 +255,8 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_layers_that_the_model_lacks_are_named_by_compose(sd1, tmp_path):
-    adapter = write_lora(tmp_path / "deep.safetensors", "lora_unet_down_blocks_2_attentions_0_transformer_blocks_0_attn1_to_q")
+    adapter = write_lora(
+        tmp_path / "deep.safetensors", "lora_unet_down_blocks_2_attentions_0_transformer_blocks_0_attn1_to_q"
+    )
     with pytest.raises(UserError, match="the params lack layers of 'deep'"):
         merge.compose(sd1.params, [adapter])

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from adapter_builders import random_adapter
+from comfy_rules import key_map, read_patches
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
-from comfy_rules import key_map, read_patches
-from torch_lora import kohya_file, random_lora, torch_weights
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.numpy import load_file, save_file
 from single_file_builders import FAMILIES, make_family
+from torch_lora import kohya_file, random_lora, torch_weights
 
 import merge
 from blocklora_jax import Adapter
@@ -24,7 +24,14 @@ from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.checkpoints.layout import to_torch
 from blocklora_jax.checkpoints.ldm import unet_name, unet_prefixes
 
-CONVOLUTIONS = ("resnets.0.conv1", "resnets.1.conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "proj_in")
+CONVOLUTIONS = (
+    "resnets.0.conv1",
+    "resnets.1.conv2",
+    "conv_shortcut",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
+    "proj_in",
+)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -68,7 +75,7 @@ def adapters_of(family, checkpoint, folder):
         name = key.removesuffix(".weight")
         if name.endswith(CONVOLUTIONS):
             layers["lora_unet_" + name.replace(".", "_")] = random_lora(weight, 1 + len(layers) % 4, rng)
-    alphas = {name: 1.5 for name in list(layers)[::2]}
+    alphas = dict.fromkeys(list(layers)[::2], 1.5)
     save_file(kohya_file(layers, alphas), folder.parent / "conv.safetensors")
     return [ours, Adapter.load(folder.parent / "conv.safetensors")]
 
