@@ -14,7 +14,10 @@ from jaxtyping import UInt8
 
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
-from blocklora_jax.checkpoints.diffusers import Checkpoint, load_folder, save_folder
+from blocklora_jax.checkpoints.checkpoint import Checkpoint
+from blocklora_jax.checkpoints.diffusers import save_folder
+from blocklora_jax.checkpoints.load import load_checkpoint
+from blocklora_jax.checkpoints.single_file import save_single_file
 from blocklora_jax.diffusion.generate import draw_latents, generate
 from blocklora_jax.diffusion.models import Models, make_models
 from blocklora_jax.diffusion.schedule import Schedule
@@ -46,19 +49,21 @@ class StableDiffusion:
         cls,
         name: str | Path,
         *,
+        config: str | Path | None = None,
         variant: str | None = None,
         revision: str | None = None,
         dtype: Any = jnp.float32,
         remat: bool = False,
     ) -> StableDiffusion:
-        """Load "pocket", a Diffusers folder, or a hub id.
+        """Load "pocket", a Diffusers folder, a hub id, or a single original `.safetensors` file.
 
+        config: whose configs and tokenizer a single file has, a folder or hub id (see `checkpoints.single_file`).
         dtype: what the models compute in (float32 or bfloat16); parameters stay fp32. remat: recompute the U-Net's
         blocks in the backward pass, for training in less memory.
 
-        Raises: UserError, see `checkpoints.diffusers.load_folder`.
+        Raises: UserError, see `checkpoints.load.load_checkpoint`.
         """
-        checkpoint = load_folder(name, variant=variant, revision=revision)
+        checkpoint = load_checkpoint(name, config=config, variant=variant, revision=revision)
         return cls(
             checkpoint=checkpoint,
             models=make_models(checkpoint.configs, dtype, remat),
@@ -155,10 +160,19 @@ class StableDiffusion:
         params: Mapping[str, Any] | None = None,
         adapters: Sequence[Adapter] = (),
         dtype: str = "float32",
-    ) -> None:
-        """Write a Diffusers folder that PyTorch opens; arguments as in `generate`. Raises UserError if it cannot."""
+    ) -> list[Path]:
+        """Write a Diffusers folder that PyTorch opens, or a single original file if `path` ends in `.safetensors`.
+
+        Other arguments as in `generate`. Gives the paths written: a single file has the concepts' tokens beside it.
+
+        Raises: UserError if it cannot.
+        """
         checkpoint = replace(self.checkpoint, params=self.params if params is None else params)
-        save_folder(path, checkpoint, tokens=token_counts(adapters), dtype=dtype)
+        tokens = token_counts(adapters)
+        if Path(path).suffix == ".safetensors":
+            return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype)
+        save_folder(path, checkpoint, tokens=tokens, dtype=dtype)
+        return [Path(path)]
 
 
 def _check_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> None:

@@ -16,7 +16,7 @@ from merge import registry
 from merge.check import check_adapters
 from merge.compose import Params, compose
 from merge.describe import describe, overlap_report
-from merge.export import export
+from merge.export import export, read_export_header
 from merge.options import ExportOptions, InfoOptions, MergeOptions
 from merge.plan import PlanOptions, print_plan
 
@@ -56,7 +56,12 @@ def export_files(options: ExportOptions) -> None:
         options.weights or None,
         options.dtype,
         allow_overlap=options.allow_overlap,
+        max_rank=options.max_rank,
+        card=options.card,
     )
+    if options.max_rank is not None:
+        error = read_export_header(options.out)["relative_error"]
+        print(f"ranks cut to {options.max_rank}: {error:.3%} of the change is left out")
     for path in written:
         print(f"wrote {path}")
 
@@ -73,7 +78,7 @@ def merge_files(options: MergeOptions) -> None:
     # Imported late: the model brings Flax, which merging as such does not need.
     from blocklora_jax.pipeline import StableDiffusion
 
-    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+    sd = StableDiffusion.from_pretrained(options.model, config=options.model_config, variant=options.variant)
     params = compose(
         # NumPy: merging there compiles nothing.
         sd.checkpoint.params,
@@ -85,8 +90,8 @@ def merge_files(options: MergeOptions) -> None:
     if options.prompt:
         _write_pictures(sd, params, adapters, options)
     if options.save is not None:
-        sd.save(options.save, params=params, adapters=adapters, dtype=options.dtype)
-        print(f"wrote {options.save}")
+        for path in sd.save(options.save, params=params, adapters=adapters, dtype=options.dtype):
+            print(f"wrote {path}")
 
 
 def _write_pictures(sd, params: Params, adapters: Sequence[Adapter], options: MergeOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from math import isfinite
+from math import isfinite, prod
 from typing import Any
 
 import jax
@@ -102,7 +102,7 @@ def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
 
 
 def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
-    families = sorted({adapter.info.base_family for adapter in adapters})
+    families = sorted({adapter.info.base_family for adapter in adapters} - {""})
     if len(families) > 1:
         return [f"the adapters are of different kinds of model: {' and '.join(families)}"]
     bases: dict[str, list[str]] = {}
@@ -142,7 +142,7 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
                 name, found = f"{component}/{layer}", shapes.get(f"{component}/{layer}/kernel")
                 if found is None:
                     missing.append(name)
-                elif found not in ((n, m), (1, 1, n, m)):
+                elif len(found) not in (2, 4) or (prod(found[:-1]), found[-1]) != (n, m):
                     misfits.append(f"{name} is {list(found)} in the params and {[n, m]} in the adapter")
         problems += [f"the params lack layers of {adapter.name!r}: {_some(missing)}"] if missing else []
         problems += [f"layers of {adapter.name!r} have other shapes: {_some(misfits)}"] if misfits else []
@@ -198,6 +198,13 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
 
 def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:
     names, partition = f"{one.name!r} and {other.name!r}", one.info.partition
+    foreign = [repr(a.name) for a in (one, other) if a.info.origin]
+    if foreign:
+        verb = "are LoRAs" if len(foreign) == 2 else "is a LoRA"
+        return (
+            f"{names} overlap, because {' and '.join(foreign)} {verb} of another program, without blocks: re-fit "
+            "what has none into a slot (python -m merge refit FILE --slot N)"
+        )
     unblocked = [repr(a.name) for a in (one, other) if a.info.partition is None]
     if partition is None or unblocked:
         verb = "have" if len(unblocked) == 2 else "has"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -22,7 +23,10 @@ Params = Mapping[str, Any]
 
 
 class Block(NamedTuple):
-    """A low-rank change of the rectangle of a kernel [n, m] that starts at (row, column): a [h, r] @ b [r, w]."""
+    """A low-rank change of the rectangle of a kernel [n, m] that starts at (row, column): a [h, r] @ b [r, w].
+
+    A convolution's kernel [h, w, n, m] counts as [h * w * n, m].
+    """
 
     row: Any
     column: Any
@@ -106,9 +110,10 @@ def _merge_kernel(kernel, blocks: list[Block], overlapping: bool):
 
 
 def _merge_numpy(kernel: np.ndarray, blocks: list[Block], overlapping: bool) -> np.ndarray:
-    merged = kernel.copy(order="K")
-    # 1x1 convolutions: a view, whatever the memory order.
-    base, target = (x[0, 0] if x.ndim == 4 else x for x in (kernel, merged))
+    # 1x1 convolutions are a view, whatever the memory order; 3x3 ones only in C order.
+    flat = kernel.ndim == 2 or kernel.shape[:2] == (1, 1)
+    merged = kernel.copy(order="K" if flat else "C")
+    base, target = (x[0, 0] if x.ndim == 4 and flat else x.reshape(-1, x.shape[-1]) for x in (kernel, merged))
     regions = [np.s_[b.row : b.row + b.a.shape[0], b.column : b.column + b.b.shape[1]] for b in blocks]
     deltas = [np.matmul(block.a, block.b) for block in blocks]
     if overlapping:
@@ -139,7 +144,8 @@ def _any_mesh(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
 @partial(jax.jit, static_argnums=(1, 2))
 def _change(blocks: list[Block], shape: tuple[int, ...], overlapping: bool):
     """The sum of all changes of a kernel, and where it is owned by anybody; both of the kernel's shape."""
-    total, owned = jnp.zeros(shape[-2:], jnp.float32), jnp.zeros(shape[-2:], bool)
+    matrix = (prod(shape[:-1]), shape[-1])
+    total, owned = jnp.zeros(matrix, jnp.float32), jnp.zeros(matrix, bool)
     for block in blocks:
         delta, start = _product(block.a, block.b), (block.row, block.column)
         if overlapping:

@@ -13,12 +13,12 @@ def describe(adapter: Adapter) -> str:
     """The adapter's description, one "field: value" a line."""
     info = adapter.info
     fields = {
-        "concept": f"{info.name} ({info.kind}, class noun {info.class_noun!r})",
+        "concept": _concept(adapter),
         "trigger": info.trigger,
         "tokens": ", ".join(f"{token} ({len(vectors)} vectors)" for token, vectors in sorted(adapter.tokens.items())),
         "base": f"{info.base_name or 'unnamed'}, digest {info.base_digest[:12] or 'not recorded'}",
         "blocks": _blocks(adapter),
-        "rank": f"{info.rank}, alpha {info.alpha:g}",
+        "rank": _rank(adapter),
         "layers": "; ".join(f"{len(layers)} of {component}" for component, layers in adapter.lora.items()),
         "training": info.training,
     }
@@ -33,6 +33,20 @@ def overlap_report(adapters: Sequence[Adapter]) -> list[str]:
         if layers:
             lines.append(f"{one.name!r} and {other.name!r} are summed where they overlap, in {len(layers)} layers")
     return lines
+
+
+def _concept(adapter: Adapter) -> str:
+    info = adapter.info
+    if info.origin:
+        return f"{info.name}, a LoRA of another program in the {info.origin} layout"
+    return f"{info.name} ({info.kind}, class noun {info.class_noun!r})"
+
+
+def _rank(adapter: Adapter) -> str:
+    ranks = {pair.lora_A.shape[1] for layers in adapter.lora.values() for pair in layers.values()}
+    if len(ranks) > 1:
+        return f"{min(ranks)} to {max(ranks)}, scales folded in"
+    return f"{adapter.info.rank}, alpha {adapter.info.alpha:g}"
 
 
 def _blocks(adapter: Adapter) -> str:

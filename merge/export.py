@@ -9,17 +9,21 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.formats.kohya import kohya_tensors
 from blocklora_jax.formats.peft import peft_tensors
-from blocklora_jax.formats.textual_inversion import embedding_path, embedding_tensors
+from blocklora_jax.formats.textual_inversion import a1111_tensors, embedding_path, embedding_tensors
+from merge.card import embeddings_folder, make_card, write_card
 from merge.concatenate import concatenate
+from merge.truncate import truncate
 
-LAYOUTS = {"diffusers": peft_tensors}
+LAYOUTS = {"diffusers": peft_tensors, "kohya": kohya_tensors}
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -31,33 +35,75 @@ def export(
     dtype: str = "float32",
     *,
     allow_overlap: bool = False,
+    max_rank: int | None = None,
+    card: bool = True,
 ) -> list[Path]:
-    """Write `adapters` as one LoRA file at `path`, and each concept token beside it; gives the paths written.
+    """Write `adapters` as one LoRA file at `path`, with tokens and a model card beside it; gives the paths written.
 
     The LoRA has rank sum r and is exact; weights and scales are folded in. `merged.safetensors` is for
-    `pipe.load_lora_weights`, `merged.<name>.safetensors` for `pipe.load_textual_inversion`.
+    `pipe.load_lora_weights` (layout "diffusers") or for ComfyUI, A1111 and diffusers ("kohya");
+    `merged.<name>.safetensors` for `pipe.load_textual_inversion`, `merged.embeddings/<name>.safetensors` for ComfyUI and
+    A1111; `README.md` (`merged.md` where there is another) says how to load them.
+
+    max_rank: cut every layer's rank to it, as closely as can be; the header says how far off that is ("relative_error").
 
     Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, and adapters that do not go together.
     """
     adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path)
     _check_options(path, layout, dtype)
-    lowrank = concatenate(adapters, weights, allow_overlap=allow_overlap)
+    lowrank, error = concatenate(adapters, weights, allow_overlap=allow_overlap), None
+    if max_rank is not None:
+        lowrank, error = truncate(lowrank, max_rank)
+    factors = [1.0] * len(adapters) if weights is None else [float(w) for w in weights]
+    family = base_family(adapters)
     header = {
         "layout": layout,
         "adapters": [adapter.name for adapter in adapters],
-        "weights": [1.0] * len(adapters) if weights is None else [float(w) for w in weights],
-        "base_name": adapters[0].info.base_name if adapters else "",
-        "base_digest": adapters[0].info.base_digest if adapters else "",
+        "weights": factors,
+        "trigger": " and ".join(adapter.info.trigger for adapter in adapters if adapter.info.trigger),
+        **_base(adapters),
+        "base_family": family,
         "tokens": token_counts(adapters),
+        **({} if error is None else {"max_rank": max_rank, "relative_error": error}),
     }
-    family = adapters[0].info.base_family if adapters else "sd1"
-    files = {path: LAYOUTS[layout](lowrank, DTYPES[dtype], family)}
-    second = dict(ordered_tokens(adapters, "text_encoder_2"))
-    for token, vectors in ordered_tokens(adapters):
-        files[embedding_path(path, token)] = embedding_tensors(token, vectors, DTYPES[dtype], second.get(token))
+    files = {path: LAYOUTS[layout](lowrank, DTYPES[dtype], family)} | _token_files(path, adapters, DTYPES[dtype])
     for file, tensors in files.items():
         write_atomic(file, save(tensors, metadata={"format": "pt", "blocklora": json.dumps(header)}))
-    return list(files)
+    if not card:
+        return list(files)
+    note = "" if error is None else f"Ranks are cut to {max_rank}: {error:.2%} of the change is left out."
+    return [*files, write_card(path, make_card(path, adapters, factors, family, note))]
+
+
+def read_export_header(path: str | Path) -> dict[str, Any]:
+    """What `export` noted in the file's header."""
+    with safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["blocklora"])
+
+
+def base_family(adapters: Sequence[Adapter]) -> str:
+    """The kind of model ("sd1", "sd2", "sdxl") that the first adapter which knows is of."""
+    return next((adapter.info.base_family for adapter in adapters if adapter.info.base_family), "sd1")
+
+
+def _base(adapters: Sequence[Adapter]) -> dict[str, str]:
+    """The base's name and digest, of the first adapter that has one."""
+    info = next(
+        (adapter.info for adapter in adapters if adapter.info.base_digest), adapters[0].info if adapters else None
+    )
+    return {"base_name": info.base_name if info else "", "base_digest": info.base_digest if info else ""}
+
+
+def _token_files(path: Path, adapters: Sequence[Adapter], dtype: np.dtype) -> dict[Path, dict[str, np.ndarray]]:
+    """Tensors of each token's two files: for diffusers, and for A1111 and ComfyUI."""
+    second = dict(ordered_tokens(adapters, "text_encoder_2"))
+    files = {}
+    for token, vectors in ordered_tokens(adapters):
+        file = embedding_path(path, token)
+        files[file] = embedding_tensors(token, vectors, dtype, second.get(token))
+        other = embeddings_folder(path) / f"{token.strip('<>')}.safetensors"
+        files[other] = a1111_tensors(vectors, dtype, second.get(token))
+    return files
 
 
 def _check_options(path: Path, layout: str, dtype: str) -> None:

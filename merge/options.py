@@ -27,9 +27,12 @@ class MergeOptions:
     out: Path = Path("pictures.png")
     """Where the pictures go: one PNG, a line of text under each."""
     save: Path | None = None
-    """Write the merged model as a Diffusers folder, which PyTorch opens too, tokens included."""
+    """Write the merged model as a Diffusers folder, which PyTorch opens too, tokens included; or, if the name ends in
+    .safetensors, as one original file for ComfyUI, A1111 and diffusers, with the tokens in files beside it."""
     model: str = "pocket"
-    """The base model that the adapters were trained on: "pocket", a Diffusers folder, or a hub id."""
+    """The base model that the adapters were trained on: "pocket", a Diffusers folder, a single .safetensors file, or a hub id."""
+    model_config: str | None = None
+    """For a single file, whose configs and tokenizer it has: a Diffusers folder, a hub id, sd15, sd21, sd21-base or sdxl."""
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
     negative_prompt: str = ""
@@ -54,7 +57,8 @@ class MergeOptions:
 class ExportOptions:
     """Write adapters as one LoRA file for PyTorch, and each concept's token beside it.
 
-    FILE.safetensors is for diffusers' `load_lora_weights`, FILE.<token>.safetensors for `load_textual_inversion`.
+    FILE.safetensors is for diffusers' `load_lora_weights`, FILE.<token>.safetensors for `load_textual_inversion`;
+    FILE.embeddings/ holds the tokens for ComfyUI and A1111.
     """
 
     files: Positional[tuple[Path, ...]]
@@ -62,7 +66,11 @@ class ExportOptions:
     out: Path
     """The LoRA file to write (.safetensors)."""
     layout: str = "diffusers"
-    """Whose names the tensors get: "diffusers"."""
+    """Whose names the tensors get: "diffusers", or "kohya" for ComfyUI, A1111 and diffusers."""
+    max_rank: int | None = None
+    """Cut every layer's rank to this, by SVD; without it the merge is exact, and its rank the sum of all."""
+    card: bool = True
+    """Write a README.md beside the file, or NAME.md where there is a README.md of something else."""
     weights: tuple[float, ...] = ()
     """How strongly each concept joins, one number for each file; 1 for all if not given."""
     dtype: Precision = "float32"

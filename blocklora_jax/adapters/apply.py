@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ def apply_adapted(
             return next_fun(*call_args, **call_kwargs)
         hit.add(path)
         base = next_fun(*call_args, **call_kwargs)
-        change = _low_rank(call_args[0], layers[path], scale, base.dtype)
+        change = _low_rank(call_args[0], layers[path], scale, base.dtype, context.module)
         if random_rows:
             energy = output_energy(change[-random_rows:], _without_bias(base, context.module)[-random_rows:])
             context.module.sow(_COLLECTION, "energy", energy)
@@ -66,10 +67,23 @@ def apply_adapted(
     return output, jnp.stack(energies) if energies else jnp.zeros((0, random_rows))
 
 
-def _low_rank(x: Array, pair: LoRAPair, scale: float | Array, dtype: jnp.dtype) -> Array:
+def _low_rank(x: Array, pair: LoRAPair, scale: float | Array, dtype: jnp.dtype, module: nn.Module) -> Array:
     a, b = pair.lora_A.astype(dtype), pair.lora_B.astype(dtype)
-    hidden = x.astype(dtype).reshape(-1, x.shape[-1]) @ a
-    return ((hidden @ b) * jnp.asarray(scale, dtype)).reshape(*x.shape[:-1], b.shape[-1])
+    x = x.astype(dtype)
+    if isinstance(module, nn.Conv) and math.prod(module.kernel_size) > 1:
+        x = _convolve(x, a, module)
+    else:
+        x = (x.reshape(-1, x.shape[-1]) @ a).reshape(*x.shape[:-1], -1)
+    return (x.reshape(-1, x.shape[-1]) @ b).reshape(*x.shape[:-1], -1) * jnp.asarray(scale, dtype)
+
+
+def _convolve(x: Array, a: Array, module: nn.Conv) -> Array:
+    """x [b, h, w, n] under the window a [height * width * n, r], strided and padded as the layer is."""
+    down = nn.Conv(
+        a.shape[-1], module.kernel_size, module.strides, module.padding, use_bias=False, dtype=x.dtype, parent=None
+    )
+    kernel = a.reshape(*module.kernel_size, x.shape[-1], a.shape[-1])
+    return down.apply({"params": {"kernel": kernel}}, x)
 
 
 def _without_bias(y: Array, module: nn.Module) -> Array:

@@ -21,7 +21,7 @@ from blocklora_jax.files import write_atomic
 FORMAT_VERSION = 1
 _TOKENS = ("tokens", "tokens_2")
 # Fields that earlier files of this version lack.
-_SINCE = {"tokens_2": {}, "base_family": "sd1"}
+_SINCE = {"tokens_2": {}, "base_family": "sd1", "origin": ""}
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -62,8 +62,15 @@ def read_header(path: str | Path) -> dict:
 
 
 def load_adapter(path: str | Path) -> Adapter:
-    """Read an adapter file into full-size fp32 arrays. Raises UserError naming every tensor that does not fit."""
+    """Read an adapter file, or a LoRA of another program, into full-size fp32 arrays.
+
+    Raises UserError naming every tensor that does not fit, or what kind of file it is that is not read.
+    """
     with _open(path) as file:
+        if not is_ours(file.metadata()):
+            from blocklora_jax.formats.foreign import read_foreign_lora
+
+            return read_foreign_lora(path)
         header = _header(path, file.metadata())
         tensors = {key: np.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     try:
@@ -93,6 +100,14 @@ def _open(path: str | Path):
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a complete safetensors file ({error}); copy or download it again") from error
+
+
+def is_ours(metadata: dict | None) -> bool:
+    """Whether a file's metadata are those of an adapter of ours; what `merge.export` writes is for others."""
+    try:
+        return "format_version" in json.loads((metadata or {})["blocklora"])
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _header(path: str | Path, metadata: dict | None) -> dict:
@@ -128,12 +143,14 @@ def _expand(info: AdapterInfo, shapes: dict, tensors: dict) -> tuple[LoRATree, l
         for layer, (n, m) in layers.items():
             rows, columns = info.support(component, layer, (n, m))
             a, b = (tensors.pop(f"lora/{component}/{layer}/{name}", None) for name in ("lora_A", "lora_B"))
-            expected = ((len(rows), info.rank), (info.rank, len(columns)))
+            # A LoRA of another program may have a rank of its own in every layer, up to info.rank.
+            rank = a.shape[-1] if info.origin and a is not None and a.ndim == 2 else info.rank
+            expected = ((len(rows), rank), (rank, len(columns)))
             if a is None or b is None or (a.shape, b.shape) != expected:
                 got = tuple(None if x is None else x.shape for x in (a, b))
                 wrong.append(f"{component}/{layer} has lora_A, lora_B of shapes {got}, expected {expected}")
                 continue
-            full_a, full_b = np.zeros((n, info.rank), np.float32), np.zeros((info.rank, m), np.float32)
+            full_a, full_b = np.zeros((n, rank), np.float32), np.zeros((rank, m), np.float32)
             full_a[rows], full_b[:, columns] = a, b
             lora[component][layer] = LoRAPair(full_a, full_b)
     return lora, wrong

@@ -20,6 +20,8 @@ COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 class LoRAPair(NamedTuple):
     """One layer's low-rank pair: the change of its Flax kernel [n, m] is `scale * lora_A @ lora_B`.
 
+    A convolution's kernel [h, w, n, m] counts as [h * w * n, m].
+
     Source: LoRA (arXiv 2106.09685); PyTorch's lora_A.weight and lora_B.weight are the transposes.
     """
 
@@ -40,7 +42,8 @@ class AdapterInfo:
     name: the concept's name; its token is `<name>`. class_noun: "man". kind: "person", "object", "scene" or "style".
     trigger: a prompt fragment that calls the concept ("<ada> woman").
     base_name, base_digest: the model it was trained on (see `checkpoints.digest`).
-    base_family: "sd1", "sd2" or "sdxl": how PyTorch software names and shapes that model's layers.
+    base_family: "sd1", "sd2" or "sdxl": how PyTorch software names and shapes that model's layers; "" if not known.
+    origin: "" for our own, else the layout of the program that it comes from, "diffusers" or "kohya".
     partition: None for an ordinary, unblocked adapter. slots: the blocks' owners, within 0..K-1.
     rank, alpha: the pair is scaled by alpha / rank.
     training: the training configuration as JSON text.
@@ -55,6 +58,7 @@ class AdapterInfo:
     base_name: str = ""
     base_digest: str = ""
     base_family: str = "sd1"
+    origin: str = ""
     partition: Partition | None = None
     slots: tuple[int, ...] = ()
     training: str = "{}"

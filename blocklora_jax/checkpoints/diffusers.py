@@ -60,20 +60,26 @@ def load_folder(
     """
     source = find_source(path_or_hub_id, revision)
     names = source.list_names()
+    described = read_description(source)
+    parts = described.configs
+    files = {part: _fetch_weights(source, names, part, variant) for part in parts}
+    _check_tensors(parts, files, source.name)
+    return replace(described, params={part: _read_params(part, files[part], dtype) for part in parts})
+
+
+def read_description(source: Source) -> Checkpoint:
+    """Everything of a Diffusers folder but its parameters: configs, scheduler and tokenizers. Raises UserError as `load_folder`."""
     folder = source.fetch([_INDEX, "*/config.json", _SCHEDULER, "tokenizer*/*.json", "tokenizer*/merges.txt"])
     index = _read_json(folder, _INDEX)
     parts = check_model_index(index, source.name)
     configs = {part: CONFIGS[part].from_json(*_read_config(folder, part)) for part in parts}
     check_configs(configs, source.name)
-    scheduler = _read_json(folder, _SCHEDULER)
-    files = {part: _fetch_weights(source, names, part, variant) for part in parts}
-    _check_tensors(configs, files, source.name)
     second = folder / "tokenizer_2" if "text_encoder_2" in parts else None
     return Checkpoint(
         name=source.name,
         configs=with_end_token(configs, second),
-        params={part: _read_params(part, files[part], dtype) for part in parts},
-        scheduler=scheduler,
+        params={},
+        scheduler=_read_json(folder, _SCHEDULER),
         tokenizer=folder / "tokenizer",
         tokenizer_2=second,
         force_zeros_for_empty_prompt=index.get("force_zeros_for_empty_prompt", True) is not False,
@@ -101,18 +107,9 @@ def save_folder(
     Raises:
         UserError: parameters and configs do not fit each other; a value beyond float16; a folder of something else.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"cannot save a model as {dtype!r}; choose {', '.join(DTYPES)}")
     if "_class_name" not in checkpoint.scheduler:
         raise UserError("the scheduler's config names no _class_name, which diffusers needs to open the folder")
-    configs, added = dict(checkpoint.configs), sum((tokens or {}).values())
-    for part, config in checkpoint.configs.items():
-        if isinstance(config, TextConfig):
-            configs[part] = replace(config, vocab_size=config.vocab_size + added)
-    problems = [f"{part}: {item}" for part in configs for item in _compare_params(part, configs, checkpoint.params)]
-    if problems:
-        hint = "rows appended to the token table are named by tokens=…"
-        raise UserError(f"cannot save {path}: parameters do not fit their config: {'; '.join(problems)}. ({hint})")
+    configs = check_params(path, checkpoint, tokens, dtype)
     with replace_folder(path, marker=_INDEX) as folder:
         is_xl, zeros = checkpoint.family == "sdxl", checkpoint.force_zeros_for_empty_prompt
         write_json(folder / _INDEX, make_model_index(checkpoint.scheduler["_class_name"], is_xl, zeros))
@@ -124,6 +121,23 @@ def save_folder(
             tensors = cast_tensors(to_torch(part, checkpoint.params[part]), dtype)
             # transformers refuses a file that does not say which framework's layout it has.
             save_file(tensors, folder / part / f"{STEMS[part]}.safetensors", metadata={"format": "pt"})
+
+
+def check_params(
+    path: str | Path, checkpoint: Checkpoint, tokens: Mapping[str, int] | None, dtype: str
+) -> dict[str, Any]:
+    """Configs whose token tables have the rows of `tokens` too, if the parameters fit them; else raises UserError."""
+    if dtype not in DTYPES:
+        raise UserError(f"cannot save a model as {dtype!r}; choose {', '.join(DTYPES)}")
+    configs, added = dict(checkpoint.configs), sum((tokens or {}).values())
+    for part, config in checkpoint.configs.items():
+        if isinstance(config, TextConfig):
+            configs[part] = replace(config, vocab_size=config.vocab_size + added)
+    problems = [f"{part}: {item}" for part in configs for item in _compare_params(part, configs, checkpoint.params)]
+    if problems:
+        hint = "rows appended to the token table are named by tokens=…"
+        raise UserError(f"cannot save {path}: parameters do not fit their config: {'; '.join(problems)}. ({hint})")
+    return configs
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

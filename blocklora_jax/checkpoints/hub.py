@@ -112,13 +112,11 @@ def find_source(name: str | os.PathLike[str], revision: str | None = None) -> So
     if text == POCKET:
         raise UserError(f"this installation lacks the pocket model ({path}); install the package again")
     if path.is_file():
-        raise UserError(
-            f"{text} is a file; a model is a Diffusers folder. Convert a single file with PyTorch diffusers:"
-            " StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)"
-        )
+        raise UserError(f"{text} is a file, where a Diffusers folder or a hub id is needed")
     if not isinstance(name, str) or not _HUB_ID.fullmatch(text):
         raise UserError(
-            f"there is no folder {text!r}; a model is {POCKET!r}, a Diffusers folder, or a hub id 'owner/name'"
+            f"there is no folder {text!r}; a model is {POCKET!r}, a Diffusers folder, a single .safetensors file, or a hub id"
+            " 'owner/name'"
         )
     return HubRepository(text, revision)
 

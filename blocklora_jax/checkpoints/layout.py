@@ -96,7 +96,7 @@ def to_flax(component: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]
         path = flax_path(component, key, np.ndim(tensor))
         if path in flat:
             raise UserError(f"{component}: {key!r} and {flat[path][0]!r} are the same parameter, {path}")
-        flat[path] = (key, _flip_axes(path, tensor, to_torch=False))
+        flat[path] = (key, flip_axes(path, tensor, to_torch=False))
     nested: dict[str, Any] = {}
     for path, (_, array) in flat.items():
         if path not in _BUFFERS:
@@ -114,7 +114,7 @@ def to_torch(component: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]
     Contiguous, because `safetensors.numpy.save_file` writes wrong data for a transposed view without a word.
     """
     return {
-        torch_key(component, path): np.ascontiguousarray(_flip_axes(path, np.asarray(leaf), to_torch=True))
+        torch_key(component, path): np.ascontiguousarray(flip_axes(path, np.asarray(leaf), to_torch=True))
         for path, leaf in sorted(_flatten(params))
     }
 
@@ -138,7 +138,8 @@ def _module_names(component: str, key: str) -> list[str]:
     return names
 
 
-def _flip_axes(path: str, array: np.ndarray, *, to_torch: bool) -> np.ndarray:
+def flip_axes(path: str, array: np.ndarray, *, to_torch: bool) -> np.ndarray:
+    """A view with PyTorch's order of axes (or Flax'), of the parameter at a Flax path."""
     if not path.endswith("/kernel"):
         return array
     if array.ndim == 4:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blocklora_jax.checkpoints.layout import to_flax, to_torch, torch_key
-from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
+from blocklora_jax.checkpoints.layout import flip_axes, to_flax, torch_key
+from blocklora_jax.checkpoints.trees import flatten_params
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from blocklora_jax.models.config import SIZE_IDS, TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
@@ -70,6 +70,11 @@ def compare_params(
     return [f"{count} {what} ({_shorten(names, count)})" for names, count, what in groups if count]
 
 
+def torch_shape(path: str, shape: Shape) -> Shape:
+    """Shape of PyTorch's tensor of the parameter at a Flax path."""
+    return flip_axes(path, np.broadcast_to(np.bool_(0), shape), to_torch=True).shape
+
+
 def _model_and_inputs(config: Config) -> tuple[nn.Module, tuple[Any, ...]]:
     if isinstance(config, TextConfig):
         is_second = isinstance(config, TextProjectionConfig)
@@ -94,14 +99,7 @@ def _torch_name(component: str, path: str) -> str:
 
 
 def _describe_shapes(component: str, path: str, found: Shape, expected: Shape) -> str:
-    return f"{_torch_name(component, path)} is {_torch_shape(path, found)} instead of {_torch_shape(path, expected)}"
-
-
-def _torch_shape(path: str, shape: Shape) -> list[int]:
-    # Bytes, not floats: the layout table makes the array contiguous, which needs memory.
-    tree = unflatten_params({path: np.broadcast_to(np.bool_(0), shape)})
-    (array,) = to_torch("unet", tree).values()
-    return list(array.shape)
+    return f"{_torch_name(component, path)} is {list(torch_shape(path, found))} instead of {list(torch_shape(path, expected))}"
 
 
 def _shorten(names: list[str], count: int) -> str:

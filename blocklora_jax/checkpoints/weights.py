@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,16 @@ def list_files(folder: Path, first: str) -> list[str]:
     return [f"{Path(first).parent.as_posix()}/{shard}" for shard in shards]
 
 
-def read_shapes(files: Collection[Path]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors, from the files' headers.
+def read_header(path: Path) -> tuple[list[str], dict[str, str]]:
+    """All keys of a file, and the texts in its header. Raises UserError if it is no complete safetensors file."""
+    with _open(path) as file:
+        return list(file.keys()), dict(file.metadata() or {})
+
+
+def read_shapes(
+    files: Collection[Path], wanted: Callable[[str], bool] = lambda key: True
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors whose keys are `wanted`, from the files' headers.
 
     Raises:
         UserError: a file is missing, cut short or no safetensors; a tensor is in two files or of a type that no
@@ -88,6 +96,8 @@ def read_shapes(files: Collection[Path]) -> dict[str, tuple[int, ...]]:
     for path in files:
         with _open(path) as file:
             for key in file.keys():  # noqa: SIM118 (not a dict)
+                if not wanted(key):
+                    continue
                 header = file.get_slice(key)
                 if key in shapes:
                     raise UserError(f"{path}: tensor {key} is in an earlier file too")
@@ -99,12 +109,15 @@ def read_shapes(files: Collection[Path]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_tensors(files: Collection[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (key, tensor) one at a time, in the type that is stored."""
+def read_tensors(
+    files: Collection[Path], wanted: Callable[[str], bool] = lambda key: True
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (key, tensor) one at a time, in the type that is stored, of all keys that are `wanted`."""
     for path in files:
         with _open(path) as file:
             for key in file.keys():  # noqa: SIM118
-                yield key, file.get_tensor(key)
+                if wanted(key):
+                    yield key, file.get_tensor(key)
 
 
 def aligned_copy(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -7,13 +7,42 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from blocklora_jax.checkpoints.layout import torch_key
+from blocklora_jax.checkpoints.layout import flax_path
+from blocklora_jax.errors import UserError
+from blocklora_jax.formats.layers import kernel_size, known_layers, module_name
+from blocklora_jax.formats.lowrank import LowRank, one_rank, torch_factors
 
-# {"unet": {layer path: (A [n, r], B [r, m])}, "text_encoder": {…}}: the change of a Flax kernel [n, m] is A @ B.
-LowRank = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
+_COMPONENT = re.compile(r"(unet|text_encoder_2|text_encoder)\.(.+)")
+_BARE = "base_model.model."
+# As diffusers named the text encoder's layers before it used PEFT.
+_OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
-# In Stable Diffusion 1.x these are 1x1 convolutions, later linear, as everything else that is adapted.
-_CONVOLUTION = re.compile(r"attentions_\d+/proj_(in|out)$")
+
+def peft_layer(head: str) -> tuple[str, str] | None:
+    """(component, Flax layer path) of a tensor's name without its ending; None if there is no such layer.
+
+    Reads also what PEFT writes of one model (`base_model.model.down_blocks…`) and diffusers' names before PEFT.
+
+    >>> peft_layer("unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out")
+    ('unet', 'mid_block/attentions_0/transformer_blocks_0/attn1/to_out_0')
+    """
+    if head.startswith(_BARE):
+        name = head.removeprefix(_BARE)
+        component = "unet" if "_blocks." in name or name.startswith(("mid_block.", "conv_")) else "text_encoder"
+    elif match := _COMPONENT.fullmatch(head):
+        component, name = match.groups()
+    else:
+        return None
+    *modules, last = name.replace(".processor.", ".").split(".")
+    if component == "unet":
+        last = "to_out.0" if last == "to_out" else last
+    else:
+        last = _OLD_TEXT.get(last, last)
+    try:
+        layer = flax_path(component, ".".join([*modules, last, "weight"]), 2).rsplit("/", 1)[0]
+    except UserError:
+        return None
+    return (component, layer) if layer in known_layers(component) else None
 
 
 def peft_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = "sd1") -> dict[str, np.ndarray]:
@@ -25,30 +54,30 @@ def peft_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = "sd1") ->
 
     Source: diffusers 0.42 `StableDiffusionLoraLoaderMixin`; peft `LoraConfig`.
     """
-    rank = max((a.shape[1] for layers in lowrank.values() for a, _ in layers.values()), default=0)
     tensors = {}
-    for component, layers in lowrank.items():
-        for layer, (a, b) in (layers if component == "unet" else _with_attention(layers)).items():
-            key = f"{component}.{torch_key(component, f'{layer}/kernel').removesuffix('.weight')}"
-            down, up = _pad(a.T, rank, axis=0), _pad(b.T, rank, axis=1)
-            if component == "unet" and base_family == "sd1" and _CONVOLUTION.search(layer):
-                down, up = down[:, :, None, None], up[:, :, None, None]
+    padded, _ = one_rank(with_attention(lowrank))
+    for component, layers in padded.items():
+        for layer, pair in layers.items():
+            name = f"{component}.{module_name(component, layer)}"
+            size = kernel_size(layer, base_family) if component == "unet" else None
+            down, up = torch_factors(*pair, size)
             # safetensors writes wrong data for arrays that are not contiguous.
-            tensors[f"{key}.lora_A.weight"] = np.ascontiguousarray(down, dtype)
-            tensors[f"{key}.lora_B.weight"] = np.ascontiguousarray(up, dtype)
+            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(down, dtype)
+            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(up, dtype)
     return tensors
 
 
-def _pad(x: np.ndarray, rank: int, axis: int) -> np.ndarray:
-    widths = [(0, rank - size if i == axis else 0) for i, size in enumerate(x.shape)]
-    return np.pad(x, widths)
+def with_attention(lowrank: LowRank) -> LowRank:
+    """`lowrank` with a silent attention layer in each text encoder that has others only."""
+    return {c: layers if c == "unet" else _with_attention(layers) for c, layers in lowrank.items()}
 
 
 def _with_attention(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    if not layers or any("/self_attn/" in layer for layer in layers):
+    mlp = next((layer for layer in layers if "/mlp/fc" in layer), None)
+    if mlp is None or any("/self_attn/" in layer for layer in layers):
         return layers
-    layer, (a, b) = next(iter(layers.items()))
+    a, b = layers[mlp]
     # fc1 maps the text width to the inner width, fc2 back.
     width = min(a.shape[0], b.shape[1])
     silent = np.zeros((width, 1), np.float32), np.zeros((1, width), np.float32)
-    return {layer.replace("mlp/fc1", "self_attn/q_proj").replace("mlp/fc2", "self_attn/q_proj"): silent, **layers}
+    return {re.sub(r"mlp/fc[12]$", "self_attn/q_proj", mlp): silent, **layers}

@@ -33,6 +33,16 @@ def embedding_tensors(
     return {"clip_l": np.ascontiguousarray(vectors, dtype), "clip_g": np.ascontiguousarray(vectors_2, dtype)}
 
 
+def a1111_tensors(
+    vectors: Float[np.ndarray, "v d"], dtype: np.dtype, vectors_2: Float[np.ndarray, "v d2"] | None = None
+) -> dict[str, np.ndarray]:
+    """The same vectors as A1111 and ComfyUI read them: {"emb_params": [v, d]}, for SDXL "clip_l" and "clip_g".
+
+    There the file's name is the word that calls them.
+    """
+    return embedding_tensors("emb_params", vectors, dtype, vectors_2)
+
+
 def embedding_path(lora_path: str | Path, token: str) -> Path:
     """Where the token's file lies: `merged.safetensors` and "<ada>" give `merged.ada.safetensors`.
 

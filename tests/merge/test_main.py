@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from adapter_builders import random_adapter
 from PIL import Image
+from safetensors.numpy import save_file
 
 import merge
 from blocklora_jax import Adapter
@@ -90,7 +91,7 @@ def test_bad_input_is_one_line(files, tiny_sd, tiny_folder, tmp_path, capsys):
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes((tmp_path / "ada.safetensors").read_bytes()[:500])
     other = tmp_path / "other.safetensors"
-    merge.export(Adapter.load(files[0]), other)
+    save_file({"x": np.zeros(2, np.float32)}, other)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     png, model = str(tmp_path / "p.png"), ["--model", str(tiny_folder)]
@@ -111,8 +112,8 @@ def test_bad_input_is_one_line(files, tiny_sd, tiny_folder, tmp_path, capsys):
         (["export", *files, "--out", files[1]], "is one of the adapters"),
         (["export", *files, "--out", str(tmp_path / "x.bin")], "must end in .safetensors"),
         (
-            ["export", *files, "--out", str(tmp_path / "x.safetensors"), "--layout", "kohya"],
-            "this version writes diffusers",
+            ["export", *files, "--out", str(tmp_path / "x.safetensors"), "--layout", "other"],
+            "this version writes diffusers, kohya",
         ),
         (["info", "missing.safetensors"], "there is no adapter file"),
         (["info"], "name at least one adapter file"),

@@ -1,0 +1,148 @@
+"""Do PyTorch's diffusers, of this or another version, open what we write, and get the same weights?
+
+Small random models of Stable Diffusion 1.x, 2.x and SDXL, as folder, as single file, and merged adapters as LoRA in every
+layout with their tokens. Another Python opens them and hands back its weights. Prints a table and one line of JSON; exits
+with 1 if a weight differs by more than 1e-6.
+
+    python -m benchmarks.opens [--python path/to/python]
+
+The other Python needs torch, diffusers, transformers, peft and safetensors; not this project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[1]
+# The small models are those of the tests.
+sys.path.insert(0, str(ROOT / "tests"))
+
+from adapter_builders import random_adapter  # noqa: E402
+from single_file_builders import FAMILIES, make_family  # noqa: E402
+
+import merge  # noqa: E402
+from blocklora_jax.adapters.concept_tokens import token_counts  # noqa: E402
+from blocklora_jax.checkpoints.checkpoint import Checkpoint  # noqa: E402
+from blocklora_jax.checkpoints.diffusers import save_folder  # noqa: E402
+from blocklora_jax.checkpoints.layout import to_torch  # noqa: E402
+from blocklora_jax.checkpoints.single_file import save_single_file  # noqa: E402
+
+TOLERANCE = 1e-6
+
+
+def make_jobs(family: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """What to open, the base's parameters, and the merged ones."""
+    checkpoint = make_family(family, folder)
+    adapters = [
+        random_adapter(name, checkpoint.params, slots=(slot,), layers="full+text_encoder", vectors=2)
+        for slot, name in enumerate(("ada", "bob"))
+    ]
+    adapters = [
+        dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, base_family=family)) for adapter in adapters
+    ]
+    params, tokens = merge.compose(checkpoint.params, adapters), token_counts(adapters)
+    merged: Checkpoint = dataclasses.replace(checkpoint, params=params)
+    save_folder(folder / "base", checkpoint)
+    save_folder(folder / "merged", merged, tokens=tokens)
+    save_single_file(folder / "base.safetensors", checkpoint)
+    save_single_file(folder / "merged.safetensors", merged, tokens=tokens)
+    jobs = [
+        job(family, folder, "base folder", "base"),
+        job(family, folder, "merged folder", "merged"),
+        job(family, folder, "base file", "base", single_file="base"),
+        job(family, folder, "merged file", "base", single_file="merged", tokens=files(folder, "merged", tokens)),
+    ]
+    for layout in ("diffusers", "kohya"):
+        merge.export(adapters, folder / f"{layout}.safetensors", layout)
+        found = files(folder, layout, tokens)
+        jobs.append(job(family, folder, f"LoRA, {layout}", "base", lora=layout, tokens=found))
+    found = {token: str(folder / "kohya.embeddings" / f"{token.strip('<>')}.safetensors") for token in tokens}
+    jobs.append(job(family, folder, "A1111 embeddings", "base", lora="kohya", tokens=found))
+    return jobs, checkpoint.params, params
+
+
+def files(folder: Path, stem: str, tokens: dict[str, int]) -> dict[str, str]:
+    """The tokens' files beside a file."""
+    return {token: str(folder / f"{stem}.{token.strip('<>')}.safetensors") for token in tokens}
+
+
+def job(family: str, folder: Path, name: str, config: str, **options: Any) -> dict[str, Any]:
+    """One thing to open."""
+    parts = ["unet", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else [])]
+    paths = {
+        key: str(folder / f"{options[key]}.safetensors") if options.get(key) else "" for key in ("single_file", "lora")
+    }
+    return {
+        "name": name,
+        "pipeline": "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline",
+        "folder": str(folder / config),
+        "parts": parts if paths["lora"] else [*parts, "vae"],
+        "tokens": options.get("tokens", {}),
+        "out": str(folder / f"{name.replace(' ', '_').replace(',', '')}.out"),
+        **paths,
+    }
+
+
+def largest_error(job: dict[str, Any], params: dict[str, Any]) -> float:
+    """Largest difference of a weight, or infinity if there are other tensors."""
+    theirs, worst = load_file(job["out"]), 0.0
+    for part in job["parts"]:
+        for key, array in to_torch(part, params[part]).items():
+            got = theirs.get(f"{part}/{key}")
+            if got is None or got.shape != array.shape:
+                return float("inf")
+            worst = max(worst, float(np.abs(got - array).max()))
+    return worst
+
+
+def open_family(family: str, python: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows of the table for one family, and the versions that opened it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        jobs, base, merged = make_jobs(family, folder)
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        command = [python, str(Path(__file__).with_name("opens_child.py")), str(folder / "jobs.json")]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            raise SystemExit(f"{python} failed on {family}:\n{done.stderr[-3000:]}")
+        rows = [
+            {
+                "family": family,
+                "what": job["name"],
+                "error": largest_error(job, base if "base " in job["name"] else merged),
+            }
+            for job in jobs
+        ]
+        return rows, json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default=sys.executable, help="which Python opens the files; default: this one")
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+    args = parser.parse_args()
+    rows, versions = [], {}
+    for family in args.families:
+        found, versions = open_family(family, args.python)
+        rows += found
+    for row in rows:
+        print(f"{row['family']:6} {row['what']:20} {row['error']:9.2e}")
+    print(json.dumps({"versions": versions, "tolerance": TOLERANCE, "rows": rows}))
+    return int(any(not row["error"] <= TOLERANCE for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Which model a single file is, from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from blocklora_jax.errors import UserError
+
+SUPPORTED = "single files of Stable Diffusion 1.x, 2.x and SDXL base are read"
+# Parts of the file that make no picture: averaged weights, training state, buffers of the schedule.
+_PARTS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+# Within the parts: buffers, and weights that Stable Diffusion does not use.
+_UNUSED = re.compile(
+    r".*\.(position_ids|logit_scale|attn_mask)|cond_stage_model\.(transformer\.|model\.)?text_projection(\.weight)?"
+    r"|first_stage_model\.(loss|model_ema)\..*|cond_stage_model\.(transformer\.)?(vision_model|visual_projection)\..*"
+)
+# Old files of 1.x, saved from transformers 4.18 and before NovelAI's, lack a level.
+_SHORT = re.compile(r"(cond_stage_model\.transformer\.)(embeddings|encoder|final_layer_norm)\.")
+# The first that is found among the keys says what the file is.
+_OTHERS = (
+    (r"edm_mean$", "Playground v2.5"),
+    (r"(^|\.)double_blocks\.", "a Flux model"),
+    (r"(^|\.)joint_blocks\.|^text_encoders\.", "Stable Diffusion 3"),
+    (r"conditioner\.embedders\.0\.model\.", "SDXL's refiner"),
+    (r"^control_model\.", "a ControlNet"),
+    (r"\.lora_(up|down|A|B)\.|\.(hada|lokr)_", "an adapter, no model: give it as such"),
+    (
+        r"^(down_blocks|up_blocks|mid_block|encoder\.down_blocks|text_model)\.",
+        "one part of a Diffusers folder: give the folder",
+    ),
+)
+_INPUTS = {
+    9: "an inpainting model",
+    8: "an image-editing model (InstructPix2Pix)",
+    7: "an upscaler",
+    5: "a depth model",
+}
+_PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
+
+
+def is_single_file(name: object) -> bool:
+    """Whether a model's name means a single file, and no folder or hub id."""
+    path = Path(str(name)).expanduser()
+    return path.is_file() or (path.suffix in {".safetensors", *_PICKLES} and not path.is_dir())
+
+
+def check_suffix(path: Path) -> None:
+    """Raise UserError for a pickle, or a file that is not there."""
+    if path.suffix in _PICKLES:
+        raise UserError(
+            f"{path} is a pickle, which can run code: only .safetensors are read. Convert it where you trust it, with"
+            " PyTorch: safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], new_path)"
+        )
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+
+
+def is_wanted(key: str) -> bool:
+    """Whether a tensor takes part in making pictures."""
+    return key.startswith(_PARTS) and not _UNUSED.fullmatch(key)
+
+
+def usual_key(key: str) -> str:
+    """The key as most files spell it."""
+    return _SHORT.sub(r"\1text_model.\2.", key)
+
+
+def recognise_family(path: Path, keys: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The family of a model: "sd1", "sd2" or "sdxl".
+
+    Args:
+        path: the file, for messages.
+        keys: all its keys.
+        shapes: of the tensors that are wanted, by usual key.
+
+    Raises: UserError naming what else it is, or what it lacks.
+    """
+    for pattern, kind in _OTHERS:
+        # SDXL base has the refiner's text encoder too, in second place.
+        if any(re.search(pattern, key) for key in keys) and not (
+            kind.endswith("refiner") and any(key.startswith("conditioner.embedders.1.model.") for key in keys)
+        ):
+            raise UserError(f"{path} is {kind}; {SUPPORTED}")
+    first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
+    if first is None:
+        raise UserError(
+            f"{path} has no U-Net (model.diffusion_model.input_blocks…): no Stable Diffusion model; {SUPPORTED}"
+        )
+    if len(first) == 4 and first[1] in _INPUTS:
+        raise UserError(f"{path} is {_INPUTS[first[1]]}: its U-Net reads {first[1]} channels; {SUPPORTED}")
+    roots = (
+        ("conditioner.embedders.", "sdxl"),
+        ("cond_stage_model.model.", "sd2"),
+        ("cond_stage_model.transformer.", "sd1"),
+    )
+    family = next((family for root, family in roots if any(key.startswith(root) for key in shapes)), None)
+    if family is None or not any(key.startswith("first_stage_model.") for key in shapes):
+        lacking = "text encoder" if family is None else "autoencoder"
+        raise UserError(f"{path} holds a U-Net without its {lacking}: give the whole model; {SUPPORTED}")
+    return family

@@ -1,0 +1,219 @@
+"""Whole models in one original `.safetensors` file (LDM names), in and out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocklora_jax.checkpoints.checkpoint import Checkpoint
+from blocklora_jax.checkpoints.config_source import find_config
+from blocklora_jax.checkpoints.diffusers import check_params
+from blocklora_jax.checkpoints.layout import to_flax, to_torch, torch_key
+from blocklora_jax.checkpoints.ldm import (
+    Place,
+    invert_table,
+    is_vae_attention,
+    join_tensors,
+    ldm_table,
+    split_tensor,
+)
+from blocklora_jax.checkpoints.recognise import SUPPORTED, check_suffix, is_wanted, recognise_family, usual_key
+from blocklora_jax.checkpoints.shapes import Shape, compare_tensors, param_shapes, torch_shape
+from blocklora_jax.checkpoints.stream import write_tensors
+from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
+from blocklora_jax.checkpoints.weights import DTYPES, aligned_copy, read_header, read_shapes, read_tensors
+from blocklora_jax.errors import UserError
+from blocklora_jax.files import write_atomic
+from blocklora_jax.formats.textual_inversion import embedding_path, embedding_tensors
+
+_TABLE = "text_model/embeddings/token_embedding/embedding"
+_ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
+
+
+def load_single_file(
+    path: str | os.PathLike[str], *, config: str | os.PathLike[str] | None = None, dtype: str = "float32"
+) -> Checkpoint:
+    """Read a model from one original `.safetensors` file of Stable Diffusion 1.x, 2.x or SDXL.
+
+    Args:
+        path: the file.
+        config: whose configs, scheduler and tokenizer the model has, for these are not in the file: a Diffusers folder
+            (its weights are not read and need not be there), a hub id, or "sd15", "sd21", "sd21-base" or "sdxl" for the
+            published ones. None: the published ones of the kind that the file is, from the hub or its cache.
+        dtype: type of the parameters returned: "float32", "float16" or "bfloat16".
+
+    Raises:
+        UserError: another kind of file, saying which; no config to be had, saying how; or, all in one message, every
+            tensor that is missing, not expected or of another shape.
+    """
+    path = Path(path).expanduser()
+    check_suffix(path)
+    keys, metadata = read_header(path)
+    shapes = {usual_key(key): shape for key, shape in read_shapes([path], is_wanted).items()}
+    family = recognise_family(path, keys, shapes)
+    described = find_config(path, family, config, keys, metadata)
+    inverse = invert_table(make_table(described))
+    _check_tensors(path, described, inverse, shapes)
+    params = _read_params(path, inverse, dtype)
+    return replace(described, name=str(path), params=params)
+
+
+def save_single_file(
+    path: str | Path, checkpoint: Checkpoint, *, tokens: Mapping[str, int] | None = None, dtype: str = "float32"
+) -> list[Path]:
+    """Write a model as one original `.safetensors` file; gives the paths written.
+
+    Concept tokens cannot be in such a file: each gets an embedding file beside it, `NAME.<token>.safetensors`, as
+    `merge.export` writes them. Tensors are written one at a time.
+
+    Args:
+        path: the file.
+        checkpoint: what to write; its token tables may have rows more than its configs say, one for each vector of `tokens`.
+        tokens: concept token -> number of vectors, in the order of those rows.
+        dtype: "float32", "float16" or "bfloat16".
+
+    Raises:
+        UserError: parameters and configs do not fit each other; a value beyond float16; a path that is no `.safetensors`.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} must end in .safetensors, or other software will not read it as such")
+    check_params(path, checkpoint, tokens, dtype)
+    inverse = invert_table(make_table(checkpoint))
+    names = _flax_paths(checkpoint)
+    leaves = {part: flatten_params(tree) for part, tree in checkpoint.params.items()}
+
+    def torch_tensor(part: str, key: str) -> np.ndarray:
+        flax = names[part][key]
+        leaf = np.asarray(leaves[part][flax])
+        leaf = leaf[: checkpoint.configs[part].vocab_size] if flax == _TABLE else leaf
+        return to_torch(part, unflatten_params({flax: leaf}))[key]
+
+    write_tensors(
+        path,
+        {key: stored_shape(entries, _torch_shapes(checkpoint)) for key, entries in inverse.items()},
+        lambda key: join_tensors(inverse[key], [torch_tensor(*entry) for entry in inverse[key]]),
+        dtype,
+        _metadata(checkpoint),
+    )
+    return [path, *_write_tokens(path, checkpoint, tokens or {}, dtype)]
+
+
+def make_table(checkpoint: Checkpoint) -> dict[tuple[str, str], Place]:
+    """The table of names for a model with these configs."""
+    return ldm_table(checkpoint.family, _flax_paths(checkpoint))
+
+
+def stored_shape(entries: Sequence[tuple[str, str]], shapes: Mapping[str, Mapping[str, Shape]]) -> Shape:
+    """Shape of a tensor of the single file that holds PyTorch's tensors `entries`."""
+    component, key = entries[0]
+    shape = shapes[component][key]
+    if key == "text_projection.weight":
+        return shape[::-1]
+    return (*shape, 1, 1) if is_vae_attention(component, key) else (len(entries) * shape[0], *shape[1:])
+
+
+def _flax_paths(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
+    """{component: {PyTorch key: Flax path}}."""
+    return {
+        part: {torch_key(part, path): path for path in param_shapes(config)}
+        for part, config in checkpoint.configs.items()
+    }
+
+
+def _torch_shapes(checkpoint: Checkpoint) -> dict[str, dict[str, Shape]]:
+    return {
+        part: {torch_key(part, path): torch_shape(path, shape) for path, shape in param_shapes(config).items()}
+        for part, config in checkpoint.configs.items()
+    }
+
+
+def _check_tensors(
+    path: Path, described: Checkpoint, inverse: Mapping[str, list[tuple[str, str]]], shapes: Mapping[str, Shape]
+) -> None:
+    found: dict[str, dict[str, Shape]] = {part: {} for part in described.configs}
+    extra = []
+    for key, shape in shapes.items():
+        if key in inverse:
+            for component, name in inverse[key]:
+                found[component][name] = _torch_part(inverse[key], shape)
+        elif not _is_last_block(key, described):
+            extra.append(key)
+    problems = [
+        f"{part}: {item}"
+        for part, config in described.configs.items()
+        for item in compare_tensors(part, config, found[part])
+    ]
+    if extra:
+        problems.append(f"{len(extra)} not expected ({', '.join(sorted(extra)[:4])}{', …' if len(extra) > 4 else ''})")
+    if problems:
+        raise UserError(
+            f"{path} does not fit the configs of {described.name}: {'; '.join(problems)}. Give the config of the model"
+            f" that it was made from; {SUPPORTED}"
+        )
+
+
+def _torch_part(entries: Sequence[tuple[str, str]], shape: Shape) -> Shape:
+    """Shape of each of PyTorch's tensors in a stored one."""
+    component, key = entries[0]
+    if len(entries) > 1:
+        # What cannot be divided stays as it is, to be reported.
+        return (shape[0] // len(entries) if shape[0] % len(entries) == 0 else shape[0], *shape[1:])
+    if key == "text_projection.weight":
+        return shape[::-1]
+    return shape[:2] if is_vae_attention(component, key) and set(shape[2:]) <= {1} else shape
+
+
+def _is_last_block(key: str, described: Checkpoint) -> bool:
+    """Whether it is of the last block of OpenCLIP, which Stable Diffusion 2.x does not use and Diffusers leaves out."""
+    block = re.match(r"cond_stage_model\.model\.transformer\.resblocks\.(\d+)\.", key)
+    return block is not None and int(block[1]) == described.configs["text_encoder"].num_hidden_layers
+
+
+def _read_params(path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype: str) -> dict[str, Any]:
+    flat: dict[str, dict[str, np.ndarray]] = {part: {} for entries in inverse.values() for part, _ in entries}
+    for key, tensor in read_tensors([path], lambda key: usual_key(key) in inverse):
+        entries = inverse[usual_key(key)]
+        for (part, name), piece in zip(entries, split_tensor(entries, tensor), strict=True):
+            for leaf, array in flatten_params(to_flax(part, {name: piece})).items():
+                flat[part][leaf] = aligned_copy(array, dtype)
+    return {part: unflatten_params(leaves) for part, leaves in flat.items()}
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """What other programs read of a model's kind. Source: Stability AI's model metadata standard."""
+    velocity = checkpoint.scheduler.get("prediction_type") == "v_prediction"
+    architecture = _ARCHITECTURES[checkpoint.family]
+    if checkpoint.family == "sd2":
+        architecture += "-768-v" if velocity else "-512"
+    return {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": architecture,
+        "modelspec.prediction_type": "v" if velocity else "epsilon",
+        "modelspec.title": checkpoint.name,
+    }
+
+
+def _write_tokens(path: Path, checkpoint: Checkpoint, tokens: Mapping[str, int], dtype: str) -> list[Path]:
+    from safetensors.numpy import save
+
+    tables = {
+        part: np.asarray(flatten_params(checkpoint.params[part])[_TABLE])
+        for part in ("text_encoder", "text_encoder_2")
+        if part in checkpoint.params
+    }
+    written, start = [], 0
+    for token, count in tokens.items():
+        rows = [table[checkpoint.configs[part].vocab_size + start :][:count] for part, table in tables.items()]
+        tensors = embedding_tensors(token, rows[0], DTYPES[dtype], rows[1] if len(rows) > 1 else None)
+        written.append(embedding_path(path, token))
+        write_atomic(written[-1], save(tensors, metadata={"format": "pt"}))
+        start += count
+    return written

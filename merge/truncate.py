@@ -1,0 +1,44 @@
+"""A LoRA of lower rank: the closest there is to a merge whose ranks have added up."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.formats.lowrank import LowRank
+
+
+def truncate(lowrank: LowRank, max_rank: int) -> tuple[LowRank, float]:
+    """`lowrank` with every layer's rank at most `max_rank`, and |change left out|_F / |change|_F over all layers.
+
+    Layers whose rank is no larger stay as they are. Raises UserError if `max_rank` is less than 1.
+
+    Source: the truncated SVD of A @ B is the best approximation of its rank (Eckart and Young); it is taken of the factors,
+    through their QR decompositions, and never of the whole matrix.
+    """
+    if max_rank < 1:
+        raise UserError(f"max_rank is {max_rank}; it must be at least 1")
+    lost = total = 0.0
+    small: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for component, layers in lowrank.items():
+        small[component] = {}
+        for layer, (a, b) in layers.items():
+            small[component][layer], singular = _truncate_pair(a, b, max_rank)
+            lost += float(np.sum(singular[max_rank:] ** 2)) if a.shape[1] > max_rank else 0.0
+            total += float(np.sum(singular**2))
+    return small, (lost / total) ** 0.5 if total else 0.0
+
+
+def _truncate_pair(
+    a: Float[np.ndarray, "n k"], b: Float[np.ndarray, "k m"], rank: int
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """The pair of the given rank, and the singular values of a @ b."""
+    q_a, r_a = np.linalg.qr(np.asarray(a, np.float64))
+    q_b, r_b = np.linalg.qr(np.asarray(b, np.float64).T)
+    u, singular, v = np.linalg.svd(r_a @ r_b.T)
+    if a.shape[1] <= rank:
+        return (a, b), singular
+    root = np.sqrt(singular[:rank])
+    short = q_a @ (u[:, :rank] * root[None, :]), (root[:, None] * v[:rank]) @ q_b.T
+    return (short[0].astype(np.float32), short[1].astype(np.float32)), singular
