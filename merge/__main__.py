@@ -21,6 +21,8 @@ from merge.export import export
 from merge.options import ExportOptions, InfoOptions, MergeOptions
 from merge.plan import PlanOptions, print_plan
 from merge.record import MergeRecord, outline, write_record
+from merge.refit import refit_file
+from merge.report import check_files
 from merge.unmerge import remove_files, replace_files
 
 
@@ -144,7 +146,9 @@ def _plan(args: Sequence[str]) -> int:
 
 # Each takes the words after its name and gives the exit code.
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "check": check_files,
     "plan": _plan,
+    "refit": refit_file,
     "registry": registry.main,
     "remove": remove_files,
     "replace": replace_files,
