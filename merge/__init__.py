@@ -1,4 +1,5 @@
-"""Merging concepts: `compose` them into a model's weights, `concatenate` their ranks, `export` them to PyTorch.
+"""Merging concepts: `compose` them into a model's weights, `concatenate` their ranks, `export` them to PyTorch,
+and `remove` or `replace` one of them.
 
 The methods that blocks are compared with are here too: `average`, `ties`, `dare`, `fuse`.
 """
@@ -10,6 +11,7 @@ from merge.concatenate import concatenate
 from merge.dare import dare
 from merge.export import export
 from merge.fusion import fuse
+from merge.remove import remove, replace
 from merge.ties import ties
 
-__all__ = ["average", "compose", "concatenate", "dare", "export", "fuse", "ties", "token_counts"]
+__all__ = ["average", "compose", "concatenate", "dare", "export", "fuse", "remove", "replace", "ties", "token_counts"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
@@ -19,6 +20,10 @@ from merge.describe import describe, overlap_report
 from merge.export import export, read_export_header
 from merge.options import ExportOptions, InfoOptions, MergeOptions
 from merge.plan import PlanOptions, print_plan
+from merge.record import MergeRecord, outline, write_record
+from merge.refit import refit_file
+from merge.report import check_files
+from merge.unmerge import remove_files, replace_files
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -92,6 +97,19 @@ def merge_files(options: MergeOptions) -> None:
     if options.save is not None:
         for path in sd.save(options.save, params=params, adapters=adapters, dtype=options.dtype):
             print(f"wrote {path}")
+        # A single file has no place for it.
+        if options.save.is_dir():
+            write_record(options.save, _record(sd.checkpoint, adapters, options))
+
+
+def _record(checkpoint, adapters: Sequence[Adapter], options: MergeOptions) -> MergeRecord:
+    return MergeRecord(
+        base_name=checkpoint.name,
+        base_digest=params_digest(checkpoint.params),
+        dtype=options.dtype,
+        adapters=tuple(outline(adapter) for adapter in adapters),
+        weights=options.weights or (1.0,) * len(adapters),
+    )
 
 
 def _write_pictures(sd, params: Params, adapters: Sequence[Adapter], options: MergeOptions) -> None:
@@ -135,7 +153,14 @@ def _plan(args: Sequence[str]) -> int:
 
 
 # Each takes the words after its name and gives the exit code.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"plan": _plan, "registry": registry.main}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "check": check_files,
+    "plan": _plan,
+    "refit": refit_file,
+    "registry": registry.main,
+    "remove": remove_files,
+    "replace": replace_files,
+}
 
 
 if __name__ == "__main__":

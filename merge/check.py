@@ -32,19 +32,27 @@ def check_merge(
     check_base: bool,
 ) -> list:
     """The weights (ones by default), if `adapters` can be merged into `params`. Raises UserError naming all that is wrong."""
-    leaves = {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
-    shapes = {path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}
-    problems = [*adapter_problems(adapters, weights, allow_overlap), *_shape_problems(shapes, adapters)]
-    # Inside jit there are no values to compare.
-    if check_base and not any(isinstance(leaf, Tracer) for leaf in leaves.values()):
-        problems += _params_problems(params, adapters)
+    problems = [
+        *adapter_problems(adapters, weights, allow_overlap),
+        *params_problems(params, adapters, check_base=check_base),
+    ]
     raise_problems(problems)
     return [1.0] * len(adapters) if weights is None else list(weights)
 
 
+def params_problems(params: Mapping[str, Any], adapters: Sequence[Adapter], *, check_base: bool) -> list[str]:
+    """What keeps `adapters` from being merged into `params`."""
+    leaves = {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    problems = _shape_problems({path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}, adapters)
+    # Inside jit there are no values to compare.
+    if check_base and not any(isinstance(leaf, Tracer) for leaf in leaves.values()):
+        problems += _digest_problems(params, adapters)
+    return problems
+
+
 def check_adapters(adapters: Sequence[Adapter], weights: Sequence | None, *, allow_overlap: bool) -> list:
     """The weights, if `adapters` go together, whatever the model. Raises UserError naming all that is wrong."""
-    raise_problems([*adapter_problems(adapters, weights, allow_overlap), *_misfit_problems(adapters)])
+    raise_problems([*adapter_problems(adapters, weights, allow_overlap), *misfit_problems(adapters)])
     return [1.0] * len(adapters) if weights is None else list(weights)
 
 
@@ -119,7 +127,7 @@ def _base(adapter: Adapter) -> str:
     return f"{adapter.info.base_name or 'an unnamed model'} ({adapter.info.base_digest[:12]})"
 
 
-def _params_problems(params: Mapping[str, Any], adapters: Sequence[Adapter]) -> list[str]:
+def _digest_problems(params: Mapping[str, Any], adapters: Sequence[Adapter]) -> list[str]:
     trained = [adapter for adapter in adapters if adapter.info.base_digest]
     if not trained or len({a.info.base_digest for a in trained}) > 1:
         return []
@@ -151,7 +159,7 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
     return problems
 
 
-def _misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
+def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
     """Layers that two adapters have in different shapes; where there are params, they tell which of them is wrong."""
     problems = []
     for one, other in combinations(adapters, 2):

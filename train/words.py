@@ -1,34 +1,17 @@
-"""The words of random prompts, for models of photographs and for the pocket world."""
+"""The prompts of training: what the configuration says, completed by what fits the model."""
 
 from __future__ import annotations
 
 from itertools import cycle, islice
 
-from blocklora_jax.pocket import world
+from blocklora_jax.prompt_words import words_for
 from blocklora_jax.random_prompts import PromptWords
 from train.config import ConceptConfig
-
-PHOTO_WORDS = PromptWords(
-    styles=(
-        "a photo of", "a close-up photo of", "a rendering of", "a painting of", "a drawing of", "a sketch of",
-        "a watercolor of", "a cartoon of", "a black and white photo of", "a statue of", "an illustration of", "a good photo of",
-    ),
-    subjects=(
-        "man", "woman", "boy", "girl", "person", "old man", "old woman", "child", "king", "dog", "cat", "horse", "bird",
-        "bear", "rabbit", "fish", "car", "bicycle", "train", "boat", "airplane", "house", "castle", "bridge", "tree",
-        "flower", "table", "chair", "sofa", "lamp", "clock", "vase", "cup", "teapot", "bottle", "backpack", "shoe", "toy",
-        "robot", "guitar", "cake", "pizza", "mountain", "river", "street",
-    ),
-    scenes=(
-        "on a beach", "in a forest", "in the snow", "in a city", "on a street", "in a kitchen", "in a garden", "in a desert",
-        "on a mountain", "at night", "at sunset", "in a museum", "in a cafe", "under water", "in space", "by a lake",
-    ),
-)  # fmt: skip
 
 
 def prompt_words(config: ConceptConfig) -> PromptWords:
     """What the configuration says, completed by a list that fits the model."""
-    default = _pocket_words() if config.model == "pocket" else PHOTO_WORDS
+    default = words_for(config.model)
     return PromptWords(
         styles=config.random_styles or default.styles,
         subjects=config.random_subjects or default.subjects,
@@ -62,14 +45,6 @@ def captions_for(config: ConceptConfig) -> tuple[str, ...]:
     if config.kind == "scene":
         return (f"a photo of a {trigger}",)
     return (f"a photo of {trigger}", f"a picture of {trigger}")
-
-
-def _pocket_words() -> PromptWords:
-    return PromptWords(
-        styles=tuple(f"{world.style_phrase(style)} of" for style in world.TRAIN_STYLES),
-        subjects=tuple(world.TRAIN_CLASSES),
-        scenes=tuple(world.scene_phrase(scene) for scene in world.TRAIN_SCENES),
-    )
 
 
 def _article(noun: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.lora import LoRAPair
+from blocklora_jax.checkpoints.trees import flatten_params
 from blocklora_jax.erasure import output_energy
 from blocklora_jax.errors import UserError
 
-_COLLECTION = "erasure"
+_COLLECTION, _NAME = "observed", "record"
 
 
 def apply_adapted(
@@ -41,30 +42,78 @@ def apply_adapted(
     Raises:
         UserError: a path of `layers` was not run by the module.
     """
+
+    def hook(path: str, x: Array, base: Array, layer: nn.Module) -> tuple[Array, Array | None]:
+        change = _low_rank(x, layers[path], scale, base.dtype, layer)
+        if not random_rows:
+            return base + change, None
+        return base + change, output_energy(change[-random_rows:], _without_bias(base, layer)[-random_rows:])
+
+    output, records = _apply_hooked(module, params, layers.keys(), hook, *args, **kwargs)
+    energies = jax.tree.leaves(records)
+    return output, jnp.stack(energies) if energies else jnp.zeros((0, random_rows))
+
+
+def apply_observed(
+    module: nn.Module,
+    params: Mapping[str, Any],
+    layers: Mapping[str, LoRAPair],
+    scale: float | Array,
+    paths: Collection[str],
+    observe: Callable[[str, Array, Array], Any],
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """As `apply_adapted`, watching layers of which the adapter changes some or none.
+
+    Args:
+        paths: the layers to watch.
+        observe: `observe(path, x, y)` gives a pytree of arrays; x are the layer's inputs [b, …, n], y = W x what the base
+            weights make of them [b, …, m], without bias.
+
+    Returns:
+        The module's output, and what was observed by path.
+    """
+    watched = set(paths)
+
+    def hook(path: str, x: Array, base: Array, layer: nn.Module) -> tuple[Array, Any]:
+        change = _low_rank(x, layers[path], scale, base.dtype, layer) if path in layers else 0
+        return base + change, observe(path, x, _without_bias(base, layer)) if path in watched else None
+
+    output, records = _apply_hooked(module, params, watched | layers.keys(), hook, *args, **kwargs)
+    return output, {path.removesuffix("/" + _NAME): record[0] for path, record in flatten_params(records).items()}
+
+
+def _apply_hooked(
+    module: nn.Module,
+    params: Mapping[str, Any],
+    paths: Collection[str],
+    hook: Callable[[str, Array, Array, nn.Module], tuple[Array, Any]],
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Any, Mapping[str, Any]]:
+    """The module's output where `hook(path, x, y, layer) -> (other y, record)` follows on every layer of `paths`."""
     hit: set[str] = set()
 
     def intercept(next_fun, call_args, call_kwargs, context):
         path = "/".join(context.module.path)
-        if context.method_name != "__call__" or path not in layers:
+        if context.method_name != "__call__" or path not in paths:
             return next_fun(*call_args, **call_kwargs)
         hit.add(path)
-        base = next_fun(*call_args, **call_kwargs)
-        change = _low_rank(call_args[0], layers[path], scale, base.dtype, context.module)
-        if random_rows:
-            energy = output_energy(change[-random_rows:], _without_bias(base, context.module)[-random_rows:])
-            context.module.sow(_COLLECTION, "energy", energy)
-        return base + change
+        output, record = hook(path, call_args[0], next_fun(*call_args, **call_kwargs), context.module)
+        if record is not None:
+            context.module.sow(_COLLECTION, _NAME, record)
+        return output
 
     # intercept_methods is not part of jit's cache key, so it is entered here, inside whatever traces this function.
     with nn.intercept_methods(intercept):
         output, recorded = module.apply({"params": params}, *args, mutable=[_COLLECTION], **kwargs)
-    if missed := sorted(set(layers) - hit):
+    if missed := sorted(set(paths) - hit):
         raise UserError(
             f"the adapter's layers {', '.join(missed[:3])}{' …' if len(missed) > 3 else ''} are not in this "
             f"{type(module).__name__}: is it another base model?"
         )
-    energies = jax.tree.leaves(recorded.get(_COLLECTION, {}))
-    return output, jnp.stack(energies) if energies else jnp.zeros((0, random_rows))
+    return output, recorded.get(_COLLECTION, {})
 
 
 def _low_rank(x: Array, pair: LoRAPair, scale: float | Array, dtype: jnp.dtype, module: nn.Module) -> Array:

@@ -1,0 +1,1 @@
+"""How well concepts are kept, and how much they disturb each other."""

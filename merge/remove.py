@@ -1,0 +1,159 @@
+"""Taking one concept out of a merged model, or putting another in its place: exactly, because blocks are disjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.errors import UserError
+from merge.check import TOKEN_TABLES, adapter_problems, leaf_path, raise_problems, shared_layers
+from merge.compose import Params, compose
+
+_COMPONENT_OF_TABLE = {path: component for component, path in TOKEN_TABLES.items()}
+# A kernel's mask and the kernel whose values belong where it is true.
+Patch = tuple[np.ndarray, Any]
+
+
+def remove(params: Params, base_params: Params, adapters: Sequence[Adapter], name: str) -> Params:
+    """`params`, the merge of `adapters` into `base_params`, without the concept `name`.
+
+    Equals the merge of the others bit for bit: on the concept's blocks the base's values return, its token rows go, and
+    everything else is left as it is (untouched leaves are the same arrays).
+
+    adapters: those that `params` were composed of, in that order; their arrays are not read, so that outlines will do
+    (see `merge.record`). Raises UserError for an unknown name, another's weights in its blocks, params that do not fit.
+    """
+    index = _index_of(adapters, name)
+    return _exchange(params, base_params, adapters, index, None, {})
+
+
+def replace(
+    params: Params,
+    base_params: Params,
+    adapters: Sequence[Adapter],
+    name: str,
+    new: Adapter,
+    weight: float = 1.0,
+    *,
+    check_base: bool = True,
+) -> Params:
+    """As `remove`, with `new` in the concept's place: bit for bit the merge of `adapters` with `new` instead of `name`.
+
+    weight, check_base: as in `compose`. Raises UserError as `remove` and `compose` do.
+    """
+    index = _index_of(adapters, name)
+    after = [new if i == index else adapter for i, adapter in enumerate(adapters)]
+    raise_problems(adapter_problems(after, None, allow_overlap=False))
+    alone = compose(base_params, [new], [weight], check_base=check_base)
+    return _exchange(params, base_params, adapters, index, new, _patches(alone, new))
+
+
+def check_untouched(params: Params, base_params: Params, adapters: Sequence[Adapter], dtype: str) -> None:
+    """Raises UserError if `params` differ from the base outside of the adapters' blocks: the base is then another.
+
+    dtype: precision that `params` were saved in; the base is rounded to it before they are compared.
+    """
+    base = _leaves(base_params)
+    owned: dict[str, np.ndarray] = {}
+    for adapter in adapters:
+        for path, (mask, _) in _patches(None, adapter).items():
+            owned[path] = owned[path] | mask if path in owned else mask
+    wrong = []
+    for path, leaf in _leaves(params).items():
+        expected = np.asarray(base[path]).astype(jnp.dtype(dtype)).astype(np.asarray(leaf).dtype)
+        found = np.asarray(leaf)[: len(expected)] if path in _COMPONENT_OF_TABLE else np.asarray(leaf)
+        same = found == expected
+        if not np.all(same | owned[path].reshape(same.shape) if path in owned else same):
+            wrong.append(path)
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} tensors differ from the base outside of the concepts' blocks ({wrong[0]}, …): the model was merged "
+            "into other files than these (another precision?), or changed since"
+        )
+
+
+def _index_of(adapters: Sequence[Adapter], name: str) -> int:
+    found = [i for i, adapter in enumerate(adapters) if adapter.name == name]
+    if len(found) != 1:
+        raise UserError(f"{len(found)} of the merged concepts are named {name!r}: {[a.name for a in adapters]}")
+    others = [other for i, other in enumerate(adapters) if i != found[0]]
+    if sharing := [repr(other.name) for other in others if shared_layers(adapters[found[0]], other)]:
+        raise UserError(
+            f"{name!r} shares weights with {', '.join(sharing)}, so that no one knows its part: merge the others again"
+        )
+    return found[0]
+
+
+def _exchange(
+    params: Params,
+    base_params: Params,
+    adapters: Sequence[Adapter],
+    index: int,
+    new: Adapter | None,
+    patches: Mapping[str, Patch],
+) -> Params:
+    base = _leaves(base_params)
+    counts = [sum(token_counts([adapter]).values()) for adapter in adapters]
+    _check_leaves(_leaves(params), base, sum(counts))
+    old = _patches(base_params, adapters[index])
+
+    def exchanged(path, leaf):
+        name = leaf_path(path)
+        for each in (old, patches):
+            leaf = _select(*each[name], leaf) if name in each else leaf
+        if name not in _COMPONENT_OF_TABLE:
+            return leaf
+        vectors = [v for _, v in ordered_tokens([new] if new else [], _COMPONENT_OF_TABLE[name])]
+        first = len(base[name]) + sum(counts[:index])
+        return _exchange_rows(leaf, first, counts[index], vectors) if counts[index] or vectors else leaf
+
+    return jax.tree_util.tree_map_with_path(exchanged, params)
+
+
+def _patches(source: Params | None, adapter: Adapter) -> dict[str, Patch]:
+    """Of every kernel that the adapter changes: where it owns it, and what `source` has there."""
+    leaves, patches = _leaves(source) if source is not None else {}, {}
+    for component, layers in adapter.shapes().items():
+        for layer, shape in layers.items():
+            mask = np.zeros(shape, bool)
+            mask[np.ix_(*adapter.info.support(component, layer, shape))] = True
+            path = f"{component}/{layer}/kernel"
+            patches[path] = mask, leaves.get(path)
+    return patches
+
+
+def _select(mask: np.ndarray, source: Any, kernel: Any) -> Any:
+    mask, source = mask.reshape(kernel.shape), source.astype(kernel.dtype)
+    if isinstance(kernel, np.ndarray):
+        return np.where(mask, np.asarray(source), kernel)
+    selected = jnp.where(mask, source, kernel)
+    return selected if isinstance(kernel, Tracer) else jax.device_put(selected, kernel.sharding)
+
+
+def _exchange_rows(table: Any, first: int, count: int, vectors: Sequence[Any]) -> Any:
+    xp = np if isinstance(table, np.ndarray) else jnp
+    rows = [xp.asarray(v, table.dtype) for v in vectors]
+    return xp.concatenate([table[:first], *rows, table[first + count :]])
+
+
+def _leaves(params: Params) -> dict[str, Any]:
+    return {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+
+def _check_leaves(leaves: Mapping[str, Any], base: Mapping[str, Any], rows: int) -> None:
+    wrong = sorted(leaves.keys() ^ base.keys())
+    for path in leaves.keys() & base.keys():
+        shape = tuple(np.shape(base[path]))
+        expected = (shape[0] + rows, *shape[1:]) if path in _COMPONENT_OF_TABLE else shape
+        wrong += [path] if np.shape(leaves[path]) != expected else []
+    if wrong:
+        raise UserError(
+            f"these params are no merge of these adapters into this base: {len(wrong)} tensors do not fit ({wrong[0]}, …)"
+        )

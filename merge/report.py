@@ -1,0 +1,115 @@
+"""`python -m merge check`: whether adapters can be merged, and how much they would disturb each other, before they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tyro.conf import Positional
+
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.errors import UserError
+from blocklora_jax.files import write_atomic
+from blocklora_jax.grid import png_bytes
+from blocklora_jax.heatmap import heat_map
+from merge.check import adapter_problems, misfit_problems, params_problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Say all that keeps adapters from being merged, and measure their crosstalk; nothing is merged.
+
+    Crosstalk is how much of another's output lands on a concept's prompts, as a share of the concept's own: 0 is silence,
+    1 is as loud as the concept itself. Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Adapter files: the adapter.safetensors of training runs."""
+    model: str = "pocket"
+    """The base model that the adapters were trained on: "pocket", a Diffusers folder, or a hub id."""
+    variant: str | None = None
+    """Read the weights of this variant of the model ("fp16")."""
+    out: Path = Path("crosstalk.png")
+    """Where the picture of the crosstalk matrix goes."""
+    crosstalk: bool = True
+    """Measure crosstalk; --no-crosstalk looks at the files alone and reads no model."""
+    check_base: bool = True
+    """Count a model that the adapters were not trained on as a problem; --no-check-base for a copy in bfloat16, say."""
+    prompts: tuple[str, ...] = ()
+    """What to measure on, as "a photo of {}", where {} is each concept's trigger; eight ordinary ones if not given."""
+    steps: int = 4
+    """Steps of the pictures in whose course layers that read them are measured."""
+    seed: int = 0
+    """Seeds those pictures."""
+
+
+def check_files(args: Sequence[str]) -> int:
+    """Run `check`; gives the exit code."""
+    options = tyro.cli(CheckOptions, args=args, prog="python -m merge check")
+    if not options.files:
+        raise UserError("name at least one adapter file")
+    if wrong := [prompt for prompt in options.prompts if "{}" not in prompt]:
+        raise UserError(f"the prompt {wrong[0]!r} has no {{}} for the concept's trigger")
+    adapters, problems = _load(options.files)
+    problems += [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
+    problems += _measure(options, adapters) if options.crosstalk and adapters else []
+    for problem in problems:
+        print(f"problem: {problem}")
+    print(
+        f"{len(adapters)} of {len(options.files)} adapters read; {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"
+    )
+    return 1 if problems else 0
+
+
+def _load(files: Sequence[Path]) -> tuple[list[Adapter], list[str]]:
+    adapters, problems = [], []
+    for path in files:
+        try:
+            adapters.append(Adapter.load(path))
+        except UserError as error:
+            problems.append(str(error))
+    return adapters, problems
+
+
+def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
+    """Print and draw the crosstalk of those adapters that fit the model; gives what is wrong with it and the others."""
+    # Imported late: the model brings Flax.
+    from blocklora_jax.metrics.crosstalk import ALL, TEMPLATES, measure_crosstalk
+    from blocklora_jax.pipeline import StableDiffusion
+
+    try:
+        sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+    except UserError as error:
+        return [f"crosstalk was not measured: {error}"]
+    problems = {
+        i: params_problems(sd.checkpoint.params, [a], check_base=options.check_base) for i, a in enumerate(adapters)
+    }
+    found = [problem for each in problems.values() for problem in each]
+    fitting = [a for i, a in enumerate(adapters) if not params_problems(sd.checkpoint.params, [a], check_base=False)]
+    if len(fitting) < 2:
+        return found
+    try:
+        measured = measure_crosstalk(sd, fitting, options.prompts or TEMPLATES, steps=options.steps, seed=options.seed)
+    except UserError as error:
+        return [*found, f"crosstalk was not measured: {error}"]
+    names = [adapter.name for adapter in fitting]
+    for kind, (pairs, others) in measured.items():
+        print("\n".join(table(kind, names, pairs, others)) + "\n")
+    pairs, others = measured[ALL] if ALL in measured else next(iter(measured.values()))
+    picture = heat_map(
+        np.c_[pairs, others], names, [*names, "all others"], "crosstalk: output of … on the prompts of …"
+    )
+    write_atomic(options.out, png_bytes(picture))
+    print(f"wrote {options.out}")
+    return found
+
+
+def table(kind: str, names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:
+    """The matrix as text: a row for whose prompts, a column for whose output."""
+    width = max(7, *(len(name) for name in names)) + 2
+    left = max(len(kind), *(len(name) for name in names)) + 2
+    lines = [kind.ljust(left) + "".join(name.rjust(width) for name in names) + "all others".rjust(12)]
+    for name, row, rest in zip(names, pairs, others, strict=True):
+        lines.append(name.ljust(left) + "".join(f"{value:{width}.3f}" for value in row) + f"{rest:12.3f}")
+    return lines

@@ -1,0 +1,87 @@
+"""`python -m merge remove` and `replace`: one concept out of a merged model's folder, the others bit for bit as they were."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from tyro.conf import Positional
+
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.errors import UserError
+from merge import remove as remove_concept
+from merge import replace as replace_concept
+from merge.record import MergeRecord, outline, read_record, write_record
+from merge.remove import check_untouched
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveOptions:
+    """Take one concept out of a merged model: the result is, bit for bit, the merge of the others."""
+
+    merged: Positional[Path]
+    """The folder that `python -m merge … --save` wrote."""
+    name: Positional[str]
+    """The concept's name (`python -m merge info` of its file says it)."""
+    out: Path
+    """The folder to write."""
+    base: str | None = None
+    """The base model, if it is not where it was when they were merged."""
+    variant: str | None = None
+    """Read the weights of this variant of the base ("fp16"), if that is what they were merged into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceOptions(RemoveOptions):
+    """Put another adapter in the place of a concept: the result is, bit for bit, the merge with it instead."""
+
+    file: Positional[Path]
+    """The adapter that takes its place."""
+    weight: float = 1.0
+    """How strongly it joins."""
+
+
+def remove_files(args: Sequence[str]) -> int:
+    """Run `remove`; gives the exit code."""
+    options = tyro.cli(RemoveOptions, args=args, prog="python -m merge remove")
+    return _rewrite(options, None, 1.0)
+
+
+def replace_files(args: Sequence[str]) -> int:
+    """Run `replace`; gives the exit code."""
+    options = tyro.cli(ReplaceOptions, args=args, prog="python -m merge replace")
+    return _rewrite(options, Adapter.load(options.file), options.weight)
+
+
+def _rewrite(options: RemoveOptions, new: Adapter | None, weight: float) -> int:
+    record = read_record(options.merged)
+    index = record.index_of(options.name)
+    # Imported late: models bring Flax.
+    from blocklora_jax.checkpoints.diffusers import load_folder, save_folder
+
+    base = load_folder(options.base or record.base_name, variant=options.variant)
+    _check_digest(params_digest(base.params), record, base.name)
+    params = load_folder(options.merged).params
+    check_untouched(params, base.params, record.adapters, record.dtype)
+    if new is None:
+        params, after = remove_concept(params, base.params, record.adapters, options.name), []
+    else:
+        params = replace_concept(params, base.params, record.adapters, options.name, new, weight)
+        after = [(outline(new), weight)]
+    members = list(zip(record.adapters, record.weights, strict=True))
+    members = [*members[:index], *after, *members[index + 1 :]]
+    adapters, weights = [a for a, _ in members], [w for _, w in members]
+    save_folder(options.out, replace(base, params=params), tokens=token_counts(adapters), dtype=record.dtype)
+    write_record(options.out, replace(record, adapters=tuple(adapters), weights=tuple(weights)))
+    print(f"wrote {options.out}: {', '.join(adapter.name for adapter in adapters) or 'the base model'}")
+    return 0
+
+
+def _check_digest(digest: str, record: MergeRecord, name: str) -> None:
+    if digest != record.base_digest:
+        raise UserError(
+            f"{name} ({digest[:12]}) is not the base model {record.base_name} ({record.base_digest[:12]}) that the concepts "
+            "were merged into: name it with --base"
+        )
