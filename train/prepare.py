@@ -22,7 +22,7 @@ from blocklora_jax.random_prompts import last_token_ids
 from train.config import ConceptConfig
 from train.data import ConceptData, load_concept_data, make_batches
 from train.state import Trainable
-from train.step import Batch
+from train.batch import Batch
 from train.text import foreign_embeddings, own_foreign_ids, tower_key, with_table
 
 
