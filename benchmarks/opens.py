@@ -48,9 +48,6 @@ def make_jobs(family: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str
         random_adapter(name, checkpoint.params, slots=(slot,), layers="full+text_encoder", vectors=2)
         for slot, name in enumerate(("ada", "bob"))
     ]
-    adapters = [
-        dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, base_family=family)) for adapter in adapters
-    ]
     params, tokens = merge.compose(checkpoint.params, adapters), token_counts(adapters)
     merged: Checkpoint = dataclasses.replace(checkpoint, params=params)
     save_folder(folder / "base", checkpoint)

@@ -77,6 +77,8 @@ def merge_files(options: MergeOptions) -> None:
         raise UserError("nothing to make: give --prompt '…' for pictures, or --save FOLDER for a merged model")
     adapters = [Adapter.load(path) for path in _required(options.files)]
     _spare_inputs(options.out, options.files)
+    if options.save is not None:
+        _spare_inputs(options.save, options.files, "--save")
     # Before the model is read, which takes longer.
     check_adapters(adapters, options.weights or None, allow_overlap=options.allow_overlap)
     _print_overlaps(adapters, options.allow_overlap)
@@ -138,9 +140,9 @@ def _required(files: Sequence[Path]) -> Sequence[Path]:
     return files
 
 
-def _spare_inputs(out: Path, files: Sequence[Path]) -> None:
+def _spare_inputs(out: Path, files: Sequence[Path], flag: str = "--out") -> None:
     if out.resolve() in {path.resolve() for path in files}:
-        raise UserError(f"--out {out} is one of the adapters: choose another name")
+        raise UserError(f"{flag} {out} is one of the adapters: choose another name")
 
 
 def _print_overlaps(adapters: Sequence[Adapter], allowed: bool) -> None:

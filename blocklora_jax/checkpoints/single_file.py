@@ -85,8 +85,7 @@ def save_single_file(
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors, or other software will not read it as such")
     check_params(path, checkpoint, tokens, dtype)
-    inverse = invert_table(make_table(checkpoint))
-    names = _flax_paths(checkpoint)
+    inverse, names, shapes = invert_table(make_table(checkpoint)), _flax_paths(checkpoint), _torch_shapes(checkpoint)
     leaves = {part: flatten_params(tree) for part, tree in checkpoint.params.items()}
 
     def torch_tensor(part: str, key: str) -> np.ndarray:
@@ -97,7 +96,7 @@ def save_single_file(
 
     write_tensors(
         path,
-        {key: stored_shape(entries, _torch_shapes(checkpoint)) for key, entries in inverse.items()},
+        {key: stored_shape(entries, shapes) for key, entries in inverse.items()},
         lambda key: join_tensors(inverse[key], [torch_tensor(*entry) for entry in inverse[key]]),
         dtype,
         _metadata(checkpoint),

@@ -67,22 +67,15 @@ def read_foreign_lora(path: str | Path) -> Adapter:
 
 def guess_family(layers: Mapping[Layer, Mapping[str, np.ndarray]]) -> str:
     """Which of "sd1", "sd2" and "sdxl" these layers are of; "" where they do not say."""
-    widths = {parts["down"].shape[1] for (_, layer), parts in layers.items() if _reads_text(layer) and "down" in parts}
-    projections = {
-        parts["down"].ndim
-        for (component, layer), parts in layers.items()
-        if component == "unet" and re.search(r"proj_(in|out)$", layer) and "down" in parts
-    }
+    downs = {layer: parts["down"] for (_, layer), parts in layers.items() if "down" in parts and parts["down"].ndim > 1}
+    widths = {down.shape[1] for layer, down in downs.items() if re.search(r"attn2/to_[kv]$", layer)}
+    projections = {down.ndim for layer, down in downs.items() if re.search(r"attentions_\d+/proj_(in|out)$", layer)}
     deep = any(re.search(r"transformer_blocks_[1-9]/", layer) for _, layer in layers)
     if deep or 2048 in widths or any(component == "text_encoder_2" for component, _ in layers):
         return "sdxl"
     if 2 in projections or 1024 in widths:
         return "sd2"
     return "sd1" if 4 in projections or 768 in widths else ""
-
-
-def _reads_text(layer: str) -> bool:
-    return re.search(r"attn2/to_[kv]$", layer) is not None
 
 
 def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -134,7 +127,11 @@ def _problem(component: str, layer: str, parts: Mapping[str, np.ndarray]) -> str
         there = ", ".join(sorted(parts))
         return f"has only {there}"
     down, up, mid = parts["down"], parts["up"], parts.get("mid")
-    shapes = f"down {list(down.shape)}, up {list(up.shape)}" + (f", mid {list(mid.shape)}" if mid is not None else "")
+    shapes = f"is misshapen: down {list(down.shape)}, up {list(up.shape)}" + (
+        f", mid {list(mid.shape)}" if mid is not None else ""
+    )
+    if {down.ndim, up.ndim} - {2, 4}:
+        return shapes
     if not all(np.isfinite(part.astype(np.float32)).all() for part in parts.values()):
         return "has values that are not finite"
     if "alpha" in parts and parts["alpha"].size != 1:
@@ -142,10 +139,10 @@ def _problem(component: str, layer: str, parts: Mapping[str, np.ndarray]) -> str
     size = kernel_size(layer) if component == "unet" else None
     window = (mid if mid is not None else down).shape[2:]
     rank = (down.shape[0], down.shape[0])
-    fits = down.ndim in (2, 4) and up.ndim in (2, 4) and up.shape[1] == down.shape[0] and up.shape[2:] in ((), (1, 1))
+    fits = up.shape[1] == down.shape[0] and up.shape[2:] in ((), (1, 1))
     fits &= mid is None or (mid.ndim == 4 and mid.shape[:2] == rank and down.shape[2:] in ((), (1, 1)))
     fits &= window == (3, 3) if size == 3 else window in ((), (1, 1))
-    return None if fits else f"is misshapen: {shapes}"
+    return None if fits else shapes
 
 
 def _pair(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs) -> LoRAPair:

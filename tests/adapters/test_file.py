@@ -68,7 +68,7 @@ def test_a_file_from_before_sdxl_still_loads(tmp_path):
     adapter.save(tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", "numpy") as file:
         header = json.loads(file.metadata()["blocklora"])
-    older = {name: value for name, value in header.items() if name not in ("tokens_2", "base_family")}
+    older = {name: value for name, value in header.items() if name not in ("tokens_2", "base_family", "origin")}
     metadata = {"blocklora": json.dumps(older)}
     save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "old.safetensors", metadata=metadata)
     assert_same(Adapter.load(tmp_path / "old.safetensors"), adapter)
@@ -123,6 +123,7 @@ def test_the_header_says_what_is_inside(tmp_path):
         "alpha": 3.0,
         "base_name": "small",
         "base_digest": adapter.info.base_digest,
+        "origin": "",
         "partition": {"num_blocks": 4, "axis": "in", "seed": 7},
         "slots": [1, 2],
         "training": {"steps": 3, "images": "ü"},
