@@ -40,7 +40,7 @@ from blocklora_jax.random_prompts import PromptWords, RandomPrompts, RandomPromp
 class RefitConfig:
     """Settings of a re-fit.
 
-    rank: of the result. erase_weight: lambda. ridge: as a share of the inputs' mean square. prompts: with the trigger;
+    rank: of the result. erase_weight: lambda. ridge: as a share of the inputs' mean square, 1e-6 at least. prompts: with the trigger;
     random_prompts: without. steps: of the pictures in whose course layers that read them are seen. token_spread: how far
     strangers' tokens in random prompts are from the class noun, in deviations of the token table.
     """
@@ -90,7 +90,8 @@ def fit_block(
         rank: columns beyond what the block can use are zero.
     """
     metric = own + erase_weight * random
-    scale = max(ridge, 1e-10) * np.trace(metric) / len(metric)
+    # Sums of fp32 products are no better than that; below it the metric might not be positive.
+    scale = max(ridge, 1e-6) * np.trace(metric) / len(metric)
     root = np.linalg.cholesky(metric + max(scale, 1e-30) * np.eye(len(metric)))
     # |root^T (D - D_full)| is the loss beyond its least, so the best D of rank r is a truncated SVD there.
     u, s, v = np.linalg.svd(np.linalg.solve(root, wanted), full_matrices=False)

@@ -18,7 +18,7 @@ TEMPLATES = ("a photo of {}", "a drawing of {} in the snow")
 
 def test_one_layer_is_the_ratio_of_norms():
     energies = np.array([[[4.0], [1.0], [9.0]], [[16.0], [4.0], [0.0]]])
-    found = crosstalk(energies, np.array([[2.0], [7.0]]), ["unet/a_0/to_k"])
+    found = crosstalk(energies, np.array([[2.0], [7.0]]), ["unet/attentions_0/to_k"])
     assert list(found) == ["unet to_k"]
     np.testing.assert_allclose(found["unet to_k"].pairs, [[1, 0.5], [2, 1]])
     np.testing.assert_allclose(found["unet to_k"].others, [1.5, 0])
