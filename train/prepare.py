@@ -19,10 +19,10 @@ from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.random_prompts import last_token_ids
+from train.batch import Batch
 from train.config import ConceptConfig
 from train.data import ConceptData, load_concept_data, make_batches
 from train.state import Trainable
-from train.batch import Batch
 from train.text import foreign_embeddings, own_foreign_ids, tower_key, with_table
 
 
