@@ -54,6 +54,12 @@ class RefitOptions:
     """Prompts with the trigger to fit on."""
     random_prompts: int = 256
     """Prompts without it."""
+    random_styles: tuple[str, ...] = ()
+    """Beginnings of all these prompts ("a photo of"); a list that fits the model if not given."""
+    random_subjects: tuple[str, ...] = ()
+    """Class nouns of the random ones."""
+    random_scenes: tuple[str, ...] = ()
+    """Their ends ("on a beach")."""
     steps: int = 4
     """Steps of the pictures in whose course layers that read them are seen."""
     seed: int = 0
@@ -73,6 +79,7 @@ def refit_file(args: Sequence[str]) -> int:
     from blocklora_jax.checkpoints.digest import params_digest
     from blocklora_jax.pipeline import StableDiffusion
     from blocklora_jax.prompt_words import words_for
+    from blocklora_jax.random_prompts import PromptWords
     from blocklora_jax.refit import RefitConfig, refit
 
     sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
@@ -88,7 +95,13 @@ def refit_file(args: Sequence[str]) -> int:
         random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,
     )  # fmt: skip
     adapter = dataclasses.replace(adapter, info=info)
-    fitted, fits = refit(sd, adapter, partition, slots, words_for(options.model), config)
+    listed = words_for(options.model)
+    words = PromptWords(
+        styles=options.random_styles or listed.styles,
+        subjects=options.random_subjects or listed.subjects,
+        scenes=options.random_scenes or listed.scenes,
+    )
+    fitted, fits = refit(sd, adapter, partition, slots, words, config)
     fitted.save(options.out)
     print(f"{'layers':<24}{'misses of it':>14}{'leaks':>8}{'leaked before':>15}")
     for kind, fit in fits.items():
