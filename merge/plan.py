@@ -21,7 +21,7 @@ class PlanOptions:
     concepts: int
     """How many concepts are to be merged at most, now and later."""
     model: str = "pocket"
-    """The base model: "pocket", "sd15", a Diffusers folder or a hub id (only configs are read)."""
+    """The base model: "pocket", "sd15", "sd21", "sdxl", a Diffusers folder or a hub id (only configs are read)."""
     layers: str = "cross_kv"
     """Which layers are adapted: cross_kv, attention, full, text_encoder, or several joined with '+'."""
     axis: Axis = "in"
