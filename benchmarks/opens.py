@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[1]
 # The small models are those of the tests.
 sys.path.insert(0, str(ROOT / "tests"))
 
-from adapter_builders import random_adapter  # noqa: E402
-from single_file_builders import FAMILIES, make_family  # noqa: E402
+from adapter_builders import random_adapter  # noqa: E402  # pyright: ignore[reportMissingImports]
+from single_file_builders import FAMILIES, make_family  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 import merge  # noqa: E402
 from blocklora_jax.adapters.concept_tokens import token_counts  # noqa: E402
@@ -66,7 +66,7 @@ def make_jobs(family: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str
         jobs.append(job(family, folder, f"LoRA, {layout}", "base", lora=layout, tokens=found))
     found = {token: str(folder / "kohya.embeddings" / f"{token.strip('<>')}.safetensors") for token in tokens}
     jobs.append(job(family, folder, "A1111 embeddings", "base", lora="kohya", tokens=found))
-    return jobs, checkpoint.params, params
+    return jobs, dict(checkpoint.params), dict(params)
 
 
 def files(folder: Path, stem: str, tokens: dict[str, int]) -> dict[str, str]:

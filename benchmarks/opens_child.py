@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import diffusers
 import torch
@@ -14,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 
-def open_pipeline(job: dict) -> diffusers.DiffusionPipeline:
+def open_pipeline(job: dict) -> Any:
     """The pipeline of a job, with its LoRA fused and its tokens learnt."""
     kind = getattr(diffusers, job["pipeline"])
     if job["single_file"]:

@@ -38,7 +38,7 @@ def draw_inputs(raw: dict[str, Any], side: int) -> dict[str, np.ndarray]:
 def torch_cases(folder: Path, inputs: dict[str, np.ndarray], steps: int) -> Cases:
     """What diffusers computes, through the folder's own pipeline."""
     import torch
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     torch.set_grad_enabled(False)
     pipe: Any = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
@@ -80,7 +80,11 @@ def jax_cases(folder: Path, inputs: dict[str, np.ndarray], steps: int) -> Cases:
 
     sd = StableDiffusion.from_pretrained(folder)
     models, params, ids = sd.models, sd.params, sd.tokenizer.encode(PROMPTS)
-    added = [AddedConditions(inputs["pooled"], inputs["sizes"])] if models.text_encoder_2 is not None else []
+    added = (
+        [AddedConditions(jnp.asarray(inputs["pooled"]), jnp.asarray(inputs["sizes"]))]
+        if models.text_encoder_2 is not None
+        else []
+    )
     time_ids = np.full(len(PROMPTS), TIMESTEP, np.int32)
     text = jax.jit(lambda params, ids: encode_text(models, params, ids))
     unet = jax.jit(lambda params, *x: apply_model(models.unet, params, *x))
@@ -120,7 +124,7 @@ def run_side(side: str, folder: Path, out: Path, latents: int, steps: int) -> No
         seconds[name] = [first, timed(case)[1] if side == "jax" else first]
         arrays |= {f"{name}/{i}": x for i, x in enumerate(result if isinstance(result, list) else [result])}
         print(f"{side}: {name} {seconds[name][1]:.2f} s, peak {peak_gib():.2f} GiB", file=sys.stderr, flush=True)
-    np.savez(out, **arrays)
+    np.savez(out, allow_pickle=False, **arrays)
     out.with_suffix(".json").write_text(
         json.dumps({"load_seconds": load_seconds, "seconds": seconds, "peak_gib": peak_gib()})
     )

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def teach(concept: Concept, out: Path, steps: int, layers: str, rank: int) -> Ad
 
 
 def draw_pictures(
-    sd: StableDiffusion, adapter: Adapter, call: str, merged: Sequence[Adapter], params: object
+    sd: StableDiffusion, adapter: Adapter, call: str, merged: Sequence[Adapter], params: Mapping[str, Any]
 ) -> np.ndarray:
     """Pictures of a concept in four scenes, 0..255."""
     prompts = [f"a photo of {call} {scene}" for scene in SCENES]

@@ -118,8 +118,8 @@ class StableDiffusion:
         tokens = token_counts(adapters)
         sizes = None
         if self.models.text_encoder_2 is not None:
-            height, width = (side * self.models.vae.config.downscale for side in latents.shape[1:3])
-            sizes = make_size_ids(height, width, len(prompts), original_size, crops_coords_top_left, target_size)
+            pixels = [side * self.models.vae.config.downscale for side in latents.shape[1:3]]
+            sizes = make_size_ids(*pixels, len(prompts), original_size, crops_coords_top_left, target_size)
         pictures = generate(
             self.models,
             dict(self.params if params is None else params),

@@ -68,7 +68,7 @@ def init_state(
     trainable: Trainable, masks: LoRATree, optimizer: optax.GradientTransformation, key: PRNGKeyArray
 ) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), key, masks, trainable, optimizer.init(trainable))
+    return TrainState(jnp.zeros((), jnp.int32), key, masks, trainable, optimizer.init(cast(Any, trainable)))
 
 
 def stack(states: list) -> TrainState:

@@ -71,8 +71,10 @@ def make_step(
         inputs = state.trainable, state.masks, batch, params, key
         (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
         grads, loss, parts = jax.lax.pmean((grads, loss, parts), "data")
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        trainable = cast(Trainable, optax.apply_updates(state.trainable, updates))
+        # optax's types know nothing of NamedTuples.
+        before = cast(Any, state.trainable)
+        updates, opt_state = optimizer.update(grads, state.opt_state, before)
+        trainable = cast(Trainable, optax.apply_updates(before, updates))
         metrics = {"loss": loss, **parts, "gradient_norm": optax.global_norm(grads)}
         return TrainState(state.step + 1, state.key, state.masks, trainable, opt_state), metrics
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -113,13 +113,13 @@ def _apply_hooked(
             f"the adapter's layers {', '.join(missed[:3])}{' …' if len(missed) > 3 else ''} are not in this "
             f"{type(module).__name__}: is it another base model?"
         )
-    return output, recorded.get(_COLLECTION, {})
+    return output, cast(Mapping[str, Any], recorded.get(_COLLECTION, {}))
 
 
 def _low_rank(x: Array, pair: LoRAPair, scale: float | Array, dtype: jnp.dtype, module: nn.Module) -> Array:
-    a, b = pair.lora_A.astype(dtype), pair.lora_B.astype(dtype)
+    a, b = (jnp.asarray(factor, dtype) for factor in pair)
     x = x.astype(dtype)
-    if isinstance(module, nn.Conv) and math.prod(module.kernel_size) > 1:
+    if isinstance(module, nn.Conv) and math.prod(_window(module)) > 1:
         x = _convolve(x, a, module)
     else:
         x = (x.reshape(-1, x.shape[-1]) @ a).reshape(*x.shape[:-1], -1)
@@ -131,8 +131,13 @@ def _convolve(x: Array, a: Array, module: nn.Conv) -> Array:
     down = nn.Conv(
         a.shape[-1], module.kernel_size, module.strides, module.padding, use_bias=False, dtype=x.dtype, parent=None
     )
-    kernel = a.reshape(*module.kernel_size, x.shape[-1], a.shape[-1])
-    return down.apply({"params": {"kernel": kernel}}, x)
+    kernel = a.reshape(*_window(module), x.shape[-1], a.shape[-1])
+    return cast(Array, down.apply({"params": {"kernel": kernel}}, x))
+
+
+def _window(module: nn.Conv) -> tuple[int, ...]:
+    size = module.kernel_size
+    return (size,) if isinstance(size, int) else tuple(size)
 
 
 def _without_bias(y: Array, module: nn.Module) -> Array:

@@ -32,7 +32,7 @@ class PeftConfigs:
         """
         if any(key.startswith(_PREFIX) for key in keys):
             config = _read_json(Path(path).with_name("adapter_config.json"), path)
-            configs = dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), config)
+            configs: dict[str, dict[str, Any]] = dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), config)
         else:
             configs = _by_component(metadata.get("lora_adapter_metadata", "{}"), path)
         for config in configs.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -162,7 +162,7 @@ class CLIPTextModelWithProjection(nn.Module):
         last, penultimate = TextTransformer(self.config, self.dtype, name="text_model")(input_ids)
         end = end_positions(input_ids, self.config)
         pooled = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
-        project = Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype, name="text_projection")
+        project = Dense(cast(int, self.config.projection_dim), use_bias=False, dtype=self.dtype, name="text_projection")
         return TextOutput(penultimate, project(pooled))
 
 
