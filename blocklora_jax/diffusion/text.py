@@ -22,7 +22,9 @@ States = Float[Array, "b t d"]
 def encode_text(models: Models, params: Mapping[str, Any], ids: Ids) -> TextOutput:
     """States [b, t, d] of token ids, and for SDXL the pooled text [b, p]. `models` must fit the token tables' rows."""
     towers = models.text_encoders
-    answers: list[Any] = [apply_model(tower, params[name], ids_of(ids, name)) for name, tower in towers.items()]
+    answers: list[Any] = [
+        apply_model(tower, params[name], jnp.asarray(ids_of(ids, name))) for name, tower in towers.items()
+    ]
     return join_towers(*answers)
 
 

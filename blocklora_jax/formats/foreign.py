@@ -73,8 +73,9 @@ def guess_family(layers: Mapping[Layer, Mapping[str, np.ndarray]]) -> str:
     deep = any(re.search(r"transformer_blocks_[1-9]/", layer) for _, layer in layers)
     if deep or 2048 in widths or any(component == "text_encoder_2" for component, _ in layers):
         return "sdxl"
-    if 2 in projections or 1024 in widths:
+    if 1024 in widths:
         return "sd2"
+    # Linear projections are of either of the later families.
     return "sd1" if 4 in projections or 768 in widths else ""
 
 

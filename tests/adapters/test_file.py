@@ -123,11 +123,13 @@ def test_the_header_says_what_is_inside(tmp_path):
         "alpha": 3.0,
         "base_name": "small",
         "base_digest": adapter.info.base_digest,
+        "base_family": adapter.info.base_family,
         "origin": "",
         "partition": {"num_blocks": 4, "axis": "in", "seed": 7},
         "slots": [1, 2],
         "training": {"steps": 3, "images": "ü"},
         "tokens": {"<ada>": 2},
+        "tokens_2": {},
     }
 
 

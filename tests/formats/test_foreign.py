@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -123,7 +124,8 @@ def test_the_interceptor_runs_convolutions_as_the_composed_weights_do(sd1, tmp_p
     save_file(kohya_file(layers, {}), tmp_path / "conv.safetensors")
     adapter = Adapter.load(tmp_path / "conv.safetensors")
     model = UNet2DConditionModel(sd1.configs["unet"])
-    inputs = (rng.standard_normal((1, 8, 8, 4), np.float32), np.array([3]), rng.standard_normal((1, 5, 16), np.float32))
+    sample, text = (jnp.asarray(rng.standard_normal(s, np.float32)) for s in ((1, 8, 8, 4), (1, 5, 16)))
+    inputs = (sample, jnp.array([3]), text)
     adapted, _ = apply_adapted(model, sd1.params["unet"], adapter.lora["unet"], adapter.info.scale, *inputs)
     merged = model.apply({"params": merge.compose(sd1.params, [adapter])["unet"]}, *inputs)
     plain = model.apply({"params": sd1.params["unet"]}, *inputs)

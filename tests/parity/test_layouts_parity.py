@@ -47,7 +47,7 @@ def open_in_torch(family, folder):
 
 
 def torch_state(pipeline, part):
-    state = {key: value.detach().numpy() for key, value in getattr(pipeline, part).state_dict().items()}
+    state = {key: value.detach().numpy().copy() for key, value in getattr(pipeline, part).state_dict().items()}
     plain = part == "unet" or any(key.startswith("text_model.") for key in state)
     return state if plain else {f"text_model.{key}": value for key, value in state.items()}
 
@@ -61,7 +61,7 @@ def assert_weights(pipeline, params, base_params, parts):
             # fp32: both add a product of rank 7 at most; entries are of size 1.
             np.testing.assert_allclose(state[key], array, atol=1e-6, rtol=0, err_msg=f"{part} {key}")
             changed += bool(np.abs(state[key] - before[key]).max() > 1e-2)
-        assert changed > 4, part
+        assert changed >= 4, part
 
 
 def adapters_of(checkpoint, folder):

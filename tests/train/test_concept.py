@@ -16,6 +16,7 @@ from PIL import Image
 
 import merge
 import train.concept
+import train.prepare
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.file import read_header
 from blocklora_jax.adapters.partition import Partition
@@ -113,7 +114,7 @@ def test_the_adapter_has_learnt_and_merges(whole, tiny_sd):
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(whole, teach, tmp_path, monkeypatch):
-    make_batches = train.concept.make_batches
+    make_batches = train.prepare.make_batches
 
     def stopping(config, data):
         batch_at = make_batches(config, data)
@@ -126,11 +127,11 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, teach, tmp_path, monkeypa
         return stop_at_third
 
     out = tmp_path / "parts"
-    monkeypatch.setattr(train.concept, "make_batches", stopping)
+    monkeypatch.setattr(train.prepare, "make_batches", stopping)
     code, _ = teach(out, preview_every=3)
     assert code == 143
     assert not (out / "adapter.safetensors").exists()
-    monkeypatch.setattr(train.concept, "make_batches", make_batches)
+    monkeypatch.setattr(train.prepare, "make_batches", make_batches)
     code, errors = teach(out, preview_every=3, resume=True)
     assert code == 0, errors
     one, other = (Adapter.load(folder / "adapter.safetensors") for folder in (whole, out))

@@ -10,6 +10,7 @@ import yaml
 from concept_builders import make_config
 
 from blocklora_jax.errors import UserError
+from train.concepts import ConceptsOptions, read_concepts
 from train.config import ConceptConfig, parse_args
 
 FLAGS = ["--images", "pics", "--token", "<ada>", "--class-noun", "woman", "--out", "runs/ada"]
@@ -71,6 +72,10 @@ def test_shipped_configs_are_read():
     assert files
     for path in files:
         required = yaml.safe_load(path.read_text())
+        if all(isinstance(value, dict) for value in required.values()):
+            options = ConceptsOptions(concepts=path, out=Path("runs/x"))
+            assert len(read_concepts(options, [])) == len(required)
+            continue
         asked = {"images": "pics", "token": "<x>", "class_noun": "dog", "out": "runs/x"}
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if name not in required]
         assert isinstance(parse_args(["--config", str(path), *flags]), ConceptConfig)

@@ -70,7 +70,8 @@ def test_only_the_first_host_writes_and_speaks(runs):
     outputs, folder = runs
     (first, _), (second, progress) = outputs[2]
     assert "adapter.safetensors" in first
-    assert second == ""
+    # Only the transport speaks there.
+    assert all(line.startswith("[Gloo]") for line in second.splitlines())
     assert "step/s" not in progress
     names = [{path.name for path in (folder / name).rglob("*") if path.is_file()} for name in ("1", "2")]
     assert names[0] <= names[1]

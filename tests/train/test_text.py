@@ -61,7 +61,7 @@ def add_stranger(params, row, batch, key):
     for part in MODELS.text_encoders:
         chosen = slice(row, row + 1)
         stranger = foreign_embeddings(
-            token_table(PARAMS, part),
+            jnp.asarray(token_table(PARAMS, part)),
             batch.random_nouns[chosen],
             batch.random_row[chosen],
             2,
