@@ -62,7 +62,7 @@ def teach(concept: Concept, out: Path, steps: int, layers: str, rank: int) -> Ad
 
 
 def draw_pictures(
-    sd: StableDiffusion, adapter: Adapter, call: str, merged: Sequence[Adapter], params: Mapping[str, Any]
+    sd: StableDiffusion, adapter: Adapter, call: str, merged: Sequence[Adapter], params: Mapping[str, Any] | None
 ) -> np.ndarray:
     """Pictures of a concept in four scenes, 0..255."""
     prompts = [f"a photo of {call} {scene}" for scene in SCENES]

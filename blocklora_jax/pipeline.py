@@ -119,7 +119,7 @@ class StableDiffusion:
         sizes = None
         if self.models.text_encoder_2 is not None:
             pixels = [side * self.models.vae.config.downscale for side in latents.shape[1:3]]
-            sizes = make_size_ids(*pixels, len(prompts), original_size, crops_coords_top_left, target_size)
+            sizes = make_size_ids(pixels[0], pixels[1], len(prompts), original_size, crops_coords_top_left, target_size)
         pictures = generate(
             self.models,
             dict(self.params if params is None else params),

@@ -60,7 +60,7 @@ def test_exported_adapters_make_the_same_pictures_on_the_pocket_model(sd, tmp_pa
     merge.export(adapters, tmp_path / "merged.safetensors")
     pipeline = open_in_torch(find_source("pocket", None).fetch([]))
     pipeline.load_textual_inversion([str(path) for path in sorted(tmp_path.glob("merged.*.safetensors"))])
-    pipeline.load_lora_weights(str(files[0]))
+    pipeline.load_lora_weights(str(tmp_path / "merged.safetensors"))
     pipeline.fuse_lora()
     ours = our_pictures(sd, CALLED, params=params, adapters=adapters)
     assert np.abs(ours - torch_pictures(pipeline, CALLED)).max() <= 2

@@ -16,7 +16,7 @@ from train.state import Trainable
 from train.text import encode_rows, foreign_embeddings, tower_key, with_table
 
 SPREAD, ROWS = 0.8, 40
-PARAMS = tiny_params(ROWS, levels=1, family="sdxl")
+PARAMS = jax.tree.map(jnp.asarray, tiny_params(ROWS, levels=1, family="sdxl"))
 MODELS = tiny_models(ROWS, levels=1, family="sdxl")
 
 
@@ -61,7 +61,7 @@ def add_stranger(params, row, batch, key):
     for part in MODELS.text_encoders:
         chosen = slice(row, row + 1)
         stranger = foreign_embeddings(
-            jnp.asarray(token_table(PARAMS, part)),
+            token_table(PARAMS, part),
             batch.random_nouns[chosen],
             batch.random_row[chosen],
             2,
