@@ -89,8 +89,8 @@ def test_a_folder_of_folders_names_concepts_too(tmp_path, tiny_folder):
     assert config.out == Path("run/bo")
 
 
-def test_more_concepts_than_slots_are_refused(tiny_folder):
-    values = settings(model=tiny_folder, slot=None, blocks=2)
+def test_more_concepts_than_slots_are_refused():
+    values = settings(slot=None, blocks=2)
     configs = [ConceptConfig(**values | {"token": f"<c{i}>"}) for i in range(3)]
     with pytest.raises(UserError, match="3 concepts do not fit in 2 slots: use --blocks 3 or more"):
         give_slots(configs)
