@@ -61,8 +61,11 @@ def torch_cases(folder: Path, inputs: dict[str, np.ndarray], steps: int) -> Case
         return last(torch.cat([latents.mean, latents.logvar], 1))
 
     def generate() -> np.ndarray:
+        # SDXL is told the size, which diffusers takes from the config, whatever the latents' is.
+        height, width = (side * pipe.vae_scale_factor for side in inputs["latents"].shape[1:3])
         options = {"latents": first["latents"], "num_inference_steps": steps, "guidance_scale": GUIDANCE}
-        return np.round(255 * pipe(PROMPTS, output_type="np", **options).images)
+        images = pipe(PROMPTS, height=height, width=width, output_type="np", **options).images
+        return np.round(255 * images)
 
     decode = lambda: last(pipe.vae.decode(first["latents"]).sample)
     return {"text": text, "unet": unet, "vae encode": encode, "vae decode": decode, "generate": generate}

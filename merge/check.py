@@ -110,7 +110,8 @@ def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
 
 
 def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
-    families = sorted({adapter.info.base_family for adapter in adapters} - {""})
+    # Of another program's LoRA the family is a guess: there shapes decide.
+    families = sorted({adapter.info.base_family for adapter in adapters if not adapter.info.origin})
     if len(families) > 1:
         return [f"the adapters are of different kinds of model: {' and '.join(families)}"]
     bases: dict[str, list[str]] = {}

@@ -83,7 +83,9 @@ def read_export_header(path: str | Path) -> dict[str, Any]:
 
 def base_family(adapters: Sequence[Adapter]) -> str:
     """The kind of model ("sd1", "sd2", "sdxl") that the first adapter which knows is of."""
-    return next((adapter.info.base_family for adapter in adapters if adapter.info.base_family), "sd1")
+    # Of another program's LoRA it is a guess.
+    ours_first = sorted(adapters, key=lambda adapter: bool(adapter.info.origin))
+    return next((adapter.info.base_family for adapter in ours_first if adapter.info.base_family), "sd1")
 
 
 def _base(adapters: Sequence[Adapter]) -> dict[str, str]:
