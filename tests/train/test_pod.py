@@ -73,6 +73,7 @@ def test_only_the_first_host_writes_and_speaks(runs):
     # Only the transport speaks there.
     assert all(line.startswith("[Gloo]") for line in second.splitlines())
     assert "step/s" not in progress
-    names = [{path.name for path in (folder / name).rglob("*") if path.is_file()} for name in ("1", "2")]
-    assert names[0] <= names[1]
+    one, two = ({path.relative_to(folder / name) for path in (folder / name).rglob("*")} for name in ("1", "2"))
+    # Within a checkpoint orbax names files by their content.
+    assert {path for path in one if len(path.parts) < 3} == {path for path in two if len(path.parts) < 3}
     assert len((folder / "2" / "metrics.jsonl").read_text().splitlines()) == 4
