@@ -6,6 +6,7 @@ Imports nothing of this project.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -23,7 +24,9 @@ def open_pipeline(job: dict) -> Any:
     else:
         pipeline = kind.from_pretrained(job["folder"], local_files_only=True)
     if job["lora"]:
-        pipeline.load_lora_weights(job["lora"])
+        # Folder and name: without a network diffusers 0.35 takes no other form, not even for a file that is here.
+        folder, name = os.path.split(job["lora"])
+        pipeline.load_lora_weights(folder, weight_name=name)
         pipeline.fuse_lora(components=job["parts"])
         pipeline.unload_lora_weights()
     for token, file in job["tokens"].items():

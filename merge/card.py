@@ -96,7 +96,7 @@ def _diffusers_code(path: Path, adapters: Sequence[Adapter], base: str, triggers
     lines += [
         "",
         f"pipe = {pipeline}.from_pretrained({base or 'the base model'!r})",
-        f"pipe.load_lora_weights({path.name!r})",
+        f"pipe.load_lora_weights('.', weight_name={path.name!r})",
     ]
     lines += _token_code(path, tokens, family)
     prompt = " and ".join(triggers) or "…"
