@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy as np
 from blocklora_jax.adapters.apply import apply_observed
 from blocklora_jax.adapters.concept_tokens import tokens_of
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.generate import draw_latents
 from blocklora_jax.diffusion.models import token_table, with_token_rows
 from blocklora_jax.diffusion.protocol import start
@@ -26,12 +26,6 @@ from blocklora_jax.pipeline import StableDiffusion
 # observe("unet/…/to_k", x [rows, n], y [rows, m], context) -> arrays, to be summed over all that is seen; y = W x under
 # the base; the context is whatever arrays the call was given.
 Observe = Callable[[str, jax.Array, jax.Array, Any], Any]
-_READS_TEXT = re.compile(r"^unet/.*attn2/to_[kv]$")
-
-
-def reads_text(layer: str) -> bool:
-    """Whether a layer ("unet/…/to_k") reads text and nothing of the picture, so that no picture need be drawn for it."""
-    return not layer.startswith("unet/") or bool(_READS_TEXT.match(layer))
 
 
 @dataclass(frozen=True, eq=False)

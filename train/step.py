@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from blocklora_jax.adapters.apply import apply_adapted
+from blocklora_jax.adapters.apply import apply_adapted, measure_energies
 from blocklora_jax.adapters.lora import LoRATree, apply_masks
+from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.models import Models
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import add_sizes, make_size_ids
@@ -48,18 +49,21 @@ def make_step(
         lora, rows = apply_masks(trainable.lora, masks), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
         random = _random_inputs(schedule, batch, key)
-        noisy, timesteps = (
-            jnp.concatenate(pair) for pair in ((concept.latents, random[0]), (concept.timesteps, random[1]))
-        )
         text = encode_rows(models, params, lora, scale, trainable, batch, config.token_spread, key)
-        inputs = _unet_inputs(models, noisy, timesteps, text.adapted)
+        pairs, inputs = lora.get("unet", {}), (concept.latents, concept.timesteps, text.concept)
+        # What only reads text need not see the random rows drawn.
+        drawn = 0 if config.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
+        if drawn:
+            inputs = jax.tree.map(lambda *x: jnp.concatenate(x), inputs, (*random, text.random))
         output, energies = apply_adapted(
-            models.unet, params["unet"], lora.get("unet", {}), scale, *inputs, random_rows=rows
+            models.unet, params["unet"], pairs, scale, *_unet_inputs(models, *inputs), random_rows=drawn
         )
         output, count = output.astype(jnp.float32), len(batch.row)
         diffusion = _diffusion_loss(schedule, config, output[:count], batch, concept)
         erase = jnp.zeros(())
         if rows and config.erase == "layer":
+            if not drawn:
+                energies = measure_energies(params["unet"], pairs, scale, text.random.states)
             erase = layer_erasure(jnp.concatenate([energies, text.energies]))
         elif rows:
             base = apply_model(models.unet, params["unet"], *_unet_inputs(models, *random, text.base))

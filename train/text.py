@@ -19,9 +19,10 @@ from train.state import Trainable
 
 
 class EncodedRows(NamedTuple):
-    """Under the adapter the concept's rows and the random ones; under the base the random ones; the layers' energies."""
+    """The concept's rows and the random ones under the adapter; the random ones under the base; the layers' energies."""
 
-    adapted: Any
+    concept: Any
+    random: Any
     base: Any
     energies: Float[Array, "layers r"]
 
@@ -38,14 +39,15 @@ def encode_rows(
 ) -> EncodedRows:
     """What all text encoders make of the batch."""
     if batch.text is not None and batch.random_text is not None:
-        both = jax.tree.map(lambda *x: jnp.concatenate(x), batch.text, batch.random_text)
-        return EncodedRows(both, jax.tree.map(jnp.asarray, batch.random_text), jnp.zeros((0, len(batch.random_row))))
+        concept, random = (jax.tree.map(jnp.asarray, text) for text in (batch.text, batch.random_text))
+        return EncodedRows(concept, random, random, jnp.zeros((0, len(batch.random_row))))
     towers = [
         _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch, spread, key)
         for name in models.text_encoders
     ]
     return EncodedRows(
-        join_towers(*(tower.adapted for tower in towers)),
+        join_towers(*(tower.concept for tower in towers)),
+        join_towers(*(tower.random for tower in towers)),
         join_towers(*(tower.base for tower in towers)),
         jnp.concatenate([tower.energies for tower in towers]),
     )
@@ -71,18 +73,17 @@ def _encode_tower(
     tower = with_token_rows(models, params).text_encoders[component]
     ids = ids_of(batch.ids, component)
     random_ids = own_foreign_ids(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
-    adapted, energies = apply_adapted(
-        tower,
-        params[component],
-        lora.get(component, {}),
-        scale,
-        jnp.concatenate([ids, random_ids]),
-        random_rows=rows,
-    )
+    if component in lora:
+        both = jnp.concatenate([ids, random_ids])
+        adapted, energies = apply_adapted(tower, params[component], lora[component], scale, both, random_rows=rows)
+        concept = jax.tree.map(lambda x: x[: len(ids)], adapted)
+        random = jax.tree.map(lambda x: x[len(ids) :], adapted)
+    else:
+        # Apart from each other: nothing is trained through the random rows.
+        concept, random, energies = apply_model(tower, params[component], jnp.asarray(ids)), None, jnp.zeros((0, rows))
     # Without random rows (erase none) there is nothing to run the base on.
-    if rows and component in lora:
-        return EncodedRows(adapted, apply_model(tower, params[component], random_ids), energies)
-    return EncodedRows(adapted, jax.tree.map(lambda x: x[len(ids) :], adapted), energies)
+    base = apply_model(tower, params[component], random_ids) if rows else jax.tree.map(lambda x: x[:0], concept)
+    return EncodedRows(concept, base if random is None else random, base, energies)
 
 
 def tower_key(key: PRNGKeyArray, component: str) -> PRNGKeyArray:

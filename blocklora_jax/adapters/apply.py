@@ -84,6 +84,21 @@ def apply_observed(
     return output, {path.removesuffix("/" + _NAME): record[0] for path, record in flatten_params(records).items()}
 
 
+def measure_energies(
+    params: Mapping[str, Any],
+    layers: Mapping[str, LoRAPair],
+    scale: float | Array,
+    x: Float[Array, "rows t n"],
+) -> Float[Array, "layers rows"]:
+    """What `apply_adapted` records of linear layers without bias that all read `x`, without running their model."""
+    energies = []
+    for path, pair in sorted(layers.items()):
+        kernel = flatten_params(params)[f"{path}/kernel"]
+        a, b, base = (jnp.asarray(factor, x.dtype) for factor in (*pair, kernel))
+        energies.append(output_energy((x @ a) @ b * jnp.asarray(scale, x.dtype), x @ base))
+    return jnp.stack(energies) if energies else jnp.zeros((0, len(x)))
+
+
 def _apply_hooked(
     module: nn.Module,
     params: Mapping[str, Any],

@@ -19,6 +19,13 @@ LAYER_SETS: dict[str, tuple[tuple[str, bool], ...]] = {
     "text_encoder": ((r"^text_encoder(_2)?/.*self_attn/(q|k|v|out)_proj$", True),),
 }
 
+_READS_TEXT = re.compile(r"^unet/.*attn2/to_[kv]$")
+
+
+def reads_text(layer: str) -> bool:
+    """Whether a layer ("unet/…/to_k") reads text and nothing of the picture, so that no picture need be drawn for it."""
+    return not layer.startswith("unet/") or bool(_READS_TEXT.match(layer))
+
 
 def parse_layers(layers: str) -> tuple[tuple[str, bool], ...]:
     """The rules of a setting such as "cross_kv" or "attention+text_encoder". Raises UserError for an unknown name."""

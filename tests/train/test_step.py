@@ -170,13 +170,16 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
     ("erase", "prediction", "changes"),
     [
         ("layer", "epsilon", {"noise_offset": 0.1}),
+        ("layer", "epsilon", {"layers": "cross_kv"}),
+        ("layer", "v_prediction", {"layers": "cross_kv+text_encoder"}),
         ("epsilon", "epsilon", {"weighting": "none", "axis": "out"}),
         ("none", "v_prediction", {"blocks": 0}),
         ("none", "epsilon", {"weighting": "min_snr", "snr_gamma": 2.0}),
     ],
 )
 def test_losses_equal_a_plain_computation_with_fused_weights(erase, prediction, changes):
-    config = make_config(erase=erase, layers=LAYERS, alpha=3.0, erase_weight=0.7, batch=2, random_batch=3, **changes)
+    settings = {"layers": LAYERS, "alpha": 3.0, "erase_weight": 0.7, "batch": 2, "random_batch": 3, **changes}
+    config = make_config(erase=erase, **settings)
     schedule = replace(SCHEDULE, prediction_type=prediction)
     trainable, masks, optimizer, state = start(config)
     batch = make_batch(2, config.random_rows)

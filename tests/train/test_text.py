@@ -40,10 +40,10 @@ def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
     merged = merge.compose(PARAMS, [adapter], check_base=False)
     for i in range(count):
         expected = encode_text(with_token_rows(MODELS, merged), merged, batch.ids[i : i + 1])
-        assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], text.adapted), expected)
+        assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], text.concept), expected)
         # The stranger of this row alone, under the ids that follow the concept's.
         strange = [add_stranger(params, i, batch, key) for params in (merged, merge_tokens(adapter))]
-        for got, params in zip((jax.tree.map(lambda x: x[count:], text.adapted), text.base), strange, strict=True):
+        for got, params in zip((text.random, text.base), strange, strict=True):
             ids = batch.random_ids[i : i + 1]
             expected = encode_text(with_token_rows(MODELS, params), params, ids)
             assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], got), expected)
