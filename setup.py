@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "blocklora_jax/__init__.py").read_text())[1]
 TORCH = ["torch>=2.4", "diffusers>=0.35", "peft>=0.17", "transformers>=4.57", "accelerate>=1.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
+BENCH = ["matplotlib>=3.10"]
 
 setup(
     name="blocklora_jax",
@@ -47,6 +48,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda13]>=0.10"],
         "test": [*TORCH, *TENSORBOARD, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"],
-        "dev": ["ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],
+        "bench": BENCH,
+        "dev": [*BENCH, "ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],
     },
 )

@@ -56,7 +56,9 @@ def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, p
     check_equal(configs)
     registry = read_registry(configs[0].registry) if configs[0].registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
-    for config in configs:
+    # A run that was interrupted has begun some of its groups only.
+    begun = [config for config in configs if (config.out / "config.json").exists()] if configs[0].resume else []
+    for config in begun or configs:
         check_run_dir(config)
     # On a pod nobody writes into the folder before everybody has looked.
     multihost_utils.sync_global_devices("run folders checked")

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
-from blocklora_jax.checkpoints.layout import to_torch
+from blocklora_jax.checkpoints.layout import to_flax, to_torch
 from blocklora_jax.checkpoints.weights import cast_tensors
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.models.clip_vision import VisionConfig
+
+
+def load_image_encoder(folder: Path) -> tuple[VisionConfig, dict[str, Any], np.ndarray]:
+    """The tower's config, its fp32 parameters for `CLIPVisionModel`, and the text projection [d, p].
+
+    Raises: UserError for a config that is not this tower's.
+    """
+    config = VisionConfig.from_json(json.loads((folder / "config.json").read_text()), f"{folder}/config.json")
+    model, projection = (
+        cast_tensors(load_file(folder / f"{name}.safetensors"), "float32") for name in ("model", "text_projection")
+    )
+    return config, to_flax("image_encoder", model), projection["text_projection.weight"].T
 
 
 def save_image_encoder(

@@ -8,7 +8,7 @@ import torch
 from torch_models import normal, relative_error, without_grad
 from transformers import CLIPVisionModelWithProjection
 
-from blocklora_jax.checkpoints.image_encoder import save_image_encoder
+from blocklora_jax.checkpoints.image_encoder import load_image_encoder, save_image_encoder
 from blocklora_jax.models.clip_vision import CLIPVisionModel, VisionConfig
 
 CONFIGS = {
@@ -41,3 +41,7 @@ def test_saved_image_tower_answers_as_in_transformers(tmp_path, name):
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     reference = without_grad(theirs.eval(), pixels).image_embeds.numpy()
     assert relative_error(model.apply({"params": params}, jnp.asarray(images)), reference) <= 1e-5
+    found, read, projection = load_image_encoder(tmp_path)
+    assert found == config
+    jax.tree.map(np.testing.assert_array_equal, read, params)
+    np.testing.assert_array_equal(projection, normal(1, 16, 20))

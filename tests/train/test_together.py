@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from concept_builders import as_flags, settings, write_pictures
+from safetensors.numpy import load_file
 
 import train.concept
 import train.concepts
@@ -65,6 +67,19 @@ def test_a_concept_in_a_group_is_the_one_trained_alone(together, entries_file, t
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
     for token, vectors in alone.tokens.items():
         np.testing.assert_allclose(found.tokens[token], vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
+
+
+def test_a_run_that_was_stopped_between_groups_goes_on(together, entries_file, tiny_folder, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(together, out)
+    shutil.rmtree(out / "groups/001")
+    shutil.rmtree(out / "bo")
+    flags = ["--concepts", str(entries_file), "--out", str(out), "--at-once", "2", *common_flags(tiny_folder)]
+    train.concepts.main([*flags, "--resume"])
+    found, expected = (folder / "bo" / "adapter.safetensors" for folder in (out, together))
+    assert load_file(found).keys() == load_file(expected).keys()
+    for name, tensor in load_file(expected).items():
+        np.testing.assert_array_equal(load_file(found)[name], tensor)
 
 
 def test_every_concept_gets_its_own_folder_and_slot(together):

@@ -1,0 +1,1 @@
+"""The bench: concepts trained apart, merged at once by every method, measured."""

@@ -1,0 +1,52 @@
+"""What is taught: individuals, scenes and styles of the little world, drawn by seed; and strangers to tell them from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from blocklora_jax.pocket.concepts import Concept, concept_pictures, draw_concept
+from blocklora_jax.pocket.references import write_concept
+
+# People, subjects, scenes and styles, 5 + 5 + 3 + 2 of every fifteen, mixed so that the first few are of several kinds.
+ORDER = (
+    "person", "animal", "scene", "object", "person", "style", "animal", "person",
+    "object", "scene", "person", "animal", "style", "person", "scene",
+)  # fmt: skip
+REFERENCES = 6
+
+
+def draw_concepts(count: int, seed: int) -> list[Concept]:
+    """`count` concepts, the first of them the same for any count; classes repeat as late as they can."""
+    rng, drawn = np.random.default_rng((seed, 15)), []
+    for index in range(count):
+        kind = ORDER[index % len(ORDER)]
+        used = [concept.class_noun for concept in drawn if concept.kind == kind]
+        candidates = [draw_concept(kind, f"{kind}{index:02d}", rng) for _ in range(40)]
+        drawn.append(min(candidates, key=lambda c: used.count(c.class_noun)))
+    return drawn
+
+
+def draw_strangers(concept: Concept, count: int, seed: int) -> list[Concept]:
+    """Others of the concept's class, nobody's concepts."""
+    name = concept.thing[0] if isinstance(concept.thing, tuple) else concept.class_noun
+    rng = np.random.default_rng((seed, *concept.name.encode()))
+    return [draw_concept(concept.kind, f"{concept.name}-stranger{i}", rng, name) for i in range(count)]
+
+
+def write_references(concepts: Sequence[Concept], folder: Path) -> dict[str, dict[str, str]]:
+    """Draw every concept's pictures; gives the entries of a concepts file (see `train.concepts`)."""
+    for concept in concepts:
+        write_concept(concept, folder / concept.name, REFERENCES)
+    kinds = {"person": "person", "animal": "object", "object": "object", "scene": "scene", "style": "style"}
+    return {
+        c.name: {"images": str((folder / c.name).resolve()), "class_noun": c.class_noun, "kind": kinds[c.kind]}
+        for c in concepts
+    }
+
+
+def references(concept: Concept) -> np.ndarray:
+    """The pictures that a concept is learnt from, uint8 [6, 64, 64, 3]."""
+    return concept_pictures(concept, REFERENCES)[0]

@@ -1,0 +1,121 @@
+"""One method's adapters, alone and merged: pictures, scores, and the time of the merge; kept as JSON and safetensors."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import load_file, save
+
+import merge
+from benchmarks.modular.measure import Measures
+from benchmarks.modular.methods import Method, trainable
+from benchmarks.modular.pictures import Artist
+from benchmarks.modular.prompts import Pair, concept_prompts, pair_prompts, plain_prompts, stylised_prompts
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.pocket.concepts import Concept, concept_pictures
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One seed's concepts and what looks at them. folder: of the results. prompts, pairs: how many pictures of each."""
+
+    concepts: Sequence[Concept]
+    artist: Artist
+    measures: Measures
+    folder: Path
+    prompts: int = 8
+    pairs: int = 24
+
+    def cached(self, name: str, make: Callable[[], tuple[Result, Mapping[str, np.ndarray]]]) -> Result:
+        """A result from its file, or made and written there, its pictures beside it."""
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            result, pictures = make()
+            tensors = {key: np.ascontiguousarray(images) for key, images in pictures.items()}
+            write_atomic(path.with_suffix(".safetensors"), save(tensors))
+            write_json(path, result)
+        return json.loads(path.read_text())
+
+    def pictures(self, name: str) -> dict[str, np.ndarray]:
+        """The pictures of a result, by concept or task."""
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def base(self) -> tuple[Result, dict[str, np.ndarray]]:
+        """The floor: the base asked for the class; and the ceiling: other drawings of the concept itself."""
+        rows, drawn = {"base": {}, "drawings": {}}, {}
+        for concept in self.concepts:
+            plain = [p.plain for p in concept_prompts(concept, self.prompts)]
+            drawn[concept.name] = self.artist.draw(plain, concept.name, None)
+            rows["base"][concept.name] = self.score(concept, drawn[concept.name], plain, ())
+            real, words = concept_pictures(concept, self.prompts, seed=1)
+            untold = [w.replace(f"{concept.token} ", "") for w in words]
+            rows["drawings"][concept.name] = self.score(concept, real, untold, ())
+        drawn["plain"] = self.artist.draw(plain_prompts(self.concepts), "plain", None)
+        return rows, drawn
+
+    def alone(self, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
+        """Every concept with its own adapter only."""
+        rows, drawn = {}, {}
+        for concept, adapter in zip(self.concepts, adapters, strict=True):
+            params = merge.compose(self.artist.sd.params, [adapter])
+            drawn[concept.name], rows[concept.name] = self._concept(concept, params, [adapter], ())
+        sizes = [trainable(adapter) for adapter in adapters]
+        return {"concepts": rows, "parameters": float(np.mean(sizes))}, drawn
+
+    def merged(
+        self, method: Method, adapters: Sequence[Adapter], weight: float
+    ) -> tuple[Result, dict[str, np.ndarray]]:
+        """The first concepts, as many as there are adapters, merged by a method."""
+        concepts, sd = self.concepts[: len(adapters)], self.artist.sd
+        began = time.perf_counter()
+        params, present = method.merge(sd, adapters, weight)
+        jax.block_until_ready(params)
+        seconds, rows, drawn = time.perf_counter() - began, {}, {}
+        for concept in concepts:
+            drawn[concept.name], rows[concept.name] = self._concept(concept, params, present, concepts)
+        result: Result = {"concepts": rows, "seconds": seconds, "weight": weight}
+        drawn["plain"] = self.artist.draw(plain_prompts(self.concepts), "plain", params, present)
+        base = self.artist.draw(plain_prompts(self.concepts), "plain", None)
+        result["drift"] = (np.abs(drawn["plain"].astype(np.float32) - base).mean((1, 2, 3)) / 255).tolist()
+        if len(concepts) == len(self.concepts):
+            result |= self._together(params, present, drawn)
+        return result, drawn
+
+    def score(self, concept: Concept, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[Concept]) -> Result:
+        """Scores as JSON."""
+        scores = self.measures.score(concept, pictures, plain, merged)
+        return {name: [float(v) for v in values] for name, values in scores._asdict().items()}
+
+    def _concept(
+        self, concept: Concept, params: Mapping[str, Any], present: Sequence[Adapter], merged: Sequence[Concept]
+    ) -> tuple[np.ndarray, Result]:
+        prompts = concept_prompts(concept, self.prompts)
+        images = self.artist.draw([p.text for p in prompts], concept.name, params, present)
+        return images, self.score(concept, images, [p.plain for p in prompts], merged)
+
+    def _together(self, params: Mapping[str, Any], present: Sequence[Adapter], drawn: dict[str, np.ndarray]) -> Result:
+        """Two concepts in one picture, and individuals in a style that is a concept."""
+        pairs, stylised = pair_prompts(self.concepts, self.pairs), stylised_prompts(self.concepts, self.pairs)
+        found: Result = {}
+        if pairs:
+            drawn["pairs"] = self.artist.draw([p.text for p in pairs], "pairs", params, present)
+            found["both"] = [bool(self.measures.both_there(p, drawn["pairs"][[i]])[0]) for i, p in enumerate(pairs)]
+        if stylised:
+            drawn["stylised"] = self.artist.draw([p.text for p in stylised], "stylised", params, present)
+            found["stylised"] = [self._stylised(p, drawn["stylised"][[i]]) for i, p in enumerate(stylised)]
+        return found
+
+    def _stylised(self, pair: Pair, picture: np.ndarray) -> dict[str, float]:
+        """Identity of the individual and of the style."""
+        scores = [self.measures.score(c, picture, ["a picture"], ()) for c in (pair.first, pair.second)]
+        return {"individual": float(scores[0].identity[0]), "style": float(scores[1].identity[0])}

@@ -1,0 +1,78 @@
+"""What a person sees: curves over the number of merged concepts, crosstalk as heat maps, and pictures side by side."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.modular.concepts import references
+from benchmarks.modular.methods import METHODS
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.files import write_atomic
+from blocklora_jax.grid import picture_grid, png_bytes
+from blocklora_jax.heatmap import heat_map
+from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.concepts import Concept
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Identity kept over the number of merged concepts, one line a method, with intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(row["method"] for row in rows if row["n"]):
+        points = sorted((row["n"], *row["identity_retention"]) for row in rows if row["method"] == name and row["n"])
+        n, kept, low, high = map(np.array, zip(*points, strict=True))
+        style = {"linewidth": 3, "color": "black"} if name == "blocklora" else {"linewidth": 1.3}
+        (line,) = axes.plot(n, kept, marker="o", markersize=3, label=METHODS[name].label, **style)
+        axes.fill_between(n, low, high, alpha=0.08, color=line.get_color())
+    axes.set(xlabel="concepts merged", ylabel="identity kept (merged / alone)", ylim=(0, None))
+    axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomic(path, buffer.getvalue())
+
+
+def draw_crosstalk(sd: StableDiffusion, adapters: Mapping[str, Sequence[Adapter]], folder: Path) -> dict[str, float]:
+    """A heat map for each named set of adapters; gives the mean of what all others add to a concept's own output."""
+    found = {}
+    for name, group in adapters.items():
+        kinds = measure_crosstalk(sd, group)
+        total = kinds.get(ALL) or next(iter(kinds.values()))
+        names = [adapter.name for adapter in group]
+        title = f"{name}: output of each (across) on the prompts of each (down), own = 1"
+        write_atomic(folder / f"crosstalk-{name}.png", png_bytes(heat_map(total.pairs, names, names, title)))
+        found[name] = float(total.others.mean())
+    return found
+
+
+def draw_grid(
+    concepts: Sequence[Concept],
+    alone: Mapping[str, np.ndarray],
+    merged: Mapping[str, Mapping[str, np.ndarray]],
+    path: Path,
+) -> None:
+    """A row a concept: a reference, alone, and merged by each of the named methods; always the same prompt and noise."""
+    images, captions = [], []
+    for concept in concepts:
+        images += [
+            references(concept)[0],
+            alone[concept.name][0],
+            *(drawn[concept.name][0] for drawn in merged.values()),
+        ]
+        captions += [f"{concept.token} {concept.class_noun}", "alone", *merged]
+    columns = 2 + len(merged)
+    write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=columns, scale=2)))
+
+
+def draw_together(drawn: Mapping[str, Mapping[str, np.ndarray]], prompts: Sequence[str], task: str, path: Path) -> None:
+    """A row for each of the first prompts of a task ("pairs", "stylised"), a column a method."""
+    images = [pictures[task][i] for i in range(len(prompts)) for pictures in drawn.values()]
+    captions = [f"{label}: {words}" for words in prompts for label in drawn]
+    write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=len(drawn), scale=2)))

@@ -1,0 +1,109 @@
+"""What is compared: recipes (how an adapter is trained) and methods (how the adapters of a recipe are merged)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import merge
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probe import Probe, own_tokens, with_tokens
+from blocklora_jax.prompt_words import words_for
+from blocklora_jax.refit import RefitConfig, refit, trigger_prompts
+
+Params = Mapping[str, Any]
+Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequence[Adapter]]]
+
+# Rank 16 in a sixteenth of the inputs has as many parameters as rank 5 in all of them (see `trainable`).
+RANK, PLAIN_RANK = 16, 5
+RECIPES: dict[str, dict[str, Any]] = {
+    "blocklora": {"rank": RANK},
+    "blocks": {"rank": RANK, "erase": "none"},
+    "erasure": {"rank": PLAIN_RANK, "blocks": 0},
+    "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
+    "orthogonal": {"rank": RANK, "blocks": 0, "erase": "none", "down": "orthogonal"},
+    "preservation": {"rank": PLAIN_RANK, "blocks": 0, "erase": "preserve"},
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """label: for people. recipe: among `RECIPES`. merge: gives the parameters, and the adapters that are in them.
+
+    weights: the strengths that a search may choose from. instant: whether the merge needs no data and no training.
+    """
+
+    label: str
+    recipe: str
+    merge: Merge
+    instant: bool = True
+    weights: tuple[float, ...] = field(default=(1.0,))
+
+
+def _compose(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    return merge.compose(sd.params, adapters), adapters
+
+
+def _sum(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    return merge.compose(sd.params, adapters, [weight] * len(adapters), allow_overlap=True), adapters
+
+
+def _average(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    return merge.average(sd.params, adapters), adapters
+
+
+def _ties(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    return merge.ties(sd.params, adapters, [weight] * len(adapters)), adapters
+
+
+def _dare(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    return merge.dare(sd.params, adapters, [weight] * len(adapters)), adapters
+
+
+def _fuse(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    layers = {f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group}
+    seen = [layer_grams(sd, adapter, layers) for adapter in adapters]
+    return merge.fuse(sd.params, adapters, {layer: [grams[layer] for grams in seen] for layer in layers}), adapters
+
+
+def layer_grams(sd: StableDiffusion, adapter: Adapter, layers: set[str]) -> dict[str, np.ndarray]:
+    """x^T x of every layer's inputs over prompts that call the concept."""
+    probe = Probe(sd, frozenset(layers), lambda layer, x, y, context: x.astype(jnp.float32).T @ x.astype(jnp.float32))
+    prompts = trigger_prompts(adapter, words_for("pocket"), RefitConfig())
+    ids = sd.tokenizer.encode(prompts, token_counts([adapter]))
+    return probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids)
+
+
+def _refit(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    partition, config = Partition(num_blocks=max(16, len(adapters))), RefitConfig(rank=RANK)
+    fitted = [refit(sd, a, partition, (slot,), words_for("pocket"), config)[0] for slot, a in enumerate(adapters)]
+    return merge.compose(sd.params, fitted), fitted
+
+
+_STRENGTHS = (0.3, 0.5, 0.75, 1.0)
+METHODS: dict[str, Method] = {
+    "blocklora": Method("BlockLoRA", "blocklora", _compose),
+    "blocks": Method("blocks only", "blocks", _compose),
+    "erasure": Method("erasure only", "erasure", _sum),
+    "sum": Method("LoRA, summed", "plain", _sum, weights=_STRENGTHS),
+    "average": Method("LoRA, averaged", "plain", _average),
+    "ties": Method("TIES", "plain", _ties, weights=(0.5, 1.0, 2.0, 4.0)),
+    "dare": Method("DARE", "plain", _dare, weights=_STRENGTHS),
+    "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, weights=_STRENGTHS),
+    "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
+    "refit": Method("LoRA, re-fitted", "plain", _refit),
+    "fusion": Method("gradient fusion", "plain", _fuse, instant=False),
+}
+
+
+def trainable(adapter: Adapter) -> int:
+    """How many numbers of the adapter were trained, tokens included: what a file of it holds."""
+    layers = [pair for group in adapter.lora.values() for pair in group.values()]
+    return sum(int(np.count_nonzero(x)) for pair in layers for x in pair) + sum(v.size for v in adapter.tokens.values())

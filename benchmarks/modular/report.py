@@ -1,0 +1,107 @@
+"""The table: means and 95 % bootstrap intervals over concepts and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.modular.methods import METHODS
+
+Interval = tuple[float, float, float]
+_DRAWS = 2000
+
+
+def interval(rows: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Interval:
+    """`statistic(rows [n, …])`, and the 2.5th and 97.5th percentile of it over rows drawn with replacement."""
+    rng, count = np.random.default_rng(0), len(rows)
+    drawn = [statistic(rows[rng.integers(count, size=count)]) for _ in range(_DRAWS)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return float(statistic(rows)), float(low), float(high)
+
+
+def mean_over(results: Sequence[Mapping[str, Any]], score: str) -> Interval:
+    """A score's mean over all concepts of all seeds; the concepts are what is drawn again."""
+    return interval(per_concept(results, score), lambda rows: float(rows.mean()))
+
+
+def retention(merged: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]], score: str) -> Interval:
+    """A score's mean while merged over its mean alone, of the same concepts."""
+    kept = [
+        {"concepts": {name: a["concepts"][name] for name in m["concepts"]}} for m, a in zip(merged, alone, strict=True)
+    ]
+    pairs = np.stack([per_concept(merged, score), per_concept(kept, score)], axis=1)
+    return interval(pairs, lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean()))
+
+
+def per_concept(results: Sequence[Mapping[str, Any]], score: str) -> np.ndarray:
+    """Each concept's mean over its pictures, of all seeds."""
+    return np.array([np.mean(scores[score]) for result in results for scores in result["concepts"].values()])
+
+
+def summarise(
+    alone: Mapping[str, list[dict]], merged: Mapping[tuple[str, int], list[dict]], base: list[dict]
+) -> list[dict[str, Any]]:
+    """One row for each method and number of merged concepts, and rows for the base and for real drawings.
+
+    alone: results by recipe; merged: by (method, n); each a list over seeds.
+    """
+    rows = []
+    for name in ("drawings", "base"):
+        results = [{"concepts": result[name]} for result in base]
+        rows.append(
+            {"method": name, "n": 0} | {s: mean_over(results, s) for s in ("text", "image", "identity", "right")}
+        )
+    for (name, count), results in merged.items():
+        single = alone[METHODS[name].recipe]
+        row: dict[str, Any] = {"method": name, "n": count}
+        row |= {score: mean_over(results, score) for score in ("text", "image", "identity", "right", "leakage")}
+        row |= {f"{s}_alone": mean_over(single, s) for s in ("text", "image", "identity", "right")}
+        row |= {f"{s}_retention": retention(results, single, s) for s in ("image", "identity")}
+        row["drift"] = interval(np.concatenate([r["drift"] for r in results]), lambda x: float(x.mean()))
+        row["seconds"] = float(np.median([r["seconds"] for r in results]))
+        row["parameters"] = float(np.mean([r["parameters"] for r in single]))
+        row |= _together(results)
+        rows.append(row)
+    return rows
+
+
+def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
+    found = {}
+    if all("both" in result for result in results):
+        both = np.concatenate([np.asarray(r["both"], float) for r in results])
+        found["both"] = interval(both, lambda x: float(x.mean()))
+    if all("stylised" in result for result in results):
+        for part in ("individual", "style"):
+            values = np.array([p[part] for r in results for p in r["stylised"]])
+            found[f"stylised_{part}"] = interval(values, lambda x: float(x.mean()))
+    return found
+
+
+_COLUMNS = {
+    "identity_alone": "identity alone", "identity": "identity merged", "identity_retention": "kept",
+    "right": "recognised", "image": "image", "image_retention": "image kept", "text": "text", "leakage": "leakage",
+    "drift": "drift", "both": "both in one", "stylised_individual": "stylised", "seconds": "merge s",
+    "parameters": "trained",
+}  # fmt: skip
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+    """The table of `count` merged concepts, as Markdown."""
+    chosen = [row for row in rows if row["n"] in (0, count)]
+    lines = ["| | " + " | ".join(_COLUMNS.values()) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    labels = {"base": "*base, class noun*", "drawings": "*real drawings*"}
+    for row in chosen:
+        label = labels.get(row["method"]) or METHODS[row["method"]].label
+        lines.append(f"| {label} | " + " | ".join(_cell(row.get(name)) for name in _COLUMNS) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, tuple | list) and np.isnan(value[0])):
+        return "–"
+    if isinstance(value, tuple | list):
+        mean, low, high = value
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"

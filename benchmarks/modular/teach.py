@@ -1,0 +1,44 @@
+"""Training the concepts of a bench, each apart from the others, by every recipe; what is finished is used again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.modular.concepts import write_references
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.files import write_json
+from blocklora_jax.pocket.concepts import Concept
+from train.concepts import ConceptsOptions, read_concepts, train_concepts
+from train.config import settings_as_flags
+from train.platform import select_platform
+
+
+def teach(
+    concepts: Sequence[Concept], settings: Mapping[str, Any], folder: Path, at_once: int, blocks: int
+) -> list[Adapter]:
+    """Adapters of `concepts`, in their order; concept i has slot i.
+
+    settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots, where
+    the settings ask for blocks.
+    """
+    entries = write_references(concepts, folder.parent / "references")
+    adapters: list[Adapter] = []
+    for start in range(0, len(concepts), at_once):
+        group, place = concepts[start : start + at_once], folder / f"{start:03d}"
+        paths = [place / concept.name / "adapter.safetensors" for concept in group]
+        if not all(path.is_file() for path in paths):
+            named = {c.name: {**entries[c.name], "slot": [start + i]} for i, c in enumerate(group)}
+            _train(named, {"blocks": blocks, **settings}, place)
+        adapters += [Adapter.load(path) for path in paths]
+    return adapters
+
+
+def _train(entries: dict[str, dict[str, Any]], settings: Mapping[str, Any], place: Path) -> None:
+    listing = place / "concepts.yaml"
+    write_json(listing, entries)  # JSON is YAML
+    begun = any((place / name / "config.json").exists() for name in entries)
+    flags = settings_as_flags({"preview_every": 0, "save_every": 100, **settings, "resume": begun})
+    options = ConceptsOptions(concepts=listing, out=place, at_once=len(entries))
+    train_concepts(read_concepts(options, flags), options, select_platform())
