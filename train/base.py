@@ -52,7 +52,7 @@ class BaseConfig:
     vae_steps: int = 2400
     vae_batch: int = 8
     vae_learning_rate: float = 1e-3
-    unet_steps: int = 7680
+    unet_steps: int = 9600
     unet_batch: int = 24
     unet_learning_rate: float = 6e-4
     save_every: int = 250

@@ -77,8 +77,10 @@ class ConceptConfig:
     """How many embeddings the token stands for; 0 trains none and writes the class noun's own."""
     token_spread: float = 1.0
     """How far new and foreign tokens start from the class noun, in deviations of the token table."""
+    foreign_spread: Literal["own", "start"] = "own"
+    """How far foreign tokens are from their nouns: as far as the concept's own have come in training, or where new ones start."""
 
-    erase: Literal["layer", "epsilon", "none"] = "layer"
+    erase: Literal["layer", "contrast", "epsilon", "none"] = "layer"
     """Form of Randomized Output Erasure."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the erasure term."""

@@ -88,7 +88,7 @@ def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, comp
     """
     noun, row = jnp.asarray(last_token_ids(sd.tokenizer, [config.class_noun])), jnp.zeros(1, jnp.int32)
     table, key = token_table(sd.params, component), tower_key(key, component)
-    return foreign_embeddings(table, noun, row, config.token_vectors, config.token_spread, key)[0]
+    return foreign_embeddings(table, noun, row, config.token_vectors, config.token_spread * table.std(), key)[0]
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
@@ -102,7 +102,9 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
     params, random_ids = dict(sd.params), []
     for part in sd.models.text_encoders:
         table, part_key = token_table(sd.params, part), tower_key(key, part)
-        foreign = foreign_embeddings(table, jnp.asarray(prompts.nouns), rows, vectors, config.token_spread, part_key)
+        foreign = foreign_embeddings(
+            table, jnp.asarray(prompts.nouns), rows, vectors, config.token_spread * table.std(), part_key
+        )
         longer = [table, trainable.tokens_of(part), foreign.reshape(-1, table.shape[1])]
         params = with_table(params, jnp.concatenate(longer), part)
         random_ids.append(own_foreign_ids(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))

@@ -22,7 +22,7 @@ from blocklora_jax.models.clip_text import TextOutput
 from train.batch import Batch, Rows
 from train.config import ConceptConfig
 from train.state import Trainable, TrainState
-from train.text import encode_rows
+from train.text import Strangers, encode_rows
 
 
 class Noised(NamedTuple):
@@ -44,15 +44,18 @@ def make_step(
     metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices.
     """
     scale = (config.rank if config.alpha is None else config.alpha) / config.rank
+    strangers = Strangers(config.token_spread, config.foreign_spread == "own")
 
     def loss_fn(trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray):
         lora, rows = apply_masks(trainable.lora, masks), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
         random = _random_inputs(schedule, batch, key)
-        text = encode_rows(models, params, lora, scale, trainable, batch, config.token_spread, key)
+        text = encode_rows(models, params, lora, scale, trainable, batch, strangers, key)
         pairs, inputs = lora.get("unet", {}), (concept.latents, concept.timesteps, text.concept)
         # What only reads text need not see the random rows drawn.
-        drawn = 0 if config.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
+        drawn = (
+            0 if config.erase in ("layer", "contrast") and all(reads_text(f"unet/{path}") for path in pairs) else rows
+        )
         if drawn:
             inputs = jax.tree.map(lambda *x: jnp.concatenate(x), inputs, (*random, text.random))
         output, energies = apply_adapted(
@@ -65,6 +68,10 @@ def make_step(
             if not drawn:
                 energies = measure_energies(params["unet"], pairs, scale, text.random.states)
             erase = layer_erasure(jnp.concatenate([energies, text.energies]))
+        elif rows and config.erase == "contrast":
+            energies = measure_energies(params["unet"], pairs, scale, text.random.states)
+            own = measure_energies(params["unet"], pairs, scale, text.concept.states).mean(1, keepdims=True)
+            erase = (energies / (jax.lax.stop_gradient(own) + 1e-4)).mean()
         elif rows:
             base = apply_model(models.unet, params["unet"], *_unet_inputs(models, *random, text.base))
             erase = epsilon_erasure(output[count:], base)

@@ -18,6 +18,24 @@ from train.batch import Batch, Rows
 from train.state import Trainable
 
 
+class Strangers(NamedTuple):
+    """How far foreign tokens are from their nouns: `spread` deviations of the token table, where new tokens start; or, with
+    `follow`, as far as the concept's own tokens have come since, as other people's will have.
+    """
+
+    spread: float
+    follow: bool
+
+    def deviation(self, table: Float[Array, "n d"], own: Float[Array, "v d"]) -> Array:
+        """In the units of the table."""
+        start = self.spread * table.std()
+        if not self.follow or not own.size:
+            return start
+        # What is far from a row of the table is longer than it by its distance: directions are nearly orthogonal.
+        grown = jax.lax.stop_gradient(jnp.mean(jnp.square(own))) - jnp.mean(jnp.square(table))
+        return jnp.sqrt(jnp.maximum(jnp.square(start), grown))
+
+
 class EncodedRows(NamedTuple):
     """The concept's rows and the random ones under the adapter; the random ones under the base; the layers' energies."""
 
@@ -34,7 +52,7 @@ def encode_rows(
     scale: float,
     trainable: Trainable,
     batch: Batch,
-    spread: float,
+    strangers: Strangers,
     key: PRNGKeyArray,
 ) -> EncodedRows:
     """What all text encoders make of the batch."""
@@ -42,7 +60,7 @@ def encode_rows(
         concept, random = (jax.tree.map(jnp.asarray, text) for text in (batch.text, batch.random_text))
         return EncodedRows(concept, random, random, jnp.zeros((0, len(batch.random_row))))
     towers = [
-        _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch, spread, key)
+        _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch, strangers, key)
         for name in models.text_encoders
     ]
     return EncodedRows(
@@ -61,14 +79,15 @@ def _encode_tower(
     scale: float,
     tokens: Array,
     batch: Batch,
-    spread: float,
+    strangers: Strangers,
     key: PRNGKeyArray,
 ) -> EncodedRows:
     """What one text encoder makes of the batch, in which every random row's stranger has embeddings of its own."""
     assert batch.ids is not None and batch.random_ids is not None and batch.random_nouns is not None
     rows, table = len(batch.random_row), token_table(params, component)
     key = tower_key(key, component)
-    foreign = foreign_embeddings(table, batch.random_nouns, batch.random_row, len(tokens), spread, key)
+    deviation = strangers.deviation(table, tokens)
+    foreign = foreign_embeddings(table, batch.random_nouns, batch.random_row, len(tokens), deviation, key)
     params = with_table(params, jnp.concatenate([table, tokens, foreign.reshape(-1, table.shape[1])]), component)
     tower = with_token_rows(models, params).text_encoders[component]
     ids = ids_of(batch.ids, component)
@@ -96,11 +115,10 @@ def foreign_embeddings(
     nouns: Int[Rows, " r"],
     row: Rows,
     vectors: int,
-    spread: float,
+    deviation: float | Array,
     key: PRNGKeyArray,
 ) -> Float[Array, "r v d"]:
-    """Embeddings of tokens that other people's concepts could have: around the noun's, as far as new tokens start."""
-    deviation = spread * table.std()
+    """Embeddings of tokens that other people's concepts could have: around the noun's, each number `deviation` off."""
 
     def draw(noun: Array, row: Array) -> Array:
         row_key = jax.random.fold_in(jax.random.fold_in(key, 2), row)

@@ -20,11 +20,10 @@ from benchmarks.modular import figures
 from benchmarks.modular.concepts import draw_concepts
 from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measure import Measures
-from benchmarks.modular.methods import METHODS, RECIPES
+from benchmarks.modular.methods import METHODS, RECIPES, Method
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.prompts import pair_prompts, stylised_prompts
 from benchmarks.modular.report import markdown, summarise
-from benchmarks.modular.search import chosen_settings
 from benchmarks.modular.teach import teach
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.command import run
@@ -90,13 +89,20 @@ def measure(
         say(f"seed {seed}: {recipe}: alone")
         results.alone[recipe].append(bench.cached(f"{recipe}-alone", lambda group=group: bench.alone(group)))
     for name in options.methods:
-        method, weight = METHODS[name], chosen_settings(name)
+        method = METHODS[name]
         for n in sorted(n for n in options.counts if n > 1):
             say(f"seed {seed}: {name}: {n} merged")
             group = adapters[method.recipe][:n]
-            make = lambda method=method, group=group, weight=weight: bench.merged(method, group, weight)
-            results.merged[name, n].append(bench.cached(f"{name}-{n}", make))
+            results.merged[name, n].append(measure_merged(bench, name, n, method, group))
     return bench, adapters
+
+
+def measure_merged(bench: Bench, name: str, n: int, method: Method, group: list[Adapter]) -> dict:
+    """The first n merged, at the best of the strengths that the method may choose from."""
+    weight = method.weights[0]
+    if len(method.weights) > 1:
+        weight = bench.cached(f"{name}-{n}-search", lambda: bench.search_strength(method, group))["weight"]
+    return bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, weight))
 
 
 def draw(options: Options, bench: Bench, adapters: dict[str, list[Adapter]], rows: Sequence[dict]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,22 @@ class Bench:
         if len(concepts) == len(self.concepts):
             result |= self._together(params, present, drawn)
         return result, drawn
+
+    def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
+        """At which of a method's strengths its merge has the most identity, on two prompts a concept with other noise.
+
+        On the very concepts that are measured, which favours the methods that have a strength to choose.
+        """
+        artist, found = replace(self.artist, seed=self.artist.seed + 1000), {}
+        for weight in method.weights:
+            params, present = method.merge(artist.sd, adapters, weight)
+            scores = []
+            for concept in self.concepts[: len(adapters)]:
+                prompts = concept_prompts(concept, self.prompts)[:2]
+                images = artist.draw([p.text for p in prompts], concept.name, params, present)
+                scores.append(self.measures.score(concept, images, [p.plain for p in prompts], ()).identity.mean())
+            found[str(weight)] = float(np.mean(scores))
+        return {"identity": found, "weight": float(max(found, key=lambda weight: found[weight]))}, {}
 
     def score(self, concept: Concept, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[Concept]) -> Result:
         """Scores as JSON."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.modular.concepts import write_references
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.files import write_json
@@ -16,9 +18,14 @@ from train.platform import select_platform
 
 
 def teach(
-    concepts: Sequence[Concept], settings: Mapping[str, Any], folder: Path, at_once: int, blocks: int
+    concepts: Sequence[Concept],
+    settings: Mapping[str, Any],
+    folder: Path,
+    at_once: int,
+    blocks: int = 16,
+    slots_each: int = 1,
 ) -> list[Adapter]:
-    """Adapters of `concepts`, in their order; concept i has slot i.
+    """Adapters of `concepts`, in their order; the first has the first `slots_each` slots, and so on.
 
     settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots, where
     the settings ask for blocks.
@@ -29,7 +36,8 @@ def teach(
         group, place = concepts[start : start + at_once], folder / f"{start:03d}"
         paths = [place / concept.name / "adapter.safetensors" for concept in group]
         if not all(path.is_file() for path in paths):
-            named = {c.name: {**entries[c.name], "slot": [start + i]} for i, c in enumerate(group)}
+            slots = np.arange(start * slots_each, (start + len(group)) * slots_each).reshape(len(group), -1)
+            named = {c.name: entries[c.name] | {"slot": own.tolist()} for c, own in zip(group, slots, strict=True)}
             _train(named, {"blocks": blocks, **settings}, place)
         adapters += [Adapter.load(path) for path in paths]
     return adapters

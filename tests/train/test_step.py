@@ -89,18 +89,20 @@ def noised_rows(batch: Batch, key, offset, alphas):
     return (np.stack(part).astype(np.float32) for part in zip(*rows, strict=True))
 
 
-def text_rows(params, trainable, scale, batch: Batch, spread, key):
+def text_rows(params, trainable, scale, batch: Batch, config, key):
     """Every row's states and its adapted layers' inputs, each with a token table of its own."""
     layers = trainable.lora.get("text_encoder", {})
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    vectors = len(trainable.tokens)
+    vectors, deviation = len(trainable.tokens), config.token_spread * table.std()
+    if config.foreign_spread == "own":
+        deviation = np.sqrt(max(deviation**2, np.mean(trainable.tokens**2) - np.mean(table**2)))
     states, inputs = [], []
     for i, ids in enumerate([*batch.ids, *batch.random_ids]):
         extra = [trainable.tokens]
         if i >= len(batch.ids):
             j = i - len(batch.ids)
             row_key = jax.random.fold_in(jax.random.fold_in(key, 2), batch.random_row[j])
-            stranger = table[batch.random_nouns[j]][None] + spread * table.std() * jax.random.normal(
+            stranger = table[batch.random_nouns[j]][None] + deviation * jax.random.normal(
                 row_key, (vectors, table.shape[1])
             )
             extra.append(stranger)
@@ -129,7 +131,7 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
     scale, count = config.alpha / config.rank, len(batch.row)
     noisy, noise, timesteps = noised_rows(batch, key, config.noise_offset, alphas)
     timesteps = timesteps.astype(np.int32)
-    states, text_inputs = text_rows(PARAMS, trainable, scale, batch, config.token_spread, key)
+    states, text_inputs = text_rows(PARAMS, trainable, scale, batch, config, key)
     layers = trainable.lora["unet"]
     output, heard = unet_and_inputs(fuse(PARAMS["unet"], layers, scale), layers, noisy, timesteps, states)
     diffusion = []
@@ -159,7 +161,7 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
         erase = np.mean(energies)
     if config.erase == "epsilon":
         silent = trainable._replace(lora=jax.tree.map(jnp.zeros_like, trainable.lora))
-        base_states, _ = text_rows(PARAMS, silent, scale, batch, config.token_spread, key)
+        base_states, _ = text_rows(PARAMS, silent, scale, batch, config, key)
         base, _ = unet_and_inputs(PARAMS["unet"], layers, noisy, timesteps, base_states)
         erase = np.mean(np.square(output[count:] - base[count:]))
     diffusion = np.mean(diffusion)
@@ -171,6 +173,7 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
     [
         ("layer", "epsilon", {"noise_offset": 0.1}),
         ("layer", "epsilon", {"layers": "cross_kv"}),
+        ("layer", "epsilon", {"foreign_spread": "start"}),
         ("layer", "v_prediction", {"layers": "cross_kv+text_encoder"}),
         ("epsilon", "epsilon", {"weighting": "none", "axis": "out"}),
         ("none", "v_prediction", {"blocks": 0}),
