@@ -1,7 +1,7 @@
 """Train the pocket model: `python -m train.base`.
 
-Draws pictures of the little world, then trains CLIP, the autoencoder and the U-Net on them, each stage resumable, and
-writes a Diffusers folder in fp16.
+Draws pictures of the little world, then trains CLIP, the autoencoder and the U-Net on them, and the judge that measures
+pictures, each stage resumable, and writes a Diffusers folder in fp16. `--report` says how good a model is.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from blocklora_jax.checkpoints.diffusers import load_folder
 from blocklora_jax.checkpoints.image_encoder import save_image_encoder
 from blocklora_jax.command import run
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.errors import UserError
 from blocklora_jax.models.clip_vision import VisionConfig
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
 from blocklora_jax.pocket import architecture
+from blocklora_jax.pocket.judge import save_judge
 from blocklora_jax.pocket.tokenizer import write_tokenizer
 from blocklora_jax.pocket.world import vocabulary
 from blocklora_jax.tokens import Tokenizer
@@ -29,8 +31,13 @@ from train.loop import LoopConfig
 from train.stages.autoencoder import train_autoencoder
 from train.stages.clip import train_clip
 from train.stages.denoiser import encode_pictures, train_denoiser
+from train.stages.judge import train_judge
 from train.stages.package import Packager
 from train.stages.pictures import Pictures, draw_pictures, write_array
+from train.stages.report import write_report
+
+# What is asked for in one call only, and no setting of the model.
+_OF_THE_CALL = frozenset({"out", "resume", "only_judge", "report", "model"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +62,26 @@ class BaseConfig:
     unet_steps: int = 9600
     unet_batch: int = 24
     unet_learning_rate: float = 6e-4
+    judge_steps: int = 2000
+    """0 trains no judge; a run that starts from a model keeps that one's."""
+    judge_batch: int = 96
+    judge_learning_rate: float = 2e-3
+    judge_individuals: int = 12_000
+    """How many individuals the judge learns to tell apart, from four pictures of each."""
     save_every: int = 250
     preview_every: int = 500
+    only_judge: bool = False
+    """Train nothing but the judge, for the autoencoder of the model that --start names."""
+    report: bool = False
+    """Train nothing: measure --model, print how good it is, and write report.json into --out."""
+    model: str = "pocket"
+    """The model that --report measures: "pocket", or a folder that such a run wrote."""
+
+    def __post_init__(self) -> None:
+        if self.only_judge and self.report:
+            raise UserError("--only-judge trains and --report measures: call them one after the other")
+        if self.only_judge and not self.start:
+            raise UserError("--only-judge needs a model whose autoencoder the judge is to know: add --start pocket")
 
     def loop(self, steps: int, preview_every: int = 0) -> LoopConfig:
         """The loop settings of a stage with so many steps."""
@@ -89,7 +114,7 @@ def train_base(config: BaseConfig) -> Path:
     if not config.start:
         vae = dataclasses.replace(vae, scaling_factor=float(1.0 / latents.astype(np.float32).std()))
     unet = UNetConfig.from_json(architecture.UNET, "pocket unet")
-    settings = {name: value for name, value in vars(config).items() if name not in ("out", "resume")}
+    settings = {name: value for name, value in vars(config).items() if name not in _OF_THE_CALL}
     configs = {"unet": unet, "vae": vae, "text_encoder": text}
     packager = Packager(out, configs, frozen.text_encoder, frozen.vae, settings)
     unet_params = train_denoiser(
@@ -105,7 +130,21 @@ def train_base(config: BaseConfig) -> Path:
         packager.write,
         frozen.unet,
     )
+    make_judge(config, vae, frozen.vae)
     return packager.write(config.unet_steps, unet_params)
+
+
+def make_judge(config: BaseConfig, vae: VAEConfig, vae_params: dict[str, Any]) -> Path:
+    """The judge's stage; returns the folder of its weights."""
+    folder = config.out / "judge" / "weights"
+    if config.judge_steps:
+        loop, rate = config.loop(config.judge_steps), config.judge_learning_rate
+        autoencoder = (vae, vae_params)
+        judge = train_judge(
+            autoencoder, folder.parent, loop, config.judge_batch, rate, config.seed, config.judge_individuals
+        )
+        save_judge(folder, judge)
+    return folder
 
 
 def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
@@ -131,15 +170,24 @@ def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
 def load_frozen(config: BaseConfig) -> Frozen:
     """All of it from the model that the run starts from."""
     model = load_folder(str(config.start))
+    folder = model.tokenizer.parent
     for part in ("tokenizer", "image_encoder"):
-        shutil.copytree(model.tokenizer.parent / part, config.out / part, dirs_exist_ok=True)
+        shutil.copytree(folder / part, config.out / part, dirs_exist_ok=True)
+    if (folder / "judge").is_dir():
+        shutil.copytree(folder / "judge", config.out / "judge" / "weights", dirs_exist_ok=True)
     return Frozen(dict(model.configs), model.params["vae"], model.params["text_encoder"], model.params["unet"])
 
 
 def main() -> None:
     """The command line."""
-    folder = train_base(tyro.cli(BaseConfig, description=__doc__))
-    print(f"the pocket model is in {folder}")
+    config = tyro.cli(BaseConfig, description=__doc__)
+    if config.report:
+        write_report(config.model, config.out, (config.seed, config.pictures))
+    elif config.only_judge:
+        model = load_folder(str(config.start))
+        print(f"the judge is in {make_judge(config, model.configs['vae'], model.params['vae'])}")
+    else:
+        print(f"the pocket model is in {train_base(config)}")
 
 
 if __name__ == "__main__":

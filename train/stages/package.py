@@ -46,7 +46,9 @@ A tiny Stable Diffusion (64 x 64 pixels, fp16) that knows the little world of `b
 else. Every picture it learnt from was drawn by this project; weights and pictures are under Apache-2.0, as the code is.
 
 `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` are a Diffusers folder that PyTorch opens too. `image_encoder` is the
-CLIP image tower that was trained with the text encoder, for measuring.
+CLIP image tower that was trained with the text encoder, for measuring. `judge`, if it is there, is one small convolutional
+network that measures pictures of this world (`blocklora_jax.pocket.judge.load_judge`): which individual, which variant of a
+scene or style, as unit vectors; which classes, scene and style, as probabilities. `python -m train.base --report` says how well.
 
 Made at commit {commit} with jax {jax} by
 
@@ -64,7 +66,7 @@ Last line of each stage's metrics:
 class Packager:
     """Writes what a run has learnt so far.
 
-    out: the run folder, with `tokenizer` and `image_encoder`. configs: by component. text_params, vae_params: what the
+    out: the run folder, with `tokenizer`, `image_encoder` and, once there is one, `judge/weights`. configs: by component. text_params, vae_params: what the
     U-Net was trained on. settings: for the README.
     """
 
@@ -88,6 +90,8 @@ class Packager:
         folder = self.out / "model"
         save_folder(folder, checkpoint, dtype="float16")
         shutil.copytree(self.out / "image_encoder", folder / "image_encoder")
+        if (self.out / "judge" / "weights").is_dir():
+            shutil.copytree(self.out / "judge" / "weights", folder / "judge")
         write_atomic(folder / "README.md", self.readme().encode())
         return folder
 
@@ -107,7 +111,7 @@ class Packager:
         """The weights' README: what they are, and how to make them again."""
         set_to = {name: value for name, value in self.settings.items() if value is not None}
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in set_to.items())
-        stages = [stage for stage in ("clip", "vae", "unet") if (self.out / stage / "metrics.jsonl").exists()]
+        stages = [stage for stage in ("clip", "vae", "unet", "judge") if (self.out / stage / "metrics.jsonl").exists()]
         last = {stage: _last_metrics(self.out / stage) for stage in stages}
         return README.format(flags=flags, metrics=json.dumps(last, indent=2), commit=_commit(), jax=jax.__version__)
 

@@ -1,0 +1,107 @@
+"""Training the judge: batches, augmentation, and that a few steps learn, stop and go on exactly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from blocklora_jax.models.config import VAEConfig
+from blocklora_jax.models.vae import AutoencoderKL
+from train.loop import LoopConfig
+from train.stages import judge as stage
+from train.stages.lineup import label_pictures
+
+CAST = 22
+VAE = VAEConfig.from_json(
+    {
+        "block_out_channels": [8, 8], "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4, "sample_size": 64,
+    },
+    "test",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return VAE, AutoencoderKL(VAE).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+
+
+def test_batch_holds_each_pictures_own_individuals_among_others():
+    labels = label_pictures(0, CAST, 4 * CAST)
+    pictures = np.arange(4 * CAST, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    softened = 255 - pictures[:: stage.SOFTENED]
+    batch = stage.make_batch(pictures, softened, labels, 1, 5, 12)
+    assert len(np.unique(batch.traits, axis=0)) == len(batch.traits) == CAST
+    values = batch.pictures[:, 0, 0, 0]
+    numbers = np.where(values > 4 * CAST, 255 - values, values)
+    assert (values != numbers).any() and (numbers[values != numbers] % stage.SOFTENED == 0).all()
+    for row, number in zip(batch.target, numbers, strict=True):
+        shown = [labels.traits[i] for i in labels.subjects[number] if i >= 0]
+        np.testing.assert_allclose(row.sum(), 1)
+        assert {tuple(batch.traits[i]) for i in np.flatnonzero(row)} == {tuple(traits) for traits in shown}
+    np.testing.assert_array_equal(batch.scene, labels.scene[numbers])
+    for ours, again in zip(batch, stage.make_batch(pictures, softened, labels, 1, 5, 12), strict=True):
+        np.testing.assert_array_equal(ours, again)
+
+
+def test_augmentation_softens_and_keeps_colours():
+    picture = (
+        np.asarray(Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 50).convert("RGB"), np.float32) / 127.5 - 1
+    )
+    augmented = np.asarray(stage.augment(jnp.asarray(np.stack([picture] * 64)), jax.random.key(0)))
+    means = augmented.mean((1, 2))
+    assert np.abs(means - picture.mean((0, 1))[None]).max() < 0.09
+    # The least contrasty of them is blurred about as much as Pillow's blur of a pixel.
+    contrast = lambda x: np.abs(np.diff(x[..., 1], axis=-1)).mean()
+    blurred = Image.fromarray(((picture + 1) * 127.5).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    softest = min(contrast(a) for a in augmented)
+    assert contrast(np.asarray(blurred, np.float32) / 127.5 - 1) * 0.8 < softest < contrast(picture) * 0.8
+
+
+def test_blur_is_a_binomial_of_both_axes_and_keeps_flat_pictures():
+    point = np.zeros((1, 5, 5, 1), np.float32)
+    point[0, 2, 2] = 1
+    expected = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    np.testing.assert_allclose(np.asarray(stage._blur(jnp.asarray(point)))[0, 1:4, 1:4, 0], expected, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(stage._blur(jnp.ones((1, 4, 4, 3)))), 1, atol=1e-7)
+
+
+def test_training_learns_stops_and_goes_on_exactly(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "draw_lineup", lambda folder, seed, cast, count: _drawings(seed, cast, count))
+
+    def train(folder, steps, resume=False):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        loop = LoopConfig(steps=steps, save_every=3, log_every=1, resume=resume)
+        return stage.train_judge(vae, tmp_path / folder, loop, 8, 1e-3, 0, CAST)
+
+    whole = train("whole", 6)
+    import json
+
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert whole.training["individuals"] == CAST
+    # Cut off after step 3, whose schedule is that of 6 steps.
+    monkeypatch.setattr(stage, "run_loop", _stopping_at(3, stage.run_loop))
+    train("parts", 6)
+    monkeypatch.undo()
+    monkeypatch.setattr(stage, "draw_lineup", lambda folder, seed, cast, count: _drawings(seed, cast, count))
+    parts = train("parts", 6, resume=True)
+    for ours, theirs in zip(jax.tree.leaves(parts.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def _drawings(seed, cast, count):
+    from blocklora_jax.pocket.world import draw
+    from train.stages.lineup import make_spec
+
+    return np.stack([draw(make_spec(seed, cast, number)[0]) for number in range(count)])
+
+
+def _stopping_at(steps, loop):
+    def run(config, *args, **kwargs):
+        import dataclasses
+
+        return loop(dataclasses.replace(config, steps=steps), *args, **kwargs)
+
+    return run

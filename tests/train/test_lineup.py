@@ -1,0 +1,57 @@
+"""The judge's training pictures: labels tell what was drawn, whatever the order of drawing."""
+
+import numpy as np
+
+from blocklora_jax.pocket import scenes, styles
+from blocklora_jax.pocket.specs import CLASSES, PLAIN, SCENES, STYLES, Individual
+from blocklora_jax.pocket.world import draw
+from train.stages import lineup
+
+CAST, COUNT = 44, 120
+
+
+def test_labels_say_what_each_picture_shows():
+    labels = lineup.label_pictures(3, CAST, COUNT)
+    assert {len(lineup.make_spec(3, CAST, i)[0].subjects) for i in range(COUNT)} == {1, 2}
+    by_number = {number: key for key, number in lineup.TRAIT_VALUES.items()}
+    for i in range(COUNT):
+        spec, shown = lineup.make_spec(3, CAST, i)
+        assert i % CAST in shown
+        assert [j for j in labels.subjects[i] if j >= 0] == shown
+        for subject, who in zip(spec.subjects, shown, strict=True):
+            keys = [by_number[n] for n in labels.traits[who] if n >= 0]
+            # The numbers alone make the individual again.
+            assert Individual(keys[0][0], tuple((trait, value) for _, trait, value in keys)) == subject
+        assert {name for name, here in zip(CLASSES, labels.classes[i], strict=True) if here} == {
+            subject.class_name for subject in spec.subjects
+        }
+        assert ((*SCENES, PLAIN)[labels.scene[i]], STYLES[labels.style[i]]) == (spec.scene, spec.style)
+        assert lineup.SCENE_VARIANTS[spec.scene, spec.scene_traits] == labels.scene_variant[i]
+        assert lineup.STYLE_VARIANTS[spec.style, spec.style_traits] == labels.style_variant[i]
+
+
+def test_there_is_a_number_for_every_variant():
+    assert sorted(lineup.SCENE_VARIANTS.values()) == list(range(132))
+    for choices, variants in ((scenes.TRAITS, lineup.SCENE_VARIANTS), (styles.TRAITS, lineup.STYLE_VARIANTS)):
+        for name, traits in choices.items():
+            expected = np.prod([len(set(options)) for options in traits.values()], dtype=int)
+            assert sum(key[0] == name for key in variants) == expected
+
+
+def test_an_individual_has_several_pictures_and_never_a_twin_beside_it():
+    specs = [lineup.make_spec(0, CAST, i)[0] for i in range(COUNT)]
+    first = lineup.draw_individual(0, 5)
+    about = [spec for i, spec in enumerate(specs) if i % CAST == 5]
+    assert len(about) == 3
+    assert all(first in spec.subjects for spec in about)
+    assert all(len({s.class_name for s in spec.subjects}) == len(spec.subjects) for spec in specs)
+    assert first.traits != lineup.draw_individual(1, 5).traits
+
+
+def test_pictures_are_drawn_once_and_kept(tmp_path):
+    pictures = lineup.draw_lineup(tmp_path, 3, CAST, 6, workers=1)
+    np.testing.assert_array_equal(pictures[4], draw(lineup.make_spec(3, CAST, 4)[0]))
+    before = (tmp_path / "pictures.npy").stat().st_mtime_ns
+    again = lineup.draw_lineup(tmp_path, 3, CAST, 6, workers=1)
+    assert (tmp_path / "pictures.npy").stat().st_mtime_ns == before
+    np.testing.assert_array_equal(again, pictures)

@@ -1,0 +1,189 @@
+"""Stage 4: the judge, which measures pictures: metric learning over individuals and variants, and caption classes.
+
+A picture's `subject` embedding is drawn to a description of the individuals that it shows, made from their parameters
+by a small network that is thrown away afterwards, and pushed from the descriptions of others: an individual that no
+picture shows is as good a negative as one that is in the batch. Scene and style variants are few, so each has a vector.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from blocklora_jax.models.apply import apply_model
+from blocklora_jax.models.config import VAEConfig
+from blocklora_jax.models.vae import AutoencoderKL
+from blocklora_jax.pocket.judge import Judge, JudgeConfig, JudgeNetwork, to_unit
+from train.loop import LoopConfig, run_loop
+from train.stages.autoencoder import warmup_then_cosine
+from train.stages.lineup import SCENE_VARIANTS, STYLE_VARIANTS, TRAIT_VALUES, Labels, draw_lineup, label_pictures
+from train.stages.pictures import to_float, write_array
+
+PICTURES_EACH = 4
+DESCRIPTIONS = 2048  # Individuals that a step tells its pictures' from: some hundred of each class.
+SCALE = 16.0  # Of cosines in the softmax (arXiv 1811.12649).
+SOFTENED = 6  # Every so many-th picture also comes as the autoencoder gives it back: generated ones look like that.
+_CODED = 64
+
+
+class Describer(nn.Module):
+    """A unit vector [p, d] of each individual, from the numbers of its traits [p, t] (-1: none)."""
+
+    size: int
+    width: int = 256
+
+    @nn.compact
+    def __call__(self, traits: Int[Array, "p t"]) -> Float[Array, "p d"]:
+        """The traits' vectors added up, then two layers: whether a hat's colour counts depends on there being a hat."""
+        vectors = nn.Embed(len(TRAIT_VALUES), self.width)(jnp.maximum(traits, 0))
+        x = nn.LayerNorm()((vectors * (traits >= 0)[..., None]).sum(1))
+        x = x + nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(x)))
+        return to_unit(nn.Dense(self.size)(x))
+
+
+class Batch(NamedTuple):
+    """pictures: uint8 [b, s, s, 3]. traits: int32 [p, t] of the individuals to tell apart; target: fp32 [b, p], which of
+    them a picture shows, rows add up to one. classes, scene, style, scene_variant, style_variant: as in `Labels`.
+    """
+
+    pictures: np.ndarray
+    traits: np.ndarray
+    target: np.ndarray
+    classes: np.ndarray
+    scene: np.ndarray
+    style: np.ndarray
+    scene_variant: np.ndarray
+    style_variant: np.ndarray
+
+
+def train_judge(
+    vae: tuple[VAEConfig, dict],
+    run_dir: Path,
+    loop: LoopConfig,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    individuals: int,
+) -> Judge:
+    """The trained judge. vae: the autoencoder whose softness it is to see through."""
+    count = PICTURES_EACH * individuals
+    pictures = draw_lineup(run_dir, seed, individuals, count)
+    softened = soften(*vae, pictures[::SOFTENED], run_dir / "softened.npy")
+    labels = label_pictures(seed, individuals, count)
+    config = JudgeConfig(image_size=pictures.shape[1])
+    key = jax.random.key(seed)
+    params = _initial(config, key, pictures.shape[1:], labels.traits.shape[1])
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(warmup_then_cosine(learning_rate, loop.steps), weight_decay=1e-4)
+    )
+
+    @jax.jit
+    def step_fn(state, batch: Batch):
+        step, params, opt_state = state
+        images = augment(jnp.asarray(batch.pictures, jnp.float32) / 127.5 - 1.0, jax.random.fold_in(key, step))
+        (loss, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(params, config, images, batch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (step + 1, optax.apply_updates(params, updates), opt_state), {"loss": loss, **metrics}
+
+    batch_at = lambda step: make_batch(pictures, softened, labels, seed, step, batch)
+    state = (jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    trained = run_loop(loop, run_dir, state, step_fn, batch_at, label="judge")[1]
+    made = {"seed": seed, "individuals": individuals, "pictures": count, "steps": loop.steps, "batch": batch}
+    return Judge(config=config, params=jax.device_get(trained["judge"]), training=made)
+
+
+def _initial(config: JudgeConfig, key: Array, shape: tuple[int, ...], traits: int) -> dict[str, Any]:
+    keys = jax.random.split(key, 4)
+    describer = Describer(config.subject_size)
+    return {
+        "judge": JudgeNetwork(config).init(keys[0], jnp.zeros((1, *shape)))["params"],
+        "describer": describer.init(keys[1], jnp.zeros((1, traits), jnp.int32))["params"],
+        "scenes": jax.random.normal(keys[2], (len(SCENE_VARIANTS), config.scene_size)),
+        "styles": jax.random.normal(keys[3], (len(STYLE_VARIANTS), config.style_size)),
+    }
+
+
+def _loss(params: dict[str, Any], config: JudgeConfig, images: Array, batch: Batch) -> tuple[Array, dict]:
+    embedded, logits = apply_model(JudgeNetwork(config), params["judge"], images)
+    described = apply_model(Describer(config.subject_size), params["describer"], batch.traits)
+    alike = SCALE * embedded.subject @ described.T
+    integer_loss = optax.softmax_cross_entropy_with_integer_labels
+    losses = {
+        "subject": optax.softmax_cross_entropy(alike, batch.target),
+        "scene_variant": integer_loss(SCALE * embedded.scene @ to_unit(params["scenes"]).T, batch.scene_variant),
+        "style_variant": integer_loss(SCALE * embedded.style @ to_unit(params["styles"]).T, batch.style_variant),
+        "classes": optax.sigmoid_binary_cross_entropy(logits.classes, batch.classes).sum(-1),
+        "scene": integer_loss(logits.scene, batch.scene),
+        "style": integer_loss(logits.style, batch.style),
+    }
+    means = {name: loss.mean() for name, loss in losses.items()}
+    found = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
+    return sum(means.values(), jnp.zeros(())), {"top1": found.mean(), **means}
+
+
+def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed: int, step: int, batch: int) -> Batch:
+    """The batch of one step, a function of (seed, step)."""
+    rng = np.random.default_rng([seed, 3, step])
+    chosen = np.sort(rng.choice(len(pictures), batch, replace=batch > len(pictures)))
+    images = np.stack([_pick(pictures, softened, int(i), rng) for i in chosen])
+    shown = labels.subjects[chosen]
+    present = np.unique(shown[shown >= 0])
+    others = np.setdiff1d(rng.choice(len(labels.traits), min(DESCRIPTIONS, len(labels.traits)), replace=False), present)
+    people = np.concatenate([present, others])[: min(DESCRIPTIONS, len(labels.traits))]
+    target = (people[None, None] == shown[:, :, None]).any(1).astype(np.float32)
+    rest = (array[chosen] for array in labels[2:])
+    return Batch(images, labels.traits[people], target / target.sum(1, keepdims=True), *rest)
+
+
+def _pick(pictures: np.ndarray, softened: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
+    # The softened ones are a few, so they are mostly taken where there is one.
+    return softened[i // SOFTENED] if i % SOFTENED == 0 and rng.random() < 0.75 else pictures[i]
+
+
+def soften(config: VAEConfig, params: dict, pictures: np.ndarray, path: Path) -> np.ndarray:
+    """The pictures, uint8, as the autoencoder gives them back; kept in `path`."""
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    model = AutoencoderKL(config)
+
+    @jax.jit
+    def code(images: Array) -> Array:
+        mean, _ = apply_model(model, params, images, method="encode")
+        return jnp.clip(jnp.round((apply_model(model, params, mean, method="decode") + 1) * 127.5), 0, 255)
+
+    out = np.empty(pictures.shape, np.uint8)
+    for start in tqdm(range(0, len(pictures), _CODED), desc="soften", unit="batch", dynamic_ncols=True):
+        chunk = pictures[start : start + _CODED]
+        padded = np.pad(to_float(chunk), ((0, _CODED - len(chunk)), (0, 0), (0, 0), (0, 0)))
+        out[start : start + _CODED] = np.asarray(code(padded))[: len(chunk)]
+    write_array(path, out)
+    return out
+
+
+def augment(images: Float[Array, "b h w 3"], key: Array) -> Float[Array, "b h w 3"]:
+    """Pictures in -1..1, some blurred (up to one pixel), with a little noise and light; colours stay what they are."""
+    keys = jax.random.split(key, 5)
+    some = lambda key: jax.random.uniform(key, (len(images), 1, 1, 1))
+    amount = some(keys[0]) * (some(keys[1]) < 0.5)
+    images = images + amount * (_blur(_blur(images)) - images)
+    gain, light = 1 + 0.08 * (some(keys[2]) - 0.5), 0.08 * (some(keys[3]) - 0.5)
+    level = 0.08 * some(jax.random.fold_in(keys[4], 1))
+    return images * gain + light + level * jax.random.normal(keys[4], images.shape)
+
+
+def _blur(x: Array) -> Array:
+    """Each pixel a half, its neighbours a quarter, along both axes; the border repeats itself."""
+    for axis in (1, 2):
+        edge = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
+        padded, size = jnp.pad(x, edge, mode="edge"), x.shape[axis]
+        before, after = (jax.lax.slice_in_dim(padded, s, s + size, axis=axis) for s in (0, 2))
+        x = 0.5 * x + 0.25 * (before + after)
+    return x
