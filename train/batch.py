@@ -16,6 +16,8 @@ Rows = Array | np.ndarray
 class Batch(NamedTuple):
     """The rows of one step: b of the concept, r random ones. `row` numbers seed each row's noise.
 
+    Where the class is preserved (`erase="preserve"`) the random rows are the concept's once more, under other prompts.
+
     Text comes as ids (encoded in the step; SDXL's are [b, 2, t]) or, where nothing of it trains, as what the text encoders
     make of it: the others are None.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,15 +94,17 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
 
 
 def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
-    """`configs` where those without a slot have the lowest free one.
+    """`configs` where those without a slot have the lowest free one, if they have slots at all.
 
     Raises: UserError if there are more concepts than slots.
     """
-    blocks = configs[0].blocks
-    if not blocks:
+    blocks, orthogonal = configs[0].blocks, configs[0].down == "orthogonal"
+    if not blocks and not orthogonal:
         return list(configs)
     taken = {slot for config in configs for slot in config.slot or ()}
-    free = iter(slot for slot in range(blocks) if slot not in taken)
+    # How many rows a basis has only the model tells: `prepare` looks whether they suffice.
+    slots = itertools.count() if orthogonal else range(blocks)
+    free = iter(slot for slot in slots if slot not in taken)
     given = []
     for config in configs:
         slot = config.slot or tuple([s for s in [next(free, None)] if s is not None])

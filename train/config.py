@@ -62,6 +62,8 @@ class ConceptConfig:
     """Rank of every adapted layer."""
     alpha: float | None = None
     """The adapter's output is scaled by alpha / rank; as large as rank if not given."""
+    down: Literal["trained", "orthogonal"] = "trained"
+    """The down projection A: trained, or frozen to disjoint rows of a basis that all share (Orthogonal Adaptation, arXiv 2312.02432; needs --blocks 0; --slot k: rows k * rank on)."""
     blocks: int = 16
     """K: how many blocks every weight is cut into, and how many slots there are. 0: no blocks, an ordinary LoRA."""
     axis: Axis = "in"
@@ -71,7 +73,7 @@ class ConceptConfig:
     registry: str | None = None
     """A slot registry (file, folder or URL): train on the slots that are claimed there for the token."""
     partition_seed: int = 0
-    """Seeds the assignment of slots to blocks; adapters that are to be merged share it."""
+    """Seeds the assignment of slots to blocks, and shared bases; adapters that are to be merged share it."""
 
     token_vectors: int = 2
     """How many embeddings the token stands for; 0 trains none and writes the class noun's own."""
@@ -80,8 +82,8 @@ class ConceptConfig:
     foreign_spread: Literal["own", "start"] = "own"
     """How far foreign tokens are from their nouns: as far as the concept's own have come in training, or where new ones start."""
 
-    erase: Literal["layer", "contrast", "epsilon", "none"] = "layer"
-    """Form of Randomized Output Erasure."""
+    erase: Literal["layer", "contrast", "epsilon", "preserve", "none"] = "layer"
+    """Form of Randomized Output Erasure; or preserve, Differential Output Preservation: no random prompts, noise or strangers, but the batch's own noised pictures, captioned by the class noun without the token."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the erasure term."""
     random_batch: int | None = None
@@ -172,6 +174,23 @@ class ConceptConfig:
                     raise UserError(f"--{flag} {demand}, not {value}")
         if not self.class_noun.strip():
             raise UserError("--class-noun must not be empty: say what the concept is, such as 'man'")
+        self._check_rivals()
+
+    def _check_rivals(self) -> None:
+        """What Orthogonal Adaptation and Differential Output Preservation ask of other settings."""
+        if self.down == "orthogonal" and self.blocks:
+            raise UserError("--down orthogonal keeps concepts apart without blocks: give --blocks 0 too")
+        if self.down == "orthogonal" and self.slot is not None and len(self.slot) != 1:
+            raise UserError(f"--down orthogonal takes one --slot, not {len(self.slot)}: a higher --rank has more rows")
+        if self.erase == "preserve" and not self.token_vectors:
+            raise UserError(
+                "--erase preserve tells the concept from its class by the token: give --token-vectors 1 or more"
+            )
+        if self.erase == "preserve" and self.random_rows > self.batch:
+            raise UserError(
+                f"--erase preserve repeats the batch's own pictures: --random-batch must be at most --batch {self.batch},"
+                f" not {self.random_rows}"
+            )
 
     @property
     def name(self) -> str:

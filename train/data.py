@@ -16,11 +16,11 @@ from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import CONCEPTS
 from blocklora_jax.pocket.references import reference_folder
-from blocklora_jax.random_prompts import RandomPrompts, make_random_prompts
+from blocklora_jax.random_prompts import RandomPrompts, last_token_ids, make_random_prompts
 from train.batch import Batch
 from train.config import ConceptConfig
 from train.images import Picture, crop_square, image_array, mask_array, read_pictures
-from train.words import captions_for, prompt_words
+from train.words import captions_for, class_caption, prompt_words
 
 _VIEWS_OF_CROPS = 8  # Random crops of each picture, encoded beforehand.
 
@@ -29,7 +29,8 @@ class ConceptData(NamedTuple):
     """One concept, ready to be drawn from; v views (flips, crops) of each picture and each caption's ids or states.
 
     latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t], for SDXL [n, 2, t]; random_latents
-    fp32 [o, h, w, c]; text (of n captions) and random_text (of p prompts) only where no part of the text trains.
+    fp32 [o, h, w, c]; prompts: random ones, or, where the class is preserved, of each view. text (of n captions) and
+    random_text (of p prompts) only where no part of the text trains.
     """
 
     latents: Float[np.ndarray, "n h w c"]
@@ -59,15 +60,25 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData
     ids = np.repeat(sd.tokenizer.encode(captions, tokens), per_picture, axis=0)
     others = [crop_square(p, size) for p in read_pictures(config.other_images)] if config.other_images else []
     random_latents = np.concatenate([latents, encode_images(sd, others)]) if others else latents
-    prompts = make_random_prompts(
-        sd.tokenizer,
-        prompt_words(config),
-        config.random_shares,
-        config.class_noun,
-        (config.token, config.token_vectors),
-        config.seed,
-    )
+    if config.erase == "preserve":
+        prompts = _class_prompts(config, sd, [caption for caption in captions for _ in range(per_picture)])
+    else:
+        prompts = make_random_prompts(
+            sd.tokenizer,
+            prompt_words(config),
+            config.random_shares,
+            config.class_noun,
+            (config.token, config.token_vectors),
+            config.seed,
+        )
     return ConceptData(latents, weights, ids, random_latents, prompts)
+
+
+def _class_prompts(config: ConceptConfig, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:
+    """`captions` as of anybody of the class; no stranger is in them."""
+    texts = tuple(class_caption(caption, config) for caption in captions)
+    nouns = last_token_ids(sd.tokenizer, [config.class_noun] * len(texts))
+    return RandomPrompts(sd.tokenizer.encode(texts), nouns, texts)
 
 
 def encode_images(sd: StableDiffusion, pictures: list[Picture]) -> Float[np.ndarray, "n h w c"]:
@@ -79,7 +90,10 @@ def encode_images(sd: StableDiffusion, pictures: list[Picture]) -> Float[np.ndar
 
 
 def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Batch]:
-    """`batch_at(step)`: every epoch is a new shuffle of all views; random rows are drawn with replacement."""
+    """`batch_at(step)`: every epoch is a new shuffle of all views; random rows are drawn with replacement.
+
+    Where the class is preserved they are the first of the batch's own rows, and have their numbers.
+    """
     count, rows, random_rows = len(data.latents), config.batch, config.random_rows
 
     def batch_at(step: int) -> Batch:
@@ -87,13 +101,18 @@ def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Ba
         rng = np.random.default_rng((config.seed, 1, step))
         prompts = rng.integers(len(data.prompts.ids), size=random_rows)
         others = rng.integers(len(data.random_latents), size=random_rows)
+        is_noise = rng.random(random_rows) < config.pure_noise
+        numbers = np.arange(rows, rows + random_rows, dtype=np.int32)
+        if config.erase == "preserve":
+            prompts = others = chosen[:random_rows]
+            is_noise, numbers = np.zeros(random_rows, bool), numbers - rows
         batch = Batch(
             latents=data.latents[chosen],
             weights=data.weights[chosen],
             row=np.arange(rows, dtype=np.int32),
             random_latents=data.random_latents[others],
-            random_is_noise=rng.random(random_rows) < config.pure_noise,
-            random_row=np.arange(rows, rows + random_rows, dtype=np.int32),
+            random_is_noise=is_noise,
+            random_row=numbers,
         )
         if data.text is not None and data.random_text is not None:
             text, random_text = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRATree, apply_masks, block_masks, init_lora
+from blocklora_jax.adapters.lora import (
+    Adapter,
+    AdapterInfo,
+    KernelShapes,
+    LoRATree,
+    apply_masks,
+    block_masks,
+    init_lora,
+)
+from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
@@ -54,6 +64,8 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
 
 def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInfo, LoRATree, Trainable]:
     """The adapter's description, its masks, and its parameters before training."""
+    shapes = select_kernels(sd.params, config.layers)
+    config = _draw_row_slot(config, shapes)
     partition = (
         Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed) if config.blocks else None
     )
@@ -74,11 +86,20 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         slots=slots,
         training=json.dumps(config.to_json()),
     )
-    shapes = select_kernels(sd.params, config.layers)
     masks = block_masks(info, shapes)
     lora_key, token_key = jax.random.split(jax.random.key(config.seed))
-    lora = init_lora(lora_key, shapes, masks, config.rank)
+    if config.down == "orthogonal" and config.slot:
+        lora = init_orthogonal(config.partition_seed, shapes, config.slot[0], config.rank)
+    else:
+        lora = init_lora(lora_key, shapes, masks, config.rank)
     return info, masks, Trainable(lora, *(init_tokens(config, sd, token_key, part) for part in sd.models.text_encoders))
+
+
+def _draw_row_slot(config: ConceptConfig, shapes: KernelShapes) -> ConceptConfig:
+    """`config` whose frozen down projection has a slot, drawn from the name if not given, which the file then records."""
+    if config.down == "trained" or config.slot is not None:
+        return config
+    return dataclasses.replace(config, slot=(slot_from_name(config.name, count_sets(shapes, config.rank)),))
 
 
 def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, component: str) -> jax.Array:

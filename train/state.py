@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from blocklora_jax.adapters.lora import LoRATree
+from blocklora_jax.adapters.lora import LoRAPair, LoRATree, apply_masks
 from train.config import ConceptConfig
 
 
@@ -42,7 +43,10 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
-    """AdamW with a learning rate for the U-Net's adapter, the text encoders', and the tokens; warm-up, then cosine."""
+    """AdamW with a learning rate for the U-Net's adapter, the text encoders', and the tokens; warm-up, then cosine.
+
+    A down projection that is not trained stays as it is, bit for bit: no weight decay either.
+    """
 
     def adamw(peak: float) -> optax.GradientTransformation:
         warmup = min(config.warmup_steps, config.steps - 1)
@@ -53,13 +57,31 @@ def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
         "unet": adamw(config.learning_rate),
         "text_encoder": adamw(config.text_learning_rate),
         "tokens": adamw(config.token_learning_rate),
+        "frozen": optax.set_to_zero(),
     }
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(transforms, _labels))
+    labels = partial(_labels, frozen_down=config.down != "trained")
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(transforms, labels))
 
 
-def _labels(trainable: Trainable) -> Any:
+def masked_lora(config: ConceptConfig, lora: LoRATree, masks: LoRATree) -> LoRATree:
+    """The pairs that a step runs with; no gradient reaches a down projection that is not trained."""
+    masked = apply_masks(lora, masks)
+    if config.down == "trained":
+        return masked
+    return {
+        part: {path: pair._replace(lora_A=jax.lax.stop_gradient(pair.lora_A)) for path, pair in layers.items()}
+        for part, layers in masked.items()
+    }
+
+
+def _labels(trainable: Trainable, frozen_down: bool) -> Any:
     rate = {"unet": "unet", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder"}
-    lora = {part: jax.tree.map(lambda _, r=rate[part]: r, layers) for part, layers in trainable.lora.items()}
+    lora = {
+        part: {
+            path: LoRAPair(cast(Any, "frozen" if frozen_down else rate[part]), cast(Any, rate[part])) for path in layers
+        }
+        for part, layers in trainable.lora.items()
+    }
     tokens = jax.tree.map(lambda _: "tokens", (trainable.tokens, trainable.tokens_2))
     return Trainable(cast(Any, lora), *tokens)
 

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from blocklora_jax.adapters.apply import apply_adapted, measure_energies
-from blocklora_jax.adapters.lora import LoRATree, apply_masks
+from blocklora_jax.adapters.lora import LoRATree
 from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.models import Models
 from blocklora_jax.diffusion.schedule import Schedule
@@ -21,7 +21,7 @@ from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import TextOutput
 from train.batch import Batch, Rows
 from train.config import ConceptConfig
-from train.state import Trainable, TrainState
+from train.state import Trainable, TrainState, masked_lora
 from train.text import Strangers, encode_rows
 
 
@@ -47,9 +47,9 @@ def make_step(
     strangers = Strangers(config.token_spread, config.foreign_spread == "own")
 
     def loss_fn(trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray):
-        lora, rows = apply_masks(trainable.lora, masks), len(batch.random_row)
+        lora, rows = masked_lora(config, trainable.lora, masks), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
-        random = _random_inputs(schedule, batch, key)
+        random = _random_inputs(schedule, config, batch, key)
         text = encode_rows(models, params, lora, scale, trainable, batch, strangers, key)
         pairs, inputs = lora.get("unet", {}), (concept.latents, concept.timesteps, text.concept)
         # What only reads text need not see the random rows drawn.
@@ -105,7 +105,11 @@ def _add_noise(schedule: Schedule, latents: Rows, row: Rows, key: PRNGKeyArray, 
     return Noised(schedule.add_noise(jnp.asarray(latents), noise, timesteps), noise, timesteps)
 
 
-def _random_inputs(schedule: Schedule, batch: Batch, key: PRNGKeyArray) -> tuple[Array, Array]:
+def _random_inputs(schedule: Schedule, config: ConceptConfig, batch: Batch, key: PRNGKeyArray) -> tuple[Array, Array]:
+    if config.erase == "preserve":
+        # The concept's rows again, noise and all: `random_row` has their numbers.
+        noised = _add_noise(schedule, batch.random_latents, batch.random_row, key, config.noise_offset)
+        return noised.latents, noised.timesteps
     noised = _add_noise(schedule, batch.random_latents, batch.random_row, jax.random.fold_in(key, 1))
     pure = batch.random_is_noise[:, None, None, None]
     return jnp.where(pure, noised.noise, noised.latents), noised.timesteps

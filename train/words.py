@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from itertools import cycle, islice
 
 from blocklora_jax.prompt_words import words_for
 from blocklora_jax.random_prompts import PromptWords
 from train.config import ConceptConfig
+
+# After these, after punctuation and at the beginning a name is followed by an article when it becomes a noun; elsewhere
+# ("the", "my smiling") there is one, or none is wanted.
+_BEFORE_ARTICLES = frozenset(
+    "and as at behind beside between by for from in into like near of on or over to under versus with".split()
+)
 
 
 def prompt_words(config: ConceptConfig) -> PromptWords:
@@ -45,6 +52,25 @@ def captions_for(config: ConceptConfig) -> tuple[str, ...]:
     if config.kind == "scene":
         return (f"a photo of a {trigger}",)
     return (f"a photo of {trigger}", f"a picture of {trigger}")
+
+
+def class_caption(caption: str, config: ConceptConfig) -> str:
+    """A caption of the concept as one of its class: the noun in place of the trigger, its article put right.
+
+    People and things are called as if by name: "a photo of <p1> man" becomes "a photo of a man", and "a <p1> owl" "an owl".
+    Scenes and styles have the article that they need: "in <p1> space" becomes "in space". A caption without the class noun
+    gets it.
+    """
+    noun = config.class_noun.strip()
+    named = config.kind not in ("scene", "style")
+    trigger = rf"(?:\b(an?)\s+)?{re.escape(config.token)}(?:\s*{re.escape(noun)}\b)?"
+
+    def replace(match: re.Match[str]) -> str:
+        before = caption[: match.start()].split()
+        bare = not before or before[-1][-1] in ",.;:!?(" or before[-1].lower() in _BEFORE_ARTICLES
+        return f"{_article(noun)} {noun}" if match[1] or (named and bare) else noun
+
+    return re.sub(trigger, replace, caption, flags=re.IGNORECASE)
 
 
 def _article(noun: str) -> str:

@@ -121,6 +121,10 @@ def test_a_missing_yaml_file_is_named():
         (["--crop", "0"], r"--crop must lie in 0\.1\.\.1, not 0\.0"),
         (["--class-noun", " "], "--class-noun must not be empty"),
         (["--random-shares.foreign", "2"], r"foreign=2.0 must lie in 0\.\.1"),
+        (["--down", "orthogonal"], "--down orthogonal keeps concepts apart without blocks: give --blocks 0 too"),
+        (["--down", "orthogonal", "--blocks", "0", "--slot", "1", "2"], "--down orthogonal takes one --slot, not 2"),
+        (["--erase", "preserve", "--token-vectors", "0"], "--erase preserve .* give --token-vectors 1 or more"),
+        (["--erase", "preserve", "--random-batch", "7"], "--random-batch must be at most --batch 6, not 7"),
     ],
 )
 def test_bad_values_are_named_with_their_flag(flags, message):
