@@ -25,15 +25,20 @@ def draw_concepts(count: int, seed: int) -> list[Concept]:
         kind = ORDER[index % len(ORDER)]
         used = [concept.class_noun for concept in drawn if concept.kind == kind]
         candidates = [draw_concept(kind, f"{kind}{index:02d}", rng) for _ in range(40)]
+        candidates = [c for c in candidates if all(c.thing != d.thing for d in drawn)] or candidates
         drawn.append(min(candidates, key=lambda c: used.count(c.class_noun)))
     return drawn
 
 
 def draw_strangers(concept: Concept, count: int, seed: int) -> list[Concept]:
-    """Others of the concept's class, nobody's concepts."""
+    """Others of the concept's class, all different; fewer where the world has no more (variants of a scene or style)."""
     name = concept.thing[0] if isinstance(concept.thing, tuple) else concept.class_noun
-    rng = np.random.default_rng((seed, *concept.name.encode()))
-    return [draw_concept(concept.kind, f"{concept.name}-stranger{i}", rng, name) for i in range(count)]
+    rng, found = np.random.default_rng((seed, *concept.name.encode())), {concept.thing: concept}
+    for index in range(20 * count):
+        stranger = draw_concept(concept.kind, f"{concept.name}-stranger{index}", rng, name)
+        if len(found) <= count:
+            found.setdefault(stranger.thing, stranger)
+    return list(found.values())[1:]
 
 
 def write_references(concepts: Sequence[Concept], folder: Path) -> dict[str, dict[str, str]]:

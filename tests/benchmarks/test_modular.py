@@ -1,0 +1,119 @@
+"""The bench of many concepts: what is asked, what is counted, and that a method sees what another sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from adapter_builders import random_adapter
+
+import merge
+from benchmarks.modular.concepts import ORDER, draw_concepts, draw_strangers
+from benchmarks.modular.measure import crop_half
+from benchmarks.modular.pictures import Artist
+from benchmarks.modular.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
+from benchmarks.modular.report import interval, markdown, per_concept, retention, summarise
+from blocklora_jax.pocket.specs import Individual
+
+CONCEPTS = draw_concepts(15, 0)
+
+
+def test_fifteen_are_five_people_five_subjects_three_scenes_and_two_styles():
+    kinds = [concept.kind for concept in CONCEPTS]
+    assert (kinds.count("person"), kinds.count("scene"), kinds.count("style")) == (5, 3, 2)
+    assert kinds.count("animal") + kinds.count("object") == 5
+    assert {"person", "animal", "scene", "object"} == set(ORDER[:4])
+
+
+def test_fewer_concepts_are_the_first_of_more():
+    assert draw_concepts(5, 3) == draw_concepts(15, 3)[:5]
+    assert draw_concepts(5, 3) != draw_concepts(5, 4)
+    assert len({concept.token for concept in draw_concepts(60, 0)}) == 60
+
+
+def test_strangers_are_others_of_the_class():
+    for concept in CONCEPTS:
+        strangers = draw_strangers(concept, 5, 0)
+        assert {s.class_noun for s in strangers} == {concept.class_noun}
+        assert len({concept.thing, *(s.thing for s in strangers)}) == 1 + len(strangers) >= 4
+
+
+@pytest.mark.parametrize("concept", CONCEPTS, ids=lambda c: c.name)
+def test_prompts_call_their_concept_once_and_their_plain_form_calls_nobody(concept):
+    prompts = concept_prompts(concept)
+    assert [p.category for p in prompts] == ["place"] * 4 + ["style"] * 2 + ["company"] * 2
+    for prompt in prompts:
+        assert prompt.text.count(f"{concept.token} {concept.class_noun}") == 1
+        assert "<" not in prompt.plain and concept.class_noun in prompt.plain
+        words = prompt.text.replace(f"{concept.token} ", "").split()
+        # The article of "a man" has no place before a token.
+        assert [w for w in prompt.plain.split() if w not in ("a", "an")] == [w for w in words if w not in ("a", "an")]
+
+
+def test_tasks_call_two_concepts_that_can_be_told_apart():
+    for pair in pair_prompts(CONCEPTS, 24):
+        assert pair.first.token in pair.text and pair.second.token in pair.text
+        assert pair.text.index(pair.first.token) < pair.text.index(pair.second.token)
+        assert pair.first.class_noun != pair.second.class_noun
+    assert len({pair.text for pair in pair_prompts(CONCEPTS, 24)}) >= 20
+    for pair in stylised_prompts(CONCEPTS, 24):
+        assert isinstance(pair.first.thing, Individual) and pair.second.kind == "style"
+        assert pair.first.token in pair.text and pair.second.token in pair.text
+    assert not any("<" in words for words in plain_prompts(CONCEPTS))
+    assert pair_prompts(CONCEPTS[:1], 24) == []
+
+
+def test_the_halves_of_a_picture_are_its_lower_squares():
+    picture = np.zeros((1, 64, 64, 3), np.uint8)
+    picture[0, 24:, :40, 0] = 255
+    left, right = crop_half(picture, 0), crop_half(picture, 1)
+    assert left.shape == right.shape == (1, 64, 64, 3)
+    assert left[..., 0].min() == 255 and left[..., 1:].max() == 0
+    # The middle 16 of its 40 columns are in both.
+    assert right[0, :, :22, 0].min() > 200 and right[0, :, 30:].max() < 10
+
+
+def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
+    adapters = [random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "rex"))]
+    params = merge.compose(tiny_sd.params, adapters[:1])
+    prompts = [f"a photo of {adapters[0].info.trigger}"]
+    alone, among = (
+        Artist(tiny_sd, known, seed=3, steps=2).draw(prompts, "ada", params, adapters[:1])
+        for known in (adapters[:1], adapters)
+    )
+    np.testing.assert_array_equal(alone, among)
+    other = Artist(tiny_sd, adapters, seed=4, steps=2).draw(prompts, "ada", params, adapters[:1])
+    assert np.any(other != alone)
+
+
+def result(**scores) -> dict:
+    names = ("text", "image", "identity", "right", "leakage")
+    return {"concepts": {key: dict.fromkeys(names, values) for key, values in scores.items()}}
+
+
+def test_what_is_kept_is_a_ratio_of_means_over_the_merged_concepts_only():
+    alone, merged = result(a=[0.8, 0.8], b=[0.4, 0.4], c=[9.0]), result(a=[0.4, 0.6], b=[0.4, 0.2])
+    kept, low, high = retention([merged], [alone], "identity")
+    assert kept == pytest.approx((0.5 + 0.3) / (0.8 + 0.4))
+    assert low <= kept <= high and (low, high) == pytest.approx((0.5 / 0.8, 0.3 / 0.4))
+    assert per_concept([merged, alone], "text").tolist() == pytest.approx([0.5, 0.3, 0.8, 0.4, 9.0])
+
+
+def test_intervals_are_those_of_a_mean():
+    values = np.random.default_rng(1).normal(2.0, 1.0, 400)
+    mean, low, high = interval(values, lambda x: float(x.mean()))
+    assert mean == pytest.approx(values.mean())
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
+
+
+def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
+    one = result(a=[0.8], b=[0.6]) | {"parameters": 1234.0}
+    merged = result(a=[0.7], b=[0.6]) | {"drift": [0.1, 0.2], "seconds": 0.5, "both": [True, False]}
+    rows = summarise(
+        {"blocklora": [one], "plain": [one]},
+        {("blocklora", 2): [merged], ("sum", 2): [merged], ("sum", 5): [merged]},
+        [{"base": one["concepts"], "drawings": one["concepts"]}],
+    )
+    table = markdown(rows, 2).splitlines()
+    assert len(table) == 2 + 2 + 2
+    assert "BlockLoRA" in table[4] and "1,234" in table[4] and "0.929" in table[4]
