@@ -62,9 +62,9 @@ class BaseConfig:
     unet_steps: int = 9600
     unet_batch: int = 24
     unet_learning_rate: float = 6e-4
-    judge_steps: int = 2000
+    judge_steps: int = 2200
     """0 trains no judge; a run that starts from a model keeps that one's."""
-    judge_batch: int = 96
+    judge_batch: int = 64
     judge_learning_rate: float = 2e-3
     judge_individuals: int = 12_000
     """How many individuals the judge learns to tell apart, from four pictures of each."""

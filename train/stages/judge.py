@@ -28,7 +28,9 @@ from train.stages.lineup import SCENE_VARIANTS, STYLE_VARIANTS, TRAIT_VALUES, La
 from train.stages.pictures import to_float, write_array
 
 PICTURES_EACH = 4
-DESCRIPTIONS = 2048  # Individuals that a step tells its pictures' from: some hundred of each class.
+DESCRIPTIONS = 1024  # Individuals that a step tells its pictures' from: some fifty of each class.
+# Scenes and styles fill the picture and are learnt at once; at equal weights their gradients drown those of the subjects.
+WEIGHTS = {"subject": 2.0, "classes": 2.0, "scene": 0.5, "style": 0.5, "scene_variant": 0.25, "style_variant": 0.25}
 SCALE = 16.0  # Of cosines in the softmax (arXiv 1811.12649).
 SOFTENED = 6  # Every so many-th picture also comes as the autoencoder gives it back: generated ones look like that.
 _CODED = 64
@@ -126,7 +128,7 @@ def _loss(params: dict[str, Any], config: JudgeConfig, images: Array, batch: Bat
     }
     means = {name: loss.mean() for name, loss in losses.items()}
     found = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
-    return sum(means.values(), jnp.zeros(())), {"top1": found.mean(), **means}
+    return sum(weight * means[name] for name, weight in WEIGHTS.items()), {"top1": found.mean(), **means}
 
 
 def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed: int, step: int, batch: int) -> Batch:
