@@ -29,8 +29,16 @@ from train.stages.pictures import to_float, write_array
 
 PICTURES_EACH = 4
 DESCRIPTIONS = 1024  # Individuals that a step tells its pictures' from: some fifty of each class.
-# Scenes and styles fill the picture and are learnt at once; at equal weights their gradients drown those of the subjects.
-WEIGHTS = {"subject": 2.0, "classes": 2.0, "scene": 0.5, "style": 0.5, "scene_variant": 0.25, "style_variant": 0.25}
+# What each loss counts in the first and in the second half. Scenes and styles fill the picture and are learnt at once; at
+# equal weights their gradients drown those of the subjects, which take long to begin.
+WEIGHTS = {
+    "subject": (2.0, 2.0),
+    "classes": (2.0, 1.0),
+    "scene": (0.5, 0.5),
+    "style": (0.5, 0.5),
+    "scene_variant": (0.25, 1.0),
+    "style_variant": (0.25, 0.5),
+}
 SCALE = 16.0  # Of cosines in the softmax (arXiv 1811.12649).
 SOFTENED = 6  # Every so many-th picture also comes as the autoencoder gives it back: generated ones look like that.
 _CODED = 64
@@ -91,7 +99,9 @@ def train_judge(
     def step_fn(state, batch: Batch):
         step, params, opt_state = state
         images = augment(jnp.asarray(batch.pictures, jnp.float32) / 127.5 - 1.0, jax.random.fold_in(key, step))
-        (loss, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(params, config, images, batch)
+        (loss, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(
+            params, config, images, batch, 2 * step >= loop.steps
+        )
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (step + 1, optax.apply_updates(params, updates), opt_state), {"loss": loss, **metrics}
 
@@ -113,7 +123,9 @@ def _initial(config: JudgeConfig, key: Array, shape: tuple[int, ...], traits: in
     }
 
 
-def _loss(params: dict[str, Any], config: JudgeConfig, images: Array, batch: Batch) -> tuple[Array, dict]:
+def _loss(
+    params: dict[str, Any], config: JudgeConfig, images: Array, batch: Batch, second_half: Array
+) -> tuple[Array, dict]:
     embedded, logits = apply_model(JudgeNetwork(config), params["judge"], images)
     described = apply_model(Describer(config.subject_size), params["describer"], batch.traits)
     alike = SCALE * embedded.subject @ described.T
@@ -128,7 +140,8 @@ def _loss(params: dict[str, Any], config: JudgeConfig, images: Array, batch: Bat
     }
     means = {name: loss.mean() for name, loss in losses.items()}
     found = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
-    return sum(weight * means[name] for name, weight in WEIGHTS.items()), {"top1": found.mean(), **means}
+    total = sum(jnp.where(second_half, late, early) * means[name] for name, (early, late) in WEIGHTS.items())
+    return total, {"top1": found.mean(), **means}
 
 
 def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed: int, step: int, batch: int) -> Batch:
