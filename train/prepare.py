@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -87,7 +88,10 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         training=json.dumps(config.to_json()),
     )
     masks = block_masks(info, shapes)
-    lora_key, token_key = jax.random.split(jax.random.key(config.seed))
+    # Concepts that start alike would answer to each other's tokens: most people train with the same seed.
+    lora_key, token_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(config.name.encode()))
+    )
     if config.down == "orthogonal" and config.slot:
         lora = init_orthogonal(config.partition_seed, shapes, config.slot[0], config.rank)
     else:
