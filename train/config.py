@@ -82,7 +82,7 @@ class ConceptConfig:
     foreign_spread: Literal["own", "start"] = "own"
     """How far foreign tokens are from their nouns: as far as the concept's own have come in training, or where new ones start."""
 
-    erase: Literal["layer", "contrast", "epsilon", "preserve", "none"] = "layer"
+    erase: Literal["layer", "epsilon", "preserve", "none"] = "layer"
     """Form of Randomized Output Erasure; or preserve, Differential Output Preservation: no random prompts, noise or strangers, but the batch's own noised pictures, captioned by the class noun without the token."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the erasure term."""

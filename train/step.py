@@ -51,11 +51,10 @@ def make_step(
         concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
         random = _random_inputs(schedule, config, batch, key)
         text = encode_rows(models, params, lora, scale, trainable, batch, strangers, key)
-        pairs, inputs = lora.get("unet", {}), (concept.latents, concept.timesteps, text.concept)
+        pairs = lora.get("unet", {})
+        inputs: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
         # What only reads text need not see the random rows drawn.
-        drawn = (
-            0 if config.erase in ("layer", "contrast") and all(reads_text(f"unet/{path}") for path in pairs) else rows
-        )
+        drawn = 0 if config.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
         if drawn:
             inputs = jax.tree.map(lambda *x: jnp.concatenate(x), inputs, (*random, text.random))
         output, energies = apply_adapted(
@@ -68,10 +67,6 @@ def make_step(
             if not drawn:
                 energies = measure_energies(params["unet"], pairs, scale, text.random.states)
             erase = layer_erasure(jnp.concatenate([energies, text.energies]))
-        elif rows and config.erase == "contrast":
-            energies = measure_energies(params["unet"], pairs, scale, text.random.states)
-            own = measure_energies(params["unet"], pairs, scale, text.concept.states).mean(1, keepdims=True)
-            erase = (energies / (jax.lax.stop_gradient(own) + 1e-4)).mean()
         elif rows:
             base = apply_model(models.unet, params["unet"], *_unet_inputs(models, *random, text.base))
             erase = epsilon_erasure(output[count:], base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +105,8 @@ METHODS: dict[str, Method] = {
 
 
 def trainable(adapter: Adapter) -> int:
-    """How many numbers of the adapter were trained, tokens included: what a file of it holds."""
-    layers = [pair for group in adapter.lora.values() for pair in group.values()]
-    return sum(int(np.count_nonzero(x)) for pair in layers for x in pair) + sum(v.size for v in adapter.tokens.values())
+    """How many numbers of the adapter were trained, tokens included."""
+    frozen_down = json.loads(adapter.info.training or "{}").get("down") == "orthogonal"
+    pairs = [pair for group in adapter.lora.values() for pair in group.values()]
+    factors = [x for pair in pairs for x in (pair[1:] if frozen_down else pair)]
+    return sum(int(np.count_nonzero(x)) for x in factors) + sum(v.size for v in adapter.tokens.values())
