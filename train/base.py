@@ -23,7 +23,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.models.clip_vision import VisionConfig
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
 from blocklora_jax.pocket import architecture
-from blocklora_jax.pocket.judge import save_judge
+from blocklora_jax.pocket.judge import load_judge, save_judge
 from blocklora_jax.pocket.tokenizer import write_tokenizer
 from blocklora_jax.pocket.world import vocabulary
 from blocklora_jax.tokens import Tokenizer
@@ -47,7 +47,7 @@ class BaseConfig:
     out: Path = Path("runs/base")
     """Run folder: pictures, checkpoints, metrics, preview grids, and the model so far in `model/`."""
     start: str | None = None
-    """Go on from the weights of this model ("pocket", or a folder): its text encoder and autoencoder stay, its U-Net trains."""
+    """Go on from the weights of this model ("pocket", or a folder): text encoder and autoencoder stay, U-Net and judge train."""
     resume: bool = False
     """Continue an interrupted run, or one that is to train longer (raise a stage's steps)."""
     seed: int = 0
@@ -62,8 +62,8 @@ class BaseConfig:
     unet_steps: int = 9600
     unet_batch: int = 24
     unet_learning_rate: float = 6e-4
-    judge_steps: int = 2200
-    """0 trains no judge; a run that starts from a model keeps that one's."""
+    judge_steps: int = 4800
+    """0 trains no judge. A run that starts from a model goes on from its judge, or keeps it."""
     judge_batch: int = 64
     judge_learning_rate: float = 2e-3
     judge_individuals: int = 12_000
@@ -130,18 +130,18 @@ def train_base(config: BaseConfig) -> Path:
         packager.write,
         frozen.unet,
     )
-    make_judge(config, vae, frozen.vae)
+    make_judge(config, (vae, frozen.vae))
     return packager.write(config.unet_steps, unet_params)
 
 
-def make_judge(config: BaseConfig, vae: VAEConfig, vae_params: dict[str, Any]) -> Path:
-    """The judge's stage; returns the folder of its weights."""
+def make_judge(config: BaseConfig, vae: tuple[VAEConfig, dict[str, Any]]) -> Path:
+    """The judge's stage; returns the folder of its weights. It goes on from the judge of the model to start from."""
     folder = config.out / "judge" / "weights"
     if config.judge_steps:
         loop, rate = config.loop(config.judge_steps), config.judge_learning_rate
-        autoencoder = (vae, vae_params)
+        start = load_judge(folder) if config.start and folder.is_dir() else None
         judge = train_judge(
-            autoencoder, folder.parent, loop, config.judge_batch, rate, config.seed, config.judge_individuals
+            vae, folder.parent, loop, config.judge_batch, rate, config.seed, config.judge_individuals, start
         )
         save_judge(folder, judge)
     return folder
@@ -170,11 +170,10 @@ def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
 def load_frozen(config: BaseConfig) -> Frozen:
     """All of it from the model that the run starts from."""
     model = load_folder(str(config.start))
-    folder = model.tokenizer.parent
-    for part in ("tokenizer", "image_encoder"):
-        shutil.copytree(folder / part, config.out / part, dirs_exist_ok=True)
-    if (folder / "judge").is_dir():
-        shutil.copytree(folder / "judge", config.out / "judge" / "weights", dirs_exist_ok=True)
+    for part, copy in (("tokenizer", "tokenizer"), ("image_encoder", "image_encoder"), ("judge", "judge/weights")):
+        # Models from before there was a judge have none.
+        if part != "judge" or (model.tokenizer.parent / part).is_dir():
+            shutil.copytree(model.tokenizer.parent / part, config.out / copy, dirs_exist_ok=True)
     return Frozen(dict(model.configs), model.params["vae"], model.params["text_encoder"], model.params["unet"])
 
 
@@ -184,8 +183,8 @@ def main() -> None:
     if config.report:
         write_report(config.model, config.out, (config.seed, config.pictures))
     elif config.only_judge:
-        model = load_folder(str(config.start))
-        print(f"the judge is in {make_judge(config, model.configs['vae'], model.params['vae'])}")
+        frozen = load_frozen(config)
+        print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
     else:
         print(f"the pocket model is in {train_base(config)}")
 

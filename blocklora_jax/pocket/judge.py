@@ -88,6 +88,7 @@ class JudgeNetwork(nn.Module):
                 x = x + nn.Conv(width, (3, 3), use_bias=False, name=f"conv_{stage}_{i}")(nn.silu(normed))
         x = nn.silu(nn.GroupNorm(8, name="norm_out")(x))
         pooled = jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=-1)
+        self.sow("intermediates", "pooled", pooled)  # for heads that only training has
         sizes = {"subject": config.subject_size, "scene": config.scene_size, "style": config.style_size}
         names = {"classes": config.classes, "scenes": config.scenes, "styles": config.styles}
         embeddings = [to_unit(nn.Dense(size, name=f"embed_{name}")(pooled)) for name, size in sizes.items()]

@@ -1,5 +1,9 @@
 """Training the judge: batches, augmentation, and that a few steps learn, stop and go on exactly."""
 
+import functools
+import json
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +12,11 @@ from PIL import Image, ImageFilter
 
 from blocklora_jax.models.config import VAEConfig
 from blocklora_jax.models.vae import AutoencoderKL
-from train.loop import LoopConfig
+from blocklora_jax.pocket.judge import JudgeConfig
+from blocklora_jax.pocket.world import draw
+from train.loop import LoopConfig, run_loop
 from train.stages import judge as stage
-from train.stages.lineup import label_pictures
+from train.stages.lineup import label_pictures, make_spec
 
 CAST = 22
 VAE = VAEConfig.from_json(
@@ -40,6 +46,7 @@ def test_batch_holds_each_pictures_own_individuals_among_others():
         shown = [labels.traits[i] for i in labels.subjects[number] if i >= 0]
         np.testing.assert_allclose(row.sum(), 1)
         assert {tuple(batch.traits[i]) for i in np.flatnonzero(row)} == {tuple(traits) for traits in shown}
+        assert set(np.flatnonzero(batch.values[list(numbers).index(number)])) == {n for t in shown for n in t if n >= 0}
     np.testing.assert_array_equal(batch.scene, labels.scene[numbers])
     for ours, again in zip(batch, stage.make_batch(pictures, softened, labels, 1, 5, 12), strict=True):
         np.testing.assert_array_equal(ours, again)
@@ -67,41 +74,55 @@ def test_blur_is_a_binomial_of_both_axes_and_keeps_flat_pictures():
     np.testing.assert_allclose(np.asarray(stage._blur(jnp.ones((1, 4, 4, 3)))), 1, atol=1e-7)
 
 
-def test_training_learns_stops_and_goes_on_exactly(vae, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "draw_lineup", lambda folder, seed, cast, count: _drawings(seed, cast, count))
+@pytest.fixture
+def train(vae, tmp_path, monkeypatch):
+    """Trains a small judge in a folder of its own."""
+    small = functools.partial(JudgeConfig, widths=(8, 8), depths=(1, 1), subject_size=16)
+    monkeypatch.setattr(stage, "JudgeConfig", small)
+    monkeypatch.setattr(stage, "draw_lineup", draw_here)
 
-    def train(folder, steps, resume=False):
+    def run(folder, steps, resume=False, rate=1e-2, start=None):
         (tmp_path / folder).mkdir(exist_ok=True)
         loop = LoopConfig(steps=steps, save_every=3, log_every=1, resume=resume)
-        return stage.train_judge(vae, tmp_path / folder, loop, 8, 1e-3, 0, CAST)
+        return stage.train_judge(vae, tmp_path / folder, loop, 8, rate, 0, CAST, start)
 
-    whole = train("whole", 6)
-    import json
+    return run
 
+
+@functools.cache
+def draw_here(folder, seed, cast, count):
+    return np.stack([draw(make_spec(seed, cast, number)[0]) for number in range(count)])
+
+
+def test_training_learns_stops_and_goes_on_exactly(train, tmp_path, monkeypatch):
+    whole = train("whole", 8)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "top1", *stage.WEIGHTS} <= set(lines[0])
     assert lines[-1]["loss"] < lines[0]["loss"]
-    assert whole.training["individuals"] == CAST
-    # Cut off after step 3, whose schedule is that of 6 steps.
-    monkeypatch.setattr(stage, "run_loop", _stopping_at(3, stage.run_loop))
-    train("parts", 6)
-    monkeypatch.undo()
-    monkeypatch.setattr(stage, "draw_lineup", lambda folder, seed, cast, count: _drawings(seed, cast, count))
-    parts = train("parts", 6, resume=True)
+    monkeypatch.setattr(
+        stage, "run_loop", lambda loop, *rest, **names: run_loop(replace(loop, steps=3), *rest, **names)
+    )
+    train("parts", 8)
+    monkeypatch.setattr(stage, "run_loop", run_loop)
+    parts = train("parts", 8, resume=True)
     for ours, theirs in zip(jax.tree.leaves(parts.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def _drawings(seed, cast, count):
-    from blocklora_jax.pocket.world import draw
-    from train.stages.lineup import make_spec
+def test_training_goes_on_from_a_judge(train):
+    first = train("first", 1)
+    kept = train("kept", 1, rate=0.0, start=first)
+    for ours, theirs in zip(jax.tree.leaves(kept.params), jax.tree.leaves(first.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert kept.training["before"] == first.training
 
-    return np.stack([draw(make_spec(seed, cast, number)[0]) for number in range(count)])
 
-
-def _stopping_at(steps, loop):
-    def run(config, *args, **kwargs):
-        import dataclasses
-
-        return loop(dataclasses.replace(config, steps=steps), *args, **kwargs)
-
-    return run
+def test_softened_pictures_are_what_the_autoencoder_gives_back(vae, tmp_path):
+    pictures = draw_here(None, 0, CAST, 3)
+    softened = stage.soften(*vae, pictures, tmp_path / "softened.npy")
+    model, images = AutoencoderKL(VAE), jnp.asarray(pictures, jnp.float32) / 127.5 - 1
+    mean, _ = model.apply({"params": vae[1]}, images, method="encode")
+    expected = np.asarray(model.apply({"params": vae[1]}, mean, method="decode"))
+    # Rounded to whole numbers, of which 127.5 make one.
+    np.testing.assert_allclose(softened / 127.5 - 1, np.clip(expected, -1, 1), atol=0.6 / 127.5)
+    np.testing.assert_array_equal(stage.soften(VAE, {}, pictures, tmp_path / "softened.npy"), softened)

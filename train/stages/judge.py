@@ -3,6 +3,7 @@
 A picture's `subject` embedding is drawn to a description of the individuals that it shows, made from their parameters
 by a small network that is thrown away afterwards, and pushed from the descriptions of others: an individual that no
 picture shows is as good a negative as one that is in the batch. Scene and style variants are few, so each has a vector.
+Another head that is thrown away names each trait of the subjects, which teaches the trunk sooner what there is to see.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.config import VAEConfig
 from blocklora_jax.models.vae import AutoencoderKL
 from blocklora_jax.pocket.judge import Judge, JudgeConfig, JudgeNetwork, to_unit
+from blocklora_jax.pocket.specs import CLASSES
 from train.loop import LoopConfig, run_loop
 from train.stages.autoencoder import warmup_then_cosine
 from train.stages.lineup import SCENE_VARIANTS, STYLE_VARIANTS, TRAIT_VALUES, Labels, draw_lineup, label_pictures
@@ -33,15 +35,17 @@ DESCRIPTIONS = 1024  # Individuals that a step tells its pictures' from: some fi
 # equal weights their gradients drown those of the subjects, which take long to begin.
 WEIGHTS = {
     "subject": (2.0, 2.0),
-    "classes": (2.0, 1.0),
+    "classes": (2.0, 2.0),
     "scene": (0.5, 0.5),
     "style": (0.5, 0.5),
     "scene_variant": (0.25, 1.0),
     "style_variant": (0.25, 0.5),
+    "traits": (0.3, 0.1),
 }
 SCALE = 16.0  # Of cosines in the softmax (arXiv 1811.12649).
 SOFTENED = 6  # Every so many-th picture also comes as the autoencoder gives it back: generated ones look like that.
 _CODED = 64
+_CLASS_OF_VALUE = np.array([tuple(CLASSES).index(name) for name, _, _ in TRAIT_VALUES])
 
 
 class Describer(nn.Module):
@@ -61,12 +65,13 @@ class Describer(nn.Module):
 
 class Batch(NamedTuple):
     """pictures: uint8 [b, s, s, 3]. traits: int32 [p, t] of the individuals to tell apart; target: fp32 [b, p], which of
-    them a picture shows, rows add up to one. classes, scene, style, scene_variant, style_variant: as in `Labels`.
+    them a picture shows, rows add up to one. values: fp32 [b, v], which of all trait values its subjects have. classes, scene, style, scene_variant, style_variant: as in `Labels`.
     """
 
     pictures: np.ndarray
     traits: np.ndarray
     target: np.ndarray
+    values: np.ndarray
     classes: np.ndarray
     scene: np.ndarray
     style: np.ndarray
@@ -82,8 +87,9 @@ def train_judge(
     learning_rate: float,
     seed: int,
     individuals: int,
+    start: Judge | None = None,
 ) -> Judge:
-    """The trained judge. vae: the autoencoder whose softness it is to see through."""
+    """The trained judge. vae: the autoencoder whose softness it is to see through. start: a judge to go on from."""
     count = PICTURES_EACH * individuals
     pictures = draw_lineup(run_dir, seed, individuals, count)
     softened = soften(*vae, pictures[::SOFTENED], run_dir / "softened.npy")
@@ -91,6 +97,8 @@ def train_judge(
     config = JudgeConfig(image_size=pictures.shape[1])
     key = jax.random.key(seed)
     params = _initial(config, key, pictures.shape[1:], labels.traits.shape[1])
+    if start:
+        params["judge"] = jax.tree.map(jnp.asarray, start.params)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(warmup_then_cosine(learning_rate, loop.steps), weight_decay=1e-4)
     )
@@ -108,25 +116,38 @@ def train_judge(
     batch_at = lambda step: make_batch(pictures, softened, labels, seed, step, batch)
     state = (jnp.zeros((), jnp.int32), params, optimizer.init(params))
     trained = run_loop(loop, run_dir, state, step_fn, batch_at, label="judge")[1]
-    made = {"seed": seed, "individuals": individuals, "pictures": count, "steps": loop.steps, "batch": batch}
+    made: dict[str, Any] = {
+        "seed": seed,
+        "individuals": individuals,
+        "pictures": count,
+        "steps": loop.steps,
+        "batch": batch,
+    }
+    if start:
+        made["before"] = dict(start.training)
     return Judge(config=config, params=jax.device_get(trained["judge"]), training=made)
 
 
+_TRAIT_HEAD = nn.Dense(len(TRAIT_VALUES))
+
+
 def _initial(config: JudgeConfig, key: Array, shape: tuple[int, ...], traits: int) -> dict[str, Any]:
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     describer = Describer(config.subject_size)
     return {
         "judge": JudgeNetwork(config).init(keys[0], jnp.zeros((1, *shape)))["params"],
         "describer": describer.init(keys[1], jnp.zeros((1, traits), jnp.int32))["params"],
         "scenes": jax.random.normal(keys[2], (len(SCENE_VARIANTS), config.scene_size)),
         "styles": jax.random.normal(keys[3], (len(STYLE_VARIANTS), config.style_size)),
+        "traits": _TRAIT_HEAD.init(keys[4], jnp.zeros((1, 2 * config.widths[-1])))["params"],
     }
 
 
 def _loss(
     params: dict[str, Any], config: JudgeConfig, images: Array, batch: Batch, second_half: Array
 ) -> tuple[Array, dict]:
-    embedded, logits = apply_model(JudgeNetwork(config), params["judge"], images)
+    (embedded, logits), seen = JudgeNetwork(config).apply({"params": params["judge"]}, images, mutable="intermediates")
+    values = apply_model(_TRAIT_HEAD, params["traits"], seen["intermediates"]["pooled"][0])
     described = apply_model(Describer(config.subject_size), params["describer"], batch.traits)
     alike = SCALE * embedded.subject @ described.T
     integer_loss = optax.softmax_cross_entropy_with_integer_labels
@@ -137,10 +158,16 @@ def _loss(
         "classes": optax.sigmoid_binary_cross_entropy(logits.classes, batch.classes).sum(-1),
         "scene": integer_loss(logits.scene, batch.scene),
         "style": integer_loss(logits.style, batch.style),
+        # Traits of the classes that are there; of the others there is nothing to say.
+        "traits": (optax.sigmoid_binary_cross_entropy(values, batch.values) * batch.classes[:, _CLASS_OF_VALUE]).sum(
+            -1
+        ),
     }
     means = {name: loss.mean() for name, loss in losses.items()}
     found = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
-    total = sum(jnp.where(second_half, late, early) * means[name] for name, (early, late) in WEIGHTS.items())
+    total = jnp.zeros(())
+    for name, (early, late) in WEIGHTS.items():
+        total += jnp.where(second_half, late, early) * means[name]
     return total, {"top1": found.mean(), **means}
 
 
@@ -154,8 +181,11 @@ def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed:
     others = np.setdiff1d(rng.choice(len(labels.traits), min(DESCRIPTIONS, len(labels.traits)), replace=False), present)
     people = np.concatenate([present, others])[: min(DESCRIPTIONS, len(labels.traits))]
     target = (people[None, None] == shown[:, :, None]).any(1).astype(np.float32)
+    values = np.zeros((batch, len(TRAIT_VALUES) + 1), np.float32)
+    # Fillers are -1: they land in a last column, which is cut off.
+    np.put_along_axis(values, np.where(shown[..., None] >= 0, labels.traits[shown], -1).reshape(batch, -1), 1, axis=1)
     rest = (array[chosen] for array in labels[2:])
-    return Batch(images, labels.traits[people], target / target.sum(1, keepdims=True), *rest)
+    return Batch(images, labels.traits[people], target / target.sum(1, keepdims=True), values[:, :-1], *rest)
 
 
 def _pick(pictures: np.ndarray, softened: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
