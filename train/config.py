@@ -84,10 +84,10 @@ class ConceptConfig:
 
     erase: Literal["layer", "epsilon", "preserve", "none"] = "layer"
     """Form of Randomized Output Erasure; or preserve, Differential Output Preservation: no random prompts, noise or strangers, but the batch's own noised pictures, captioned by the class noun without the token."""
-    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 10.0
     """Weight of the erasure term."""
     random_batch: int | None = None
-    """Random rows a step; as many as `batch` if not given."""
+    """Random rows a step; if not given as many as `batch`, or four times that where they cost little: in the form layer, for layers that read text."""
     random_shares: RandomPromptShares = RandomPromptShares()
     """What the random prompts are made of."""
     random_styles: tuple[str, ...] = ()
@@ -207,7 +207,10 @@ class ConceptConfig:
         """ROE's rows a step."""
         if self.erase == "none" or self.erase_weight == 0:
             return 0
-        return self.batch if self.random_batch is None else self.random_batch
+        if self.random_batch is not None:
+            return self.random_batch
+        only_text = self.erase == "layer" and set(self.layers.split("+")) <= {"cross_kv", "text_encoder"}
+        return 4 * self.batch if only_text else self.batch
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; paths become strings."""

@@ -30,7 +30,7 @@ from blocklora_jax.command import run
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
-SHOWN = ("blocklora", "sum", "average", "fusion")
+SHOWN = ("wide", "blocklora", "sum", "average", "fusion")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,12 +25,12 @@ Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequ
 # Rank 16 in a sixteenth of the inputs has as many parameters as rank 5 in all of them (see `trainable`).
 RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
+    "wide": {"rank": PLAIN_RANK, "blocks": 0},
     "blocklora": {"rank": RANK},
     "blocks": {"rank": RANK, "erase": "none"},
-    "erasure": {"rank": PLAIN_RANK, "blocks": 0},
     "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
     "orthogonal": {"rank": RANK, "blocks": 0, "erase": "none", "down": "orthogonal"},
-    "preservation": {"rank": PLAIN_RANK, "blocks": 0, "erase": "preserve"},
+    "preservation": {"rank": PLAIN_RANK, "blocks": 0, "erase": "preserve", "lambda": 1.0},
 }
 
 
@@ -90,9 +90,9 @@ def _refit(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
 
 _STRENGTHS = (0.3, 0.5, 0.75, 1.0)
 METHODS: dict[str, Method] = {
-    "blocklora": Method("BlockLoRA", "blocklora", _compose),
-    "blocks": Method("blocks only", "blocks", _compose),
-    "erasure": Method("erasure only", "erasure", _sum),
+    "wide": Method("erasure, one block", "wide", _sum),
+    "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
+    "blocks": Method("16 blocks, no erasure", "blocks", _compose),
     "sum": Method("LoRA, summed", "plain", _sum, weights=_STRENGTHS),
     "average": Method("LoRA, averaged", "plain", _average),
     "ties": Method("TIES", "plain", _ties, weights=(0.5, 1.0, 2.0, 4.0)),

@@ -116,4 +116,4 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
     )
     table = markdown(rows, 2).splitlines()
     assert len(table) == 2 + 2 + 2
-    assert "BlockLoRA" in table[4] and "1,234" in table[4] and "0.929" in table[4]
+    assert "16 blocks" in table[4] and "1,234" in table[4] and "0.929" in table[4]
