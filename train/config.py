@@ -24,7 +24,11 @@ TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
 _DEMANDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("rank steps batch log_every save_every resolution", lambda x: x >= 1, "must be at least 1"),
     ("blocks token_vectors preview_every warmup_steps random_batch seed", lambda x: x >= 0, "must be at least 0"),
-    ("erase_weight token_spread noise_offset weight_decay", lambda x: 0 <= x < math.inf, "must be at least 0"),
+    (
+        "erase_weight token_spread foreign_spread noise_offset weight_decay",
+        lambda x: 0 <= x < math.inf,
+        "must be at least 0",
+    ),
     ("learning_rate text_learning_rate token_learning_rate", lambda x: 0 <= x < math.inf, "must be at least 0"),
     ("alpha clip_norm snr_gamma", lambda x: 0 < x < math.inf, "must be above 0"),
     ("pure_noise", lambda x: 0 <= x <= 1, "must lie in 0..1"),
@@ -79,8 +83,8 @@ class ConceptConfig:
     """How many embeddings the token stands for; 0 trains none and writes the class noun's own."""
     token_spread: float = 1.0
     """How far new and foreign tokens start from the class noun, in deviations of the token table."""
-    foreign_spread: Literal["own", "start"] = "own"
-    """How far foreign tokens are from their nouns: as far as the concept's own have come in training, or where new ones start."""
+    foreign_spread: float = 2.0
+    """Foreign tokens are drawn up to so many times as far off: as far as training takes new ones."""
 
     erase: Literal["layer", "epsilon", "preserve", "none"] = "layer"
     """Form of Randomized Output Erasure; or preserve, Differential Output Preservation: no random prompts, noise or strangers, but the batch's own noised pictures, captioned by the class noun without the token."""
@@ -201,6 +205,11 @@ class ConceptConfig:
     def trigger(self) -> str:
         """What calls the concept in a prompt: "<ada> woman"."""
         return f"{self.token} {self.class_noun}" if self.token_vectors else self.class_noun
+
+    @property
+    def strangers_spread(self) -> tuple[float, float]:
+        """From where to where foreign tokens are drawn, in deviations of the token table."""
+        return self.token_spread, self.token_spread * self.foreign_spread
 
     @property
     def random_rows(self) -> int:

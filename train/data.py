@@ -114,15 +114,14 @@ def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Ba
             random_is_noise=is_noise,
             random_row=numbers,
         )
-        if data.text is not None and data.random_text is not None:
-            text, random_text = (
-                jax.tree.map(lambda x, rows=rows: x[rows], whole)
-                for whole, rows in ((data.text, chosen), (data.random_text, prompts))
-            )
-            return batch._replace(text=text, random_text=random_text)
-        return batch._replace(
-            ids=data.ids[chosen], random_ids=data.prompts.ids[prompts], random_nouns=data.prompts.nouns[prompts]
-        )
+        pick = lambda whole, rows: jax.tree.map(lambda x: x[rows], whole)
+        if data.text is None:
+            batch = batch._replace(ids=data.ids[chosen])
+        else:
+            batch = batch._replace(text=pick(data.text, chosen))
+        if data.random_text is None:
+            return batch._replace(random_ids=data.prompts.ids[prompts], random_nouns=data.prompts.nouns[prompts])
+        return batch._replace(random_text=pick(data.random_text, prompts))
 
     return batch_at
 

@@ -113,13 +113,12 @@ def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, comp
     """
     noun, row = jnp.asarray(last_token_ids(sd.tokenizer, [config.class_noun])), jnp.zeros(1, jnp.int32)
     table, key = token_table(sd.params, component), tower_key(key, component)
-    return foreign_embeddings(table, noun, row, config.token_vectors, config.token_spread * table.std(), key)[0]
+    return foreign_embeddings(table, noun, row, config.token_vectors, (config.token_spread,) * 2, key)[0]
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
-    """`data` with its text encoded once, if neither tokens nor a text encoder train."""
-    tokens_train = config.token_vectors and config.token_learning_rate > 0
-    if tokens_train or sd.models.text_encoders.keys() & trainable.lora.keys():
+    """`data` with its text encoded once: that of the random prompts unless a text encoder trains, the captions' if no tokens do."""
+    if sd.models.text_encoders.keys() & trainable.lora.keys():
         return data
     # Each prompt of the pool meets a stranger of its own, as each random row does where ids are encoded in the step.
     prompts, vectors = data.prompts, config.token_vectors
@@ -128,14 +127,17 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
     for part in sd.models.text_encoders:
         table, part_key = token_table(sd.params, part), tower_key(key, part)
         foreign = foreign_embeddings(
-            table, jnp.asarray(prompts.nouns), rows, vectors, config.token_spread * table.std(), part_key
+            table, jnp.asarray(prompts.nouns), rows, vectors, config.strangers_spread, part_key
         )
         longer = [table, trainable.tokens_of(part), foreign.reshape(-1, table.shape[1])]
         params = with_table(params, jnp.concatenate(longer), part)
         random_ids.append(own_foreign_ids(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
     encode = _text_encoder(sd, params)
     stacked = np.stack(random_ids, axis=1).reshape(prompts.ids.shape)
-    return data._replace(text=encode(data.ids), random_text=encode(stacked))
+    tokens_train = config.token_vectors and config.token_learning_rate > 0
+    return data._replace(
+        text=None if tokens_train else encode(data.ids), random_text=encode(stacked) if config.random_rows else None
+    )
 
 
 def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], TextOutput]:

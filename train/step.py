@@ -22,7 +22,7 @@ from blocklora_jax.models.clip_text import TextOutput
 from train.batch import Batch, Rows
 from train.config import ConceptConfig
 from train.state import Trainable, TrainState, masked_lora
-from train.text import Strangers, encode_rows
+from train.text import encode_rows
 
 
 class Noised(NamedTuple):
@@ -44,13 +44,12 @@ def make_step(
     metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices.
     """
     scale = (config.rank if config.alpha is None else config.alpha) / config.rank
-    strangers = Strangers(config.token_spread, config.foreign_spread == "own")
 
     def loss_fn(trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray):
         lora, rows = masked_lora(config, trainable.lora, masks), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
         random = _random_inputs(schedule, config, batch, key)
-        text = encode_rows(models, params, lora, scale, trainable, batch, strangers, key)
+        text = encode_rows(models, params, lora, scale, trainable, batch, config.strangers_spread, key)
         pairs = lora.get("unet", {})
         inputs: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
         # What only reads text need not see the random rows drawn.

@@ -18,24 +18,6 @@ from train.batch import Batch, Rows
 from train.state import Trainable
 
 
-class Strangers(NamedTuple):
-    """How far foreign tokens are from their nouns: `spread` deviations of the token table, where new tokens start; or, with
-    `follow`, as far as the concept's own tokens have come since, as other people's will have.
-    """
-
-    spread: float
-    follow: bool
-
-    def deviation(self, table: Float[Array, "n d"], own: Float[Array, "v d"]) -> Array:
-        """In the units of the table."""
-        start = self.spread * table.std()
-        if not self.follow or not own.size:
-            return start
-        # What is far from a row of the table is longer than it by its distance: directions are nearly orthogonal.
-        grown = jax.lax.stop_gradient(jnp.mean(jnp.square(own))) - jnp.mean(jnp.square(table))
-        return jnp.sqrt(jnp.maximum(jnp.square(start), grown))
-
-
 class EncodedRows(NamedTuple):
     """The concept's rows and the random ones under the adapter; the random ones under the base; the layers' energies."""
 
@@ -52,23 +34,29 @@ def encode_rows(
     scale: float,
     trainable: Trainable,
     batch: Batch,
-    strangers: Strangers,
+    spread: tuple[float, float],
     key: PRNGKeyArray,
 ) -> EncodedRows:
-    """What all text encoders make of the batch."""
-    if batch.text is not None and batch.random_text is not None:
-        concept, random = (jax.tree.map(jnp.asarray, text) for text in (batch.text, batch.random_text))
-        return EncodedRows(concept, random, random, jnp.zeros((0, len(batch.random_row))))
-    towers = [
-        _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch, strangers, key)
-        for name in models.text_encoders
-    ]
-    return EncodedRows(
-        join_towers(*(tower.concept for tower in towers)),
-        join_towers(*(tower.random for tower in towers)),
-        join_towers(*(tower.base for tower in towers)),
-        jnp.concatenate([tower.energies for tower in towers]),
-    )
+    """What all text encoders make of the batch; rows whose text comes with it are taken as they are.
+
+    spread: of strangers' tokens, see `foreign_embeddings`.
+    """
+    rows, concept = len(batch.random_row), None if batch.text is None else jax.tree.map(jnp.asarray, batch.text)
+    if concept is None:
+        towers = {
+            name: _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch, spread, key)
+            for name in models.text_encoders
+        }
+        concept = join_towers(*(tower.concept for tower in towers.values()))
+        if batch.random_text is None:
+            return EncodedRows(
+                concept,
+                join_towers(*(tower.random for tower in towers.values())),
+                join_towers(*(tower.base for tower in towers.values())),
+                jnp.concatenate([tower.energies for tower in towers.values()]),
+            )
+    random = jax.tree.map(jnp.asarray, batch.random_text)
+    return EncodedRows(concept, random, random, jnp.zeros((0, rows)))
 
 
 def _encode_tower(
@@ -79,30 +67,30 @@ def _encode_tower(
     scale: float,
     tokens: Array,
     batch: Batch,
-    strangers: Strangers,
+    spread: tuple[float, float],
     key: PRNGKeyArray,
 ) -> EncodedRows:
     """What one text encoder makes of the batch, in which every random row's stranger has embeddings of its own."""
-    assert batch.ids is not None and batch.random_ids is not None and batch.random_nouns is not None
+    assert batch.ids is not None
     rows, table = len(batch.random_row), token_table(params, component)
-    key = tower_key(key, component)
-    deviation = strangers.deviation(table, tokens)
-    foreign = foreign_embeddings(table, batch.random_nouns, batch.random_row, len(tokens), deviation, key)
-    params = with_table(params, jnp.concatenate([table, tokens, foreign.reshape(-1, table.shape[1])]), component)
-    tower = with_token_rows(models, params).text_encoders[component]
-    ids = ids_of(batch.ids, component)
-    random_ids = own_foreign_ids(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
-    if component in lora:
-        both = jnp.concatenate([ids, random_ids])
-        adapted, energies = apply_adapted(tower, params[component], lora[component], scale, both, random_rows=rows)
-        concept = jax.tree.map(lambda x: x[: len(ids)], adapted)
-        random = jax.tree.map(lambda x: x[len(ids) :], adapted)
+    ids, longer = jnp.asarray(ids_of(batch.ids, component)), [table, tokens]
+    if batch.random_ids is None or batch.random_nouns is None:
+        random_ids = ids[:0]
     else:
-        # Apart from each other: nothing is trained through the random rows.
-        concept, random, energies = apply_model(tower, params[component], jnp.asarray(ids)), None, jnp.zeros((0, rows))
+        key = tower_key(key, component)
+        foreign = foreign_embeddings(table, batch.random_nouns, batch.random_row, len(tokens), spread, key)
+        longer.append(foreign.reshape(-1, table.shape[1]))
+        random_ids = own_foreign_ids(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
+    params = with_table(params, jnp.concatenate(longer), component)
+    tower = with_token_rows(models, params).text_encoders[component]
+    both, strange = jnp.concatenate([ids, random_ids]), len(random_ids)
+    adapted, energies = apply_adapted(
+        tower, params[component], lora.get(component, {}), scale, both, random_rows=strange
+    )
+    concept, random = (jax.tree.map(lambda x, of=of: x[of], adapted) for of in (slice(len(ids)), slice(len(ids), None)))
     # Without random rows (erase none) there is nothing to run the base on.
-    base = apply_model(tower, params[component], random_ids) if rows else jax.tree.map(lambda x: x[:0], concept)
-    return EncodedRows(concept, base if random is None else random, base, energies)
+    base = apply_model(tower, params[component], random_ids) if strange and component in lora else random
+    return EncodedRows(concept, random, base, energies if strange else jnp.zeros((0, rows)))
 
 
 def tower_key(key: PRNGKeyArray, component: str) -> PRNGKeyArray:
@@ -115,13 +103,17 @@ def foreign_embeddings(
     nouns: Int[Rows, " r"],
     row: Rows,
     vectors: int,
-    deviation: float | Array,
+    spread: tuple[float, float],
     key: PRNGKeyArray,
 ) -> Float[Array, "r v d"]:
-    """Embeddings of tokens that other people's concepts could have: around the noun's, each number `deviation` off."""
+    """Embeddings of tokens that other people's concepts could have: around the noun's, each row as far off as it happens.
+
+    spread: from where to where, in deviations of the table: from where new tokens start to where training takes them.
+    """
 
     def draw(noun: Array, row: Array) -> Array:
-        row_key = jax.random.fold_in(jax.random.fold_in(key, 2), row)
+        far_key, row_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 2), row))
+        deviation = table.std() * jax.random.uniform(far_key, minval=spread[0], maxval=spread[1])
         return table[noun][None] + deviation * jax.random.normal(row_key, (vectors, table.shape[1]))
 
     return jax.vmap(draw)(jnp.asarray(nouns), jnp.asarray(row))

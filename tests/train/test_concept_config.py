@@ -151,7 +151,10 @@ def test_a_concept_without_tokens_is_called_by_its_noun():
 
 
 def test_random_rows():
-    assert make_config(batch=3).random_rows == 3
+    # Rows that only the text is read of cost little.
+    assert make_config(batch=3, layers="cross_kv").random_rows == 12
+    assert make_config(batch=3, layers="cross_kv", erase="epsilon").random_rows == 3
+    assert make_config(batch=3, layers="attention").random_rows == 3
     assert make_config(batch=3, random_batch=5).random_rows == 5
     assert make_config(erase="none").random_rows == 0
     assert make_config(erase_weight=0.0).random_rows == 0

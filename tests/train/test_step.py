@@ -93,18 +93,17 @@ def text_rows(params, trainable, scale, batch: Batch, config, key):
     """Every row's states and its adapted layers' inputs, each with a token table of its own."""
     layers = trainable.lora.get("text_encoder", {})
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    vectors, deviation = len(trainable.tokens), config.token_spread * table.std()
-    if config.foreign_spread == "own":
-        deviation = np.sqrt(max(deviation**2, np.mean(trainable.tokens**2) - np.mean(table**2)))
+    vectors = len(trainable.tokens)
     states, inputs = [], []
     for i, ids in enumerate([*batch.ids, *batch.random_ids]):
         extra = [trainable.tokens]
         if i >= len(batch.ids):
             j = i - len(batch.ids)
             row_key = jax.random.fold_in(jax.random.fold_in(key, 2), batch.random_row[j])
-            stranger = table[batch.random_nouns[j]][None] + deviation * jax.random.normal(
-                row_key, (vectors, table.shape[1])
-            )
+            far_key, noise_key = jax.random.split(row_key)
+            times = 1 + (config.foreign_spread - 1) * jax.random.uniform(far_key)
+            noise = jax.random.normal(noise_key, (vectors, table.shape[1]))
+            stranger = table[batch.random_nouns[j]][None] + times * config.token_spread * table.std() * noise
             extra.append(stranger)
         longer = jnp.concatenate([table, *extra])
         text = fuse(params["text_encoder"], layers, scale)
@@ -173,7 +172,7 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
     [
         ("layer", "epsilon", {"noise_offset": 0.1}),
         ("layer", "epsilon", {"layers": "cross_kv"}),
-        ("layer", "epsilon", {"foreign_spread": "start"}),
+        ("layer", "epsilon", {"foreign_spread": 1.0, "token_spread": 0.5}),
         ("layer", "v_prediction", {"layers": "cross_kv+text_encoder"}),
         ("epsilon", "epsilon", {"weighting": "none", "axis": "out"}),
         ("none", "v_prediction", {"blocks": 0}),
@@ -223,18 +222,19 @@ def test_ids_of_strangers_reach_their_own_rows():
     assert own_foreign_ids(ids, ROWS + 2, 2).tolist() == [[1, 42, 43], [44, 45, 2], [40, 41, 3]]
 
 
-def test_cached_states_give_the_losses_of_encoding_in_the_step(tiny_sd, tmp_path):
+@pytest.mark.parametrize("rate", [0.0, 1e-3])
+def test_cached_states_give_the_losses_of_encoding_in_the_step(tiny_sd, tmp_path, rate):
     # No strangers: their embeddings are drawn anew each step, or once where states are cached.
     config = make_config(
         images=write_pictures(tmp_path),
-        token_learning_rate=0.0,
+        token_learning_rate=rate,
         random_shares=RandomPromptShares(foreign=0.0),
         alpha=3.0,
     )
     data = load_concept_data(config, tiny_sd)
     trainable, masks = make_trainable(config, levels=2)
     cached = cache_states(config, tiny_sd, data, trainable)
-    assert cached.text is not None
+    assert (cached.text is None) == (rate > 0) and cached.random_text is not None
     optimizer = make_optimizer(config)
     state = init_state(trainable, masks, optimizer, jax.random.key(0))
     step = make_step(tiny_sd.models, tiny_sd.schedule, config, optimizer)
@@ -251,7 +251,8 @@ def test_states_are_cached_only_where_no_text_trains(tiny_sd, tmp_path):
     for changes in ({}, {"token_learning_rate": 0.0, "layers": LAYERS}):
         changed = make_config(images=tmp_path, **changes)
         trainable, _ = make_trainable(changed, levels=2)
-        assert cache_states(changed, tiny_sd, data, trainable).text is None
+        cached = cache_states(changed, tiny_sd, data, trainable)
+        assert cached.text is None and (cached.random_text is None) == ("layers" in changes)
 
 
 def test_cached_prompts_meet_different_strangers(tiny_sd, tmp_path):

@@ -14,7 +14,7 @@ import merge
 from blocklora_jax.diffusion.models import token_table, with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from train.state import Trainable
-from train.text import Strangers, encode_rows, foreign_embeddings, tower_key, with_table
+from train.text import encode_rows, foreign_embeddings, tower_key, with_table
 
 SPREAD, ROWS = 0.8, 40
 PARAMS = jax.tree.map(jnp.asarray, tiny_params(ROWS, levels=1, family="sdxl"))
@@ -37,9 +37,7 @@ def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
     trainable = Trainable(adapter.lora, jnp.asarray(adapter.tokens["<ada>"]), jnp.asarray(adapter.tokens_2["<ada>"]))
     batch, key, count = two_towered(make_batch(2, 2)), jax.random.key(4), 2
     assert batch.ids.shape == (2, 2, 6) and TOKENS >= 6
-    text = encode_rows(
-        MODELS, PARAMS, adapter.lora, adapter.info.scale, trainable, batch, Strangers(SPREAD, False), key
-    )
+    text = encode_rows(MODELS, PARAMS, adapter.lora, adapter.info.scale, trainable, batch, (SPREAD, 2 * SPREAD), key)
     merged = merge.compose(PARAMS, [adapter], check_base=False)
     for i in range(count):
         expected = encode_text(with_token_rows(MODELS, merged), merged, batch.ids[i : i + 1])
@@ -53,16 +51,15 @@ def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
     assert text.energies.shape == (len(adapter.lora["text_encoder"]) + len(adapter.lora["text_encoder_2"]), 2)
 
 
-def test_strangers_follow_the_concept_s_own_tokens_as_far_as_they_go():
+def test_strangers_are_as_far_from_their_nouns_as_tokens_come():
     rng = np.random.default_rng(3)
-    table = jnp.asarray(rng.normal(0, 0.1, (50, 512)), jnp.float32)
-    far = table[:2] + jnp.asarray(rng.normal(0, 0.3, (2, 512)), jnp.float32)
-    # 1024 numbers know their deviation to some percent.
-    assert Strangers(1.0, True).deviation(table, far) == pytest.approx(0.3, rel=0.06)
-    start = pytest.approx(float(table.std()), rel=1e-6)
-    assert Strangers(1.0, False).deviation(table, far) == start
-    assert Strangers(1.0, True).deviation(table, table[:2] * 0.5) == start
-    assert Strangers(1.0, True).deviation(table, far[:0]) == start
+    table, nouns = jnp.asarray(rng.normal(0, 0.1, (50, 512)), jnp.float32), jnp.arange(40, dtype=jnp.int32)
+    found = foreign_embeddings(table, nouns, np.arange(40), 2, (1.0, 3.0), jax.random.key(0))
+    far = np.sqrt(np.square(found - table[:40, None]).mean((1, 2))) / float(table.std())
+    # 1024 numbers know their deviation to some percent; forty rows come near both ends.
+    assert 0.94 < far.min() < 1.3 and 2.7 < far.max() < 3.2
+    same = foreign_embeddings(table, nouns[:1], np.arange(1), 2, (1.0, 1.0), jax.random.key(0))
+    assert float(jnp.square(same - table[:1, None]).mean() ** 0.5 / table.std()) == pytest.approx(1, rel=0.06)
 
 
 def merge_tokens(adapter):
@@ -80,7 +77,7 @@ def add_stranger(params, row, batch, key):
             batch.random_nouns[chosen],
             batch.random_row[chosen],
             2,
-            SPREAD * token_table(PARAMS, part).std(),
+            (SPREAD, 2 * SPREAD),
             tower_key(key, part),
         )
         params = with_table(params, jnp.concatenate([token_table(params, part), stranger[0]]), part)
