@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 from safetensors.numpy import save
 
 from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
@@ -129,11 +129,11 @@ class Judge:
     params: Mapping[str, Any] = field(repr=False)
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    def embed(self, pictures: UInt8[np.ndarray, "n s s 3"]) -> Embeddings:
+    def embed(self, pictures: np.ndarray) -> Embeddings:
         """Unit vectors, fp32 NumPy, of pictures uint8 [n, 64, 64, 3]. Raises: UserError for pictures of another shape."""
         return self._run(pictures)[0]
 
-    def classify(self, pictures: UInt8[np.ndarray, "n s s 3"]) -> Labels:
+    def classify(self, pictures: np.ndarray) -> Labels:
         """Probabilities, fp32 NumPy, of pictures uint8 [n, 64, 64, 3]. Raises: UserError for pictures of another shape."""
         return self._run(pictures)[1]
 

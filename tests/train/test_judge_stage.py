@@ -12,11 +12,12 @@ from PIL import Image, ImageFilter
 
 from blocklora_jax.models.config import VAEConfig
 from blocklora_jax.models.vae import AutoencoderKL
-from blocklora_jax.pocket.judge import JudgeConfig
+from blocklora_jax.pocket.judge import Judge, JudgeConfig, JudgeNetwork
 from blocklora_jax.pocket.world import draw
 from train.loop import LoopConfig, run_loop
 from train.stages import judge as stage
-from train.stages.lineup import label_pictures, make_spec
+from train.stages import softness
+from train.stages.lineup import label_pictures, make_spec, number_traits
 
 CAST = 22
 VAE = VAEConfig.from_json(
@@ -46,7 +47,11 @@ def test_batch_holds_each_pictures_own_individuals_among_others():
         shown = [labels.traits[i] for i in labels.subjects[number] if i >= 0]
         np.testing.assert_allclose(row.sum(), 1)
         assert {tuple(batch.traits[i]) for i in np.flatnonzero(row)} == {tuple(traits) for traits in shown}
-        assert set(np.flatnonzero(batch.values[list(numbers).index(number)])) == {n for t in shown for n in t if n >= 0}
+        spec = make_spec(0, CAST, int(number))[0]
+        things = [(subject.class_name, subject.traits) for subject in spec.subjects]
+        things += [(spec.scene, spec.scene_traits), (spec.style, spec.style_traits)]
+        expected = [n for thing in things for n in number_traits(*thing)]
+        assert sorted(expected) == np.flatnonzero(batch.values[list(numbers).index(number)]).tolist()
     np.testing.assert_array_equal(batch.scene, labels.scene[numbers])
     for ours, again in zip(batch, stage.make_batch(pictures, softened, labels, 1, 5, 12), strict=True):
         np.testing.assert_array_equal(ours, again)
@@ -56,7 +61,7 @@ def test_augmentation_softens_and_keeps_colours():
     picture = (
         np.asarray(Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 50).convert("RGB"), np.float32) / 127.5 - 1
     )
-    augmented = np.asarray(stage.augment(jnp.asarray(np.stack([picture] * 64)), jax.random.key(0)))
+    augmented = np.asarray(softness.augment(jnp.asarray(np.stack([picture] * 64)), jax.random.key(0)))
     means = augmented.mean((1, 2))
     assert np.abs(means - picture.mean((0, 1))[None]).max() < 0.09
     # The least contrasty of them is blurred about as much as Pillow's blur of a pixel.
@@ -70,21 +75,22 @@ def test_blur_is_a_binomial_of_both_axes_and_keeps_flat_pictures():
     point = np.zeros((1, 5, 5, 1), np.float32)
     point[0, 2, 2] = 1
     expected = np.outer([1, 2, 1], [1, 2, 1]) / 16
-    np.testing.assert_allclose(np.asarray(stage._blur(jnp.asarray(point)))[0, 1:4, 1:4, 0], expected, atol=1e-7)
-    np.testing.assert_allclose(np.asarray(stage._blur(jnp.ones((1, 4, 4, 3)))), 1, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(softness._blur(jnp.asarray(point)))[0, 1:4, 1:4, 0], expected, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(softness._blur(jnp.ones((1, 4, 4, 3)))), 1, atol=1e-7)
 
 
 @pytest.fixture
-def train(vae, tmp_path, monkeypatch):
+def train(tmp_path, monkeypatch):
     """Trains a small judge in a folder of its own."""
     small = functools.partial(JudgeConfig, widths=(8, 8), depths=(1, 1), subject_size=16)
     monkeypatch.setattr(stage, "JudgeConfig", small)
     monkeypatch.setattr(stage, "draw_lineup", draw_here)
+    monkeypatch.setattr(stage, "soften", lambda config, params, pictures, path: pictures)  # has a test of its own
 
     def run(folder, steps, resume=False, rate=1e-2, start=None):
         (tmp_path / folder).mkdir(exist_ok=True)
         loop = LoopConfig(steps=steps, save_every=3, log_every=1, resume=resume)
-        return stage.train_judge(vae, tmp_path / folder, loop, 8, rate, 0, CAST, start)
+        return stage.train_judge((VAE, {}), tmp_path / folder, loop, 8, rate, 0, CAST, start)
 
     return run
 
@@ -110,8 +116,10 @@ def test_training_learns_stops_and_goes_on_exactly(train, tmp_path, monkeypatch)
 
 
 def test_training_goes_on_from_a_judge(train):
-    first = train("first", 1)
-    kept = train("kept", 1, rate=0.0, start=first)
+    config = stage.JudgeConfig()
+    params = JudgeNetwork(config).init(jax.random.key(7), jnp.zeros((1, 64, 64, 3)))["params"]
+    first = Judge(config=config, params=params, training={"seed": 7})
+    kept = train("kept", 2, rate=0.0, start=first)
     for ours, theirs in zip(jax.tree.leaves(kept.params), jax.tree.leaves(first.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert kept.training["before"] == first.training
@@ -119,10 +127,10 @@ def test_training_goes_on_from_a_judge(train):
 
 def test_softened_pictures_are_what_the_autoencoder_gives_back(vae, tmp_path):
     pictures = draw_here(None, 0, CAST, 3)
-    softened = stage.soften(*vae, pictures, tmp_path / "softened.npy")
+    softened = softness.soften(*vae, pictures, tmp_path / "softened.npy")
     model, images = AutoencoderKL(VAE), jnp.asarray(pictures, jnp.float32) / 127.5 - 1
     mean, _ = model.apply({"params": vae[1]}, images, method="encode")
     expected = np.asarray(model.apply({"params": vae[1]}, mean, method="decode"))
     # Rounded to whole numbers, of which 127.5 make one.
     np.testing.assert_allclose(softened / 127.5 - 1, np.clip(expected, -1, 1), atol=0.6 / 127.5)
-    np.testing.assert_array_equal(stage.soften(VAE, {}, pictures, tmp_path / "softened.npy"), softened)
+    np.testing.assert_array_equal(softness.soften(VAE, {}, pictures, tmp_path / "softened.npy"), softened)

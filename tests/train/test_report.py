@@ -87,15 +87,23 @@ def test_identity_of_the_packaged_judge_is_far_above_chance(judge):
     assert measured == identity.measure_identity(judge, 5, 72)
 
 
+def test_variants_are_told_by_their_references(judge):
+    measured = identity.measure_variants(judge, "style", 3)
+    assert measured["variants"] == 9 + 4 + 4
+    # By chance it were 6 %; see the weights' README for which are hard.
+    assert measured["top1"] > 0.3
+    assert measured["cosine_same"] > measured["cosine_other"]
+
+
 def test_captions_are_measured_on_what_is_generated(judge):
     """A base that draws is as good as drawings; one that always draws the same is found out."""
-    perfect = report.measure_captions(judge, report.draw_all, (0, 50), 1, (24, 12))
+    perfect = report.measure_captions(judge, report.draw_all, (0, 50), 1, (16, 8))
     assert perfect["one"]["drawn"]["classes"] > 0.9
     assert min(perfect["one"]["ratio"].values()) > 0.85
     same = lambda specs: report.draw_all(
         [replace(_spec(("car",), "city", "photo"), seed=i) for i, _ in enumerate(specs)]
     )
-    poor = report.measure_captions(judge, same, (0, 50), 1, (24, 12))
+    poor = report.measure_captions(judge, same, (0, 50), 1, (16, 8))
     share = np.mean([name == "car" for name in _asked(poor)])
     assert poor["one"]["generated"]["classes"] == pytest.approx(share)
     assert poor["two"]["generated"]["classes"] == 0
@@ -112,7 +120,10 @@ def test_text_shows_rates_and_whether_bars_are_met(judge):
     captions["one"]["ratio"]["scene"] = 0.6234
     who = {"individuals": 10, "top1": 0.912, "top1_of_class": 0.95, "top1_in_pairs": 0.7, "cosine_same": 0.8}
     who |= {"cosine_in_pairs": 0.5, "cosine_same_class": 0.1, "cosine_other_class": 0.0, "top1_by_class": {"man": 1.0}}
-    text = report.as_text({"model": "pocket", "seed": 1, "seconds": 2.0, "identity": who, "captions": captions})
+    variants = {"scene": {"variants": 93, "top1": 0.5, "cosine_same": 0.9, "cosine_other": 0.4321}}
+    measured = {"identity": who, "variants": variants, "captions": captions}
+    text = report.as_text({"model": "pocket", "seed": 1, "seconds": 2.0, **measured})
+    assert "scene variants: top-1 50.0% among 93" in text and "0.432" in text
     assert "top-1 91.2% (>= 85%) among 10 unseen" in text
     assert "62.3% (< 90%)" in text
     assert all(name in text for name in (*CLASS_NAMES, *SCENE_NAMES, *STYLE_NAMES))

@@ -1,4 +1,4 @@
-"""How well the judge tells individuals that it has never seen."""
+"""How well the judge tells individuals that it has never seen, and variants of scenes and styles."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from blocklora_jax.pocket.concepts import Concept, concept_pictures
 from blocklora_jax.pocket.judge import Judge
-from blocklora_jax.pocket.specs import CLASSES, TRAIN_SCENES, Individual, PictureSpec, draw_individual
+from blocklora_jax.pocket.specs import (
+    CLASSES,
+    HELD_OUT_SCENES,
+    HELD_OUT_STYLES,
+    TRAIN_SCENES,
+    Individual,
+    PictureSpec,
+    draw_individual,
+)
 from blocklora_jax.pocket.world import draw
 from train.stages import lineup
 
 _WATERCOLOURS = 1 / 6  # As in a concept's references; the others are photos.
+_VARIANTS = {"scene": (HELD_OUT_SCENES, lineup.SCENE_VARIANTS), "style": (HELD_OUT_STYLES, lineup.STYLE_VARIANTS)}
 
 
 def measure_identity(judge: Judge, seed: int, count: int = 500) -> dict[str, Any]:
@@ -42,6 +52,32 @@ def measure_identity(judge: Judge, seed: int, count: int = 500) -> dict[str, Any
         "cosine_other_class": float(cosines[~same_class].mean()),
         "cosine_in_pairs": float((pairs @ gallery.T)[itself].mean()),
         "top1_by_class": {name: float(found[names == name].mean()) for name in CLASSES if (names == name).any()},
+    }
+
+
+def measure_variants(judge: Judge, kind: str, seed: int) -> dict[str, Any]:
+    """Which variant of a held-out "scene" or "style" is it? Every one against references as a concept has them.
+
+    Six references and six other pictures of each variant. `top1`: share of pictures nearest to the mean of their own
+    variant's references, among all variants of all three held-out names; `cosine_same`: to that mean; `cosine_other`:
+    to the means of the other variants of the same name.
+    """
+    names, variants = _VARIANTS[kind]
+    chosen = [variant for variant in variants if variant[0] in names]
+    concepts = [Concept(name=f"{kind}{i}", kind=kind, thing=thing) for i, thing in enumerate(chosen)]
+    known, shown = (
+        np.stack([getattr(judge.embed(concept_pictures(c, 6, 2 * seed + half)[0]), kind) for c in concepts])
+        for half in (0, 1)
+    )
+    means = known.mean(1) / np.linalg.norm(known.mean(1), axis=-1, keepdims=True)
+    cosines = np.einsum("vpd,wd->vwp", shown, means)
+    same_name = np.array([[a[0] == b[0] for b in chosen] for a in chosen])
+    itself = np.eye(len(chosen), dtype=bool)
+    return {
+        "variants": len(chosen),
+        "top1": float((cosines.argmax(1) == np.arange(len(chosen))[:, None]).mean()),
+        "cosine_same": float(cosines[itself].mean()),
+        "cosine_other": float(cosines[same_name & ~itself].mean()),
     }
 
 

@@ -2,8 +2,8 @@
 
 A picture's `subject` embedding is drawn to a description of the individuals that it shows, made from their parameters
 by a small network that is thrown away afterwards, and pushed from the descriptions of others: an individual that no
-picture shows is as good a negative as one that is in the batch. Scene and style variants are few, so each has a vector.
-Another head that is thrown away names each trait of the subjects, which teaches the trunk sooner what there is to see.
+picture shows is as good a negative as one that is in the batch. `scene` and `style` are taught in the same way, from all variants there are.
+Another head that is thrown away names each trait of what is there, which teaches the trunk sooner what there is to see.
 """
 
 from __future__ import annotations
@@ -17,35 +17,43 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.config import VAEConfig
-from blocklora_jax.models.vae import AutoencoderKL
 from blocklora_jax.pocket.judge import Judge, JudgeConfig, JudgeNetwork, to_unit
-from blocklora_jax.pocket.specs import CLASSES
 from train.loop import LoopConfig, run_loop
 from train.stages.autoencoder import warmup_then_cosine
-from train.stages.lineup import SCENE_VARIANTS, STYLE_VARIANTS, TRAIT_VALUES, Labels, draw_lineup, label_pictures
-from train.stages.pictures import to_float, write_array
+from train.stages.lineup import (
+    SCENE_VARIANTS,
+    STYLE_VARIANTS,
+    TRAIT_VALUES,
+    Labels,
+    draw_lineup,
+    label_pictures,
+    variant_traits,
+)
+from train.stages.softness import augment, soften
 
 PICTURES_EACH = 4
 DESCRIPTIONS = 1024  # Individuals that a step tells its pictures' from: some fifty of each class.
-# What each loss counts in the first and in the second half. Scenes and styles fill the picture and are learnt at once; at
+# What each loss counts in the first and in the second half; a judge that goes on begins with the second. Scenes and styles fill the picture and are learnt at once; at
 # equal weights their gradients drown those of the subjects, which take long to begin.
 WEIGHTS = {
     "subject": (2.0, 2.0),
     "classes": (2.0, 2.0),
     "scene": (0.5, 0.5),
     "style": (0.5, 0.5),
-    "scene_variant": (0.25, 1.0),
-    "style_variant": (0.25, 0.5),
+    "scene_variant": (0.25, 1.5),
+    "style_variant": (0.25, 1.5),
     "traits": (0.3, 0.1),
 }
 SCALE = 16.0  # Of cosines in the softmax (arXiv 1811.12649).
 SOFTENED = 6  # Every so many-th picture also comes as the autoencoder gives it back: generated ones look like that.
-_CODED = 64
-_CLASS_OF_VALUE = np.array([tuple(CLASSES).index(name) for name, _, _ in TRAIT_VALUES])
+_SCENES, _STYLES = variant_traits(SCENE_VARIANTS), variant_traits(STYLE_VARIANTS)
+_OWNERS = np.array([name for name, _, _ in TRAIT_VALUES])
+_IS_NAME = np.array([not trait for _, trait, _ in TRAIT_VALUES])
+# fp32 [v, v]: does the first value name the class, scene or style of which the second is a trait?
+_NAMES = ((_OWNERS[:, None] == _OWNERS[None]) & _IS_NAME[:, None]).astype(np.float32)
 
 
 class Describer(nn.Module):
@@ -65,7 +73,7 @@ class Describer(nn.Module):
 
 class Batch(NamedTuple):
     """pictures: uint8 [b, s, s, 3]. traits: int32 [p, t] of the individuals to tell apart; target: fp32 [b, p], which of
-    them a picture shows, rows add up to one. values: fp32 [b, v], which of all trait values its subjects have. classes, scene, style, scene_variant, style_variant: as in `Labels`.
+    them a picture shows, rows add up to one. values: fp32 [b, v], which of all trait values its subjects, scene and style have. classes, scene, style, scene_variant, style_variant: as in `Labels`.
     """
 
     pictures: np.ndarray
@@ -108,7 +116,7 @@ def train_judge(
         step, params, opt_state = state
         images = augment(jnp.asarray(batch.pictures, jnp.float32) / 127.5 - 1.0, jax.random.fold_in(key, step))
         (loss, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(
-            params, config, images, batch, 2 * step >= loop.steps
+            params, config, images, batch, (start is not None) | (2 * step >= loop.steps)
         )
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (step + 1, optax.apply_updates(params, updates), opt_state), {"loss": loss, **metrics}
@@ -137,8 +145,8 @@ def _initial(config: JudgeConfig, key: Array, shape: tuple[int, ...], traits: in
     return {
         "judge": JudgeNetwork(config).init(keys[0], jnp.zeros((1, *shape)))["params"],
         "describer": describer.init(keys[1], jnp.zeros((1, traits), jnp.int32))["params"],
-        "scenes": jax.random.normal(keys[2], (len(SCENE_VARIANTS), config.scene_size)),
-        "styles": jax.random.normal(keys[3], (len(STYLE_VARIANTS), config.style_size)),
+        "scenes": Describer(config.scene_size).init(keys[2], jnp.asarray(_SCENES))["params"],
+        "styles": Describer(config.style_size).init(keys[3], jnp.asarray(_STYLES))["params"],
         "traits": _TRAIT_HEAD.init(keys[4], jnp.zeros((1, 2 * config.widths[-1])))["params"],
     }
 
@@ -150,18 +158,19 @@ def _loss(
     values = apply_model(_TRAIT_HEAD, params["traits"], seen["intermediates"]["pooled"][0])
     described = apply_model(Describer(config.subject_size), params["describer"], batch.traits)
     alike = SCALE * embedded.subject @ described.T
+    scenes = apply_model(Describer(config.scene_size), params["scenes"], jnp.asarray(_SCENES))
+    styles = apply_model(Describer(config.style_size), params["styles"], jnp.asarray(_STYLES))
+    present = jnp.asarray(batch.values) @ _NAMES
     integer_loss = optax.softmax_cross_entropy_with_integer_labels
     losses = {
         "subject": optax.softmax_cross_entropy(alike, batch.target),
-        "scene_variant": integer_loss(SCALE * embedded.scene @ to_unit(params["scenes"]).T, batch.scene_variant),
-        "style_variant": integer_loss(SCALE * embedded.style @ to_unit(params["styles"]).T, batch.style_variant),
+        "scene_variant": integer_loss(SCALE * embedded.scene @ scenes.T, batch.scene_variant),
+        "style_variant": integer_loss(SCALE * embedded.style @ styles.T, batch.style_variant),
         "classes": optax.sigmoid_binary_cross_entropy(logits.classes, batch.classes).sum(-1),
         "scene": integer_loss(logits.scene, batch.scene),
         "style": integer_loss(logits.style, batch.style),
-        # Traits of the classes that are there; of the others there is nothing to say.
-        "traits": (optax.sigmoid_binary_cross_entropy(values, batch.values) * batch.classes[:, _CLASS_OF_VALUE]).sum(
-            -1
-        ),
+        # Of classes, scenes and styles that are not there, there is nothing to say.
+        "traits": (optax.sigmoid_binary_cross_entropy(values, batch.values) * present).sum(-1),
     }
     means = {name: loss.mean() for name, loss in losses.items()}
     found = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
@@ -182,8 +191,10 @@ def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed:
     people = np.concatenate([present, others])[: min(DESCRIPTIONS, len(labels.traits))]
     target = (people[None, None] == shown[:, :, None]).any(1).astype(np.float32)
     values = np.zeros((batch, len(TRAIT_VALUES) + 1), np.float32)
+    subjects = np.where(shown[..., None] >= 0, labels.traits[shown], -1).reshape(batch, -1)
+    numbers = (subjects, _SCENES[labels.scene_variant[chosen]], _STYLES[labels.style_variant[chosen]])
     # Fillers are -1: they land in a last column, which is cut off.
-    np.put_along_axis(values, np.where(shown[..., None] >= 0, labels.traits[shown], -1).reshape(batch, -1), 1, axis=1)
+    np.put_along_axis(values, np.concatenate(numbers, axis=1), 1, axis=1)
     rest = (array[chosen] for array in labels[2:])
     return Batch(images, labels.traits[people], target / target.sum(1, keepdims=True), values[:, :-1], *rest)
 
@@ -191,44 +202,3 @@ def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed:
 def _pick(pictures: np.ndarray, softened: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
     # The softened ones are a few, so they are mostly taken where there is one.
     return softened[i // SOFTENED] if i % SOFTENED == 0 and rng.random() < 0.75 else pictures[i]
-
-
-def soften(config: VAEConfig, params: dict, pictures: np.ndarray, path: Path) -> np.ndarray:
-    """The pictures, uint8, as the autoencoder gives them back; kept in `path`."""
-    if path.exists():
-        return np.load(path, mmap_mode="r")
-    model = AutoencoderKL(config)
-
-    @jax.jit
-    def code(images: Array) -> Array:
-        mean, _ = apply_model(model, params, images, method="encode")
-        return jnp.clip(jnp.round((apply_model(model, params, mean, method="decode") + 1) * 127.5), 0, 255)
-
-    out = np.empty(pictures.shape, np.uint8)
-    for start in tqdm(range(0, len(pictures), _CODED), desc="soften", unit="batch", dynamic_ncols=True):
-        chunk = pictures[start : start + _CODED]
-        padded = np.pad(to_float(chunk), ((0, _CODED - len(chunk)), (0, 0), (0, 0), (0, 0)))
-        out[start : start + _CODED] = np.asarray(code(padded))[: len(chunk)]
-    write_array(path, out)
-    return out
-
-
-def augment(images: Float[Array, "b h w 3"], key: Array) -> Float[Array, "b h w 3"]:
-    """Pictures in -1..1, some blurred (up to one pixel), with a little noise and light; colours stay what they are."""
-    keys = jax.random.split(key, 5)
-    some = lambda key: jax.random.uniform(key, (len(images), 1, 1, 1))
-    amount = some(keys[0]) * (some(keys[1]) < 0.5)
-    images = images + amount * (_blur(_blur(images)) - images)
-    gain, light = 1 + 0.08 * (some(keys[2]) - 0.5), 0.08 * (some(keys[3]) - 0.5)
-    level = 0.08 * some(jax.random.fold_in(keys[4], 1))
-    return images * gain + light + level * jax.random.normal(keys[4], images.shape)
-
-
-def _blur(x: Array) -> Array:
-    """Each pixel a half, its neighbours a quarter, along both axes; the border repeats itself."""
-    for axis in (1, 2):
-        edge = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
-        padded, size = jnp.pad(x, edge, mode="edge"), x.shape[axis]
-        before, after = (jax.lax.slice_in_dim(padded, s, s + size, axis=axis) for s in (0, 2))
-        x = 0.5 * x + 0.25 * (before + after)
-    return x

@@ -30,7 +30,7 @@ _CHUNK = 250
 class Labels(NamedTuple):
     """What is known of n pictures of m individuals.
 
-    traits: int32 [m, t], numbers of an individual's trait values among those of all classes, -1 where it has fewer.
+    traits: int32 [m, t], numbers of an individual's class and trait values among `TRAIT_VALUES`, -1 where it has fewer.
     subjects: int32 [n, 2], individuals in a picture, -1 for none. classes: fp32 [n, 18], 1 where a class is in it.
     scene, style: int32 [n], among `SCENES` and plain, and `STYLES`. scene_variant, style_variant: among `VARIANTS`.
     """
@@ -44,6 +44,11 @@ class Labels(NamedTuple):
     style_variant: np.ndarray
 
 
+def number_traits(name: str, traits: Traits) -> list[int]:
+    """The numbers of the traits of a class, scene or style among `TRAIT_VALUES`, its name's first."""
+    return [TRAIT_VALUES[name, "", ""], *(TRAIT_VALUES[name, trait, value] for trait, value in traits)]
+
+
 def _variants(choices: dict[str, Choices]) -> dict[tuple[str, Traits], int]:
     """Every (name, traits) that there is, numbered."""
     variants: dict[tuple[str, Traits], int] = {}
@@ -55,12 +60,13 @@ def _variants(choices: dict[str, Choices]) -> dict[tuple[str, Traits], int]:
 
 SCENE_VARIANTS = _variants(scenes.TRAITS)
 STYLE_VARIANTS = _variants(styles.TRAITS)
+# Every value that a trait of a class, scene or style can have, numbered. Scenes and styles have one more, their name.
 TRAIT_VALUES = {
     key: number
     for number, key in enumerate(
         (name, trait, value)
-        for name, choices in CLASS_TRAITS.items()
-        for trait, options in choices.items()
+        for name, choices in (CLASS_TRAITS | scenes.TRAITS | styles.TRAITS).items()
+        for trait, options in ({"": ("",)} | dict(choices)).items()
         for value in dict.fromkeys(options)
     )
 }
@@ -104,13 +110,14 @@ def make_spec(seed: int, individuals: int, number: int) -> tuple[PictureSpec, li
 
 def label_pictures(seed: int, individuals: int, count: int) -> Labels:
     """The labels of pictures 0 to `count`, without drawing them."""
+    cast = [draw_individual(seed, i) for i in range(individuals)]
     specs, shown = zip(*(make_spec(seed, individuals, number) for number in range(count)), strict=True)
     classes, places = tuple(CLASSES), (*SCENES, PLAIN)
     present = np.zeros((count, len(classes)), np.float32)
     for row, spec in zip(present, specs, strict=True):
         row[[classes.index(subject.class_name) for subject in spec.subjects]] = 1
     return Labels(
-        traits=_ragged([trait_numbers(draw_individual(seed, i)) for i in range(individuals)]),
+        traits=_ragged([number_traits(who.class_name, who.traits) for who in cast]),
         subjects=_ragged(list(shown), 2),
         classes=present,
         scene=np.array([places.index(spec.scene) for spec in specs], np.int32),
@@ -118,11 +125,6 @@ def label_pictures(seed: int, individuals: int, count: int) -> Labels:
         scene_variant=np.array([SCENE_VARIANTS[spec.scene, spec.scene_traits] for spec in specs], np.int32),
         style_variant=np.array([STYLE_VARIANTS[spec.style, spec.style_traits] for spec in specs], np.int32),
     )
-
-
-def trait_numbers(individual: Individual) -> list[int]:
-    """An individual's traits among `TRAIT_VALUES`."""
-    return [TRAIT_VALUES[individual.class_name, name, value] for name, value in individual.traits]
 
 
 def draw_lineup(folder: Path, seed: int, individuals: int, count: int, workers: int = 2) -> np.ndarray:
@@ -149,6 +151,11 @@ def draw_lineup(folder: Path, seed: int, individuals: int, count: int, workers: 
 def _draw_chunk(seed: int, individuals: int, count: int, start: int) -> np.ndarray:
     numbers = range(start, min(start + _CHUNK, count))
     return np.stack([draw(make_spec(seed, individuals, number)[0], IMAGE_SIZE) for number in numbers])
+
+
+def variant_traits(variants: dict[tuple[str, Traits], int]) -> np.ndarray:
+    """The numbers of every variant's traits, int32 [v, t], -1 where it has fewer."""
+    return _ragged([number_traits(name, traits) for name, traits in variants])
 
 
 def _ragged(rows: list[list[int]], width: int | None = None) -> np.ndarray:

@@ -20,7 +20,7 @@ from blocklora_jax.pocket.captions import caption
 from blocklora_jax.pocket.judge import CLASS_NAMES, FOLDER, SCENE_NAMES, STYLE_NAMES, Judge, Labels, load_judge
 from blocklora_jax.pocket.specs import PictureSpec, draw_individual, random_spec
 from blocklora_jax.pocket.world import draw
-from train.stages.identity import measure_identity
+from train.stages.identity import measure_identity, measure_variants
 
 # What good enough is: share of unseen individuals told; of drawings' captions read; generated over drawn, one subject; two.
 BARS = {"identity": 0.85, "drawings": 0.97, "one": 0.90, "two": 0.75}
@@ -48,6 +48,7 @@ def write_report(
         "model": model,
         "seed": seed,
         "identity": measure_identity(judge, seed, cast),
+        "variants": {kind: measure_variants(judge, kind, seed) for kind in ("scene", "style")},
         "captions": measure_captions(judge, generate, base, seed, counts),
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -169,6 +170,11 @@ def as_text(report: dict[str, Any]) -> str:
         f"cosine to the same individual {who['cosine_same']:.3f} (beside another {who['cosine_in_pairs']:.3f}), "
         f"to others of its class {who['cosine_same_class']:.3f}, of other classes {who['cosine_other_class']:.3f}",
     ]
+    for kind, rows in report["variants"].items():
+        lines.append(
+            f"{kind} variants: top-1 {rows['top1']:.1%} among {rows['variants']}; cosine to its own references "
+            f"{rows['cosine_same']:.3f}, to those of the {kind}'s other variants {rows['cosine_other']:.3f}"
+        )
     for name in ("one", "two"):
         rows = said[name]
         lines.append(
