@@ -34,7 +34,7 @@ class Bench:
     measures: Measures
     folder: Path
     prompts: int = 8
-    pairs: int = 24
+    pairs: int = 12
 
     def cached(self, name: str, make: Callable[[], tuple[Result, Mapping[str, np.ndarray]]]) -> Result:
         """A result from its file, or made and written there, its pictures beside it."""
@@ -92,7 +92,7 @@ class Bench:
         return result, drawn
 
     def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
-        """At which of a method's strengths its merge has the most identity, on two prompts a concept with other noise.
+        """At which of a method's strengths its merge has the most identity, on one prompt a concept with other noise.
 
         On the very concepts that are measured, which favours the methods that have a strength to choose.
         """
@@ -101,7 +101,7 @@ class Bench:
             params, present = method.merge(artist.sd, adapters, weight)
             scores = []
             for concept in self.concepts[: len(adapters)]:
-                prompts = concept_prompts(concept, self.prompts)[:2]
+                prompts = concept_prompts(concept, self.prompts)[:1]
                 images = artist.draw([p.text for p in prompts], concept.name, params, present)
                 scores.append(self.measures.score(concept, images, [p.plain for p in prompts], ()).identity.mean())
             found[str(weight)] = float(np.mean(scores))
