@@ -88,14 +88,14 @@ def _refit(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
     return merge.compose(sd.params, fitted), fitted
 
 
-_STRENGTHS = (0.3, 0.6, 1.0)
+_STRENGTHS = (0.15, 0.3, 0.6, 1.0)
 METHODS: dict[str, Method] = {
     "wide": Method("erasure, one block", "wide", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocks": Method("16 blocks, no erasure", "blocks", _compose),
     "sum": Method("LoRA, summed", "plain", _sum, weights=_STRENGTHS),
     "average": Method("LoRA, averaged", "plain", _average),
-    "ties": Method("TIES", "plain", _ties, weights=(0.5, 1.0, 2.0)),
+    "ties": Method("TIES", "plain", _ties, weights=(0.5, 1.0)),
     "dare": Method("DARE", "plain", _dare, weights=_STRENGTHS),
     "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, weights=_STRENGTHS),
     "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
