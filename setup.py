@@ -10,6 +10,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "blocklora_jax/__init__.py"
 TORCH = ["torch>=2.4", "diffusers>=0.35", "peft>=0.17", "transformers>=4.57", "accelerate>=1.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 BENCH = ["matplotlib>=3.10"]
+# Version 4.10 is the first that works with NumPy 2.
+FACES = ["opencv-python-headless>=4.10"]
 
 setup(
     name="blocklora_jax",
@@ -49,6 +51,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10"],
         "test": [*TORCH, *TENSORBOARD, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"],
         "bench": BENCH,
+        "faces": FACES,
         "dev": [*BENCH, "ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],
     },
 )

@@ -4,6 +4,17 @@ Concepts of the little world (people, animals, objects, scenes, styles) are taug
 rivals with as many trained parameters, steps and pictures; then merged; then drawn in new settings and measured
 (see measure.py). Everything is kept under --out and used again; all is seeded. Writes report.json, table.md, curves,
 heat maps and picture grids there.
+
+On a real model, with real concepts (needs PyTorch, and OpenCV to know people by their faces: pip install
+'blocklora_jax[torch,bench,faces]'; the measures are defined in real.py):
+
+    python -m benchmarks.modular --model stable-diffusion-v1-5/stable-diffusion-v1-5 --concepts DIR
+        --config configs/sd15.yaml --steps 1000 --batch 2 --at-once 2 --prompts 20 --counts 1 2 5 10 15 --out runs/real
+
+DIR holds a folder of pictures for each concept, with a concept.yaml as `train.concepts` reads it: `class_noun: dog` and
+`kind: object` (person, object, scene or style); captions and masks may lie beside the pictures. The first n by name are
+merged. --config gives the settings of the training that fit the model, prompts are those of sentences.yaml or --sentences,
+--encoders.* are hub ids or folders of who measures. A table for each kind follows the one of all.
 """
 
 from __future__ import annotations
@@ -11,22 +22,24 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from benchmarks.modular import figures
-from benchmarks.modular.concepts import draw_concepts
 from benchmarks.modular.evaluate import Bench
-from benchmarks.modular.measure import Measures
-from benchmarks.modular.methods import METHODS, RECIPES, Method
+from benchmarks.modular.measures import World
+from benchmarks.modular.methods import METHODS, Method
 from benchmarks.modular.pictures import Artist
-from benchmarks.modular.prompts import pair_prompts, stylised_prompts
-from benchmarks.modular.report import markdown, summarise
+from benchmarks.modular.real import Encoders
+from benchmarks.modular.report import by_kind, markdown, summarise
 from benchmarks.modular.teach import teach
+from benchmarks.modular.worlds import POCKET, real_world
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.command import run
+from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
@@ -53,6 +66,35 @@ class Options:
     """Pictures of each concept."""
     sampler_steps: int = 20
     model: str = "pocket"
+    """The base: "pocket", a Diffusers folder, or a hub id. Other bases than pocket need --concepts."""
+    concepts: Path | None = None
+    """A folder of folders of pictures, each with a concept.yaml, instead of the pocket world's concepts."""
+    config: Path | None = None
+    """With --concepts: a YAML file of settings of `train.concept` that fit the model (see configs/)."""
+    size: int | None = None
+    """With --concepts: pixels of a picture's side in training and drawing; the model's own if not given."""
+    sentences: Path | None = None
+    """With --concepts: prompts by kind and category, as in sentences.yaml."""
+    encoders: Encoders = Encoders()
+
+    def __post_init__(self) -> None:
+        if self.concepts is None and self.model != "pocket":
+            raise UserError(f"--model {self.model} knows nothing of the pocket world: give --concepts DIR too")
+        needs = {"config": self.config, "size": self.size, "sentences": self.sentences}
+        if self.concepts is None and (given := [name for name, value in needs.items() if value is not None]):
+            raise UserError(f"--{given[0]} is for real concepts: give --concepts DIR too")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of `train.concept`, for all trainings but for what their recipe says."""
+        own = {"config": str(self.config) if self.config else None, "resolution": self.size}
+        found = {name: value for name, value in own.items() if value is not None}
+        return {**found, "steps": self.steps, "batch": self.batch, "model": self.model}
+
+    @property
+    def blocks(self) -> int:
+        """Slots for all concepts."""
+        return max(16, *self.counts)
 
 
 @dataclass
@@ -65,25 +107,22 @@ class Results:
 
 
 def measure(
-    options: Options, sd: StableDiffusion, seed: int, results: Results
+    options: Options, world: World, sd: StableDiffusion, seed: int, results: Results
 ) -> tuple[Bench, dict[str, list[Adapter]]]:
     """Teach and measure one seed's concepts."""
     count = max(options.counts)
-    concepts = draw_concepts(count, seed)
+    concepts = world.concepts(count, seed)
     recipes = dict.fromkeys(METHODS[name].recipe for name in options.methods)
     adapters, folder = {}, options.out / f"seed-{seed}"
     for recipe in recipes:
         say(f"seed {seed}: {recipe}: teaching {count} concepts")
-        settings = {
-            "steps": options.steps,
-            "batch": options.batch,
-            "seed": seed,
-            "model": options.model,
-            **RECIPES[recipe],
-        }
-        adapters[recipe] = teach(concepts, settings, folder / recipe, options.at_once, max(16, count))
-    artist = Artist(sd, adapters[next(iter(recipes))], seed, options.sampler_steps)
-    bench = Bench(concepts, artist, Measures(sd, concepts, seed), folder / "results", options.prompts)
+        settings = {**options.settings, "seed": seed, **world.recipes[recipe]}
+        adapters[recipe] = teach(
+            concepts, settings, folder / recipe, options.at_once, options.blocks, write=world.write
+        )
+    artist = Artist(sd, adapters[next(iter(recipes))], seed, options.sampler_steps, options.size)
+    measures = world.measures(sd, concepts, seed)
+    bench = Bench(concepts, artist, measures, folder / "results", options.prompts, tasks=world.tasks)
     results.base.append(bench.cached("base", bench.base))
     for recipe, group in adapters.items():
         say(f"seed {seed}: {recipe}: alone")
@@ -105,7 +144,9 @@ def measure_merged(bench: Bench, name: str, n: int, method: Method, group: list[
     return bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, weight))
 
 
-def draw(options: Options, bench: Bench, adapters: dict[str, list[Adapter]], rows: Sequence[dict]) -> None:
+def draw(
+    options: Options, world: World, bench: Bench, adapters: dict[str, list[Adapter]], rows: Sequence[dict]
+) -> None:
     """All figures, of the last seed."""
     count = max(options.counts)
     shown = [name for name in SHOWN if name in options.methods]
@@ -113,8 +154,9 @@ def draw(options: Options, bench: Bench, adapters: dict[str, list[Adapter]], row
     figures.draw_crosstalk(bench.artist.sd, adapters, options.out)
     drawn = {f"{METHODS[n].label}, {count} merged": bench.pictures(f"{n}-{count}") for n in shown}
     first = METHODS[shown[0]].recipe
-    figures.draw_grid(bench.concepts, bench.pictures(f"{first}-alone"), drawn, options.out / "grid.png")
-    for task, pairs in (("pairs", pair_prompts), ("stylised", stylised_prompts)):
+    alone = bench.pictures(f"{first}-alone")
+    figures.draw_grid(bench.concepts, alone, drawn, options.out / "grid.png", world.reference)
+    for task, pairs in (("pairs", world.tasks.pair_prompts), ("stylised", world.tasks.stylised_prompts)):
         prompts = [p.text for p in pairs(bench.concepts, bench.pairs)]
         if prompts:
             figures.draw_together(drawn, prompts[:8], task, options.out / f"{task}.png")
@@ -125,22 +167,40 @@ def say(words: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {words}", flush=True)
 
 
-def main() -> None:
-    """The command line."""
-    options = tyro.cli(Options, description=__doc__)
-    if options.quick:
-        options = Options(
-            quick=True, out=options.out, methods=options.methods, counts=(1, 3), steps=6, batch=2, at_once=3, prompts=4, sampler_steps=2
-        )  # fmt: skip
-    sd, results = StableDiffusion.from_pretrained(options.model), Results()
-    for seed in options.seeds:
-        bench, adapters = measure(options, sd, seed, results)
+def write_report(options: Options, world: World, results: Results, kinds: dict[str, str]) -> list[dict]:
+    """report.json and table.md, for real concepts by kind too; gives the rows. kinds: of the concepts, by name."""
+    count, lines = max(options.counts), []
     rows = summarise(results.alone, results.merged, results.base)
-    write_json(options.out / "report.json", {"options": str(options), "rows": rows})
-    table = markdown(rows, max(options.counts))
-    write_atomic(options.out / "table.md", table.encode())
-    draw(options, bench, adapters, rows)
-    print(f"{table}\n\nfigures and report.json are in {options.out}")
+    report: dict[str, Any] = {"options": str(options), "rows": rows}
+    table = markdown(rows, count, world.ceiling)
+    if options.concepts:
+        report |= {"identity": options.encoders.told, "kinds": {}}
+        lines = ["", f"Identity: {options.encoders.told}."]
+        for kind in dict.fromkeys(kinds.values()):
+            names = {name for name, other in kinds.items() if other == kind}
+            found = summarise(*by_kind(results.alone, results.merged, results.base, names))
+            report["kinds"][kind] = found
+            lines += ["", f"{kind}: {len(names)}", "", markdown(found, count, world.ceiling)]
+    write_json(options.out / "report.json", report)
+    write_atomic(options.out / "table.md", "\n".join([table, *lines]).encode())
+    return rows
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command line."""
+    options = tyro.cli(Options, args=args, description=__doc__)
+    if options.quick:
+        options = replace(options, counts=(1, 3), steps=6, batch=2, at_once=3, prompts=4, sampler_steps=2)
+    sd, results, world = StableDiffusion.from_pretrained(options.model), Results(), POCKET
+    if options.concepts:
+        world = real_world(
+            sd, options.concepts, options.settings, options.blocks, options.encoders, options.sentences, options.size
+        )
+    for seed in options.seeds:
+        bench, adapters = measure(options, world, sd, seed, results)
+    rows = write_report(options, world, results, {c.name: c.kind for c in bench.concepts})
+    draw(options, world, bench, adapters, rows)
+    print(f"{(options.out / 'table.md').read_text()}\n\nfigures and report.json are in {options.out}")
 
 
 if __name__ == "__main__":

@@ -14,27 +14,27 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 import merge
-from benchmarks.modular.measure import Measures
+from benchmarks.modular import prompts as pocket_prompts
+from benchmarks.modular.measures import Measurer, Scores, Subject, Tasks
 from benchmarks.modular.methods import Method, trainable
 from benchmarks.modular.pictures import Artist
-from benchmarks.modular.prompts import Pair, concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.files import write_atomic, write_json
-from blocklora_jax.pocket.concepts import Concept, concept_pictures
 
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """One seed's concepts and what looks at them. folder: of the results. prompts, pairs: how many pictures of each."""
+    """One seed's concepts and what looks at them. folder: of the results. prompts, pairs: how many pictures of each. tasks: what is asked."""
 
-    concepts: Sequence[Concept]
+    concepts: Sequence[Subject]
     artist: Artist
-    measures: Measures
+    measures: Measurer
     folder: Path
     prompts: int = 8
     pairs: int = 12
+    tasks: Tasks = pocket_prompts
 
     def cached(self, name: str, make: Callable[[], tuple[Result, Mapping[str, np.ndarray]]]) -> Result:
         """A result from its file, or made and written there, its pictures beside it."""
@@ -54,13 +54,11 @@ class Bench:
         """The floor: the base asked for the class; and the ceiling: other drawings of the concept itself."""
         rows, drawn = {"base": {}, "drawings": {}}, {}
         for concept in self.concepts:
-            plain = [p.plain for p in concept_prompts(concept, self.prompts)]
+            plain = [p.plain for p in self.tasks.concept_prompts(concept, self.prompts)]
             drawn[concept.name] = self.artist.draw(plain, concept.name, None)
             rows["base"][concept.name] = self.score(concept, drawn[concept.name], plain, ())
-            real, words = concept_pictures(concept, self.prompts, seed=1)
-            untold = [w.replace(f"{concept.token} ", "") for w in words]
-            rows["drawings"][concept.name] = self.score(concept, real, untold, ())
-        drawn["plain"] = self.artist.draw(plain_prompts(self.concepts), "plain", None)
+            rows["drawings"][concept.name] = _as_json(self.measures.ceiling(concept, self.prompts))
+        drawn["plain"] = self.artist.draw(self.tasks.plain_prompts(self.concepts), "plain", None)
         return rows, drawn
 
     def alone(self, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
@@ -84,8 +82,9 @@ class Bench:
         for concept in concepts:
             drawn[concept.name], rows[concept.name] = self._concept(concept, params, present, concepts)
         result: Result = {"concepts": rows, "seconds": seconds, "weight": weight}
-        drawn["plain"] = self.artist.draw(plain_prompts(self.concepts), "plain", params, present)
-        base = self.artist.draw(plain_prompts(self.concepts), "plain", None)
+        plain = self.tasks.plain_prompts(self.concepts)
+        drawn["plain"] = self.artist.draw(plain, "plain", params, present)
+        base = self.artist.draw(plain, "plain", None)
         result["drift"] = (np.abs(drawn["plain"].astype(np.float32) - base).mean((1, 2, 3)) / 255).tolist()
         if len(concepts) == len(self.concepts):
             result |= self._together(params, present, drawn)
@@ -101,27 +100,27 @@ class Bench:
             params, present = method.merge(artist.sd, adapters, weight)
             scores = []
             for concept in self.concepts[: len(adapters)]:
-                prompts = concept_prompts(concept, self.prompts)[:1]
+                prompts = self.tasks.concept_prompts(concept, self.prompts)[:1]
                 images = artist.draw([p.text for p in prompts], concept.name, params, present)
                 scores.append(self.measures.score(concept, images, [p.plain for p in prompts], ()).identity.mean())
             found[str(weight)] = float(np.mean(scores))
         return {"identity": found, "weight": float(max(found, key=lambda weight: found[weight]))}, {}
 
-    def score(self, concept: Concept, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[Concept]) -> Result:
+    def score(self, concept: Subject, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[Subject]) -> Result:
         """Scores as JSON."""
-        scores = self.measures.score(concept, pictures, plain, merged)
-        return {name: [float(v) for v in values] for name, values in scores._asdict().items()}
+        return _as_json(self.measures.score(concept, pictures, plain, merged))
 
     def _concept(
-        self, concept: Concept, params: Mapping[str, Any], present: Sequence[Adapter], merged: Sequence[Concept]
+        self, concept: Subject, params: Mapping[str, Any], present: Sequence[Adapter], merged: Sequence[Subject]
     ) -> tuple[np.ndarray, Result]:
-        prompts = concept_prompts(concept, self.prompts)
+        prompts = self.tasks.concept_prompts(concept, self.prompts)
         images = self.artist.draw([p.text for p in prompts], concept.name, params, present)
         return images, self.score(concept, images, [p.plain for p in prompts], merged)
 
     def _together(self, params: Mapping[str, Any], present: Sequence[Adapter], drawn: dict[str, np.ndarray]) -> Result:
         """Two concepts in one picture, and individuals in a style that is a concept."""
-        pairs, stylised = pair_prompts(self.concepts, self.pairs), stylised_prompts(self.concepts, self.pairs)
+        pairs = self.tasks.pair_prompts(self.concepts, self.pairs)
+        stylised = self.tasks.stylised_prompts(self.concepts, self.pairs)
         found: Result = {}
         if pairs:
             drawn["pairs"] = self.artist.draw([p.text for p in pairs], "pairs", params, present)
@@ -131,7 +130,11 @@ class Bench:
             found["stylised"] = [self._stylised(p, drawn["stylised"][[i]]) for i, p in enumerate(stylised)]
         return found
 
-    def _stylised(self, pair: Pair, picture: np.ndarray) -> dict[str, float]:
+    def _stylised(self, pair: Any, picture: np.ndarray) -> dict[str, float]:
         """Identity of the individual and of the style."""
         scores = [self.measures.score(c, picture, ["a picture"], ()) for c in (pair.first, pair.second)]
         return {"individual": float(scores[0].identity[0]), "style": float(scores[1].identity[0])}
+
+
+def _as_json(scores: Scores) -> Result:
+    return {name: [float(v) for v in values] for name, values in scores._asdict().items()}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.modular.concepts import references
+from benchmarks.modular.measures import Subject
 from benchmarks.modular.methods import METHODS
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.files import write_atomic
@@ -17,7 +17,6 @@ from blocklora_jax.grid import picture_grid, png_bytes
 from blocklora_jax.heatmap import heat_map
 from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.concepts import Concept
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -53,26 +52,32 @@ def draw_crosstalk(sd: StableDiffusion, adapters: Mapping[str, Sequence[Adapter]
 
 
 def draw_grid(
-    concepts: Sequence[Concept],
+    concepts: Sequence[Subject],
     alone: Mapping[str, np.ndarray],
     merged: Mapping[str, Mapping[str, np.ndarray]],
     path: Path,
+    reference: Callable[[Any], np.ndarray],
 ) -> None:
     """A row a concept: a reference, alone, and merged by each of the named methods; always the same prompt and noise."""
     images, captions = [], []
     for concept in concepts:
         images += [
-            references(concept)[0],
+            reference(concept),
             alone[concept.name][0],
             *(drawn[concept.name][0] for drawn in merged.values()),
         ]
         captions += [f"{concept.token} {concept.class_noun}", "alone", *merged]
     columns = 2 + len(merged)
-    write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=columns, scale=2)))
+    write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=columns, scale=_scale(images))))
 
 
 def draw_together(drawn: Mapping[str, Mapping[str, np.ndarray]], prompts: Sequence[str], task: str, path: Path) -> None:
     """A row for each of the first prompts of a task ("pairs", "stylised"), a column a method."""
     images = [pictures[task][i] for i in range(len(prompts)) for pictures in drawn.values()]
     captions = [f"{label}: {words}" for words in prompts for label in drawn]
-    write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=len(drawn), scale=2)))
+    write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=len(drawn), scale=_scale(images))))
+
+
+def _scale(images: Sequence[np.ndarray]) -> int:
+    """Small pictures are shown at twice their size."""
+    return max(1, min(2, 256 // images[0].shape[1]))

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blocklora_jax.pocket.judge import load_judge
 from PIL import Image
 
 from benchmarks.modular.concepts import draw_strangers, references
@@ -26,7 +25,8 @@ from benchmarks.modular.prompts import Pair
 from blocklora_jax.checkpoints.image_encoder import load_image_encoder
 from blocklora_jax.models.clip_vision import CLIPVisionModel
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.concepts import Concept
+from blocklora_jax.pocket.concepts import Concept, concept_pictures
+from blocklora_jax.pocket.judge import load_judge
 from train.stages.clip import pool_text
 
 STRANGERS = 19
@@ -110,6 +110,11 @@ class Measures:
             right=(identity > (found @ rivals.T).max(1)).astype(np.float32),
             leakage=(found @ np.stack(present).T).max(1) if present else np.full(len(found), np.nan, np.float32),
         )
+
+    def ceiling(self, concept: Concept, count: int) -> Scores:
+        """The scores of other drawings of a concept."""
+        real, words = concept_pictures(concept, count, seed=1)
+        return self.score(concept, real, [w.replace(f"{concept.token} ", "") for w in words], ())
 
     def rivals(self, concept: Concept) -> np.ndarray:
         """Centroids [k, d] of all other concepts of that sort, merged or not."""

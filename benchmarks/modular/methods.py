@@ -77,14 +77,15 @@ def _fuse(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
 def layer_grams(sd: StableDiffusion, adapter: Adapter, layers: set[str]) -> dict[str, np.ndarray]:
     """x^T x of every layer's inputs over prompts that call the concept."""
     probe = Probe(sd, frozenset(layers), lambda layer, x, y, context: x.astype(jnp.float32).T @ x.astype(jnp.float32))
-    prompts = trigger_prompts(adapter, words_for("pocket"), RefitConfig())
+    prompts = trigger_prompts(adapter, words_for(sd.checkpoint.name), RefitConfig())
     ids = sd.tokenizer.encode(prompts, token_counts([adapter]))
     return probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids)
 
 
 def _refit(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
     partition, config = Partition(num_blocks=max(16, len(adapters))), RefitConfig(rank=RANK)
-    fitted = [refit(sd, a, partition, (slot,), words_for("pocket"), config)[0] for slot, a in enumerate(adapters)]
+    words = words_for(sd.checkpoint.name)
+    fitted = [refit(sd, a, partition, (slot,), words, config)[0] for slot, a in enumerate(adapters)]
     return merge.compose(sd.params, fitted), fitted
 
 

@@ -24,13 +24,14 @@ class Artist:
     """Draws prompts under merged parameters.
 
     known: adapters whose tokens are in every model that draws, so that its programs are compiled once for all merges.
-    seed: of the noise. steps: of the sampler.
+    seed: of the noise. steps: of the sampler. size: of the pictures, in pixels; the model's own if not given.
     """
 
     sd: StableDiffusion
     known: Sequence[Adapter]
     seed: int = 0
     steps: int = 20
+    size: int | None = None
 
     def complete(self, params: Mapping[str, Any], merged: Sequence[Adapter]) -> tuple[Mapping[str, Any], list[Adapter]]:
         """`params` with the tokens of the other known adapters appended, and all whose tokens are in it, in order."""
@@ -58,4 +59,5 @@ class Artist:
 
     def _noise(self, name: str, count: int) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
-        return draw_latents(self.sd.models, key, count, self.sd.image_size, self.sd.image_size)
+        size = self.size or self.sd.image_size
+        return draw_latents(self.sd.models, key, count, size, size)

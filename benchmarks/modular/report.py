@@ -47,24 +47,51 @@ def summarise(
 
     alone: results by recipe; merged: by (method, n); each a list over seeds.
     """
-    rows = []
+    rows, scores = [], _scores(base)
     for name in ("drawings", "base"):
         results = [{"concepts": result[name]} for result in base]
-        rows.append(
-            {"method": name, "n": 0} | {s: mean_over(results, s) for s in ("text", "image", "identity", "right")}
-        )
+        kept = [score for score in scores if score != "leakage"]
+        rows.append({"method": name, "n": 0} | {score: mean_over(results, score) for score in kept})
     for (name, count), results in merged.items():
         single = alone[METHODS[name].recipe]
         row: dict[str, Any] = {"method": name, "n": count}
-        row |= {score: mean_over(results, score) for score in ("text", "image", "identity", "right", "leakage")}
-        row |= {f"{s}_alone": mean_over(single, s) for s in ("text", "image", "identity", "right")}
-        row |= {f"{s}_retention": retention(results, single, s) for s in ("image", "identity")}
+        row |= {score: mean_over(results, score) for score in scores}
+        row |= {f"{score}_alone": mean_over(single, score) for score in scores if score != "leakage"}
+        row |= {
+            f"{score}_retention": retention(results, single, score) for score in ("image", "identity", *_more(scores))
+        }
         row["drift"] = interval(np.concatenate([r["drift"] for r in results]), lambda x: float(x.mean()))
         row["seconds"] = float(np.median([r["seconds"] for r in results]))
         row["parameters"] = float(np.mean([r["parameters"] for r in single]))
         row |= _together(results)
         rows.append(row)
     return rows
+
+
+def by_kind(
+    alone: Mapping[str, list[dict]], merged: Mapping[tuple[str, int], list[dict]], base: list[dict], names: set[str]
+) -> tuple[dict[str, list[dict]], dict[tuple[str, int], list[dict]], list[dict]]:
+    """The arguments of `summarise` for some of the concepts; merges in which none of them is are left out."""
+
+    def chosen(results: Sequence[Mapping[str, Any]], key: str = "concepts") -> list[dict]:
+        return [{**r, key: {name: scores for name, scores in r[key].items() if name in names}} for r in results]
+
+    merges = {key: chosen(results) for key, results in merged.items()}
+    return (
+        {recipe: chosen(results) for recipe, results in alone.items()},
+        {key: results for key, results in merges.items() if all(r["concepts"] for r in results)},
+        chosen(chosen(base, "base"), "drawings"),
+    )
+
+
+def _scores(base: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of what was measured."""
+    return list(next(iter(base[0]["base"].values())))
+
+
+def _more(scores: Sequence[str]) -> list[str]:
+    """Those that only real concepts have."""
+    return [score for score in scores if score in _MORE_COLUMNS]
 
 
 def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
@@ -86,15 +113,21 @@ _COLUMNS = {
     "parameters": "trained",
 }  # fmt: skip
 
+_MORE_COLUMNS = {
+    "clip_score": "CLIP score", "text_large": "text L/14", "image_large": "image L/14", "dino": "DINOv2",
+    "dino_retention": "DINOv2 kept",
+}  # fmt: skip
 
-def markdown(rows: Sequence[Mapping[str, Any]], count: int) -> str:
-    """The table of `count` merged concepts, as Markdown."""
+
+def markdown(rows: Sequence[Mapping[str, Any]], count: int, ceiling: str = "*real drawings*") -> str:
+    """The table of `count` merged concepts, as Markdown. ceiling: what real pictures are called."""
     chosen = [row for row in rows if row["n"] in (0, count)]
-    lines = ["| | " + " | ".join(_COLUMNS.values()) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
-    labels = {"base": "*base, class noun*", "drawings": "*real drawings*"}
+    columns = _COLUMNS | {name: label for name, label in _MORE_COLUMNS.items() if any(name in row for row in chosen)}
+    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    labels = {"base": "*base, class noun*", "drawings": ceiling}
     for row in chosen:
         label = labels.get(row["method"]) or METHODS[row["method"]].label
-        lines.append(f"| {label} | " + " | ".join(_cell(row.get(name)) for name in _COLUMNS) + " |")
+        lines.append(f"| {label} | " + " | ".join(_cell(row.get(name)) for name in columns) + " |")
     return "\n".join(lines)
 
 

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.modular.concepts import write_references
+from benchmarks.modular.measures import Subject
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.files import write_json
-from blocklora_jax.pocket.concepts import Concept
 from train.concepts import ConceptsOptions, read_concepts, train_concepts
 from train.config import settings_as_flags
 from train.platform import select_platform
 
 
 def teach(
-    concepts: Sequence[Concept],
+    concepts: Sequence[Subject],
     settings: Mapping[str, Any],
     folder: Path,
     at_once: int,
     blocks: int = 16,
     slots_each: int = 1,
+    write: Callable[..., dict[str, dict[str, Any]]] = write_references,
 ) -> list[Adapter]:
     """Adapters of `concepts`, in their order; the first has the first `slots_each` slots, and so on.
 
     settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots, where
-    the settings ask for blocks.
+    the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their pictures a folder.
     """
-    entries = write_references(concepts, folder.parent / "references")
+    entries = write(concepts, folder.parent / "references")
     adapters: list[Adapter] = []
     for start in range(0, len(concepts), at_once):
         group, place = concepts[start : start + at_once], folder / f"{start:03d}"

@@ -1,0 +1,304 @@
+"""The bench on a real model and folders of real concepts: from random weights to the report, against transformers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from encoder_builders import IMAGENET, save_clip, save_dino, save_model
+from PIL import Image
+from safetensors.numpy import load_file
+from transformers import BitImageProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Model
+
+from benchmarks.modular import faces
+from benchmarks.modular.__main__ import main
+from benchmarks.modular.encoders import ClipEncoder, ImageEncoder, Preprocessing
+from benchmarks.modular.folder import RealConcept, equal_rank, read_folder
+from benchmarks.modular.real import Encoders, Looks, RealMeasures
+from benchmarks.modular.sentences import CATEGORIES, Sentences
+from blocklora_jax.errors import UserError
+from train.config import parse_args
+
+ODD_SIZES = [(37, 91), (301, 225), (224, 225), (33, 33), (500, 101), (1023, 769)]
+
+
+def random_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def concept(name: str, kind: str, noun: str = "dog") -> RealConcept:
+    flags = ["--images", ".", "--token", f"<{name}>", "--class-noun", noun, "--out", ".", "--kind", kind]
+    return RealConcept(parse_args(flags))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return SimpleNamespace(
+        clip=save_clip(folder / "clip", 1), large=save_clip(folder / "large", 2, 24), dino=save_dino(folder / "dino"),
+        sd=save_model(folder / "sd"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def concepts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("concepts")
+    for seed, (name, noun) in enumerate({"rex": "dog", "una": "owl"}.items()):
+        (folder / name).mkdir()
+        (folder / name / "concept.yaml").write_text(f"class_noun: {noun}\nkind: object\n")
+        for i, size in enumerate([(40, 29), (31, 52), (48, 48)]):
+            random_picture(*size, seed=10 * seed + i).save(folder / name / f"{i}.png")
+    (folder / "rex" / "0.txt").write_text("a photo of <rex> dog in the snow")
+    return folder
+
+
+@pytest.mark.parametrize("size", ODD_SIZES, ids=str)
+@pytest.mark.parametrize(
+    "processor",
+    [CLIPImageProcessor(), BitImageProcessor(size={"shortest_edge": 256}, **IMAGENET)],
+    ids=["CLIP", "DINOv2"],
+)
+def test_pictures_become_inputs_as_in_transformers(tmp_path, size, processor):
+    processor.save_pretrained(tmp_path)
+    picture = random_picture(*size)
+    expected = processor(picture, return_tensors="np")["pixel_values"][0]
+    actual = Preprocessing.read(tmp_path)(picture)
+    assert actual.shape == expected.shape == (3, 224, 224)
+    # Rounding of fp32; one grey level would be 0.015.
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
+
+
+def test_the_old_form_of_a_preprocessor_file_is_read(tmp_path):
+    path = tmp_path / "preprocessor_config.json"
+    old = {"size": 224, "crop_size": 224, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+    path.write_text(json.dumps(old))
+    found = Preprocessing.read(tmp_path)
+    assert (found.edge, found.crop, found.resample) == (224, 224, Image.Resampling.BICUBIC)
+    for change, words in (
+        ({"do_resize": False}, "do_resize"),
+        ({"crop_size": 300}, "300"),
+        ({"size": {}}, "shortest_edge"),
+    ):
+        path.write_text(json.dumps({**old, **change}))
+        with pytest.raises(UserError, match=words):
+            Preprocessing.read(tmp_path)
+
+
+def test_a_folder_with_another_model_is_refused(models):
+    with pytest.raises(UserError, match="Dinov2Model"):
+        ImageEncoder(str(models.clip)).images([random_picture(40, 40)])
+    with pytest.raises(UserError, match="no folder"):
+        ClipEncoder(str(models.clip / "nothing here")).texts(["a dog"])
+
+
+@pytest.mark.parametrize("kind", ["person", "object", "scene", "style"])
+def test_real_prompts_are_of_four_categories_and_their_plain_form_calls_nobody(kind):
+    for noun in ("dog", "owl"):
+        prompts = Sentences.read().concept_prompts(concept("ada", kind, noun), 20)
+        assert [p.category for p in prompts] == [c for c in CATEGORIES for _ in range(5)]
+        assert len({p.text for p in prompts}) == 20
+        article, wrong = (f"{a} {noun}" for a in (("an", "a") if noun == "owl" else ("a", "an")))
+        for prompt in prompts:
+            assert prompt.text.count(f"<ada> {noun}") == 1 and "{" not in prompt.text
+            assert "<" not in prompt.plain and noun in prompt.plain.split()
+            assert wrong not in prompt.plain
+        assert sum(article in p.plain for p in prompts) >= 12
+    few = Sentences.read().concept_prompts(concept("ada", kind), 6)
+    assert [p.category for p in few] == ["recontextualised"] * 2 + ["restyled"] * 2 + ["company", "property"]
+
+
+def test_tasks_of_real_concepts_call_two():
+    sentences = Sentences.read()
+    mixed = [
+        concept("a", "person", "man"),
+        concept("b", "object"),
+        concept("c", "scene", "garden"),
+        concept("d", "style", "mosaic"),
+    ]
+    for pair in sentences.pair_prompts(mixed, 4):
+        assert [pair.first.name, pair.second.name] == ["a", "b"] and "<a> man" in pair.text and "<b> dog" in pair.text
+    found = sentences.stylised_prompts(mixed, 4)
+    assert [pair.first.name for pair in found] == ["a", "a", "b", "b"] and all("<d> mosaic" in p.text for p in found)
+    assert len(sentences.plain_prompts(mixed)) == 12 and not any(
+        "<" in words for words in sentences.plain_prompts(mixed)
+    )
+
+
+def test_malformed_sentences_are_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("person: {recontextualised: ['a photo of nobody']}")
+    with pytest.raises(UserError, match="person/recontextualised.*nobody"):
+        Sentences.read(path)
+    path.write_text("people: {}")
+    with pytest.raises(UserError, match="'people'"):
+        Sentences.read(path)
+
+
+def test_rank_without_blocks_trains_as_many_numbers():
+    layers = [(768, 320)] * 10 + [(768, 640)] * 10 + [(768, 1280)] * 12
+    ours = sum(16 * (n / 16 + m) for n, m in layers)
+    rank = equal_rank(layers, 16, 16, "in")
+    assert rank == 9 and ours == pytest.approx(sum(rank * (n + m) for n, m in layers), rel=0.06)
+    assert equal_rank(layers, 16, 1, "grid") == 16
+
+
+class FakeFaces:
+    """Faces written into a picture: the first pixels of a row are a face's vector."""
+
+    def faces(self, picture: Image.Image) -> np.ndarray:
+        rows = np.asarray(picture, np.float32)[:, 0]
+        return np.stack([row / np.linalg.norm(row) for row in rows if row.any()] or [np.zeros(3)])[
+            : int(rows.any()) * 9
+        ]
+
+
+def faced(*people: int) -> np.ndarray:
+    """A picture uint8 [1, 8, 8, 3] with a face of each of the people 0, 1, 2, the largest first."""
+    picture = np.zeros((1, 8, 8, 3), np.uint8)
+    for row, person in enumerate(people):
+        picture[0, row, 0, person] = 255
+    return picture
+
+
+def test_people_are_detected_by_their_faces(monkeypatch):
+    ada, ben = concept("ada", "person", "woman"), concept("ben", "person", "man")
+    measures = RealMeasures([ada, ben], Encoders(faces="opencv", same_person=0.6))
+    blank = np.ones((2, 3), np.float32)
+    for name in ("clip", "large", "dino"):
+        fake = SimpleNamespace(
+            images=lambda x: np.ones((len(x), 3), np.float32) / 3**0.5, texts=lambda x: np.ones((len(x), 3)) / 3**0.5
+        )
+        monkeypatch.setitem(measures.__dict__, name, fake)
+    monkeypatch.setitem(measures.__dict__, "face", FakeFaces())
+    own = {
+        c.name: [np.eye(3, dtype=np.float32)[[i]], np.eye(3, dtype=np.float32)[[i, 2]]]
+        for i, c in enumerate((ada, ben))
+    }
+    monkeypatch.setitem(measures.__dict__, "_own", {n: Looks(blank, blank, blank, f) for n, f in own.items()})
+    pictures = np.concatenate([faced(2, 0), faced(1), faced(), faced(0)])
+    scores = measures.score(ada, pictures, ["a woman"] * 4, [ada, ben])
+    assert scores.identity.tolist() == [1, 0, 0, 1] and scores.right.tolist() == [1, 0, 0, 1]
+    assert scores.leakage.tolist() == [0, 1, 0, 0]
+    pair = SimpleNamespace(first=ada, second=ben)
+    assert measures.both_there(pair, np.concatenate([faced(0, 1), faced(0, 0), faced()])).tolist() == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_faces_are_found_at_a_size_that_the_detector_knows_the_largest_first(monkeypatch, tmp_path):
+    seen = []
+
+    class Detector:
+        def setInputSize(self, size):
+            seen.append(size)
+
+        def detect(self, picture):
+            boxes = np.array([[0, 0, 2, 3] + [0] * 11, [1, 1, 9, 9] + [0] * 11], np.float32)
+            return 1, None if picture.shape[1] > 320 else boxes
+
+    class Recogniser:
+        def alignCrop(self, picture, box):
+            return box
+
+        def feature(self, crop):
+            return crop[None, :4]
+
+    made = {
+        "FaceDetectorYN": SimpleNamespace(create=lambda *a: Detector()),
+        "FaceRecognizerSF": SimpleNamespace(create=lambda *a: Recogniser()),
+    }
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(**made))
+    with pytest.raises(UserError, match="face_detection_yunet"):
+        faces.FaceEncoder(str(tmp_path), str(tmp_path)).faces(random_picture(20, 10))
+    for name in (faces.DETECTOR_FILE, faces.ENCODER_FILE):
+        (tmp_path / name).touch()
+    found = faces.FaceEncoder(str(tmp_path), str(tmp_path)).faces(random_picture(1000, 500))
+    assert seen == [(640, 320), (320, 160)]
+    np.testing.assert_allclose(found, [np.array([1, 1, 9, 9]) / 164**0.5, np.array([0, 0, 2, 3]) / 13**0.5], rtol=1e-6)
+
+
+def test_missing_opencv_is_told_with_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match=r"blocklora_jax\[faces\]"):
+        faces.FaceEncoder(str(tmp_path), str(tmp_path)).faces(random_picture(20, 10))
+    monkeypatch.setattr("benchmarks.modular.real.is_installed", lambda: False)
+    assert "stands in" in Encoders().told and Encoders(faces="opencv").sees_faces
+
+
+def test_folders_that_do_not_suffice_are_refused(concepts, models, tmp_path):
+    with pytest.raises(UserError, match="token_vectors"):
+        read_folder(concepts, {"token_vectors": 0})
+    (tmp_path / "one").mkdir()
+    with pytest.raises(UserError, match=r"concept\.yaml"):
+        read_folder(tmp_path, {})
+    with pytest.raises(UserError, match="3 concepts.*there are 2"):
+        main(
+            [
+                "--model",
+                str(models.sd),
+                "--concepts",
+                str(concepts),
+                "--counts",
+                "1",
+                "3",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+    with pytest.raises(UserError, match="--concepts"):
+        main(["--model", str(models.sd)])
+
+
+def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(concepts, models, tmp_path):
+    out = tmp_path / "out"
+    encoders = {"clip": models.clip, "clip-large": models.large, "dino": models.dino, "faces": "none"}
+    flags = [flag for name, value in encoders.items() for flag in (f"--encoders.{name}", str(value))]
+    main([
+        "--model", str(models.sd), "--concepts", str(concepts), "--methods", "blocklora", "average", "--counts", "1", "2",
+        "--steps", "2", "--batch", "2", "--at-once", "2", "--prompts", "4", "--sampler-steps", "2", "--out", str(out), *flags,
+    ])  # fmt: skip
+    report = json.loads((out / "report.json").read_text())
+    row = next(row for row in report["rows"] if (row["method"], row["n"]) == ("average", 2))
+    drawn = load_file(out / "seed-0/results/average-2.safetensors")
+    assert {key: x.shape for key, x in drawn.items()} == {"rex": (4, 16, 16, 3), "una": (4, 16, 16, 3), "plain": (12, 16, 16, 3), "pairs": (24, 16, 16, 3)}  # fmt: skip
+    expected = [
+        measured_by_transformers(models, concepts / name, name, noun, drawn[name])
+        for name, noun in (("rex", "dog"), ("una", "owl"))
+    ]
+    for score in expected[0]:
+        # The same networks and pictures, in fp32; embeddings in batches of another size.
+        assert row[score][0] == pytest.approx(np.mean([e[score] for e in expected]), abs=2e-5), score
+    assert report["kinds"]["object"][-1]["dino"] == report["rows"][-1]["dino"]
+    assert row["identity"] == row["dino"] and 0 <= row["both"][0] <= 1 and "stands in" in report["identity"]
+    table = (out / "table.md").read_text()
+    assert "averaged" in table and "its own pictures" in table and "DINOv2 kept" in table
+    assert {path.name for path in out.glob("*.png")} == {"curves.png", "crosstalk-blocklora.png", "crosstalk-plain.png", "grid.png", "pairs.png"}  # fmt: skip
+
+
+def measured_by_transformers(models, folder, name, noun, pictures) -> dict[str, float]:
+    """Mean scores of a concept's pictures, by transformers' own processors and whole models."""
+    asked = Sentences.read().concept_prompts(concept(name, "object", noun), 4)
+    references = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
+    images, found = [Image.fromarray(p) for p in pictures], {}
+    for suffix, path in (("", models.clip), ("_large", models.large)):
+        model, tokenizer = CLIPModel.from_pretrained(path).eval(), CLIPTokenizer.from_pretrained(path)
+        pixels = CLIPImageProcessor.from_pretrained(path)(images + references, return_tensors="pt")
+        words = [p.plain for p in asked] + [f"A photo depicts {p.plain}" for p in asked]
+        with torch.no_grad():
+            seen = model(**pixels, **tokenizer(words, padding=True, return_tensors="pt"))
+        x, own, texts = seen.image_embeds[:4], seen.image_embeds[4:], seen.text_embeds
+        found[f"text{suffix}"] = (x * texts[:4]).sum(1).mean().item()
+        found[f"image{suffix}"] = (x @ own.T).clamp(min=0).mean().item()
+        if not suffix:
+            found["clip_score"] = (2.5 * (x * texts[4:]).sum(1).clamp(min=0)).mean().item()
+    pixels = BitImageProcessor.from_pretrained(models.dino)(images + references, return_tensors="pt")
+    with torch.no_grad():
+        x = torch.nn.functional.normalize(Dinov2Model.from_pretrained(models.dino).eval()(**pixels).pooler_output)
+    found["dino"] = (x[:4] @ x[4:].T).mean().item()
+    return found
