@@ -28,8 +28,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks.modular.faces import SAME_PERSON, FaceEncoder, is_installed
 from benchmarks.modular.encoders import ClipEncoder, ImageEncoder
+from benchmarks.modular.faces import SAME_PERSON, FaceEncoder, is_installed
 from benchmarks.modular.folder import RealConcept
 from benchmarks.modular.sentences import Pair
 from blocklora_jax.errors import UserError
