@@ -19,6 +19,7 @@ merged. --config gives the settings of the training that fit the model, prompts 
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -190,7 +191,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
     options = tyro.cli(Options, args=args, description=__doc__)
     if options.quick:
-        options = replace(options, counts=(1, 3), steps=6, batch=2, at_once=3, prompts=4, sampler_steps=2)
+        # Nothing of an earlier check is used again.
+        shutil.rmtree(options.out / "quick", ignore_errors=True)
+        options = replace(
+            options, out=options.out / "quick", counts=(1, 3), steps=4, batch=2, at_once=3, prompts=4, sampler_steps=2
+        )
     sd, results, world = StableDiffusion.from_pretrained(options.model), Results(), POCKET
     if options.concepts:
         world = real_world(
