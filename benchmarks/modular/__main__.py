@@ -153,10 +153,10 @@ def draw(
     shown = [name for name in SHOWN if name in options.methods]
     figures.draw_curves(rows, options.out / "curves.png")
     figures.draw_crosstalk(bench.artist.sd, adapters, options.out)
-    drawn = {f"{METHODS[n].label}, {count} merged": bench.pictures(f"{n}-{count}") for n in shown}
+    drawn = {f"{count} merged: {METHODS[n].label}": bench.pictures(f"{n}-{count}") for n in shown}
     first = METHODS[shown[0]].recipe
     alone = bench.pictures(f"{first}-alone")
-    figures.draw_grid(bench.concepts, alone, drawn, options.out / "grid.png", world.reference)
+    figures.draw_grid(bench.concepts[:8], alone, drawn, options.out / "grid.png", world.reference)
     for task, pairs in (("pairs", world.tasks.pair_prompts), ("stylised", world.tasks.stylised_prompts)):
         prompts = [p.text for p in pairs(bench.concepts, bench.pairs)]
         if prompts:

@@ -58,17 +58,13 @@ def draw_grid(
     path: Path,
     reference: Callable[[Any], np.ndarray],
 ) -> None:
-    """A row a concept: a reference, alone, and merged by each of the named methods; always the same prompt and noise."""
-    images, captions = [], []
-    for concept in concepts:
-        images += [
-            reference(concept),
-            alone[concept.name][0],
-            *(drawn[concept.name][0] for drawn in merged.values()),
-        ]
-        captions += [f"{concept.token} {concept.class_noun}", "alone", *merged]
-    columns = 2 + len(merged)
-    write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=columns, scale=_scale(images))))
+    """A column a concept: a reference, alone, and merged by each of the named methods; always the same prompt and noise."""
+    rows = [[reference(c) for c in concepts], *([d[c.name][0] for c in concepts] for d in (alone, *merged.values()))]
+    captions = [f"{c.token} {c.class_noun}" for c in concepts]
+    captions += [name for name in ("alone", *merged) for _ in concepts]
+    images = [image for row in rows for image in row]
+    grid = picture_grid(np.stack(images), captions, columns=len(concepts), scale=_scale(images))
+    write_atomic(path, png_bytes(grid))
 
 
 def draw_together(drawn: Mapping[str, Mapping[str, np.ndarray]], prompts: Sequence[str], task: str, path: Path) -> None:
