@@ -41,7 +41,7 @@ class FaceEncoder:
     @cached_property
     def _networks(self) -> tuple[Any, Any, Any]:
         try:
-            import cv2
+            import cv2  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
                 "recognising faces needs OpenCV: pip install 'blocklora_jax[faces]', or --encoders.faces none"

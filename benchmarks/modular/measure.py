@@ -23,6 +23,7 @@ from PIL import Image
 from benchmarks.modular.concepts import draw_strangers, references
 from benchmarks.modular.prompts import Pair
 from blocklora_jax.checkpoints.image_encoder import load_image_encoder
+from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_vision import CLIPVisionModel
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import Concept, concept_pictures
@@ -94,7 +95,7 @@ class Measures:
     def clip_texts(self, prompts: Sequence[str]) -> np.ndarray:
         """CLIP's unit embeddings [n, p] of prompts."""
         text, ids = self.sd.models.text_encoder, self.sd.tokenizer.encode(list(prompts))
-        states = text.apply({"params": self.sd.params["text_encoder"]}, jnp.asarray(ids))
+        states = apply_model(text, self.sd.params["text_encoder"], jnp.asarray(ids))
         return _unit(np.asarray(pool_text(states, jnp.asarray(ids), text.config.vocab_size - 1) @ self._clip[1]))
 
     def score(self, concept: Concept, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[Concept]) -> Scores:

@@ -135,7 +135,8 @@ class RealMeasures:
         own, rows = self._own[concept.name], []
         for i, caption in enumerate(concept.plain_captions):
             one = Looks(own.clip[[i]], own.large[[i]], own.dino[[i]], own.faces[i : i + 1])
-            rest = Looks(*(np.delete(x, i, 0) for x in own[:3]), [f for j, f in enumerate(own.faces) if j != i])
+            clip, large, dino = (np.delete(x, i, 0) for x in own[:3])
+            rest = Looks(clip, large, dino, own.faces[:i] + own.faces[i + 1 :])
             rows.append(self._score(concept, one, rest, [caption], ()))
         return RealScores(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
