@@ -67,7 +67,7 @@ class Options:
     """Pictures of each concept."""
     sampler_steps: int = 20
     model: str = "pocket"
-    """The base: "pocket", a Diffusers folder, or a hub id. Other bases than pocket need --concepts."""
+    """The base: "pocket", a Diffusers folder, or a hub id. Those that know nothing of the pocket world need --concepts."""
     concepts: Path | None = None
     """A folder of folders of pictures, each with a concept.yaml, instead of the pocket world's concepts."""
     config: Path | None = None
@@ -79,8 +79,6 @@ class Options:
     encoders: Encoders = Encoders()
 
     def __post_init__(self) -> None:
-        if self.concepts is None and self.model != "pocket":
-            raise UserError(f"--model {self.model} knows nothing of the pocket world: give --concepts DIR too")
         needs = {"config": self.config, "size": self.size, "sentences": self.sentences}
         if self.concepts is None and (given := [name for name, value in needs.items() if value is not None]):
             raise UserError(f"--{given[0]} is for real concepts: give --concepts DIR too")
@@ -150,7 +148,7 @@ def draw(
 ) -> None:
     """All figures, of the last seed."""
     count = max(options.counts)
-    shown = [name for name in SHOWN if name in options.methods]
+    shown = [name for name in SHOWN if name in options.methods] or list(options.methods[:1])
     figures.draw_curves(rows, options.out / "curves.png")
     figures.draw_crosstalk(bench.artist.sd, adapters, options.out)
     drawn = {f"{count} merged: {METHODS[n].label}": bench.pictures(f"{n}-{count}") for n in shown}
@@ -197,6 +195,8 @@ def main(args: Sequence[str] | None = None) -> None:
             options, out=options.out / "quick", counts=(1, 3), steps=4, batch=2, at_once=3, prompts=4, sampler_steps=2
         )
     sd, results, world = StableDiffusion.from_pretrained(options.model), Results(), POCKET
+    if options.concepts is None and not (sd.checkpoint.tokenizer.parent / "image_encoder").is_dir():
+        raise UserError(f"--model {options.model} knows nothing of the pocket world: give --concepts DIR too")
     if options.concepts:
         world = real_world(
             sd, options.concepts, options.settings, options.blocks, options.encoders, options.sentences, options.size

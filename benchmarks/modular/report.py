@@ -90,8 +90,8 @@ def _scores(base: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _more(scores: Sequence[str]) -> list[str]:
-    """Those that only real concepts have."""
-    return [score for score in scores if score in _MORE_COLUMNS]
+    """Those of them that only real concepts have, and that say how much is kept."""
+    return [score for score in scores if score in ("image_large", "dino")]
 
 
 def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
