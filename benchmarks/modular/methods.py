@@ -82,11 +82,18 @@ def layer_grams(sd: StableDiffusion, adapter: Adapter, layers: set[str]) -> dict
     return probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids)
 
 
-def _refit(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    partition, config = Partition(num_blocks=max(16, len(adapters))), RefitConfig(rank=RANK)
-    words = words_for(sd.checkpoint.name)
-    fitted = [refit(sd, a, partition, (slot,), words, config)[0] for slot, a in enumerate(adapters)]
-    return merge.compose(sd.params, fitted), fitted
+def _refit(blocks: int, erase_weight: float) -> Merge:
+    def merged(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+        count = max(blocks, len(adapters)) if blocks > 1 else 1
+        partition, config = Partition(num_blocks=count), RefitConfig(rank=RANK, erase_weight=erase_weight)
+        slots = [(slot if count > 1 else 0,) for slot in range(len(adapters))]
+        fitted = [
+            refit(sd, adapter, partition, own, words_for(sd.checkpoint.name), config)[0]
+            for adapter, own in zip(adapters, slots, strict=True)
+        ]
+        return merge.compose(sd.params, fitted, allow_overlap=count == 1), fitted
+
+    return merged
 
 
 _STRENGTHS = (0.15, 0.3, 0.6, 1.0)
@@ -100,7 +107,8 @@ METHODS: dict[str, Method] = {
     "dare": Method("DARE", "plain", _dare, weights=_STRENGTHS),
     "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, weights=_STRENGTHS),
     "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
-    "refit": Method("LoRA, re-fitted", "plain", _refit),
+    "refit": Method("LoRA, re-fitted into 16 blocks", "plain", _refit(16, 1.0)),
+    "refit_wide": Method("LoRA, re-fitted in one block", "plain", _refit(1, 10.0)),
     "fusion": Method("gradient fusion", "plain", _fuse, instant=False),
 }
 
