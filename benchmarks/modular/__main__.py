@@ -44,7 +44,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
-SHOWN = ("wide", "blocklora", "sum", "average", "fusion")
+SHOWN = ("wide", "blocklora", "orthogonal", "sum", "average", "fusion")
 
 
 @dataclass(frozen=True, kw_only=True)
