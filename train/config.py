@@ -88,8 +88,8 @@ class ConceptConfig:
 
     erase: Literal["layer", "epsilon", "preserve", "none"] = "layer"
     """Form of Randomized Output Erasure; or preserve, Differential Output Preservation: no random prompts, noise or strangers, but the batch's own noised pictures, captioned by the class noun without the token."""
-    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 10.0
-    """Weight of the erasure term."""
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    """Weight of the erasure term. More silences a block of few features for its own concept too; without blocks 10 is better."""
     random_batch: int | None = None
     """Random rows a step; if not given as many as `batch`, or four times that where they cost little: in the form layer, for layers that read text."""
     random_shares: RandomPromptShares = RandomPromptShares()

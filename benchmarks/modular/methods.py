@@ -25,8 +25,8 @@ Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequ
 # Rank 16 in a sixteenth of the inputs has as many parameters as rank 5 in all of them (see `trainable`).
 RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
-    "wide": {"rank": PLAIN_RANK, "blocks": 0},
-    "blocklora": {"rank": RANK},
+    "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
+    "blocklora": {"rank": RANK, "lambda": 10.0},
     "blocks": {"rank": RANK, "erase": "none"},
     "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
     "orthogonal": {"rank": RANK, "blocks": 0, "erase": "none", "down": "orthogonal"},
