@@ -45,6 +45,8 @@ from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
 SHOWN = ("wide", "blocklora", "orthogonal", "sum", "average", "fusion")
+# A check of a few minutes: every recipe but one, every sort of merge.
+QUICK = ("wide", "blocklora", "orthogonal", "preservation", "sum", "ties", "fusion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +193,11 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.quick:
         # Nothing of an earlier check is used again.
         shutil.rmtree(options.out / "quick", ignore_errors=True)
+        methods = QUICK if options.methods == tuple(METHODS) else options.methods
         options = replace(
-            options, out=options.out / "quick", counts=(1, 3), steps=4, batch=2, at_once=3, prompts=4, sampler_steps=2
-        )
+            options, out=options.out / "quick", methods=methods, counts=(1, 3), steps=4, batch=2, at_once=3, prompts=4,
+            sampler_steps=2,
+        )  # fmt: skip
     sd, results, world = StableDiffusion.from_pretrained(options.model), Results(), POCKET
     if options.concepts is None and not (sd.checkpoint.tokenizer.parent / "image_encoder").is_dir():
         raise UserError(f"--model {options.model} knows nothing of the pocket world: give --concepts DIR too")
