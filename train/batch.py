@@ -18,8 +18,8 @@ class Batch(NamedTuple):
 
     Where the class is preserved (`erase="preserve"`) the random rows are the concept's once more, under other prompts.
 
-    Text comes as ids (encoded in the step; SDXL's are [b, 2, t]) or, where nothing of it trains, as what the text encoders
-    make of it: the others are None.
+    Text comes as ids (encoded in the step; SDXL's are [b, 2, t]) or as what the text encoders make of it: the random rows'
+    where no text encoder is adapted, the concept's where no token trains either. What is not given is None.
     """
 
     latents: Float[Rows, "b h w c"]

@@ -24,11 +24,8 @@ TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
 _DEMANDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("rank steps batch log_every save_every resolution", lambda x: x >= 1, "must be at least 1"),
     ("blocks token_vectors preview_every warmup_steps random_batch seed", lambda x: x >= 0, "must be at least 0"),
-    (
-        "erase_weight token_spread foreign_spread noise_offset weight_decay",
-        lambda x: 0 <= x < math.inf,
-        "must be at least 0",
-    ),
+    ("erase_weight token_spread noise_offset weight_decay", lambda x: 0 <= x < math.inf, "must be at least 0"),
+    ("foreign_spread", lambda x: 1 <= x < math.inf, "must be at least 1"),
     ("learning_rate text_learning_rate token_learning_rate", lambda x: 0 <= x < math.inf, "must be at least 0"),
     ("alpha clip_norm snr_gamma", lambda x: 0 < x < math.inf, "must be above 0"),
     ("pure_noise", lambda x: 0 <= x <= 1, "must lie in 0..1"),

@@ -29,8 +29,9 @@ class ConceptData(NamedTuple):
     """One concept, ready to be drawn from; v views (flips, crops) of each picture and each caption's ids or states.
 
     latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t], for SDXL [n, 2, t]; random_latents
-    fp32 [o, h, w, c]; prompts: random ones, or, where the class is preserved, of each view. text (of n captions) and
-    random_text (of p prompts) only where no part of the text trains.
+    fp32 [o, h, w, c]; prompts: random ones, or, where the class is preserved, of each view. random_text: of
+    p prompts, unless an adapter reads within a text encoder; text: of n captions, where no token trains either (see
+    `train.prepare.cache_states`).
     """
 
     latents: Float[np.ndarray, "n h w c"]

@@ -113,9 +113,8 @@ def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, comp
     """
     noun, row = jnp.asarray(last_token_ids(sd.tokenizer, [config.class_noun])), jnp.zeros(1, jnp.int32)
     table, key = token_table(sd.params, component), tower_key(key, component)
-    return foreign_embeddings(table, noun, row, config.token_vectors, (config.token_spread, config.token_spread), key)[
-        0
-    ]
+    start = config.token_spread, config.token_spread
+    return foreign_embeddings(table, noun, row, config.token_vectors, start, key)[0]
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:

@@ -43,17 +43,17 @@ def encode_rows(
     """
     rows, concept = len(batch.random_row), None if batch.text is None else jax.tree.map(jnp.asarray, batch.text)
     if concept is None:
-        towers = {
-            name: _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch, spread, key)
+        towers = [
+            _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch, spread, key)
             for name in models.text_encoders
-        }
-        concept = join_towers(*(tower.concept for tower in towers.values()))
+        ]
+        concept = join_towers(*(tower.concept for tower in towers))
         if batch.random_text is None:
             return EncodedRows(
                 concept,
-                join_towers(*(tower.random for tower in towers.values())),
-                join_towers(*(tower.base for tower in towers.values())),
-                jnp.concatenate([tower.energies for tower in towers.values()]),
+                join_towers(*(tower.random for tower in towers)),
+                join_towers(*(tower.base for tower in towers)),
+                jnp.concatenate([tower.energies for tower in towers]),
             )
     random = jax.tree.map(jnp.asarray, batch.random_text)
     return EncodedRows(concept, random, random, jnp.zeros((0, rows)))

@@ -2,8 +2,8 @@
 
 Concepts of the little world (people, animals, objects, scenes, styles) are taught apart from each other, by BlockLoRA and by its
 rivals with as many trained parameters, steps and pictures; then merged; then drawn in new settings and measured
-(see measure.py). Everything is kept under --out and used again; all is seeded. Writes report.json, table.md, curves,
-heat maps and picture grids there.
+(see measure.py). Everything is kept under --out and used again; all is seeded. Writes report.json, table.md,
+crosstalk.json (what all other adapters add to a concept's own output, by recipe), curves, heat maps and picture grids there.
 
 On a real model, with real concepts (needs PyTorch, and OpenCV to know people by their faces: pip install
 'blocklora_jax[torch,bench,faces]'; the measures are defined in real.py):
@@ -152,7 +152,7 @@ def draw(
     count = max(options.counts)
     shown = [name for name in SHOWN if name in options.methods] or list(options.methods[:1])
     figures.draw_curves(rows, options.out / "curves.png")
-    figures.draw_crosstalk(bench.artist.sd, adapters, options.out)
+    write_json(options.out / "crosstalk.json", figures.draw_crosstalk(bench.artist.sd, adapters, options.out))
     drawn = {f"{count} merged: {METHODS[n].label}": bench.pictures(f"{n}-{count}") for n in shown}
     first = METHODS[shown[0]].recipe
     alone = bench.pictures(f"{first}-alone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -38,14 +38,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 class Method:
     """label: for people. recipe: among `RECIPES`. merge: gives the parameters, and the adapters that are in them.
 
-    weights: the strengths that a search may choose from. instant: whether the merge needs no data and no training.
+    weights: the strengths that a search may choose from.
     """
 
     label: str
     recipe: str
     merge: Merge
-    instant: bool = True
-    weights: tuple[float, ...] = field(default=(1.0,))
+    weights: tuple[float, ...] = (1.0,)
 
 
 def _compose(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
@@ -109,7 +108,7 @@ METHODS: dict[str, Method] = {
     "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
     "refit": Method("LoRA, re-fitted into 16 blocks", "plain", _refit(16, 1.0)),
     "refit_wide": Method("LoRA, re-fitted in one block", "plain", _refit(1, 10.0)),
-    "fusion": Method("gradient fusion", "plain", _fuse, instant=False),
+    "fusion": Method("gradient fusion", "plain", _fuse),
 }
 
 

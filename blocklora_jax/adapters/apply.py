@@ -91,10 +91,9 @@ def measure_energies(
     x: Float[Array, "rows t n"],
 ) -> Float[Array, "layers rows"]:
     """What `apply_adapted` records of linear layers without bias that all read `x`, without running their model."""
-    energies = []
+    energies, kernels = [], flatten_params(params)
     for path, pair in sorted(layers.items()):
-        kernel = flatten_params(params)[f"{path}/kernel"]
-        a, b, base = (jnp.asarray(factor, x.dtype) for factor in (*pair, kernel))
+        a, b, base = (jnp.asarray(factor, x.dtype) for factor in (*pair, kernels[f"{path}/kernel"]))
         energies.append(output_energy((x @ a) @ b * jnp.asarray(scale, x.dtype), x @ base))
     return jnp.stack(energies) if energies else jnp.zeros((0, len(x)))
 

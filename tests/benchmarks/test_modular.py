@@ -7,12 +7,15 @@ import pytest
 from adapter_builders import random_adapter
 
 import merge
+from benchmarks.modular.ablation import VARIANTS
 from benchmarks.modular.concepts import ORDER, draw_concepts, draw_strangers
 from benchmarks.modular.measure import crop_half
+from benchmarks.modular.methods import RECIPES
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from benchmarks.modular.report import interval, markdown, per_concept, retention, summarise
 from blocklora_jax.pocket.specs import Individual
+from train.config import parse_args, settings_as_flags
 
 CONCEPTS = draw_concepts(15, 0)
 
@@ -117,3 +120,12 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
     table = markdown(rows, 2).splitlines()
     assert len(table) == 2 + 2 + 2
     assert "16 blocks" in table[4] and "1,234" in table[4] and "0.929" in table[4]
+
+
+@pytest.mark.parametrize("settings", [*VARIANTS.values(), *RECIPES.values()], ids=[*VARIANTS, *RECIPES])
+def test_every_variant_is_a_training_that_can_be_asked_for(settings):
+    flags = settings_as_flags({k: v for k, v in settings.items() if k != "slots_each"})
+    config = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run", *flags])
+    plain = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run"])
+    # A variant that is the default would be trained for nothing.
+    assert (config == plain) == (not settings)

@@ -1,0 +1,93 @@
+"""What a narrow block of text features costs, in closed form: `python -m benchmarks.modular.narrow`.
+
+Ordinary LoRAs, which the bench has taught (`python -m benchmarks.modular --methods sum` first), are re-fitted into one of K
+blocks (blocklora_jax/refit.py): of all changes that lie within it, the one with the least error on the concept's prompts
+and the least output on random ones. No training of ours can do better on these prompts, whatever its steps. Prints
+a table by K, and in how many directions of the text features ordinary prompts speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.command import run
+from blocklora_jax.diffusion.text import encode_text
+from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.prompt_words import words_for
+from blocklora_jax.random_prompts import RandomPromptShares, make_random_prompts
+from blocklora_jax.refit import Fit, RefitConfig, refit
+
+LAYERS = ("unet attn2/to_k", "unet attn2/to_v")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which LoRAs, into how many blocks."""
+
+    adapters: Path = Path("runs/modular/seed-0/plain")
+    """A folder; the first `--count` files adapter.safetensors below it are read."""
+    count: int = 5
+    blocks: tuple[int, ...] = (1, 2, 4, 8, 16)
+    rank: int = 16
+    erase_weight: float = 10.0
+    prompts: int = 256
+    """Ordinary prompts whose directions are counted."""
+
+
+def narrow(sd: StableDiffusion, adapters: Sequence[Adapter], blocks: int, options: Options) -> list[Fit]:
+    """How well the adapters fit into one of `blocks` blocks: means over them, of each of `LAYERS`."""
+    config = RefitConfig(rank=options.rank, erase_weight=options.erase_weight)
+    partition, words = Partition(num_blocks=blocks), words_for(sd.checkpoint.name)
+    fits = [refit(sd, adapter, partition, (0,), words, config)[1] for adapter in adapters]
+    return [Fit(*np.mean([fit[layer] for fit in fits], axis=0)) for layer in LAYERS]
+
+
+def spectrum(sd: StableDiffusion, count: int) -> np.ndarray:
+    """Shares of ordinary text's energy by direction of its features [d], the strongest first."""
+    shares = RandomPromptShares(foreign=0.0)
+    words = words_for(sd.checkpoint.name)
+    ids = make_random_prompts(sd.tokenizer, words, shares, "man", ("<x>", 0), 0, count=count).ids
+    states = jax.jit(lambda params, ids: encode_text(sd.models, params, ids).states)(sd.params, ids)
+    x = np.asarray(states, np.float64).reshape(-1, states.shape[-1])
+    energies = np.linalg.eigvalsh(x.T @ x)[::-1]
+    return energies / energies.sum()
+
+
+def main() -> None:
+    """The command line."""
+    options = tyro.cli(Options, description=__doc__)
+    sd = StableDiffusion.from_pretrained("pocket")
+    paths = sorted(options.adapters.rglob("adapter.safetensors"))[: options.count]
+    if not paths:
+        raise UserError(
+            f"{options.adapters} holds no adapter: teach some by python -m benchmarks.modular --methods sum"
+        )
+    adapters = [Adapter.load(path) for path in paths]
+    print(
+        "| K | text features a block | error on own prompts, to_k / to_v | output on random prompts over own, to_k / to_v |"
+    )
+    print("|---" * 4 + "|")
+    for blocks in options.blocks:
+        fits = narrow(sd, adapters, blocks, options)
+        if blocks == options.blocks[0]:
+            print(f"| as trained | | - | {' / '.join(f'{fit.leak_before:.2f}' for fit in fits)} |")
+        width = adapters[0].shapes()["unet"]
+        features = next(iter(width.values()))[0] // blocks
+        cells = (" / ".join(f"{getattr(fit, name):.2f}" for fit in fits) for name in ("error", "leak"))
+        print(f"| {blocks} | {features} | {' | '.join(cells)} |", flush=True)
+    share = np.cumsum(spectrum(sd, options.prompts))
+    counts = ", ".join(f"{np.searchsorted(share, part) + 1} hold {part:.0%}" for part in (0.5, 0.9, 0.95, 0.99))
+    print(f"of {len(share)} directions of ordinary text {counts} of its energy; beyond 64 there is {1 - share[63]:.1%}")
+
+
+if __name__ == "__main__":
+    run(main)
