@@ -23,7 +23,7 @@ setup(
     packages=find_packages(include=["blocklora_jax", "blocklora_jax.*", "train", "train.*", "merge", "merge.*"]),
     package_data={
         "blocklora_jax": ["py.typed"],
-        "blocklora_jax.pocket": ["references/*/*", "weights/*", "weights/*/*"],
+        "blocklora_jax.pocket": ["*.safetensors", "references/*/*", "weights/*", "weights/*/*"],
         "train": ["py.typed"],
         "merge": ["py.typed"],
     },

@@ -128,8 +128,8 @@ def refit(
     probe = Probe(sd, layers, _observe, config.steps, config.chunk)
     ids = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
     own = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, context, config.seed)
-    random_ids, longer = _random_ids(sd, adapter, words, config)
-    random = probe(longer, None, random_ids, context, config.seed + 1)
+    strange, longer = random_ids(sd, adapter, words, config, config.random_prompts)
+    random = probe(longer, None, strange, context, config.seed + 1)
     lora: dict[str, dict[str, LoRAPair]] = {component: {} for component in adapter.lora}
     energies: dict[str, np.ndarray] = {}
     for layer in sorted(layers):
@@ -173,13 +173,13 @@ def _check_trigger(adapter: Adapter, words: PromptWords) -> None:
         raise UserError(f"the trigger {trigger!r} lacks the adapter's token {missing[0]}")
 
 
-def _random_ids(
-    sd: StableDiffusion, adapter: Adapter, words: PromptWords, config: RefitConfig
+def random_ids(
+    sd: StableDiffusion, adapter: Adapter, words: PromptWords, config: RefitConfig, count: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Ids of random prompts, in some of which a stranger's token stands, and params with those tokens' embeddings."""
+    """Ids of `count` random prompts, in some of which a stranger's token stands, and params with those tokens' embeddings."""
     vectors = sum(token_counts([adapter]).values()) or 2
     pool = make_random_prompts(
-        sd.tokenizer, words, RandomPromptShares(), adapter.info.class_noun, ("<own>", vectors), config.seed, config.random_prompts
+        sd.tokenizer, words, RandomPromptShares(), adapter.info.class_noun, ("<own>", vectors), config.seed, count
     )  # fmt: skip
     rng, rows, ids = np.random.default_rng((config.seed, 0xF0E)), {}, []
     for component in sd.models.text_encoders:

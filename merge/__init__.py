@@ -1,5 +1,5 @@
 """Merging concepts: `compose` them into a model's weights, `concatenate` their ranks, `export` them to PyTorch,
-and `remove` or `replace` one of them.
+and `remove` or `replace` one of them. `fuse_adapters` makes adapters that share weights disturb each other least.
 
 The methods that blocks are compared with are here too: `average`, `ties`, `dare`, `fuse`.
 """
@@ -10,8 +10,21 @@ from merge.compose import compose
 from merge.concatenate import concatenate
 from merge.dare import dare
 from merge.export import export
-from merge.fusion import fuse
+from merge.fusion import fuse, fuse_adapters, refocus
 from merge.remove import remove, replace
 from merge.ties import ties
 
-__all__ = ["average", "compose", "concatenate", "dare", "export", "fuse", "remove", "replace", "ties", "token_counts"]
+__all__ = [
+    "average",
+    "compose",
+    "concatenate",
+    "dare",
+    "export",
+    "fuse",
+    "fuse_adapters",
+    "refocus",
+    "remove",
+    "replace",
+    "ties",
+    "token_counts",
+]

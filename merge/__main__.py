@@ -18,6 +18,7 @@ from merge.check import check_adapters
 from merge.compose import Params, compose
 from merge.describe import describe, overlap_report
 from merge.export import export, read_export_header
+from merge.fused import fuse_files
 from merge.options import ExportOptions, InfoOptions, MergeOptions
 from merge.plan import PlanOptions, print_plan
 from merge.record import MergeRecord, outline, write_record
@@ -157,6 +158,7 @@ def _plan(args: Sequence[str]) -> int:
 # Each takes the words after its name and gives the exit code.
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "check": check_files,
+    "fuse": fuse_files,
     "plan": _plan,
     "refit": refit_file,
     "registry": registry.main,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ class Batch(NamedTuple):
 
     Where the class is preserved (`erase="preserve"`) the random rows are the concept's once more, under other prompts.
 
-    Text comes as ids (encoded in the step; SDXL's are [b, 2, t]) or as what the text encoders make of it: the random rows'
+    Text comes as ids (encoded in the step; SDXL's are [b, 2, t]; random_tokens: each row's stranger, by text encoder) or as what the text encoders make of it: the random rows'
     where no text encoder is adapted, the concept's where no token trains either. What is not given is None.
     """
 
@@ -30,6 +31,6 @@ class Batch(NamedTuple):
     random_row: Int[Rows, " r"]
     ids: Int[Rows, "b *e t"] | None = None
     random_ids: Int[Rows, "r *e t"] | None = None
-    random_nouns: Int[Rows, " r"] | None = None
+    random_tokens: Mapping[str, Float[Rows, "r v d"]] | None = None
     text: TextOutput | None = None
     random_text: TextOutput | None = None

@@ -82,6 +82,8 @@ class ConceptConfig:
     """How far new and foreign tokens start from the class noun, in deviations of the token table."""
     foreign_spread: float = 2.0
     """Foreign tokens are drawn up to so many times as far off: as far as training takes new ones."""
+    strangers: tuple[str, ...] | None = None
+    """Adapters of other concepts on this base, folders of them, or files of `python -m train.strangers`: most foreign tokens are drawn to resemble theirs. If not given, those packaged with the pocket model; without any name, none."""
 
     erase: Literal["layer", "epsilon", "preserve", "none"] = "layer"
     """Form of Randomized Output Erasure; or preserve, Differential Output Preservation: no random prompts, noise or strangers, but the batch's own noised pictures, captioned by the class noun without the token."""
@@ -202,11 +204,6 @@ class ConceptConfig:
     def trigger(self) -> str:
         """What calls the concept in a prompt: "<ada> woman"."""
         return f"{self.token} {self.class_noun}" if self.token_vectors else self.class_noun
-
-    @property
-    def strangers_spread(self) -> tuple[float, float]:
-        """From where to where foreign tokens are drawn, in deviations of the token table."""
-        return self.token_spread, self.token_spread * self.foreign_spread
 
     @property
     def random_rows(self) -> int:

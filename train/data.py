@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ class ConceptData(NamedTuple):
     """One concept, ready to be drawn from; v views (flips, crops) of each picture and each caption's ids or states.
 
     latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t], for SDXL [n, 2, t]; random_latents
-    fp32 [o, h, w, c]; prompts: random ones, or, where the class is preserved, of each view. random_text: of
-    p prompts, unless an adapter reads within a text encoder; text: of n captions, where no token trains either (see
+    fp32 [o, h, w, c]; prompts: p random ones, or, where the class is preserved, one of each view; strangers:
+    fp32, by text encoder, who is in each. random_text: of the prompts, unless an adapter reads within a text encoder; text: of n captions, where no token trains either (see
     `train.prepare.cache_states`).
     """
 
@@ -39,6 +39,7 @@ class ConceptData(NamedTuple):
     ids: Int[np.ndarray, "n *e t"]
     random_latents: Float[np.ndarray, "o h w c"]
     prompts: RandomPrompts
+    strangers: Mapping[str, Float[np.ndarray, "p v d"]] | None = None
     text: TextOutput | None = None
     random_text: TextOutput | None = None
 
@@ -121,7 +122,7 @@ def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Ba
         else:
             batch = batch._replace(text=pick(data.text, chosen))
         if data.random_text is None:
-            return batch._replace(random_ids=data.prompts.ids[prompts], random_nouns=data.prompts.nouns[prompts])
+            return batch._replace(random_ids=data.prompts.ids[prompts], random_tokens=pick(data.strangers, prompts))
         return batch._replace(random_text=pick(data.random_text, prompts))
 
     return batch_at

@@ -34,7 +34,8 @@ from train.batch import Batch
 from train.config import ConceptConfig
 from train.data import ConceptData, load_concept_data, make_batches
 from train.state import Trainable
-from train.text import foreign_embeddings, own_foreign_ids, tower_key, with_table
+from train.strangers import draw_strangers, foreign_embeddings, tower_key
+from train.text import own_foreign_ids, with_table
 
 
 class Concept(NamedTuple):
@@ -59,6 +60,7 @@ class Concept(NamedTuple):
 def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
     """Read the pictures and draw the first parameters. Raises: UserError for pictures or settings that cannot be used."""
     data = load_concept_data(config, sd)
+    data = data._replace(strangers=draw_strangers(config, sd, data.prompts.nouns))
     info, masks, trainable = init_concept(config, sd)
     return Concept(config, info, masks, trainable, make_batches(config, cache_states(config, sd, data, trainable)))
 
@@ -111,26 +113,20 @@ def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, comp
 
     Started *at* the noun, erasure silences the adapter for its own concept too.
     """
-    noun, row = jnp.asarray(last_token_ids(sd.tokenizer, [config.class_noun])), jnp.zeros(1, jnp.int32)
-    table, key = token_table(sd.params, component), tower_key(key, component)
+    noun, table = last_token_ids(sd.tokenizer, [config.class_noun]), token_table(sd.params, component)
     start = config.token_spread, config.token_spread
-    return foreign_embeddings(table, noun, row, config.token_vectors, start, key)[0]
+    return foreign_embeddings(table, noun, config.token_vectors, start, tower_key(key, component))[0]
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
     """`data` with its text encoded once: that of the random prompts unless a text encoder trains, the captions' if no tokens do."""
     if sd.models.text_encoders.keys() & trainable.lora.keys():
         return data
-    # Each prompt of the pool meets a stranger of its own, as each random row does where ids are encoded in the step.
-    prompts, vectors = data.prompts, config.token_vectors
-    rows, key = jnp.arange(len(prompts.ids)), jax.random.key(config.seed + 1)
-    params, random_ids = dict(sd.params), []
+    assert data.strangers is not None
+    prompts, vectors, params, random_ids = data.prompts, config.token_vectors, dict(sd.params), []
     for part in sd.models.text_encoders:
-        table, part_key = token_table(sd.params, part), tower_key(key, part)
-        foreign = foreign_embeddings(
-            table, jnp.asarray(prompts.nouns), rows, vectors, config.strangers_spread, part_key
-        )
-        longer = [table, trainable.tokens_of(part), foreign.reshape(-1, table.shape[1])]
+        table = token_table(sd.params, part)
+        longer = [table, trainable.tokens_of(part), data.strangers[part].reshape(-1, table.shape[1])]
         params = with_table(params, jnp.concatenate(longer), part)
         random_ids.append(own_foreign_ids(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
     encode = _text_encoder(sd, params)

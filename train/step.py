@@ -49,7 +49,7 @@ def make_step(
         lora, rows = masked_lora(config, trainable.lora, masks), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
         random = _random_inputs(schedule, config, batch, key)
-        text = encode_rows(models, params, lora, scale, trainable, batch, config.strangers_spread, key)
+        text = encode_rows(models, params, lora, scale, trainable, batch)
         pairs = lora.get("unet", {})
         inputs: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
         # What only reads text need not see the random rows drawn.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 from blocklora_jax.adapters.apply import apply_adapted
 from blocklora_jax.adapters.lora import LoRATree
@@ -34,17 +34,12 @@ def encode_rows(
     scale: float,
     trainable: Trainable,
     batch: Batch,
-    spread: tuple[float, float],
-    key: PRNGKeyArray,
 ) -> EncodedRows:
-    """What all text encoders make of the batch; rows whose text comes with it are taken as they are.
-
-    spread: of strangers' tokens, see `foreign_embeddings`.
-    """
+    """What all text encoders make of the batch; rows whose text comes with it are taken as they are."""
     rows, concept = len(batch.random_row), None if batch.text is None else jax.tree.map(jnp.asarray, batch.text)
     if concept is None:
         towers = [
-            _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch, spread, key)
+            _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch)
             for name in models.text_encoders
         ]
         concept = join_towers(*(tower.concept for tower in towers))
@@ -67,19 +62,15 @@ def _encode_tower(
     scale: float,
     tokens: Array,
     batch: Batch,
-    spread: tuple[float, float],
-    key: PRNGKeyArray,
 ) -> EncodedRows:
     """What one text encoder makes of the batch, in which every random row's stranger has embeddings of its own."""
     assert batch.ids is not None
     rows, table = len(batch.random_row), token_table(params, component)
     ids, longer = jnp.asarray(ids_of(batch.ids, component)), [table, tokens]
-    if batch.random_ids is None or batch.random_nouns is None:
+    if batch.random_ids is None or batch.random_tokens is None:
         random_ids = ids[:0]
     else:
-        key = tower_key(key, component)
-        foreign = foreign_embeddings(table, batch.random_nouns, batch.random_row, len(tokens), spread, key)
-        longer.append(foreign.reshape(-1, table.shape[1]))
+        longer.append(jnp.asarray(batch.random_tokens[component]).reshape(-1, table.shape[1]))
         random_ids = own_foreign_ids(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
     params = with_table(params, jnp.concatenate(longer), component)
     tower = with_token_rows(models, params).text_encoders[component]
@@ -91,32 +82,6 @@ def _encode_tower(
     # Without random rows (erase none) there is nothing to run the base on.
     base = apply_model(tower, params[component], random_ids) if strange and component in lora else random
     return EncodedRows(concept, random, base, energies if strange else jnp.zeros((0, rows)))
-
-
-def tower_key(key: PRNGKeyArray, component: str) -> PRNGKeyArray:
-    """Each text encoder's embeddings are drawn from a key of their own."""
-    return jax.random.fold_in(key, 3) if component == "text_encoder_2" else key
-
-
-def foreign_embeddings(
-    table: Float[Array, "n d"],
-    nouns: Int[Rows, " r"],
-    row: Rows,
-    vectors: int,
-    spread: tuple[float, float],
-    key: PRNGKeyArray,
-) -> Float[Array, "r v d"]:
-    """Embeddings of tokens that other people's concepts could have: around the noun's, each row as far off as it happens.
-
-    spread: from where to where, in deviations of the table: from where new tokens start to where training takes them.
-    """
-
-    def draw(noun: Array, row: Array) -> Array:
-        far_key, row_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 2), row))
-        deviation = table.std() * jax.random.uniform(far_key, minval=spread[0], maxval=spread[1])
-        return table[noun][None] + deviation * jax.random.normal(row_key, (vectors, table.shape[1]))
-
-    return jax.vmap(draw)(jnp.asarray(nouns), jnp.asarray(row))
 
 
 def own_foreign_ids(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:

@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 import merge
-from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.layer_inputs import measure_inputs
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.prompt_words import words_for
-from blocklora_jax.refit import RefitConfig, refit, trigger_prompts
+from blocklora_jax.refit import RefitConfig, refit
 
 Params = Mapping[str, Any]
 Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequence[Adapter]]]
@@ -26,6 +24,8 @@ Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequ
 RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
+    # Strangers' tokens are noise around nouns, and resemble nobody's.
+    "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "strangers": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
     "blocks": {"rank": RANK, "erase": "none"},
     "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
@@ -67,18 +67,13 @@ def _dare(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
     return merge.dare(sd.params, adapters, [weight] * len(adapters)), adapters
 
 
-def _fuse(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    layers = {f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group}
-    seen = [layer_grams(sd, adapter, layers) for adapter in adapters]
-    return merge.fuse(sd.params, adapters, {layer: [grams[layer] for grams in seen] for layer in layers}), adapters
+def _gradient_fusion(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    return merge.fuse(sd.params, adapters, measure_inputs(sd, adapters).grams), adapters
 
 
-def layer_grams(sd: StableDiffusion, adapter: Adapter, layers: set[str]) -> dict[str, np.ndarray]:
-    """x^T x of every layer's inputs over prompts that call the concept."""
-    probe = Probe(sd, frozenset(layers), lambda layer, x, y, context: x.astype(jnp.float32).T @ x.astype(jnp.float32))
-    prompts = trigger_prompts(adapter, words_for(sd.checkpoint.name), RefitConfig())
-    ids = sd.tokenizer.encode(prompts, token_counts([adapter]))
-    return probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids)
+def _fused(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    fused = merge.fuse_adapters(sd, adapters)
+    return merge.compose(sd.params, fused, allow_overlap=True), fused
 
 
 def _refit(blocks: int, erase_weight: float) -> Merge:
@@ -98,6 +93,8 @@ def _refit(blocks: int, erase_weight: float) -> Merge:
 _STRENGTHS = (0.15, 0.3, 0.6, 1.0)
 METHODS: dict[str, Method] = {
     "wide": Method("erasure, one block", "wide", _sum),
+    "wide_fused": Method("erasure, one block, fused", "wide", _fused),
+    "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocks": Method("16 blocks, no erasure", "blocks", _compose),
     "sum": Method("LoRA, summed", "plain", _sum, weights=_STRENGTHS),
@@ -108,7 +105,8 @@ METHODS: dict[str, Method] = {
     "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
     "refit": Method("LoRA, re-fitted into 16 blocks", "plain", _refit(16, 1.0)),
     "refit_wide": Method("LoRA, re-fitted in one block", "plain", _refit(1, 10.0)),
-    "fusion": Method("gradient fusion", "plain", _fuse),
+    "fusion": Method("LoRA, gradient fusion", "plain", _gradient_fusion),
+    "plain_fused": Method("LoRA, fused", "plain", _fused),
 }
 
 

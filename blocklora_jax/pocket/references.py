@@ -12,6 +12,8 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.concepts import CONCEPTS, Concept, concept_pictures
 
 FOLDER = Path(__file__).parent / "references"
+# Tokens of concepts of this world that are in no example: what other people's tokens look like (see `train.strangers`).
+STRANGERS = Path(__file__).parent / "strangers.safetensors"
 
 
 def reference_folder(name: str) -> Path:

@@ -14,7 +14,6 @@ from merge_builders import make_adapter, make_params, same_bits
 import merge
 from blocklora_jax.errors import UserError
 from merge.dare import dare_rule
-from merge.fusion import fusion_rule
 from merge.task_vectors import layer_delta
 from merge.ties import ties_rule
 
@@ -125,16 +124,8 @@ def test_fusion_is_exact_where_concepts_have_inputs_of_their_own(adapters):
         np.testing.assert_allclose(x @ change, x @ np.asarray(layer_delta(adapter, LAYER, (24, 16))), atol=1e-4)
 
 
-def test_fusion_is_the_least_squares_solution(deltas):
-    rng = np.random.default_rng(2)
-    inputs = [rng.standard_normal((20, 7)).astype(np.float32) for _ in deltas]
-    found = fusion_rule(list(deltas), [x.T @ x for x in inputs], 0.0)
-    stacked, wanted = np.concatenate(inputs), np.concatenate([x @ d for x, d in zip(inputs, deltas, strict=True)])
-    np.testing.assert_allclose(found, np.linalg.lstsq(stacked, wanted, rcond=None)[0], atol=1e-5)
-
-
 def test_fusion_names_the_layers_without_inputs(adapters):
-    with pytest.raises(UserError, match="fusion needs one matrix of inputs an adapter .* 'unet/mid_block/"):
+    with pytest.raises(UserError, match=r"fusion needs one matrix .* of inputs an adapter .* 'unet/mid_block/"):
         merge.fuse(make_params(), adapters, {})
 
 

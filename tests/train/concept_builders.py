@@ -90,5 +90,7 @@ def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
         random_row=jnp.arange(rows, rows + random_rows, dtype=jnp.int32),
         ids=jnp.asarray(ids[:rows]),
         random_ids=jnp.asarray(ids[rows:]),
-        random_nouns=jnp.asarray(ids[rows:, -1]),
+        random_tokens={
+            "text_encoder": jnp.asarray(rng.standard_normal((random_rows, VECTORS, TEXT_WIDTH), np.float32))
+        },
     )

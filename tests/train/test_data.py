@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,13 +23,13 @@ def numbered(count: int = 5, prompts: int = 7) -> ConceptData:
     latents = np.broadcast_to(numbers, (count, 2, 2, 4)).copy()
     ids = np.arange(prompts, dtype=np.int32)[:, None]
     pool = RandomPrompts(ids, np.arange(prompts, dtype=np.int32), ("x",) * prompts)
-    return ConceptData(
-        latents, np.ones((count, 2, 2, 1), np.float32), np.arange(count, dtype=np.int32)[:, None], latents, pool
-    )
+    weights, captions = np.ones((count, 2, 2, 1), np.float32), np.arange(count, dtype=np.int32)[:, None]
+    strangers = {"text_encoder": np.arange(prompts, dtype=np.float32)[:, None, None]}
+    return ConceptData(latents, weights, captions, latents, pool, strangers)
 
 
 def same(one, other) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(one, other, strict=True) if x is not None)
+    return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True))
 
 
 @pytest.mark.parametrize(("rows", "count"), [(2, 5), (5, 5), (12, 5), (3, 1)])
@@ -55,7 +56,7 @@ def test_rows_belong_together_and_are_numbered():
     np.testing.assert_array_equal(batch.latents[:, 0, 0, 0], batch.ids[:, 0])
     assert batch.row.tolist() == [0, 1, 2]
     assert batch.random_row.tolist() == [3, 4, 5, 6]
-    np.testing.assert_array_equal(batch.random_ids[:, 0], batch.random_nouns)
+    np.testing.assert_array_equal(batch.random_ids[:, 0], batch.random_tokens["text_encoder"][:, 0, 0])
     assert batch.text is None
 
 
@@ -81,7 +82,7 @@ def test_cached_states_take_the_place_of_ids():
     config = make_config(batch=3)
     plain = make_batches(config, data)(0)
     batch = make_batches(config, data._replace(text=TextOutput(states), random_text=TextOutput(pool)))(0)
-    assert (batch.ids, batch.random_ids, batch.random_nouns) == (None, None, None)
+    assert (batch.ids, batch.random_ids, batch.random_tokens) == (None, None, None)
     np.testing.assert_array_equal(batch.text.states[:, 0, 0], plain.ids[:, 0])
     np.testing.assert_array_equal(batch.random_text.states[:, 0, 0], plain.random_ids[:, 0])
 

@@ -89,22 +89,15 @@ def noised_rows(batch: Batch, key, offset, alphas):
     return (np.stack(part).astype(np.float32) for part in zip(*rows, strict=True))
 
 
-def text_rows(params, trainable, scale, batch: Batch, config, key):
+def text_rows(params, trainable, scale, batch: Batch):
     """Every row's states and its adapted layers' inputs, each with a token table of its own."""
     layers = trainable.lora.get("text_encoder", {})
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    vectors = len(trainable.tokens)
     states, inputs = [], []
     for i, ids in enumerate([*batch.ids, *batch.random_ids]):
         extra = [trainable.tokens]
         if i >= len(batch.ids):
-            j = i - len(batch.ids)
-            row_key = jax.random.fold_in(jax.random.fold_in(key, 2), batch.random_row[j])
-            far_key, noise_key = jax.random.split(row_key)
-            times = 1 + (config.foreign_spread - 1) * jax.random.uniform(far_key)
-            noise = jax.random.normal(noise_key, (vectors, table.shape[1]))
-            stranger = table[batch.random_nouns[j]][None] + times * config.token_spread * table.std() * noise
-            extra.append(stranger)
+            extra.append(batch.random_tokens["text_encoder"][i - len(batch.ids)])
         longer = jnp.concatenate([table, *extra])
         text = fuse(params["text_encoder"], layers, scale)
         text["text_model"]["embeddings"]["token_embedding"]["embedding"] = longer
@@ -130,7 +123,7 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
     scale, count = config.alpha / config.rank, len(batch.row)
     noisy, noise, timesteps = noised_rows(batch, key, config.noise_offset, alphas)
     timesteps = timesteps.astype(np.int32)
-    states, text_inputs = text_rows(PARAMS, trainable, scale, batch, config, key)
+    states, text_inputs = text_rows(PARAMS, trainable, scale, batch)
     layers = trainable.lora["unet"]
     output, heard = unet_and_inputs(fuse(PARAMS["unet"], layers, scale), layers, noisy, timesteps, states)
     diffusion = []
@@ -160,7 +153,7 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
         erase = np.mean(energies)
     if config.erase == "epsilon":
         silent = trainable._replace(lora=jax.tree.map(jnp.zeros_like, trainable.lora))
-        base_states, _ = text_rows(PARAMS, silent, scale, batch, config, key)
+        base_states, _ = text_rows(PARAMS, silent, scale, batch)
         base, _ = unet_and_inputs(PARAMS["unet"], layers, noisy, timesteps, base_states)
         erase = np.mean(np.square(output[count:] - base[count:]))
     diffusion = np.mean(diffusion)
@@ -172,7 +165,6 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
     [
         ("layer", "epsilon", {"noise_offset": 0.1}),
         ("layer", "epsilon", {"layers": "cross_kv"}),
-        ("layer", "epsilon", {"foreign_spread": 1.0, "token_spread": 0.5}),
         ("layer", "v_prediction", {"layers": "cross_kv+text_encoder"}),
         ("epsilon", "epsilon", {"weighting": "none", "axis": "out"}),
         ("none", "v_prediction", {"blocks": 0}),

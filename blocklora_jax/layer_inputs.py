@@ -1,0 +1,68 @@
+"""What layers read on every concept's prompts and on ordinary ones: all that fusing adapters needs, and no picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.targets import reads_text
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probe import Probe, own_tokens, with_tokens
+from blocklora_jax.prompt_words import words_for
+from blocklora_jax.random_prompts import PromptWords
+from blocklora_jax.refit import RefitConfig, random_ids, trigger_prompts
+
+
+class Inputs(NamedTuple):
+    """By layer ("unet/…/to_k") the matrices X^T X [n, n] of its inputs, each with trace 1, so that all count alike.
+
+    grams: one an adapter, on prompts that call its concept. ordinary: on prompts about anything else.
+    """
+
+    grams: Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
+    ordinary: Mapping[str, Float[np.ndarray, "_ _"]]
+
+
+def measure_inputs(
+    sd: StableDiffusion,
+    adapters: Sequence[Adapter],
+    words: PromptWords | None = None,
+    config: RefitConfig | None = None,
+) -> Inputs:
+    """Run the text encoders, and the U-Net where layers read pictures, on `config.prompts` prompts an adapter."""
+    words, config = words or words_for(sd.checkpoint.name), config or RefitConfig()
+    # Whole chunks, so that nothing is compiled for a rest.
+    each = max(config.chunk, config.random_prompts // len(adapters) // config.chunk * config.chunk)
+    layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
+    # All of the U-Net's layers that read text read the same.
+    readers = [layer for layer in layers if layer.startswith("unet/") and reads_text(layer)]
+    seen = frozenset(layers) - frozenset(readers[1:])
+    probe = Probe(sd, seen, _gram, config.steps, config.chunk)
+    own, ordinary = [], []
+    for adapter in adapters:
+        ids = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
+        own.append(_unit(probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, None, config.seed)))
+        ids, longer = random_ids(sd, adapter, words, config, each)
+        ordinary.append(_unit(probe(longer, None, ids, None, config.seed + 1)))
+    mean = {layer: np.mean([found[layer] for found in ordinary], axis=0) for layer in seen}
+    source = {layer: readers[0] if layer in readers else layer for layer in layers}
+    return Inputs(
+        {layer: [found[source[layer]] for found in own] for layer in layers},
+        {layer: mean[source[layer]] for layer in layers},
+    )
+
+
+def _gram(layer: str, x: jax.Array, y: jax.Array, context: object) -> jax.Array:
+    x = x.astype(jnp.float32)
+    return jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _unit(grams: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {layer: gram / max(np.trace(gram), 1e-30) for layer, gram in grams.items()}

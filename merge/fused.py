@@ -1,0 +1,58 @@
+"""`python -m merge fuse`: adapters that share weights become adapters that disturb each other least."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.errors import UserError
+from merge.check import check_adapters
+from merge.fusion import fuse_adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseOptions:
+    """Fit adapters to each other, without pictures and without training, so that their sum keeps every concept.
+
+    Each is written anew, of the same rank, and is to be merged with all the others: `python -m merge OUT/*.safetensors
+    --allow-overlap …`. Blocks are given up: for a merge that can be undone bit for bit, merge the adapters themselves.
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Adapter files, two or more."""
+    out: Path
+    """The folder to write them to, NAME.safetensors each."""
+    model: str = "pocket"
+    """The base model that they were trained on: "pocket", a Diffusers folder, or a hub id."""
+    variant: str | None = None
+    """Read the weights of this variant of the model ("fp16")."""
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    """Weight of silence on ordinary prompts, in units of one concept's."""
+
+
+def fuse_files(args: Sequence[str]) -> int:
+    """Run `fuse`; gives the exit code."""
+    options = tyro.cli(FuseOptions, args=args, prog="python -m merge fuse")
+    if len(options.files) < 2:
+        raise UserError("name two or more adapter files: one alone disturbs nobody")
+    if not 0 <= options.erase_weight < float("inf"):
+        raise UserError(f"--lambda must be at least 0, not {options.erase_weight}")
+    adapters = [Adapter.load(path) for path in options.files]
+    # Before the model is read, which takes longer.
+    check_adapters(adapters, None, allow_overlap=True)
+    paths = [options.out / f"{adapter.name}.safetensors" for adapter in adapters]
+    if taken := {path.resolve() for path in paths} & {path.resolve() for path in options.files}:
+        raise UserError(f"{taken.pop()} is one of the adapters: choose another --out")
+    # Imported late: the model brings Flax.
+    from blocklora_jax.pipeline import StableDiffusion
+
+    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+    for path, adapter in zip(paths, fuse_adapters(sd, adapters, erase_weight=options.erase_weight), strict=True):
+        adapter.save(path)
+        print(f"wrote {path}")
+    print(f"merge them together: python -m merge {options.out}/*.safetensors --allow-overlap …")
+    return 0

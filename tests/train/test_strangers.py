@@ -1,0 +1,115 @@
+"""Strangers: around the nouns, or as trained tokens are; from adapters, folders and files of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from concept_builders import make_config
+
+from blocklora_jax.adapters.lora import Adapter, AdapterInfo
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.diffusion.models import token_table
+from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from train import strangers
+from train.strangers import draw_strangers, foreign_embeddings, load_offsets
+
+
+def test_strangers_are_as_far_from_their_nouns_as_tokens_come():
+    rng = np.random.default_rng(3)
+    table, nouns = jnp.asarray(rng.normal(0, 0.1, (50, 512)), jnp.float32), np.arange(40, dtype=np.int32)
+    found = foreign_embeddings(table, nouns, 2, (1.0, 3.0), jax.random.key(0))
+    far = np.sqrt(np.square(found - table[:40, None]).mean((1, 2))) / float(table.std())
+    # 1024 numbers know their deviation to some percent; forty rows come near both ends.
+    assert 0.94 < far.min() < 1.3 and 2.7 < far.max() < 3.2
+    same = foreign_embeddings(table, nouns[:1], 2, (1.0, 1.0), jax.random.key(0))
+    assert float(jnp.square(same - table[:1, None]).mean() ** 0.5 / table.std()) == pytest.approx(1, rel=0.06)
+
+
+def tokens_only(sd, noun: str, offset: np.ndarray, name: str = "bo") -> Adapter:
+    """An adapter whose token is `offset` [v, d] away from the class noun's embedding."""
+    noun_row = np.asarray(token_table(sd.params))[sd.tokenizer.encode([noun])[0, 1]]
+    info = AdapterInfo(
+        name=name, class_noun=noun, trigger=f"<{name}> {noun}", rank=2, alpha=2.0, base_digest=params_digest(sd.params)
+    )
+    return Adapter(lora={}, tokens={f"<{name}>": (noun_row + offset).astype(np.float32)}, info=info)
+
+
+@pytest.fixture
+def offsets(tiny_sd):
+    width = token_table(tiny_sd.params).shape[1]
+    return np.random.default_rng(1).normal(0.5, 1.0, (3, 2, width)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_sd, offsets):
+    for i, (offset, noun) in enumerate(zip(offsets, ("man", "dog", "man"), strict=True)):
+        tokens_only(tiny_sd, noun, offset).save(tmp_path / "others" / str(i) / "adapter.safetensors")
+    return tmp_path / "others"
+
+
+def test_offsets_are_what_training_added_to_the_noun(tiny_sd, folder, offsets):
+    found = load_offsets(make_config(strangers=(str(folder),)), tiny_sd)
+    np.testing.assert_allclose(found["text_encoder"], offsets, atol=1e-5)
+    one = load_offsets(make_config(strangers=(str(folder / "1" / "adapter.safetensors"),)), tiny_sd)
+    np.testing.assert_allclose(one["text_encoder"], offsets[1:2], atol=1e-5)
+
+
+def test_a_file_of_strangers_holds_the_same(tiny_sd, folder, offsets, tmp_path, monkeypatch):
+    out = tmp_path / "strangers.safetensors"
+    monkeypatch.setattr(strangers.StableDiffusion, "from_pretrained", lambda name: tiny_sd)
+    monkeypatch.setattr("sys.argv", ["strangers", str(folder), "--out", str(out)])
+    strangers.main()
+    found = load_offsets(make_config(strangers=(str(out),)), tiny_sd)
+    np.testing.assert_allclose(found["text_encoder"], offsets, atol=2e-3)  # fp16
+
+
+def test_most_strangers_have_the_mean_and_the_covariance_of_known_tokens(tiny_sd, folder, offsets):
+    nouns = np.zeros(4000, np.int32)
+    config = make_config(strangers=(str(folder),), token_spread=0.01, foreign_spread=1.0)
+    drawn = draw_strangers(config, tiny_sd, nouns)["text_encoder"] - np.asarray(token_table(tiny_sd.params))[0]
+    # What does not resemble them lies within .01 deviations of the noun.
+    alike = drawn[np.abs(drawn).max((1, 2)) > 0.3].reshape(-1, offsets[0].size)
+    assert len(alike) / len(drawn) == pytest.approx(strangers.RESEMBLING, abs=0.04)
+    flat = offsets.reshape(3, -1)
+    # Four deviations of 2,800 draws.
+    np.testing.assert_allclose(alike.mean(0), flat.mean(0), atol=4 * flat.std(0, ddof=1).max() / 2800**0.5)
+    apart = strangers.APART**2 * float(np.var(token_table(tiny_sd.params))) * np.eye(flat.shape[1])
+    expected = np.cov(flat.T) + apart
+    assert np.abs(np.cov(alike.T) - expected).max() < 0.15 * np.abs(expected).max()
+
+
+def test_nobody_is_known_unless_somebody_is_named(tiny_sd):
+    assert load_offsets(make_config(), tiny_sd) == {}
+    assert load_offsets(make_config(strangers=()), tiny_sd) == {}
+
+
+def test_what_cannot_be_resembled_is_refused(tiny_sd, folder, tmp_path, offsets):
+    def message(path) -> str:
+        with pytest.raises(UserError) as caught:
+            load_offsets(make_config(strangers=(str(path),)), tiny_sd)
+        return str(caught.value)
+
+    assert "no file or folder" in message(tmp_path / "missing.safetensors")
+    (tmp_path / "empty").mkdir()
+    assert "without any adapter.safetensors" in message(tmp_path / "empty")
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    assert "not a complete safetensors file" in message(tmp_path / "torn.safetensors")
+    other = tokens_only(tiny_sd, "man", offsets[0])
+    replace(other, info=replace(other.info, base_digest="other")).save(tmp_path / "other.safetensors")
+    assert "another base" in message(tmp_path / "other.safetensors")
+    replace(other, tokens={}).save(tmp_path / "none.safetensors")
+    assert "no token" in message(tmp_path / "none.safetensors")
+
+
+def test_the_pocket_model_comes_with_some():
+    pocket = StableDiffusion.from_pretrained("pocket")
+    found = load_offsets(make_config(), pocket)["text_encoder"]
+    # Trained tokens are farther from their nouns than they started, at a distance of one deviation.
+    distance = np.sqrt(np.square(found).mean((1, 2))) / float(np.std(token_table(pocket.params)))
+    assert len(found) == 16 and distance.min() > 1.2
+    assert load_offsets(make_config(strangers=()), pocket) == {}

@@ -1,0 +1,191 @@
+"""Strangers: what other people's tokens could be, for an adapter to be silent about. `python -m train.strangers`.
+
+Nobody has other people's tokens, but what training does to tokens on a base can be seen on a few concepts that are not to be
+merged: `--strangers` names their adapters, and most strangers are drawn to resemble their tokens. As a file:
+
+    python -m train.strangers ADAPTER_OR_FOLDER ... --out strangers.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from blocklora_jax.adapters.concept_tokens import tokens_of
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.command import run
+from blocklora_jax.diffusion.models import token_table
+from blocklora_jax.errors import UserError
+from blocklora_jax.files import write_atomic
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.references import STRANGERS
+from blocklora_jax.random_prompts import last_token_ids
+from train.config import ConceptConfig
+
+# Of the strangers, where trained tokens to resemble are known; the rest are drawn as if none were.
+RESEMBLING = 0.7
+# How far a resembling one is from all that is known, in deviations of the token table.
+APART = 0.5
+_KEY = "blocklora_strangers"
+
+# [concepts, vectors, d]
+Offsets = Float[np.ndarray, "_ _ _"]
+
+
+def draw_strangers(
+    config: ConceptConfig, sd: StableDiffusion, nouns: Int[np.ndarray, " p"]
+) -> dict[str, Float[np.ndarray, "p v d"]]:
+    """By text encoder, embeddings of a stranger's token for each of p prompts, around their nouns; fp32.
+
+    A function of the seed. Raises: UserError for files of `config.strangers` that cannot be used.
+    """
+    spread = config.token_spread, config.token_spread * config.foreign_spread
+    known, drawn = load_offsets(config, sd), {}
+    for part in sd.models.text_encoders:
+        key, table = tower_key(jax.random.key(config.seed + 1), part), token_table(sd.params, part)
+        found = foreign_embeddings(table, nouns, config.token_vectors, spread, key)
+        if part in known:
+            found = _resembling(found, table, nouns, known[part], key)
+        drawn[part] = np.asarray(found)
+    return drawn
+
+
+def tower_key(key: PRNGKeyArray, component: str) -> PRNGKeyArray:
+    """Each text encoder's embeddings are drawn from a key of their own."""
+    return jax.random.fold_in(key, 3) if component == "text_encoder_2" else key
+
+
+def foreign_embeddings(
+    table: Float[Array, "n d"],
+    nouns: Int[np.ndarray, " p"],
+    vectors: int,
+    spread: tuple[float, float],
+    key: PRNGKeyArray,
+) -> Float[Array, "p v d"]:
+    """Embeddings of tokens that other people's concepts could have: around the noun's, each row as far off as it happens.
+
+    spread: from where to where, in deviations of the table: from where new tokens start to where training takes them.
+    """
+
+    def draw(noun: Array, row: Array) -> Array:
+        far_key, row_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 2), row))
+        deviation = table.std() * jax.random.uniform(far_key, minval=spread[0], maxval=spread[1])
+        return table[noun][None] + deviation * jax.random.normal(row_key, (vectors, table.shape[1]))
+
+    return jax.vmap(draw)(jnp.asarray(nouns), jnp.arange(len(nouns)))
+
+
+def _resembling(
+    drawn: Float[Array, "p v d"],
+    table: Float[Array, "n d"],
+    nouns: Int[np.ndarray, " p"],
+    known: Offsets,
+    key: PRNGKeyArray,
+) -> Float[Array, "p v d"]:
+    """`drawn`, most of whose rows are replaced by draws from a Gaussian with the mean and covariance of `known`."""
+    rows, vectors, width = drawn.shape
+    chosen_key, mix_key, noise_key = jax.random.split(jax.random.fold_in(key, 4), 3)
+    offsets = jnp.asarray(known)[:, jnp.arange(vectors) % known.shape[1]]
+    mean = offsets.mean(0, keepdims=True)
+    mix = jax.random.normal(mix_key, (rows, len(known))) / max(len(known) - 1, 1) ** 0.5
+    apart = APART * table.std() * jax.random.normal(noise_key, (rows, vectors, width))
+    alike = table[jnp.asarray(nouns)][:, None] + mean + jnp.einsum("pk,kvd->pvd", mix, offsets - mean) + apart
+    return jnp.where(jax.random.uniform(chosen_key, (rows, 1, 1)) < RESEMBLING, alike, drawn)
+
+
+def load_offsets(config: ConceptConfig, sd: StableDiffusion) -> dict[str, Offsets]:
+    """By text encoder, what training added to the class nouns' embeddings; empty if no tokens are known."""
+    if config.strangers is None:
+        return _read(STRANGERS, sd) if sd.checkpoint.name == "pocket" and STRANGERS.is_file() else {}
+    found = [_read(Path(path), sd) for path in config.strangers]
+    return _joined(found, sd)
+
+
+def _joined(found: Sequence[dict[str, Offsets]], sd: StableDiffusion) -> dict[str, Offsets]:
+    """All of them; those of fewer vectors have theirs repeated."""
+    if not found:
+        return {}
+    most = max(offsets.shape[1] for each in found for offsets in each.values())
+    repeated = [{part: offsets[:, np.arange(most) % offsets.shape[1]] for part, offsets in e.items()} for e in found]
+    return {part: np.concatenate([each[part] for each in repeated]) for part in sd.models.text_encoders}
+
+
+def _read(path: Path, sd: StableDiffusion) -> dict[str, Offsets]:
+    """The offsets of a strangers' file, an adapter, or all adapters in a folder."""
+    if path.is_dir():
+        files = sorted(path.rglob("adapter.safetensors"))
+        if not files:
+            raise UserError(f"--strangers {path} is a folder without any adapter.safetensors")
+        return _joined([_of_adapter(file, sd) for file in files], sd)
+    header = _metadata(path).get(_KEY)
+    if header is None:
+        return _of_adapter(path, sd)
+    if json.loads(header)["base_digest"] != params_digest(sd.params):
+        raise UserError(f"--strangers {path} is of another base than {sd.checkpoint.name}")
+    with safe_open(path, framework="numpy") as file:
+        return {part: np.asarray(file.get_tensor(part), np.float32) for part in sd.models.text_encoders}
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise UserError(f"--strangers: there is no file or folder {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a complete safetensors file ({error}); copy or download it again") from error
+
+
+def _of_adapter(path: Path, sd: StableDiffusion) -> dict[str, Offsets]:
+    adapter, found = Adapter.load(path), {}
+    if adapter.info.base_digest != params_digest(sd.params):
+        raise UserError(f"--strangers {path} was trained on another base than {sd.checkpoint.name}")
+    if not adapter.tokens:
+        raise UserError(f"--strangers {path} has no token to resemble: leave it out")
+    noun = last_token_ids(sd.tokenizer, [adapter.info.class_noun])[0]
+    for part in sd.models.text_encoders:
+        vectors = np.concatenate(list(tokens_of(adapter, part).values()))
+        found[part] = vectors[None] - np.asarray(token_table(sd.params, part), np.float32)[noun]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrangersOptions:
+    """Gather the tokens of adapters in one file for `--strangers`; pictures and weights stay where they are."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Adapters, or folders of them, all trained on one base."""
+    out: Path
+    """The file to write."""
+    model: str = "pocket"
+    """Their base: "pocket", a Diffusers folder, a single file, or a hub id."""
+
+
+def main() -> None:
+    """The command line."""
+    options = tyro.cli(StrangersOptions, description=__doc__, prog="python -m train.strangers")
+    if not options.files:
+        raise UserError("name at least one adapter file, or a folder of them")
+    sd = StableDiffusion.from_pretrained(options.model)
+    found = _joined([_read(path, sd) for path in options.files], sd)
+    # safetensors writes wrong data for arrays that are not contiguous.
+    tensors = {part: np.ascontiguousarray(offsets, np.float16) for part, offsets in found.items()}
+    header = json.dumps({"base_digest": params_digest(sd.params)})
+    write_atomic(options.out, save(tensors, metadata={_KEY: header}))
+    print(f"wrote {options.out}: tokens of {len(next(iter(found.values())))} concepts")
+
+
+if __name__ == "__main__":
+    run(main)
