@@ -198,11 +198,18 @@ def _token_problems(adapters: Sequence[Adapter]) -> list[str]:
 
 
 def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
-    return [
-        f"{_collision(one, other, adapters)}, or sum them all the same with allow_overlap=True (--allow-overlap)"
-        for one, other in combinations(adapters, 2)
-        if shared_layers(one, other)
-    ]
+    pairs = [(one, other) for one, other in combinations(adapters, 2) if shared_layers(one, other)]
+    if not pairs:
+        return []
+    # Fifteen adapters without blocks have 105 pairs.
+    told = [_collision(one, other, adapters) for one, other in pairs[:3]]
+    if len(pairs) > len(told):
+        told.append(f"so do {len(pairs) - len(told)} other pairs")
+    told[-1] += (
+        "; or fit them to each other (merge.fuse_adapters, python -m merge fuse) and sum them with allow_overlap=True "
+        "(--allow-overlap)"
+    )
+    return told
 
 
 def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:

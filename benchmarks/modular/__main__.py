@@ -44,9 +44,9 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
-SHOWN = ("wide", "blocklora", "orthogonal", "sum", "average", "fusion")
+SHOWN = ("wide_fused", "wide", "blocklora", "orthogonal", "sum", "fusion")
 # A check of a few minutes: every recipe but one, every sort of merge.
-QUICK = ("wide", "blocklora", "orthogonal", "preservation", "sum", "ties", "fusion")
+QUICK = ("wide", "wide_fused", "blocklora", "orthogonal", "preservation", "sum", "ties")
 
 
 @dataclass(frozen=True, kw_only=True)
