@@ -121,7 +121,10 @@ def open_family(family: str, python: str) -> tuple[list[dict[str, Any]], dict[st
         (folder / "jobs.json").write_text(json.dumps(jobs))
         command = [python, str(Path(__file__).with_name("opens_child.py")), str(folder / "jobs.json")]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        except OSError as error:
+            raise SystemExit(f"--python {python} cannot be run: {error.strerror}") from error
         if done.returncode:
             raise SystemExit(f"{python} failed on {family}:\n{done.stderr[-3000:]}")
         rows = [{"family": family, "what": job["name"], **errors(job, base, merged)} for job in jobs]
