@@ -100,13 +100,14 @@ def refocus(
             total = total + erase_weight * np.asarray(ordinary[layers[0]], np.float64)
         # Never quite zero: a layer that got no inputs at all is to stay as it is.
         total = total + max(ridge * np.trace(total) / len(total), 1e-30) * np.eye(len(total))
-        parts = [(k, layer) for k in range(len(adapters)) for layer in layers if _pair(adapters[k], layer) is not None]
-        sides = [exact[k] @ np.asarray(_pair(adapters[k], layer)[0], np.float64) for k, layer in parts]
+        found = [(k, layer, _pair(adapter, layer)) for k, adapter in enumerate(adapters) for layer in layers]
+        parts = [(k, layer, pair) for k, layer, pair in found if pair is not None]
+        sides = [exact[k] @ np.asarray(pair.lora_A, np.float64) for k, _, pair in parts]
         solved = np.linalg.solve(total, np.concatenate(sides, axis=1)).astype(np.float32)
         edges = np.cumsum([side.shape[1] for side in sides])[:-1]
-        for (k, layer), down in zip(parts, np.split(solved, edges, axis=1), strict=True):
+        for (k, layer, pair), down in zip(parts, np.split(solved, edges, axis=1), strict=True):
             component, _, path = layer.partition("/")
-            lora[k][component][path] = LoRAPair(down, np.asarray(_pair(adapters[k], layer)[1]))
+            lora[k][component][path] = LoRAPair(down, np.asarray(pair.lora_B))
     names = [adapter.name for adapter in adapters]
     return [
         replace(adapter, lora=tree, info=_info(adapter, names)) for adapter, tree in zip(adapters, lora, strict=True)
