@@ -20,6 +20,7 @@ from blocklora_jax.random_prompts import RandomPrompts, last_token_ids, make_ran
 from train.batch import Batch
 from train.config import ConceptConfig
 from train.images import Picture, crop_square, image_array, mask_array, read_pictures
+from train.strangers import draw_strangers
 from train.words import captions_for, class_caption, prompt_words
 
 _VIEWS_OF_CROPS = 8  # Random crops of each picture, encoded beforehand.
@@ -39,7 +40,7 @@ class ConceptData(NamedTuple):
     ids: Int[np.ndarray, "n *e t"]
     random_latents: Float[np.ndarray, "o h w c"]
     prompts: RandomPrompts
-    strangers: Mapping[str, Float[np.ndarray, "p v d"]] | None = None
+    strangers: Mapping[str, Float[np.ndarray, "p v d"]]
     text: TextOutput | None = None
     random_text: TextOutput | None = None
 
@@ -73,7 +74,7 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData
             (config.token, config.token_vectors),
             config.seed,
         )
-    return ConceptData(latents, weights, ids, random_latents, prompts)
+    return ConceptData(latents, weights, ids, random_latents, prompts, draw_strangers(config, sd, prompts.nouns))
 
 
 def _class_prompts(config: ConceptConfig, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:

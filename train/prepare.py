@@ -34,7 +34,7 @@ from train.batch import Batch
 from train.config import ConceptConfig
 from train.data import ConceptData, load_concept_data, make_batches
 from train.state import Trainable
-from train.strangers import draw_strangers, foreign_embeddings, tower_key
+from train.strangers import foreign_embeddings, tower_key
 from train.text import own_foreign_ids, with_table
 
 
@@ -60,7 +60,6 @@ class Concept(NamedTuple):
 def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
     """Read the pictures and draw the first parameters. Raises: UserError for pictures or settings that cannot be used."""
     data = load_concept_data(config, sd)
-    data = data._replace(strangers=draw_strangers(config, sd, data.prompts.nouns))
     info, masks, trainable = init_concept(config, sd)
     return Concept(config, info, masks, trainable, make_batches(config, cache_states(config, sd, data, trainable)))
 
@@ -122,7 +121,6 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
     """`data` with its text encoded once: that of the random prompts unless a text encoder trains, the captions' if no tokens do."""
     if sd.models.text_encoders.keys() & trainable.lora.keys():
         return data
-    assert data.strangers is not None
     prompts, vectors, params, random_ids = data.prompts, config.token_vectors, dict(sd.params), []
     for part in sd.models.text_encoders:
         table = token_table(sd.params, part)

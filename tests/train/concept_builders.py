@@ -81,6 +81,7 @@ def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
     ids = rng.integers(0, ROWS, (rows + random_rows, 6)).astype(np.int32)
     ids[:rows, 2:4] = [ROWS, ROWS + 1]
     ids[rows::2, 1:3] = [ROWS + VECTORS, ROWS + VECTORS + 1]
+    strangers = random_rows, VECTORS, TEXT_WIDTH
     return Batch(
         latents=jnp.asarray(rng.standard_normal((rows, 8, 8, 4), np.float32)),
         weights=jnp.asarray(rng.uniform(0.1, 1, (rows, 8, 8, 1)).astype(np.float32)),
@@ -90,7 +91,6 @@ def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
         random_row=jnp.arange(rows, rows + random_rows, dtype=jnp.int32),
         ids=jnp.asarray(ids[:rows]),
         random_ids=jnp.asarray(ids[rows:]),
-        random_tokens={
-            "text_encoder": jnp.asarray(rng.standard_normal((random_rows, VECTORS, TEXT_WIDTH), np.float32))
-        },
+        # As large as the tiny table's entries.
+        random_tokens={"text_encoder": jnp.asarray(rng.normal(0, 0.1, strangers), jnp.float32)},
     )

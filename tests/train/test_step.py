@@ -216,13 +216,7 @@ def test_ids_of_strangers_reach_their_own_rows():
 
 @pytest.mark.parametrize("rate", [0.0, 1e-3])
 def test_cached_states_give_the_losses_of_encoding_in_the_step(tiny_sd, tmp_path, rate):
-    # No strangers: their embeddings are drawn anew each step, or once where states are cached.
-    config = make_config(
-        images=write_pictures(tmp_path),
-        token_learning_rate=rate,
-        random_shares=RandomPromptShares(foreign=0.0),
-        alpha=3.0,
-    )
+    config = make_config(images=write_pictures(tmp_path), token_learning_rate=rate, alpha=3.0)
     data = load_concept_data(config, tiny_sd)
     trainable, masks = make_trainable(config, levels=2)
     cached = cache_states(config, tiny_sd, data, trainable)
@@ -254,7 +248,10 @@ def test_cached_prompts_meet_different_strangers(tiny_sd, tmp_path):
     )
     data = load_concept_data(config, tiny_sd)
     assert len(set(data.prompts.texts)) == 1
-    few = data._replace(prompts=data.prompts._replace(ids=data.prompts.ids[:4], nouns=data.prompts.nouns[:4]))
+    few = data._replace(
+        prompts=data.prompts._replace(ids=data.prompts.ids[:4], nouns=data.prompts.nouns[:4]),
+        strangers={part: rows[:4] for part, rows in data.strangers.items()},
+    )
     states = cache_states(config, tiny_sd, few, make_trainable(config, levels=2)[0]).random_text.states
     assert len({row.tobytes() for row in states}) == 4
 
