@@ -17,7 +17,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.prompt_words import words_for
 from blocklora_jax.random_prompts import PromptWords
-from blocklora_jax.refit import RefitConfig, random_ids, trigger_prompts
+from blocklora_jax.refit import RefitConfig, check_trigger, random_ids, trigger_prompts
 
 
 class Inputs(NamedTuple):
@@ -36,8 +36,13 @@ def measure_inputs(
     words: PromptWords | None = None,
     config: RefitConfig | None = None,
 ) -> Inputs:
-    """Run the text encoders, and the U-Net where layers read pictures, on `config.prompts` prompts an adapter."""
+    """Run the text encoders, and the U-Net where layers read pictures, on `config.prompts` prompts an adapter.
+
+    Raises: UserError for an adapter without a trigger of its own.
+    """
     words, config = words or words_for(sd.checkpoint.name), config or RefitConfig()
+    for adapter in adapters:
+        check_trigger(adapter, words)
     # Whole chunks, so that nothing is compiled for a rest.
     each = max(config.chunk, config.random_prompts // len(adapters) // config.chunk * config.chunk)
     layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})

@@ -121,7 +121,7 @@ def refit(
         adapter.info, partition=partition, slots=partition.check_slots(tuple(slots)), rank=config.rank,
         alpha=float(config.rank), training=json.dumps({"refit": config.__dict__, "of": json.loads(adapter.info.training)}),
     )  # fmt: skip
-    _check_trigger(adapter, words)
+    check_trigger(adapter, words)
     _check_linear(sd.params, adapter)
     layers = frozenset(f"{c}/{path}" for c, group in adapter.lora.items() for path in group)
     context = {layer: _context(adapter, info, layer) for layer in layers}
@@ -162,7 +162,8 @@ def _check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
         )
 
 
-def _check_trigger(adapter: Adapter, words: PromptWords) -> None:
+def check_trigger(adapter: Adapter, words: PromptWords) -> None:
+    """Raises: UserError if nothing, or nothing but a word of random prompts, calls the adapter's concept."""
     trigger = adapter.info.trigger.strip()
     if not trigger or trigger in (adapter.info.class_noun, *words.subjects):
         raise UserError(

@@ -1,7 +1,7 @@
 """`python -m merge fuse`: adapters that share weights become adapters that disturb each other least."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +30,8 @@ class FuseOptions:
     """The base model that they were trained on: "pocket", a Diffusers folder, or a hub id."""
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
+    trigger: tuple[str, ...] = ()
+    """The words that call each concept and nothing else ("sks dog"), one for each file; what the files say if not given."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of silence on ordinary prompts, in units of one concept's."""
 
@@ -41,7 +43,14 @@ def fuse_files(args: Sequence[str]) -> int:
         raise UserError("name two or more adapter files: one alone disturbs nobody")
     if not 0 <= options.erase_weight < float("inf"):
         raise UserError(f"--lambda must be at least 0, not {options.erase_weight}")
+    if len(options.trigger) not in (0, len(options.files)):
+        raise UserError(
+            f"{len(options.trigger)} of --trigger for {len(options.files)} files: give one for each, or none"
+        )
     adapters = [Adapter.load(path) for path in options.files]
+    if options.trigger:
+        called = zip(adapters, options.trigger, strict=True)
+        adapters = [replace(a, info=replace(a.info, trigger=words)) for a, words in called]
     # Before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)
     paths = [options.out / f"{adapter.name}.safetensors" for adapter in adapters]

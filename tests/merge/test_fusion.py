@@ -137,7 +137,19 @@ def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path
         ([files[0]], "two or more"),
         ([*files, "--lambda", "-1"], "--lambda must be at least 0"),
         ([files[0], files[0]], "<ada>"),
+        ([*files, "--trigger", "sks dog"], "1 of --trigger for 2 files"),
         (files, "choose another --out"),
     ):
         with pytest.raises(UserError, match=message):
             main(["fuse", *args, "--out", str(tmp_path)])
+
+
+def test_a_concept_that_nothing_calls_is_refused(tiny_sd, trained, tmp_path, monkeypatch):
+    for adapter in trained:
+        adapter.save(tmp_path / f"{adapter.name}.safetensors")
+    files = [str(tmp_path / f"{adapter.name}.safetensors") for adapter in trained]
+    monkeypatch.setattr("blocklora_jax.pipeline.StableDiffusion.from_pretrained", lambda *a, **k: tiny_sd)
+    monkeypatch.setattr("blocklora_jax.layer_inputs.words_for", lambda name: WORDS)
+    with pytest.raises(UserError, match="'ada' is called by 'dog', which random prompts have too"):
+        main(["fuse", *files, "--out", str(tmp_path / "fused"), "--trigger", "dog", "<rex> man"])
+    assert not (tmp_path / "fused").exists()
