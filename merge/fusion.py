@@ -39,7 +39,7 @@ def fuse(
     Source: Mix-of-Show (arXiv 2305.18292), gradient fusion; there by L-BFGS, here in closed form.
     """
     check_merge(params, adapters, None, allow_overlap=True, check_base=check_base)
-    return compose(params, refocus(adapters, grams, ridge=ridge), allow_overlap=True, check_base=check_base)
+    return compose(params, refocus(adapters, grams, ridge=ridge), allow_overlap=True, check_base=False)
 
 
 def fuse_adapters(

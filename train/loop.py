@@ -60,8 +60,8 @@ def run_loop(
             raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --out")
         first, state = checkpoints.restore(state)
     log = MetricsLog(run_dir, first, config.tensorboard)
-    hidden = not is_first_host()
-    bar = tqdm(total=config.steps, initial=first, desc=label, unit="step", dynamic_ncols=True, mininterval=1.0, disable=hidden)  # fmt: skip
+    shown = {"unit": "step", "dynamic_ncols": True, "mininterval": 1.0, "disable": not is_first_host()}
+    bar = tqdm(total=config.steps, initial=first, desc=label, **shown)
     began, since = time.perf_counter(), first
     # The bar and the log end before an error is printed, whatever it is.
     with _CatchSignals() as caught, closing(log), bar:

@@ -108,31 +108,38 @@ def _resembling(
 def load_offsets(config: ConceptConfig, sd: StableDiffusion) -> dict[str, Offsets]:
     """By text encoder, what training added to the class nouns' embeddings; empty if no tokens are known."""
     if config.strangers is None:
-        return _read(STRANGERS, sd) if sd.checkpoint.name == "pocket" and STRANGERS.is_file() else {}
-    found = [_read(Path(path), sd) for path in config.strangers]
-    return _joined(found, sd)
+        paths = [STRANGERS] if sd.checkpoint.name == "pocket" and STRANGERS.is_file() else []
+    else:
+        paths = [Path(path) for path in config.strangers]
+    return _read_all(paths, sd)
 
 
-def _joined(found: Sequence[dict[str, Offsets]], sd: StableDiffusion) -> dict[str, Offsets]:
-    """All of them; those of fewer vectors have theirs repeated."""
-    if not found:
+def _read_all(paths: Sequence[Path], sd: StableDiffusion) -> dict[str, Offsets]:
+    """The offsets of strangers' files, adapters, and all adapters in folders; those of fewer vectors have theirs repeated."""
+    if not paths:
         return {}
+    digest = params_digest(sd.params)
+    found = [_read(file, sd, digest) for path in paths for file in _files(path)]
     most = max(offsets.shape[1] for each in found for offsets in each.values())
     repeated = [{part: offsets[:, np.arange(most) % offsets.shape[1]] for part, offsets in e.items()} for e in found]
     return {part: np.concatenate([each[part] for each in repeated]) for part in sd.models.text_encoders}
 
 
-def _read(path: Path, sd: StableDiffusion) -> dict[str, Offsets]:
-    """The offsets of a strangers' file, an adapter, or all adapters in a folder."""
-    if path.is_dir():
-        files = sorted(path.rglob("adapter.safetensors"))
-        if not files:
-            raise UserError(f"--strangers {path} is a folder without any adapter.safetensors")
-        return _joined([_of_adapter(file, sd) for file in files], sd)
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.rglob("adapter.safetensors"))
+    if not files:
+        raise UserError(f"--strangers {path} is a folder without any adapter.safetensors")
+    return files
+
+
+def _read(path: Path, sd: StableDiffusion, digest: str) -> dict[str, Offsets]:
+    """The offsets of a strangers' file or an adapter. digest: of the base."""
     header = _metadata(path).get(_KEY)
     if header is None:
-        return _of_adapter(path, sd)
-    if json.loads(header)["base_digest"] != params_digest(sd.params):
+        return _of_adapter(path, sd, digest)
+    if json.loads(header)["base_digest"] != digest:
         raise UserError(f"--strangers {path} is of another base than {sd.checkpoint.name}")
     with safe_open(path, framework="numpy") as file:
         return {part: np.asarray(file.get_tensor(part), np.float32) for part in sd.models.text_encoders}
@@ -148,16 +155,16 @@ def _metadata(path: Path) -> dict[str, str]:
         raise UserError(f"{path} is not a complete safetensors file ({error}); copy or download it again") from error
 
 
-def _of_adapter(path: Path, sd: StableDiffusion) -> dict[str, Offsets]:
+def _of_adapter(path: Path, sd: StableDiffusion, digest: str) -> dict[str, Offsets]:
     adapter, found = Adapter.load(path), {}
-    if adapter.info.base_digest != params_digest(sd.params):
+    if adapter.info.base_digest != digest:
         raise UserError(f"--strangers {path} was trained on another base than {sd.checkpoint.name}")
     if not adapter.tokens:
         raise UserError(f"--strangers {path} has no token to resemble: leave it out")
     noun = last_token_ids(sd.tokenizer, [adapter.info.class_noun])[0]
     for part in sd.models.text_encoders:
         vectors = np.concatenate(list(tokens_of(adapter, part).values()))
-        found[part] = vectors[None] - np.asarray(token_table(sd.params, part), np.float32)[noun]
+        found[part] = vectors[None] - np.asarray(token_table(sd.params, part)[noun], np.float32)
     return found
 
 
@@ -179,7 +186,7 @@ def main() -> None:
     if not options.files:
         raise UserError("name at least one adapter file, or a folder of them")
     sd = StableDiffusion.from_pretrained(options.model)
-    found = _joined([_read(path, sd) for path in options.files], sd)
+    found = _read_all(options.files, sd)
     # safetensors writes wrong data for arrays that are not contiguous.
     tensors = {part: np.ascontiguousarray(offsets, np.float16) for part, offsets in found.items()}
     header = json.dumps({"base_digest": params_digest(sd.params)})

@@ -28,7 +28,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for name in dict.fromkeys(row["method"] for row in rows if row["n"]):
         points = sorted((row["n"], *row["identity_retention"]) for row in rows if row["method"] == name and row["n"])
         n, kept, low, high = map(np.array, zip(*points, strict=True))
-        width = 3 if name == "wide_fused" else 1.3
+        width = 3 if name == "wide" else 1.3
         (line,) = axes.plot(n, kept, marker="o", markersize=3, label=METHODS[name].label, linewidth=width)
         axes.fill_between(n, low, high, alpha=0.08, color=line.get_color())
     axes.set(xlabel="concepts merged", ylabel="identity kept (merged / alone)", ylim=(0, None))

@@ -102,6 +102,7 @@ def test_fused_adapters_disturb_each_other_less(tiny_sd, trained):
     before = measure_crosstalk(tiny_sd, trained)[ALL].others
     fused = merge.fuse_adapters(tiny_sd, trained, words=WORDS)
     after = measure_crosstalk(tiny_sd, fused)[ALL].others
+    # Not to nothing: prompts of two concepts have most words in common.
     assert (after < 0.7 * before).all(), (before, after)
     params = merge.compose(tiny_sd.params, fused, allow_overlap=True)
     images = tiny_sd.generate(["a photo of <ada> man"], params=params, adapters=fused, steps=1, seed=0)

@@ -80,6 +80,7 @@ def test_most_strangers_have_the_mean_and_the_covariance_of_known_tokens(tiny_sd
     np.testing.assert_allclose(alike.mean(0), flat.mean(0), atol=4 * flat.std(0, ddof=1).max() / 2800**0.5)
     apart = strangers.APART**2 * float(np.var(token_table(tiny_sd.params))) * np.eye(flat.shape[1])
     expected = np.cov(flat.T) + apart
+    # Five deviations of an entry, the largest of some thousand: sqrt(2 / 2,800) of the largest variance each.
     assert np.abs(np.cov(alike.T) - expected).max() < 0.15 * np.abs(expected).max()
 
 
