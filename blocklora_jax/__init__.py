@@ -5,12 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["Adapter", "StableDiffusion", "UserError"]
+__all__ = ["Adapter", "Region", "StableDiffusion", "UserError", "side_by_side"]
 
 _HOMES = {
     "Adapter": "blocklora_jax.adapters.lora",
+    "Region": "blocklora_jax.diffusion.regions",
     "StableDiffusion": "blocklora_jax.pipeline",
     "UserError": "blocklora_jax.errors",
+    "side_by_side": "blocklora_jax.diffusion.regions",
 }
 
 

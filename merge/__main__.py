@@ -116,6 +116,7 @@ def _record(checkpoint, adapters: Sequence[Adapter], options: MergeOptions) -> M
 
 
 def _write_pictures(sd, params: Params, adapters: Sequence[Adapter], options: MergeOptions) -> None:
+    from blocklora_jax.diffusion.regions import side_by_side
     from blocklora_jax.grid import picture_grid, png_bytes
 
     images = sd.generate(
@@ -128,6 +129,7 @@ def _write_pictures(sd, params: Params, adapters: Sequence[Adapter], options: Me
         steps=options.steps,
         guidance_scale=options.guidance_scale,
         sampler=options.sampler,
+        regions=[side_by_side(prompt, adapters) for prompt in options.prompt] if options.side_by_side else None,
     )
     # Small models' pictures are enlarged, so that they can be looked at.
     grid = picture_grid(images, options.prompt, scale=max(1, 256 // images.shape[1]))

@@ -24,6 +24,9 @@ class MergeOptions:
     """How strongly each concept joins, one number for each file; 1 for all if not given."""
     prompt: tuple[str, ...] = ()
     """Prompts to make pictures of; concepts are called by their tokens, as in "a photo of <ada> woman on a beach"."""
+    side_by_side: bool = False
+    """Where a prompt calls several people or objects, each gets a strip of the picture, from left to right, in which its own
+    token alone is read: they stay apart."""
     out: Path = Path("pictures.png")
     """Where the pictures go: one PNG, a line of text under each."""
     save: Path | None = None

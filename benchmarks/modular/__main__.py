@@ -124,7 +124,7 @@ def measure(
     artist = Artist(sd, adapters[next(iter(recipes))], seed, options.sampler_steps, options.size)
     measures = world.measures(sd, concepts, seed)
     bench = Bench(concepts, artist, measures, folder / "results", options.prompts, tasks=world.tasks)
-    results.base.append(bench.cached("base", bench.base))
+    results.base.append(bench.cached("base", bench.base) | bench.cached("drawn-pairs", bench.drawn_pairs))
     for recipe, group in adapters.items():
         say(f"seed {seed}: {recipe}: alone")
         results.alone[recipe].append(bench.cached(f"{recipe}-alone", lambda group=group: bench.alone(group)))
@@ -142,7 +142,10 @@ def measure_merged(bench: Bench, name: str, n: int, method: Method, group: list[
     weight = method.weights[0]
     if len(method.weights) > 1:
         weight = bench.cached(f"{name}-{n}-search", lambda: bench.search_strength(method, group))["weight"]
-    return bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, weight))
+    result = bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, weight))
+    if n == len(bench.concepts):
+        result |= bench.cached(f"{name}-{n}-apart", lambda: bench.apart(method, group, weight))
+    return result
 
 
 def draw(
@@ -157,10 +160,14 @@ def draw(
     first = METHODS[shown[0]].recipe
     alone = bench.pictures(f"{first}-alone")
     figures.draw_grid(bench.concepts[:8], alone, drawn, options.out / "grid.png", world.reference)
-    for task, pairs in (("pairs", world.tasks.pair_prompts), ("stylised", world.tasks.stylised_prompts)):
-        prompts = [p.text for p in pairs(bench.concepts, bench.pairs)]
-        if prompts:
-            figures.draw_together(drawn, prompts[:8], task, options.out / f"{task}.png")
+    pairs = [p.text for p in world.tasks.pair_prompts(bench.concepts, bench.pairs)][:8]
+    stylised = [p.text for p in world.tasks.stylised_prompts(bench.concepts, bench.pairs)][:8]
+    if pairs:
+        apart = {METHODS[n].label: bench.pictures(f"{n}-{count}-apart") for n in shown}
+        figures.draw_together(drawn, pairs, "pairs", options.out / "pairs.png")
+        figures.draw_together(apart, pairs, "pairs", options.out / "apart.png")
+    if stylised:
+        figures.draw_together(drawn, stylised, "stylised", options.out / "stylised.png")
 
 
 def say(words: str) -> None:

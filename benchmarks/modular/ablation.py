@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks.modular.__main__ import say
-from benchmarks.modular.concepts import draw_concepts
+from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
 from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measure import Measures
 from benchmarks.modular.methods import METHODS
@@ -91,7 +91,7 @@ class Options:
     concepts: int = 4
     steps: int = 300
     batch: int = 6
-    seed: int = 1000
+    seed: int = HELD_OUT_SEED
     prompts: int = 8
     sampler_steps: int = 15
 

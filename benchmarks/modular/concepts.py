@@ -16,6 +16,8 @@ ORDER = (
     "object", "scene", "person", "animal", "style", "person", "scene",
 )  # fmt: skip
 REFERENCES = 6
+# Of concepts that choices are made on: neither measured by the bench (0, 1, 2) nor packaged as strangers (1000).
+HELD_OUT_SEED = 2000
 
 
 def draw_concepts(count: int, seed: int) -> list[Concept]:

@@ -61,6 +61,12 @@ class Bench:
         drawn["plain"] = self.artist.draw(self.tasks.plain_prompts(self.concepts), "plain", None)
         return rows, drawn
 
+    def drawn_pairs(self) -> tuple[Result, dict[str, np.ndarray]]:
+        """The ceiling of two concepts in one picture, where it is known."""
+        pairs = self.tasks.pair_prompts(self.concepts, self.pairs)
+        drawn = self.measures.drawn_pairs(pairs) if pairs else None
+        return ({}, {}) if drawn is None else ({"both": self._both(pairs, drawn)}, {"pairs": drawn})
+
     def alone(self, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
         """Every concept with its own adapter only."""
         rows, drawn = {}, {}
@@ -89,6 +95,15 @@ class Bench:
         if len(concepts) == len(self.concepts):
             result |= self._together(params, present, drawn)
         return result, drawn
+
+    def apart(self, method: Method, adapters: Sequence[Adapter], weight: float) -> tuple[Result, dict[str, np.ndarray]]:
+        """Two concepts in one picture, each with its side of it, while all are merged by a method."""
+        pairs = self.tasks.pair_prompts(self.concepts, self.pairs)
+        if not pairs:
+            return {}, {}
+        params, present = method.merge(self.artist.sd, adapters, weight)
+        drawn = self.artist.draw([p.text for p in pairs], "pairs", params, present, apart=True)
+        return {"apart": self._both(pairs, drawn)}, {"pairs": drawn}
 
     def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
         """At which of a method's strengths its merge has the most identity, on one prompt a concept with other noise.
@@ -124,11 +139,15 @@ class Bench:
         found: Result = {}
         if pairs:
             drawn["pairs"] = self.artist.draw([p.text for p in pairs], "pairs", params, present)
-            found["both"] = [bool(self.measures.both_there(p, drawn["pairs"][[i]])[0]) for i, p in enumerate(pairs)]
+            found["both"] = self._both(pairs, drawn["pairs"])
         if stylised:
             drawn["stylised"] = self.artist.draw([p.text for p in stylised], "stylised", params, present)
             found["stylised"] = [self._stylised(p, drawn["stylised"][[i]]) for i, p in enumerate(stylised)]
         return found
+
+    def _both(self, pairs: Sequence[Any], pictures: np.ndarray) -> list[bool]:
+        """Whether each picture shows both of its pair."""
+        return [bool(self.measures.both_there(p, pictures[[i]])[0]) for i, p in enumerate(pairs)]
 
     def _stylised(self, pair: Any, picture: np.ndarray) -> dict[str, float]:
         """Identity of the individual and of the style."""

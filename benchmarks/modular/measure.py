@@ -28,6 +28,8 @@ from blocklora_jax.models.clip_vision import CLIPVisionModel
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import Concept, concept_pictures
 from blocklora_jax.pocket.judge import load_judge
+from blocklora_jax.pocket.specs import Individual, PictureSpec
+from blocklora_jax.pocket.world import draw
 from train.stages.clip import pool_text
 
 STRANGERS = 19
@@ -122,6 +124,14 @@ class Measures:
         size = len(self._own[concept.name])
         same = [self._own[c.name] for c in self.concepts if c.name != concept.name and _sort(c) == _sort(concept)]
         return np.stack(same) if same else np.zeros((0, size), np.float32)
+
+    def drawn_pairs(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """Drawings of what `pair_prompts` ask for."""
+        drawn = []
+        for index, pair in enumerate(pairs):
+            subjects = [concept.thing for concept in (pair.first, pair.second) if isinstance(concept.thing, Individual)]
+            drawn.append(draw(PictureSpec(tuple(subjects), pair.place, seed=index)))
+        return np.stack(drawn)
 
     def both_there(self, pair: Pair, pictures: np.ndarray) -> np.ndarray:
         """Whether each half of a picture shows one of a pair of individuals, better than any other concept: bool [n]."""

@@ -60,6 +60,10 @@ class Measurer(Protocol):
         """Scores of real pictures of the concept."""
         ...
 
+    def drawn_pairs(self, pairs: Sequence[Any]) -> np.ndarray | None:
+        """Real pictures of pairs [n, h, w, 3]; None if there are none."""
+        ...
+
     def both_there(self, pair: Any, pictures: np.ndarray) -> np.ndarray:
         """Whether each picture shows both of a pair: bool [n]."""
         ...

@@ -14,6 +14,7 @@ import numpy as np
 import merge
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.diffusion.generate import draw_latents
+from blocklora_jax.diffusion.regions import side_by_side
 from blocklora_jax.pipeline import StableDiffusion
 
 CHUNK = 8
@@ -42,16 +43,29 @@ class Artist:
         return merge.compose(params, rest, allow_overlap=True, check_base=False), [*merged, *rest]
 
     def draw(
-        self, prompts: Sequence[str], name: str, params: Mapping[str, Any] | None, merged: Sequence[Adapter] = ()
+        self,
+        prompts: Sequence[str],
+        name: str,
+        params: Mapping[str, Any] | None,
+        merged: Sequence[Adapter] = (),
+        apart: bool = False,
     ) -> np.ndarray:
-        """Pictures uint8 [n, h, w, 3]; picture i depends on the prompt, (seed, name, i) and the parameters."""
+        """Pictures uint8 [n, h, w, 3]; picture i depends on the prompt, (seed, name, i) and the parameters.
+
+        apart: where a prompt calls several concepts, each has its part of the picture (see `side_by_side`).
+        """
         completed, order = self.complete(self.sd.params if params is None else params, merged)
         noise = self._noise(name, len(prompts))
         padded = list(prompts) + [prompts[-1]] * (-len(prompts) % CHUNK)
         noise = jnp.concatenate([noise, noise[-1:].repeat(len(padded) - len(prompts), 0)])
         chunks = [
             self.sd.generate(
-                padded[i : i + CHUNK], params=completed, adapters=order, latents=noise[i : i + CHUNK], steps=self.steps
+                padded[i : i + CHUNK],
+                params=completed,
+                adapters=order,
+                latents=noise[i : i + CHUNK],
+                steps=self.steps,
+                regions=[side_by_side(words, order) for words in padded[i : i + CHUNK]] if apart else None,
             )
             for i in range(0, len(padded), CHUNK)
         ]

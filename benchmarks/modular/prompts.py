@@ -56,11 +56,12 @@ def _words(concept: Concept, token: str, place: str, friend: str, look: str, cat
 
 
 class Pair(NamedTuple):
-    """A prompt that calls two concepts. For individuals the first stands at the left."""
+    """A prompt that calls two concepts. For individuals the first stands at the left. place: the scene."""
 
     first: Concept
     second: Concept
     text: str
+    place: str
 
 
 def pair_prompts(concepts: Sequence[Concept], count: int) -> list[Pair]:
@@ -71,8 +72,9 @@ def pair_prompts(concepts: Sequence[Concept], count: int) -> list[Pair]:
 
 
 def _pair(first: Concept, second: Concept, index: int) -> Pair:
+    place = _PLACES[index % len(_PLACES)]
     subjects = [subject_phrase(c.class_noun, c.token) for c in (first, second)]
-    return Pair(first, second, prompt(subjects, scene_phrase(_PLACES[index % len(_PLACES)])))
+    return Pair(first, second, prompt(subjects, scene_phrase(place)), place)
 
 
 def stylised_prompts(concepts: Sequence[Concept], count: int) -> list[Pair]:
@@ -85,8 +87,9 @@ def stylised_prompts(concepts: Sequence[Concept], count: int) -> list[Pair]:
 
 def _stylised(single: Concept, style: Concept, index: int) -> Pair:
     assert not isinstance(style.thing, Individual)
+    place = _PLACES[index % len(_PLACES)]
     subject, look = subject_phrase(single.class_noun, single.token), style_phrase(style.thing[0], style.token)
-    return Pair(single, style, prompt([subject], scene_phrase(_PLACES[index % len(_PLACES)]), look))
+    return Pair(single, style, prompt([subject], scene_phrase(place), look), place)
 
 
 def plain_prompts(concepts: Sequence[Concept]) -> list[str]:

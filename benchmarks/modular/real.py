@@ -140,6 +140,9 @@ class RealMeasures:
             rows.append(self._score(concept, one, rest, [caption], ()))
         return RealScores(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
+    def drawn_pairs(self, pairs: Sequence[Pair]) -> None:
+        """There are no real pictures of pairs."""
+
     def both_there(self, pair: Pair, pictures: np.ndarray) -> np.ndarray:
         """Whether each picture shows both of a pair: bool [n].
 

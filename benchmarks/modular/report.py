@@ -52,6 +52,7 @@ def summarise(
         results = [{"concepts": result[name]} for result in base]
         kept = [score for score in scores if score != "leakage"]
         rows.append({"method": name, "n": 0} | {score: mean_over(results, score) for score in kept})
+    rows[0] |= _together(base)
     for (name, count), results in merged.items():
         single = alone[METHODS[name].recipe]
         row: dict[str, Any] = {"method": name, "n": count}
@@ -96,9 +97,10 @@ def _more(scores: Sequence[str]) -> list[str]:
 
 def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     found = {}
-    if all("both" in result for result in results):
-        both = np.concatenate([np.asarray(r["both"], float) for r in results])
-        found["both"] = interval(both, lambda x: float(x.mean()))
+    for task in ("both", "apart"):
+        if all(task in result for result in results):
+            both = np.concatenate([np.asarray(r[task], float) for r in results])
+            found[task] = interval(both, lambda x: float(x.mean()))
     if all("stylised" in result for result in results):
         for part in ("individual", "style"):
             values = np.array([p[part] for r in results for p in r["stylised"]])
@@ -109,7 +111,7 @@ def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
 _COLUMNS = {
     "identity_alone": "identity alone", "identity": "identity merged", "identity_retention": "kept",
     "right": "recognised", "image": "image", "image_retention": "image kept", "text": "text", "leakage": "leakage",
-    "drift": "drift", "both": "both in one", "stylised_individual": "stylised", "seconds": "merge s",
+    "drift": "drift", "both": "both in one", "apart": "side by side", "stylised_individual": "stylised", "seconds": "merge s",
     "parameters": "trained",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.protocol import Plan, Sampler, start
+from blocklora_jax.diffusion.regions import RegionIds, RegionText, apply_regional
 from blocklora_jax.diffusion.samplers import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import Ids, add_sizes, encode_text, ids_of, make_size_ids
@@ -37,6 +38,7 @@ def generate(
     guidance_scale: float | int | None,
     num_steps: int,
     size_ids: Float[Array | np.ndarray, "b 6"] | None = None,
+    regions: RegionIds | None = None,
 ) -> UInt8[Array, "b height width 3"]:
     """Pictures of prompts.
 
@@ -57,6 +59,7 @@ def generate(
             answer alone, at half the work.
         num_steps: calls of the U-Net.
         size_ids: for SDXL, see `diffusion.text.make_size_ids`; the pictures' own size if None.
+        regions: prompts for parts of the pictures.
 
     Returns:
         uint8 RGB pictures.
@@ -72,20 +75,20 @@ def generate(
         raise UserError(f"guidance_scale {guidance_scale} needs negative_ids (of the empty prompt), or pass 1")
     negative_ids = negative_ids if guided else None
     models = with_token_rows(models, params)
-    _check_ids(models, input_ids, negative_ids)
+    _check_ids(models, input_ids, negative_ids, regions.ids if regions else None)
     if models.text_encoder_2 is not None and size_ids is None:
         height, width = (side * models.vae.config.downscale for side in latents.shape[1:3])
         size_ids = make_size_ids(height, width, len(latents))
     program = compile_generate(models, schedule, sampler_name, num_steps, guided)
     scale = jnp.float32(guidance_scale if guided else 1)
-    return program(params, input_ids, negative_ids, latents, scale, size_ids)
+    return program(params, input_ids, negative_ids, latents, scale, size_ids, regions)
 
 
 @functools.lru_cache(maxsize=32)
 def compile_generate(
     models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool
 ) -> Callable[..., UInt8[Array, "b height width 3"]]:
-    """The jitted `(params, input_ids, negative_ids, latents, guidance_scale, size_ids=None) -> uint8 pictures`."""
+    """The jitted `(params, input_ids, negative_ids, latents, guidance_scale, size_ids=None, regions=None) -> uint8`."""
     sampler = get_sampler(sampler_name)
     plan = sampler.init(schedule, num_steps)
 
@@ -97,11 +100,13 @@ def compile_generate(
         latents: Array,
         guidance_scale: Array,
         size_ids: Array | None = None,
+        regions: RegionIds | None = None,
     ) -> Array:
         text = (
             _guided_text(models, params, input_ids, negative_ids) if guided else encode_text(models, params, input_ids)
         )
-        denoise = _denoiser(models.unet, params["unet"], text, size_ids, guidance_scale if guided else None)
+        local = _region_text(models, params, regions) if regions else None
+        denoise = _denoiser(models.unet, params["unet"], text, size_ids, guidance_scale if guided else None, local)
         clean = sample(sampler, plan, denoise, latents)
         return to_uint8(decode(models.vae, params["vae"], clean))
 
@@ -146,11 +151,11 @@ def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width:
     return jax.vmap(lambda one: jax.random.normal(one, shape, jnp.float32))(keys)
 
 
-def _check_ids(models: Models, input_ids: Ids, negative_ids: Ids | None) -> None:
+def _check_ids(models: Models, *all_ids: Any) -> None:
     """A gather past the end of the token table gives NaN, and so a black picture; say so before."""
     for name, tower in models.text_encoders.items():
         rows = tower.config.vocab_size
-        for ids in (input_ids, negative_ids):
+        for ids in all_ids:
             if ids is not None and (largest := int(np.max(ids_of(ids, name)))) >= rows:
                 raise UserError(
                     f"token id {largest} is past the {rows} rows of the token table: "
@@ -166,8 +171,19 @@ def _guided_text(models: Models, params: Params, input_ids: Array, negative_ids:
     return jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x), x]), text)
 
 
+def _region_text(models: Models, params: Params, regions: RegionIds) -> RegionText:
+    """What every region's prompt says; SDXL's pooled text is the whole picture's."""
+    states = encode_text(models, params, regions.ids).states
+    return RegionText(states.reshape(*regions.boxes.shape[:2], *states.shape[1:]), regions.boxes)
+
+
 def _denoiser(
-    unet: nn.Module, params: Params, text: TextOutput, size_ids: Array | None, guidance_scale: Array | None
+    unet: nn.Module,
+    params: Params,
+    text: TextOutput,
+    size_ids: Array | None,
+    guidance_scale: Array | None,
+    local: RegionText | None = None,
 ) -> Denoiser:
     """The U-Net's answer to the prompts, guided if there is a scale; both halves go through it in one batch."""
     if size_ids is not None and guidance_scale is not None:
@@ -178,7 +194,11 @@ def _denoiser(
         if guidance_scale is not None:
             latents = jnp.concatenate([latents, latents])
         timesteps = jnp.broadcast_to(timestep, latents.shape[:1])
-        output = apply_model(unet, params, latents, timesteps, text.states, *([added] if added else []))
+        inputs = (latents, timesteps, text.states, *([added] if added else []))
+        if local is None:
+            output = apply_model(unet, params, *inputs)
+        else:
+            output = apply_regional(unet, params, local, *inputs)
         if guidance_scale is None:
             return output
         negative, positive = jnp.split(output.astype(jnp.float32), 2)

@@ -1,0 +1,90 @@
+"""Which learning rate each recipe learns best with: `python -m benchmarks.modular.rates`.
+
+On concepts that the bench does not measure and that the packaged strangers are not of. Every recipe is taught at every rate; a
+rate is judged by the identity alone and by that of all merged, by each method of the recipe at the best of its strengths.
+`RECIPES` of methods.py have the rates that won. Kept under --out and used again; writes rates.md and rates.json there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.modular.__main__ import measure_merged, say
+from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
+from benchmarks.modular.evaluate import Bench
+from benchmarks.modular.measure import Measures
+from benchmarks.modular.methods import METHODS, RECIPES
+from benchmarks.modular.pictures import Artist
+from benchmarks.modular.report import mean_over
+from benchmarks.modular.teach import teach
+from blocklora_jax.command import run
+from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.pipeline import StableDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Teach and measure recipes at several learning rates."""
+
+    out: Path = Path("runs/rates")
+    recipes: tuple[str, ...] = ("wide", "plain", "orthogonal", "preservation")
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
+    methods: tuple[str, ...] = ("wide", "sum", "average", "ties", "orthogonal", "preservation", "fusion")
+    """Those of other recipes are not run."""
+    concepts: int = 5
+    steps: int = 300
+    batch: int = 6
+    seed: int = HELD_OUT_SEED
+    prompts: int = 6
+    sampler_steps: int = 12
+
+
+def measure(options: Options, sd: StableDiffusion, recipe: str, rate: float) -> dict[str, Any]:
+    """Identity alone, and merged by method."""
+    concepts = draw_concepts(options.concepts, options.seed)
+    folder = options.out / f"{recipe}-{rate:g}"
+    own = {**RECIPES[recipe], "learning_rate": rate}
+    settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **own}
+    adapters = teach(concepts, settings, folder, options.concepts)
+    artist = Artist(sd, adapters, options.seed, options.sampler_steps)
+    bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts)
+    found = {"recipe": recipe, "rate": rate}
+    found["alone"] = mean_over([bench.cached("alone", lambda: bench.alone(adapters))], "identity")[0]
+    for name in options.methods:
+        method = METHODS[name]
+        if method.recipe == recipe:
+            merged = measure_merged(bench, name, options.concepts, method, adapters)
+            found[name] = mean_over([merged], "identity")[0]
+            found[f"{name} strength"] = merged["weight"]
+    return found
+
+
+def row_of(found: dict[str, Any], methods: tuple[str, ...]) -> str:
+    """A line of the table."""
+    merged = [f"{found[m]:.3f} at {found[f'{m} strength']:g}" if m in found else "" for m in methods]
+    return f"| {found['recipe']} | {found['rate']:g} | {found['alone']:.3f} | " + " | ".join(merged) + " |"
+
+
+def main() -> None:
+    """The command line."""
+    options = tyro.cli(Options, description=__doc__)
+    sd, rows = StableDiffusion.from_pretrained("pocket"), []
+    names = ["recipe", "learning rate", "alone", *options.methods]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for recipe in options.recipes:
+        for rate in options.rates:
+            say(f"{recipe}, learning rate {rate:g}")
+            rows.append(measure(options, sd, recipe, rate))
+            lines.append(row_of(rows[-1], options.methods))
+            print(lines[-1], flush=True)
+            write_json(options.out / "rates.json", rows)
+    write_atomic(options.out / "rates.md", "\n".join(lines).encode())
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,138 @@
+"""A prompt of its own for each part of a picture, so that several concepts stand beside each other unmixed.
+
+In cross-attention, where a region's prompt has a say, the answer to the picture's prompt gives way to the answer to the region's.
+Self-attention still sees the whole picture. Source: regionally controllable sampling of Mix-of-Show (arXiv 2305.18292).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.errors import UserError
+from blocklora_jax.models.apply import apply_model
+from blocklora_jax.models.attention import Attention
+
+_DETERMINERS = ("a", "an", "the", "my", "your", "his", "her", "its", "our", "their", "this", "that")
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Region:
+    """prompt: what is to be there. box: left, top, right and bottom edge, in shares of the picture's width and height.
+
+    Raises: UserError for a box that is empty or not within the picture.
+    """
+
+    prompt: str
+    box: Box
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise UserError(
+                f"region {self.prompt!r}: box {self.box} must be (left, top, right, bottom) within 0..1, "
+                "with left < right and top < bottom"
+            )
+
+
+class RegionIds(NamedTuple):
+    """Regions of a batch, as many for each picture; a box of zeros is no region.
+
+    ids: of the prompts, all pictures' first regions, then all second ones, and so on. boxes: see `Region`.
+    """
+
+    ids: Int[Array | np.ndarray, "rb *e t"]
+    boxes: Float[Array | np.ndarray, "r b 4"]
+
+
+class RegionText(NamedTuple):
+    """`RegionIds` with what the prompts say."""
+
+    states: Float[Array, "r b t d"]
+    boxes: Float[Array | np.ndarray, "r b 4"]
+
+
+def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
+    """Upright strips of equal width for the people and objects that a prompt calls, from left to right.
+
+    Each strip's prompt is the whole one with the other people's and objects' names replaced by their nouns: the model still
+    knows that there are several, and in each strip reads one concept's token only. Scenes and styles are read in all.
+    Empty if fewer than two are called: there is nothing to keep apart.
+    """
+    found = []
+    for adapter in adapters:
+        info = adapter.info
+        called = [words for words in (info.trigger, *adapter.tokens) if words and words in prompt]
+        if called and info.kind not in ("scene", "style"):
+            found.append((prompt.index(called[0]), called[0], info.class_noun))
+    found.sort()
+    regions, edges = [], np.linspace(0, 1, len(found) + 1).tolist()
+    for (_, own, _), left, right in zip(found, edges, edges[1:], strict=False):
+        words = prompt
+        for _, called, noun in found:
+            if called != own:
+                words = _call_by_noun(words, called, noun)
+        regions.append(Region(words, (left, 0.0, right, 1.0)))
+    return regions if len(regions) > 1 else []
+
+
+def _call_by_noun(prompt: str, called: str, noun: str) -> str:
+    """`prompt` with a noun for what is `called` there, and an article where there is none."""
+    before, after = prompt.split(called, 1)
+    if before.lower().split()[-1:] and before.lower().split()[-1] in _DETERMINERS:
+        return before + noun + after
+    return f"{before}{'an' if noun[0] in 'aeiou' else 'a'} {noun}{after}"
+
+
+def apply_regional(unet: nn.Module, params: Mapping[str, Any], text: RegionText, latents: Array, *inputs: Any):
+    """The U-Net's answer to `latents` and the rest of its inputs, the last b rows of the batch being those of `text`."""
+    regions, rows = text.states.shape[:2]
+
+    def intercept(next_fun, args, kwargs, context):
+        if not isinstance(context.module, Attention) or context.method_name != "__call__" or len(args) < 2:
+            return next_fun(*args, **kwargs)
+        x, states = args
+        # One call for all: the picture's own prompt, then every region's.
+        queries = jnp.concatenate([x, *[x[-rows:]] * regions])
+        read = jnp.concatenate([states, *text.states.astype(states.dtype)])
+        answers = next_fun(queries, read, **kwargs)
+        whole = answers[: len(x)]
+        there = answers[len(x) :].reshape(regions, rows, *x.shape[1:])
+        masks = cover(text.boxes, *_feature_size(latents.shape, x.shape[1])).astype(x.dtype)[..., None]
+        share = masks.sum(0)
+        mixed = (masks * there).sum(0) / jnp.maximum(share, 1) + jnp.where(share > 0, 0, whole[-rows:])
+        return jnp.concatenate([whole[:-rows], mixed])
+
+    # Entered where the function is traced, for jit's cache does not know it.
+    with nn.intercept_methods(intercept):
+        return apply_model(unet, params, latents, *inputs)
+
+
+def cover(boxes: Float[Array | np.ndarray, "r b 4"], height: int, width: int) -> Float[Array, "r b t"]:
+    """1 where the centre of a pixel is in the box; t = height * width, row by row."""
+    x, y = ((jnp.arange(count) + 0.5) / count for count in (width, height))
+
+    def one(box: Float[Array, "4"]) -> Array:
+        left, top, right, bottom = box
+        return jnp.outer((y >= top) & (y < bottom), (x >= left) & (x < right)).ravel()
+
+    return jax.vmap(jax.vmap(one))(boxes).astype(jnp.float32)
+
+
+def _feature_size(shape: Sequence[int], pixels: int) -> tuple[int, int]:
+    """Height and width of a feature map of so many pixels, halved (rounded up) some times from latents [b, h, w, c]."""
+    _, height, width, _ = shape
+    while height * width > pixels:
+        height, width = -(-height // 2), -(-width // 2)
+    assert height * width == pixels, (shape, pixels)
+    return height, width
