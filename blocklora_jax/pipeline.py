@@ -20,7 +20,7 @@ from blocklora_jax.checkpoints.load import load_checkpoint
 from blocklora_jax.checkpoints.single_file import save_single_file
 from blocklora_jax.diffusion.generate import draw_latents, generate
 from blocklora_jax.diffusion.models import Models, make_models
-from blocklora_jax.diffusion.regions import Region, RegionIds
+from blocklora_jax.diffusion.regions import Region, region_ids
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
@@ -135,30 +135,9 @@ class StableDiffusion:
             guidance_scale,
             steps,
             sizes,
-            self._region_ids(prompts, regions, tokens),
+            region_ids(self.tokenizer, prompts, regions, tokens) if regions is not None else None,
         )
         return np.asarray(pictures)
-
-    def _region_ids(
-        self, prompts: Sequence[str], regions: Sequence[Sequence[Region]] | None, tokens: Mapping[str, int]
-    ) -> RegionIds | None:
-        """Regions as arrays; pictures with fewer of them than others get empty ones."""
-        if regions is None:
-            return None
-        if len(regions) != len(prompts):
-            raise UserError(
-                f"regions of {len(regions)} pictures for {len(prompts)} prompts: give a list for each prompt"
-            )
-        most = max(map(len, regions))
-        if not most:
-            return None
-        texts, boxes = [], np.zeros((most, len(prompts), 4), np.float32)
-        for place in range(most):
-            for row, (prompt, own) in enumerate(zip(prompts, regions, strict=True)):
-                texts.append(own[place].prompt if place < len(own) else prompt)
-                if place < len(own):
-                    boxes[place, row] = own[place].box
-        return RegionIds(self.tokenizer.encode(texts, tokens), boxes)
 
     def _start(self, count: int, seed: int, height: int | None, width: int | None, latents: Any) -> Any:
         """The noise to begin with, [count, h, w, c]."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.protocol import Plan, Sampler, start
-from blocklora_jax.diffusion.regions import RegionIds, RegionText, apply_regional
+from blocklora_jax.diffusion.regions import RegionIds, RegionText, apply_regional, encode_regions
 from blocklora_jax.diffusion.samplers import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import Ids, add_sizes, encode_text, ids_of, make_size_ids
@@ -105,7 +105,7 @@ def compile_generate(
         text = (
             _guided_text(models, params, input_ids, negative_ids) if guided else encode_text(models, params, input_ids)
         )
-        local = _region_text(models, params, regions) if regions else None
+        local = encode_regions(models, params, regions) if regions else None
         denoise = _denoiser(models.unet, params["unet"], text, size_ids, guidance_scale if guided else None, local)
         clean = sample(sampler, plan, denoise, latents)
         return to_uint8(decode(models.vae, params["vae"], clean))
@@ -169,12 +169,6 @@ def _guided_text(models: Models, params: Params, input_ids: Array, negative_ids:
         return encode_text(models, params, jnp.concatenate([negative_ids, input_ids]))
     text = encode_text(models, params, input_ids)
     return jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x), x]), text)
-
-
-def _region_text(models: Models, params: Params, regions: RegionIds) -> RegionText:
-    """What every region's prompt says; SDXL's pooled text is the whole picture's."""
-    states = encode_text(models, params, regions.ids).states
-    return RegionText(states.reshape(*regions.boxes.shape[:2], *states.shape[1:]), regions.boxes)
 
 
 def _denoiser(

@@ -17,9 +17,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.diffusion.models import Models
+from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.attention import Attention
+from blocklora_jax.token_pair import TokenizerPair
+from blocklora_jax.tokens import Tokenizer
 
 _DETERMINERS = ("a", "an", "the", "my", "your", "his", "her", "its", "our", "their", "this", "that")
 
@@ -94,6 +98,33 @@ def _call_by_noun(prompt: str, called: str, noun: str) -> str:
     return f"{before}{'an' if noun[0] in 'aeiou' else 'a'} {noun}{after}"
 
 
+def region_ids(
+    tokenizer: Tokenizer | TokenizerPair,
+    prompts: Sequence[str],
+    regions: Sequence[Sequence[Region]],
+    tokens: Mapping[str, int],
+) -> RegionIds | None:
+    """The regions of each prompt's picture as arrays; those with fewer than others get empty ones. None if nobody has any.
+
+    Raises: UserError if there is not a list for each prompt.
+    """
+    if len(regions) != len(prompts):
+        raise UserError(f"regions of {len(regions)} pictures for {len(prompts)} prompts: give a list for each prompt")
+    texts, boxes = [], np.zeros((max(map(len, regions)), len(prompts), 4), np.float32)
+    for place, row in np.ndindex(boxes.shape[:2]):
+        own = regions[row]
+        texts.append(own[place].prompt if place < len(own) else prompts[row])
+        if place < len(own):
+            boxes[place, row] = own[place].box
+    return RegionIds(tokenizer.encode(texts, tokens), boxes) if texts else None
+
+
+def encode_regions(models: Models, params: Mapping[str, Any], regions: RegionIds) -> RegionText:
+    """What every region's prompt says to the U-Net; SDXL's pooled text is the whole picture's."""
+    states = encode_text(models, params, regions.ids).states
+    return RegionText(states.reshape(*regions.boxes.shape[:2], *states.shape[1:]), regions.boxes)
+
+
 def apply_regional(unet: nn.Module, params: Mapping[str, Any], text: RegionText, latents: Array, *inputs: Any):
     """The U-Net's answer to `latents` and the rest of its inputs, the last b rows of the batch being those of `text`."""
     regions, rows = text.states.shape[:2]
@@ -126,7 +157,7 @@ def cover(boxes: Float[Array | np.ndarray, "r b 4"], height: int, width: int) ->
         left, top, right, bottom = box
         return jnp.outer((y >= top) & (y < bottom), (x >= left) & (x < right)).ravel()
 
-    return jax.vmap(jax.vmap(one))(boxes).astype(jnp.float32)
+    return jax.vmap(jax.vmap(one))(jnp.asarray(boxes)).astype(jnp.float32)
 
 
 def _feature_size(shape: Sequence[int], pixels: int) -> tuple[int, int]:
