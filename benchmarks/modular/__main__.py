@@ -163,8 +163,10 @@ def draw(
     pairs = [p.text for p in world.tasks.pair_prompts(bench.concepts, bench.pairs)][:8]
     stylised = [p.text for p in world.tasks.stylised_prompts(bench.concepts, bench.pairs)][:8]
     if pairs:
-        apart = {METHODS[n].label: bench.pictures(f"{n}-{count}-apart") for n in shown}
         figures.draw_together(drawn, pairs, "pairs", options.out / "pairs.png")
+        real = bench.pictures("drawn-pairs")
+        apart = ({"drawings": real} if real else {}) | {"by the prompt alone": bench.pictures(f"{shown[0]}-{count}")}
+        apart |= {f"side by side, {METHODS[n].label}": bench.pictures(f"{n}-{count}-apart") for n in shown}
         figures.draw_together(apart, pairs, "pairs", options.out / "apart.png")
     if stylised:
         figures.draw_together(drawn, stylised, "stylised", options.out / "stylised.png")

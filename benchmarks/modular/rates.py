@@ -25,16 +25,22 @@ from blocklora_jax.command import run
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
+# Recipes, and the methods that merge what they give.
+MERGED_BY = {
+    "wide": ("wide",),
+    "plain": ("sum", "average", "ties", "fusion", "plain_fused"),
+    "orthogonal": ("orthogonal",),
+    "preservation": ("preservation",),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Teach and measure recipes at several learning rates."""
 
     out: Path = Path("runs/rates")
-    recipes: tuple[str, ...] = ("wide", "plain", "orthogonal", "preservation")
-    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
-    methods: tuple[str, ...] = ("wide", "sum", "average", "ties", "orthogonal", "preservation", "fusion")
-    """Those of other recipes are not run."""
+    recipes: tuple[str, ...] = tuple(MERGED_BY)
+    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     concepts: int = 5
     steps: int = 300
     batch: int = 6
@@ -52,34 +58,28 @@ def measure(options: Options, sd: StableDiffusion, recipe: str, rate: float) -> 
     adapters = teach(concepts, settings, folder, options.concepts)
     artist = Artist(sd, adapters, options.seed, options.sampler_steps)
     bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts)
-    found = {"recipe": recipe, "rate": rate}
-    found["alone"] = mean_over([bench.cached("alone", lambda: bench.alone(adapters))], "identity")[0]
-    for name in options.methods:
-        method = METHODS[name]
-        if method.recipe == recipe:
-            merged = measure_merged(bench, name, options.concepts, method, adapters)
-            found[name] = mean_over([merged], "identity")[0]
-            found[f"{name} strength"] = merged["weight"]
-    return found
+    alone = mean_over([bench.cached("alone", lambda: bench.alone(adapters))], "identity")[0]
+    merged = {m: measure_merged(bench, m, options.concepts, METHODS[m], adapters) for m in MERGED_BY[recipe]}
+    found = {m: {"identity": mean_over([r], "identity")[0], "strength": r["weight"]} for m, r in merged.items()}
+    return {"recipe": recipe, "rate": rate, "alone": alone, "merged": found}
 
 
-def row_of(found: dict[str, Any], methods: tuple[str, ...]) -> str:
+def row_of(found: dict[str, Any]) -> str:
     """A line of the table."""
-    merged = [f"{found[m]:.3f} at {found[f'{m} strength']:g}" if m in found else "" for m in methods]
-    return f"| {found['recipe']} | {found['rate']:g} | {found['alone']:.3f} | " + " | ".join(merged) + " |"
+    merged = [f"{METHODS[m].label} {r['identity']:.3f} (at {r['strength']:g})" for m, r in found["merged"].items()]
+    return f"| {found['recipe']} | {found['rate']:g} | {found['alone']:.3f} | {', '.join(merged)} |"
 
 
 def main() -> None:
     """The command line."""
     options = tyro.cli(Options, description=__doc__)
     sd, rows = StableDiffusion.from_pretrained("pocket"), []
-    names = ["recipe", "learning rate", "alone", *options.methods]
-    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    lines = ["| recipe | learning rate | identity alone | all merged, at the best strength |", "|---" * 4 + "|"]
     for recipe in options.recipes:
         for rate in options.rates:
             say(f"{recipe}, learning rate {rate:g}")
             rows.append(measure(options, sd, recipe, rate))
-            lines.append(row_of(rows[-1], options.methods))
+            lines.append(row_of(rows[-1]))
             print(lines[-1], flush=True)
             write_json(options.out / "rates.json", rows)
     write_atomic(options.out / "rates.md", "\n".join(lines).encode())

@@ -75,6 +75,17 @@ def test_the_halves_of_a_picture_are_its_lower_squares():
     assert right[0, :, :22, 0].min() > 200 and right[0, :, 30:].max() < 10
 
 
+def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
+    adapters = [random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "rex"))]
+    params = merge.compose(tiny_sd.params, adapters)
+    prompts = ["a photo of <ada> man and <rex> man", "a photo of <rex> man"]
+    artist = Artist(tiny_sd, adapters, steps=2)
+    together, apart = (artist.draw(prompts, "pairs", params, adapters, apart=apart) for apart in (False, True))
+    assert (together[0] != apart[0]).any()
+    # One concept has nobody to be kept apart from.
+    assert np.abs(together[1].astype(int) - apart[1]).max() <= 1
+
+
 def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
     adapters = [random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "rex"))]
     params = merge.compose(tiny_sd.params, adapters[:1])
