@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +106,19 @@ class Bench:
         return {"apart": self._both(pairs, drawn)}, {"pairs": drawn}
 
     def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
-        """At which of a method's strengths its merge has the most identity, on one prompt a concept with other noise.
+        """At which of a method's strengths its merge has the most identity: one prompt a concept, with noise of its own.
 
         On the very concepts that are measured, which favours the methods that have a strength to choose.
         """
-        artist, found = replace(self.artist, seed=self.artist.seed + 1000), {}
+        concepts, found = self.concepts[: len(adapters)], {}
+        prompts = [self.tasks.concept_prompts(concept, self.prompts)[0] for concept in concepts]
         for weight in method.weights:
-            params, present = method.merge(artist.sd, adapters, weight)
-            scores = []
-            for concept in self.concepts[: len(adapters)]:
-                prompts = self.tasks.concept_prompts(concept, self.prompts)[:1]
-                images = artist.draw([p.text for p in prompts], concept.name, params, present)
-                scores.append(self.measures.score(concept, images, [p.plain for p in prompts], ()).identity.mean())
+            params, present = method.merge(self.artist.sd, adapters, weight)
+            images = self.artist.draw([p.text for p in prompts], "strength", params, present)
+            scores = [
+                self.measures.score(concept, image[None], [prompt.plain], ()).identity[0]
+                for concept, prompt, image in zip(concepts, prompts, images, strict=True)
+            ]
             found[str(weight)] = float(np.mean(scores))
         return {"identity": found, "weight": float(max(found, key=lambda weight: found[weight]))}, {}
 

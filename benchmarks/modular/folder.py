@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.modular.methods import FASTER, PLAIN_RANK, RECIPES
+from benchmarks.modular.methods import PLAIN_RANK, RECIPES
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
@@ -119,22 +119,12 @@ def concept_entries(concepts: Sequence[RealConcept], folder: Path) -> dict[str, 
 
 
 def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) -> dict[str, dict[str, Any]]:
-    """The recipes, where those without blocks have the rank at which they train as many numbers as ours on this model.
-
-    Learning rates are `settings`' own, those of fast recipes so many times as high as on the pocket model.
-    """
+    """The recipes, where those without blocks have the rank at which they train as many numbers as ours on this model."""
     needed = {"images": ".", "token": "<a>", "class-noun": "a", "out": "."}
     config = parse_args(settings_as_flags({**needed, **settings}))
     shapes = [shape for group in select_kernels(sd.params, config.layers).values() for shape in group.values()]
     rank = equal_rank([(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.axis)
-    equal = {
-        "rank": (PLAIN_RANK, rank),
-        "learning_rate": (RECIPES["plain_fast"]["learning_rate"], FASTER * config.learning_rate),
-    }
-    return {
-        name: recipe | {key: own for key, (pocket, own) in equal.items() if recipe.get(key) == pocket}
-        for name, recipe in RECIPES.items()
-    }
+    return {name: recipe | ({"rank": rank} if recipe["rank"] == PLAIN_RANK else {}) for name, recipe in RECIPES.items()}
 
 
 def equal_rank(layers: Sequence[tuple[int, int]], rank: int, blocks: int, axis: str) -> int:

@@ -16,15 +16,12 @@ from blocklora_jax.layer_inputs import measure_inputs
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompt_words import words_for
 from blocklora_jax.refit import RefitConfig, refit
-from train.config import ConceptConfig
 
 Params = Mapping[str, Any]
 Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequence[Adapter]]]
 
 # Rank 16 in a sixteenth of the inputs has as many parameters as rank 5 in all of them (see `trainable`).
 RANK, PLAIN_RANK = 16, 5
-# How much faster LoRAs learn that are to be summed or averaged, which keep more so; those that are fused do not (rates.py).
-FASTER = 2.0
 RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
     # Strangers' tokens are noise around nouns, and resemble nobody's.
@@ -32,12 +29,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "blocklora": {"rank": RANK, "lambda": 10.0},
     "blocks": {"rank": RANK, "erase": "none"},
     "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
-    "plain_fast": {
-        "rank": PLAIN_RANK,
-        "blocks": 0,
-        "erase": "none",
-        "learning_rate": FASTER * ConceptConfig.learning_rate,
-    },
     "orthogonal": {"rank": RANK, "blocks": 0, "erase": "none", "down": "orthogonal"},
     "preservation": {"rank": PLAIN_RANK, "blocks": 0, "erase": "preserve", "lambda": 1.0},
 }
@@ -106,10 +97,10 @@ METHODS: dict[str, Method] = {
     "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocks": Method("16 blocks, no erasure", "blocks", _compose),
-    "sum": Method("LoRA, summed", "plain_fast", _sum, weights=_STRENGTHS),
-    "average": Method("LoRA, averaged", "plain_fast", _average),
-    "ties": Method("TIES", "plain_fast", _ties, weights=(0.5, 1.0)),
-    "dare": Method("DARE", "plain_fast", _dare, weights=_STRENGTHS),
+    "sum": Method("LoRA, summed", "plain", _sum, weights=_STRENGTHS),
+    "average": Method("LoRA, averaged", "plain", _average),
+    "ties": Method("TIES", "plain", _ties, weights=(0.5, 1.0)),
+    "dare": Method("DARE", "plain", _dare, weights=_STRENGTHS),
     "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, weights=_STRENGTHS),
     "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
     "refit": Method("LoRA, re-fitted into 16 blocks", "plain", _refit(16, 1.0)),

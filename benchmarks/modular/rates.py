@@ -2,7 +2,7 @@
 
 On concepts that the bench does not measure and that the packaged strangers are not of. Every recipe is taught at every rate; a
 rate is judged by the identity alone and by that of all merged, by each method of the recipe at the best of its strengths.
-`RECIPES` of methods.py have the rates that won. Kept under --out and used again; writes rates.md and rates.json there.
+docs/ablation.md says what was decided. Kept under --out and used again; writes rates.md and rates.json there.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from transformers import BitImageProcessor, CLIPImageProcessor, CLIPModel, CLIPT
 from benchmarks.modular import faces
 from benchmarks.modular.__main__ import main
 from benchmarks.modular.encoders import ClipEncoder, ImageEncoder, Preprocessing
-from benchmarks.modular.folder import RealConcept, equal_rank, fair_recipes, read_folder
+from benchmarks.modular.folder import RealConcept, equal_rank, read_folder
 from benchmarks.modular.real import Encoders, Looks, RealMeasures
 from benchmarks.modular.sentences import CATEGORIES, Sentences
 from blocklora_jax.errors import UserError
@@ -162,12 +162,6 @@ def faced(*people: int) -> np.ndarray:
     for row, person in enumerate(people):
         picture[0, row, 0, person] = 255
     return picture
-
-
-def test_fast_recipes_learn_twice_as_fast_as_the_model_needs(tiny_sd):
-    recipes = fair_recipes(tiny_sd, {"learning_rate": 5e-4}, 16)
-    assert recipes.pop("plain_fast")["learning_rate"] == 1e-3
-    assert not any("learning_rate" in recipe for recipe in recipes.values())
 
 
 def test_people_are_detected_by_their_faces(monkeypatch):
