@@ -277,7 +277,12 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
         # The same networks and pictures, in fp32; embeddings in batches of another size.
         assert row[score][0] == pytest.approx(np.mean([e[score] for e in expected]), abs=2e-5), score
     assert report["kinds"]["object"][-1]["dino"] == report["rows"][-1]["dino"]
-    assert row["identity"] == row["dino"] and 0 <= row["both"][0] <= 1 and 0 <= row["apart"][0] <= 1 and "stands in" in report["identity"]
+    assert (
+        row["identity"] == row["dino"]
+        and 0 <= row["both"][0] <= 1
+        and 0 <= row["apart"][0] <= 1
+        and "stands in" in report["identity"]
+    )
     table = (out / "table.md").read_text()
     assert "averaged" in table and "its own pictures" in table and "DINOv2 kept" in table
     assert {path.name for path in out.glob("*.png")} == {"apart.png", "curves.png", "crosstalk-blocklora.png", "crosstalk-plain.png", "grid.png", "pairs.png"}  # fmt: skip
