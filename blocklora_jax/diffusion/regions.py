@@ -6,6 +6,7 @@ Self-attention still sees the whole picture. Source: regionally controllable sam
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -75,27 +76,34 @@ def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
     """
     found = []
     for adapter in adapters:
-        info = adapter.info
-        called = [words for words in (info.trigger, *adapter.tokens) if words and words in prompt]
-        if called and info.kind not in ("scene", "style"):
-            found.append((prompt.index(called[0]), called[0], info.class_noun))
+        info, names = adapter.info, _names(adapter)
+        if names and info.kind not in ("scene", "style") and (called := re.search(names, prompt)):
+            found.append((called.start(), names, info.class_noun))
     found.sort()
     regions, edges = [], np.linspace(0, 1, len(found) + 1).tolist()
     for (_, own, _), left, right in zip(found, edges, edges[1:], strict=False):
         words = prompt
-        for _, called, noun in found:
-            if called != own:
-                words = _call_by_noun(words, called, noun)
+        for _, names, noun in found:
+            if names != own:
+                words = _call_by_noun(words, names, noun)
         regions.append(Region(words, (left, 0.0, right, 1.0)))
     return regions if len(regions) > 1 else []
 
 
-def _call_by_noun(prompt: str, called: str, noun: str) -> str:
-    """`prompt` with a noun for what is `called` there, and an article where there is none."""
-    before, after = prompt.split(called, 1)
-    if before.lower().split()[-1:] and before.lower().split()[-1] in _DETERMINERS:
-        return before + noun + after
-    return f"{before}{'an' if noun[0] in 'aeiou' else 'a'} {noun}{after}"
+def _names(adapter: Adapter) -> str:
+    """A pattern of what calls the concept: its trigger, else a token alone; "" if nothing does."""
+    return "|".join(re.escape(words) for words in (adapter.info.trigger, *adapter.tokens) if words)
+
+
+def _call_by_noun(prompt: str, names: str, noun: str) -> str:
+    """`prompt` with a noun wherever the pattern `names` stands, and an article where there is none."""
+    article = f"{'an' if noun[0] in 'aeiou' else 'a'} "
+
+    def call(found: re.Match[str]) -> str:
+        before = prompt[: found.start()].lower().split()
+        return noun if before and before[-1] in _DETERMINERS else article + noun
+
+    return re.sub(names, call, prompt)
 
 
 def region_ids(
