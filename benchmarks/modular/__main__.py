@@ -142,10 +142,7 @@ def measure_merged(bench: Bench, name: str, n: int, method: Method, group: list[
     weight = method.weights[0]
     if len(method.weights) > 1:
         weight = bench.cached(f"{name}-{n}-search", lambda: bench.search_strength(method, group))["weight"]
-    result = bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, weight))
-    if n == len(bench.concepts):
-        result |= bench.cached(f"{name}-{n}-apart", lambda: bench.apart(method, group, weight))
-    return result
+    return bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, weight))
 
 
 def draw(
@@ -163,13 +160,16 @@ def draw(
     pairs = [p.text for p in world.tasks.pair_prompts(bench.concepts, bench.pairs)][:8]
     stylised = [p.text for p in world.tasks.stylised_prompts(bench.concepts, bench.pairs)][:8]
     if pairs:
-        figures.draw_together(drawn, pairs, "pairs", options.out / "pairs.png")
+        together = {label: pictures["pairs"] for label, pictures in drawn.items()}
+        figures.draw_together(together, pairs, options.out / "pairs.png")
         real = bench.pictures("drawn-pairs")
-        apart = ({"drawings": real} if real else {}) | {"by the prompt alone": bench.pictures(f"{shown[0]}-{count}")}
-        apart |= {f"side by side, {METHODS[n].label}": bench.pictures(f"{n}-{count}-apart") for n in shown}
-        figures.draw_together(apart, pairs, "pairs", options.out / "apart.png")
+        apart = ({"drawings": real["pairs"]} if real else {}) | {"by the prompt alone": next(iter(together.values()))}
+        sides = zip(shown, drawn.values(), strict=True)
+        apart |= {f"side by side, {METHODS[n].label}": pictures["apart"] for n, pictures in sides}
+        figures.draw_together(apart, pairs, options.out / "apart.png")
     if stylised:
-        figures.draw_together(drawn, stylised, "stylised", options.out / "stylised.png")
+        styled = {label: pictures["stylised"] for label, pictures in drawn.items()}
+        figures.draw_together(styled, stylised, options.out / "stylised.png")
 
 
 def say(words: str) -> None:

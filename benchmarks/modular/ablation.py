@@ -20,10 +20,9 @@ from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measure import Measures
 from benchmarks.modular.methods import METHODS
 from benchmarks.modular.pictures import Artist
-from benchmarks.modular.report import mean_over, retention
+from benchmarks.modular.report import mean_over, retention, write_rows
 from benchmarks.modular.teach import teach
 from blocklora_jax.command import run
-from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
 from blocklora_jax.pipeline import StableDiffusion
 
@@ -94,6 +93,7 @@ class Options:
 
 def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     """Alone, merged, and crosstalk of one variant."""
+    say(name)
     concepts = draw_concepts(options.concepts, options.seed)
     settings, folder = dict(VARIANTS[name]), options.out / name.replace(" ", "-").replace(":", "")
     each = settings.pop("slots_each", 1)
@@ -109,30 +109,33 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     return {"variant": name, "alone": alone, "merged": merged, "crosstalk": others}
 
 
-def row_of(found: Mapping[str, Any]) -> str:
+def cells_of(found: Mapping[str, Any]) -> list[str]:
     """A line of the table."""
     alone, merged = [found["alone"]], [found["merged"]]
-    cells = [mean_over(alone, "identity"), mean_over(merged, "identity"), retention(merged, alone, "identity")]
-    cells += [mean_over(merged, score) for score in ("right", "image", "text")]
+    scores = [mean_over(alone, "identity"), mean_over(merged, "identity"), retention(merged, alone, "identity")]
+    scores += [mean_over(merged, score) for score in ("right", "image", "text")]
     crosstalk = ", ".join(f"{kind} {value:.2f}" for kind, value in found["crosstalk"].items())
-    numbers = [f"{cell[0]:.3f}" for cell in cells] + [f"{np.mean(merged[0]['drift']):.3f}", crosstalk]
-    return f"| {found['variant']} | " + " | ".join(numbers) + f" | {found['alone']['parameters']:,.0f} |"
+    numbers = [f"{score[0]:.3f}" for score in scores] + [f"{np.mean(merged[0]['drift']):.3f}", crosstalk]
+    return [found["variant"], *numbers, f"{found['alone']['parameters']:,.0f}"]
 
 
 def main() -> None:
     """The command line."""
-    options = tyro.cli(Options, description=__doc__)
-    sd, rows = StableDiffusion.from_pretrained("pocket"), []
-    names = ("identity alone", "merged", "kept", "recognised", "image", "text", "drift", "crosstalk", "trained")
-    lines = ["| variant | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for name in options.only:
-        say(name)
-        rows.append(measure(options, sd, name))
-        lines.append(row_of(rows[-1]))
-        print(lines[-1], flush=True)
-        write_json(options.out / "ablation.json", rows)
-    write_atomic(options.out / "ablation.md", "\n".join(lines).encode())
-    print("\n".join(lines))
+    options, sd = tyro.cli(Options, description=__doc__), StableDiffusion.from_pretrained("pocket")
+    found = (measure(options, sd, name) for name in options.only)
+    columns = (
+        "variant",
+        "identity alone",
+        "merged",
+        "kept",
+        "recognised",
+        "image",
+        "text",
+        "drift",
+        "crosstalk",
+        "trained",
+    )
+    write_rows(found, cells_of, columns, options.out / "ablation")
 
 
 if __name__ == "__main__":

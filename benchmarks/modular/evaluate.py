@@ -96,15 +96,6 @@ class Bench:
             result |= self._together(params, present, drawn)
         return result, drawn
 
-    def apart(self, method: Method, adapters: Sequence[Adapter], weight: float) -> tuple[Result, dict[str, np.ndarray]]:
-        """Two concepts in one picture, each with its side of it, while all are merged by a method."""
-        pairs = self.tasks.pair_prompts(self.concepts, self.pairs)
-        if not pairs:
-            return {}, {}
-        params, present = method.merge(self.artist.sd, adapters, weight)
-        drawn = self.artist.draw([p.text for p in pairs], "pairs", params, present, apart=True)
-        return {"apart": self._both(pairs, drawn)}, {"pairs": drawn}
-
     def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
         """At which of a method's strengths its merge has the most identity: one prompt a concept, with noise of its own.
 
@@ -134,13 +125,14 @@ class Bench:
         return images, self.score(concept, images, [p.plain for p in prompts], merged)
 
     def _together(self, params: Mapping[str, Any], present: Sequence[Adapter], drawn: dict[str, np.ndarray]) -> Result:
-        """Two concepts in one picture, and individuals in a style that is a concept."""
+        """Two concepts in one picture, by the prompt alone and each at its side; and individuals in a style that is a concept."""
         pairs = self.tasks.pair_prompts(self.concepts, self.pairs)
         stylised = self.tasks.stylised_prompts(self.concepts, self.pairs)
         found: Result = {}
         if pairs:
-            drawn["pairs"] = self.artist.draw([p.text for p in pairs], "pairs", params, present)
-            found["both"] = self._both(pairs, drawn["pairs"])
+            for task, apart in (("pairs", False), ("apart", True)):
+                drawn[task] = self.artist.draw([p.text for p in pairs], "pairs", params, present, apart)
+            found |= {"both": self._both(pairs, drawn["pairs"]), "apart": self._both(pairs, drawn["apart"])}
         if stylised:
             drawn["stylised"] = self.artist.draw([p.text for p in stylised], "stylised", params, present)
             found["stylised"] = [self._stylised(p, drawn["stylised"][[i]]) for i, p in enumerate(stylised)]

@@ -67,9 +67,9 @@ def draw_grid(
     write_atomic(path, png_bytes(grid))
 
 
-def draw_together(drawn: Mapping[str, Mapping[str, np.ndarray]], prompts: Sequence[str], task: str, path: Path) -> None:
-    """A row for each of the first prompts of a task ("pairs", "stylised"), a column a method."""
-    images = [pictures[task][i] for i in range(len(prompts)) for pictures in drawn.values()]
+def draw_together(drawn: Mapping[str, np.ndarray], prompts: Sequence[str], path: Path) -> None:
+    """A row for each of the prompts, a column for each label of `drawn`, with a picture [h, w, 3] for each prompt at least."""
+    images = [pictures[i] for i in range(len(prompts)) for pictures in drawn.values()]
     captions = [f"{label}: {words}" for words in prompts for label in drawn]
     write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=len(drawn), scale=_scale(images))))
 

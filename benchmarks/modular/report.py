@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.modular.methods import METHODS
+from blocklora_jax.files import write_atomic, write_json
 
 Interval = tuple[float, float, float]
 _DRAWS = 2000
@@ -106,6 +108,23 @@ def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
             values = np.array([p[part] for r in results for p in r["stylised"]])
             found[f"stylised_{part}"] = interval(values, lambda x: float(x.mean()))
     return found
+
+
+def write_rows(
+    found: Iterable[dict[str, Any]],
+    cells: Callable[[dict[str, Any]], Sequence[str]],
+    columns: Sequence[str],
+    path: Path,
+) -> None:
+    """A table of results, a line printed as soon as one is there; PATH.json and PATH.md. cells: of a result, as many as columns."""
+    results, lines = [], ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for result in found:
+        results.append(result)
+        lines.append("| " + " | ".join(cells(result)) + " |")
+        print(lines[-1], flush=True)
+        write_json(path.with_suffix(".json"), results)
+    write_atomic(path.with_suffix(".md"), "\n".join(lines).encode())
+    print("\n".join(lines))
 
 
 _COLUMNS = {

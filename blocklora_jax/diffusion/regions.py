@@ -96,8 +96,8 @@ def _names(adapter: Adapter) -> str:
 
 
 def _call_by_noun(prompt: str, names: str, noun: str) -> str:
-    """`prompt` with a noun wherever the pattern `names` stands, and an article where there is none."""
-    article = f"{'an' if noun[0] in 'aeiou' else 'a'} "
+    """`prompt` with a noun wherever the pattern `names` stands, and an article where there is none; nothing for no noun."""
+    article = f"{'an' if noun[0] in 'aeiou' else 'a'} " if noun else ""
 
     def call(found: re.Match[str]) -> str:
         before = prompt[: found.start()].lower().split()

@@ -266,7 +266,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     report = json.loads((out / "report.json").read_text())
     row = next(row for row in report["rows"] if (row["method"], row["n"]) == ("average", 2))
     drawn = load_file(out / "seed-0/results/average-2.safetensors")
-    assert {key: x.shape for key, x in drawn.items()} == {"rex": (4, 16, 16, 3), "una": (4, 16, 16, 3), "plain": (12, 16, 16, 3), "pairs": (12, 16, 16, 3)}  # fmt: skip
+    assert {key: x.shape for key, x in drawn.items()} == {"rex": (4, 16, 16, 3), "una": (4, 16, 16, 3), "plain": (12, 16, 16, 3), "pairs": (12, 16, 16, 3), "apart": (12, 16, 16, 3)}  # fmt: skip
     expected = [
         measured_by_transformers(models, concepts / name, name, noun, drawn[name])
         for name, noun in (("rex", "dog"), ("una", "owl"))

@@ -91,5 +91,8 @@ def test_side_by_side_reads_one_concept_in_each_strip_and_the_scene_in_all():
         "a dog with <bo> owl, a dog happy",
     ]
     other = replace(owl, tokens={}, info=replace(owl.info, trigger="dog in a hat"))
+    # LoRAs of other programs may have no noun.
+    foreign = replace(owl, tokens={}, info=replace(owl.info, trigger="sks", class_noun=""))
+    assert side_by_side("<rex> dog, sks", [rex, foreign])[0].prompt == "<rex> dog, "
     assert len(side_by_side("<rex> dog in a hat", [rex, other])) == 2
     assert side_by_side("a photo of <ada> woman on a <cove> beach", [ada, rex, cove]) == []
