@@ -32,7 +32,7 @@ import tyro
 from benchmarks.modular import figures
 from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measures import World
-from benchmarks.modular.methods import METHODS, Method
+from benchmarks.modular.methods import METHODS, Method, check_known
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.real import Encoders
 from benchmarks.modular.report import by_kind, markdown, summarise
@@ -81,6 +81,7 @@ class Options:
     encoders: Encoders = Encoders()
 
     def __post_init__(self) -> None:
+        check_known("--methods", self.methods, METHODS)
         needs = {"config": self.config, "size": self.size, "sentences": self.sentences}
         if self.concepts is None and (given := [name for name, value in needs.items() if value is not None]):
             raise UserError(f"--{given[0]} is for real concepts: give --concepts DIR too")

@@ -18,7 +18,7 @@ from benchmarks.modular.__main__ import say
 from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
 from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measure import Measures
-from benchmarks.modular.methods import METHODS
+from benchmarks.modular.methods import METHODS, check_known
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.report import mean_over, retention, write_rows
 from benchmarks.modular.teach import teach
@@ -89,6 +89,9 @@ class Options:
     seed: int = HELD_OUT_SEED
     prompts: int = 8
     sampler_steps: int = 15
+
+    def __post_init__(self) -> None:
+        check_known("--only", self.only, VARIANTS)
 
 
 def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import merge
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.errors import UserError
 from blocklora_jax.layer_inputs import measure_inputs
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompt_words import words_for
@@ -108,6 +109,13 @@ METHODS: dict[str, Method] = {
     "fusion": Method("LoRA, gradient fusion", "plain", _gradient_fusion),
     "plain_fused": Method("LoRA, fused", "plain", _fused),
 }
+
+
+def check_known(flag: str, names: Sequence[str], known: Collection[str]) -> None:
+    """Raises: UserError for the first name that is not known."""
+    for name in names:
+        if name not in known:
+            raise UserError(f"{flag} {name!r} is not known: choose among {', '.join(known)}")
 
 
 def trainable(adapter: Adapter) -> int:

@@ -18,7 +18,7 @@ from benchmarks.modular.__main__ import measure_merged, say
 from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
 from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measure import Measures
-from benchmarks.modular.methods import METHODS, RECIPES
+from benchmarks.modular.methods import METHODS, RECIPES, check_known
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.report import mean_over, write_rows
 from benchmarks.modular.teach import teach
@@ -47,6 +47,9 @@ class Options:
     seed: int = HELD_OUT_SEED
     prompts: int = 6
     sampler_steps: int = 12
+
+    def __post_init__(self) -> None:
+        check_known("--recipes", self.recipes, MERGED_BY)
 
 
 def measure(options: Options, sd: StableDiffusion, recipe: str, rate: float) -> dict[str, Any]:

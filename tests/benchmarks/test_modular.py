@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tyro
 from adapter_builders import random_adapter
 
 import merge
+from benchmarks.modular import __main__ as bench
+from benchmarks.modular import ablation, rates
 from benchmarks.modular.ablation import VARIANTS
 from benchmarks.modular.concepts import ORDER, draw_concepts, draw_strangers
 from benchmarks.modular.measure import crop_half
@@ -14,6 +17,7 @@ from benchmarks.modular.methods import RECIPES
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from benchmarks.modular.report import interval, markdown, per_concept, retention, summarise
+from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.specs import Individual
 from train.config import parse_args, settings_as_flags
 
@@ -84,6 +88,12 @@ def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
     assert (together[0] != apart[0]).any()
     # One concept has nobody to be kept apart from.
     assert np.abs(together[1].astype(int) - apart[1]).max() <= 1
+
+
+@pytest.mark.parametrize(("command", "flag"), [(rates, "--recipes"), (ablation, "--only"), (bench, "--methods")])
+def test_names_that_nothing_has_are_told_with_those_there_are(command, flag):
+    with pytest.raises(UserError, match=f"{flag} 'plane' is not known: choose among .*, "):
+        tyro.cli(command.Options, args=[flag, "plane"])
 
 
 def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
