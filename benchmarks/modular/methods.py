@@ -115,7 +115,7 @@ def check_known(flag: str, names: Sequence[str], known: Collection[str]) -> None
     """Raises: UserError for the first name that is not known."""
     for name in names:
         if name not in known:
-            raise UserError(f"{flag} {name!r} is not known: choose among {', '.join(known)}")
+            raise UserError(f"{flag} {name!r} is not known: choose among {'; '.join(known)}")
 
 
 def trainable(adapter: Adapter) -> int:

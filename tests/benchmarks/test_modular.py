@@ -92,7 +92,7 @@ def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
 
 @pytest.mark.parametrize(("command", "flag"), [(rates, "--recipes"), (ablation, "--only"), (bench, "--methods")])
 def test_names_that_nothing_has_are_told_with_those_there_are(command, flag):
-    with pytest.raises(UserError, match=f"{flag} 'plane' is not known: choose among .*, "):
+    with pytest.raises(UserError, match=f"{flag} 'plane' is not known: choose among .*; "):
         tyro.cli(command.Options, args=[flag, "plane"])
 
 
