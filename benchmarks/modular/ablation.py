@@ -18,7 +18,7 @@ from benchmarks.modular.__main__ import say
 from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
 from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measure import Measures
-from benchmarks.modular.methods import METHODS, check_known
+from benchmarks.modular.methods import METHODS, PLAIN_RANK, RANK, check_known
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.report import mean_over, retention, write_rows
 from benchmarks.modular.teach import teach
@@ -26,54 +26,41 @@ from blocklora_jax.command import run
 from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
 from blocklora_jax.pipeline import StableDiffusion
 
-# What each differs in from the defaults of train.concept.
+# The settings of configs/wide.yaml: as many trained numbers as rank 16 in one of sixteen blocks has.
+ONE_BLOCK: dict[str, Any] = {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0}
+
+# What each differs in from the defaults of train.concept: sixteen column blocks, a slot each, rank 16, lambda 1.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "neither blocks nor erasure, rank 5": {"rank": 5, "blocks": 0, "erase": "none"},
-    "neither, rank 16": {"blocks": 0, "erase": "none"},
-    "blocks only": {"erase": "none"},
-    "erasure only, rank 5": {"rank": 5, "blocks": 0},
-    "erasure only, rank 16": {"blocks": 0},
-    "erasure only, rank 5, lambda 10": {"rank": 5, "blocks": 0, "lambda": 10.0},
-    "erasure only, rank 5, lambda 100": {"rank": 5, "blocks": 0, "lambda": 100.0},
-    "erasure only, rank 5, lambda 30, spread 2": {"rank": 5, "blocks": 0, "lambda": 30.0, "token_spread": 2.0},
-    "axis out": {"axis": "out"},
-    "axis out, lambda 10": {"axis": "out", "lambda": 10.0},
-    "axis grid": {"axis": "grid"},
-    "K = 4, a slot each": {"blocks": 4},
-    "K = 64, 4 slots each": {"blocks": 64, "slots_each": 4},
-    "rank 4": {"rank": 4},
-    "rank 32": {"rank": 32},
-    "lambda 0.1": {"lambda": 0.1},
-    "lambda 10": {"lambda": 10.0},
-    "lambda 100": {"lambda": 100.0},
-    "form epsilon": {"erase": "epsilon"},
-    "strangers that resemble nobody": {"strangers": []},
-    "strangers that resemble nobody, where tokens start": {"strangers": [], "foreign_spread": 1.0},
-    "erasure only, rank 5, lambda 10, strangers that resemble nobody": {
-        "rank": 5,
-        "blocks": 0,
-        "lambda": 10.0,
-        "strangers": [],
-    },
-    "erasure only, rank 5, lambda 10, tokens as they are drawn": {
-        "rank": 5,
-        "blocks": 0,
-        "lambda": 10.0,
-        "strangers": [],
-        "token_learning_rate": 0.0,
-    },
-    "6 random rows": {"random_batch": 6},
-    "no own class among random prompts": {"random_shares": {"own_class": 0.0}},
-    "no foreign tokens": {"random_shares": {"foreign": 0.0}},
-    "no empty prompt": {"random_shares": {"empty": 0.0}},
-    "tokens start at the noun": {"token_spread": 0.05},
-    "no tokens": {"token_vectors": 0},
-    "1 token vector": {"token_vectors": 1},
-    "4 token vectors": {"token_vectors": 4},
-    "tokens alone": {"learning_rate": 0.0, "erase": "none"},
-    "layers: attention": {"layers": "attention"},
-    "layers: cross_kv+text_encoder": {"layers": "cross_kv+text_encoder"},
+    "neither": ONE_BLOCK | {"erase": "none"},
+    "16 blocks": {"erase": "none"},
+    "16 blocks, erased": {},
+    "one block, erased": ONE_BLOCK,
+    "16 blocks, lambda 0.1": {"lambda": 0.1},
+    "16 blocks, lambda 10": {"lambda": 10.0},
+    "one block, lambda 1": ONE_BLOCK | {"lambda": 1.0},
+    "one block, lambda 30": ONE_BLOCK | {"lambda": 30.0},
+    "16 blocks, axis out": {"axis": "out"},
+    "16 blocks, axis grid": {"axis": "grid"},
+    "4 blocks": {"blocks": 4},
+    "64 blocks, 4 each": {"blocks": 64, "slots_each": 4},
+    "16 blocks, rank 4": {"rank": 4},
+    "16 blocks, rank 32": {"rank": 32},
+    "one block, rank 16": ONE_BLOCK | {"rank": RANK},
+    "one block, form epsilon": ONE_BLOCK | {"erase": "epsilon"},
+    "one block, no own class": ONE_BLOCK | {"random_shares": {"own_class": 0.0}},
+    "one block, no foreign tokens": ONE_BLOCK | {"random_shares": {"foreign": 0.0}},
+    "one block, no empty prompt": ONE_BLOCK | {"random_shares": {"empty": 0.0}},
+    "one block, strangers that resemble nobody": ONE_BLOCK | {"strangers": []},
+    "one block, 6 random rows": ONE_BLOCK | {"random_batch": 6},
+    "one block, no tokens": ONE_BLOCK | {"token_vectors": 0},
+    "one block, tokens as they are drawn": ONE_BLOCK | {"token_learning_rate": 0.0},
+    "one block, tokens start at the noun": ONE_BLOCK | {"token_spread": 0.05},
+    "one block, 1 token vector": ONE_BLOCK | {"token_vectors": 1},
+    "one block, 4 token vectors": ONE_BLOCK | {"token_vectors": 4},
+    "tokens alone": ONE_BLOCK | {"learning_rate": 0.0, "erase": "none"},
+    "one block, layers attention": ONE_BLOCK | {"layers": "attention"},
+    "one block, layers attention, noised pictures only": ONE_BLOCK | {"layers": "attention", "pure_noise": 0.0},
+    "one block, layers cross_kv+text_encoder": ONE_BLOCK | {"layers": "cross_kv+text_encoder"},
 }
 
 
@@ -98,7 +85,7 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     """Alone, merged, and crosstalk of one variant."""
     say(name)
     concepts = draw_concepts(options.concepts, options.seed)
-    settings, folder = dict(VARIANTS[name]), options.out / name.replace(" ", "-").replace(":", "")
+    settings, folder = dict(VARIANTS[name]), options.out / name.replace(" ", "-").replace(",", "")
     each = settings.pop("slots_each", 1)
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **settings}
     adapters = teach(concepts, settings, folder, options.concepts, 16, each)
