@@ -126,8 +126,10 @@ def test_remat_keeps_prediction_and_gradient():
     value, gradient = compiled_gradient(False)(params, TEXT)
     again, recomputed = compiled_gradient(True)(params, TEXT)
     np.testing.assert_allclose(again, value, rtol=1e-6)
+    # Rounding is of the largest gradient's size: those of a bias before a normalisation are sums that all but cancel.
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
     for ours, theirs in zip(jax.tree.leaves(recomputed), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-7 * largest)
 
 
 def test_gradient_reaches_text_and_every_parameter():
