@@ -26,7 +26,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            self._manager.save(step, args=ocp.args.StandardSave(_without_empty(state)))
             self._manager.wait_until_finished()
         except OSError as error:
             raise UserError(f"cannot save a checkpoint of step {step}: {error.strerror or error}") from error
@@ -39,15 +39,21 @@ class Checkpoints:
         step = self.latest_step()
         if step is None:
             raise UserError(f"there is no checkpoint in {self._manager.directory}")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_empty(like))
         try:
-            return step, self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            saved = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"the checkpoint of step {step} in {self._manager.directory} does not fit this configuration; "
                 "resume with the settings it was started with, or choose another --out"
             ) from error
+        return step, jax.tree.map(lambda x, y: y if x is None else x, saved, like, is_leaf=lambda x: x is None)
 
     def close(self) -> None:
         """Wait for writes and release the folder."""
         self._manager.close()
+
+
+def _without_empty(state: Any) -> Any:
+    """`state` with None for arrays without entries, which orbax does not save: the embeddings of no tokens."""
+    return jax.tree.map(lambda x: x if x.size else None, state)

@@ -27,6 +27,7 @@ def new_state() -> dict:
         "key": jax.random.key(0),
         "x": jnp.linspace(0, 1, 5),
         "half": jnp.ones(2, jnp.bfloat16),
+        "empty": jnp.zeros((0, 3)),
     }
 
 
