@@ -6,7 +6,7 @@ Results are kept under --out and used again; --only names a few. Prints a table 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from benchmarks.modular.teach import teach
 from blocklora_jax.command import run
 from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.concepts import Concept
 
 # The settings of configs/wide.yaml: as many trained numbers as rank 16 in one of sixteen blocks has.
 ONE_BLOCK: dict[str, Any] = {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0}
@@ -64,6 +65,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Unnamed(Concept):
+    """A concept without a token."""
+
+    @property
+    def token(self) -> str:
+        """Nothing: the class noun alone calls it."""
+        return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Teach and measure the variants."""
@@ -84,8 +95,10 @@ class Options:
 def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     """Alone, merged, and crosstalk of one variant."""
     say(name)
-    concepts = draw_concepts(options.concepts, options.seed)
+    concepts: Sequence[Concept] = draw_concepts(options.concepts, options.seed)
     settings, folder = dict(VARIANTS[name]), options.out / name.replace(" ", "-").replace(",", "")
+    if settings.get("token_vectors") == 0:
+        concepts = [Unnamed(**vars(c)) for c in concepts]
     each = settings.pop("slots_each", 1)
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **settings}
     adapters = teach(concepts, settings, folder, options.concepts, 16, each)
