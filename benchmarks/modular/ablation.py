@@ -97,11 +97,11 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     say(name)
     concepts: Sequence[Concept] = draw_concepts(options.concepts, options.seed)
     settings, folder = dict(VARIANTS[name]), options.out / name.replace(" ", "-").replace(",", "")
-    if settings.get("token_vectors") == 0:
-        concepts = [Unnamed(**vars(c)) for c in concepts]
     each = settings.pop("slots_each", 1)
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **settings}
     adapters = teach(concepts, settings, folder, options.concepts, 16, each)
+    if settings.get("token_vectors") == 0:
+        concepts = [Unnamed(**vars(c)) for c in concepts]
     artist = Artist(sd, adapters, options.seed, options.sampler_steps)
     bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts)
     method = METHODS["sum" if settings.get("blocks") == 0 else "blocklora"]
