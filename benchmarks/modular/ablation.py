@@ -48,6 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 blocks, rank 32": {"rank": 32},
     "one block, rank 16": ONE_BLOCK | {"rank": RANK},
     "one block, form epsilon": ONE_BLOCK | {"erase": "epsilon"},
+    "one block, form epsilon, lambda 100": ONE_BLOCK | {"erase": "epsilon", "lambda": 100.0},
     "one block, no own class": ONE_BLOCK | {"random_shares": {"own_class": 0.0}},
     "one block, no foreign tokens": ONE_BLOCK | {"random_shares": {"foreign": 0.0}},
     "one block, no empty prompt": ONE_BLOCK | {"random_shares": {"empty": 0.0}},
