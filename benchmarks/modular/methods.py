@@ -25,6 +25,7 @@ Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequ
 RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
+    "wide_3": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0},
     # Strangers' tokens are noise around nouns, and resemble nobody's.
     "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "strangers": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
@@ -95,6 +96,8 @@ _STRENGTHS = (0.15, 0.3, 0.6, 1.0)
 METHODS: dict[str, Method] = {
     "wide": Method("erasure, one block", "wide", _sum),
     "wide_fused": Method("erasure, one block, fused", "wide", _fused),
+    "wide_3": Method("erasure, one block, lambda 3", "wide_3", _sum),
+    "wide_3_fused": Method("erasure, one block, lambda 3, fused", "wide_3", _fused),
     "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocks": Method("16 blocks, no erasure", "blocks", _compose),
