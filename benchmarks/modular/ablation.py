@@ -2,11 +2,12 @@
 
 Every variant of the training teaches the same concepts (not those of the bench), which are measured alone and merged.
 Results are kept under --out and used again; --only names a few. Prints a table and writes ablation.md and ablation.json.
+"Difference" is that of the merged identity to the variant named first, with its standard error over the same pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from benchmarks.modular.__main__ import say
 from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
 from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measure import Measures
-from benchmarks.modular.methods import METHODS, PLAIN_RANK, RANK, check_known
+from benchmarks.modular.methods import METHODS, RANK, RECIPES, check_known
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.report import mean_over, retention, write_rows
 from benchmarks.modular.teach import teach
@@ -28,14 +29,14 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import Concept
 
 # The settings of configs/wide.yaml: as many trained numbers as rank 16 in one of sixteen blocks has.
-ONE_BLOCK: dict[str, Any] = {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0}
+ONE_BLOCK = RECIPES["wide"]
 
 # What each differs in from the defaults of train.concept: sixteen column blocks, a slot each, rank 16, lambda 1.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "one block, erased": ONE_BLOCK,
     "neither": ONE_BLOCK | {"erase": "none"},
     "16 blocks": {"erase": "none"},
     "16 blocks, erased": {},
-    "one block, erased": ONE_BLOCK,
     "16 blocks, lambda 0.1": {"lambda": 0.1},
     "16 blocks, lambda 10": {"lambda": 10.0},
     "one block, lambda 1": ONE_BLOCK | {"lambda": 1.0},
@@ -113,20 +114,31 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     return {"variant": name, "alone": alone, "merged": merged, "crosstalk": others}
 
 
+def measure_all(options: Options, sd: StableDiffusion) -> Iterator[dict[str, Any]]:
+    """Every variant, and how far it is from the first: mean and standard error over pairs of pictures."""
+    first = None
+    for name in options.only:
+        found = measure(options, sd, name)
+        identity = np.concatenate([scores["identity"] for scores in found["merged"]["concepts"].values()])
+        first = identity if first is None else first
+        error = (identity - first).std(ddof=1) / np.sqrt(identity.size)
+        yield found | {"difference": [float((identity - first).mean()), float(error)]}
+
+
 def cells_of(found: Mapping[str, Any]) -> list[str]:
     """A line of the table."""
     alone, merged = [found["alone"]], [found["merged"]]
     scores = [mean_over(alone, "identity"), mean_over(merged, "identity"), retention(merged, alone, "identity")]
     scores += [mean_over(merged, score) for score in ("right", "image", "text")]
     crosstalk = ", ".join(f"{kind} {value:.2f}" for kind, value in found["crosstalk"].items())
-    numbers = [f"{score[0]:.3f}" for score in scores] + [f"{np.mean(merged[0]['drift']):.3f}", crosstalk]
+    numbers = [f"{score[0]:.3f}" for score in scores]
+    numbers += ["{:+.3f} ± {:.3f}".format(*found["difference"]), f"{np.mean(merged[0]['drift']):.3f}", crosstalk]
     return [found["variant"], *numbers, f"{found['alone']['parameters']:,.0f}"]
 
 
 def main() -> None:
     """The command line."""
     options, sd = tyro.cli(Options, description=__doc__), StableDiffusion.from_pretrained("pocket")
-    found = (measure(options, sd, name) for name in options.only)
     columns = (
         "variant",
         "identity alone",
@@ -135,11 +147,12 @@ def main() -> None:
         "recognised",
         "image",
         "text",
+        "difference",
         "drift",
         "crosstalk",
         "trained",
     )
-    write_rows(found, cells_of, columns, options.out / "ablation")
+    write_rows(measure_all(options, sd), cells_of, columns, options.out / "ablation")
 
 
 if __name__ == "__main__":
