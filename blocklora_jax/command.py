@@ -1,8 +1,9 @@
-"""What every command line does with an error: one line, and an exit code that is not 0."""
+"""What every command line does with an error: one line, and an exit code that is not 0; and with a warning: one line."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 
 from blocklora_jax.errors import UserError
@@ -10,6 +11,7 @@ from blocklora_jax.errors import UserError
 
 def run(main: Callable[[], None]) -> None:
     """Call `main` and exit: 2 after a UserError, 130 after Ctrl-C, 1 if the system refuses (a full disk)."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         main()
     except UserError as error:

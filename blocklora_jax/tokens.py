@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +69,9 @@ class Tokenizer:
             prompts: any text.
             tokens: concept token -> number of its vectors.
 
+        Warns:
+            UserWarning: a prompt has a `<name>` that is no known token.
+
         Raises:
             UserError: a prompt that is too long, naming the words that would be lost; a token name that cannot be.
 
@@ -129,6 +133,11 @@ class Tokenizer:
         # The names' group keeps them in the result: text and names alternate.
         pattern = "|".join(re.escape(name) for name in sorted(ids, key=len, reverse=True))
         parts = re.split(f"({pattern})", prompt, flags=re.IGNORECASE) if ids else [prompt]
+        for unknown in _NAME.findall("\n".join(parts[::2]).lower()):
+            if unknown not in self.files.added:
+                known = ", ".join(map(repr, ids)) or "none"
+                message = f"{unknown!r} in {prompt!r} is read as ordinary letters: known tokens: {known}"
+                warnings.warn(message, stacklevel=2)
         texts = [
             _Piece(self._clip(text, add_special_tokens=False, verbose=False).input_ids, None) for text in parts[::2]
         ]

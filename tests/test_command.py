@@ -1,6 +1,9 @@
-"""What a command line does with an error."""
+"""What a command line does with an error and with a warning."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +37,12 @@ def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
 def test_success_says_nothing(capsys):
     run(lambda: None)
     assert capsys.readouterr().err == ""
+
+
+def test_a_warning_is_one_line():
+    code = "import warnings; from blocklora_jax.command import run; run(lambda: warnings.warn('careful'))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr == "warning: careful\n"
 
 
 @pytest.mark.parametrize("code", [0, 2, 143])

@@ -1,5 +1,6 @@
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -126,6 +127,17 @@ def test_a_long_prompt_is_refused_and_the_lost_words_are_named(tokenizer):
 def test_a_name_of_another_form_is_refused(tokenizer, name):
     with pytest.raises(UserError, match="must look like"):
         tokenizer.encode(["a"], {name: 1})
+
+
+def test_a_name_that_is_no_token_is_warned_of(tokenizer):
+    with pytest.warns(UserWarning, match="'<p2>' in 'a <P2> and a <d1>' is read as ordinary letters: .*'<p1>', '<d1>'"):
+        tokenizer.encode(["a <P2> and a <d1>"], {"<p1>": 1, "<d1>": 2})
+
+
+def test_tokens_that_are_known_and_other_brackets_are_not_warned_of(tokenizer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer.encode(["a <P1> < a <d1>, i <3 <|endoftext|>"], {"<p1>": 1, "<d1>": 2})
 
 
 def test_a_name_that_the_vocabulary_has_is_refused(tokenizer, tmp_path):
