@@ -97,18 +97,19 @@ class Bench:
         return result, drawn
 
     def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
-        """At which of a method's strengths its merge has the most identity: one prompt a concept, with noise of its own.
+        """At which of a method's strengths its merge has the most identity: every second prompt, with noise of its own.
 
         On the very concepts that are measured, which favours the methods that have a strength to choose.
         """
-        concepts, found = self.concepts[: len(adapters)], {}
-        prompts = [self.tasks.concept_prompts(concept, self.prompts)[0] for concept in concepts]
+        found = {}
+        concepts = self.concepts[: len(adapters)]
+        asked = [(c, prompt) for c in concepts for prompt in self.tasks.concept_prompts(c, self.prompts)[::2]]
         for weight in method.weights:
             params, present = method.merge(self.artist.sd, adapters, weight)
-            images = self.artist.draw([p.text for p in prompts], "strength", params, present)
+            images = self.artist.draw([prompt.text for _, prompt in asked], "strength", params, present)
             scores = [
                 self.measures.score(concept, image[None], [prompt.plain], ()).identity[0]
-                for concept, prompt, image in zip(concepts, prompts, images, strict=True)
+                for (concept, prompt), image in zip(asked, images, strict=True)
             ]
             found[str(weight)] = float(np.mean(scores))
         return {"identity": found, "weight": float(max(found, key=lambda weight: found[weight]))}, {}
