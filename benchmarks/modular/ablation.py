@@ -60,7 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one block, tokens start at the noun": ONE_BLOCK | {"token_spread": 0.05},
     "one block, 1 token vector": ONE_BLOCK | {"token_vectors": 1},
     "one block, 4 token vectors": ONE_BLOCK | {"token_vectors": 4},
-    "tokens alone": ONE_BLOCK | {"learning_rate": 0.0, "erase": "none"},
+    "tokens alone": RECIPES["tokens"],
     "one block, layers attention": ONE_BLOCK | {"layers": "attention"},
     "one block, layers attention, noised pictures only": ONE_BLOCK | {"layers": "attention", "pure_noise": 0.0},
     "one block, layers cross_kv+text_encoder": ONE_BLOCK | {"layers": "cross_kv+text_encoder"},

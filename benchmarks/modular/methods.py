@@ -32,6 +32,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "blocks": {"rank": RANK, "erase": "none"},
     "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
     "orthogonal": {"rank": RANK, "blocks": 0, "erase": "none", "down": "orthogonal"},
+    # Textual Inversion: the layers stay as they are, and nothing can collide.
+    "tokens": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none", "learning_rate": 0.0},
     "preservation": {"rank": PLAIN_RANK, "blocks": 0, "erase": "preserve", "lambda": 1.0},
 }
 
@@ -106,6 +108,7 @@ METHODS: dict[str, Method] = {
     "ties": Method("TIES", "plain", _ties, weights=(0.5, 1.0)),
     "dare": Method("DARE", "plain", _dare, weights=_STRENGTHS),
     "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, weights=_STRENGTHS),
+    "tokens": Method("tokens alone", "tokens", _sum),
     "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
     "refit": Method("LoRA, re-fitted into 16 blocks", "plain", _refit(16, 1.0)),
     "refit_wide": Method("LoRA, re-fitted in one block", "plain", _refit(1, 10.0)),
