@@ -16,7 +16,8 @@ from blocklora_jax import Adapter
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
-from merge.__main__ import main
+from merge.__main__ import COMMANDS, main
+from merge.options import MergeOptions
 
 
 @pytest.fixture
@@ -52,6 +53,11 @@ def test_pictures_are_those_of_python(files, tiny_folder, tiny_sd, tmp_path):
     assert scale == 16
     # NumPy merges in the command and XLA here differ in the last bit.
     assert np.abs(left - expected).max() <= 1
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "info", "export"])
+def test_help_names_every_command(command):
+    assert command in (MergeOptions.__doc__ or "").partition("Other commands")[2]
 
 
 def test_info_says_what_is_in_a_file(files, capsys):
