@@ -126,7 +126,8 @@ def check_known(flag: str, names: Sequence[str], known: Collection[str]) -> None
 
 def trainable(adapter: Adapter) -> int:
     """How many numbers of the adapter were trained, tokens included."""
-    frozen_down = json.loads(adapter.info.training or "{}").get("down") == "orthogonal"
-    pairs = [pair for group in adapter.lora.values() for pair in group.values()]
+    training = json.loads(adapter.info.training or "{}")
+    frozen_down, frozen = training.get("down") == "orthogonal", training.get("learning_rate") == 0
+    pairs = [pair for group in adapter.lora.values() for pair in group.values() if not frozen]
     factors = [x for pair in pairs for x in (pair[1:] if frozen_down else pair)]
     return sum(int(np.count_nonzero(x)) for x in factors) + sum(v.size for v in adapter.tokens.values())

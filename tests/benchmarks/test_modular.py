@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tyro
@@ -13,7 +15,7 @@ from benchmarks.modular import ablation, rates
 from benchmarks.modular.ablation import VARIANTS
 from benchmarks.modular.concepts import ORDER, draw_concepts, draw_strangers
 from benchmarks.modular.measure import crop_half
-from benchmarks.modular.methods import RECIPES
+from benchmarks.modular.methods import RECIPES, trainable
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from benchmarks.modular.report import interval, markdown, per_concept, retention, summarise
@@ -94,6 +96,23 @@ def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
 def test_names_that_nothing_has_are_told_with_those_there_are(command, flag):
     with pytest.raises(UserError, match=f"{flag} 'plane' is not known: choose among .*; "):
         tyro.cli(command.Options, args=[flag, "plane"])
+
+
+@pytest.mark.parametrize(
+    ("training", "counted"),
+    [
+        ("{}", ("tokens", "up", "down")),
+        ('{"down": "orthogonal"}', ("tokens", "up")),
+        ('{"learning_rate": 0.0}', ("tokens",)),
+    ],
+)
+def test_trained_numbers_are_those_that_the_settings_trained(tiny_sd, training, counted):
+    adapter = random_adapter("ada", tiny_sd.params, slots=(0,), layers="cross_kv", partition=None)
+    pairs = adapter.lora["unet"].values()
+    sizes = {"down": sum(p.lora_A.size for p in pairs), "up": sum(p.lora_B.size for p in pairs)}
+    sizes["tokens"] = adapter.tokens["<ada>"].size
+    trained = replace(adapter, info=replace(adapter.info, training=training))
+    assert trainable(trained) == sum(sizes[name] for name in counted)
 
 
 def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
