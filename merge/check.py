@@ -79,11 +79,22 @@ def overlapping_layers(adapters: Sequence[Adapter]) -> set[str]:
     return {layer for one, other in combinations(adapters, 2) for layer in shared_layers(one, other)}
 
 
+def own_blocks(one: Adapter, other: Adapter) -> bool:
+    """Whether two adapters have different slots of one partition. In a basis they may change the same weights nevertheless."""
+    a, b = one.info, other.info
+    return a.partition is not None and a.partition == b.partition and not set(a.slots) & set(b.slots)
+
+
+def colliding_layers(one: Adapter, other: Adapter) -> list[str]:
+    """The layers in which both adapters own the same weights, or the same directions of a basis."""
+    return [] if own_blocks(one, other) else shared_layers(one, other)
+
+
 def shared_layers(one: Adapter, other: Adapter) -> list[str]:
     """The layers in which both adapters own some of the same weights."""
     a, b = one.info, other.info
     same = a.partition is not None and a.partition == b.partition
-    if same and not set(a.slots) & set(b.slots):
+    if own_blocks(one, other) and not (a.partition and a.partition.basis):
         return []
     certain = same or a.partition is None or b.partition is None
     shapes, others = one.shapes(), other.shapes()
@@ -198,7 +209,7 @@ def _token_problems(adapters: Sequence[Adapter]) -> list[str]:
 
 
 def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
-    pairs = [(one, other) for one, other in combinations(adapters, 2) if shared_layers(one, other)]
+    pairs = [(one, other) for one, other in combinations(adapters, 2) if colliding_layers(one, other)]
     if not pairs:
         return []
     # Fifteen adapters without blocks have 105 pairs.

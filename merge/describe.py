@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from blocklora_jax.adapters.lora import Adapter
-from merge.check import shared_layers
+from merge.check import colliding_layers
 
 
 def describe(adapter: Adapter) -> str:
@@ -27,7 +27,7 @@ def describe(adapter: Adapter) -> str:
 
 def overlap_report(adapters: Sequence[Adapter]) -> list[str]:
     """One line for each pair of adapters that own the same weights, for the first few pairs; then how many more there are."""
-    pairs = [(a, b, len(shared)) for a, b in combinations(adapters, 2) if (shared := shared_layers(a, b))]
+    pairs = [(a, b, len(shared)) for a, b in combinations(adapters, 2) if (shared := colliding_layers(a, b))]
     told = [f"{a.name!r} and {b.name!r} are summed where they overlap, in {count} layers" for a, b, count in pairs[:3]]
     return told + ([f"and so are {len(pairs) - 3} other pairs"] if len(pairs) > 3 else [])
 
@@ -51,4 +51,5 @@ def _blocks(adapter: Adapter) -> str:
     if partition is None:
         return "none: an ordinary LoRA, which overlaps every other"
     slots = ", ".join(str(slot) for slot in adapter.info.slots)
-    return f"slots {slots} of {partition.num_blocks}, axis {partition.axis!r}, seed {partition.seed}"
+    cut = f", in the basis {partition.basis}" if partition.basis else ""
+    return f"slots {slots} of {partition.num_blocks}, axis {partition.axis!r}, seed {partition.seed}{cut}"

@@ -76,6 +76,9 @@ class ConceptConfig:
     partition_seed: int = 0
     """Seeds the assignment of slots to blocks, and shared bases; adapters that are to be merged share it."""
 
+    basis: str | None = None
+    """Cut blocks in the directions of this basis of the text features (a file of `python -m train.basis`, or pocket, which comes with the pocket model) instead of the features themselves; adapters that are to be merged share it."""
+
     token_vectors: int = 2
     """How many embeddings the token stands for; 0 trains none and writes the class noun's own."""
     token_spread: float = 1.0
@@ -177,7 +180,19 @@ class ConceptConfig:
                     raise UserError(f"--{flag} {demand}, not {value}")
         if not self.class_noun.strip():
             raise UserError("--class-noun must not be empty: say what the concept is, such as 'man'")
+        self._check_basis()
         self._check_rivals()
+
+    def _check_basis(self) -> None:
+        """What blocks in the directions of a basis ask of other settings."""
+        demands = {
+            "--blocks 2 or more": self.blocks >= 2,
+            "--axis in": self.axis == "in",
+            "--layers cross_kv, which read text": self.layers == "cross_kv",
+            "no --registry": self.registry is None,
+        }
+        if self.basis is not None and (missing := [demand for demand, met in demands.items() if not met]):
+            raise UserError(f"--basis cuts blocks of the text features: it takes {' and '.join(missing)}")
 
     def _check_rivals(self) -> None:
         """What Orthogonal Adaptation and Differential Output Preservation ask of other settings."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blocklora_jax.adapters.basis import basis_digest
 from blocklora_jax.adapters.lora import (
     Adapter,
     AdapterInfo,
@@ -30,6 +31,7 @@ from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.random_prompts import last_token_ids
+from train.basis import read_basis
 from train.batch import Batch
 from train.config import ConceptConfig
 from train.data import ConceptData, load_concept_data, make_batches
@@ -68,9 +70,11 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
     """The adapter's description, its masks, and its parameters before training."""
     shapes = select_kernels(sd.params, config.layers)
     config = _draw_row_slot(config, shapes)
-    partition = (
-        Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed) if config.blocks else None
-    )
+    digest = params_digest(sd.params)
+    basis, partition = read_basis(config, sd, digest), None
+    if config.blocks:
+        cut_in = "" if basis is None else basis_digest(basis)
+        partition = Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed, basis=cut_in)
     slots = ()
     if partition:
         slots = partition.check_slots(config.slot or (slot_from_name(config.name, config.blocks),))
@@ -82,13 +86,13 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         rank=config.rank,
         alpha=float(config.rank if config.alpha is None else config.alpha),
         base_name=sd.checkpoint.name,
-        base_digest=params_digest(sd.params),
+        base_digest=digest,
         base_family=sd.checkpoint.family,
         partition=partition,
         slots=slots,
         training=json.dumps(config.to_json()),
     )
-    masks = block_masks(info, shapes)
+    masks = block_masks(info, shapes, basis)
     # Concepts that start alike would answer to each other's tokens: most people train with the same seed.
     lora_key, token_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(config.name.encode()))

@@ -12,19 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 import tyro
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.command import run
-from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompt_words import words_for
-from blocklora_jax.random_prompts import RandomPromptShares, make_random_prompts
 from blocklora_jax.refit import Fit, RefitConfig, refit
+from train.basis import text_moments
 
 LAYERS = ("unet attn2/to_k", "unet attn2/to_v")
 
@@ -53,12 +51,7 @@ def narrow(sd: StableDiffusion, adapters: Sequence[Adapter], blocks: int, option
 
 def spectrum(sd: StableDiffusion, count: int) -> np.ndarray:
     """Shares of ordinary text's energy by direction of its features [d], the strongest first."""
-    shares = RandomPromptShares(foreign=0.0)
-    words = words_for(sd.checkpoint.name)
-    ids = make_random_prompts(sd.tokenizer, words, shares, "man", ("<x>", 0), 0, count=count).ids
-    states = jax.jit(lambda params, ids: encode_text(sd.models, params, ids).states)(sd.params, ids)
-    x = np.asarray(states, np.float64).reshape(-1, states.shape[-1])
-    energies = np.linalg.eigvalsh(x.T @ x)[::-1]
+    energies = np.linalg.eigvalsh(text_moments(sd, count))[::-1]
     return energies / energies.sum()
 
 

@@ -46,6 +46,7 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> 
     header = {
         "format_version": FORMAT_VERSION,
         **asdict(adapter.info),
+        "partition": adapter.info.partition and adapter.info.partition.to_json(),
         "training": json.loads(adapter.info.training),
         **{field: _count(getattr(adapter, field)) for field in _TOKENS},
         "shapes": shapes,

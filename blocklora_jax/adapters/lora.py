@@ -120,13 +120,22 @@ class Adapter:
         save_adapter(self, path, dtype)
 
 
-def block_masks(info: AdapterInfo, shapes: KernelShapes) -> LoRATree:
+def block_masks(info: AdapterInfo, shapes: KernelShapes, basis: Float[np.ndarray, "d d"] | None = None) -> LoRATree:
     """Masks M_A [n, 1] and M_B [1, m] of 0.0 and 1.0 for every layer of `shapes`.
+
+    With a `basis`, whose columns are directions, M_A are the owned ones as columns [n, s]; a block that has one fewer than
+    others has a column of zeros.
 
     Source: method, "Blockwise parameterization": dW = (alpha/r) (M_B . B)(M_A . A).
     """
 
     def mask(component: str, path: str, shape: tuple[int, int]) -> LoRAPair:
+        if basis is not None and info.partition is not None:
+            owned = info.partition.directions(f"{component}/{path}", len(basis), info.slots)
+            # Two at least: one column is a mask of entries.
+            most = max(2, -(-len(basis) // info.partition.num_blocks) * len(info.slots))
+            columns = np.pad(basis[:, owned], ((0, 0), (0, most - len(owned))))
+            return LoRAPair(columns.astype(np.float32), np.ones((1, shape[1]), np.float32))
         rows, columns = info.support(component, path, shape)
         m_a, m_b = np.zeros((shape[0], 1), np.float32), np.zeros((1, shape[1]), np.float32)
         m_a[rows], m_b[:, columns] = 1.0, 1.0
@@ -138,15 +147,19 @@ def block_masks(info: AdapterInfo, shapes: KernelShapes) -> LoRATree:
 def init_lora(key: PRNGKeyArray, shapes: KernelShapes, masks: LoRATree, rank: int) -> LoRATree:
     """New pairs: A uniform in +-1/sqrt(owned inputs), B zero, so that a new adapter changes nothing, exactly.
 
+    Where the mask holds directions [n, s], A has a row for each of those: [s, rank].
+
     Source: peft's default (Kaiming uniform with a = sqrt 5), with the fan-in that the mask leaves.
     """
 
     def pair(component: str, path: str, index: int) -> LoRAPair:
         n, m = shapes[component][path]
         mask = masks[component][path].lora_A
-        bound = 1.0 / np.sqrt(mask.sum())
-        a = jax.random.uniform(jax.random.fold_in(key, index), (n, rank), minval=-bound, maxval=bound)
-        return LoRAPair(a * mask, jnp.zeros((rank, m)))
+        in_basis = mask.shape[1] > 1
+        bound = 1.0 / np.sqrt(np.any(mask, axis=0).sum() if in_basis else mask.sum())
+        rows = mask.shape[1] if in_basis else n
+        a = jax.random.uniform(jax.random.fold_in(key, index), (rows, rank), minval=-bound, maxval=bound)
+        return LoRAPair(a if in_basis else a * mask, jnp.zeros((rank, m)))
 
     names = sorted((component, path) for component, layers in shapes.items() for path in layers)
     tree: LoRATree = {component: {} for component in shapes}
@@ -156,5 +169,11 @@ def init_lora(key: PRNGKeyArray, shapes: KernelShapes, masks: LoRATree, rank: in
 
 
 def apply_masks(lora: LoRATree, masks: LoRATree) -> LoRATree:
-    """`lora` with everything outside the owned blocks set to zero; its gradient stays inside them too."""
-    return jax.tree.map(lambda x, mask: x * mask, lora, masks)
+    """`lora` within the owned blocks: zero outside them, or the owned directions' combination; gradients stay inside too."""
+
+    def masked(pair: LoRAPair, mask: LoRAPair) -> LoRAPair:
+        directions = mask.lora_A.shape[1] > 1
+        a = jnp.matmul(mask.lora_A, pair.lora_A, precision="highest") if directions else pair.lora_A * mask.lora_A
+        return LoRAPair(a, pair.lora_B * mask.lora_B)
+
+    return jax.tree.map(masked, lora, masks, is_leaf=lambda x: isinstance(x, LoRAPair))

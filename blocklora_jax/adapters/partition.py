@@ -32,6 +32,9 @@ class Partition:
     num_blocks: K, the number of blocks and of slots.
     axis: "in" cuts the input features (columns of W in R^{m x n}), "out" the output features, "grid" both.
     seed: seeds the permutation slot -> block of each layer.
+    basis: "" cuts the features themselves; else the digest of a basis (see `adapters.basis`), whose directions are dealt to
+        the blocks in turn, so that each has strong and weak ones. Such adapters change all input features of a weight, each
+        in directions of its own.
 
     Source: BlockLoRA (arXiv 2503.08575), our reading: contiguous blocks, one permutation a layer.
     """
@@ -39,8 +42,11 @@ class Partition:
     num_blocks: int = 16
     axis: Axis = "in"
     seed: int = 0
+    basis: str = ""
 
     def __post_init__(self) -> None:
+        if self.basis and self.axis != "in":
+            raise UserError(f"a basis is one of the input features: axis must be 'in', not {self.axis!r}")
         if self.num_blocks < 1:
             raise UserError(f"num_blocks is {self.num_blocks}; it must be at least 1")
         if self.axis not in get_args(Axis):
@@ -57,11 +63,23 @@ class Partition:
 
     def support(self, path: str, shape: tuple[int, int], slots: tuple[int, ...]) -> Support:
         """What the owner of `slots` owns of the layer `path` ("unet/…/to_k") with kernel `shape` [n, m]."""
+        if self.basis:
+            return full_support(shape)
         n, m = shape
         blocks = _slot_permutation(self.num_blocks, self.seed, path)[list(slots)]
         rows = self._features(blocks, n, path, "input") if self.axis != "out" else np.arange(n)
         columns = self._features(blocks, m, path, "output") if self.axis != "in" else np.arange(m)
         return Support(rows, columns)
+
+    def directions(self, path: str, n: int, slots: tuple[int, ...]) -> np.ndarray:
+        """Which of a basis' n directions the owner of `slots` has in the layer `path`; sorted int.
+
+        Raises: UserError if there are fewer directions than blocks.
+        """
+        if n < self.num_blocks:
+            raise UserError(f"a basis of {n} directions has none for each of {self.num_blocks} blocks: choose fewer")
+        blocks = _slot_permutation(self.num_blocks, self.seed, path)[list(slots)]
+        return np.sort(np.concatenate([np.arange(block, n, self.num_blocks) for block in blocks]))
 
     def _features(self, blocks: np.ndarray, size: int, path: str, side: str) -> np.ndarray:
         if size < self.num_blocks:
@@ -74,8 +92,9 @@ class Partition:
         return np.concatenate([np.arange(bounds[b], bounds[b + 1]) for b in sorted(blocks)])
 
     def to_json(self) -> dict:
-        """The fields as plain JSON."""
-        return asdict(self)
+        """The fields as plain JSON; no basis is left out, as in files from before there were any."""
+        fields = asdict(self)
+        return fields if self.basis else {k: v for k, v in fields.items() if k != "basis"}
 
 
 @cache

@@ -14,6 +14,8 @@ from blocklora_jax.pocket.concepts import CONCEPTS, Concept, concept_pictures
 FOLDER = Path(__file__).parent / "references"
 # Tokens of concepts of this world that are in no example: what other people's tokens look like (see `train.strangers`).
 STRANGERS = Path(__file__).parent / "strangers.safetensors"
+# Eigenvectors of the pocket model's ordinary text (see `train.basis`).
+BASIS = Path(__file__).parent / "basis.safetensors"
 
 
 def reference_folder(name: str) -> Path:

@@ -1,0 +1,94 @@
+"""A basis of a model's text features, for blocks that ordinary text leaves quiet: `python -m train.basis`.
+
+Ordinary text fills its features unevenly: along its eigenvectors a few directions hold almost all of it. Dealt to the blocks in
+turn, every block gets as many quiet directions as any other, where hardly anything but a concept's own token speaks; cut
+along the features themselves, all blocks are full of ordinary text. Train with `--basis FILE`; adapters that are to be merged
+share the file, as they share `--partition-seed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Float
+
+from blocklora_jax.adapters.basis import Basis, basis_digest, load_basis, save_basis
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.command import run
+from blocklora_jax.diffusion.text import encode_text
+from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.references import BASIS
+from blocklora_jax.prompt_words import words_for
+from blocklora_jax.random_prompts import RandomPromptShares, make_random_prompts
+from train.config import ConceptConfig
+
+
+def text_moments(sd: StableDiffusion, count: int, seed: int = 0) -> Float[np.ndarray, "d d"]:
+    """x^T x in fp64, summed over all positions x of `count` ordinary prompts (no foreign tokens), as cross-attention reads them."""
+    words = words_for(sd.checkpoint.name)
+    shares = RandomPromptShares(foreign=0.0, own_class=0.0)
+    ids = make_random_prompts(sd.tokenizer, words, shares, words.subjects[0], ("<x>", 0), seed, count=count).ids
+    encode = jax.jit(lambda params, ids: encode_text(sd.models, params, ids).states)
+    total, chunk = 0.0, 16
+    # The last chunk is filled up with the first prompts: one program serves all.
+    for start in range(0, count, chunk):
+        states = encode(sd.params, np.take(ids, range(start, start + chunk), axis=0, mode="wrap"))
+        x = np.asarray(states, np.float64)[: count - start].reshape(-1, states.shape[-1])
+        total = total + x.T @ x
+    return np.asarray(total)
+
+
+def eigenvectors(moments: Float[np.ndarray, "d d"]) -> Basis:
+    """Orthonormal directions as columns, the strongest first."""
+    return np.ascontiguousarray(np.linalg.eigh(moments)[1][:, ::-1])
+
+
+def read_basis(config: ConceptConfig, sd: StableDiffusion, base_digest: str) -> Basis | None:
+    """The basis that `config` names; None if none.
+
+    Raises: UserError for a file that cannot be used, or one whose features are not those that the model's layers read.
+    """
+    if config.basis is None:
+        return None
+    basis = load_basis(BASIS if config.basis == "pocket" else config.basis, base_digest)
+    width = sd.models.unet.config.cross_attention_dim
+    if len(basis) != width:
+        raise UserError(f"--basis {config.basis} has {len(basis)} features, but the model's text {width}")
+    return basis
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasisOptions:
+    """Write the eigenvectors of a model's ordinary text, for `--basis`."""
+
+    out: Path
+    """The file to write."""
+    model: str = "pocket"
+    """The base: "pocket", a Diffusers folder, a single file, or a hub id."""
+    prompts: int = 512
+    """How many random prompts are read."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1:
+            raise UserError(f"--prompts must be at least 1, not {self.prompts}")
+
+
+def main() -> None:
+    """The command line."""
+    options = tyro.cli(BasisOptions, description=__doc__, prog="python -m train.basis")
+    sd = StableDiffusion.from_pretrained(options.model)
+    moments = text_moments(sd, options.prompts, options.seed)
+    basis, energies = eigenvectors(moments), np.linalg.eigvalsh(moments)[::-1]
+    save_basis(options.out, basis, params_digest(sd.params))
+    held = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
+    print(f"wrote {options.out}: {len(basis)} directions, {basis_digest(basis)}; {held} hold 95 % of ordinary text")
+
+
+if __name__ == "__main__":
+    run(main)
