@@ -24,13 +24,12 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import BASIS
 from blocklora_jax.prompt_words import words_for
-from blocklora_jax.random_prompts import RandomPromptShares, make_random_prompts
+from blocklora_jax.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
 from train.config import ConceptConfig
 
 
-def text_moments(sd: StableDiffusion, count: int, seed: int = 0) -> Float[np.ndarray, "d d"]:
+def text_moments(sd: StableDiffusion, words: PromptWords, count: int, seed: int = 0) -> Float[np.ndarray, "d d"]:
     """x^T x in fp64, summed over all positions x of `count` ordinary prompts (no foreign tokens), as cross-attention reads them."""
-    words = words_for(sd.checkpoint.name)
     shares = RandomPromptShares(foreign=0.0, own_class=0.0)
     ids = make_random_prompts(sd.tokenizer, words, shares, words.subjects[0], ("<x>", 0), seed, count=count).ids
     encode = jax.jit(lambda params, ids: encode_text(sd.models, params, ids).states)
@@ -83,7 +82,7 @@ def main() -> None:
     """The command line."""
     options = tyro.cli(BasisOptions, description=__doc__, prog="python -m train.basis")
     sd = StableDiffusion.from_pretrained(options.model)
-    moments = text_moments(sd, options.prompts, options.seed)
+    moments = text_moments(sd, words_for(sd.checkpoint.name), options.prompts, options.seed)
     basis, energies = eigenvectors(moments), np.linalg.eigvalsh(moments)[::-1]
     save_basis(options.out, basis, params_digest(sd.params))
     held = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1

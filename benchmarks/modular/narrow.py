@@ -51,7 +51,7 @@ def narrow(sd: StableDiffusion, adapters: Sequence[Adapter], blocks: int, option
 
 def spectrum(sd: StableDiffusion, count: int) -> np.ndarray:
     """Shares of ordinary text's energy by direction of its features [d], the strongest first."""
-    energies = np.linalg.eigvalsh(text_moments(sd, count))[::-1]
+    energies = np.linalg.eigvalsh(text_moments(sd, words_for(sd.checkpoint.name), count))[::-1]
     return energies / energies.sum()
 
 
