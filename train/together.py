@@ -92,6 +92,11 @@ def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
     ]
     if differing:
         raise UserError(f"concepts that train together share these settings: {'; '.join(differing)}")
+    slots = {each.token: len(each.slot or (0,)) for each in configs}
+    if configs[0].basis and len(set(slots.values())) > 1:
+        raise UserError(
+            f"with --basis, concepts that train together have as many slots each, not {slots}: train them apart"
+        )
     return configs[0]
 
 

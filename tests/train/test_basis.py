@@ -28,6 +28,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
 from merge.describe import describe, overlap_report
 from train.basis import eigenvectors, read_basis, text_moments
+from train.together import check_equal
 
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow", "on the beach")
@@ -107,6 +108,7 @@ def test_moments_are_those_of_all_prompts_at_once(tiny_sd, moments):
 
 def test_a_file_gives_the_basis_of_its_base(tiny_sd, basis_file, moments):
     found = read_basis(make_config(basis=str(basis_file)), tiny_sd, params_digest(tiny_sd.params))
+    assert found is not None
     np.testing.assert_array_equal(found, eigenvectors(moments).astype(np.float32))
     assert read_basis(make_config(), tiny_sd, "") is None
     assert basis_digest(found) != basis_digest(found[:, ::-1])
@@ -149,6 +151,15 @@ def test_files_that_cannot_be_used_are_told(tiny_sd, basis_file, tmp_path):
 def test_settings_that_a_basis_does_not_go_with_are_named(changes, words):
     with pytest.raises(UserError, match=f"--basis cuts blocks of the text features: it takes {words}"):
         make_config(**{"basis": "pocket", "layers": "cross_kv", **changes})
+
+
+def test_concepts_of_one_program_have_as_many_slots_each():
+    one, other = (
+        make_config(basis="pocket", layers="cross_kv", token=f"<{n}>", slot=s) for n, s in (("a", (0,)), ("b", (1, 2)))
+    )
+    with pytest.raises(UserError, match="as many slots each, not {'<a>': 1, '<b>': 2}: train them apart"):
+        check_equal([one, other])
+    assert check_equal([one, replace(other, slot=(1,))]) is one
 
 
 @pytest.fixture(scope="module")
