@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import merge
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.lora import Adapter, LoRAPair
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.layer_inputs import measure_inputs
@@ -129,8 +129,17 @@ def check_known(flag: str, names: Sequence[str], known: Collection[str]) -> None
 
 def trainable(adapter: Adapter) -> int:
     """How many numbers of the adapter were trained, tokens included."""
-    training = json.loads(adapter.info.training or "{}")
-    frozen_down, frozen = training.get("down") == "orthogonal", training.get("learning_rate") == 0
-    pairs = [pair for group in adapter.lora.values() for pair in group.values() if not frozen]
-    factors = [x for pair in pairs for x in (pair[1:] if frozen_down else pair)]
-    return sum(int(np.count_nonzero(x)) for x in factors) + sum(v.size for v in adapter.tokens.values())
+    training, tokens = json.loads(adapter.info.training or "{}"), sum(v.size for v in adapter.tokens.values())
+    if training.get("learning_rate") == 0:
+        return tokens
+    layers = [(f"{part}/{path}", pair) for part, group in adapter.lora.items() for path, pair in group.items()]
+    down = 0 if training.get("down") == "orthogonal" else sum(_down_numbers(adapter, *layer) for layer in layers)
+    return tokens + down + sum(int(np.count_nonzero(pair.lora_B)) for _, pair in layers)
+
+
+def _down_numbers(adapter: Adapter, path: str, pair: LoRAPair) -> int:
+    """Of one down projection; in a basis, a row for each direction that the adapter owns."""
+    (n, rank), partition = pair.lora_A.shape, adapter.info.partition
+    if partition is not None and partition.basis:
+        return rank * len(partition.directions(path, n, adapter.info.slots))
+    return int(np.count_nonzero(pair.lora_A))

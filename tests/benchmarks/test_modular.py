@@ -19,6 +19,7 @@ from benchmarks.modular.methods import RECIPES, trainable
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from benchmarks.modular.report import interval, markdown, per_concept, retention, summarise
+from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.specs import Individual
 from train.config import parse_args, settings_as_flags
@@ -113,6 +114,17 @@ def test_trained_numbers_are_those_that_the_settings_trained(tiny_sd, training, 
     sizes["tokens"] = adapter.tokens["<ada>"].size
     trained = replace(adapter, info=replace(adapter.info, training=training))
     assert trainable(trained) == sum(sizes[name] for name in counted)
+
+
+def test_trained_numbers_in_a_basis_are_those_of_the_owned_directions(tiny_sd):
+    partition = Partition(num_blocks=4, basis="b")
+    adapter = random_adapter("ada", tiny_sd.params, slots=(0,), layers="cross_kv", partition=partition, rank=2)
+    plain = random_adapter(
+        "ada", tiny_sd.params, slots=(0,), layers="cross_kv", partition=Partition(num_blocks=4), rank=2
+    )
+    # The tiny model's 32 text features: 8 each, of the features or of the directions.
+    assert trainable(adapter) == trainable(plain)
+    assert np.count_nonzero(next(iter(adapter.lora["unet"].values())).lora_A) == 32 * 2
 
 
 def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
