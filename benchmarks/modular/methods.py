@@ -29,6 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Strangers' tokens are noise around nouns, and resemble nobody's.
     "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "strangers": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
+    "blocklora_1": {"rank": RANK},
     # Blocks of the directions in which ordinary text speaks, dealt in turn.
     "quiet": {"rank": RANK, "basis": "pocket"},
     "blocks": {"rank": RANK, "erase": "none"},
@@ -104,6 +105,7 @@ METHODS: dict[str, Method] = {
     "wide_3_fused": Method("erasure, one block, lambda 3, fused", "wide_3", _fused),
     "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
+    "blocklora_1": Method("erasure, 16 blocks, lambda 1", "blocklora_1", _compose),
     "quiet": Method("erasure, 16 blocks in text's basis", "quiet", _compose),
     "blocks": Method("16 blocks, no erasure", "blocks", _compose),
     "sum": Method("LoRA, summed", "plain", _sum, weights=_STRENGTHS),
