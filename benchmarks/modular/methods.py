@@ -29,7 +29,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Strangers' tokens are noise around nouns, and resemble nobody's.
     "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "strangers": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
-    "blocklora_1": {"rank": RANK},
+    # The defaults of train.concept.
+    "blocklora_1": {},
     # Blocks of the directions in which ordinary text speaks, dealt in turn.
     "quiet": {"rank": RANK, "basis": "pocket"},
     "blocks": {"rank": RANK, "erase": "none"},
