@@ -52,10 +52,9 @@ def steps_of(mapper: str, devices: int, seeds: tuple[int, ...] = (0,), concepts:
     for i in range(STEPS):
         batch = stack([make_batch(8, 8, seed=100 * seed + i) for seed in seeds])
         if i == 0 and concepts > 1:
-            step = step.lower(state, batch, params).compile()
-            collectives |= set(re.findall(r"(?:replica_groups|source_target_pairs)=(.*?), ", step.as_text()))
-        # By way of the host: a compiled program takes its arguments only where its first ones lay.
-        state, metrics = jax.device_get(step(state, batch, params))
+            text = step.lower(state, batch, params).compile().as_text()
+            collectives |= set(re.findall(r"(?:replica_groups|source_target_pairs)=(.*?), ", text))
+        state, metrics = step(state, batch, params)
     leaves = jax.tree_util.tree_leaves_with_path({"trainable": state.trainable, "metrics": metrics})
     found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     return found | {"collectives": sorted(collectives)} if concepts > 1 else found
