@@ -11,7 +11,7 @@ from blocklora_jax.errors import UserError
 
 def run(main: Callable[[], None]) -> None:
     """Call `main` and exit: 2 after a UserError, 130 after Ctrl-C, 1 if the system refuses (a full disk)."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {_one_line(message)}\n"
     try:
         main()
     except UserError as error:
@@ -20,8 +20,14 @@ def run(main: Callable[[], None]) -> None:
         _fail("interrupted", 130)
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    finally:
+        warnings.formatwarning = usual
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
     raise SystemExit(code)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())

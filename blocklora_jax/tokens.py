@@ -133,10 +133,11 @@ class Tokenizer:
         # The names' group keeps them in the result: text and names alternate.
         pattern = "|".join(re.escape(name) for name in sorted(ids, key=len, reverse=True))
         parts = re.split(f"({pattern})", prompt, flags=re.IGNORECASE) if ids else [prompt]
-        for unknown in _NAME.findall("\n".join(parts[::2]).lower()):
-            if unknown not in self.files.added:
-                known = ", ".join(map(repr, ids)) or "none"
-                message = f"{unknown!r} in {prompt!r} is read as ordinary letters: known tokens: {known}"
+        known = {**ids, **{name: None for name in self.files.added if _NAME.fullmatch(name)}}
+        for name in _NAME.findall("\n".join(parts[::2]).lower()):
+            if name not in known:
+                listed = ", ".join(map(repr, known)) or "none"
+                message = f"{name!r} in {prompt!r} is read as ordinary letters; known tokens: {listed}"
                 warnings.warn(message, stacklevel=2)
         texts = [
             _Piece(self._clip(text, add_special_tokens=False, verbose=False).input_ids, None) for text in parts[::2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -34,15 +35,17 @@ def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
     assert exit_of(error, capsys) == (code, line)
 
 
-def test_success_says_nothing(capsys):
+def test_success_says_nothing_and_leaves_nothing(capsys):
+    usual = warnings.formatwarning
     run(lambda: None)
+    assert warnings.formatwarning is usual
     assert capsys.readouterr().err == ""
 
 
 def test_a_warning_is_one_line():
-    code = "import warnings; from blocklora_jax.command import run; run(lambda: warnings.warn('careful'))"
+    code = "import warnings; from blocklora_jax.command import run; run(lambda: warnings.warn('be\\n careful'))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stderr == "warning: careful\n"
+    assert ran.stderr == "warning: be careful\n"
 
 
 @pytest.mark.parametrize("code", [0, 2, 143])
