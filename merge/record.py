@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class MergeRecord:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         concepts = [
-            {**asdict(adapter.info), "weight": weight, "tokens": _shapes(adapter.tokens), "shapes": adapter.shapes()}
+            {**adapter.info.to_json(), "weight": weight, "tokens": _shapes(adapter.tokens), "shapes": adapter.shapes()}
             for adapter, weight in zip(self.adapters, self.weights, strict=True)
         ]
         head = {name: getattr(self, name) for name in ("base_name", "base_digest", "dtype")}

@@ -42,9 +42,10 @@ def text_moments(sd: StableDiffusion, words: PromptWords, count: int, seed: int 
     return np.asarray(total)
 
 
-def eigenvectors(moments: Float[np.ndarray, "d d"]) -> Basis:
-    """Orthonormal directions as columns, the strongest first."""
-    return np.ascontiguousarray(np.linalg.eigh(moments)[1][:, ::-1])
+def principal_directions(moments: Float[np.ndarray, "d d"]) -> tuple[Float[np.ndarray, " d"], Basis]:
+    """Energies of the moments' eigenvectors, and these as orthonormal columns, the strongest first."""
+    energies, vectors = np.linalg.eigh(moments)
+    return energies[::-1], vectors[:, ::-1]
 
 
 def read_basis(config: ConceptConfig, sd: StableDiffusion, base_digest: str) -> Basis | None:
@@ -83,7 +84,7 @@ def main() -> None:
     options = tyro.cli(BasisOptions, description=__doc__, prog="python -m train.basis")
     sd = StableDiffusion.from_pretrained(options.model)
     moments = text_moments(sd, words_for(sd.checkpoint.name), options.prompts, options.seed)
-    basis, energies = eigenvectors(moments), np.linalg.eigvalsh(moments)[::-1]
+    energies, basis = principal_directions(moments)
     save_basis(options.out, basis, params_digest(sd.params))
     held = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
     print(f"wrote {options.out}: {len(basis)} directions, {basis_digest(basis)}; {held} hold 95 % of ordinary text")

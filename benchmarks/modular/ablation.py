@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 blocks, lambda 10": {"lambda": 10.0},
     "one block, lambda 1": ONE_BLOCK | {"lambda": 1.0},
     "one block, lambda 30": ONE_BLOCK | {"lambda": 30.0},
-    "16 blocks in text's basis": RECIPES["quiet"],
+    "16 blocks, basis of text": RECIPES["quiet"],
     "16 blocks, axis out": {"axis": "out"},
     "16 blocks, axis grid": {"axis": "grid"},
     "4 blocks": {"blocks": 4},

@@ -22,7 +22,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompt_words import words_for
 from blocklora_jax.refit import Fit, RefitConfig, refit
-from train.basis import text_moments
+from train.basis import principal_directions, text_moments
 
 LAYERS = ("unet attn2/to_k", "unet attn2/to_v")
 
@@ -51,7 +51,7 @@ def narrow(sd: StableDiffusion, adapters: Sequence[Adapter], blocks: int, option
 
 def spectrum(sd: StableDiffusion, count: int) -> np.ndarray:
     """Shares of ordinary text's energy by direction of its features [d], the strongest first."""
-    energies = np.linalg.eigvalsh(text_moments(sd, words_for(sd.checkpoint.name), count))[::-1]
+    energies, _ = principal_directions(text_moments(sd, words_for(sd.checkpoint.name), count))
     return energies / energies.sum()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,7 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> 
         tensors |= {f"{field}/{token}": np.asarray(vectors) for token, vectors in getattr(adapter, field).items()}
     header = {
         "format_version": FORMAT_VERSION,
-        **asdict(adapter.info),
-        "partition": adapter.info.partition and adapter.info.partition.to_json(),
+        **adapter.info.to_json(),
         "training": json.loads(adapter.info.training),
         **{field: _count(getattr(adapter, field)) for field in _TOKENS},
         "shapes": shapes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,10 @@ class AdapterInfo:
     def scale(self) -> float:
         """alpha / rank."""
         return self.alpha / self.rank
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON."""
+        return {**asdict(self), "partition": self.partition and self.partition.to_json()}
 
     def support(self, component: str, path: str, shape: tuple[int, int]) -> Support:
         """The rows and columns of the layer's kernel [n, m] that the adapter owns."""
