@@ -124,7 +124,9 @@ def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) 
     config = parse_args(settings_as_flags({**needed, **settings}))
     shapes = [shape for group in select_kernels(sd.params, config.layers).values() for shape in group.values()]
     rank = equal_rank([(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.axis)
-    return {name: recipe | ({"rank": rank} if recipe.get("rank") == PLAIN_RANK else {}) for name, recipe in RECIPES.items()}
+    return {
+        name: recipe | ({"rank": rank} if recipe.get("rank") == PLAIN_RANK else {}) for name, recipe in RECIPES.items()
+    }
 
 
 def equal_rank(layers: Sequence[tuple[int, int]], rank: int, blocks: int, axis: str) -> int:
