@@ -36,6 +36,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "blocks": {"rank": RANK, "erase": "none"},
     "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
     "orthogonal": {"rank": RANK, "blocks": 0, "erase": "none", "down": "orthogonal"},
+    # 512 text features have rows for 32 concepts at rank 16, for 64 at rank 8.
+    "orthogonal_8": {"rank": RANK // 2, "blocks": 0, "erase": "none", "down": "orthogonal"},
     # Textual Inversion: the layers stay as they are, and nothing can collide.
     "tokens": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none", "learning_rate": 0.0},
     "preservation": {"rank": PLAIN_RANK, "blocks": 0, "erase": "preserve", "lambda": 1.0},
@@ -114,6 +116,7 @@ METHODS: dict[str, Method] = {
     "ties": Method("TIES", "plain", _ties, weights=(0.5, 1.0)),
     "dare": Method("DARE", "plain", _dare, weights=_STRENGTHS),
     "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, weights=_STRENGTHS),
+    "orthogonal_8": Method("Orthogonal Adaptation, rank 8", "orthogonal_8", _sum, weights=_STRENGTHS),
     "tokens": Method("tokens alone", "tokens", _sum),
     "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
     "refit": Method("LoRA, re-fitted into 16 blocks", "plain", _refit(16, 1.0)),
