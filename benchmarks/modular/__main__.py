@@ -56,7 +56,8 @@ class Options:
     quick: bool = False
     """Three concepts, few steps: a check that all of it runs, no measurement."""
     out: Path = Path("runs/modular")
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = ()
+    """Among those of methods.py; all that the model has if not given."""
     counts: tuple[int, ...] = (1, 2, 5, 10, 15)
     """How many concepts are merged; the greatest is how many are taught."""
     seeds: tuple[int, ...] = (0,)
@@ -106,6 +107,14 @@ class Results:
     alone: dict[str, list[dict]] = field(default_factory=lambda: defaultdict(list))
     merged: dict[tuple[str, int], list[dict]] = field(default_factory=lambda: defaultdict(list))
     base: list[dict] = field(default_factory=list)
+
+
+def available(names: Sequence[str], world: World) -> tuple[str, ...]:
+    """Those methods, or all whose recipe the world has. Raises: UserError for one that it has no recipe for."""
+    known = [name for name, method in METHODS.items() if method.recipe in world.recipes]
+    if missing := [name for name in names if name not in known]:
+        raise UserError(f"--methods {missing[0]} is for the pocket model only: choose among {'; '.join(known)}")
+    return tuple(names or known)
 
 
 def measure(
@@ -203,10 +212,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.quick:
         # Nothing of an earlier check is used again.
         shutil.rmtree(options.out / "quick", ignore_errors=True)
-        methods = QUICK if options.methods == tuple(METHODS) else options.methods
         options = replace(
-            options, out=options.out / "quick", methods=methods, counts=(1, 3), steps=4, batch=2, at_once=3, prompts=4,
-            sampler_steps=2,
+            options, out=options.out / "quick", methods=options.methods or QUICK, counts=(1, 3), steps=4, batch=2, at_once=3,
+            prompts=4, sampler_steps=2,
         )  # fmt: skip
     sd, results, world = StableDiffusion.from_pretrained(options.model), Results(), POCKET
     if options.concepts is None and not (sd.checkpoint.tokenizer.parent / "image_encoder").is_dir():
@@ -215,6 +223,7 @@ def main(args: Sequence[str] | None = None) -> None:
         world = real_world(
             sd, options.concepts, options.settings, options.blocks, options.encoders, options.sentences, options.size
         )
+    options = replace(options, methods=available(options.methods, world))
     for seed in options.seeds:
         bench, adapters = measure(options, world, sd, seed, results)
     rows = write_report(options, world, results, {c.name: c.kind for c in bench.concepts})

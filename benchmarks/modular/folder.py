@@ -119,14 +119,16 @@ def concept_entries(concepts: Sequence[RealConcept], folder: Path) -> dict[str, 
 
 
 def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) -> dict[str, dict[str, Any]]:
-    """The recipes, where those without blocks have the rank at which they train as many numbers as ours on this model."""
+    """The recipes, where those without blocks have the rank at which they train as many numbers as ours on this model.
+
+    Those with the pocket model's basis are left out.
+    """
     needed = {"images": ".", "token": "<a>", "class-noun": "a", "out": "."}
     config = parse_args(settings_as_flags({**needed, **settings}))
     shapes = [shape for group in select_kernels(sd.params, config.layers).values() for shape in group.values()]
     rank = equal_rank([(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.axis)
-    return {
-        name: recipe | ({"rank": rank} if recipe.get("rank") == PLAIN_RANK else {}) for name, recipe in RECIPES.items()
-    }
+    general = {name: recipe for name, recipe in RECIPES.items() if "basis" not in recipe}
+    return {name: r | ({"rank": rank} if r.get("rank") == PLAIN_RANK else {}) for name, r in general.items()}
 
 
 def equal_rank(layers: Sequence[tuple[int, int]], rank: int, blocks: int, axis: str) -> int:

@@ -15,12 +15,15 @@ from safetensors.numpy import load_file
 from transformers import BitImageProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Model
 
 from benchmarks.modular import faces
-from benchmarks.modular.__main__ import main
+from benchmarks.modular.__main__ import available, main
 from benchmarks.modular.encoders import ClipEncoder, ImageEncoder, Preprocessing
 from benchmarks.modular.folder import RealConcept, equal_rank, read_folder
+from benchmarks.modular.methods import METHODS
 from benchmarks.modular.real import Encoders, Looks, RealMeasures
 from benchmarks.modular.sentences import CATEGORIES, Sentences
+from benchmarks.modular.worlds import POCKET, real_world
 from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
 from train.config import parse_args
 
 ODD_SIZES = [(37, 91), (301, 225), (224, 225), (33, 33), (500, 101), (1023, 769)]
@@ -253,6 +256,13 @@ def test_folders_that_do_not_suffice_are_refused(concepts, models, tmp_path):
         )
     with pytest.raises(UserError, match="--concepts"):
         main(["--model", str(models.sd)])
+
+
+def test_a_real_model_is_spared_what_needs_the_pocket_models_basis(concepts, models):
+    world = real_world(StableDiffusion.from_pretrained(str(models.sd)), concepts, {}, 16, Encoders())
+    assert set(METHODS) - set(available((), world)) == {"quiet"} and available((), POCKET) == tuple(METHODS)
+    with pytest.raises(UserError, match="quiet is for the pocket model only"):
+        available(("wide", "quiet"), world)
 
 
 def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(concepts, models, tmp_path):
