@@ -26,8 +26,6 @@ RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
     "wide_3": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0},
-    # Three times as many numbers as the others train.
-    "wide_16": {"rank": RANK, "blocks": 0, "lambda": 3.0},
     # Strangers' tokens are noise around nouns, and resemble nobody's.
     "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "strangers": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
@@ -108,8 +106,6 @@ METHODS: dict[str, Method] = {
     "wide_fused": Method("erasure, one block, fused", "wide", _fused),
     "wide_3": Method("erasure, one block, lambda 3", "wide_3", _sum),
     "wide_3_fused": Method("erasure, one block, lambda 3, fused", "wide_3", _fused),
-    "wide_16": Method("erasure, one block, lambda 3, rank 16", "wide_16", _sum),
-    "wide_16_fused": Method("erasure, one block, lambda 3, rank 16, fused", "wide_16", _fused),
     "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocklora_1": Method("erasure, 16 blocks, lambda 1", "blocklora_1", _compose),
