@@ -27,7 +27,7 @@ class MergeOptions:
     """Prompts to make pictures of; concepts are called by their tokens, as in "a photo of <ada> woman on a beach"."""
     side_by_side: bool = False
     """Where a prompt calls several people or objects, each gets a strip of the picture, from left to right, in which its own
-    token alone is read: they stay apart."""
+    token alone is read: they stay apart. A style is read apart from them too, over the whole picture."""
     out: Path = Path("pictures.png")
     """Where the pictures go: one PNG, a line of text under each."""
     save: Path | None = None

@@ -22,11 +22,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from benchmarks.modular import figures
@@ -169,17 +170,20 @@ def draw(
     figures.draw_grid(bench.concepts[:8], alone, drawn, options.out / "grid.png", world.reference)
     pairs = [p.text for p in world.tasks.pair_prompts(bench.concepts, bench.pairs)][:8]
     stylised = [p.text for p in world.tasks.stylised_prompts(bench.concepts, bench.pairs)][:8]
+    by_prompt = next(iter(drawn.values()))
     if pairs:
-        together = {label: pictures["pairs"] for label, pictures in drawn.items()}
-        figures.draw_together(together, pairs, options.out / "pairs.png")
+        figures.draw_together({label: own["pairs"] for label, own in drawn.items()}, pairs, options.out / "pairs.png")
         real = bench.pictures("drawn-pairs")
-        apart = ({"drawings": real["pairs"]} if real else {}) | {"by the prompt alone": next(iter(together.values()))}
-        sides = zip(shown, drawn.values(), strict=True)
-        apart |= {f"side by side, {METHODS[n].label}": pictures["apart"] for n, pictures in sides}
-        figures.draw_together(apart, pairs, options.out / "apart.png")
+        columns = ({"drawings": real["pairs"]} if real else {}) | {"by the prompt alone": by_prompt["pairs"]}
+        figures.draw_together(columns | apart(drawn, shown, "apart"), pairs, options.out / "apart.png")
     if stylised:
-        styled = {label: pictures["stylised"] for label, pictures in drawn.items()}
-        figures.draw_together(styled, stylised, options.out / "stylised.png")
+        columns = {"by the prompt alone": by_prompt["stylised"]} | apart(drawn, shown, "stylised_apart")
+        figures.draw_together(columns, stylised, options.out / "stylised.png")
+
+
+def apart(drawn: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence[str], task: str) -> dict[str, np.ndarray]:
+    """A task's pictures with the concepts side by side. drawn: every method's pictures, in the methods' order."""
+    return {f"side by side, {METHODS[n].label}": own[task] for n, own in zip(methods, drawn.values(), strict=True)}
 
 
 def say(words: str) -> None:

@@ -135,8 +135,9 @@ class Bench:
                 drawn[task] = self.artist.draw([p.text for p in pairs], "pairs", params, present, apart)
             found |= {"both": self._both(pairs, drawn["pairs"]), "apart": self._both(pairs, drawn["apart"])}
         if stylised:
-            drawn["stylised"] = self.artist.draw([p.text for p in stylised], "stylised", params, present)
-            found["stylised"] = [self._stylised(p, drawn["stylised"][[i]]) for i, p in enumerate(stylised)]
+            for task, apart in (("stylised", False), ("stylised_apart", True)):
+                drawn[task] = self.artist.draw([p.text for p in stylised], "stylised", params, present, apart)
+                found[task] = [self._stylised(p, drawn[task][[i]]) for i, p in enumerate(stylised)]
         return found
 
     def _both(self, pairs: Sequence[Any], pictures: np.ndarray) -> list[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,10 @@ def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
         if all(task in result for result in results):
             both = np.concatenate([np.asarray(r[task], float) for r in results])
             found[task] = interval(both, lambda x: float(x.mean()))
-    if all("stylised" in result for result in results):
-        for part in ("individual", "style"):
-            values = np.array([p[part] for r in results for p in r["stylised"]])
-            found[f"stylised_{part}"] = interval(values, lambda x: float(x.mean()))
+    for task, part in itertools.product(("stylised", "stylised_apart"), ("individual", "style")):
+        if all(task in result for result in results):
+            values = np.array([p[part] for r in results for p in r[task]])
+            found[f"{task}_{part}"] = interval(values, lambda x: float(x.mean()))
     return found
 
 
@@ -130,8 +131,9 @@ def write_rows(
 _COLUMNS = {
     "identity_alone": "identity alone", "identity": "identity merged", "identity_retention": "kept",
     "right": "recognised", "image": "image", "image_retention": "image kept", "text": "text", "leakage": "leakage",
-    "drift": "drift", "both": "both in one", "apart": "side by side", "stylised_individual": "stylised", "seconds": "merge s",
-    "parameters": "trained",
+    "drift": "drift", "both": "both in one", "apart": "side by side", "stylised_individual": "stylised: who",
+    "stylised_style": "stylised: style", "stylised_apart_individual": "side by side: who",
+    "stylised_apart_style": "side by side: style", "seconds": "merge s", "parameters": "trained",
 }  # fmt: skip
 
 _MORE_COLUMNS = {

@@ -6,6 +6,7 @@ Self-attention still sees the whole picture. Source: regionally controllable sam
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,26 +69,31 @@ class RegionText(NamedTuple):
 
 
 def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
-    """Upright strips of equal width for the people and objects that a prompt calls, from left to right.
+    """Keeps the concepts that a prompt calls apart: people and objects stand side by side, a style lies over all of them.
 
-    Each strip's prompt is the whole one with the other people's and objects' names replaced by their nouns: the model still
-    knows that there are several, and in each strip reads one concept's token only. Scenes and styles are read in all.
-    Empty if fewer than two are called: there is nothing to keep apart.
+    People and objects have upright strips of equal width, from left to right; a style has the whole picture, where its answer and
+    the strips' count alike. Each region's prompt is the whole one with the other people's, objects' and styles' names replaced
+    by their nouns: the model still knows that there are several, and in each region reads one concept's token only. Scenes are
+    read in all. Empty if there is nothing to keep apart: fewer than two are called, or neither person nor object.
     """
-    found = []
+    called = []
     for adapter in adapters:
         info, names = adapter.info, _names(adapter)
-        if names and info.kind not in ("scene", "style") and (called := re.search(names, prompt)):
-            found.append((called.start(), names, info.class_noun))
-    found.sort()
-    regions, edges = [], np.linspace(0, 1, len(found) + 1).tolist()
-    for (_, own, _), left, right in zip(found, edges, edges[1:], strict=False):
+        if names and info.kind != "scene" and (found := re.search(names, prompt)):
+            called.append((found.start(), names, info.class_noun, info.kind == "style"))
+    called.sort()
+    count = sum(not is_style for *_, is_style in called)
+    if len(called) < 2 or not count:
+        return []
+    regions, strips = [], itertools.pairwise(np.linspace(0, 1, count + 1).tolist())
+    for _, own, _, is_style in called:
         words = prompt
-        for _, names, noun in found:
+        for _, names, noun, _ in called:
             if names != own:
                 words = _call_by_noun(words, names, noun)
+        left, right = (0.0, 1.0) if is_style else next(strips)
         regions.append(Region(words, (left, 0.0, right, 1.0)))
-    return regions if len(regions) > 1 else []
+    return regions
 
 
 def _names(adapter: Adapter) -> str:

@@ -96,3 +96,18 @@ def test_side_by_side_reads_one_concept_in_each_strip_and_the_scene_in_all():
     assert side_by_side("<rex> dog, sks", [rex, foreign])[0].prompt == "<rex> dog, "
     assert len(side_by_side("<rex> dog in a hat", [rex, other])) == 2
     assert side_by_side("a photo of <ada> woman on a <cove> beach", [ada, rex, cove]) == []
+
+
+def test_a_style_lies_over_the_whole_picture_and_is_read_apart_from_who_is_in_it():
+    ada, rex = concept("ada", "woman", "person"), concept("rex", "dog", "object")
+    ink, cove = concept("ink", "mosaic", "style"), concept("cove", "beach", "scene")
+    whole = (0.0, 0.0, 1.0, 1.0)
+    style, who = side_by_side("a <ink> mosaic of <ada> woman on a <cove> beach", [ada, ink, cove])
+    assert style == Region("a <ink> mosaic of a woman on a <cove> beach", whole)
+    assert who == Region("a mosaic of <ada> woman on a <cove> beach", whole)
+    left, right, over = side_by_side("<ada> woman and <rex> dog, <ink> mosaic", [ink, ada, rex])
+    assert left == Region("<ada> woman and a dog, a mosaic", LEFT)
+    assert (right.box, over.box) == ((0.5, 0.0, 1.0, 1.0), whole)
+    assert over.prompt == "a woman and a dog, <ink> mosaic"
+    # There is nobody to keep a style apart from.
+    assert side_by_side("a <ink> mosaic of a dog on a <cove> beach", [ink, cove, rex]) == []
