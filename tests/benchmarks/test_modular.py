@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from benchmarks.modular import __main__ as bench
 from benchmarks.modular import ablation, rates
 from benchmarks.modular.ablation import VARIANTS
 from benchmarks.modular.concepts import ORDER, draw_concepts, draw_strangers
+from benchmarks.modular.evaluate import Bench
 from benchmarks.modular.measure import crop_half
-from benchmarks.modular.methods import RECIPES, trainable
+from benchmarks.modular.methods import METHODS, RECIPES, trainable
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from benchmarks.modular.report import interval, markdown, per_concept, retention, summarise
@@ -93,6 +96,34 @@ def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
     assert np.abs(together[1].astype(int) - apart[1]).max() <= 1
 
 
+def test_a_person_in_a_style_is_measured_by_the_prompt_alone_and_apart(tiny_sd, tmp_path):
+    ada, ink = (random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "ink")))
+    ink = replace(ink, info=replace(ink.info, kind="style", class_noun="mosaic", trigger="<ink> mosaic"))
+    asked = SimpleNamespace(first="ada", second="ink", text="a <ink> mosaic of <ada> man")
+    tasks = SimpleNamespace(
+        concept_prompts=lambda concept, count: [SimpleNamespace(text="a <ada> man", plain="a man")],
+        pair_prompts=lambda concepts, count: [],
+        stylised_prompts=lambda concepts, count: [asked],
+        plain_prompts=lambda concepts: ["a man"],
+    )
+    brightness = {"ada": 0, "ink": 2}
+    seen = lambda concept, images, *_: _Seen(images[..., brightness[concept]].mean((1, 2)) / 255)
+    concepts = [SimpleNamespace(name=name) for name in ("ada", "ink")]
+    measures = SimpleNamespace(score=lambda c, *rest: seen(getattr(c, "name", c), *rest))
+    artist = Artist(tiny_sd, [ada, ink], steps=2)
+    found, drawn = Bench(concepts, artist, measures, tmp_path, 1, tasks=tasks).merged(
+        METHODS["blocklora"], [ada, ink], 1.0
+    )
+    assert (drawn["stylised"] != drawn["stylised_apart"]).any()
+    for task in ("stylised", "stylised_apart"):
+        red, _, blue = (drawn[task][0].mean((0, 1)) / 255).tolist()
+        assert found[task] == [{"individual": pytest.approx(red), "style": pytest.approx(blue)}]
+
+
+class _Seen(NamedTuple):
+    identity: np.ndarray
+
+
 @pytest.mark.parametrize(("command", "flag"), [(rates, "--recipes"), (ablation, "--only"), (bench, "--methods")])
 def test_names_that_nothing_has_are_told_with_those_there_are(command, flag):
     with pytest.raises(UserError, match=f"{flag} 'plane' is not known: choose among .*; "):
@@ -164,6 +195,7 @@ def test_intervals_are_those_of_a_mean():
 def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
     one = result(a=[0.8], b=[0.6]) | {"parameters": 1234.0}
     merged = result(a=[0.7], b=[0.6]) | {"drift": [0.1, 0.2], "seconds": 0.5, "both": [True, False]}
+    merged["stylised_apart"] = [{"individual": 0.25, "style": 0.5}]
     rows = summarise(
         {"blocklora": [one], "plain": [one]},
         {("blocklora", 2): [merged], ("sum", 2): [merged], ("sum", 5): [merged]},
@@ -172,6 +204,7 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
     table = markdown(rows, 2).splitlines()
     assert len(table) == 2 + 2 + 2
     assert "16 blocks" in table[4] and "1,234" in table[4] and "0.929" in table[4]
+    assert "0.250 [0.250, 0.250] | 0.500 [0.500, 0.500]" in table[4]
 
 
 @pytest.mark.parametrize("settings", [*VARIANTS.values(), *RECIPES.values()], ids=[*VARIANTS, *RECIPES])
