@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from blocklora_jax.errors import UserError
 def run(main: Callable[[], None]) -> None:
     """Call `main` and exit: 2 after a UserError, 130 after Ctrl-C, 1 if the system refuses (a full disk)."""
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {_one_line(message)}\n"
+    # transformers would advise everyone who has no PyTorch to install it; only its tokenizer is used.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         main()
     except UserError as error:

@@ -59,3 +59,13 @@ def test_our_own_faults_keep_their_traceback():
 
     with pytest.raises(KeyError):
         run(main)
+
+
+def test_a_command_does_not_pass_on_transformers_advice_to_install_pytorch():
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from blocklora_jax.command import run\n"
+        "run(lambda: __import__('transformers'))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (0, "")
