@@ -30,10 +30,11 @@ from blocklora_jax.tokens import Tokenizer
 from train.loop import LoopConfig
 from train.stages.autoencoder import train_autoencoder
 from train.stages.clip import train_clip
-from train.stages.denoiser import encode_pictures, train_denoiser
+from train.stages.denoiser import Examples, encode_pictures, train_denoiser
 from train.stages.judge import train_judge
+from train.stages.layout import subjects_of
 from train.stages.package import Packager
-from train.stages.pictures import Pictures, draw_pictures, write_array
+from train.stages.pictures import Pictures, PictureSet, draw_pictures, read_picture_sets, write_array
 from train.stages.report import write_report
 
 # What is asked for in one call only, and no setting of the model.
@@ -53,6 +54,8 @@ class BaseConfig:
     seed: int = 0
     pictures: int = 40_000
     """How many pictures are drawn to learn from."""
+    several: float = 0.35
+    """Share of them with two or three subjects."""
     clip_steps: int = 400
     clip_batch: int = 128
     clip_learning_rate: float = 5e-4
@@ -78,10 +81,17 @@ class BaseConfig:
     """The model that --report measures: "pocket", or a folder that such a run wrote."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.several <= 1:
+            raise UserError(f"--several is a share, 0 to 1, not {self.several}")
         if self.only_judge and self.report:
             raise UserError("--only-judge trains and --report measures: call them one after the other")
         if self.only_judge and not self.start:
             raise UserError("--only-judge needs a model whose autoencoder the judge is to know: add --start pocket")
+
+    @property
+    def picture_set(self) -> PictureSet:
+        """The pictures of this run."""
+        return PictureSet(self.seed, self.pictures, self.several)
 
     def loop(self, steps: int, preview_every: int = 0) -> LoopConfig:
         """The loop settings of a stage with so many steps."""
@@ -91,19 +101,20 @@ class BaseConfig:
 class Frozen(NamedTuple):
     """What the U-Net is trained on top of, and what it starts from (None: from nothing).
 
-    configs: of "vae" and "text_encoder". vae, text_encoder, unet: parameters.
+    configs: of "vae" and "text_encoder". vae, text_encoder, unet: parameters. learnt_from: by the runs that made them.
     """
 
     configs: dict[str, Any]
     vae: dict[str, Any]
     text_encoder: dict[str, Any]
     unet: dict[str, Any] | None = None
+    learnt_from: tuple[PictureSet, ...] = ()
 
 
 def train_base(config: BaseConfig) -> Path:
     """All stages, or what is left of them; returns the model's folder."""
     out = config.out
-    pictures = draw_pictures(out, config.seed, config.pictures)
+    pictures = draw_pictures(out, config.picture_set)
     frozen = load_frozen(config) if config.start else train_frozen(config, pictures)
     text, vae = frozen.configs["text_encoder"], frozen.configs["vae"]
     tokenizer = Tokenizer(out / "tokenizer", text.vocab_size, architecture.MAX_TOKENS)
@@ -116,12 +127,18 @@ def train_base(config: BaseConfig) -> Path:
     unet = UNetConfig.from_json(architecture.UNET, "pocket unet")
     settings = {name: value for name, value in vars(config).items() if name not in _OF_THE_CALL}
     configs = {"unet": unet, "vae": vae, "text_encoder": text}
-    packager = Packager(out, configs, frozen.text_encoder, frozen.vae, settings)
+    learnt_from = (*frozen.learnt_from, config.picture_set)
+    packager = Packager(out, configs, frozen.text_encoder, frozen.vae, settings, learnt_from)
     unet_params = train_denoiser(
         unet,
         (text, frozen.text_encoder),
         Schedule.from_json(architecture.SCHEDULER, "pocket scheduler"),
-        (latents * np.float16(vae.scaling_factor), tokenizer.encode(pictures.captions), tokenizer.encode([""])[0]),
+        Examples(
+            latents * np.float16(vae.scaling_factor),
+            tokenizer.encode(pictures.captions),
+            tokenizer.encode([""])[0],
+            subjects_of(config.picture_set.specs()),
+        ),
         out / "unet",
         config.loop(config.unet_steps, config.preview_every),
         config.unet_batch,
@@ -174,14 +191,17 @@ def load_frozen(config: BaseConfig) -> Frozen:
         # Models from before there was a judge have none.
         if part != "judge" or (model.tokenizer.parent / part).is_dir():
             shutil.copytree(model.tokenizer.parent / part, config.out / copy, dirs_exist_ok=True)
-    return Frozen(dict(model.configs), model.params["vae"], model.params["text_encoder"], model.params["unet"])
+    learnt_from = tuple(read_picture_sets(model.tokenizer.parent))
+    return Frozen(
+        dict(model.configs), model.params["vae"], model.params["text_encoder"], model.params["unet"], learnt_from
+    )
 
 
 def main() -> None:
     """The command line."""
     config = tyro.cli(BaseConfig, description=__doc__)
     if config.report:
-        write_report(config.model, config.out, (config.seed, config.pictures))
+        write_report(config.model, config.out)
     elif config.only_judge:
         frozen = load_frozen(config)
         print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")

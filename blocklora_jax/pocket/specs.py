@@ -96,16 +96,17 @@ def random_spec(
     subjects: int | None = None,
     style: str | None = None,
     scene: str | None = None,
+    several: float = 0.35,
 ) -> PictureSpec:
     """A random picture; with `held_out`, also of the classes, scenes and styles that base training never shows.
 
-    One subject in 65 % of pictures, two in 30 %, three in 5 %, unless `subjects` says; subjects are of different
-    classes. People are 45 % of subjects, photos 45 % of styles, and 7 % have no scene.
+    `several` is the share of pictures with two subjects or, one in seven of them, three, unless `subjects` says;
+    subjects are of different classes. People are 45 % of subjects, photos 45 % of styles, and 7 % have no scene.
     """
     classes, places, looks = (CLASSES, SCENES, STYLES) if held_out else (TRAIN_CLASSES, TRAIN_SCENES, TRAIN_STYLES)
     others = tuple(name for name in classes if name not in PEOPLE)
     u = rng.random(4)
-    count = subjects or (1 if u[0] < 0.65 else 2 if u[0] < 0.95 else 3)
+    count = subjects or (1 if u[0] < 1 - several else 2 if u[0] < 1 - several / 7 else 3)
     names: list[str] = []
     while len(names) < count:
         kind, which = rng.random(2)

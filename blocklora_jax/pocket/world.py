@@ -48,8 +48,8 @@ from blocklora_jax.pocket.traits import draw_traits
 __all__ = [
     "CLASSES", "HELD_OUT_CLASSES", "HELD_OUT_SCENES", "HELD_OUT_STYLES", "PEOPLE", "PLAIN", "SCENES", "SCENE_PHRASES",
     "STYLES", "STYLE_NOUNS", "TEMPLATES", "TRAIN_CLASSES", "TRAIN_SCENES", "TRAIN_STYLES", "Individual", "PictureSpec",
-    "caption", "draw", "draw_individual", "prompt", "random_spec", "sample_batch", "scene_phrase", "style_phrase",
-    "subject_phrase", "vocabulary",
+    "caption", "draw", "draw_individual", "prompt", "random_spec", "sample_batch", "sample_spec", "scene_phrase", "style_phrase",
+    "subject_boxes", "subject_phrase", "vocabulary",
 ]  # fmt: skip
 
 OVERSAMPLING = 3
@@ -72,6 +72,12 @@ _PLACES = {
     2: ((0.27, 0.73), 0.49, 0.62),
     3: ((0.18, 0.5, 0.82), 0.33, 0.5),
 }
+
+
+def subject_boxes(count: int) -> list[tuple[float, float, float, float]]:
+    """The part of the picture, left to right, that each of `count` subjects is given: left, top, right, bottom in 0..1."""
+    centres, wide, high = _PLACES[count]
+    return [(x - wide / 2, 0.9 - high, x + wide / 2, 1.0) for x in centres]
 
 
 def _draw_subject(image: Image.Image, subject: Individual, place: int, count: int, rng: np.random.Generator) -> None:
@@ -103,24 +109,32 @@ def draw(spec: PictureSpec, size: int = 64) -> np.ndarray:
     return styles.apply_style(spec.style, picture, style_traits, rng)
 
 
-def _sample(seed: int, size: int, index: int) -> tuple[np.ndarray, str]:
+def sample_spec(seed: int, index: int, several: float = 0.35) -> tuple[PictureSpec, np.random.Generator]:
+    """What picture `index` of `sample_batch` shows, and the generator that goes on to word its caption."""
     rng = np.random.default_rng([seed, index])
-    spec = random_spec(rng)
+    return random_spec(rng, several=several), rng
+
+
+def _sample(seed: int, size: int, several: float, index: int) -> tuple[np.ndarray, str]:
+    spec, rng = sample_spec(seed, index, several)
     return draw(spec, size), caption(spec, rng)
 
 
-def _sample_range(seed: int, size: int, span: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
-    pairs = [_sample(seed, size, index) for index in range(*span)]
+def _sample_range(seed: int, size: int, several: float, span: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+    pairs = [_sample(seed, size, several, index) for index in range(*span)]
     return np.stack([picture for picture, _ in pairs]), [words for _, words in pairs]
 
 
-def sample_batch(seed: int, start: int, count: int, workers: int = 0, size: int = 64) -> tuple[np.ndarray, list[str]]:
+def sample_batch(
+    seed: int, start: int, count: int, workers: int = 0, size: int = 64, several: float = 0.35
+) -> tuple[np.ndarray, list[str]]:
     """Pictures `start` to `start + count` of the endless training set `seed`, and their captions.
 
     Picture i depends on (seed, i) only, however the set is cut into batches.
 
     Args:
         workers: processes that draw; 0 draws in this one. Worth it from some thousand pictures on.
+        several: the share of pictures with more than one subject, see `random_spec`.
 
     Returns:
         pictures uint8 [count, size, size, 3], and count captions.
@@ -128,11 +142,11 @@ def sample_batch(seed: int, start: int, count: int, workers: int = 0, size: int 
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
     if workers == 0:
-        return _sample_range(seed, size, (start, start + count))
+        return _sample_range(seed, size, several, (start, start + count))
     spans = [(i, min(i + 250, start + count)) for i in range(start, start + count, 250)]
     # Spawned, because forking a process in which JAX runs threads can deadlock.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        parts = list(pool.map(functools.partial(_sample_range, seed, size), spans))
+        parts = list(pool.map(functools.partial(_sample_range, seed, size, several), spans))
     return np.concatenate([p for p, _ in parts]), [words for _, part in parts for words in part]
 
 

@@ -11,6 +11,7 @@ from blocklora_jax.pocket.specs import CLASSES, PictureSpec, draw_individual
 from blocklora_jax.pocket.world import sample_batch
 from train.base import BaseConfig
 from train.stages import identity, lineup, report
+from train.stages.pictures import PictureSet
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,15 @@ def test_scene_and_style_are_recognised_by_the_most_probable():
 
 def test_known_captions_are_those_of_the_bases_pictures():
     _, captions = sample_batch(7, 0, 40)
-    known = report.known_captions(7, 40)
+    known = report.known_captions([PictureSet(7, 40, 0.35)])
     for words, index in zip(captions, range(40), strict=True):
-        names, scene, _ = next(iter(report.known_captions(7, index + 1) - report.known_captions(7, index)), (None,) * 3)
+        names, scene, _ = next(
+            iter(
+                report.known_captions([PictureSet(7, index + 1, 0.35)])
+                - report.known_captions([PictureSet(7, index, 0.35)])
+            ),
+            (None,) * 3,
+        )
         assert names is None or all(name in words for name in names) and (scene == "plain" or scene in words)
     rng = np.random.default_rng(0)
     new = [report.caption_key(report.new_caption(known, 2, rng)) for _ in range(20)]
@@ -97,13 +104,14 @@ def test_variants_are_told_by_their_references(judge):
 
 def test_captions_are_measured_on_what_is_generated(judge):
     """A base that draws is as good as drawings; one that always draws the same is found out."""
-    perfect = report.measure_captions(judge, report.draw_all, (0, 50), 1, (16, 8))
+    known = report.known_captions([PictureSet(0, 50, 0.35)])
+    perfect = report.measure_captions(judge, report.draw_all, known, 1, (16, 8))
     assert perfect["one"]["drawn"]["classes"] > 0.9
     assert min(perfect["one"]["ratio"].values()) > 0.85
     same = lambda specs: report.draw_all(
         [replace(_spec(("car",), "city", "photo"), seed=i) for i, _ in enumerate(specs)]
     )
-    poor = report.measure_captions(judge, same, (0, 50), 1, (16, 8))
+    poor = report.measure_captions(judge, same, known, 1, (16, 8))
     share = np.mean([name == "car" for name in _asked(poor)])
     assert poor["one"]["generated"]["classes"] == pytest.approx(share)
     assert poor["two"]["generated"]["classes"] == 0
@@ -116,7 +124,7 @@ def _asked(measured):
 
 
 def test_text_shows_rates_and_whether_bars_are_met(judge):
-    captions = report.measure_captions(judge, report.draw_all, (0, 20), 1, (6, 4))
+    captions = report.measure_captions(judge, report.draw_all, set(), 1, (6, 4))
     captions["one"]["ratio"]["scene"] = 0.6234
     who = {"individuals": 10, "top1": 0.912, "top1_of_class": 0.95, "top1_in_pairs": 0.7, "cosine_same": 0.8}
     who |= {"cosine_in_pairs": 0.5, "cosine_same_class": 0.1, "cosine_other_class": 0.0, "top1_by_class": {"man": 1.0}}

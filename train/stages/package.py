@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
 from blocklora_jax.diffusion.generate import draw_latents, generate
 from blocklora_jax.diffusion.models import make_models
 from blocklora_jax.diffusion.schedule import Schedule
-from blocklora_jax.files import write_atomic
+from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.grid import picture_grid, png_bytes
 from blocklora_jax.pocket import architecture
+from train.stages.pictures import PICTURE_SETS, PictureSet
 
 PREVIEW_PROMPTS = (
     "a photo of a man on a beach",
@@ -67,7 +68,7 @@ class Packager:
     """Writes what a run has learnt so far.
 
     out: the run folder, with `tokenizer`, `image_encoder` and, once there is one, `judge/weights`. configs: by component. text_params, vae_params: what the
-    U-Net was trained on. settings: for the README.
+    U-Net was trained on. settings: for the README. learnt_from: the pictures of this run and of those that it goes on from.
     """
 
     out: Path
@@ -75,6 +76,7 @@ class Packager:
     text_params: Mapping[str, Any]
     vae_params: Mapping[str, Any]
     settings: Mapping[str, Any]
+    learnt_from: Sequence[PictureSet]
 
     def write(self, step: int, unet_params: Mapping[str, Any]) -> Path:
         """A preview grid of `step` and the model's folder, which is returned."""
@@ -92,6 +94,7 @@ class Packager:
         shutil.copytree(self.out / "image_encoder", folder / "image_encoder")
         if (self.out / "judge" / "weights").is_dir():
             shutil.copytree(self.out / "judge" / "weights", folder / "judge")
+        write_json(folder / PICTURE_SETS, [chosen._asdict() for chosen in self.learnt_from])
         write_atomic(folder / "README.md", self.readme().encode())
         return folder
 

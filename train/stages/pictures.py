@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ from tqdm import tqdm
 
 from blocklora_jax.files import write_json
 from blocklora_jax.pocket.architecture import IMAGE_SIZE
-from blocklora_jax.pocket.world import sample_batch
+from blocklora_jax.pocket.world import PictureSpec, sample_batch, sample_spec
+
+# In a model's folder: the fields of `PictureSet`, for each run.
+PICTURE_SETS = "pictures.json"
 
 
 class Pictures(NamedTuple):
@@ -21,8 +25,27 @@ class Pictures(NamedTuple):
     captions: list[str]
 
 
-def draw_pictures(run_dir: Path, seed: int, count: int, chunk: int = 2000, workers: int = 2) -> Pictures:
-    """Draw `count` pictures into `run_dir`, or open those that an earlier call drew; an interrupted call goes on."""
+class PictureSet(NamedTuple):
+    """Which pictures of the endless set `seed` were learnt from: the first `pictures`, `several` as in `random_spec`."""
+
+    seed: int
+    pictures: int
+    several: float
+
+    def specs(self) -> Iterator[PictureSpec]:
+        """What the pictures show, in order, without drawing them."""
+        return (sample_spec(self.seed, index, self.several)[0] for index in range(self.pictures))
+
+
+def read_picture_sets(model: Path) -> list[PictureSet]:
+    """What the model of a folder learnt from, one set for each run that went into it; of a model that says nothing, none."""
+    path = model / PICTURE_SETS
+    return [PictureSet(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
+
+
+def draw_pictures(run_dir: Path, chosen: PictureSet, chunk: int = 2000, workers: int = 2) -> Pictures:
+    """Draw the pictures into `run_dir`, or open those that an earlier call drew; an interrupted call goes on."""
+    seed, count, several = chosen
     images_path, captions_path = run_dir / "pictures.npy", run_dir / "captions.json"
     captions = json.loads(captions_path.read_text()) if captions_path.exists() else []
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -34,7 +57,7 @@ def draw_pictures(run_dir: Path, seed: int, count: int, chunk: int = 2000, worke
     with tqdm(total=count, initial=len(captions), desc="draw", unit="picture", dynamic_ncols=True) as bar:
         while len(captions) < count:
             start, number = len(captions), min(chunk, count - len(captions))
-            images[start : start + number], texts = sample_batch(seed, start, number, workers=workers)
+            images[start : start + number], texts = sample_batch(seed, start, number, workers=workers, several=several)
             images.flush()
             captions += texts
             write_json(captions_path, captions)

@@ -7,7 +7,7 @@ the highest probability; with several subjects all must be among as many most pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from blocklora_jax.pocket.judge import CLASS_NAMES, FOLDER, SCENE_NAMES, STYLE_N
 from blocklora_jax.pocket.specs import PictureSpec, draw_individual, random_spec
 from blocklora_jax.pocket.world import draw
 from train.stages.identity import measure_identity, measure_variants
+from train.stages.pictures import PictureSet, read_picture_sets
 
 # What good enough is: share of unseen individuals told; of drawings' captions read; generated over drawn, one subject; two.
 BARS = {"identity": 0.85, "drawings": 0.97, "one": 0.90, "two": 0.75}
@@ -33,23 +34,23 @@ Make = Callable[[list[PictureSpec]], np.ndarray]
 
 
 def write_report(
-    model: str, out: Path, base: tuple[int, int], seed: int = 1, counts: tuple[int, int] = (200, 100), cast: int = 500
+    model: str, out: Path, seed: int = 1, counts: tuple[int, int] = (200, 100), cast: int = 500
 ) -> dict[str, Any]:
     """Measure a model ("pocket" or a folder), print it and write `report.json` into `out`.
 
-    base: seed and number of the pictures that the base learnt from, whose captions are avoided. counts: how many
-    captions with one and with two subjects are generated.
+    counts: how many captions with one and with two subjects are generated, if possible none that the model learnt from.
     """
     began = time.perf_counter()
     judge = load_judge(own) if (own := Path(model) / "judge").is_dir() else load_judge(FOLDER)
     sd = StableDiffusion.from_pretrained(model)
+    sets = read_picture_sets(sd.checkpoint.tokenizer.parent)
     generate = lambda specs: generate_pictures(sd, [caption(spec) for spec in specs], seed)
     report = {
         "model": model,
         "seed": seed,
         "identity": measure_identity(judge, seed, cast),
         "variants": {kind: measure_variants(judge, kind, seed) for kind in ("scene", "style")},
-        "captions": measure_captions(judge, generate, base, seed, counts),
+        "captions": measure_captions(judge, generate, known_captions(sets), seed, counts),
         "seconds": round(time.perf_counter() - began, 1),
     }
     print(as_text(report))
@@ -58,7 +59,7 @@ def write_report(
 
 
 def measure_captions(
-    judge: Judge, generate: Make, base: tuple[int, int], seed: int, counts: tuple[int, int]
+    judge: Judge, generate: Make, known: set[Caption], seed: int, counts: tuple[int, int]
 ) -> dict[str, Any]:
     """Rates of recognition with "one" and "two" subjects, and by name (one subject), for three sets of pictures.
 
@@ -66,7 +67,6 @@ def measure_captions(
     every caption that the base is asked for, with other individuals each. "generated": the base's pictures.
     """
     rng = np.random.default_rng([seed, 30])
-    known = known_captions(*base)
     result: dict[str, Any] = {}
     by_name: dict[str, Any] = {}
     for subjects, (name, count) in enumerate(zip(("one", "two"), counts, strict=True), start=1):
@@ -92,10 +92,9 @@ def caption_key(spec: PictureSpec) -> Caption:
     return tuple(subject.class_name for subject in spec.subjects), spec.scene, spec.style
 
 
-def known_captions(seed: int, count: int) -> set[Caption]:
-    """The captions of the base's `count` pictures."""
-    # As `world.sample_batch` draws them, without the drawing.
-    return {caption_key(random_spec(np.random.default_rng([seed, index]))) for index in range(count)}
+def known_captions(learnt_from: Iterable[PictureSet]) -> set[Caption]:
+    """The captions of all pictures of these sets."""
+    return {caption_key(spec) for chosen in learnt_from for spec in chosen.specs()}
 
 
 def new_caption(known: set[Caption], subjects: int, rng: np.random.Generator) -> PictureSpec:
