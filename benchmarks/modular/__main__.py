@@ -19,6 +19,7 @@ merged. --config gives the settings of the training that fit the model, prompts 
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections import defaultdict
@@ -56,6 +57,8 @@ class Options:
 
     quick: bool = False
     """Three concepts, few steps: a check that all of it runs, no measurement."""
+    table: bool = False
+    """Teach and draw nothing: the table and the curves of the results that are already under --out."""
     out: Path = Path("runs/modular")
     methods: tuple[str, ...] = ()
     """Among those of methods.py; all that the model has if not given."""
@@ -148,6 +151,29 @@ def measure(
     return bench, adapters
 
 
+def gather(options: Options) -> Results:
+    """The results under --out. Raises: UserError for one that is not there."""
+    results = Results()
+    for seed in options.seeds:
+        folder = options.out / f"seed-{seed}" / "results"
+        results.base.append(_read(folder, "base") | _read(folder, "drawn-pairs"))
+        for recipe in dict.fromkeys(METHODS[name].recipe for name in options.methods):
+            results.alone[recipe].append(_read(folder, f"{recipe}-alone"))
+        for name in options.methods:
+            for n in sorted(n for n in options.counts if n > 1):
+                results.merged[name, n].append(_read(folder, f"{name}-{n}"))
+    return results
+
+
+def _read(folder: Path, name: str) -> dict:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise UserError(
+            f"{path} is not there: measure it first (without --table), or name other --methods, --counts, --seeds"
+        )
+    return json.loads(path.read_text())
+
+
 def measure_merged(bench: Bench, name: str, n: int, method: Method, group: list[Adapter]) -> dict:
     """The first n merged, at the best of the strengths that the method may choose from."""
     weight = method.weights[0]
@@ -228,10 +254,13 @@ def main(args: Sequence[str] | None = None) -> None:
             sd, options.concepts, options.settings, options.blocks, options.encoders, options.sentences, options.size
         )
     options = replace(options, methods=available(options.methods, world))
-    for seed in options.seeds:
-        bench, adapters = measure(options, world, sd, seed, results)
-    rows = write_report(options, world, results, {c.name: c.kind for c in bench.concepts})
-    draw(options, world, bench, adapters, rows)
+    kinds = {c.name: c.kind for c in world.concepts(max(options.counts), options.seeds[-1])}
+    if options.table:
+        figures.draw_curves(write_report(options, world, gather(options), kinds), options.out / "curves.png")
+    else:
+        for seed in options.seeds:
+            bench, adapters = measure(options, world, sd, seed, results)
+        draw(options, world, bench, adapters, write_report(options, world, results, kinds))
     print(f"{(options.out / 'table.md').read_text()}\n\nfigures and report.json are in {options.out}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -269,10 +270,21 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     out = tmp_path / "out"
     encoders = {"clip": models.clip, "clip-large": models.large, "dino": models.dino, "faces": "none"}
     flags = [flag for name, value in encoders.items() for flag in (f"--encoders.{name}", str(value))]
-    main([
-        "--model", str(models.sd), "--concepts", str(concepts), "--methods", "blocklora", "average", "--counts", "1", "2",
-        "--steps", "2", "--batch", "2", "--at-once", "2", "--prompts", "4", "--sampler-steps", "2", "--out", str(out), *flags,
-    ])  # fmt: skip
+    flags += [
+        "--model",
+        str(models.sd),
+        "--concepts",
+        str(concepts),
+        "--counts",
+        "1",
+        "2",
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+    ]
+    flags += ["--at-once", "2", "--prompts", "4", "--sampler-steps", "2", "--methods", "blocklora", "average"]
+    main([*flags, "--out", str(out)])
     report = json.loads((out / "report.json").read_text())
     row = next(row for row in report["rows"] if (row["method"], row["n"]) == ("average", 2))
     drawn = load_file(out / "seed-0/results/average-2.safetensors")
@@ -296,6 +308,14 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     table = (out / "table.md").read_text()
     assert "averaged" in table and "its own pictures" in table and "DINOv2 kept" in table
     assert {path.name for path in out.glob("*.png")} == {"apart.png", "curves.png", "crosstalk-blocklora.png", "crosstalk-plain.png", "grid.png", "pairs.png"}  # fmt: skip
+    # The figures alone make the same table elsewhere, without adapters and pictures.
+    kept = tmp_path / "kept"
+    shutil.copytree(out / "seed-0/results", kept / "seed-0/results", ignore=shutil.ignore_patterns("*.safetensors"))
+    main([*flags, "--table", "--out", str(kept)])
+    assert (kept / "table.md").read_text() == table and (kept / "curves.png").is_file()
+    assert not (kept / "seed-0/blocklora").exists()
+    with pytest.raises(UserError, match=r"blocks-alone\.json is not there: measure it"):
+        main([*flags, "blocks", "--table", "--out", str(kept)])
 
 
 def measured_by_transformers(models, folder, name, noun, pictures) -> dict[str, float]:
