@@ -43,7 +43,7 @@ _OF_THE_CALL = frozenset({"out", "resume", "only_judge", "report", "model"})
 
 @dataclass(frozen=True, kw_only=True)
 class BaseConfig:
-    """Train the pocket Stable Diffusion from nothing. The defaults made the packaged weights."""
+    """Train the pocket Stable Diffusion from nothing. The packaged weights' README says which settings made them."""
 
     out: Path = Path("runs/base")
     """Run folder: pictures, checkpoints, metrics, preview grids, and the model so far in `model/`."""
