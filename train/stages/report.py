@@ -26,7 +26,7 @@ from train.stages.pictures import PictureSet, read_picture_sets
 # What good enough is: share of unseen individuals told; of drawings' captions read; generated over drawn, one subject; two.
 BARS = {"identity": 0.85, "drawings": 0.97, "one": 0.90, "two": 0.75}
 PARTS = ("classes", "scene", "style")
-_TRIES = 50
+_TRIES = 500
 _BATCH = 50
 
 Caption = tuple[tuple[str, ...], str, str]
