@@ -1,0 +1,32 @@
+"""A run that goes on from the packaged model: what it changes, what it leaves, and what it says it learnt from."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from blocklora_jax.checkpoints.hub import find_source
+from blocklora_jax.errors import UserError
+from train.base import BaseConfig, train_base
+from train.stages.pictures import PictureSet, draw_pictures, read_picture_sets
+
+
+def test_a_run_goes_on_from_the_packaged_model(tmp_path):
+    packaged = find_source("pocket", None).fetch([])
+    config = BaseConfig(
+        out=tmp_path, start="pocket", seed=5, pictures=12, several=1.0, unet_steps=1, unet_batch=4, judge_steps=0
+    )
+    model = train_base(config)
+    own = PictureSet(5, 12, 1.0)
+    assert read_picture_sets(model) == [*read_picture_sets(packaged), own]
+    assert all(" and " in words for words in draw_pictures(tmp_path, own).captions)
+    weights = lambda folder, part: load_file(next((folder / part).glob("*.safetensors")))
+    for part in ("vae", "text_encoder", "judge"):
+        before, after = weights(packaged, part), weights(model, part)
+        assert all(np.array_equal(before[name], after[name]) for name in before), part
+    first, once = weights(packaged, "unet"), weights(model, "unet")
+    assert first.keys() == once.keys() and any(not np.array_equal(first[name], once[name]) for name in first)
+
+
+def test_a_share_is_between_none_and_all():
+    with pytest.raises(UserError, match=r"--several is a share, 0 to 1, not 35"):
+        BaseConfig(several=35)
