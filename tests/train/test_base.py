@@ -1,5 +1,7 @@
 """A run that goes on from the packaged model: what it changes, what it leaves, and what it says it learnt from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -19,6 +21,11 @@ def test_a_run_goes_on_from_the_packaged_model(tmp_path):
     own = PictureSet(5, 12, 1.0)
     assert read_picture_sets(model) == [*read_picture_sets(packaged), own]
     assert all(" and " in words for words in draw_pictures(tmp_path, own).captions)
+    # Labels and latents of other pictures than those in the folder would be wrong.
+    with pytest.raises(
+        UserError, match=r"holds the pictures of --seed 5 --pictures 12 --several 1.0: ask for the same"
+    ):
+        train_base(replace(config, several=0.5, resume=True))
     weights = lambda folder, part: load_file(next((folder / part).glob("*.safetensors")))
     for part in ("vae", "text_encoder", "judge"):
         before, after = weights(packaged, part), weights(model, part)
@@ -30,3 +37,11 @@ def test_a_run_goes_on_from_the_packaged_model(tmp_path):
 def test_a_share_is_between_none_and_all():
     with pytest.raises(UserError, match=r"--several is a share, 0 to 1, not 35"):
         BaseConfig(several=35)
+
+
+@pytest.mark.parametrize("text", ["{", '[{"seed": 1}]', "7"])
+def test_a_model_that_says_nonsense_of_what_it_learnt_from_is_refused(text, tmp_path):
+    assert read_picture_sets(tmp_path) == []
+    (tmp_path / "pictures.json").write_text(text)
+    with pytest.raises(UserError, match=r"pictures\.json is no list of seed, pictures, several"):
+        read_picture_sets(tmp_path)

@@ -1,6 +1,5 @@
 """The U-Net's second task: labels that agree with what is drawn, a loss by closed form, and a U-Net that learns from it."""
 
-import dataclasses
 import json
 
 import jax
@@ -12,18 +11,17 @@ from tiny_model import SCHEDULE, TEXT_WIDTH, tiny_configs
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import CLIPTextModel
 from blocklora_jax.models.unet import UNet2DConditionModel
-from blocklora_jax.pocket.specs import CLASSES, PictureSpec, draw_individual
+from blocklora_jax.pocket.judge import CLASS_NAMES
+from blocklora_jax.pocket.specs import PictureSpec, draw_individual
 from blocklora_jax.pocket.world import draw
 from train.loop import LoopConfig
 from train.stages import layout
 from train.stages.denoiser import Examples, train_denoiser
 from train.stages.pictures import PictureSet
 
-NAMES = tuple(CLASSES)
-
 
 def _subjects(*rows):
-    return jnp.array([[NAMES.index(name) for name in row] + [-1] * (3 - len(row)) for row in rows])
+    return jnp.array([[CLASS_NAMES.index(name) for name in row] + [-1] * (3 - len(row)) for row in rows])
 
 
 @pytest.mark.parametrize("names", [("dog",), ("dog", "woman"), ("man", "dog"), ("cat", "robot", "girl")])
@@ -40,7 +38,7 @@ def test_the_map_is_where_a_subject_is_drawn(names, side):
             pictures = [draw(PictureSpec(tuple(members), "plain", seed=seed)) for members in (cast, changed)]
             moved = np.abs(np.subtract(*(picture.astype(float) for picture in pictures))).sum(-1)
             by_cell = moved.reshape(side, cells, side, cells).sum((1, 3))
-            inside += by_cell[here == NAMES.index(name)].sum() / by_cell.sum() / 12
+            inside += by_cell[here == CLASS_NAMES.index(name)].sum() / by_cell.sum() / 12
         # Coarse cells cut through the places of three.
         assert inside > (0.85 if side == 8 or len(names) < 3 else 0.6), (name, inside)
 
@@ -51,11 +49,11 @@ def test_subjects_are_in_the_captions_order():
     rows = layout.subjects_of(specs)
     assert rows.shape == (40, 3) and rows.dtype == np.int8
     for spec, row in zip(specs, rows, strict=True):
-        assert [NAMES[k] for k in row if k >= 0] == [subject.class_name for subject in spec.subjects]
+        assert [CLASS_NAMES[k] for k in row if k >= 0] == [subject.class_name for subject in spec.subjects]
 
 
 def test_loss_is_cross_entropy_over_cells_with_a_subject():
-    subjects, classes = _subjects(("dog", "cat"), ("man",)), len(NAMES)
+    subjects, classes = _subjects(("dog", "cat"), ("man",)), len(CLASS_NAMES)
     labels = np.asarray(layout.class_map(subjects, 8, 8))
     features = np.random.default_rng(0).normal(size=(2, 8, 8, 5)).astype(np.float32)
     maps, every = {"a": jnp.asarray(features)}, jnp.array([True, True])
@@ -87,7 +85,7 @@ def test_features_come_from_every_transformer_and_change_no_answer():
 
 
 def test_u_net_learns_both_tasks_and_comes_back_without_the_second(tmp_path):
-    """Pictures whose halves are one colour for each noun: after training, what is told on the right is the second noun's."""
+    """Pictures whose halves are one colour for each of four nouns."""
     configs = tiny_configs(20)
     text = CLIPTextModel(configs["text_encoder"])
     words = np.arange(4)
@@ -100,11 +98,10 @@ def test_u_net_learns_both_tasks_and_comes_back_without_the_second(tmp_path):
     subjects = np.stack([first, second, np.full(16, -1)], 1).astype(np.int8)
     data = Examples(latents.astype(np.float16), ids, np.zeros(24, np.int32), subjects)
     previews = []
-    schedule = dataclasses.replace(SCHEDULE, num_train_timesteps=1000)
     trained = train_denoiser(
         configs["unet"],
         (configs["text_encoder"], text_params),
-        schedule,
+        SCHEDULE,
         data,
         tmp_path,
         LoopConfig(steps=240, save_every=0, preview_every=160),

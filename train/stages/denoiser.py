@@ -28,6 +28,7 @@ from train.stages.pictures import Pictures, batch_indices, to_float
 CAPTION_DROPOUT = 0.1
 SNR_CLIP = 5.0
 EMA_DECAY = 0.998
+# Of the second task: at first it is about as large as the loss, later nearly nothing.
 LAYOUT_WEIGHT = 0.1
 
 
@@ -45,7 +46,7 @@ class Examples(NamedTuple):
 
 
 class DenoiserState(NamedTuple):
-    """step: int32; params, average: of the "unet" and of the "heads" of its second task, and their moving average; opt_state: optax's."""
+    """step: int32; params: of the "unet" and of the "heads" of its second task; average: theirs, moving; opt_state: optax's."""
 
     step: jax.Array
     params: Any
@@ -112,7 +113,7 @@ def train_denoiser(
         # Short memory at first, so that the average forgets the random start.
         decay = jnp.minimum(EMA_DECAY, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
-        metrics |= {"gradient_norm": optax.global_norm(grads)}
+        metrics["gradient_norm"] = optax.global_norm(grads)
         return DenoiserState(state.step + 1, params, average, opt_state), metrics
 
     def batch_at(step: int):

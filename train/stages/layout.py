@@ -1,6 +1,6 @@
 """The U-Net's second task: to know, at every cell of its feature maps, which class is drawn there.
 
-The world says where each subject stands, so nobody need label anything. Without this task the cells on the right of a
+The world says where each subject stands, so nobody needs to label anything. Without this task the cells on the right of a
 picture read the caption's first noun more readily than its second, for very long; with it, they have changed over after a
 few hundred steps. It is graded by one linear layer a feature map, thrown away in the end: the model's form does not change.
 Source: the idea of telling attention what is where, as in TokenCompose (arXiv 2312.03626), here as classes of features.
@@ -15,21 +15,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from blocklora_jax.models.attention import Transformer2DModel
-from blocklora_jax.pocket.specs import CLASSES, PictureSpec
+from blocklora_jax.pocket.judge import CLASS_NAMES
+from blocklora_jax.pocket.specs import PictureSpec
 from blocklora_jax.pocket.world import subject_boxes
 
 MOST_SUBJECTS = 3
-_NAMES = tuple(CLASSES)
 
 Features = Mapping[str, Float[Array, "b h w c"]]
 
 
 def subjects_of(specs: Iterable[PictureSpec]) -> Int[np.ndarray, "n 3"]:
-    """int8: the class of each subject from left to right, a number in `CLASSES`; -1 where there is none."""
-    rows = [[_NAMES.index(subject.class_name) for subject in spec.subjects] for spec in specs]
+    """int8: the class of each subject from left to right, a number in `CLASS_NAMES`; -1 where there is none."""
+    rows = [[CLASS_NAMES.index(subject.class_name) for subject in spec.subjects] for spec in specs]
     return np.array([row + [-1] * (MOST_SUBJECTS - len(row)) for row in rows], np.int8)
 
 
@@ -43,7 +44,7 @@ def apply_with_features(unet: nn.Module, params: Any, *inputs: Any) -> tuple[jax
 
 def silent_heads(features: Mapping[str, Any]) -> dict[str, Float[Array, "c k"]]:
     """The linear layers before training, zero: for `features` (arrays or their shapes), by path."""
-    return {path: jnp.zeros((leaf.shape[-1], len(_NAMES))) for path, leaf in features.items()}
+    return {path: jnp.zeros((leaf.shape[-1], len(CLASS_NAMES))) for path, leaf in features.items()}
 
 
 def layout_loss(
@@ -56,11 +57,9 @@ def layout_loss(
     losses = []
     for path, found in features.items():
         wanted = class_map(subjects, found.shape[1], found.shape[2])
-        centred = found - found.mean(-1, keepdims=True)
-        unit = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-4)
-        log_p = jax.nn.log_softmax(unit @ heads[path])
+        scores = jax.nn.standardize(found, epsilon=1e-4) @ heads[path]
         shown = (wanted >= 0) & counts[:, None, None]
-        errors = -jnp.take_along_axis(log_p, jnp.maximum(wanted, 0)[..., None], axis=-1)[..., 0]
+        errors = optax.losses.softmax_cross_entropy_with_integer_labels(scores, jnp.maximum(wanted, 0))
         losses.append((errors * shown).sum() / jnp.maximum(shown.sum(), 1))
     return jnp.stack(losses).mean()
 

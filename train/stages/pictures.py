@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
 from blocklora_jax.pocket.architecture import IMAGE_SIZE
 from blocklora_jax.pocket.world import PictureSpec, sample_batch, sample_spec
 
-# In a model's folder: the fields of `PictureSet`, for each run.
+# In a model's folder the fields of `PictureSet` for each run, in a run's folder its own.
 PICTURE_SETS = "pictures.json"
 
 
@@ -38,16 +39,30 @@ class PictureSet(NamedTuple):
 
 
 def read_picture_sets(model: Path) -> list[PictureSet]:
-    """What the model of a folder learnt from, one set for each run that went into it; of a model that says nothing, none."""
+    """What the model of a folder learnt from, one set for each run that went into it; of a model that says nothing, none.
+
+    Raises: UserError for a file that says something else.
+    """
     path = model / PICTURE_SETS
-    return [PictureSet(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
+    try:
+        return [PictureSet(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is no list of {', '.join(PictureSet._fields)}: {error}") from error
 
 
 def draw_pictures(run_dir: Path, chosen: PictureSet, chunk: int = 2000, workers: int = 2) -> Pictures:
-    """Draw the pictures into `run_dir`, or open those that an earlier call drew; an interrupted call goes on."""
+    """Draw the pictures into `run_dir`, or open those that an earlier call drew; an interrupted call goes on.
+
+    Raises: UserError if the earlier call drew others: what was made of them would be taken for these pictures'.
+    """
     seed, count, several = chosen
+    earlier = read_picture_sets(run_dir)
+    if earlier not in ([], [chosen]):
+        flags = " ".join(f"--{name} {value}" for name, value in earlier[0]._asdict().items())
+        raise UserError(f"{run_dir} holds the pictures of {flags}: ask for the same, or choose another --out")
+    write_json(run_dir / PICTURE_SETS, [chosen._asdict()])
     images_path, captions_path = run_dir / "pictures.npy", run_dir / "captions.json"
-    captions = json.loads(captions_path.read_text()) if captions_path.exists() else []
+    captions = json.loads(captions_path.read_text()) if earlier and captions_path.exists() else []
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
     if not images_path.exists() or np.load(images_path, mmap_mode="r").shape != shape:
         captions = []

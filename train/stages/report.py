@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.captions import caption
@@ -21,7 +22,7 @@ from blocklora_jax.pocket.judge import CLASS_NAMES, FOLDER, SCENE_NAMES, STYLE_N
 from blocklora_jax.pocket.specs import PictureSpec, draw_individual, random_spec
 from blocklora_jax.pocket.world import draw
 from train.stages.identity import measure_identity, measure_variants
-from train.stages.pictures import PictureSet, read_picture_sets
+from train.stages.pictures import PICTURE_SETS, PictureSet, read_picture_sets
 
 # What good enough is: share of unseen individuals told; of drawings' captions read; generated over drawn, one subject; two.
 BARS = {"identity": 0.85, "drawings": 0.97, "one": 0.90, "two": 0.75}
@@ -39,11 +40,14 @@ def write_report(
     """Measure a model ("pocket" or a folder), print it and write `report.json` into `out`.
 
     counts: how many captions with one and with two subjects are generated, if possible none that the model learnt from.
+
+    Raises: UserError for a model that does not say what it learnt from.
     """
     began = time.perf_counter()
     judge = load_judge(own) if (own := Path(model) / "judge").is_dir() else load_judge(FOLDER)
     sd = StableDiffusion.from_pretrained(model)
-    sets = read_picture_sets(sd.checkpoint.tokenizer.parent)
+    if not (sets := read_picture_sets(folder := sd.checkpoint.tokenizer.parent)):
+        raise UserError(f"{folder} does not say which captions it learnt from: it has no {PICTURE_SETS}")
     generate = lambda specs: generate_pictures(sd, [caption(spec) for spec in specs], seed)
     report = {
         "model": model,
