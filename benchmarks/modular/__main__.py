@@ -87,6 +87,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_known("--methods", self.methods, METHODS)
+        if self.quick and self.table:
+            raise UserError("--quick measures anew and --table measures nothing: call them one after the other")
         needs = {"config": self.config, "size": self.size, "sentences": self.sentences}
         if self.concepts is None and (given := [name for name, value in needs.items() if value is not None]):
             raise UserError(f"--{given[0]} is for real concepts: give --concepts DIR too")
@@ -121,10 +123,8 @@ def available(names: Sequence[str], world: World) -> tuple[str, ...]:
     return tuple(names or known)
 
 
-def measure(
-    options: Options, world: World, sd: StableDiffusion, seed: int, results: Results
-) -> tuple[Bench, dict[str, list[Adapter]]]:
-    """Teach and measure one seed's concepts."""
+def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> tuple[Bench, dict[str, list[Adapter]]]:
+    """Teach and measure one seed's concepts; the results are kept in the bench's folder, where `gather` reads them."""
     count = max(options.counts)
     concepts = world.concepts(count, seed)
     recipes = dict.fromkeys(METHODS[name].recipe for name in options.methods)
@@ -138,16 +138,16 @@ def measure(
     artist = Artist(sd, adapters[next(iter(recipes))], seed, options.sampler_steps, options.size)
     measures = world.measures(sd, concepts, seed)
     bench = Bench(concepts, artist, measures, folder / "results", options.prompts, tasks=world.tasks)
-    results.base.append(bench.cached("base", bench.base) | bench.cached("drawn-pairs", bench.drawn_pairs))
+    bench.cached("base", bench.base)
+    bench.cached("drawn-pairs", bench.drawn_pairs)
     for recipe, group in adapters.items():
         say(f"seed {seed}: {recipe}: alone")
-        results.alone[recipe].append(bench.cached(f"{recipe}-alone", lambda group=group: bench.alone(group)))
+        bench.cached(f"{recipe}-alone", lambda group=group: bench.alone(group))
     for name in options.methods:
         method = METHODS[name]
         for n in sorted(n for n in options.counts if n > 1):
             say(f"seed {seed}: {name}: {n} merged")
-            group = adapters[method.recipe][:n]
-            results.merged[name, n].append(measure_merged(bench, name, n, method, group))
+            measure_merged(bench, name, n, method, adapters[method.recipe][:n])
     return bench, adapters
 
 
@@ -182,13 +182,10 @@ def measure_merged(bench: Bench, name: str, n: int, method: Method, group: list[
     return bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, weight))
 
 
-def draw(
-    options: Options, world: World, bench: Bench, adapters: dict[str, list[Adapter]], rows: Sequence[dict]
-) -> None:
-    """All figures, of the last seed."""
+def draw(options: Options, world: World, bench: Bench, adapters: dict[str, list[Adapter]]) -> None:
+    """Crosstalk and pictures, of the last seed."""
     count = max(options.counts)
     shown = [name for name in SHOWN if name in options.methods] or list(options.methods[:1])
-    figures.draw_curves(rows, options.out / "curves.png")
     write_json(options.out / "crosstalk.json", figures.draw_crosstalk(bench.artist.sd, adapters, options.out))
     drawn = {f"{count} merged: {METHODS[n].label}": bench.pictures(f"{n}-{count}") for n in shown}
     first = METHODS[shown[0]].recipe
@@ -246,7 +243,7 @@ def main(args: Sequence[str] | None = None) -> None:
             options, out=options.out / "quick", methods=options.methods or QUICK, counts=(1, 3), steps=4, batch=2, at_once=3,
             prompts=4, sampler_steps=2,
         )  # fmt: skip
-    sd, results, world = StableDiffusion.from_pretrained(options.model), Results(), POCKET
+    sd, world = StableDiffusion.from_pretrained(options.model), POCKET
     if options.concepts is None and not (sd.checkpoint.tokenizer.parent / "image_encoder").is_dir():
         raise UserError(f"--model {options.model} knows nothing of the pocket world: give --concepts DIR too")
     if options.concepts:
@@ -255,12 +252,11 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     options = replace(options, methods=available(options.methods, world))
     kinds = {c.name: c.kind for c in world.concepts(max(options.counts), options.seeds[-1])}
-    if options.table:
-        figures.draw_curves(write_report(options, world, gather(options), kinds), options.out / "curves.png")
-    else:
-        for seed in options.seeds:
-            bench, adapters = measure(options, world, sd, seed, results)
-        draw(options, world, bench, adapters, write_report(options, world, results, kinds))
+    measured = [measure(options, world, sd, seed) for seed in options.seeds if not options.table]
+    rows = write_report(options, world, gather(options), kinds)
+    figures.draw_curves(rows, options.out / "curves.png")
+    if measured:
+        draw(options, world, *measured[-1])
     print(f"{(options.out / 'table.md').read_text()}\n\nfigures and report.json are in {options.out}")
 
 

@@ -235,6 +235,10 @@ def test_missing_opencv_is_told_with_its_extra(monkeypatch, tmp_path):
     assert "stands in" in Encoders().told and Encoders(faces="opencv").sees_faces
 
 
+def _world(models, concepts) -> list[str]:
+    return ["--model", str(models.sd), "--concepts", str(concepts)]
+
+
 def test_folders_that_do_not_suffice_are_refused(concepts, models, tmp_path):
     with pytest.raises(UserError, match="token_vectors"):
         read_folder(concepts, {"token_vectors": 0})
@@ -242,19 +246,9 @@ def test_folders_that_do_not_suffice_are_refused(concepts, models, tmp_path):
     with pytest.raises(UserError, match=r"concept\.yaml"):
         read_folder(tmp_path, {})
     with pytest.raises(UserError, match="3 concepts.*there are 2"):
-        main(
-            [
-                "--model",
-                str(models.sd),
-                "--concepts",
-                str(concepts),
-                "--counts",
-                "1",
-                "3",
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
+        main([*_world(models, concepts), "--counts", "1", "3", "--out", str(tmp_path / "out")])
+    with pytest.raises(UserError, match="--quick measures anew and --table"):
+        main(["--quick", "--table"])
     with pytest.raises(UserError, match="--concepts"):
         main(["--model", str(models.sd)])
 
@@ -270,20 +264,8 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     out = tmp_path / "out"
     encoders = {"clip": models.clip, "clip-large": models.large, "dino": models.dino, "faces": "none"}
     flags = [flag for name, value in encoders.items() for flag in (f"--encoders.{name}", str(value))]
-    flags += [
-        "--model",
-        str(models.sd),
-        "--concepts",
-        str(concepts),
-        "--counts",
-        "1",
-        "2",
-        "--steps",
-        "2",
-        "--batch",
-        "2",
-    ]
-    flags += ["--at-once", "2", "--prompts", "4", "--sampler-steps", "2", "--methods", "blocklora", "average"]
+    flags += [*_world(models, concepts), "--counts", "1", "2", "--steps", "2", "--batch", "2", "--at-once", "2"]
+    flags += ["--prompts", "4", "--sampler-steps", "2", "--methods", "blocklora", "average"]
     main([*flags, "--out", str(out)])
     report = json.loads((out / "report.json").read_text())
     row = next(row for row in report["rows"] if (row["method"], row["n"]) == ("average", 2))
