@@ -85,6 +85,8 @@ class BaseConfig:
             raise UserError(f"--several is a share, 0 to 1, not {self.several}")
         if self.only_judge and self.report:
             raise UserError("--only-judge trains and --report measures: call them one after the other")
+        if self.start and self.report:
+            raise UserError("--report measures the model that --model names, and starts from none: leave out --start")
         if self.only_judge and not self.start:
             raise UserError("--only-judge needs a model whose autoencoder the judge is to know: add --start pocket")
 
@@ -102,6 +104,7 @@ class Frozen(NamedTuple):
     """What the U-Net is trained on top of, and what it starts from (None: from nothing).
 
     configs: of "vae" and "text_encoder". vae, text_encoder, unet: parameters. learnt_from: by the runs that made them.
+    folder: of the model that it was read from.
     """
 
     configs: dict[str, Any]
@@ -109,13 +112,18 @@ class Frozen(NamedTuple):
     text_encoder: dict[str, Any]
     unet: dict[str, Any] | None = None
     learnt_from: tuple[PictureSet, ...] = ()
+    folder: Path | None = None
 
 
 def train_base(config: BaseConfig) -> Path:
     """All stages, or what is left of them; returns the model's folder."""
     out = config.out
+    # What is wrong with the model to start from is told before minutes of drawing.
+    start = load_frozen(config.start) if config.start else None
     pictures = draw_pictures(out, config.picture_set)
-    frozen = load_frozen(config) if config.start else train_frozen(config, pictures)
+    if start:
+        copy_others(start, out)
+    frozen = start or train_frozen(config, pictures)
     text, vae = frozen.configs["text_encoder"], frozen.configs["vae"]
     tokenizer = Tokenizer(out / "tokenizer", text.vocab_size, architecture.MAX_TOKENS)
     latents_path = out / f"latents-{config.vae_steps}.npy"
@@ -184,17 +192,27 @@ def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
     return Frozen({"vae": vae, "text_encoder": text}, vae_params, clip["text_encoder"])
 
 
-def load_frozen(config: BaseConfig) -> Frozen:
-    """All of it from the model that the run starts from."""
-    model = load_folder(str(config.start))
+def load_frozen(name: str) -> Frozen:
+    """All of it from a model, "pocket" or a folder that such a run wrote."""
+    model = load_folder(name)
+    folder, params = model.tokenizer.parent, model.params
+    return Frozen(
+        dict(model.configs),
+        params["vae"],
+        params["text_encoder"],
+        params["unet"],
+        tuple(read_picture_sets(folder)),
+        folder,
+    )
+
+
+def copy_others(start: Frozen, out: Path) -> None:
+    """Copy what a run takes as it is from the model that it starts from, and the judge, into the run's folder."""
+    assert start.folder
     for part, copy in (("tokenizer", "tokenizer"), ("image_encoder", "image_encoder"), ("judge", "judge/weights")):
         # Models from before there was a judge have none.
-        if part != "judge" or (model.tokenizer.parent / part).is_dir():
-            shutil.copytree(model.tokenizer.parent / part, config.out / copy, dirs_exist_ok=True)
-    learnt_from = tuple(read_picture_sets(model.tokenizer.parent))
-    return Frozen(
-        dict(model.configs), model.params["vae"], model.params["text_encoder"], model.params["unet"], learnt_from
-    )
+        if part != "judge" or (start.folder / part).is_dir():
+            shutil.copytree(start.folder / part, out / copy, dirs_exist_ok=True)
 
 
 def main() -> None:
@@ -203,7 +221,8 @@ def main() -> None:
     if config.report:
         write_report(config.model, config.out)
     elif config.only_judge:
-        frozen = load_frozen(config)
+        frozen = load_frozen(str(config.start))
+        copy_others(frozen, config.out)
         print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
     else:
         print(f"the pocket model is in {train_base(config)}")

@@ -1,5 +1,6 @@
 """A run that goes on from the packaged model: what it changes, what it leaves, and what it says it learnt from."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -45,3 +46,17 @@ def test_a_model_that_says_nonsense_of_what_it_learnt_from_is_refused(text, tmp_
     (tmp_path / "pictures.json").write_text(text)
     with pytest.raises(UserError, match=r"pictures\.json is no list of seed, pictures, several"):
         read_picture_sets(tmp_path)
+
+
+def test_a_wrong_model_is_told_before_anything_is_drawn(tmp_path):
+    model, out = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(find_source("pocket", None).fetch([]), model)
+    (model / "pictures.json").write_text("{")
+    with pytest.raises(UserError, match=r"pictures\.json is no list"):
+        train_base(BaseConfig(out=out, start=str(model)))
+    assert not out.exists()
+
+
+def test_a_report_starts_from_nothing():
+    with pytest.raises(UserError, match=r"--report measures the model that --model names"):
+        BaseConfig(report=True, start="pocket")
