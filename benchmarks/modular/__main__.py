@@ -37,7 +37,7 @@ from benchmarks.modular.measures import World
 from benchmarks.modular.methods import METHODS, Method, check_known
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.real import Encoders
-from benchmarks.modular.report import by_kind, markdown, summarise
+from benchmarks.modular.report import SHORT, by_kind, markdown, summarise
 from benchmarks.modular.teach import teach
 from benchmarks.modular.worlds import POCKET, real_world
 from blocklora_jax.adapters.lora import Adapter
@@ -219,7 +219,7 @@ def write_report(options: Options, world: World, results: Results, kinds: dict[s
     count, lines = max(options.counts), []
     rows = summarise(results.alone, results.merged, results.base)
     report: dict[str, Any] = {"options": str(options), "rows": rows}
-    table = markdown(rows, count, world.ceiling)
+    table = [markdown(rows, count, world.ceiling, only) for only in (SHORT, ())]
     if options.concepts:
         report |= {"identity": options.encoders.told, "kinds": {}}
         lines = ["", f"Identity: {options.encoders.told}."]
@@ -229,7 +229,9 @@ def write_report(options: Options, world: World, results: Results, kinds: dict[s
             report["kinds"][kind] = found
             lines += ["", f"{kind}: {len(names)}", "", markdown(found, count, world.ceiling)]
     write_json(options.out / "report.json", report)
-    write_atomic(options.out / "table.md", "\n".join([table, *lines]).encode())
+    write_atomic(
+        options.out / "table.md", "\n".join([table[0], "", "All that was measured:", "", table[1], *lines]).encode()
+    )
     return rows
 
 

@@ -136,16 +136,22 @@ _COLUMNS = {
     "stylised_apart_style": "side by side: style", "seconds": "merge s", "parameters": "trained",
 }  # fmt: skip
 
+# What to read first; the README shows these.
+SHORT = ("identity_alone", "identity", "identity_retention", "right", "drift", "both", "apart", "seconds")
+
 _MORE_COLUMNS = {
     "clip_score": "CLIP score", "text_large": "text L/14", "image_large": "image L/14", "dino": "DINOv2",
     "dino_retention": "DINOv2 kept",
 }  # fmt: skip
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], count: int, ceiling: str = "*real drawings*") -> str:
-    """The table of `count` merged concepts, as Markdown. ceiling: what real pictures are called."""
+def markdown(
+    rows: Sequence[Mapping[str, Any]], count: int, ceiling: str = "*real drawings*", only: Sequence[str] = ()
+) -> str:
+    """The table of `count` merged concepts, as Markdown. ceiling: what real pictures are called. only: these scores."""
     chosen = [row for row in rows if row["n"] in (0, count)]
     columns = _COLUMNS | {name: label for name, label in _MORE_COLUMNS.items() if any(name in row for row in chosen)}
+    columns = {name: label for name, label in columns.items() if name in (only or columns)}
     lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
     labels = {"base": "*base, class noun*", "drawings": ceiling}
     for row in chosen:
@@ -159,5 +165,5 @@ def _cell(value: Any) -> str:
         return "–"
     if isinstance(value, tuple | list):
         mean, low, high = value
-        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{mean:.3f} [{low:.2f}, {high:.2f}]"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"

@@ -204,7 +204,9 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
     table = markdown(rows, 2).splitlines()
     assert len(table) == 2 + 2 + 2
     assert "16 blocks" in table[4] and "1,234" in table[4] and "0.929" in table[4]
-    assert "0.250 [0.250, 0.250] | 0.500 [0.500, 0.500]" in table[4]
+    assert "0.250 [0.25, 0.25] | 0.500 [0.50, 0.50]" in table[4]
+    short = markdown(rows, 2, only=("identity", "seconds")).splitlines()
+    assert short[0] == "| | identity merged | merge s |" and short[4].endswith("] | 0.50 |")
 
 
 @pytest.mark.parametrize("settings", [*VARIANTS.values(), *RECIPES.values()], ids=[*VARIANTS, *RECIPES])
