@@ -81,8 +81,8 @@ def random_prompt(
     style, other, place = (str(rng.choice(options)) for options in (words.styles, words.subjects, words.scenes))
     if empty:
         return "", subject
-    named = f"{FOREIGN} {subject}" if foreign else f"{_article(subject)} {subject}"
-    phrases = [named] + ([f"{_article(other)} {other}"] if second else [])
+    named = f"{FOREIGN} {subject}" if foreign else f"{article(subject)} {subject}"
+    phrases = [named] + ([f"{article(other)} {other}"] if second else [])
     if second and rng.random() < 0.5:
         phrases.reverse()
     return " ".join([style, " and ".join(phrases)] + ([place] if scene else [])), subject
@@ -127,5 +127,6 @@ def last_token_ids(tokenizer: Tokenizer | TokenizerPair, phrases: Sequence[str])
     return np.asarray([last[distinct[phrase]] for phrase in phrases], np.int32)
 
 
-def _article(noun: str) -> str:
+def article(noun: str) -> str:
+    """What stands before the noun: "a" or "an"."""
     return "an" if noun[:1].lower() in "aeiou" else "a"

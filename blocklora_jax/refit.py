@@ -33,7 +33,9 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.metrics.crosstalk import layer_type
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probe import Probe, own_tokens, with_tokens
-from blocklora_jax.random_prompts import PromptWords, RandomPrompts, RandomPromptShares, make_random_prompts
+from blocklora_jax.random_prompts import PromptWords, RandomPrompts, RandomPromptShares, article, make_random_prompts
+
+_BEFORE_SCENES = ("in", "in a", "on a")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +142,28 @@ def refit(
 
 
 def trigger_prompts(adapter: Adapter, words: PromptWords, config: RefitConfig) -> list[str]:
-    """Prompts that call the concept, in every style and scene; a second subject joins in a fifth of them."""
-    rng, prompts = np.random.default_rng((config.seed, 0x7216)), []
-    for _ in range(config.prompts):
-        style, other, scene = (str(rng.choice(options)) for options in (words.styles, words.subjects, words.scenes))
-        subject = f"{adapter.info.trigger} and a {other}" if rng.random() < 0.2 else adapter.info.trigger
-        prompts.append(f"{style} {subject} {scene}" if rng.random() < 0.8 else f"{style} {subject}")
-    return prompts
+    """Prompts that call the concept where its kind stands in a prompt: a person or thing as the subject, in every style and
+    scene; a scene as where others are; a style as how others are shown. A second subject joins in a fifth of them.
+    """
+    rng = np.random.default_rng((config.seed, 0x7216))
+    return [_trigger_prompt(adapter.info, words, rng) for _ in range(config.prompts)]
+
+
+def _trigger_prompt(info: AdapterInfo, words: PromptWords, rng: np.random.Generator) -> str:
+    style, other, scene = (str(rng.choice(options)) for options in (words.styles, words.subjects, words.scenes))
+    company, placed, subject = rng.random() < 0.2, rng.random() < 0.8, info.trigger
+    if info.kind in ("scene", "style"):
+        subject, other = f"{article(other)} {other}", str(rng.choice(words.subjects))
+    if info.kind == "scene":
+        scene = f"{rng.choice(_BEFORE_SCENES)} {info.trigger}"
+    elif info.kind == "style":
+        style = f"a {info.trigger} of"
+    if company:
+        subject = f"{subject} and {article(other)} {other}"
+    if not placed:
+        # What is called stays.
+        return f"{style} a {info.trigger}" if info.kind == "scene" else f"{style} {subject}"
+    return f"{style} {subject} {scene}"
 
 
 def _check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:

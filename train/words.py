@@ -6,7 +6,7 @@ import re
 from itertools import cycle, islice
 
 from blocklora_jax.prompt_words import words_for
-from blocklora_jax.random_prompts import PromptWords
+from blocklora_jax.random_prompts import PromptWords, article
 from train.config import ConceptConfig
 
 # After these, after punctuation and at the beginning a name is followed by an article when it becomes a noun; elsewhere
@@ -33,15 +33,15 @@ def preview_prompts(config: ConceptConfig) -> tuple[str, ...]:
     words, trigger = prompt_words(config), config.trigger
     if config.kind == "style":
         pairs = islice(zip(cycle(words.subjects), cycle(words.scenes), strict=True), 7)
-        subjects = [f"{_article(subject)} {subject} {place}" for subject, place in pairs]
+        subjects = [f"{article(subject)} {subject} {place}" for subject, place in pairs]
         return (*(f"a {trigger} of {s}" for s in subjects), f"a photo of {subjects[0]}")
     if config.kind == "scene":
-        shown = [f"a photo of {_article(s)} {s} in a {trigger}" for s in words.subjects[:7]]
-        return (*shown, f"a photo of {_article(words.subjects[0])} {words.subjects[0]} {words.scenes[0]}")
+        shown = [f"a photo of {article(s)} {s} in a {trigger}" for s in words.subjects[:7]]
+        return (*shown, f"a photo of {article(words.subjects[0])} {words.subjects[0]} {words.scenes[0]}")
     photo, *others = words.styles
     shown = [f"{photo} {trigger}", *(f"{photo} {trigger} {scene}" for scene in words.scenes[:4])]
     shown += [f"{style} {trigger} {words.scenes[0]}" for style in others[:2]]
-    return (*shown, f"{photo} {_article(config.class_noun)} {config.class_noun} {words.scenes[0]}")
+    return (*shown, f"{photo} {article(config.class_noun)} {config.class_noun} {words.scenes[0]}")
 
 
 def captions_for(config: ConceptConfig) -> tuple[str, ...]:
@@ -68,10 +68,6 @@ def class_caption(caption: str, config: ConceptConfig) -> str:
     def replace(match: re.Match[str]) -> str:
         before = caption[: match.start()].split()
         bare = not before or before[-1][-1] in ",.;:!?(" or before[-1].lower() in _BEFORE_ARTICLES
-        return f"{_article(noun)} {noun}" if match[1] or (named and bare) else noun
+        return f"{article(noun)} {noun}" if match[1] or (named and bare) else noun
 
     return re.sub(trigger, replace, caption, flags=re.IGNORECASE)
-
-
-def _article(noun: str) -> str:
-    return "an" if noun[:1].lower() in "aeiou" else "a"
