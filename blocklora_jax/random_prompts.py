@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -13,6 +13,8 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.token_pair import TokenizerPair
 from blocklora_jax.tokens import Tokenizer
 
+# What a concept is, which says where in a prompt it is called.
+Kind = Literal["person", "object", "scene", "style"]
 FOREIGN = "<foreign>"
 
 

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
+from blocklora_jax.random_prompts import Kind
 from merge.check import check_adapters
 from merge.fusion import fuse_adapters
 
@@ -32,6 +33,8 @@ class FuseOptions:
     """Read the weights of this variant of the model ("fp16")."""
     trigger: tuple[str, ...] = ()
     """The words that call each concept and nothing else ("sks dog"), one for each file; what the files say if not given."""
+    kind: tuple[Kind, ...] = ()
+    """Of each concept: scenes and styles are called elsewhere in a prompt; what the files say if not given."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of silence on ordinary prompts, in units of one concept's."""
 
@@ -43,14 +46,14 @@ def fuse_files(args: Sequence[str]) -> int:
         raise UserError("name two or more adapter files: one alone disturbs nobody")
     if not 0 <= options.erase_weight < float("inf"):
         raise UserError(f"--lambda must be at least 0, not {options.erase_weight}")
-    if len(options.trigger) not in (0, len(options.files)):
-        raise UserError(
-            f"{len(options.trigger)} of --trigger for {len(options.files)} files: give one for each, or none"
-        )
     adapters = [Adapter.load(path) for path in options.files]
-    if options.trigger:
-        called = zip(adapters, options.trigger, strict=True)
-        adapters = [replace(a, info=replace(a.info, trigger=words)) for a, words in called]
+    for name in ("trigger", "kind"):
+        given = getattr(options, name)
+        if len(given) not in (0, len(adapters)):
+            raise UserError(f"{len(given)} of --{name} for {len(adapters)} files: give one for each, or none")
+        if given:
+            said = zip(adapters, given, strict=True)
+            adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in said]
     # Before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)
     paths = [options.out / f"{adapter.name}.safetensors" for adapter in adapters]

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Axis, Partition
 from blocklora_jax.errors import UserError
+from blocklora_jax.random_prompts import Kind
 from blocklora_jax.registry.store import read_registry
 
 
@@ -44,6 +45,8 @@ class RefitOptions:
     """The words that call its concept and nothing else, such as "sks dog"; what the file says if not given."""
     class_noun: str | None = None
     """What it is, in a word that the model knows; what the file says if not given."""
+    kind: Kind | None = None
+    """Of the concept: as a scene or a style it is called elsewhere in a prompt; what the file says if not given."""
     name: str | None = None
     """The concept's name; the file's if not given."""
     rank: int = 16
@@ -113,7 +116,7 @@ def refit_file(args: Sequence[str]) -> int:
 
 
 def _renamed(adapter: Adapter, options: RefitOptions) -> Adapter:
-    given = {name: getattr(options, name) for name in ("trigger", "class_noun", "name") if getattr(options, name)}
+    given = {n: getattr(options, n) for n in ("trigger", "class_noun", "kind", "name") if getattr(options, n)}
     return dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, **given))
 
 

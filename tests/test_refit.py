@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -162,3 +163,19 @@ def test_what_cannot_be_refitted_is_named(tiny_sd, foreign):
         RefitConfig(erase_weight=-1.0)
     with pytest.raises(UserError, match="rank is 0"):
         RefitConfig(rank=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trigger", "pattern"),
+    [
+        ("object", "<bo> dog", r"a (photo|drawing) of <bo> dog( and an? \w+)?( (in|on) the \w+)?"),
+        ("scene", "<hut> room", r"a (photo|drawing) of (an? \w+( and an? \w+)? (in|in a|on a)|a) <hut> room"),
+        ("style", "<ink> sketch", r"a <ink> sketch of an? \w+( and an? \w+)?( (in|on) the \w+)?"),
+    ],
+)
+def test_a_concept_is_called_where_its_kind_stands_in_a_prompt(tiny_sd, kind, trigger, pattern):
+    adapter = random_adapter("bo", tiny_sd.params, slots=(0,))
+    adapter = dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, kind=kind, trigger=trigger))
+    prompts = trigger_prompts(adapter, WORDS, dataclasses.replace(CONFIG, prompts=64))
+    assert all(re.fullmatch(pattern, words) for words in prompts), prompts
+    assert len(set(prompts)) > 8 and any(" and " in words for words in prompts)

@@ -16,7 +16,7 @@ import yaml
 
 from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.errors import UserError
-from blocklora_jax.random_prompts import RandomPromptShares
+from blocklora_jax.random_prompts import Kind, RandomPromptShares
 
 TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
 
@@ -52,7 +52,7 @@ class ConceptConfig:
     """The base: "pocket" (comes with the package), a Diffusers folder, or a hub id."""
     variant: str | None = None
     """Weights variant of the base, such as fp16."""
-    kind: Literal["person", "object", "scene", "style"] = "object"
+    kind: Kind = "object"
     """What sort of concept it is, for the reader of the file."""
     resume: bool = False
     """Continue an interrupted run, bit for bit."""

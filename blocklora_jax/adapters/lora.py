@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from blocklora_jax.adapters.partition import Partition, Support, full_support
+from blocklora_jax.random_prompts import Kind
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
@@ -39,7 +40,7 @@ KernelShapes = dict[str, dict[str, tuple[int, int]]]
 class AdapterInfo:
     """What is known of an adapter besides its arrays; hashable, so that it is static under jit.
 
-    name: the concept's name; its token is `<name>`. class_noun: "man". kind: "person", "object", "scene" or "style".
+    name: the concept's name; its token is `<name>`. class_noun: "man". kind: says where in a prompt it is called.
     trigger: a prompt fragment that calls the concept ("<ada> woman").
     base_name, base_digest: the model it was trained on (see `checkpoints.digest`).
     base_family: "sd1", "sd2" or "sdxl": how PyTorch software names and shapes that model's layers; "" if not known.
@@ -54,7 +55,7 @@ class AdapterInfo:
     trigger: str
     rank: int
     alpha: float
-    kind: str = "object"
+    kind: Kind = "object"
     base_name: str = ""
     base_digest: str = ""
     base_family: str = "sd1"

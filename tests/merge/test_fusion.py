@@ -139,6 +139,7 @@ def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path
         ([*files, "--lambda", "-1"], "--lambda must be at least 0"),
         ([files[0], files[0]], "<ada>"),
         ([*files, "--trigger", "sks dog"], "1 of --trigger for 2 files"),
+        ([*files, "--kind", "scene"], "1 of --kind for 2 files"),
         (files, "choose another --out"),
     ):
         with pytest.raises(UserError, match=message):
