@@ -1,0 +1,21 @@
+"""The README's table is that of the results in docs/fifteen, line by line."""
+
+from pathlib import Path
+
+from benchmarks.modular.__main__ import Options, gather
+from benchmarks.modular.report import SHORT, markdown, summarise
+from benchmarks.modular.worlds import POCKET
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readmes_table_is_that_of_the_published_results():
+    folder = ROOT / "docs" / "fifteen"
+    options = Options(out=folder, counts=(1, 15), seeds=(0, 1, 2), methods=(
+        "wide", "wide_fused", "blocklora_1", "sum", "fusion", "plain_fused",
+    ))  # fmt: skip
+    results = gather(options)
+    table = markdown(summarise(results.alone, results.merged, results.base), 15, POCKET.ceiling, SHORT)
+    readme = (ROOT / "README.md").read_text()
+    assert table in readme
+    assert table in (folder / "table.md").read_text()
