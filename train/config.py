@@ -53,7 +53,7 @@ class ConceptConfig:
     variant: str | None = None
     """Weights variant of the base, such as fp16."""
     kind: Kind = "object"
-    """What sort of concept it is, for the reader of the file."""
+    """What sort of concept it is, which says where in a prompt it is called."""
     resume: bool = False
     """Continue an interrupted run, bit for bit."""
 

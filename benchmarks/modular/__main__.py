@@ -219,7 +219,7 @@ def write_report(options: Options, world: World, results: Results, kinds: dict[s
     count, lines = max(options.counts), []
     rows = summarise(results.alone, results.merged, results.base)
     report: dict[str, Any] = {"options": str(options), "rows": rows}
-    table = [markdown(rows, count, world.ceiling, only) for only in (SHORT, ())]
+    short, full = (markdown(rows, count, world.ceiling, only) for only in (SHORT, ()))
     if options.concepts:
         report |= {"identity": options.encoders.told, "kinds": {}}
         lines = ["", f"Identity: {options.encoders.told}."]
@@ -229,9 +229,8 @@ def write_report(options: Options, world: World, results: Results, kinds: dict[s
             report["kinds"][kind] = found
             lines += ["", f"{kind}: {len(names)}", "", markdown(found, count, world.ceiling)]
     write_json(options.out / "report.json", report)
-    write_atomic(
-        options.out / "table.md", "\n".join([table[0], "", "All that was measured:", "", table[1], *lines]).encode()
-    )
+    table = [short, "", "All that was measured:", "", full, *lines]
+    write_atomic(options.out / "table.md", "\n".join(table).encode())
     return rows
 
 
