@@ -155,3 +155,22 @@ def test_a_concept_that_nothing_calls_is_refused(tiny_sd, trained, tmp_path, mon
     with pytest.raises(UserError, match="'ada' is called by 'dog', which random prompts have too"):
         main(["fuse", *files, "--out", str(tmp_path / "fused"), "--trigger", "dog", "<rex> man"])
     assert not (tmp_path / "fused").exists()
+
+
+def test_what_the_flags_say_of_the_files_is_what_is_fitted_and_written(tiny_sd, trained, tmp_path, monkeypatch):
+    for adapter in trained:
+        adapter.save(tmp_path / f"{adapter.name}.safetensors")
+    files = [str(tmp_path / f"{adapter.name}.safetensors") for adapter in trained]
+    monkeypatch.setattr("blocklora_jax.pipeline.StableDiffusion.from_pretrained", lambda *a, **k: tiny_sd)
+    monkeypatch.setattr("blocklora_jax.layer_inputs.words_for", lambda name: WORDS)
+    written = {}
+    for kinds in ([], ["--kind", "scene", "style"]):
+        out = tmp_path / f"fused{len(kinds)}"
+        main(["fuse", *files, "--out", str(out), *kinds])
+        written[len(kinds)] = [Adapter.load(out / f"{adapter.name}.safetensors") for adapter in trained]
+    assert [adapter.info.kind for adapter in written[3]] == ["scene", "style"]
+    # Other prompts, other inputs, another fit.
+    pairs = zip(
+        *([p for group in a.lora.values() for p in group.values()] for a in (written[0][0], written[3][0])), strict=True
+    )
+    assert any(np.abs(before.lora_A - after.lora_A).max() > 1e-6 for before, after in pairs)
