@@ -2,7 +2,7 @@
 
 Concepts of the little world (people, animals, objects, scenes, styles) are taught apart from each other, by BlockLoRA and by its
 rivals with as many trained parameters, steps and pictures; then merged; then drawn in new settings and measured
-(see measure.py). Everything is kept under --out and used again; all is seeded. Writes report.json, table.md,
+(see measure.py). Everything is kept under --out and used again under the same conditions; all is seeded. Writes report.json, table.md,
 crosstalk.json (what all other adapters add to a concept's own output, by recipe), curves, heat maps and picture grids there.
 
 On a real model, with real concepts (needs PyTorch, and OpenCV to know people by their faces: pip install
@@ -32,7 +32,7 @@ import numpy as np
 import tyro
 
 from benchmarks.modular import figures
-from benchmarks.modular.evaluate import Bench
+from benchmarks.modular.evaluate import Bench, keep_to
 from benchmarks.modular.measures import World
 from benchmarks.modular.methods import METHODS, Method, check_known
 from benchmarks.modular.pictures import Artist
@@ -129,6 +129,7 @@ def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> t
     concepts = world.concepts(count, seed)
     recipes = dict.fromkeys(METHODS[name].recipe for name in options.methods)
     adapters, folder = {}, options.out / f"seed-{seed}"
+    keep_to(folder / "results", sd, options, concepts, seed)
     for recipe in recipes:
         say(f"seed {seed}: {recipe}: teaching {count} concepts")
         settings = {**options.settings, "seed": seed, **world.recipes[recipe]}

@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks.modular.__main__ import say
 from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
-from benchmarks.modular.evaluate import Bench
+from benchmarks.modular.evaluate import Bench, keep_to
 from benchmarks.modular.measure import Measures
 from benchmarks.modular.methods import METHODS, RANK, RECIPES, check_known
 from benchmarks.modular.pictures import Artist
@@ -102,6 +102,7 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     settings, folder = dict(VARIANTS[name]), options.out / name.replace(" ", "-").replace(",", "")
     each = settings.pop("slots_each", 1)
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **settings}
+    keep_to(folder / "results", sd, options, concepts, options.seed)
     adapters = teach(concepts, settings, folder, options.concepts, 16, each)
     if settings.get("token_vectors") == 0:
         concepts = [Unnamed(**vars(c)) for c in concepts]

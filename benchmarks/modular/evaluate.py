@@ -19,9 +19,43 @@ from benchmarks.modular.measures import Measurer, Scores, Subject, Tasks
 from benchmarks.modular.methods import Method, trainable
 from benchmarks.modular.pictures import Artist
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.pipeline import StableDiffusion
 
 Result = dict[str, Any]
+
+
+CONDITIONS = "conditions.json"
+
+
+def keep_to(folder: Path, sd: StableDiffusion, options: Any, concepts: Sequence[Subject], seed: int) -> None:
+    """Write beside the results what they are made under, so that results made otherwise are not used with them.
+
+    folder: of the results. options: has the steps, batch, prompts and sampler_steps. Raises: UserError if they differ.
+    """
+    own = {name: getattr(options, name) for name in ("steps", "batch", "prompts", "sampler_steps")}
+    own |= {"seed": seed, "base": params_digest(sd.params), "concepts": [concept.name for concept in concepts]}
+    path = folder / CONDITIONS
+    if not path.is_file():
+        if any(folder.glob("*.json")):
+            raise UserError(
+                f"{folder} holds results, but no {CONDITIONS} that says how they were made: use another --out"
+            )
+        write_json(path, own)
+    kept = json.loads(path.read_text())
+    for name, value in own.items():
+        if kept[name] != value:
+            raise UserError(
+                f"{folder} holds results with {name} {_brief(kept[name])}, and now it is {_brief(value)}: use another --out"
+            )
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} from {value[0]} to {value[-1]}"
+    return str(value)[:12]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks.modular.__main__ import measure_merged, say
 from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
-from benchmarks.modular.evaluate import Bench
+from benchmarks.modular.evaluate import Bench, keep_to
 from benchmarks.modular.measure import Measures
 from benchmarks.modular.methods import METHODS, RECIPES, check_known
 from benchmarks.modular.pictures import Artist
@@ -59,6 +59,7 @@ def measure(options: Options, sd: StableDiffusion, recipe: str, rate: float) -> 
     folder = options.out / f"{recipe}-{rate:g}"
     own = {**RECIPES[recipe], "learning_rate": rate}
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **own}
+    keep_to(folder / "results", sd, options, concepts, options.seed)
     adapters = teach(concepts, settings, folder, 5)
     artist = Artist(sd, adapters, options.seed, options.sampler_steps)
     bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts)

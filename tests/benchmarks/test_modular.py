@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import tyro
@@ -16,7 +17,7 @@ from benchmarks.modular import __main__ as bench
 from benchmarks.modular import ablation, rates
 from benchmarks.modular.ablation import VARIANTS
 from benchmarks.modular.concepts import ORDER, draw_concepts, draw_strangers
-from benchmarks.modular.evaluate import Bench
+from benchmarks.modular.evaluate import CONDITIONS, Bench, keep_to
 from benchmarks.modular.measure import crop_half
 from benchmarks.modular.methods import METHODS, RECIPES, trainable
 from benchmarks.modular.pictures import Artist
@@ -216,3 +217,25 @@ def test_every_variant_is_a_training_that_can_be_asked_for(settings):
     plain = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run"])
     # A variant that is the default would be trained for nothing.
     assert (config == plain) == (not settings)
+
+
+def test_results_made_otherwise_are_not_used_again(tiny_sd, tmp_path):
+    options = SimpleNamespace(steps=300, batch=6, prompts=8, sampler_steps=20)
+    concepts = [SimpleNamespace(name=name) for name in ("ada", "rex")]
+    folder = tmp_path / "results"
+    for _ in range(2):
+        keep_to(folder, tiny_sd, options, concepts, 0)
+    longer = SimpleNamespace(**vars(options) | {"steps": 500})
+    trained = replace(tiny_sd, params=jax.tree.map(lambda x: x + 1, tiny_sd.params))
+    for other, said in (
+        ((tiny_sd, longer, concepts, 0), "with steps 300, and now it is 500: use another --out"),
+        ((trained, options, concepts, 0), "with base "),
+        ((tiny_sd, options, concepts[:1], 0), "concepts 2 from ada to rex, and now it is 1 from ada to ada"),
+        ((tiny_sd, options, concepts, 1), "seed 0, and now it is 1"),
+    ):
+        with pytest.raises(UserError, match=said):
+            keep_to(folder, *other)
+    (folder / CONDITIONS).unlink()
+    (folder / "base.json").write_text("{}")
+    with pytest.raises(UserError, match=f"holds results, but no {CONDITIONS}"):
+        keep_to(folder, tiny_sd, options, concepts, 0)

@@ -1,10 +1,14 @@
-"""The README's table is that of the results in docs/fifteen, line by line."""
+"""The README's table is that of the results in docs/fifteen, line by line, and those are of the packaged model."""
 
+import json
 from pathlib import Path
 
 from benchmarks.modular.__main__ import Options, gather
+from benchmarks.modular.evaluate import CONDITIONS
 from benchmarks.modular.report import SHORT, markdown, summarise
 from benchmarks.modular.worlds import POCKET
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.pipeline import StableDiffusion
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,3 +23,11 @@ def test_the_readmes_table_is_that_of_the_published_results():
     readme = (ROOT / "README.md").read_text()
     assert table in readme
     assert table in (folder / "table.md").read_text()
+
+
+def test_the_published_results_are_of_the_packaged_model():
+    files = sorted((ROOT / "docs" / "fifteen").glob(f"seed-*/results/{CONDITIONS}"))
+    assert len(files) == 3
+    digest = params_digest(StableDiffusion.from_pretrained("pocket").params)
+    for file in files:
+        assert json.loads(file.read_text())["base"] == digest
