@@ -37,7 +37,7 @@ class CheckOptions:
     check_base: bool = True
     """Count a model that the adapters were not trained on as a problem; --no-check-base for a copy in bfloat16, say."""
     prompts: tuple[str, ...] = ()
-    """What to measure on, as "a photo of {}", where {} is each concept's trigger; eight ordinary ones if not given."""
+    """What to measure on, as "a photo of {}", where {} is each concept's trigger; eight that fit its kind if not given."""
     steps: int = 4
     """Steps of the pictures in whose course layers that read them are measured."""
     seed: int = 0
@@ -75,7 +75,7 @@ def _load(files: Sequence[Path]) -> tuple[list[Adapter], list[str]]:
 def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     """Print and draw the crosstalk of those adapters that fit the model; gives what is wrong with it and the others."""
     # Imported late: the model brings Flax.
-    from blocklora_jax.metrics.crosstalk import ALL, TEMPLATES, measure_crosstalk
+    from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
     from blocklora_jax.pipeline import StableDiffusion
 
     try:
@@ -90,7 +90,7 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     if len(fitting) < 2:
         return found
     try:
-        measured = measure_crosstalk(sd, fitting, options.prompts or TEMPLATES, steps=options.steps, seed=options.seed)
+        measured = measure_crosstalk(sd, fitting, options.prompts or None, steps=options.steps, seed=options.seed)
     except UserError as error:
         return [*found, f"crosstalk was not measured: {error}"]
     names = [adapter.name for adapter in fitting]

@@ -15,13 +15,26 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probe import Probe, own_tokens, with_tokens
+from blocklora_jax.random_prompts import Kind
 
 ALL = "all layers"
 _WHERE = r"^.*(?:blocks?_\d+|attentions_\d+|resnets_\d+|layers/\d+)/"
-TEMPLATES = (
+_SUBJECT = (
     "a photo of {}", "a photo of {} on a beach", "a painting of {}", "a photo of {} in the snow", "a drawing of {}",
     "a photo of {} in a city", "a picture of {} in a forest", "{} in a garden",
 )  # fmt: skip
+_SCENE = (
+    "a photo of a {}", "a photo of a man in a {}", "a painting of a dog in {}", "a photo of a woman on a {}",
+    "a drawing of a house in a {}", "a photo of a car in {}", "a picture of a cat in a {}", "a boy in {}",
+)  # fmt: skip
+_STYLE = (
+    "a {}", "a {} of a man on a beach", "a {} of a dog", "a {} of a woman in the snow", "a {} of a house",
+    "a {} of a car in a city", "a {} of a cat in a forest", "a boy in a garden, a {}",
+)  # fmt: skip
+# A concept is called where its kind stands in a prompt.
+TEMPLATES: Mapping[Kind, tuple[str, ...]] = {
+    "person": _SUBJECT, "object": _SUBJECT, "scene": _SCENE, "style": _STYLE,
+}  # fmt: skip
 
 
 class Crosstalk(NamedTuple):
@@ -77,12 +90,14 @@ def _ratios(sums: Float[np.ndarray, "i j"]) -> Crosstalk:
 def measure_crosstalk(
     sd: StableDiffusion,
     adapters: Sequence[Adapter],
-    templates: Sequence[str] = TEMPLATES,
+    templates: Sequence[str] | None = None,
     *,
     steps: int = 4,
     seed: int = 0,
 ) -> dict[str, Crosstalk]:
     """Crosstalk of `adapters` on prompts with each one's trigger, while it is active alone.
+
+    templates: the prompts, with {} for the trigger; eight that fit each one's kind if not given.
 
     The U-Net runs only if an adapter changes layers that read the picture: see `probe.Probe`.
     """
@@ -92,9 +107,11 @@ def measure_crosstalk(
     def observe(layer: str, x: jax.Array, y: jax.Array, pairs: Mapping[str, Any]) -> jax.Array:
         return _energies(pairs[layer], len(adapters), x.astype(jnp.float32), y.astype(jnp.float32))
 
-    probe, energies, base = Probe(sd, frozenset(layers), observe, steps, len(templates)), [], []
+    chunk = len(templates or _SUBJECT)
+    probe, energies, base = Probe(sd, frozenset(layers), observe, steps, chunk), [], []
     for index, adapter in enumerate(adapters):
-        ids = sd.tokenizer.encode([t.format(adapter.info.trigger) for t in templates], token_counts([adapter]))
+        prompts = [template.format(adapter.info.trigger) for template in templates or TEMPLATES[adapter.info.kind]]
+        ids = sd.tokenizer.encode(prompts, token_counts([adapter]))
         seen = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, pairs, seed)
         table = np.stack([seen[layer] for layer in layers], axis=-1)
         count = len(adapters)

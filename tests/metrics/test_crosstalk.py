@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from adapter_builders import random_adapter
@@ -10,10 +13,10 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
-from blocklora_jax.metrics.crosstalk import ALL, crosstalk, layer_type, measure_crosstalk
+from blocklora_jax.metrics.crosstalk import ALL, TEMPLATES, crosstalk, layer_type, measure_crosstalk
 from blocklora_jax.probe import own_tokens, with_tokens
 
-TEMPLATES = ("a photo of {}", "a drawing of {} in the snow")
+PROMPTS = ("a photo of {}", "a drawing of {} in the snow")
 
 
 def test_one_layer_is_the_ratio_of_norms():
@@ -54,11 +57,11 @@ def adapters(tiny_sd):
 
 
 def test_text_layers_are_measured_on_the_text_of_own_prompts(tiny_sd, adapters):
-    found = measure_crosstalk(tiny_sd, adapters, TEMPLATES)
+    found = measure_crosstalk(tiny_sd, adapters, PROMPTS)
     assert set(found) == {"unet attn2/to_k", "unet attn2/to_v", ALL}
     for i, adapter in enumerate(adapters):
         params = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter))
-        ids = tiny_sd.tokenizer.encode([t.format(f"<{adapter.name}> man") for t in TEMPLATES], token_counts([adapter]))
+        ids = tiny_sd.tokenizer.encode([t.format(f"<{adapter.name}> man") for t in PROMPTS], token_counts([adapter]))
         states = np.asarray(encode_text(with_token_rows(tiny_sd.models, params), params, ids).states).reshape(-1, 32)
         sums = np.zeros(len(adapters) + 1)
         for layer in (p for p in adapter.lora["unet"] if p.endswith("to_k")):
@@ -71,3 +74,16 @@ def test_text_layers_are_measured_on_the_text_of_own_prompts(tiny_sd, adapters):
         expected = np.sqrt(sums / sums[i])
         np.testing.assert_allclose(found["unet attn2/to_k"].pairs[i], expected[:-1], rtol=1e-4)
         np.testing.assert_allclose(found["unet attn2/to_k"].others[i], expected[-1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_ordinary_prompts_call_a_concept_where_its_kind_stands(tiny_sd, adapters, kind):
+    called = [replace(adapter, info=replace(adapter.info, kind=kind)) for adapter in adapters]
+    found, asked = measure_crosstalk(tiny_sd, called), measure_crosstalk(tiny_sd, called, TEMPLATES[kind])
+    np.testing.assert_array_equal(found[ALL].pairs, asked[ALL].pairs)
+    # A scene is where others are, a style how they are shown; neither is somewhere itself.
+    where = (
+        r"(in|on) (a )?\{\}|of a \{\}" if kind == "scene" else r"a \{\}( of a|$)" if kind == "style" else r"(of |^)\{\}"
+    )
+    assert len(TEMPLATES[kind]) == 8
+    assert all(re.search(where, template) for template in TEMPLATES[kind])
