@@ -46,9 +46,9 @@ def keep_to(folder: Path, sd: StableDiffusion, options: Any, concepts: Sequence[
         write_json(path, own)
     kept = json.loads(path.read_text())
     for name, value in own.items():
-        if kept[name] != value:
+        if kept.get(name) != value:
             raise UserError(
-                f"{folder} holds results with {name} {_brief(kept[name])}, and now it is {_brief(value)}: use another --out"
+                f"{folder} holds results with {name} {_brief(kept.get(name))}, and now it is {_brief(value)}: use another --out"
             )
 
 
