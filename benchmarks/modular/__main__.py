@@ -101,6 +101,14 @@ class Options:
         return {**found, "steps": self.steps, "batch": self.batch, "model": self.model}
 
     @property
+    def of_real_concepts(self) -> dict[str, Any]:
+        """What else their results depend on, as JSON; nothing in the pocket world."""
+        if self.concepts is None:
+            return {}
+        named = {"config": self.config, "sentences": self.sentences, "encoders": self.encoders}
+        return {"size": self.size, **{name: str(value) for name, value in named.items()}}
+
+    @property
     def blocks(self) -> int:
         """Slots for all concepts."""
         return max(16, *self.counts)
@@ -129,7 +137,7 @@ def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> t
     concepts = world.concepts(count, seed)
     recipes = dict.fromkeys(METHODS[name].recipe for name in options.methods)
     adapters, folder = {}, options.out / f"seed-{seed}"
-    keep_to(folder / "results", sd, options, concepts, seed)
+    keep_to(folder / "results", sd, options, concepts, seed, options.of_real_concepts)
     for recipe in recipes:
         say(f"seed {seed}: {recipe}: teaching {count} concepts")
         settings = {**options.settings, "seed": seed, **world.recipes[recipe]}

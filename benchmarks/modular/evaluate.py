@@ -25,17 +25,23 @@ from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
 Result = dict[str, Any]
-
-
 CONDITIONS = "conditions.json"
 
 
-def keep_to(folder: Path, sd: StableDiffusion, options: Any, concepts: Sequence[Subject], seed: int) -> None:
+def keep_to(
+    folder: Path,
+    sd: StableDiffusion,
+    options: Any,
+    concepts: Sequence[Subject],
+    seed: int,
+    others: Mapping[str, Any] | None = None,
+) -> None:
     """Write beside the results what they are made under, so that results made otherwise are not used with them.
 
-    folder: of the results. options: has the steps, batch, prompts and sampler_steps. Raises: UserError if they differ.
+    folder: of the results. options: has the steps, batch, prompts and sampler_steps. others: more of that sort, as JSON.
+    Raises: UserError if they differ.
     """
-    own = {name: getattr(options, name) for name in ("steps", "batch", "prompts", "sampler_steps")}
+    own = {name: getattr(options, name) for name in ("steps", "batch", "prompts", "sampler_steps")} | dict(others or {})
     own |= {"seed": seed, "base": params_digest(sd.params), "concepts": [concept.name for concept in concepts]}
     path = folder / CONDITIONS
     if not path.is_file():
@@ -55,7 +61,7 @@ def keep_to(folder: Path, sd: StableDiffusion, options: Any, concepts: Sequence[
 def _brief(value: Any) -> str:
     if isinstance(value, list):
         return f"{len(value)} from {value[0]} to {value[-1]}"
-    return str(value)[:12]
+    return str(value)
 
 
 @dataclass(frozen=True, eq=False)

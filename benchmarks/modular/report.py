@@ -38,6 +38,11 @@ def retention(merged: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, 
     return interval(pairs, lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean()))
 
 
+def difference(results: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], score: str) -> Interval:
+    """A score's mean minus that of other results of the same concepts, paired."""
+    return interval(per_concept(results, score) - per_concept(others, score), lambda rows: float(rows.mean()))
+
+
 def per_concept(results: Sequence[Mapping[str, Any]], score: str) -> np.ndarray:
     """Each concept's mean over its pictures, of all seeds."""
     return np.array([np.mean(scores[score]) for result in results for scores in result["concepts"].values()])
@@ -64,6 +69,9 @@ def summarise(
         row |= {
             f"{score}_retention": retention(results, single, score) for score in ("image", "identity", *_more(scores))
         }
+        first = next(key for key in merged if key[1] == count)
+        if (name, count) != first:
+            row["identity_difference"] = difference(results, merged[first], "identity")
         row["drift"] = interval(np.concatenate([r["drift"] for r in results]), lambda x: float(x.mean()))
         row["seconds"] = float(np.median([r["seconds"] for r in results]))
         row["parameters"] = float(np.mean([r["parameters"] for r in single]))
@@ -130,7 +138,7 @@ def write_rows(
 
 _COLUMNS = {
     "identity_alone": "identity alone", "identity": "identity merged", "identity_retention": "kept",
-    "right": "recognised", "image": "image", "image_retention": "image kept", "text": "text", "leakage": "leakage",
+    "identity_difference": "identity merged, minus the first method's", "right": "recognised", "image": "image", "image_retention": "image kept", "text": "text", "leakage": "leakage",
     "drift": "drift", "both": "both in one", "apart": "side by side", "stylised_individual": "stylised: who",
     "stylised_style": "stylised: style", "stylised_apart_individual": "side by side: who",
     "stylised_apart_style": "side by side: style", "seconds": "merge s", "parameters": "trained",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +16,7 @@ from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair, LoRATree
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.random_prompts import Kind
 
 FORMAT_VERSION = 1
 _TOKENS = ("tokens", "tokens_2")
@@ -124,6 +125,8 @@ def _header(path: str | Path, metadata: dict | None) -> dict:
 
 def _info(header: dict) -> AdapterInfo:
     fields = {name: header[name] for name in AdapterInfo.__dataclass_fields__}
+    if fields["kind"] not in get_args(Kind):
+        raise ValueError(f"kind {fields['kind']!r}, which is none of {', '.join(get_args(Kind))}")
     partition = Partition(**fields["partition"]) if fields["partition"] else None
     return AdapterInfo(
         **fields

@@ -209,6 +209,7 @@ def test_all_misfits_come_in_one_message(path):
         {"shapes": {"unet": 3}},
         {"tokens": None},
         {"rank": 0},
+        {"kind": "banana"},
     ],
 )
 def test_a_damaged_header_is_an_error_that_names_the_file(path, header):

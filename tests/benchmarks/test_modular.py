@@ -197,15 +197,20 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
     one = result(a=[0.8], b=[0.6]) | {"parameters": 1234.0}
     merged = result(a=[0.7], b=[0.6]) | {"drift": [0.1, 0.2], "seconds": 0.5, "both": [True, False]}
     merged["stylised_apart"] = [{"individual": 0.25, "style": 0.5}]
+    less = result(a=[0.5], b=[0.6]) | {"drift": [0.1], "seconds": 0.5}
     rows = summarise(
         {"blocklora": [one], "plain": [one]},
-        {("blocklora", 2): [merged], ("sum", 2): [merged], ("sum", 5): [merged]},
+        {("blocklora", 2): [merged], ("sum", 2): [less], ("sum", 5): [merged]},
         [{"base": one["concepts"], "drawings": one["concepts"]}],
     )
     table = markdown(rows, 2).splitlines()
     assert len(table) == 2 + 2 + 2
     assert "16 blocks" in table[4] and "1,234" in table[4] and "0.929" in table[4]
     assert "0.250 [0.25, 0.25] | 0.500 [0.50, 0.50]" in table[4]
+    # Paired: a has .2 less and b as much as under the first method, which has no difference to itself.
+    by_method = {(row["method"], row["n"]): row.get("identity_difference") for row in rows}
+    assert by_method["sum", 2] == pytest.approx((-0.1, -0.2, 0.0))
+    assert by_method["blocklora", 2] is None and by_method["sum", 5] is None
     short = markdown(rows, 2, only=("identity", "seconds")).splitlines()
     assert short[0] == "| | identity merged | merge s |" and short[4].endswith("] | 0.50 |")
 

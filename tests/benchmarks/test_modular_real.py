@@ -21,7 +21,7 @@ from benchmarks.modular.encoders import ClipEncoder, ImageEncoder, Preprocessing
 from benchmarks.modular.folder import RealConcept, equal_rank, read_folder
 from benchmarks.modular.methods import METHODS
 from benchmarks.modular.real import Encoders, Looks, RealMeasures
-from benchmarks.modular.sentences import CATEGORIES, Sentences
+from benchmarks.modular.sentences import CATEGORIES, SENTENCES, Sentences
 from benchmarks.modular.worlds import POCKET, real_world
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
@@ -290,6 +290,11 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     table = (out / "table.md").read_text()
     assert "averaged" in table and "its own pictures" in table and "DINOv2 kept" in table
     assert {path.name for path in out.glob("*.png")} == {"apart.png", "curves.png", "crosstalk-blocklora.png", "crosstalk-plain.png", "grid.png", "pairs.png"}  # fmt: skip
+    # Results of other prompts are not used with these.
+    other = tmp_path / "other.yaml"
+    shutil.copy(SENTENCES, other)
+    with pytest.raises(UserError, match="holds results with sentences None, and now it is .*: use another --out"):
+        main([*flags, "--sentences", str(other), "--out", str(out)])
     # The figures alone make the same table elsewhere, without adapters and pictures.
     kept = tmp_path / "kept"
     shutil.copytree(out / "seed-0/results", kept / "seed-0/results", ignore=shutil.ignore_patterns("*.safetensors"))

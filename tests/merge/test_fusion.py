@@ -109,13 +109,18 @@ def test_fused_adapters_disturb_each_other_less(tiny_sd, trained):
     assert images.dtype == np.uint8 and token_counts(fused) == token_counts(trained)
 
 
-def test_files_are_fused_into_files(tiny_sd, trained, tmp_path, monkeypatch, capsys):
-    for adapter in trained:
-        adapter.save(tmp_path / adapter.name / "adapter.safetensors")
-    files = [str(tmp_path / adapter.name / "adapter.safetensors") for adapter in trained]
+@pytest.fixture
+def files(tiny_sd, trained, tmp_path, monkeypatch):
+    """The trained adapters' files, for commands that find the tiny model."""
     monkeypatch.setattr("blocklora_jax.pipeline.StableDiffusion.from_pretrained", lambda *a, **k: tiny_sd)
     # The usual list of words makes prompts longer than the tiny model reads.
     monkeypatch.setattr("blocklora_jax.layer_inputs.words_for", lambda name: WORDS)
+    for adapter in trained:
+        adapter.save(tmp_path / adapter.name / "adapter.safetensors")
+    return [str(tmp_path / adapter.name / "adapter.safetensors") for adapter in trained]
+
+
+def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
     main(["fuse", *files, "--out", str(tmp_path / "fused")])
     assert "wrote" in capsys.readouterr().out
     written = [Adapter.load(tmp_path / "fused" / f"{adapter.name}.safetensors") for adapter in trained]
@@ -146,23 +151,13 @@ def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path
             main(["fuse", *args, "--out", str(tmp_path)])
 
 
-def test_a_concept_that_nothing_calls_is_refused(tiny_sd, trained, tmp_path, monkeypatch):
-    for adapter in trained:
-        adapter.save(tmp_path / f"{adapter.name}.safetensors")
-    files = [str(tmp_path / f"{adapter.name}.safetensors") for adapter in trained]
-    monkeypatch.setattr("blocklora_jax.pipeline.StableDiffusion.from_pretrained", lambda *a, **k: tiny_sd)
-    monkeypatch.setattr("blocklora_jax.layer_inputs.words_for", lambda name: WORDS)
+def test_a_concept_that_nothing_calls_is_refused(files, tmp_path):
     with pytest.raises(UserError, match="'ada' is called by 'dog', which random prompts have too"):
         main(["fuse", *files, "--out", str(tmp_path / "fused"), "--trigger", "dog", "<rex> man"])
     assert not (tmp_path / "fused").exists()
 
 
-def test_what_the_flags_say_of_the_files_is_what_is_fitted_and_written(tiny_sd, trained, tmp_path, monkeypatch):
-    for adapter in trained:
-        adapter.save(tmp_path / f"{adapter.name}.safetensors")
-    files = [str(tmp_path / f"{adapter.name}.safetensors") for adapter in trained]
-    monkeypatch.setattr("blocklora_jax.pipeline.StableDiffusion.from_pretrained", lambda *a, **k: tiny_sd)
-    monkeypatch.setattr("blocklora_jax.layer_inputs.words_for", lambda name: WORDS)
+def test_what_the_flags_say_of_the_files_is_what_is_fitted_and_written(files, trained, tmp_path):
     written = {}
     for kinds in ([], ["--kind", "scene", "style"]):
         out = tmp_path / f"fused{len(kinds)}"

@@ -76,14 +76,19 @@ def test_text_layers_are_measured_on_the_text_of_own_prompts(tiny_sd, adapters):
         np.testing.assert_allclose(found["unet attn2/to_k"].others[i], expected[-1], rtol=1e-4)
 
 
+# A scene is where others are, a style how they are shown; neither is somewhere itself.
+WHERE = {
+    "person": r"(of |^)\{\}",
+    "object": r"(of |^)\{\}",
+    "scene": r"(in|on) (a )?\{\}$|of a \{\}$",
+    "style": r"a \{\}( of a|$)",
+}
+
+
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_ordinary_prompts_call_a_concept_where_its_kind_stands(tiny_sd, adapters, kind):
     called = [replace(adapter, info=replace(adapter.info, kind=kind)) for adapter in adapters]
     found, asked = measure_crosstalk(tiny_sd, called), measure_crosstalk(tiny_sd, called, TEMPLATES[kind])
     np.testing.assert_array_equal(found[ALL].pairs, asked[ALL].pairs)
-    # A scene is where others are, a style how they are shown; neither is somewhere itself.
-    where = (
-        r"(in|on) (a )?\{\}|of a \{\}" if kind == "scene" else r"a \{\}( of a|$)" if kind == "style" else r"(of |^)\{\}"
-    )
     assert len(TEMPLATES[kind]) == 8
-    assert all(re.search(where, template) for template in TEMPLATES[kind])
+    assert all(re.search(WHERE[kind], template) for template in TEMPLATES[kind])
