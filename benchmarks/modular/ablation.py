@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 blocks, lambda 0.1": {"lambda": 0.1},
     "16 blocks, lambda 10": {"lambda": 10.0},
     "one block, lambda 1": ONE_BLOCK | {"lambda": 1.0},
+    "one block, lambda 3": RECIPES["wide_3"],
     "one block, lambda 30": ONE_BLOCK | {"lambda": 30.0},
     "16 blocks, basis of text": RECIPES["quiet"],
     "16 blocks, axis out": {"axis": "out"},

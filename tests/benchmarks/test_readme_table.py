@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 def test_the_readmes_table_is_that_of_the_published_results():
     folder = ROOT / "docs" / "fifteen"
     options = Options(out=folder, counts=(1, 15), seeds=(0, 1, 2), methods=(
-        "wide", "wide_fused", "blocklora_1", "orthogonal", "sum", "average", "ties", "dare", "fusion", "plain_fused",
+        "wide", "wide_fused", "wide_3", "wide_3_fused", "blocklora_1", "orthogonal",
+        "sum", "average", "ties", "dare", "fusion", "plain_fused",
     ))  # fmt: skip
     results = gather(options)
     table = markdown(summarise(results.alone, results.merged, results.base), 15, POCKET.ceiling, SHORT)
