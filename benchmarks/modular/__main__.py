@@ -46,7 +46,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
-SHOWN = ("wide", "wide_fused", "blocklora_1", "orthogonal", "sum", "fusion")
+SHOWN = ("wide", "wide_3_fused", "blocklora_1", "orthogonal", "sum", "fusion")
 # A check of a few minutes: every recipe but one, every sort of merge.
 QUICK = ("wide", "wide_fused", "blocklora", "orthogonal", "preservation", "sum", "ties")
 
