@@ -138,7 +138,8 @@ def write_rows(
 
 _COLUMNS = {
     "identity_alone": "identity alone", "identity": "identity merged", "identity_retention": "kept",
-    "identity_difference": "identity merged, minus the first method's", "right": "recognised", "image": "image", "image_retention": "image kept", "text": "text", "leakage": "leakage",
+    "identity_difference": "identity merged, minus the first method's", "right": "recognised", "image": "image",
+    "image_retention": "image kept", "text": "text", "leakage": "leakage",
     "drift": "drift", "both": "both in one", "apart": "side by side", "stylised_individual": "stylised: who",
     "stylised_style": "stylised: style", "stylised_apart_individual": "side by side: who",
     "stylised_apart_style": "side by side: style", "seconds": "merge s", "parameters": "trained",

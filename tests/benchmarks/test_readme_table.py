@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+import yaml
+
 from benchmarks.modular.__main__ import Options, gather
 from benchmarks.modular.evaluate import CONDITIONS
+from benchmarks.modular.methods import RECIPES
 from benchmarks.modular.report import SHORT, markdown, summarise
 from benchmarks.modular.worlds import POCKET
 from blocklora_jax.checkpoints.digest import params_digest
@@ -32,3 +36,9 @@ def test_the_published_results_are_of_the_packaged_model():
     digest = params_digest(StableDiffusion.from_pretrained("pocket").params)
     for file in files:
         assert json.loads(file.read_text())["base"] == digest
+
+
+@pytest.mark.parametrize(("config", "recipe"), [("wide", "wide"), ("fused", "wide_3")])
+def test_the_settings_that_the_readme_names_are_those_that_were_measured(config, recipe):
+    settings = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text())
+    assert RECIPES[recipe].items() <= settings.items()
