@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from math import isfinite, prod
@@ -216,11 +217,21 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
     told = [_collision(one, other, adapters) for one, other in pairs[:3]]
     if len(pairs) > len(told):
         told.append(f"so do {len(pairs) - len(told)} other pairs")
+    if all(_fitted(one, other) for one, other in pairs):
+        return [
+            "the adapters are fitted to each other and share weights: sum them with allow_overlap=True (--allow-overlap)"
+        ]
     told[-1] += (
         "; or fit them to each other (merge.fuse_adapters, python -m merge fuse) and sum them with allow_overlap=True "
         "(--allow-overlap)"
     )
     return told
+
+
+def _fitted(one: Adapter, other: Adapter) -> bool:
+    """Whether `fuse_adapters` made both of them, together."""
+    pairs = ((one, other), (other, one))
+    return all(b.name in json.loads(a.info.training or "{}").get("fused_with", ()) for a, b in pairs)
 
 
 def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
@@ -33,12 +34,18 @@ def check_run_dir(config: ConceptConfig) -> None:
         raise UserError(f"there is no run to resume in {config.out}: leave out --resume") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it, or choose another --out") from error
-    now = json.loads(json.dumps(config.to_json()))
-    changed = [
-        f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if k not in MAY_CHANGE and before.get(k) != v
-    ]
-    if changed:
+    if changed := changed_settings(before, config):
         raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
+
+
+def changed_settings(
+    before: Mapping[str, Any], config: ConceptConfig, may_change: frozenset[str] = MAY_CHANGE
+) -> list[str]:
+    """What is otherwise in `config` than in a run's settings, which were read from JSON; in words."""
+    now = json.loads(json.dumps(config.to_json()))
+    return [
+        f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if k not in may_change and before.get(k) != v
+    ]
 
 
 def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, Adapter], None]:

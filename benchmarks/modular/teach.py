@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 from benchmarks.modular.concepts import write_references
 from benchmarks.modular.measures import Subject
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
 from train.concepts import ConceptsOptions, read_concepts, train_concepts
-from train.config import settings_as_flags
+from train.config import ConceptConfig, settings_as_flags
 from train.platform import select_platform
+from train.run_folder import MAY_CHANGE, changed_settings
 
 
 def teach(
@@ -35,19 +38,32 @@ def teach(
     adapters: list[Adapter] = []
     for start in range(0, len(concepts), at_once):
         group, place = concepts[start : start + at_once], folder / f"{start:03d}"
-        paths = [place / concept.name / "adapter.safetensors" for concept in group]
+        slots = np.arange(start * slots_each, (start + len(group)) * slots_each).reshape(len(group), -1)
+        named = {c.name: entries[c.name] | {"slot": own.tolist()} for c, own in zip(group, slots, strict=True)}
+        options, configs = _read(named, {"blocks": blocks, **settings}, place)
+        paths = [config.out / "adapter.safetensors" for config in configs]
         if not all(path.is_file() for path in paths):
-            slots = np.arange(start * slots_each, (start + len(group)) * slots_each).reshape(len(group), -1)
-            named = {c.name: entries[c.name] | {"slot": own.tolist()} for c, own in zip(group, slots, strict=True)}
-            _train(named, {"blocks": blocks, **settings}, place)
-        adapters += [Adapter.load(path) for path in paths]
+            train_concepts(configs, options, select_platform())
+        taught = [Adapter.load(path) for path in paths]
+        for path, adapter, config in zip(paths, taught, configs, strict=True):
+            _check_taught(path, adapter, config)
+        adapters += taught
     return adapters
 
 
-def _train(entries: dict[str, dict[str, Any]], settings: Mapping[str, Any], place: Path) -> None:
+def _read(
+    entries: dict[str, dict[str, Any]], settings: Mapping[str, Any], place: Path
+) -> tuple[ConceptsOptions, list[ConceptConfig]]:
     listing = place / "concepts.yaml"
     write_json(listing, entries)  # JSON is YAML
     begun = any((place / name / "config.json").exists() for name in entries)
     flags = settings_as_flags({"preview_every": 0, "save_every": 100, **settings, "resume": begun})
     options = ConceptsOptions(concepts=listing, out=place, at_once=len(entries))
-    train_concepts(read_concepts(options, flags), options, select_platform())
+    return options, read_concepts(options, flags)
+
+
+def _check_taught(path: Path, adapter: Adapter, config: ConceptConfig) -> None:
+    """Raises: UserError for an adapter that was taught with other settings than `config`'s, wherever its pictures lay."""
+    may_change = MAY_CHANGE | {"images", "other_images"}
+    if changed := changed_settings(json.loads(adapter.info.training), config, may_change):
+        raise UserError(f"{path} was taught with other settings: {'; '.join(changed)}: use another --out")

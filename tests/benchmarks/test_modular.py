@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from adapter_builders import random_adapter
 
 import merge
 from benchmarks.modular import __main__ as bench
-from benchmarks.modular import ablation, rates
+from benchmarks.modular import ablation, rates, teach
 from benchmarks.modular.ablation import VARIANTS
 from benchmarks.modular.concepts import ORDER, draw_concepts, draw_strangers
 from benchmarks.modular.evaluate import CONDITIONS, Bench, keep_to
@@ -222,6 +223,32 @@ def test_every_variant_is_a_training_that_can_be_asked_for(settings):
     plain = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run"])
     # A variant that is the default would be trained for nothing.
     assert (config == plain) == (not settings)
+
+
+def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_path, monkeypatch):
+    taught = []
+
+    def train(configs, options, platform):
+        for config in configs:
+            adapter = random_adapter(config.name, tiny_sd.params, slots=(0,), partition=None, layers="cross_kv")
+            info = replace(adapter.info, training=json.dumps(config.to_json()))
+            replace(adapter, info=info).save(config.out / "adapter.safetensors")
+            taught.append(config.name)
+
+    monkeypatch.setattr(teach, "train_concepts", train)
+    concepts = [SimpleNamespace(name=name) for name in ("ada", "rex")]
+
+    def teach_both(place: str = "here", **settings):
+        entries = {name: {"class_noun": "man", "images": str(tmp_path / place)} for name in ("ada", "rex")}
+        return teach.teach(concepts, settings, tmp_path / "adapters", 2, write=lambda *_: entries)
+
+    assert [adapter.name for adapter in teach_both(blocks=0, rank=5)] == ["ada", "rex"]
+    # Where the pictures lie is no difference.
+    assert [adapter.name for adapter in teach_both("there", blocks=0, rank=5)] == taught == ["ada", "rex"]
+    with pytest.raises(
+        UserError, match="ada/adapter.safetensors was taught with other settings: rank was 5, now 6: use another --out"
+    ):
+        teach_both(blocks=0, rank=6)
 
 
 def test_results_made_otherwise_are_not_used_again(tiny_sd, tmp_path):

@@ -128,7 +128,16 @@ def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
     for found, want in zip(written, expected, strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), dict(found.lora), dict(want.lora))
         assert found.info == want.info
-    merge.compose(jax.tree.map(jnp.asarray, tiny_sd.params), written, allow_overlap=True)
+    params = jax.tree.map(jnp.asarray, tiny_sd.params)
+    merge.compose(params, written, allow_overlap=True)
+    with pytest.raises(
+        UserError, match=r"are fitted to each other and share weights: sum them with allow_overlap=True"
+    ) as error:
+        merge.compose(params, written)
+    assert "merge fuse" not in str(error.value)
+    # One that is not among them is.
+    with pytest.raises(UserError, match="python -m merge fuse"):
+        merge.compose(params, [written[0], trained[1]])
 
 
 def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path, monkeypatch):
