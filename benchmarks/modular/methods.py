@@ -26,8 +26,6 @@ RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
     "wide_3": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0},
-    # No stranger's token in its random prompts: for adapters that are to be fused, which then know each other's.
-    "wide_3_own": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0, "random_shares": {"foreign": 0.0}},
     # Strangers' tokens are noise around nouns, and resemble nobody's.
     "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "strangers": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
@@ -108,7 +106,6 @@ METHODS: dict[str, Method] = {
     "wide_fused": Method("erasure, one block, fused", "wide", _fused),
     "wide_3": Method("erasure, one block, lambda 3", "wide_3", _sum),
     "wide_3_fused": Method("erasure, one block, lambda 3, fused", "wide_3", _fused),
-    "wide_3_own_fused": Method("erasure, one block, lambda 3, no strangers, fused", "wide_3_own", _fused),
     "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocklora_1": Method("erasure, 16 blocks, lambda 1", "blocklora_1", _compose),
