@@ -43,7 +43,12 @@ def fuse(
 
 
 def fuse_adapters(
-    sd: StableDiffusion, adapters: Sequence[Adapter], *, erase_weight: float = 1.0, words: PromptWords | None = None
+    sd: StableDiffusion,
+    adapters: Sequence[Adapter],
+    *,
+    erase_weight: float = 1.0,
+    words: PromptWords | None = None,
+    attention: bool = False,
 ) -> list[Adapter]:
     """The adapters, so changed that they disturb each other least: see `refocus`. Seconds, no pictures, no training.
 
@@ -52,6 +57,7 @@ def fuse_adapters(
     Args:
         sd: the base. erase_weight: how much ordinary prompts count, in units of one concept's. words: of the prompts; a
             list that fits the model if not given.
+        attention: text counts by the attention that the U-Net pays to it, which it must be run for: a little closer, and slower.
 
     Raises: UserError as `compose` does, and for convolutions wider than 1x1.
     """
@@ -59,7 +65,7 @@ def fuse_adapters(
     from blocklora_jax.layer_inputs import measure_inputs
 
     check_merge(sd.params, adapters, None, allow_overlap=True, check_base=True)
-    inputs = measure_inputs(sd, adapters, words)
+    inputs = measure_inputs(sd, adapters, words, attention=attention)
     return refocus(adapters, inputs.grams, inputs.ordinary, erase_weight=erase_weight)
 
 

@@ -86,6 +86,11 @@ def _fused(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
     return merge.compose(sd.params, fused, allow_overlap=True), fused
 
 
+def _fused_by_attention(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    fused = merge.fuse_adapters(sd, adapters, attention=True)
+    return merge.compose(sd.params, fused, allow_overlap=True), fused
+
+
 def _refit(blocks: int, erase_weight: float) -> Merge:
     def merged(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
         count = max(blocks, len(adapters)) if blocks > 1 else 1
@@ -106,6 +111,7 @@ METHODS: dict[str, Method] = {
     "wide_fused": Method("erasure, one block, fused", "wide", _fused),
     "wide_3": Method("erasure, one block, lambda 3", "wide_3", _sum),
     "wide_3_fused": Method("erasure, one block, lambda 3, fused", "wide_3", _fused),
+    "wide_3_attended": Method("erasure, one block, lambda 3, fused by attention", "wide_3", _fused_by_attention),
     "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocklora_1": Method("erasure, 16 blocks, lambda 1", "blocklora_1", _compose),

@@ -140,6 +140,16 @@ def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
         merge.compose(params, [written[0], trained[1]])
 
 
+def test_files_are_fused_by_attention(files, tiny_sd, trained, tmp_path):
+    main(["fuse", *files, "--out", str(tmp_path / "fused"), "--attention"])
+    plain = merge.fuse_adapters(tiny_sd, trained)
+    for adapter, even in zip(merge.fuse_adapters(tiny_sd, trained, attention=True), plain, strict=True):
+        found = Adapter.load(tmp_path / "fused" / f"{adapter.name}.safetensors")
+        for path, pair in adapter.lora["unet"].items():
+            np.testing.assert_allclose(found.lora["unet"][path].lora_A, pair.lora_A, atol=1e-6)
+            assert np.abs(pair.lora_A - even.lora["unet"][path].lora_A).max() > 1e-4
+
+
 def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the model was read")
