@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from tqdm import tqdm
 
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
@@ -63,7 +64,8 @@ def measure_inputs(
     probe = Probe(sd, seen, _gram, config.steps, config.chunk)
     looks = TextAttention(sd, chunk=config.chunk) if attention and readers else None
     own, ordinary = [], []
-    for adapter in adapters:
+    # Shown where somebody watches.
+    for adapter in tqdm(adapters, desc="inputs", unit="adapter", dynamic_ncols=True, disable=None):
         ids = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
         own.append(_measure(probe, looks, with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, config.seed))
         ids, longer = random_ids(sd, adapter, words, config, each)
