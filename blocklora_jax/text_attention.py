@@ -109,4 +109,6 @@ def _kernel(params: Any, adapter: Adapter | None, path: str) -> Float[Array, "n 
         params = params[name]
     kernel = jnp.asarray(params["kernel"], jnp.float32)
     pair = adapter.lora.get("unet", {}).get(path) if adapter else None
-    return kernel if pair is None else kernel + adapter.info.scale * jnp.asarray(pair.lora_A) @ jnp.asarray(pair.lora_B)
+    if adapter is None or pair is None:
+        return kernel
+    return kernel + adapter.info.scale * jnp.asarray(pair.lora_A) @ jnp.asarray(pair.lora_B)
