@@ -59,7 +59,7 @@ def measure_inputs(
     each = max(config.chunk, config.random_prompts // len(adapters) // config.chunk * config.chunk)
     layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
     # All of the U-Net's layers that read text read the same.
-    readers = [layer for layer in layers if layer.startswith("unet/") and reads_text(layer)]
+    readers = [layer for layer in layers if _attends_to_text(layer)]
     seen = frozenset(layers) - frozenset(readers[1:])
     probe = Probe(sd, seen, _gram, config.steps, config.chunk)
     looks = TextAttention(sd, chunk=config.chunk) if attention and readers else None
@@ -78,6 +78,10 @@ def measure_inputs(
     )
 
 
+def _attends_to_text(layer: str) -> bool:
+    return layer.startswith("unet/") and reads_text(layer)
+
+
 def _measure(
     probe: Probe,
     looks: TextAttention | None,
@@ -86,22 +90,20 @@ def _measure(
     ids: Ids,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """X^T X by layer, each with trace 1."""
+    """X^T X by layer, each with trace 1; with `looks`, text rows by their attention."""
     if looks is None:
         return _unit(probe(params, adapter, ids, None, seed))
-    parts = []
-    for first in range(0, len(ids), probe.chunk):
-        part = ids[first : first + probe.chunk]
-        share = looks(params, adapter, part, seed + first)
-        weights = jnp.asarray((1 - EVEN) * share + EVEN / share.shape[1], jnp.float32)
-        parts.append(probe(params, adapter, part, weights, seed + first))
+    share = looks(params, adapter, ids, seed)
+    weights = jnp.asarray((1 - EVEN) * share + EVEN / share.shape[1], jnp.float32)
+    chunks = [slice(at, at + probe.chunk) for at in range(0, len(ids), probe.chunk)]
+    parts = [probe(params, adapter, ids[chunk], weights[chunk], seed + chunk.start) for chunk in chunks]
     return _unit({layer: np.sum([part[layer] for part in parts], axis=0) for layer in parts[0]})
 
 
 def _gram(layer: str, x: jax.Array, y: jax.Array, weights: jax.Array | None) -> jax.Array:
     """weights: of the rows of `x` that are text."""
     x = x.astype(jnp.float32)
-    rows = x if weights is None or not (layer.startswith("unet/") and reads_text(layer)) else x * weights.reshape(-1, 1)
+    rows = x if weights is None or not _attends_to_text(layer) else x * weights.reshape(-1, 1)
     return jnp.matmul(x.T, rows, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.checkpoints.trees import flatten_params
 from blocklora_jax.diffusion.text import Ids
 from blocklora_jax.models.config import UNetConfig
 from blocklora_jax.pipeline import StableDiffusion
@@ -39,21 +40,24 @@ class TextAttention:
         Args:
             params, ids: as for `Probe`. adapter: whose LoRA is active meanwhile; None: the base. seed: of the noise.
         """
+        kernels = self._kernels(params["unet"], adapter)
+        starts = range(0, len(ids), self.chunk)
         return np.concatenate(
-            [
-                self._chunk(params, adapter, ids[first : first + self.chunk], seed + first)
-                for first in range(0, len(ids), self.chunk)
-            ]
+            [self._chunk(params, adapter, kernels, ids[at : at + self.chunk], seed + at) for at in starts]
         )
 
-    def _chunk(self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int) -> np.ndarray:
+    def _chunk(
+        self,
+        params: Mapping[str, Any],
+        adapter: Adapter | None,
+        kernels: Mapping[str, Float[Array, "n m"]],
+        ids: Ids,
+        seed: int,
+    ) -> np.ndarray:
         states = jnp.asarray(self._text(params, adapter, ids)[self._text_reader], jnp.float32)
         states = states.reshape(len(ids), -1, states.shape[-1])
         context = {
-            f"unet/{block}/to_q": {
-                "query": _kernel(params["unet"], adapter, f"{block}/to_q"),
-                "keys": states @ _kernel(params["unet"], adapter, f"{block}/to_k"),
-            }
+            f"unet/{block}/to_q": {"query": kernels[f"{block}/to_q"], "keys": states @ kernels[f"{block}/to_k"]}
             for block in self._blocks
         }
         seen = self._looks(params, adapter, ids, context, seed)
@@ -61,10 +65,19 @@ class TextAttention:
 
     @cached_property
     def _blocks(self) -> list[str]:
-        paths = (
-            "/".join(str(part.key) for part in path) for path, _ in jax.tree.leaves_with_path(self.sd.params["unet"])
-        )
-        return sorted(path.removesuffix("/to_q/kernel") for path in paths if path.endswith("attn2/to_q/kernel"))
+        end = "/to_q/kernel"
+        paths = flatten_params(self.sd.params["unet"])
+        return sorted(path.removesuffix(end) for path in paths if path.endswith(f"attn2{end}"))
+
+    def _kernels(self, unet: Mapping[str, Any], adapter: Adapter | None) -> dict[str, Float[Array, "n m"]]:
+        """By layer the weights of queries and keys, with the adapter in them."""
+        flat, pairs, kernels = flatten_params(unet), adapter.lora.get("unet", {}) if adapter else {}, {}
+        for path in (f"{block}/{name}" for block in self._blocks for name in ("to_q", "to_k")):
+            kernels[path] = jnp.asarray(flat[f"{path}/kernel"], jnp.float32)
+            if adapter and path in pairs:
+                a, b = (jnp.asarray(factor) for factor in pairs[path])
+                kernels[path] += adapter.info.scale * a @ b
+        return kernels
 
     @property
     def _text_reader(self) -> str:
@@ -101,14 +114,3 @@ def _heads(config: UNetConfig, layer: str) -> int:
         return heads[-1]
     heads = heads[::-1] if block.startswith("up_blocks") else heads
     return heads[int(block.rsplit("_", 1)[1])]
-
-
-def _kernel(params: Any, adapter: Adapter | None, path: str) -> Float[Array, "n m"]:
-    """The layer's weights with the adapter in them."""
-    for name in path.split("/"):
-        params = params[name]
-    kernel = jnp.asarray(params["kernel"], jnp.float32)
-    pair = adapter.lora.get("unet", {}).get(path) if adapter else None
-    if adapter is None or pair is None:
-        return kernel
-    return kernel + adapter.info.scale * jnp.asarray(pair.lora_A) @ jnp.asarray(pair.lora_B)

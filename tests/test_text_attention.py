@@ -55,6 +55,7 @@ def test_attention_is_that_of_diffusers_over_a_trajectory(family, tmp_path):
         latents = torch.from_numpy(np.array(noise).transpose(0, 3, 1, 2).copy())
         pipeline(PROMPTS, latents=latents, guidance_scale=1.0, num_inference_steps=2, output_type="latent")
     expected = np.mean(recorded.seen, axis=0)
+    # fp32 over two steps and all layers; the weights are about .04.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
     # Far from even, by that measure.
     assert np.ptp(expected) > 1e-2
@@ -86,6 +87,7 @@ def test_text_counts_by_its_attention(tiny_sd, monkeypatch):
     plain, attended = (measure_inputs(tiny_sd, adapters, WORDS, attention=on) for on in (False, True))
     for layer, grams in attended.grams.items():
         for gram, all_alike in zip(grams, plain.grams[layer], strict=True):
+            # So 1e-4 is far above fp32's rounding.
             assert np.trace(gram) == pytest.approx(1)
             if "attn2/to_k" in layer or "attn2/to_v" in layer:
                 # The first position reads nothing but itself: one state, whatever the prompt.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,13 +82,8 @@ def _gradient_fusion(sd: StableDiffusion, adapters: Sequence[Adapter], weight: f
     return merge.fuse(sd.params, adapters, measure_inputs(sd, adapters).grams), adapters
 
 
-def _fused(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    fused = merge.fuse_adapters(sd, adapters)
-    return merge.compose(sd.params, fused, allow_overlap=True), fused
-
-
-def _fused_by_attention(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    fused = merge.fuse_adapters(sd, adapters, attention=True)
+def _fused(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, attention: bool = False):
+    fused = merge.fuse_adapters(sd, adapters, attention=attention)
     return merge.compose(sd.params, fused, allow_overlap=True), fused
 
 
@@ -111,7 +107,9 @@ METHODS: dict[str, Method] = {
     "wide_fused": Method("erasure, one block, fused", "wide", _fused),
     "wide_3": Method("erasure, one block, lambda 3", "wide_3", _sum),
     "wide_3_fused": Method("erasure, one block, lambda 3, fused", "wide_3", _fused),
-    "wide_3_attended": Method("erasure, one block, lambda 3, fused by attention", "wide_3", _fused_by_attention),
+    "wide_3_attended": Method(
+        "erasure, one block, lambda 3, fused by attention", "wide_3", partial(_fused, attention=True)
+    ),
     "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocklora_1": Method("erasure, 16 blocks, lambda 1", "blocklora_1", _compose),
