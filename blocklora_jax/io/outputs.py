@@ -92,7 +92,7 @@ def _unwritable(output: Output) -> str | None:
     if path.is_dir() and not output.is_folder:
         return f"{named} is a folder, where a file is to be written: name a file in it"
     if path.exists() and output.is_folder and not path.is_dir():
-        return f"{named} is a file, where a folder is to be written: choose another name"
+        return f"{named} cannot be a folder: there is a file of that name"
     there = next(folder for folder in [path, *path.absolute().parents] if folder.exists() or folder == folder.parent)
     if there != path and not there.is_dir():
         return f"{named} cannot be made: {there} is a file"
@@ -110,10 +110,10 @@ def _unasked(output: Output) -> str | None:
         return None
     if output.is_folder:
         return (
-            f"{named} holds files that this program did not write there: choose another folder; --overwrite replaces those"
-            " of the same names, and leaves the others"
+            f"will not overwrite {named}: it holds files that this program did not write there. Choose another folder, or"
+            " give --overwrite (overwrite=True), which replaces those of the same names and leaves the others"
         )
-    return f"{named} exists: choose another name, or replace it with --overwrite"
+    return f"will not overwrite {named}: choose another name, or give --overwrite (overwrite=True)"
 
 
 def _made_by_us(path: Path, kind: Kind) -> bool:
