@@ -53,7 +53,8 @@ class InfoHeader(Schema):
         values = {name: getattr(self, name) for name in AdapterInfo.__dataclass_fields__ if name != "training"}
         partition = Partition(**dict(self.partition)) if self.partition else None
         slots = partition.check_slots(tuple(self.slots)) if partition else ()
-        plain_name(self.name, "the adapter's name")
+        if not self.origin:  # those of other programs are named after their files
+            plain_name(self.name, "the adapter")
         return AdapterInfo(**values | {"partition": partition, "slots": slots, "training": training})
 
     def kernel_shapes(self) -> dict[str, dict[str, tuple[int, int]]]:

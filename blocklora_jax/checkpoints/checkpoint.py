@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,11 @@ class Checkpoint:
     tokenizer_2: Path | None = None
     force_zeros_for_empty_prompt: bool = True
     source: Path | None = None
+
+    @property
+    def public_name(self) -> str:
+        """The name without where it is on this machine, for files that are passed on: "pocket", a hub id, a folder's name."""
+        return Path(self.name).name if os.path.exists(os.path.expanduser(self.name)) else self.name
 
     @property
     def family(self) -> Family:
