@@ -164,6 +164,8 @@ class Tokenizer:
 def _prompt_length(files: TokenizerFiles, positions: int | None, folder: str) -> int:
     """The length that prompts are padded to."""
     stated = files.config.get("model_max_length", positions)
+    if stated is not None and (isinstance(stated, bool) or not isinstance(stated, int | float) or stated < 2):
+        raise UserError(f"{folder}/tokenizer_config.json states the model_max_length {stated!r}: no number of tokens")
     # transformers writes 1e30 where no length is known.
     length = positions if stated is None or stated > 1e9 else int(stated)
     if length is None:

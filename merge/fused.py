@@ -66,9 +66,14 @@ def fuse_files(args: Sequence[str]) -> int:
             adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in said]
     # Before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)
-    names = [plain_name(adapter.name, f"the concept of {path}") for adapter, path in zip(adapters, options.files, strict=True)]
+    names = [
+        plain_name(adapter.name, f"the concept of {path}")
+        for adapter, path in zip(adapters, options.files, strict=True)
+    ]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{names.count(twice[0])} files are named {twice[0]!r}: give each a name of its own, with --name")
+        raise UserError(
+            f"{names.count(twice[0])} files are named {twice[0]!r}: give each a name of its own, with --name"
+        )
     paths = [options.out / f"{name}.safetensors" for name in names]
     planned = [Output(path, "adapter") for path in paths]
     plan_outputs(planned, [*options.files, options.model], overwrite=options.overwrite)

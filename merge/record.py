@@ -63,9 +63,7 @@ def read_record(folder: str | Path, verify: bool = True) -> MergeRecord:
     """The record in `folder`. Raises UserError if there is none, or it cannot be read."""
     path = Path(folder).expanduser() / MANIFEST
     if not path.is_file():
-        raise UserError(
-            f"{folder} is no merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}"
-        )
+        raise UserError(f"{folder} is no merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}")
     manifest = read_manifest(folder, verify)
     # Folders of version 0.1.0 have the record alone in that file.
     value = read_json(path) if manifest is None else manifest["merge"]

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-import yaml
 
 from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.random_prompts import Kind, RandomPromptShares
 
+# Where and how a run was made, which is nobody else's business and changes no number.
+PRIVATE_SETTINGS = frozenset(
+    "images other_images out model registry basis strangers resume save_dtype log_every save_every preview_every"
+    " preview_prompts tensorboard tpu gpu cpu mapper remat".split()
+)
 TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
 
 # Names of settings, what must hold of them, and how to say so.
@@ -260,15 +265,7 @@ def _flags_of(path: Path) -> list[str]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. Raises: UserError if it is missing, malformed, or no mapping."""
-    try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must be a mapping of settings, one `name: value` a line")
-    return {str(name): value for name, value in raw.items()}
+    return read_yaml_mapping(path)
 
 
 def settings_as_flags(settings: Mapping[str, Any]) -> list[str]:

@@ -146,7 +146,13 @@ def _read(path: Path, sd: StableDiffusion, digest: str) -> dict[str, Offsets]:
         tensors = {part: np.asarray(tensor, np.float32) for part, tensor in file.tensors()}
     for part in sd.models.text_encoders:
         width, found = token_table(sd.params, part).shape[1], tensors.get(part)
-        if found is None or found.ndim != 3 or found.shape[2] != width or not found.size or not np.isfinite(found).all():
+        if (
+            found is None
+            or found.ndim != 3
+            or found.shape[2] != width
+            or not found.size
+            or not np.isfinite(found).all()
+        ):
             raise UserError(f"--strangers {path} has no usable tokens [n, v, {width}] for {part}: make it again")
     return {part: tensors[part] for part in sd.models.text_encoders}
 
@@ -180,6 +186,8 @@ class StrangersOptions:
     """The file to write."""
     model: str = "pocket"
     """Their base: "pocket", a Diffusers folder, a single file, or a hub id."""
+    overwrite: bool = False
+    """Replace a file that is there already."""
 
 
 def main() -> None:
@@ -187,6 +195,7 @@ def main() -> None:
     options = tyro.cli(StrangersOptions, description=__doc__, prog="python -m train.strangers")
     if not options.files:
         raise UserError("name at least one adapter file, or a folder of them")
+    plan_outputs([Output(options.out, "strangers")], [*options.files, options.model], overwrite=options.overwrite)
     sd = StableDiffusion.from_pretrained(options.model)
     found = _read_all(options.files, sd)
     tensors = {part: offsets.astype(np.float16) for part, offsets in found.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from blocklora_jax.checkpoints.checkpoint import CONFIGS, Checkpoint
 from blocklora_jax.checkpoints.fit import check_configs, with_end_token
 from blocklora_jax.checkpoints.hub import Source, find_source

@@ -200,9 +200,7 @@ def _is_last_block(key: str, described: Checkpoint) -> bool:
     return block is not None and int(block[1]) == described.configs["text_encoder"].num_hidden_layers
 
 
-def _read_params(
-    path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype: str, verify: bool
-) -> dict[str, Any]:
+def _read_params(path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype: str, verify: bool) -> dict[str, Any]:
     flat: dict[str, dict[str, np.ndarray]] = {part: {} for entries in inverse.values() for part, _ in entries}
     for key, tensor in read_tensors([path], lambda key: usual_key(key) in inverse, verify):
         entries = inverse[usual_key(key)]

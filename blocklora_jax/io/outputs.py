@@ -15,7 +15,9 @@ SOFTWARE = "blocklora_jax"
 KIND_KEY = "blocklora_kind"
 MANIFEST = "blocklora.json"  # of the folders of models that we write
 
-Kind = Literal["picture", "adapter", "lora", "tokens", "model file", "model folder", "card", "basis", "strangers", "run"]
+Kind = Literal[
+    "picture", "adapter", "lora", "tokens", "model file", "model folder", "card", "basis", "strangers", "run"
+]
 # What a run of the same command makes again. An adapter is the fruit of a training: it is replaced on request only.
 _REMADE = ("picture", "lora", "tokens", "model file", "model folder", "card")
 

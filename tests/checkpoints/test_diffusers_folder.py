@@ -363,7 +363,10 @@ def test_missing_files_are_named(folder):
 )
 def test_a_damaged_file_is_named(folder, damage):
     (folder / VAE).write_bytes(damage((folder / VAE).read_bytes()))
-    with pytest.raises(UserError, match=r"vae/diffusion_pytorch_model\.safetensors is (not a complete safetensors file.*download it again|a web page: the download)"):
+    with pytest.raises(
+        UserError,
+        match=r"vae/diffusion_pytorch_model\.safetensors is (not a complete safetensors file.*download it again|a web page: the download)",
+    ):
         load_folder(folder)
 
 
