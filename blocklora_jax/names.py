@@ -11,7 +11,15 @@ _LONGEST = 100
 _MOST_BYTES = 200
 _FORBIDDEN = frozenset('/\\<>:"|?*')
 _DEVICES = frozenset(
-    ["con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")]
+    [
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        "conin$",
+        "conout$",
+        *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"),
+    ]
 )
 # Control characters, invisible format characters, lone surrogates, and separators of lines and paragraphs.
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
@@ -46,10 +54,10 @@ def same_name(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` for a terminal: what is not printable is written as Python writes it.
+    r"""`text` for a terminal: what is not printable is written as Python writes it.
 
-    >>> print(printable("a\\nb\\x1b[2J"))
-    a\\nb\\x1b[2J
+    >>> print(printable("a\nb\x1b[2J"))
+    a\nb\x1b[2J
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

@@ -10,7 +10,9 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.names import plain_name, printable, same_name
 
 
-@pytest.mark.parametrize("name", ["ada", "my-dog 2", "Ödön", "猫", "a.b", "con1", "console", "x" * 100, "com", "-a", "~"])
+@pytest.mark.parametrize(
+    "name", ["ada", "my-dog 2", "Ödön", "猫", "a.b", "con1", "console", "x" * 100, "com", "-a", "~"]
+)
 def test_ordinary_names_are_given_back(name):
     assert plain_name(name, "the name") == name
 

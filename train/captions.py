@@ -45,11 +45,11 @@ def read_captions(paths: list[Path]) -> list[str]:
 
 
 def visible_text(text: str) -> str:
-    """`text` on one line, without what nobody sees: control characters, zero-width ones, soft hyphens, direction marks.
+    r"""`text` on one line, without what nobody sees: control characters, zero-width ones, soft hyphens, direction marks.
 
     Spaces of every kind become one ordinary space. Joiners stay where emoji are made of them.
 
-    >>> visible_text("a\\u00a0photo\\u200b of\\n <a\\u00adda>\\ufeff")
+    >>> visible_text("a\u00a0photo\u200b of\n <a\u00adda>\ufeff")
     'a photo of <ada>'
     """
     seen: list[str] = []

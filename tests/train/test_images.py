@@ -177,7 +177,7 @@ def test_all_broken_pictures_are_named_in_one_message(tmp_path, suffix, damage):
 def test_a_caption_that_is_no_text_is_named(tmp_path):
     write_pictures(tmp_path, 1)
     (tmp_path / "0.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"cannot read 0\.png"):
+    with pytest.raises(UserError, match=r"cannot read 0\.txt"):
         read_pictures(tmp_path)
 
 
