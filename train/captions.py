@@ -58,7 +58,7 @@ def visible_text(text: str) -> str:
             seen.append(" ")
         elif c in _JOINERS:
             seen += [c] if seen and (seen[-1] == "\ufe0f" or unicodedata.category(seen[-1]) in ("So", "Sk")) else []
-        elif unicodedata.category(c) not in ("Cc", "Cf") and c not in _BLANKS:
+        elif unicodedata.category(c) not in ("Cc", "Cf", "Cs") and c not in _BLANKS:
             seen.append(c)
     return " ".join("".join(seen).split())
 
