@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.printing import printable
+from blocklora_jax.printing import one_line
 from blocklora_jax.signals import end_on_signals
 
 DEBUG = "BLOCKLORA_DEBUG"
@@ -26,7 +26,7 @@ def run(main: Callable[[], None]) -> None:
     for what nobody foresaw, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
     """
     handlers = end_on_signals()
-    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {printable(message)}\n"
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {one_line(message)}\n"
     # transformers would advise everyone who has no PyTorch to install it; only its tokenizer is used.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
@@ -57,7 +57,7 @@ def _unforeseen(error: Exception) -> str:
     """The line for an exception that should not have come this far."""
     kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     command = "python -m " + Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "the command"
-    told = f"unexpected error in {command}: {printable(kind)[:300]}"
+    told = f"unexpected error in {command}: {one_line(kind)[:300]}"
     text = "".join(traceback.format_exception(error))
     try:
         name = time.strftime("blocklora-%Y%m%d-%H%M%S-")
@@ -71,5 +71,5 @@ def _unforeseen(error: Exception) -> str:
 def _fail(message: str, code: int) -> None:
     if os.environ.get(DEBUG) == "1":
         traceback.print_exc()
-    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
     raise SystemExit(code)

@@ -7,12 +7,23 @@ import re
 
 
 def printable(text: object) -> str:
-    r"""`text` on one line, without characters that move a cursor, colour a terminal, or turn the direction of writing.
+    r"""`text` without characters that move a cursor, colour a terminal, or turn the direction of writing.
 
-    >>> printable("ada\x1b[31m\nwoman")
-    'ada[31m woman'
+    They are written as Python writes them.
+
+    >>> print(printable("a\nb\x1b[2J"))
+    a\nb\x1b[2J
     """
-    return "".join(c for c in re.sub(r"\s+", " ", str(text)) if c.isprintable())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def one_line(text: object) -> str:
+    r"""`text` on one line, see `printable`.
+
+    >>> one_line("be\n  careful")
+    'be careful'
+    """
+    return printable(" ".join(str(text).split()))
 
 
 def markdown_code(text: object) -> str:
@@ -21,7 +32,7 @@ def markdown_code(text: object) -> str:
     >>> markdown_code("<ada> a|b")
     '`<ada> a\\|b`'
     """
-    line = printable(text).replace("|", "\\|")
+    line = one_line(text).replace("|", "\\|")
     longest = max((len(run) for run in re.findall(r"`+", line)), default=0)
     fence, room = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{room}{line}{room}{fence}"
@@ -33,4 +44,4 @@ def markdown_text(text: object) -> str:
     >>> markdown_text("a_b <script>")
     'a\\_b &lt;script&gt;'
     """
-    return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", html.escape(printable(text), quote=False))
+    return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", html.escape(one_line(text), quote=False))

@@ -75,7 +75,7 @@ def test_debugging_shows_the_trace(capsys, monkeypatch):
 
 
 def test_what_comes_from_a_file_reaches_the_terminal_without_control_characters(capsys):
-    assert exit_of(UserError("named 'a\x1b[2J\u202eb\x00'"), capsys) == (2, "error: named 'a[2Jb'\n")
+    assert exit_of(UserError("named 'a\x1b[2J\u202eb\x00'"), capsys) == (2, "error: named 'a\\x1b[2J\\u202eb\\x00'\n")
 
 
 PROGRAM = """

@@ -17,6 +17,7 @@ from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.random_prompts import Kind, RandomPromptShares
+from train.captions import visible_text
 
 # Where and how a run was made, which is nobody else's business and changes no number.
 PRIVATE_SETTINGS = frozenset(
@@ -46,7 +47,8 @@ class ConceptConfig:
     """
 
     images: Path
-    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada); `name.txt` beside one is its caption, `name.mask.png` weighs its loss."""
+    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada). `name.txt` beside one is its caption, in
+    UTF-8. `name.mask.png` weighs its loss: white is where the concept is; black and transparent parts do not count."""
     token: str
     """The concept's new word, such as '<ada>'."""
     class_noun: str
@@ -110,7 +112,8 @@ class ConceptConfig:
     pure_noise: float = 0.3
     """Share of the random rows whose latents are noise alone."""
     other_images: Path | None = None
-    """Folder of other pictures, to be noised as random latents beside the references."""
+    """Folder of other pictures, to be noised as random latents beside the references; their captions and masks do not
+    count."""
 
     steps: int = 500
     """Optimizer steps."""
@@ -185,8 +188,22 @@ class ConceptConfig:
                     raise UserError(f"--{flag} {demand}, not {value}")
         if not self.class_noun.strip():
             raise UserError("--class-noun must not be empty: say what the concept is, such as 'man'")
+        self._check_words()
         self._check_basis()
         self._check_rivals()
+
+    def _check_words(self) -> None:
+        """What is read as text is what is seen: zero-width characters would be tokens of their own."""
+        for name in ("class_noun", "random_styles", "random_subjects", "random_scenes", "preview_prompts"):
+            value = getattr(self, name)
+            for text in (value,) if isinstance(value, str) else value:
+                # The noun is shown and searched for besides: only ordinary spaces.
+                written = text.replace(" ", "") if name == "class_noun" else "".join(text.split())
+                if written != "".join(visible_text(text).split()):
+                    raise UserError(
+                        f"--{name.replace('_', '-')} {text!r} has characters that nobody sees: write"
+                        f" {visible_text(text)!r}"
+                    )
 
     def _check_basis(self) -> None:
         """What blocks in the directions of a basis ask of other settings."""

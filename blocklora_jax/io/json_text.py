@@ -89,7 +89,7 @@ def read_text_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """The bytes of an ordinary file of at most `largest`. Raises UserError if it is missing, something else, or larger."""
     try:
         if not path.exists():
-            raise UserError(f"there is no file {path}")
+            raise UserError(f"cannot read {path}: No such file or directory")
         if not path.is_file():
             raise UserError(f"cannot read {path}: it is no file")
         with path.open("rb") as file:

@@ -55,7 +55,9 @@ def test_a_merge_is_not_saved_over_its_base(place, capsys, flag):
     refuse(capsys, place, "is an input", *merge_, "--save", place / "base", *flag)
     refuse(capsys, place, "lies inside the input", *merge_, "--save", place / "base" / "merged", *flag)
     refuse(capsys, place, "contains the input", *merge_, "--save", place, *flag)
-    refuse(capsys, place, "lies inside the input", *merge_, "--prompt", "a man", "--out", place / "base" / "a.png", *flag)
+    refuse(
+        capsys, place, "lies inside the input", *merge_, "--prompt", "a man", "--out", place / "base" / "a.png", *flag
+    )
 
 
 @pytest.mark.parametrize("flag", [[], ["--overwrite"]])
@@ -110,7 +112,9 @@ def test_files_of_tokens_do_not_land_on_inputs(place, capsys, ada, rex):
     refuse(capsys, place, "is an input", "export", *inputs, "--out", place / "team.safetensors")
     merge_ = [*inputs, "--model", place / "base", "--save", place / "team.safetensors"]
     refuse(capsys, place, "is an input", *merge_)
-    refuse(capsys, place, "will not overwrite", "export", place / "ada.safetensors", "--out", place / "team.safetensors")
+    refuse(
+        capsys, place, "will not overwrite", "export", place / "ada.safetensors", "--out", place / "team.safetensors"
+    )
 
 
 def test_an_export_is_made_again(place):
