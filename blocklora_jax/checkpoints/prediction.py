@@ -19,7 +19,6 @@ from blocklora_jax.errors import UserError
 
 SCHEDULER = "blocklora.scheduler"
 CONFIG = "blocklora.config"
-_MARKERS = {"v_pred": "v_prediction", "ztsnr": "rescale_betas_zero_snr"}
 _LONGEST = 1_000_000
 # Schedulers that can do without a signal at the last step, as diffusers 0.42 has them.
 ZERO_SNR_CLASSES = frozenset(
@@ -54,12 +53,13 @@ class Stated:
     @property
     def prediction(self) -> str | None:
         """What the model predicts, "epsilon" or "v_prediction"; None if the file does not say."""
-        return {**self.by_header, **self.by_tensors}.get("prediction_type")
+        whole = {"prediction_type": "epsilon", **self.whole} if self.whole else {}
+        return {**whole, **self.by_header, **self.by_tensors}.get("prediction_type")
 
     def differences(self, scheduler: Mapping[str, Any]) -> list[str]:
         """Where the header disagrees with a scheduler's config: "prediction_type is v_prediction, not epsilon", …"""
-        ours = {**self.by_header, **{name: self.whole.get(name, _TRAINING[name]) for name in _TRAINING if self.whole}}
-        ours |= self.by_tensors
+        whole = {name: self.whole.get(name, default) for name, default in _TRAINING.items()} if self.whole else {}
+        ours = {**whole, **self.by_header, **self.by_tensors}
         theirs = {**_TRAINING, **scheduler, **self.by_tensors}
         return [f"{name} is {value}, not {theirs[name]}" for name, value in ours.items() if value != theirs[name]]
 
@@ -84,7 +84,7 @@ def read_stated(path: object, keys: Collection[str], metadata: Mapping[str, str]
     whole = _whole(path, metadata)
     stated = Stated(by_tensors=by_tensors, by_header=by_header, whole=whole)
     if "ztsnr" in keys:
-        if (stated.prediction or whole.get("prediction_type")) != "v_prediction":
+        if stated.prediction != "v_prediction":
             raise UserError(
                 f"{path} has a tensor 'ztsnr' (zero terminal SNR) but none 'v_pred': a model that predicts epsilon has"
                 " nothing to predict without a signal. Add the one, or take out the other"
