@@ -64,6 +64,7 @@ def export_files(options: ExportOptions) -> None:
         allow_overlap=options.allow_overlap,
         max_rank=options.max_rank,
         card=options.card,
+        family=options.family,
     )
     if options.max_rank is not None:
         error = read_export_header(options.out)["relative_error"]

@@ -17,18 +17,24 @@ _LDM_ROOTS = r"(?:input_blocks|middle_block|output_blocks|time_embed|label_emb|o
 # (whole name, what it becomes; a name with dots for PEFT's layout, "lora_…" for kohya's)
 DIALECTS: tuple[tuple[re.Pattern[str], str], ...] = (
     # diffusers: `unet.save_lora_adapter`, `unet.save_attn_procs`.
-    (re.compile(rf"({_UNET_ROOTS}\..+)"), r"unet.\1"),
+    (re.compile(rf"({_UNET_ROOTS}(?:\..+)?)"), r"unet.\1"),
     # ComfyUI, ai-toolkit: the U-Net's names in LDM's code, or in diffusers'.
     (re.compile(rf"diffusion_model\.({_LDM_ROOTS}\..+)"), r"lora_unet_\1"),
-    (re.compile(rf"diffusion_model\.({_UNET_ROOTS}\..+)"), r"unet.\1"),
+    (re.compile(rf"diffusion_model\.({_UNET_ROOTS}(?:\..+)?)"), r"unet.\1"),
     # OneTrainer (OMI): LDM's names behind diffusers' prefix.
     (re.compile(rf"unet\.({_LDM_ROOTS}\..+)"), r"lora_unet_\1"),
     # SimpleTuner, LyCORIS: a U-Net wrapped by itself.
-    (re.compile(r"lycoris_(?:unet_)?((?:down|up|mid|conv|time|add|input|middle|output|label|out)_.+)"), r"lora_unet_\1"),
+    (
+        re.compile(r"lycoris_(?:unet_)?((?:down|up|mid|conv|time|add|input|middle|output|label|out)_.+)"),
+        r"lora_unet_\1",
+    ),
     # ComfyUI (`text_encoders.clip_l.transformer.text_model…`) and OneTrainer (`clip_l.text_model…`). CLIP-L is the text encoder
     # of 1.x and the first of SDXL, CLIP-H that of 2.x, CLIP-G the second of SDXL.
     (re.compile(r"(?:text_encoders\.)?clip_[lh]\.(?:transformer\.)?(text_model\..+)"), r"text_encoder.\1"),
-    (re.compile(r"(?:text_encoders\.)?clip_g\.(?:transformer\.)?((?:text_model|text_projection).*)"), r"text_encoder_2.\1"),
+    (
+        re.compile(r"(?:text_encoders\.)?clip_g\.(?:transformer\.)?((?:text_model|text_projection).*)"),
+        r"text_encoder_2.\1",
+    ),
 )
 
 

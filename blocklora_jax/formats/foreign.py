@@ -111,7 +111,8 @@ def _group(
 def _family(layers: Mapping[Layer, Mapping[str, np.ndarray]], names: set[str], metadata: Mapping[str, str]) -> str:
     """The family that these layers are of; "" where several are possible."""
     shapes = {
-        layer: Shape(parts["down"].shape[1], parts["up"].shape[0], parts["down"].ndim) for layer, parts in layers.items()
+        layer: Shape(parts["down"].shape[1], parts["up"].shape[0], parts["down"].ndim)
+        for layer, parts in layers.items()
     }
     possible = possible_families(shapes, names, metadata)
     return possible.pop() if len(possible) == 1 else ""
@@ -148,9 +149,7 @@ def _problem(component: str, layer: str, parts: Mapping[str, np.ndarray]) -> str
     return None if fits else shapes
 
 
-def _number_problem(
-    component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs
-) -> str | None:
+def _number_problem(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs) -> str | None:
     """What is wrong with the numbers of a layer whose shapes are right."""
     with np.errstate(over="ignore"):
         small = {role: part.astype(np.float32) for role, part in parts.items()}

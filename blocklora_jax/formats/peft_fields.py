@@ -57,7 +57,8 @@ def _start_problem(start: Any) -> str | None:
         return None
     shown = f"init_lora_weights = {_shown(start)}"
     kind = next(
-        (name for word, name in _CHANGED_BASES.items() if isinstance(start, str) and start.lower().startswith(word)), None
+        (name for word, name in _CHANGED_BASES.items() if isinstance(start, str) and start.lower().startswith(word)),
+        None,
     )
     if kind is None:
         return f"{shown}, which this version does not know"

@@ -13,9 +13,7 @@ from functools import lru_cache
 _MOST, _MOST_SPECIAL, _LONGEST = 2000, 8, 200
 _PLAIN = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 # Names, sets of characters, groups that are not repeated, and single characters that are.
-_SAFE = re.compile(
-    r"(?:[\w-]|\\[.dw_-]|\.|\^|\$|\[\^?[\w.-]+\]|\((?:\?:)?|\)(?![*+?{])|\||(?<![(|^])[*+?](?![*+?{]))*"
-)
+_SAFE = re.compile(r"(?:[\w-]|\\[.dw_-]|\.|\^|\$|\[\^?[\w.-]+\]|\((?:\?:)?|\)(?![*+?{])|\||(?<![(|^])[*+?](?![*+?{]))*")
 
 
 def check_patterns(patterns: Collection[object]) -> str | None:
