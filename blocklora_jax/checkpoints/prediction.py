@@ -5,6 +5,7 @@
 | a tensor `v_pred` | the model predicts the velocity; ComfyUI obeys it in SDXL |
 | a tensor `ztsnr` beside it | its last training step has no signal (`rescale_betas_zero_snr`) |
 | `modelspec.prediction_type` | "v" or "epsilon"; sd-scripts writes it, programs that copy headers may leave it behind |
+| `modelspec.predict_key` | the same, as ComfyUI writes it |
 | `blocklora.scheduler` | the whole `scheduler_config.json`, in files of our own |
 """
 
@@ -19,6 +20,11 @@ from blocklora_jax.errors import UserError
 
 SCHEDULER = "blocklora.scheduler"
 CONFIG = "blocklora.config"
+_HEADERS = ("modelspec.prediction_type", "modelspec.predict_key")
+_PREDICTIONS = {
+    **dict.fromkeys(("epsilon", "eps"), "epsilon"),
+    **dict.fromkeys(("v", "v_prediction", "v-prediction"), "v_prediction"),
+}
 _LONGEST = 1_000_000
 # Schedulers that can do without a signal at the last step, as diffusers 0.42 has them.
 ZERO_SNR_CLASSES = frozenset(
@@ -75,11 +81,10 @@ class Stated:
 def read_stated(path: object, keys: Collection[str], metadata: Mapping[str, str]) -> Stated:
     """What the single file at `path` says.
 
-    Raises: UserError if it says that there is nothing to predict: no signal at the last step, and the noise for an answer.
+    Raises: UserError if it predicts something else than the noise or the velocity, contradicts itself, or has nothing to
+    predict: no signal at the last step, and the noise for an answer.
     """
-    by_header = {}
-    if (predicts := metadata.get("modelspec.prediction_type")) in ("v", "epsilon"):
-        by_header["prediction_type"] = "v_prediction" if predicts == "v" else "epsilon"
+    by_header = _by_header(path, metadata)
     by_tensors: dict[str, Any] = {"prediction_type": "v_prediction"} if "v_pred" in keys else {}
     whole = _whole(path, metadata)
     stated = Stated(by_tensors=by_tensors, by_header=by_header, whole=whole)
@@ -98,6 +103,15 @@ def marker_keys(scheduler: Mapping[str, Any]) -> tuple[str, ...]:
     if scheduler.get("prediction_type") != "v_prediction":
         return ()
     return ("v_pred", "ztsnr") if scheduler.get("rescale_betas_zero_snr") else ("v_pred",)
+
+
+def _by_header(path: object, metadata: Mapping[str, str]) -> dict[str, Any]:
+    stated = {key: metadata[key] for key in _HEADERS if metadata.get(key)}
+    meant = {_PREDICTIONS.get(value.lower()) for value in stated.values()}
+    if None in meant or len(meant) > 1:
+        said = ", ".join(f"{key} is {value[:60]!r}" for key, value in stated.items())
+        raise UserError(f"the header of {path} says: {said}; Stable Diffusion predicts 'epsilon' or 'v', one of them")
+    return {"prediction_type": meant.pop()} if meant else {}
 
 
 def _whole(path: object, metadata: Mapping[str, str]) -> dict[str, Any]:

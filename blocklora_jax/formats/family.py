@@ -55,7 +55,7 @@ def possible_families(
 
     Clues are heard in the order of their strength; one that contradicts all the stronger ones is left aside.
     """
-    possible = set(FAMILIES)
+    possible: set[str] = set(FAMILIES)
     for clue in (*_shape_clues(shapes), *_text_clues(names, metadata or {}), *_projection_clues(shapes)):
         possible = possible & clue or possible
     return possible

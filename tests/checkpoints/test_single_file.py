@@ -310,3 +310,23 @@ def test_diffusers_passes_over_the_marker_tensors(checkpoints, tmp_path):
     ours = to_torch("unet", checkpoint.params["unet"])
     for key, value in pipeline.unet.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), ours[key], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"modelspec.prediction_type": "flow"}, "modelspec.prediction_type is 'flow'"),
+        ({"modelspec.prediction_type": "v", "modelspec.predict_key": "epsilon"}, "modelspec.predict_key is 'epsilon'"),
+    ],
+)
+def test_headers_that_predict_something_else_are_named(checkpoints, folders, tmp_path, header, message):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd1"])[0]
+    save_file(load_file(path), path, metadata=header)
+    assert message in refusal(path, config=folders["sd1"])
+
+
+def test_the_header_that_comfyui_writes_is_obeyed(checkpoints, monkeypatch, folders, tmp_path):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sdxl"])[0]
+    save_file(load_file(path), path, metadata={"modelspec.predict_key": "v"})
+    monkeypatch.setitem(config_source.PUBLISHED, "sdxl", str(folders["sdxl"]))
+    assert load_single_file(path).scheduler["prediction_type"] == "v_prediction"

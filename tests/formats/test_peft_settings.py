@@ -124,6 +124,31 @@ def test_what_peft_saves_by_default_is_read(tmp_path):
     np.testing.assert_allclose((pair.lora_A @ pair.lora_B).T, change, atol=1e-6)
 
 
+def test_a_pissa_is_refused_and_read_once_peft_has_converted_it(tmp_path):
+    torch.manual_seed(0)
+    fc1 = torch.nn.Linear(8, 16, bias=False)
+    before = fc1.weight.detach().numpy().copy()
+    model = torch.nn.ModuleDict({"text_model": torch.nn.ModuleDict({"encoder": torch.nn.ModuleDict({
+        "layers": torch.nn.ModuleList([torch.nn.ModuleDict({"mlp": torch.nn.ModuleDict({"fc1": fc1})})])
+    })})})  # fmt: skip
+    peft = get_peft_model(model, LoraConfig(r=2, lora_alpha=2, target_modules=["fc1"], init_lora_weights="pissa"))
+    # As PEFT's guide says: the start is kept, under a plain name.
+    peft.peft_config["default"].init_lora_weights = True
+    peft.save_pretrained(tmp_path / "start")
+    peft.peft_config["default"].init_lora_weights = "pissa"
+    layer = peft.base_model.model.get_submodule(NAME)
+    with torch.no_grad():
+        layer.lora_B["default"].weight += 0.3
+    after = (layer.base_layer.weight + layer.get_delta_weight("default")).detach().numpy().copy()
+    peft.save_pretrained(tmp_path / "pissa")
+    with pytest.raises(UserError, match="PiSSA changes the base model too"):
+        Adapter.load(tmp_path / "pissa/adapter_model.safetensors")
+    peft.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=tmp_path / "start")
+    (pair,) = Adapter.load(tmp_path / "plain/adapter_model.safetensors").lora["text_encoder"].values()
+    # fp32 sums of products of rank 2 of numbers near 1.
+    np.testing.assert_allclose((pair.lora_A @ pair.lora_B).T, after - before, atol=2e-6)
+
+
 PATTERNS = [
     "attn1.to_q",
     "^down_blocks.0.to_q",
