@@ -50,10 +50,10 @@ def export(
 
     max_rank: cut every layer's rank to it, as closely as can be; the header says how far off that is ("relative_error").
 
-    family: the kind of model, "sd1", "sd2" or "sdxl", where the adapters do not say: other programs' LoRAs of some layers.
+    family: the kind of model, "sd1", "sd2" or "sdxl", where the adapters do not say (LoRAs of other programs).
 
-    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, adapters that do not go together, and
-    a family that is not known where the layout writes the layers of each in its own way.
+    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, adapters that do not go together,
+    and an unknown family where the layers' names or shapes depend on it.
     """
     adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path)
     _check_options(path, layout, dtype, family)
@@ -121,8 +121,8 @@ def _layers(
     if any(_outline(tensors) != _outline(made[0]) for tensors in made):
         kinds = sorted(possible)
         raise UserError(
-            f"the adapters do not say whether they are of {' or '.join(kinds)}, and in the layout {layout!r} these layers are"
-            f" not the same for each: give the base model's kind as family=… (--family {'|'.join(kinds)})"
+            f"the adapters do not say whether they are of {' or '.join(kinds)}, and in the layout {layout!r} their layers"
+            f" are not the same for each: give the base model's kind as family=… (--family {'|'.join(kinds)})"
         )
     return (possible.pop() if len(possible) == 1 else ""), made[0]
 

@@ -36,7 +36,7 @@ def find_config(
 ) -> Checkpoint:
     """A model without parameters, whose configs and tokenizers the single file at `path` shares.
 
-    Its scheduler is that of the config, but where the file says what it predicts, or from what noise, the file is obeyed.
+    Its scheduler is that of the config. Where the file says what it predicts, or from what noise, the file is obeyed.
 
     Args:
         path: the file, for messages.
@@ -44,7 +44,7 @@ def find_config(
         config: a folder, a hub id, a name of `PUBLISHED`; None: the bundled or published model that the file is of.
         keys, metadata: all keys of the file, and the texts of its header.
 
-    Raises: UserError if there is none, it is of another family, or it was named and its scheduler contradicts the header.
+    Raises: UserError if there is none, it is of another family, or it was named and the file's header contradicts it.
     """
     stated = read_stated(path, keys, metadata)
     name = os.fspath(config) if config is not None else _published(path, family, stated, metadata)
@@ -77,7 +77,8 @@ def _check_agreement(path: Path, name: str, stated: Stated, scheduler: Mapping[s
     """Raise UserError where the header and the config that was named disagree: either may be a leftover."""
     if differences := stated.differences(scheduler):
         raise UserError(
-            f"the header of {path} says that its {', '.join(differences)} as in the config {name}, which was named. If the"
-            " file is right, name a config whose scheduler/scheduler_config.json says the same; if the config is right, save"
-            " the file again without the header: safetensors.numpy.save_file(safetensors.numpy.load_file(path), new_path)"
+            f"the header of {path} says that its {', '.join(differences)} as in the config {name}, which was named. If"
+            " the file is right, name a config whose scheduler/scheduler_config.json says the same; if the config is right,"
+            " save the file again without the header:"
+            " safetensors.numpy.save_file(safetensors.numpy.load_file(path), new_path)"
         )

@@ -81,8 +81,8 @@ class Stated:
 def read_stated(path: object, keys: Collection[str], metadata: Mapping[str, str]) -> Stated:
     """What the single file at `path` says.
 
-    Raises: UserError if it predicts something else than the noise or the velocity, contradicts itself, or has nothing to
-    predict: no signal at the last step, and the noise for an answer.
+    Raises: UserError if it predicts something else than the noise or the velocity, contradicts itself, or has nothing
+    to predict: no signal at the last step, and the noise for an answer.
     """
     by_header = _by_header(path, metadata)
     by_tensors: dict[str, Any] = {"prediction_type": "v_prediction"} if "v_pred" in keys else {}

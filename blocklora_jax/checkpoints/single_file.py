@@ -50,8 +50,8 @@ def load_single_file(
         config: whose configs, scheduler and tokenizer the model has, for these are not in the file: a Diffusers folder
             (its weights are not read and need not be there), a hub id, or "sd15", "sd21", "sd21-base" or "sdxl" for the
             published ones. None: the published ones of the kind that the file is, from the hub or its cache, or the
-            bundled ones if it is the pocket model. What the file says of its prediction type and its noise is obeyed; see
-            `checkpoints.prediction`.
+            bundled ones if it is the pocket model. What the file says of its prediction type and its noise is obeyed:
+            see `checkpoints.prediction`.
         dtype: type of the parameters returned: "float32", "float16" or "bfloat16".
 
     Raises:

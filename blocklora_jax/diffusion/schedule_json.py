@@ -1,7 +1,7 @@
 """Fields of `scheduler_config.json`: which we compute with, which must keep one value, which say nothing to us.
 
-Training and sampling need the noise (betas, zero terminal SNR), what the model predicts, and the spacing of steps. All else
-is about the sampler that the file names, and passes through.
+Training and sampling need the noise (betas, zero terminal SNR), what the model predicts, and the spacing of steps.
+All else is about the sampler that the file names, and passes through.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": BETA_SCHEDULES,
     "prediction_type": ("epsilon", "v_prediction"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
-    # What a model with another value was trained for, we cannot do: noise by a flow, steps named by their noise level, an
-    # answer with a variance in it, or, before there was prediction_type, the clean picture for an answer.
+    # A model with another value was trained for something that we cannot do: noise by a flow, steps named by their
+    # noise level, an answer with a variance in it, or, in configs without prediction_type, the clean picture.
     "predict_epsilon": (None, True),
     "snr_shift_scale": (None, 1.0),
     "timestep_type": ("discrete",),

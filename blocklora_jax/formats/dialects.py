@@ -1,7 +1,7 @@
 """Names of layers as programs beside diffusers, PEFT and kohya's scripts write them: one line a dialect.
 
-Each pattern is for a tensor's name without its ending (`.lora_A.weight`, `.alpha`, …) and is rewritten to a name in the layout
-of PEFT or of kohya. What is still no layer then is no layer: nothing is guessed.
+Each pattern is for a tensor's name without its ending (`.lora_A.weight`, `.alpha`, …), which is rewritten to a name in
+the layout of PEFT or of kohya. If that is not the name of a layer, the file is refused: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ DIALECTS: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"lycoris_(?:unet_)?((?:down|up|mid|conv|time|add|input|middle|output|label|out)_.+)"),
         r"lora_unet_\1",
     ),
-    # ComfyUI (`text_encoders.clip_l.transformer.text_model…`) and OneTrainer (`clip_l.text_model…`). CLIP-L is the text encoder
-    # of 1.x and the first of SDXL, CLIP-H that of 2.x, CLIP-G the second of SDXL.
+    # ComfyUI (`text_encoders.clip_l.transformer.text_model…`) and OneTrainer (`clip_l.text_model…`). CLIP-L is the text
+    # encoder of 1.x and the first of SDXL, CLIP-H that of 2.x, CLIP-G the second of SDXL.
     (re.compile(r"(?:text_encoders\.)?clip_[lh]\.(?:transformer\.)?(text_model\..+)"), r"text_encoder.\1"),
     (
         re.compile(r"(?:text_encoders\.)?clip_g\.(?:transformer\.)?((?:text_model|text_projection).*)"),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 FAMILIES = ("sd1", "sd2", "sdxl")
 Layer = tuple[str, str]
 _EARLY, _LATE, _XL = {"sd1", "sd2"}, {"sd2", "sdxl"}, {"sdxl"}
-# Of the text that a U-Net reads, and of what the first text encoder maps; other widths are of small models, and say nothing.
+# Widths of the text that a U-Net reads, and of the first text encoder. Other widths are of small models: no clue.
 _CROSS = {768: {"sd1"}, 1024: {"sd2"}, 2048: _XL}
 _TEXT = {768: {"sd1", "sdxl"}, 1024: {"sd2"}}
 # Paths that only some have.

@@ -64,7 +64,7 @@ def read_foreign_lora(path: str | Path) -> Adapter:
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
-            f"{path} is no LoRA that can be used: {'; '.join(problems[:4])}{more}. Download it again, or ask who made it"
+            f"{path} is no LoRA that can be used: {'; '.join(problems[:4])}{more}. Download it again, or ask its maker"
         )
     family = _family(layers, names, metadata)
     return Adapter(lora=lora, tokens={}, info=_info(path, lora, metadata, origin, family))

@@ -1,4 +1,4 @@
-"""What to call an adapter whose file does not say: after the file, or after the folder of one called as all others are."""
+"""The name of an adapter whose file does not state one: the file's, or the folder's where the file's is a usual one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _USUAL_FILES = frozenset(
 )
 # Folders that trainers and the Hugging Face cache make.
 _USUAL_FOLDERS = re.compile(
-    r"checkpoint[-_]?\d*|epoch[-_]?\d+|step[-_]?\d+|snapshots|[0-9a-f]{40}|unet|text_encoder(_2)?|loras?|outputs?|models?"
+    r"checkpoint[-_]?\d*|epoch[-_]?\d+|step[-_]?\d+|snapshots|[0-9a-f]{40}"
+    r"|unet|text_encoder(_2)?|loras?|outputs?|models?"
 )
 _CACHED = re.compile(r"models--(?:.+--)?(.+)")
 _LONGEST = 100
@@ -21,8 +22,10 @@ _LONGEST = 100
 def lora_name(path: str | Path) -> str:
     """A name of printable characters.
 
-    >>> lora_name("loras/watercolour.safetensors"), lora_name("runs/ann/checkpoint-500/pytorch_lora_weights.safetensors")
-    ('watercolour', 'ann')
+    >>> lora_name("loras/watercolour.safetensors")
+    'watercolour'
+    >>> lora_name("runs/ann/checkpoint-500/pytorch_lora_weights.safetensors")
+    'ann'
     """
     path = Path(path).absolute()
     names = [path.stem]

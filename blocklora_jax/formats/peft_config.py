@@ -87,7 +87,7 @@ def _read_json(file: Path, path: str | Path) -> dict[str, Any]:
 
 
 def _by_component(text: str, path: str | Path) -> dict[str, dict[str, Any]]:
-    """{"unet.r": 4, …} as {"unet": {"r": 4}}; without a component, as `unet.save_lora_adapter` writes them, of the U-Net."""
+    """{"unet.r": 4, …} as {"unet": {"r": 4}}. `unet.save_lora_adapter` writes no component: they are the U-Net's."""
     try:
         flat = json.loads(text)
         configs: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""PEFT's settings of a LoRA (`LoraConfig`): those that say nothing of what its tensors mean, and those that would change it."""
+"""PEFT's settings of a LoRA (`LoraConfig`): which are obeyed, which say nothing about its tensors, which are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 # Obeyed where the scale is computed.
 _OBEYED = frozenset("lora_alpha alpha_pattern use_rslora".split())
-# About training, about which layers there are (the tensors say), about how they began, or about the program that wrote them.
+# About training, about which layers there are (the tensors say that too), or about the program that wrote the file.
 _SILENT = frozenset(
     "_custom_modules auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config"
     " exclude_modules inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config lora_dropout"
@@ -63,8 +63,8 @@ def _start_problem(start: Any) -> str | None:
     if kind is None:
         return f"{shown}, which this version does not know"
     return (
-        f"{shown}: {kind} changes the base model too, and that change is not in the file. Convert it to an ordinary LoRA"
-        " first, with PEFT: save_pretrained(folder, path_initial_model_for_weight_conversion=…)"
+        f"{shown}: {kind} changes the base model too, and that change is not in the file. Convert it to an ordinary"
+        " LoRA first, with PEFT: save_pretrained(folder, path_initial_model_for_weight_conversion=…)"
     )
 
 

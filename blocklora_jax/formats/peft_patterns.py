@@ -1,7 +1,8 @@
-r"""PEFT's patterns of layers (`alpha_pattern`), which are regular expressions from a file: matched, but not at any price.
+r"""PEFT's patterns of layers (`alpha_pattern`): regular expressions from a file, matched in bounded time.
 
-A pattern is matched as `(.*\.)?(pattern)$`. Plain names, which is what programs write, cost nothing. Of the rest of the language
-that much is read whose time is bounded: no repetition of what repeats, few repetitions, few alternatives, few such patterns.
+A pattern is matched as `(.*\.)?(pattern)$`. Programs write plain names, of which there may be many. Of other regular
+expressions only those are read that cannot take long: nothing repeated inside a repetition, at most two repetitions and
+one group, and few such patterns.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def test_what_is_no_layer_for_certain_is_none(head):
 
 def test_clip_h_is_the_text_encoder_of_2x(tmp_path):
     name = "text_encoders.clip_h.transformer.text_model.encoder.layers.3.self_attn.q_proj"
-    save_file({f"{name}.lora_down.weight": np.ones((2, 8), np.float32), f"{name}.lora_up.weight": np.ones((8, 2), np.float32)},
-              tmp_path / "a.safetensors")  # fmt: skip
+    pair = {"lora_down": np.ones((2, 8), np.float32), "lora_up": np.ones((8, 2), np.float32)}
+    save_file({f"{name}.{role}.weight": x for role, x in pair.items()}, tmp_path / "a.safetensors")
     adapter = Adapter.load(tmp_path / "a.safetensors")
     assert set(adapter.lora) == {"text_encoder"}
     assert adapter.info.base_family == "sd2"
