@@ -69,6 +69,7 @@ def export_files(options: ExportOptions) -> None:
         max_rank=options.max_rank,
         card=options.card,
         overwrite=options.overwrite,
+        family=options.family,
     )
     if options.max_rank is not None:
         error = read_export_header(options.out)["relative_error"]

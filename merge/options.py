@@ -7,6 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 Sampler = Literal["ddim", "euler", "dpmpp_2m"]
+Family = Literal["sd1", "sd2", "sdxl"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -75,6 +76,8 @@ class ExportOptions:
     """The LoRA file to write (.safetensors)."""
     layout: str = "diffusers"
     """Whose names the tensors get: "diffusers", or "kohya" for ComfyUI, A1111 and diffusers."""
+    family: Family | None = None
+    """The kind of model that the adapters are of, where they do not say: other programs' LoRAs of a few layers."""
     max_rank: int | None = None
     """Cut every layer's rank to this, by SVD; without it the merge is exact, and its rank the sum of all."""
     card: bool = True

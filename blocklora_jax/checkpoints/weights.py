@@ -23,28 +23,42 @@ _SHARD = r"-\d{5}-of-\d{5}"
 _OTHER_FORMATS = (".bin", ".msgpack", ".ckpt", ".pt", ".pth", ".h5", ".onnx")
 
 
-def choose_file(names: Collection[str], component: str, variant: str | None, source: str) -> str:
-    """The file to read first: the weights, or the index of sharded weights.
+def choose_files(
+    names: Collection[str], components: Collection[str], variant: str | None, source: str
+) -> dict[str, str]:
+    """For each component the file to read first: the weights, or the index of sharded weights.
 
     Args:
         names: all files of the folder or repository, as "unet/config.json".
-        component: "unet", "vae" or "text_encoder".
-        variant: "fp16" reads `….fp16.safetensors`; None the plain file, and no other.
+        components: "unet", "vae", "text_encoder", ….
+        variant: "fp16" prefers `….fp16.safetensors`, then the plain file; None the plain file. A component that has one
+            file only is read from that.
         source: the model's name, for messages.
 
     Raises:
-        UserError: no such file, naming the variants that there are, or the format that is not read.
+        UserError: a component without a file, or with several of which none was asked for; no component at all has the
+            variant; weights in a format that is not read.
     """
-    middle = f".{variant}" if variant else ""
+    found = {component: _find_variants(names, f"{component}/{STEMS[component]}") for component in components}
+    if variant and found and not any(variant in variants for variants in found.values()):
+        # None of them: a slip of the pen, or another model.
+        component = next(iter(found))
+        if found[component]:
+            raise UserError(_lacking(found[component], component, variant, source))
+    return {component: choose_file(names, component, variant, source) for component in components}
+
+
+def choose_file(names: Collection[str], component: str, variant: str | None, source: str) -> str:
+    """The file of one component to read first. Arguments and errors: see `choose_files`."""
     stem = f"{component}/{STEMS[component]}"
-    for name in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
-        if name in names:
-            return name
     variants = _find_variants(names, stem)
+    for name in dict.fromkeys((variant, None, *(variants if len(variants) == 1 else ()))):
+        middle = f".{name}" if name else ""
+        for file in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
+            if file in names:
+                return file
     if variants:
-        found = ", ".join("without variant" if v is None else f"variant={v!r}" for v in variants)
-        wanted = f"with variant={variant!r}" if variant else "without a variant"
-        raise UserError(f"{source} has no {component} weights {wanted}; it has them {found}: ask for that")
+        raise UserError(_lacking(variants, component, variant, source))
     others = sorted(name for name in names if name.startswith(f"{component}/") and name.endswith(_OTHER_FORMATS))
     if others:
         raise UserError(
@@ -52,7 +66,14 @@ def choose_file(names: Collection[str], component: str, variant: str | None, sou
             " code. Convert it where you trust it: with PyTorch diffusers, StableDiffusionPipeline.from_pretrained(…)"
             ".save_pretrained(folder, safe_serialization=True)"
         )
-    raise UserError(f"{source} has no {component} weights: expected {stem}{middle}.safetensors")
+    wanted = f".{variant}" if variant else ""
+    raise UserError(f"{source} has no {component} weights: expected {stem}{wanted}.safetensors")
+
+
+def _lacking(variants: Collection[str | None], component: str, variant: str | None, source: str) -> str:
+    found = ", ".join("without variant" if v is None else f"variant={v!r}" for v in variants)
+    wanted = f"with variant={variant!r}" if variant else "without a variant"
+    return f"{source} has no {component} weights {wanted}; it has them {found}: ask for that"
 
 
 def list_files(folder: Path, first: str) -> list[str]:
