@@ -231,7 +231,8 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
 def _fitted(one: Adapter, other: Adapter) -> bool:
     """Whether `fuse_adapters` made both of them, together."""
     pairs = ((one, other), (other, one))
-    return all(b.name in json.loads(a.info.training or "{}").get("fused_with", ()) for a, b in pairs)
+    fitted = [(json.loads(a.info.training or "{}").get("fused_with"), b.name) for a, b in pairs]
+    return all(isinstance(names, list) and name in names for names, name in fitted)
 
 
 def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:

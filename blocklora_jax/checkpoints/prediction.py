@@ -11,12 +11,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import parse_json
 
 SCHEDULER = "blocklora.scheduler"
 CONFIG = "blocklora.config"
@@ -119,8 +119,9 @@ def _whole(path: object, metadata: Mapping[str, str]) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        config = json.loads(text) if len(text) <= _LONGEST else None
-    except (ValueError, RecursionError):
+        # diffusers writes `-Infinity` in such configs.
+        config = parse_json(text, str(path), infinity=True) if len(text) <= _LONGEST else None
+    except UserError:
         config = None
     if not isinstance(config, dict):
         raise UserError(f"{path}: its header's {SCHEDULER} is no scheduler config; save the model again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from blocklora_jax.formats.lora_kinds import SUPPORTED, unsupported_kind
 from blocklora_jax.formats.lora_name import lora_name
 from blocklora_jax.formats.lowrank import flax_factors
 from blocklora_jax.formats.peft_config import PeftConfigs
+from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.tensor_file import open_tensors
 
 # What the end of a key says of its tensor. Old diffusers wrote `to_q_lora.down` and `lora_linear_layer.down`.
@@ -201,7 +201,7 @@ def _info(path: str | Path, lora: LoRATree, metadata: Mapping[str, str], origin:
 def _our_header(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What `merge.export` wrote about the file, if it did."""
     try:
-        header = json.loads(metadata.get("blocklora", "{}"))
-    except ValueError:
+        header = parse_json(metadata.get("blocklora", "{}"), "the header")
+    except UserError:
         return {}
     return header if isinstance(header, dict) else {}

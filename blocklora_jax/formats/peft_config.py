@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.formats.layers import module_name
 from blocklora_jax.formats.peft_fields import refuse_settings
 from blocklora_jax.formats.peft_patterns import check_patterns, matches
+from blocklora_jax.io.json_text import parse_json, read_json
 
 _PREFIX = "base_model.model."
 _LARGEST_ALPHA = 1e9
@@ -75,25 +75,25 @@ def _check(config: Mapping[str, Any], path: str | Path) -> None:
 
 def _read_json(file: Path, path: str | Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
         if not isinstance(config, dict):
-            raise ValueError("no JSON object")
+            raise UserError("it holds no JSON object")
         return config
-    except (OSError, ValueError, RecursionError) as error:
+    except UserError as error:
         raise UserError(
-            f"{path} was saved by PEFT, which keeps its lora_alpha in {file.name} beside it, and that cannot be read"
-            f" ({error.__class__.__name__}): put it there"
+            f"{path} was saved by PEFT, which keeps its lora_alpha in {file.name} beside it, and that cannot be used"
+            f" ({error}): put it there"
         ) from error
 
 
 def _by_component(text: str, path: str | Path) -> dict[str, dict[str, Any]]:
     """{"unet.r": 4, …} as {"unet": {"r": 4}}. `unet.save_lora_adapter` writes no component: they are the U-Net's."""
     try:
-        flat = json.loads(text)
+        flat = parse_json(text, "it")
         configs: dict[str, dict[str, Any]] = {}
         for key, value in flat.items():
             component, dot, name = key.partition(".")
             configs.setdefault(component if dot else "unet", {})[name if dot else key] = value
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (UserError, AttributeError) as error:
         raise UserError(f"{path}: cannot read the header's lora_adapter_metadata ({error})") from error
     return configs
