@@ -6,6 +6,8 @@ import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from blocklora_jax.errors import UserError
 
@@ -45,3 +47,10 @@ def compute_dtype(precision: str, platform: str) -> jnp.dtype:
     """What the models compute in: "auto" is bfloat16 on TPU, float32 elsewhere."""
     bf16 = precision == "bfloat16" or (precision == "auto" and platform == "tpu")
     return jnp.dtype(jnp.bfloat16 if bf16 else jnp.float32)
+
+
+def all_hosts(holds: bool) -> bool:
+    """Whether `holds` is true on every host of a pod; each waits for all."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(multihost_utils.process_allgather(np.int32(holds)).min())

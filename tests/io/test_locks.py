@@ -56,9 +56,8 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
 def test_a_second_holder_in_the_same_thread_is_refused_too(tmp_path):
     with hold(tmp_path, "training in"):
         for patience in (0.0, 0.05):
-            with pytest.raises(UserError, match="another process"):
-                with hold(tmp_path, "training in", patience):
-                    pass
+            with pytest.raises(UserError, match="another process"), hold(tmp_path, "training in", patience):
+                pass
 
 
 def test_holders_come_one_after_the_other_though_the_file_is_removed_each_time(tmp_path):
