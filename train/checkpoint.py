@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from blocklora_jax.errors import UserError
 from train.checkpoint_folder import CheckpointFolder
-from train.checkpoint_seal import DamagedError, SealingHandler, flush, read_seal
+from train.checkpoint_seal import DamagedError, SealedArgs, SealingHandler, flush, read_seal
 from train.platform import all_hosts, is_first_host
 from train.state_digest import describe_state, layout_digest, tensors_digest
 
@@ -50,7 +50,7 @@ class Checkpoints:
         try:
             self._make_room(step)
             with _quiet():
-                args = ocp.args.Composite(default=ocp.args.StandardSave(state))
+                args = SealedArgs(default=ocp.args.StandardSave(state))
                 ocp.Checkpointer(SealingHandler(record)).save(self._folder.of(step), args=args, custom_metadata=_SEALED)
         except Exception as error:  # orbax and tensorstore raise many kinds.
             if is_first_host():
@@ -172,11 +172,17 @@ def _checkpointer(alone: bool = False) -> ocp.Checkpointer:
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]] | None:
-    """Path and shape of every leaf of the state or of orbax's metadata of it, typed keys left out; None: nothing is known."""
+    """Path and shape of every leaf of the state or of orbax's metadata of it; None: nothing is known."""
     tree = tree["default"] if tree else None
     tree = getattr(tree, "tree", tree)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return sorted((_plain(path), tuple(leaf.shape)) for path, leaf in leaves) if leaves else None
+    return sorted((_plain(path), _shape(leaf)) for path, leaf in leaves) if leaves else None
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    # Typed keys are saved as their data.
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return tuple((jax.random.key_data(leaf) if is_key else leaf).shape)
 
 
 def _plain(path: Any) -> str:

@@ -38,6 +38,11 @@ class SealingHandler(ocp.CompositeCheckpointHandler):
             flush(path)
 
 
+@ocp.args.register_with_handler(SealingHandler, for_save=True, for_restore=True)
+class SealedArgs(ocp.args.Composite):
+    """What orbax asks of a handler: arguments of its own."""
+
+
 def write_seal(folder: Path, record: Mapping[str, Any]) -> None:
     """Write down what `record` says of the state and a digest of every file within the subfolders of `folder`.
 

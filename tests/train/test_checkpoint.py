@@ -128,8 +128,8 @@ def test_if_all_are_damaged_none_is_moved_and_the_error_says_what_to_do(folder):
 def test_a_second_damaged_one_gets_a_number(folder):
     (folder / "damaged-4").mkdir()
     (folder / "damaged-4-1").write_text("")
-    (folder / "4" / "_CHECKPOINT_METADATA").unlink()
-    with pytest.warns(UserWarning, match="damaged-4-2"):
+    (folder / "4" / "default" / "_sharding").unlink()
+    with pytest.warns(UserWarning, match=r"its file default/_sharding is missing\): it is now .*/damaged-4-2,"):
         assert Checkpoints(folder).restore(new_state())[0] == 2
     assert (folder / "damaged-4-2" / "default").is_dir()
 
