@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax.experimental import multihost_utils
 from blocklora_jax.errors import UserError
 
 _POD_HOSTS = "TPU_WORKER_HOSTNAMES"
+_LONGEST = 4096  # bytes of an error that is passed on
 
 
 def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> str:
@@ -54,3 +56,20 @@ def all_hosts(holds: bool) -> bool:
     if jax.process_count() == 1:
         return holds
     return bool(multihost_utils.process_allgather(np.int32(holds)).min())
+
+
+def first_host_does(action: Callable[[], None]) -> None:
+    """Let the first host of a pod do something that may be refused; all wait for it, and a UserError is raised on all."""
+    problem = ""
+    if is_first_host():
+        try:
+            action()
+        except UserError as error:
+            problem = str(error) or "refused"
+    if jax.process_count() > 1:
+        text = np.zeros(_LONGEST, np.uint8)
+        spoken = np.frombuffer(problem.encode(errors="replace")[:_LONGEST], np.uint8)
+        text[: len(spoken)] = spoken
+        problem = multihost_utils.broadcast_one_to_all(text).tobytes().rstrip(b"\0").decode(errors="replace")
+    if problem:
+        raise UserError(problem)
