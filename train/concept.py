@@ -10,6 +10,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.store import read_registry
 from train.config import ConceptConfig, parse_args
 from train.platform import compute_dtype, is_first_host, select_platform
+from train.pod import peers_watched
 from train.registered import check_base, use_claim
 from train.run_folder import check_run_dir, hold_run_folders
 from train.together import train_together
@@ -38,7 +39,8 @@ def main() -> None:
     """The command line."""
     config = parse_args()
     platform = select_platform(config.tpu, config.gpu, config.cpu)
-    path = train_concept(config, platform)
+    with peers_watched():
+        path = train_concept(config, platform)
     if is_first_host():
         size, previews = path.stat().st_size / 1e6, config.out / "previews"
         print(f"{path} ({size:.2f} MB), previews in {previews}; call the concept with {config.trigger!r}")

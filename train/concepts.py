@@ -18,6 +18,7 @@ from blocklora_jax.registry.store import read_registry
 from train.concept import load_base
 from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
 from train.platform import is_first_host, select_platform
+from train.pod import peers_watched
 from train.registered import check_base, use_claim
 from train.run_folder import check_run_dir, hold_run_folders, refuse_others_files
 from train.together import OF_ITS_OWN, check_equal, train_together
@@ -43,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options, rest = tyro.cli(ConceptsOptions, args=args, prog="python -m train.concepts", return_unknown_args=True)
     configs = read_concepts(options, rest)
     platform = select_platform(configs[0].tpu, configs[0].gpu, configs[0].cpu)
-    paths = train_concepts(configs, options, platform)
+    with peers_watched():
+        paths = train_concepts(configs, options, platform)
     if is_first_host():
         print("\n".join(f"{path} ({c.trigger})" for path, c in zip(paths, configs, strict=True)))
 

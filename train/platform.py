@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from blocklora_jax.errors import UserError
+from train.pod import join_pod
 
 _POD_HOSTS = "TPU_WORKER_HOSTNAMES"
 _LONGEST = 4096  # bytes of an error that is passed on
@@ -27,7 +28,7 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
     if wanted:
         jax.config.update("jax_platforms", wanted)
     if tpu and len(os.environ.get(_POD_HOSTS, "").split(",")) > 1:
-        jax.distributed.initialize()
+        join_pod()
     try:
         found = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # The latter where not even a plug-in for it is installed.
