@@ -17,7 +17,7 @@ from blocklora_jax.errors import UserError
 from train.checkpoint_folder import CheckpointFolder
 from train.checkpoint_seal import DamagedError, SealedArgs, SealingHandler, flush, read_seal
 from train.platform import all_hosts, is_first_host
-from train.state_digest import describe_state, layout_digest, tensors_digest
+from train.state_digest import as_numbers, describe_state, layout_digest, tensors_digest
 
 # Says in orbax's own metadata that there is a seal to look for.
 _SEALED = {"sealed": True}
@@ -181,8 +181,7 @@ def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]] | None:
 
 def _shape(leaf: Any) -> tuple[int, ...]:
     # Typed keys are saved as their data.
-    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return tuple((jax.random.key_data(leaf) if is_key else leaf).shape)
+    return tuple((as_numbers(leaf) if isinstance(leaf, jax.Array) else leaf).shape)
 
 
 def _plain(path: Any) -> str:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train.parallel import gather
@@ -27,7 +28,7 @@ def layout_digest(state: Any) -> str:
 
 def tensors_digest(state: Any) -> str:
     """Hex SHA-256 of the path, dtype, shape and bytes of every leaf. To be called on every host of a pod."""
-    whole = jax.device_get([_as_numbers(leaf) for _, leaf in _leaves(gather(state))])
+    whole = jax.device_get([as_numbers(leaf) for _, leaf in _leaves(gather(state))])
     lines = [
         f"{_line(path, leaf)} {hashlib.sha256(_bytes(numbers)).hexdigest()}"
         for (path, leaf), numbers in zip(_leaves(state), whole, strict=True)
@@ -43,9 +44,9 @@ def _line(path: Any, leaf: Any) -> str:
     return f"{jax.tree_util.keystr(path)} {leaf.dtype} {list(leaf.shape)}"
 
 
-def _as_numbers(leaf: Any) -> Any:
-    """A typed key has no bytes of its own."""
-    return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+def as_numbers(leaf: Any) -> Any:
+    """`leaf`, or the numbers behind a typed key."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
 def _bytes(array: Any) -> memoryview:

@@ -40,14 +40,15 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "in\n"
-        with pytest.raises(UserError, match=r"another process is training in .*run: wait for it, or choose another"):
-            with hold(tmp_path / "run", "training in"):
-                pass
+        with (
+            pytest.raises(UserError, match=r"another process is training in .*run: wait for it, or choose another"),
+            hold(tmp_path / "run", "training in"),
+        ):
+            pass
         # The same folder under another name.
         (tmp_path / "alias").symlink_to(tmp_path / "run")
-        with pytest.raises(UserError, match="another process is training in"):
-            with hold(tmp_path / "alias", "training in"):
-                pass
+        with pytest.raises(UserError, match="another process is training in"), hold(tmp_path / "alias", "training in"):
+            pass
         holder.kill()
     with hold(tmp_path / "run", "training in"):
         pass
@@ -82,9 +83,11 @@ def test_holders_come_one_after_the_other_though_the_file_is_removed_each_time(t
 @pytest.mark.parametrize("place", ["file", "file/run", "file/a/b"])
 def test_a_file_in_the_way_is_named(tmp_path, place):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot write in .*file is a file; choose another place"):
-        with hold(tmp_path / place, "training in"):
-            pass
+    with (
+        pytest.raises(UserError, match=r"cannot write in .*file is a file; choose another place"),
+        hold(tmp_path / place, "training in"),
+    ):
+        pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -93,9 +96,11 @@ def test_a_folder_that_nothing_can_be_written_to_is_named(tmp_path, monkeypatch)
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    with pytest.raises(UserError, match=r"cannot write in .*run: Permission denied"):
-        with hold(tmp_path / "run", "training in"):
-            pass
+    with (
+        pytest.raises(UserError, match=r"cannot write in .*run: Permission denied"),
+        hold(tmp_path / "run", "training in"),
+    ):
+        pass
     assert not (tmp_path / "run").exists()
 
 
