@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import orbax.checkpoint as ocp
 from blocklora_jax.errors import UserError
 from train.checkpoint_folder import CheckpointFolder
 from train.checkpoint_seal import DamagedError, SealedArgs, SealingHandler, flush, read_seal
+from train.orbax_noise import quiet_orbax
 from train.platform import all_hosts, is_first_host
 from train.state_digest import as_numbers, describe_state, layout_digest, tensors_digest
 
@@ -49,7 +47,7 @@ class Checkpoints:
         record = describe_state(step, state)
         try:
             self._make_room(step)
-            with _quiet():
+            with quiet_orbax():
                 args = SealedArgs(default=ocp.args.StandardSave(state))
                 ocp.Checkpointer(SealingHandler(record)).save(self._folder.of(step), args=args, custom_metadata=_SEALED)
         except Exception as error:  # orbax and tensorstore raise many kinds.
@@ -123,7 +121,7 @@ class Checkpoints:
         """The state saved as `step`. Raises DamagedError, MisfitError."""
         wanted, problem, state, seal = _without_empty(like), None, None, None
         try:
-            with _quiet():
+            with quiet_orbax():
                 seal = read_seal(self._folder.of(step))
                 self._check(step, seal, wanted)
                 state = self._read_tensors(step, wanted)
@@ -192,22 +190,6 @@ def _plain(path: Any) -> str:
 def _without_empty(state: Any) -> Any:
     """`state` with None for arrays without entries, which orbax does not save: the embeddings of no tokens."""
     return jax.tree.map(lambda x: x if x.size else None, state)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep orbax's log, and what its threads would print, from the user, who is told in one line."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], threading.excepthook
-    threading.excepthook = lambda args: None
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        threading.excepthook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:
