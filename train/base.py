@@ -20,6 +20,7 @@ from blocklora_jax.checkpoints.image_encoder import save_image_encoder
 from blocklora_jax.command import run
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.locks import hold
 from blocklora_jax.models.clip_vision import VisionConfig
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
 from blocklora_jax.pocket import architecture
@@ -117,6 +118,11 @@ class Frozen(NamedTuple):
 
 def train_base(config: BaseConfig) -> Path:
     """All stages, or what is left of them; returns the model's folder."""
+    with hold(config.out, "training in"):
+        return _train_stages(config)
+
+
+def _train_stages(config: BaseConfig) -> Path:
     out = config.out
     # What is wrong with the model to start from is told before minutes of drawing.
     start = load_frozen(config.start) if config.start else None
@@ -222,8 +228,9 @@ def main() -> None:
         write_report(config.model, config.out)
     elif config.only_judge:
         frozen = load_frozen(str(config.start))
-        copy_others(frozen, config.out)
-        print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
+        with hold(config.out, "training in"):
+            copy_others(frozen, config.out)
+            print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
     else:
         print(f"the pocket model is in {train_base(config)}")
 

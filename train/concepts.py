@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from jax.experimental import multihost_utils
 
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
@@ -21,8 +20,9 @@ from blocklora_jax.registry.store import read_registry
 from train.concept import load_base
 from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
 from train.platform import is_first_host, select_platform
+from train.pod import peers_watched
 from train.registered import check_base, use_claim
-from train.run_folder import check_run_dir
+from train.run_folder import check_run_dir, hold_run_folders, refuse_others_files
 from train.together import OF_ITS_OWN, check_equal, train_together
 
 # Below --out, beside the concepts' own folders.
@@ -49,7 +49,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options, rest = tyro.cli(ConceptsOptions, args=args, prog="python -m train.concepts", return_unknown_args=True)
     configs = read_concepts(options, rest)
     platform = select_platform(configs[0].tpu, configs[0].gpu, configs[0].cpu)
-    paths = train_concepts(configs, options, platform)
+    with peers_watched():
+        paths = train_concepts(configs, options, platform)
     if is_first_host():
         print("\n".join(f"{path} ({c.trigger})" for path, c in zip(paths, configs, strict=True)))
 
@@ -63,19 +64,27 @@ def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, p
     registry = read_registry(configs[0].registry) if configs[0].registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
     check_apart(configs)
-    # A run that was interrupted has begun some of its groups only.
+    groups = options.out / _GROUPS
+    with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
+        sd = load_base(configs[0], platform)
+        check_base(registry, params_digest(sd.params), configs[0].model)
+        paths: list[Path] = []
+        for start in range(0, len(configs), options.at_once):
+            group = configs[start : start + options.at_once]
+            paths += train_together(group, sd, groups / f"{start // options.at_once:03d}")
+        return paths
+
+
+def _check_folders(configs: Sequence[ConceptConfig], groups: Path) -> None:
+    """Raises UserError as `check_run_dir` for each concept; a run that was interrupted has begun some of them only."""
     begun = [config for config in configs if (config.out / "config.json").exists()] if configs[0].resume else []
     for config in begun or configs:
         check_run_dir(config)
-    # On a pod nobody writes into the folder before everybody has looked.
-    multihost_utils.sync_global_devices("run folders checked")
-    sd = load_base(configs[0], platform)
-    check_base(registry, params_digest(sd.params), configs[0].model)
-    paths: list[Path] = []
-    for start in range(0, len(configs), options.at_once):
-        group = configs[start : start + options.at_once]
-        paths += train_together(group, sd, options.out / _GROUPS / f"{start // options.at_once:03d}")
-    return paths
+    for config in configs if begun else ():
+        if config not in begun:
+            refuse_others_files(config.out)
+    for folder in sorted(groups.glob("*/")) if not configs[0].resume else ():
+        refuse_others_files(folder)
 
 
 def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[ConceptConfig]:
