@@ -276,7 +276,7 @@ def test_a_config_of_other_betas_than_our_file_states_is_refused(checkpoints, tm
     assert "timestep_spacing" not in message
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000])
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, "{}", '{"_class_name": [1]}'])
 def test_a_damaged_scheduler_in_the_header_is_named(checkpoints, folders, tmp_path, text):
     path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd1"])[0]
     save_file(load_file(path), path, metadata={"blocklora.scheduler": text})
