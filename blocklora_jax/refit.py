@@ -123,7 +123,8 @@ def refit(
     """
     info = replace(
         adapter.info, partition=partition, slots=partition.check_slots(tuple(slots)), rank=config.rank,
-        alpha=float(config.rank), training=json.dumps({"refit": config.__dict__, "of": json.loads(adapter.info.training)}),
+        alpha=float(config.rank), base_family=sd.checkpoint.family,
+        training=json.dumps({"refit": config.__dict__, "of": json.loads(adapter.info.training)}),
     )  # fmt: skip
     check_trigger(adapter, words)
     _check_linear(sd.params, adapter)

@@ -123,6 +123,6 @@ def _whole(path: object, metadata: Mapping[str, str]) -> dict[str, Any]:
         config = parse_json(text, str(path), infinity=True) if len(text) <= _LONGEST else None
     except UserError:
         config = None
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise UserError(f"{path}: its header's {SCHEDULER} is no scheduler config; save the model again")
     return config
