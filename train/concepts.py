@@ -164,7 +164,8 @@ def _check_names(names: Iterable[str], source: Path) -> None:
             )
         if before is not name:
             raise UserError(
-                f"{printable(str(source))}: {before!r} and {name!r} are one folder where case does not count: rename one"
+                f"{printable(str(source))}: {before!r} and {name!r} are one folder where case does not"
+                " count: rename one"
             )
 
 

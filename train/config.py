@@ -47,8 +47,9 @@ class ConceptConfig:
     """
 
     images: Path
-    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada). `name.txt` beside one is its caption, in
-    UTF-8. `name.mask.png` weighs its loss: white is where the concept is; black and transparent parts do not count."""
+    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada).
+    `name.txt` (UTF-8) beside one is its caption, `name.mask.png` weighs its loss:
+    white is where the concept is; black and transparent parts do not count."""
     token: str
     """The concept's new word, such as '<ada>'."""
     class_noun: str
@@ -112,8 +113,8 @@ class ConceptConfig:
     pure_noise: float = 0.3
     """Share of the random rows whose latents are noise alone."""
     other_images: Path | None = None
-    """Folder of other pictures, to be noised as random latents beside the references; their captions and masks do not
-    count."""
+    """Folder of other pictures, to be noised as random latents beside the references.
+    Their captions and masks do not count."""
 
     steps: int = 500
     """Optimizer steps."""
