@@ -72,7 +72,8 @@ def _read(path: str | Path, verify: bool) -> tuple[dict[str, np.ndarray], dict[s
         # Its kind is told first: other kinds have other types.
         if kind := unsupported_kind(file.keys):
             raise UserError(f"{path} is {kind}; {SUPPORTED} are read")
-        return file.read_all(), file.metadata
+        # kohya's trainer writes an alpha that was given as a whole number as one.
+        return dict(file.tensors(whole=lambda key: key.endswith(".alpha"))), file.metadata
 
 
 def _group(

@@ -75,13 +75,13 @@ def _check(config: Mapping[str, Any], path: str | Path) -> None:
 
 def _read_json(file: Path, path: str | Path) -> dict[str, Any]:
     try:
-        config = read_json(file)
+        config = read_json(file, infinity=True)
         if not isinstance(config, dict):
             raise UserError("it holds no JSON object")
         return config
     except UserError as error:
         raise UserError(
-            f"{path} was saved by PEFT, which keeps its lora_alpha in {file.name} beside it, and that cannot be used"
+            f"{path} was saved by PEFT, which keeps its lora_alpha in {file.name} beside it, and that cannot be read"
             f" ({error}): put it there"
         ) from error
 
@@ -89,7 +89,7 @@ def _read_json(file: Path, path: str | Path) -> dict[str, Any]:
 def _by_component(text: str, path: str | Path) -> dict[str, dict[str, Any]]:
     """{"unet.r": 4, …} as {"unet": {"r": 4}}. `unet.save_lora_adapter` writes no component: they are the U-Net's."""
     try:
-        flat = parse_json(text, "it")
+        flat = parse_json(text, "it", infinity=True)
         configs: dict[str, dict[str, Any]] = {}
         for key, value in flat.items():
             component, dot, name = key.partition(".")
