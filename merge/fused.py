@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.random_prompts import Kind
 from merge.check import check_adapters
 from merge.fusion import fuse_adapters
@@ -40,14 +41,15 @@ class FuseOptions:
     attention: bool = False
     """Count text by the attention that the U-Net pays to it: a little closer, but the U-Net has to be run, so it takes longer."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def fuse_files(args: Sequence[str]) -> int:
     """Run `fuse`; gives the exit code."""
-    options = tyro.cli(FuseOptions, args=args, prog="python -m merge fuse")
+    options = read_options(FuseOptions, args, prog="python -m merge fuse")
     if len(options.files) < 2:
         raise UserError("name two or more adapter files: one alone disturbs nobody")
-    if not 0 <= options.erase_weight < float("inf"):
-        raise UserError(f"--lambda must be at least 0, not {options.erase_weight}")
     adapters = [Adapter.load(path) for path in options.files]
     for name in ("trigger", "kind"):
         given = getattr(options, name)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from blocklora_jax.options import check_options
+
 Sampler = Literal["ddim", "euler", "dpmpp_2m"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -56,6 +58,9 @@ class MergeOptions:
     check_base: bool = True
     """Refuse a model that the adapters were not trained on; --no-check-base for a copy in bfloat16, say."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -82,6 +87,9 @@ class ExportOptions:
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions:
@@ -89,3 +97,6 @@ class InfoOptions:
 
     files: Positional[tuple[Path, ...]]
     """Adapter files: the adapter.safetensors of training runs."""
+
+    def __post_init__(self) -> None:
+        check_options(self)

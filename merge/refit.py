@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Axis, Partition
 from blocklora_jax.errors import UserError
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.random_prompts import Kind
 from blocklora_jax.registry.store import read_registry
 
@@ -68,10 +69,13 @@ class RefitOptions:
     seed: int = 0
     """Seeds prompts and pictures."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def refit_file(args: Sequence[str]) -> int:
     """Run `refit`; gives the exit code."""
-    options = tyro.cli(RefitOptions, args=args, prog="python -m merge refit")
+    options = read_options(RefitOptions, args, prog="python -m merge refit")
     adapter = _renamed(Adapter.load(options.file), options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} has blocks already: it merges as it is")

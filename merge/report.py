@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.lora import Adapter
@@ -13,6 +12,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
 from blocklora_jax.grid import png_bytes
 from blocklora_jax.heatmap import heat_map
+from blocklora_jax.options import check_options, read_options
 from merge.check import adapter_problems, misfit_problems, params_problems
 
 
@@ -43,10 +43,13 @@ class CheckOptions:
     seed: int = 0
     """Seeds those pictures."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def check_files(args: Sequence[str]) -> int:
     """Run `check`; gives the exit code."""
-    options = tyro.cli(CheckOptions, args=args, prog="python -m merge check")
+    options = read_options(CheckOptions, args, prog="python -m merge check")
     if not options.files:
         raise UserError("name at least one adapter file")
     if wrong := [prompt for prompt in options.prompts if "{}" not in prompt]:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
+from blocklora_jax.options import check_options, read_options
 from merge import remove as remove_concept
 from merge import replace as replace_concept
 from merge.record import MergeRecord, outline, read_record, write_record
@@ -32,6 +32,9 @@ class RemoveOptions:
     variant: str | None = None
     """Read the weights of this variant of the base ("fp16"), if that is what they were merged into."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaceOptions(RemoveOptions):
@@ -45,13 +48,13 @@ class ReplaceOptions(RemoveOptions):
 
 def remove_files(args: Sequence[str]) -> int:
     """Run `remove`; gives the exit code."""
-    options = tyro.cli(RemoveOptions, args=args, prog="python -m merge remove")
+    options = read_options(RemoveOptions, args, prog="python -m merge remove")
     return _rewrite(options, None, 1.0)
 
 
 def replace_files(args: Sequence[str]) -> int:
     """Run `replace`; gives the exit code."""
-    options = tyro.cli(ReplaceOptions, args=args, prog="python -m merge replace")
+    options = read_options(ReplaceOptions, args, prog="python -m merge replace")
     return _rewrite(options, Adapter.load(options.file), options.weight)
 
 

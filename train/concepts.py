@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from jax.experimental import multihost_utils
 
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.registry.store import read_registry
 from train.concept import load_base
 from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
@@ -38,10 +38,13 @@ class ConceptsOptions:
     at_once: int = 16
     """How many concepts train at the same time: what fits in memory. The others follow in groups."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
-    options, rest = tyro.cli(ConceptsOptions, args=args, prog="python -m train.concepts", return_unknown_args=True)
+    options, rest = read_options(ConceptsOptions, args, prog="python -m train.concepts", return_unknown_args=True)
     configs = read_concepts(options, rest)
     platform = select_platform(configs[0].tpu, configs[0].gpu, configs[0].cpu)
     paths = train_concepts(configs, options, platform)
@@ -77,8 +80,6 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
 
     Raises: UserError for a file or folder that is missing or malformed, or settings that a concept cannot have of its own.
     """
-    if options.at_once < 1:
-        raise UserError(f"--at-once must be at least 1, not {options.at_once}")
     entries = _read_folder(options.concepts) if options.concepts.is_dir() else _read_file(options.concepts)
     if not entries:
         raise UserError(f"{options.concepts} names no concepts")

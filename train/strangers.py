@@ -29,6 +29,7 @@ from blocklora_jax.command import run
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import STRANGERS
 from blocklora_jax.random_prompts import last_token_ids
@@ -179,10 +180,13 @@ class StrangersOptions:
     model: str = "pocket"
     """Their base: "pocket", a Diffusers folder, a single file, or a hub id."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def main() -> None:
     """The command line."""
-    options = tyro.cli(StrangersOptions, description=__doc__, prog="python -m train.strangers")
+    options = read_options(StrangersOptions, description=__doc__, prog="python -m train.strangers")
     if not options.files:
         raise UserError("name at least one adapter file, or a folder of them")
     sd = StableDiffusion.from_pretrained(options.model)
