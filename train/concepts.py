@@ -21,6 +21,7 @@ from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
 from train.platform import is_first_host, select_platform
 from train.registered import check_base, use_claim
 from train.run_folder import check_run_dir
+from train.setting_types import check_settings
 from train.together import OF_ITS_OWN, check_equal, train_together
 
 
@@ -85,11 +86,14 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
         raise UserError(f"{options.concepts} names no concepts")
     configs = []
     for name, settings in entries.items():
+        # YAML has numbers, dates and more for keys.
+        settings = {str(key): value for key, value in settings.items()}
         if foreign := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
             raise UserError(f"{options.concepts}: {name} sets {foreign[0]!r}, which holds for all: give it as a flag")
         own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
         if "class_noun" not in {key.replace("-", "_") for key in settings}:
             raise UserError(f"{options.concepts}: {name} needs a class_noun: what it is, such as 'dog'")
+        check_settings(f"{options.concepts}: {name}", settings, ConceptConfig)
         configs.append(parse_args([*flags, *settings_as_flags(own)]))
     return configs
 
@@ -139,7 +143,8 @@ def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     images = settings.get("images")
-    return settings | {"images": str(folder / images)} if images and (folder / images).is_dir() else settings
+    inside = isinstance(images, str) and images and (folder / images).is_dir()
+    return settings | {"images": str(folder / images)} if inside else settings
 
 
 if __name__ == "__main__":

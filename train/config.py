@@ -17,6 +17,7 @@ from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.errors import UserError
 from blocklora_jax.options import check_options, read_options
 from blocklora_jax.random_prompts import Kind, RandomPromptShares
+from train.setting_types import check_settings
 
 TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
 
@@ -235,6 +236,7 @@ def _flags_of(path: Path) -> list[str]:
     unknown = [name for name in settings if name.replace("-", "_") not in known]
     if unknown:
         raise UserError(f"{path}: unknown setting {unknown[0]!r}; python -m train.concept --help lists all")
+    check_settings(str(path), settings, ConceptConfig)
     return settings_as_flags(settings)
 
 
@@ -244,7 +246,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} must be a mapping of settings, one `name: value` a line")
