@@ -53,6 +53,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     # One individual alone cannot be told from another.
     ("judge_individuals", Bound(2, 10**7)),
     ("resolution size side", _SIZE),
+    ("pixels", _real(0, 2**16)),
     ("height width", Bound(1, 8192)),
     # JAX takes 32 bits: a larger seed would silently be another one.
     ("seed seeds", _SEED),

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.bounds import check_number
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.checkpoints.load import load_checkpoint
@@ -115,7 +116,8 @@ class StableDiffusion:
             regions: for each prompt, what is to be in parts of its picture (see `diffusion.regions`); none if empty. Where
                 regions overlap, the mean of their answers counts. `side_by_side(prompt, adapters)` gives one for each concept.
 
-        Raises: UserError for a prompt that is too long or a size that the model cannot make.
+        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number beyond its bounds, and
+            pictures that came out as NaN or infinity.
         """
         _check_prompts(prompts, negative_prompts)
         latents = self._start(len(prompts), seed, height, width, latents)
@@ -123,6 +125,8 @@ class StableDiffusion:
         sizes = None
         if self.models.text_encoder_2 is not None:
             pixels = [side * self.models.vae.config.downscale for side in latents.shape[1:3]]
+            for side in (*(original_size or ()), *crops_coords_top_left, *(target_size or ())):
+                check_number("pixels", side)
             sizes = make_size_ids(pixels[0], pixels[1], len(prompts), original_size, crops_coords_top_left, target_size)
         pictures = generate(
             self.models,
@@ -142,6 +146,7 @@ class StableDiffusion:
     def _start(self, count: int, seed: int, height: int | None, width: int | None, latents: Any) -> Any:
         """The noise to begin with, [count, h, w, c]."""
         if latents is None:
+            check_number("seed", seed)
             size = self.image_size
             height, width = (size if side is None else side for side in (height, width))
             return draw_latents(self.models, jax.random.key(seed), count, height, width)

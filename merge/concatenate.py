@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.finite import narrow
 from merge.check import check_adapters
 
 
@@ -24,11 +25,13 @@ def concatenate(
     """
     weights = check_adapters(adapters, weights, allow_overlap=allow_overlap)
     pairs: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
+    single = np.dtype(np.float32)
     for adapter, weight in zip(adapters, weights, strict=True):
         factor = np.float32(adapter.info.scale * weight)
         for component, layers in adapter.lora.items():
             for layer, (a, b) in layers.items():
-                folded = np.asarray(a) * factor, np.asarray(b)
+                with np.errstate(over="ignore"):
+                    folded = narrow(f"{component}/{layer}", np.asarray(a) * factor, single), np.asarray(b)
                 pairs.setdefault(component, {}).setdefault(layer, []).append(folded)
     return {component: {layer: _stack(each) for layer, each in layers.items()} for component, layers in pairs.items()}
 

@@ -29,6 +29,7 @@ from blocklora_jax.command import run
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.finite import narrow
 from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import STRANGERS
@@ -191,8 +192,7 @@ def main() -> None:
         raise UserError("name at least one adapter file, or a folder of them")
     sd = StableDiffusion.from_pretrained(options.model)
     found = _read_all(options.files, sd)
-    # safetensors writes wrong data for arrays that are not contiguous.
-    tensors = {part: np.ascontiguousarray(offsets, np.float16) for part, offsets in found.items()}
+    tensors = {part: narrow(f"tokens of {part}", offsets, np.dtype(np.float16)) for part, offsets in found.items()}
     header = json.dumps({"base_digest": params_digest(sd.params)})
     write_atomic(options.out, save(tensors, metadata={_KEY: header}))
     print(f"wrote {options.out}: tokens of {len(next(iter(found.values())))} concepts")

@@ -16,6 +16,7 @@ from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair, LoRATree
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.finite import narrow
 from blocklora_jax.random_prompts import Kind
 
 FORMAT_VERSION = 1
@@ -30,7 +31,7 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> 
 
     Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d] and, for
     SDXL, `tokens_2/<name>` [v, d2].
-    Raises UserError for another dtype than "float32" or "bfloat16".
+    Raises UserError for another dtype than "float32" or "bfloat16", and values that are not finite.
     """
     if dtype not in _DTYPES:
         raise UserError(f"cannot save an adapter as {dtype!r}; choose {' or '.join(_DTYPES)}")
@@ -50,8 +51,7 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> 
         **{field: _count(getattr(adapter, field)) for field in _TOKENS},
         "shapes": shapes,
     }
-    # safetensors writes wrong data for arrays that are not contiguous.
-    stored = {key: np.ascontiguousarray(value, _DTYPES[dtype]) for key, value in tensors.items()}
+    stored = {key: narrow(key, value, _DTYPES[dtype]) for key, value in tensors.items()}
     write_atomic(path, save(stored, metadata={"blocklora": json.dumps(header)}))
 
 

@@ -181,7 +181,7 @@ def _read_params(part: str, files: list[Path], dtype: str) -> dict[str, Any]:
     for key, tensor in read_tensors(files):
         # One tensor at a time: the stored one is let go before the next is read.
         for path, array in flatten_params(to_flax(part, {key: tensor})).items():
-            flat[path] = aligned_copy(array, dtype)
+            flat[path] = aligned_copy(f"{files[0].parent}: {key}", array, dtype)
     return unflatten_params(flat)
 
 
