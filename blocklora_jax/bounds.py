@@ -21,7 +21,7 @@ class Bound(NamedTuple):
             return "must be a whole number" if self.whole else "must be a number"
         # Written so that NaN fails too. A number as large as 10**400 is compared, not converted.
         within = value <= self.most and (value > self.least if self.above else value >= self.least)
-        if within and self.whole and value != int(value):
+        if within and self.whole and not hasattr(value, "__index__"):
             return "must be a whole number"
         if within:
             return ""

@@ -12,6 +12,7 @@ import tyro
 
 from blocklora_jax.bounds import BOUNDS, Bound, check_number
 from blocklora_jax.errors import UserError
+from blocklora_jax.texts import is_unicode
 
 T = TypeVar("T")
 # Texts that say something when they are empty.
@@ -71,17 +72,8 @@ def _check(options: Any, name: str, value: Any, bound: Bound | None) -> None:
     text = str(value)
     if not text.strip() and name not in _MAY_BE_EMPTY:
         raise UserError(f"{flag_of(options, name)} must not be empty")
-    if "\0" in text or not _is_unicode(text):
+    if "\0" in text or not is_unicode(text):
         raise UserError(f"{flag_of(options, name)} {ascii(text)} is no text that can be written: it must be UTF-8")
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether there are no halves of characters in it, as Python reads bytes of a command line that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _refuse_empty_paths(options: type, args: Sequence[str]) -> None:
