@@ -25,6 +25,8 @@ class Bound(NamedTuple):
             return "must be a whole number"
         if within:
             return ""
+        if value != value and self.least < 0:
+            return "must be a finite number"
         if self.most <= 1:
             return f"must lie in {self.least:g}..{self.most:g}"
         if value > self.most:

@@ -20,7 +20,7 @@ _MAY_BE_EMPTY = frozenset(
     "prompt prompts negative_prompt preview_prompts owner random_styles random_subjects random_scenes".split()
 )
 # Lists that mean nothing when they are empty: there is a default to leave them at.
-_NEVER_EMPTY = frozenset("slot counts seeds rates ranks recipes only families".split())
+_NEVER_EMPTY = frozenset("slot blocks counts seeds rates ranks recipes only families".split())
 
 
 def read_options(options: type[T], args: Sequence[str] | None = None, **settings: Any) -> T:
@@ -83,4 +83,4 @@ def _refuse_empty_paths(options: type, args: Sequence[str]) -> None:
         empty = not value and (bool(equals) or not arg)
         name = flag.removeprefix("--").replace("-", "_")
         if empty and "Path" in str(hints.get(name, Path if not flag else "")):
-            raise UserError(f"{flag or 'a file'} must not be empty")
+            raise UserError(f"{flag or 'a file or name'} must not be empty")

@@ -46,7 +46,7 @@ class NewOptions:
     """Seeds the assignment of slots to blocks."""
 
     def __post_init__(self) -> None:
-        check_options(self, {"blocks": BOUNDS["rank"]._replace(most=BOUNDS["blocks"].most)})
+        check_options(self, {"blocks": BOUNDS["slots"]})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.bounds import BOUNDS
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.options import check_options, read_options
@@ -41,7 +42,7 @@ class Options:
     """Ordinary prompts whose directions are counted."""
 
     def __post_init__(self) -> None:
-        check_options(self)
+        check_options(self, {"blocks": BOUNDS["slots"]})
 
 
 def narrow(sd: StableDiffusion, adapters: Sequence[Adapter], blocks: int, options: Options) -> list[Fit]:
