@@ -25,7 +25,7 @@ from blocklora_jax.diffusion.regions import Region, region_ids
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
-from blocklora_jax.texts import is_unicode
+from blocklora_jax.texts import check_texts
 from blocklora_jax.token_pair import TokenizerPair
 from blocklora_jax.tokens import Tokenizer
 
@@ -152,7 +152,7 @@ class StableDiffusion:
             height, width = (size if side is None else side for side in (height, width))
             return draw_latents(self.models, jax.random.key(seed), count, height, width)
         channels = self.models.vae.config.latent_channels
-        shape = list(np.shape(latents)) if hasattr(latents, "dtype") else type(latents).__name__
+        shape = list(getattr(latents, "shape", ()))
         if len(shape) != 4 or (shape[0], shape[3]) != (count, channels) or 0 in shape:
             raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {count} prompts")
         return latents
@@ -184,15 +184,6 @@ class StableDiffusion:
             return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype)
         save_folder(path, checkpoint, tokens=tokens, dtype=dtype)
         return [Path(path)]
-
-
-def check_texts(texts: Sequence[Any], name: str) -> None:
-    """Raises UserError for what is no text, or has halves of characters in it, which no tokenizer reads."""
-    for text in texts:
-        if not isinstance(text, str):
-            raise UserError(f"{name} must be texts, not {type(text).__name__}")
-        if not is_unicode(text):
-            raise UserError(f"{name}: {ascii(text)} is not valid Unicode")
 
 
 def _check_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from blocklora_jax.errors import UserError
+
 
 def is_unicode(text: str) -> bool:
     """Whether there are no halves of characters in it, as Python reads bytes of a command line that are not UTF-8."""
@@ -10,6 +15,15 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_texts(texts: Sequence[Any], name: str) -> None:
+    """Raises UserError for what is no text, or has halves of characters in it, which no tokenizer reads."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(f"{name} must be texts, not {type(text).__name__}")
+        if not is_unicode(text):
+            raise UserError(f"{name}: {ascii(text)} is not valid Unicode")
 
 
 def fill(template: str, text: str = "", **named: str) -> str:

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.finite import nonfinite_parts
 from blocklora_jax.grid import png_bytes
 from blocklora_jax.heatmap import heat_map
 from blocklora_jax.options import check_options, read_options
@@ -89,7 +90,11 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
         i: params_problems(sd.checkpoint.params, [a], check_base=options.check_base) for i, a in enumerate(adapters)
     }
     found = [problem for each in problems.values() for problem in each]
-    fitting = [a for i, a in enumerate(adapters) if not params_problems(sd.checkpoint.params, [a], check_base=False)]
+    fitting = [
+        a
+        for a in adapters
+        if not params_problems(sd.checkpoint.params, [a], check_base=False) and not nonfinite_parts(a)
+    ]
     if len(fitting) < 2:
         return found
     try:

@@ -11,7 +11,7 @@ from tiny_model import tiny_configs
 from blocklora_jax.diffusion.explain_pictures import explain_pictures
 from blocklora_jax.diffusion.models import make_models
 from blocklora_jax.errors import UserError
-from blocklora_jax.pipeline import check_texts
+from blocklora_jax.texts import check_texts
 
 QUICK = {"steps": 2, "sampler": "ddim"}
 PROMPTS = ["a photo of a man", "a dog"]
@@ -75,7 +75,7 @@ def test_half_precision_is_named_where_nothing_else_is_wrong():
         ({"prompts": ["\udcff"]}, r"prompts: '\\udcff' is not valid Unicode"),
         ({"negative_prompts": ["man " * 40]}, "prompt too long"),
         ({"negative_prompts": ["a", "b", "c"]}, "3 negative prompts for 2 prompts"),
-        ({"latents": [1, 2]}, "latents list must be"),
+        ({"latents": [1, 2]}, r"latents \[\] must be"),
         ({"latents": np.zeros((2, 0, 8, 4), np.float32)}, r"latents \[2, 0, 8, 4\] must be"),
     ],
 )
