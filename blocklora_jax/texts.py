@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,12 +27,12 @@ def check_texts(texts: Sequence[Any], name: str) -> None:
             raise UserError(f"{name}: {ascii(text)} is not valid Unicode")
 
 
-def fill(template: str, text: str = "", **named: str) -> str:
+def fill(template: str, text: str | None = None, **named: str) -> str:
     """`template` with `text` at every {}, and others at their {name}; all other braces stay, unlike with str.format.
 
     >>> fill("{first} and {}, {0} {", "a dog", first="ada")
     'ada and a dog, {0} {'
     """
-    for name, value in named.items():
-        template = template.replace(f"{{{name}}}", value)
-    return template.replace("{}", text)
+    values = named if text is None else {"": text, **named}
+    # At once: what is filled in may have braces of its own.
+    return re.sub(r"\{(\w*)\}", lambda place: values.get(place[1], place[0]), template)
