@@ -6,6 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from blocklora_jax.options import check_options
+
 Sampler = Literal["ddim", "euler", "dpmpp_2m"]
 Family = Literal["sd1", "sd2", "sdxl"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -61,6 +63,9 @@ class MergeOptions:
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -93,6 +98,9 @@ class ExportOptions:
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions:
@@ -102,3 +110,6 @@ class InfoOptions:
     """Adapter files: the adapter.safetensors of training runs."""
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)

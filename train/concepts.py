@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.names import plain_name, same_name
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.printing import printable
 from blocklora_jax.registry.store import read_registry
 from train.concept import load_base
@@ -23,6 +22,7 @@ from train.platform import is_first_host, select_platform
 from train.pod import peers_watched
 from train.registered import check_base, use_claim
 from train.run_folder import check_run_dir, hold_run_folders, refuse_others_files
+from train.setting_types import check_settings
 from train.together import OF_ITS_OWN, check_equal, train_together
 
 # Below --out, beside the concepts' own folders.
@@ -43,10 +43,13 @@ class ConceptsOptions:
     at_once: int = 16
     """How many concepts train at the same time: what fits in memory. The others follow in groups."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
-    options, rest = tyro.cli(ConceptsOptions, args=args, prog="python -m train.concepts", return_unknown_args=True)
+    options, rest = read_options(ConceptsOptions, args, prog="python -m train.concepts", return_unknown_args=True)
     configs = read_concepts(options, rest)
     platform = select_platform(configs[0].tpu, configs[0].gpu, configs[0].cpu)
     with peers_watched():
@@ -92,14 +95,14 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
 
     Raises: UserError for a file or folder that is missing or malformed, or settings that a concept cannot have of its own.
     """
-    if options.at_once < 1:
-        raise UserError(f"--at-once must be at least 1, not {options.at_once}")
     entries = _read_folder(options.concepts) if options.concepts.is_dir() else _read_file(options.concepts)
     if not entries:
         raise UserError(f"{options.concepts} names no concepts")
     _check_names(entries, options.concepts)
     configs = []
     for name, settings in entries.items():
+        # YAML has numbers, dates and more for keys.
+        settings = {str(key): value for key, value in settings.items()}
         if "out" in settings:
             raise UserError(
                 f"{options.concepts}: {name} sets 'out', but its folder is {options.out / name}: leave it out"
@@ -109,6 +112,7 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
         own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
         if "class_noun" not in {key.replace("-", "_") for key in settings}:
             raise UserError(f"{options.concepts}: {name} needs a class_noun: what it is, such as 'dog'")
+        check_settings(f"{options.concepts}: {name}", settings, ConceptConfig)
         configs.append(parse_args([*flags, *settings_as_flags(own)]))
     return configs
 
@@ -191,7 +195,8 @@ def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     images = settings.get("images")
-    return settings | {"images": str(folder / images)} if images and (folder / images).is_dir() else settings
+    inside = isinstance(images, str) and images and (folder / images).is_dir()
+    return settings | {"images": str(folder / images)} if inside else settings
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def _read_params(part: str, files: list[Path], dtype: str, verify: bool) -> dict
     for key, tensor in read_tensors(files, verify=verify):
         # One tensor at a time: the stored one is let go before the next is read.
         for path, array in flatten_params(to_flax(part, {key: tensor})).items():
-            flat[path] = aligned_copy(array, dtype)
+            flat[path] = aligned_copy(f"{files[0].parent}: {key}", array, dtype)
     return unflatten_params(flat)
 
 

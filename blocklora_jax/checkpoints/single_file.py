@@ -214,7 +214,7 @@ def _read_params(path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype
         entries = inverse[usual_key(key)]
         for (part, name), piece in zip(entries, split_tensor(entries, tensor), strict=True):
             for leaf, array in flatten_params(to_flax(part, {name: piece})).items():
-                flat[part][leaf] = aligned_copy(array, dtype)
+                flat[part][leaf] = aligned_copy(f"{path}: {key}", array, dtype)
     return {part: unflatten_params(leaves) for part, leaves in flat.items()}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import is_finite, narrow
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.tensor_file import DTYPES, open_tensors
 
@@ -134,14 +135,20 @@ def read_tensors(
             yield from file.tensors(lambda key: wanted(key) and not key.endswith("position_ids"))
 
 
-def aligned_copy(array: np.ndarray, dtype: str) -> np.ndarray:
-    """A contiguous copy of another type, where JAX on a CPU can use it as it lies: not twice in memory."""
+def aligned_copy(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """A contiguous copy of another type, where JAX on a CPU can use it as it lies: not twice in memory.
+
+    Raises: UserError naming the tensor's key, if it has NaN or infinity, or values beyond the type.
+    """
     size, kind = array.size * DTYPES[dtype].itemsize, DTYPES[dtype]
     # Large arrays of NumPy's own start 16 bytes into a page; XLA wants 64.
     room = np.empty(size + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
     copy = room[start : start + size].view(kind).reshape(array.shape)
-    copy[...] = array
+    with np.errstate(over="ignore"):
+        copy[...] = array
+    if not is_finite(copy):
+        narrow(key, array, kind)
     return copy
 
 
@@ -149,16 +156,9 @@ def cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.
     """Convert to "float32", "float16" or "bfloat16", contiguous.
 
     Raises:
-        UserError: a value is beyond the range of float16.
+        UserError: a value is NaN or infinite, or beyond the range of the type.
     """
-    cast = {}
-    for key, tensor in tensors.items():
-        with np.errstate(over="ignore"):
-            # safetensors writes wrong data, silently, for an array that is not contiguous.
-            cast[key] = np.ascontiguousarray(tensor, DTYPES[dtype])
-        if dtype == "float16" and not np.isfinite(cast[key]).all() and np.isfinite(tensor).all():
-            raise UserError(f"{key} has values beyond the range of float16; save as bfloat16 or float32")
-    return cast
+    return {key: narrow(key, tensor, DTYPES[dtype]) for key, tensor in tensors.items()}
 
 
 def _find_variants(names: Collection[str], stem: str) -> list[str | None]:
