@@ -1,4 +1,4 @@
-"""What every command line does with an error: one line, and an exit code that is not 0; with a warning: one line; with a signal."""
+"""What every command line does with errors, warnings and signals: one line, and an exit code that says so."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DEBUG = "BLOCKLORA_DEBUG"
 def run(main: Callable[[], None]) -> None:
     """Call `main` and exit.
 
-    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk), or memory is out; 70
-    for what nobody foresaw, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
+    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk), or memory is out;
+    70 for what nobody foresaw, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
     """
     handlers = end_on_signals()
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {one_line(message)}\n"
