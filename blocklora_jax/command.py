@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -40,7 +41,8 @@ def run(main: Callable[[], None]) -> None:
         _fail("interrupted", 130)
     except BrokenPipeError:
         # Nobody reads on, as after `| head`. The rest goes nowhere, silently.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
