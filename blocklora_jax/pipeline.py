@@ -55,16 +55,18 @@ class StableDiffusion:
         revision: str | None = None,
         dtype: Any = jnp.float32,
         remat: bool = False,
+        verify: bool = True,
     ) -> StableDiffusion:
         """Load "pocket", a Diffusers folder, a hub id, or a single original `.safetensors` file.
 
         config: whose configs and tokenizer a single file has, a folder or hub id (see `checkpoints.single_file`).
         dtype: what the models compute in (float32 or bfloat16); parameters stay fp32. remat: recompute the U-Net's
-        blocks in the backward pass, for training in less memory.
+        blocks in the backward pass, for training in less memory. verify: whether the digests of files that we wrote must
+        hold; False for files that were edited on purpose.
 
         Raises: UserError, see `checkpoints.load.load_checkpoint`.
         """
-        checkpoint = load_checkpoint(name, config=config, variant=variant, revision=revision)
+        checkpoint = load_checkpoint(name, config=config, variant=variant, revision=revision, verify=verify)
         return cls(
             checkpoint=checkpoint,
             models=make_models(checkpoint.configs, dtype, remat),
@@ -165,18 +167,22 @@ class StableDiffusion:
         params: Mapping[str, Any] | None = None,
         adapters: Sequence[Adapter] = (),
         dtype: str = "float32",
+        merge: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> list[Path]:
         """Write a Diffusers folder that PyTorch opens, or a single original file if `path` ends in `.safetensors`.
 
         Other arguments as in `generate`. Gives the paths written: a single file has the concepts' tokens beside it.
+        merge: what a folder is to remember of the merge, see `merge.record`. overwrite: replace also what this method did
+        not write; the model's own folder or file is never written to.
 
         Raises: UserError if it cannot.
         """
         checkpoint = replace(self.checkpoint, params=self.params if params is None else params)
         tokens = token_counts(adapters)
         if Path(path).suffix == ".safetensors":
-            return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype)
-        save_folder(path, checkpoint, tokens=tokens, dtype=dtype)
+            return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype, overwrite=overwrite)
+        save_folder(path, checkpoint, tokens=tokens, dtype=dtype, merge=merge, overwrite=overwrite)
         return [Path(path)]
 
 

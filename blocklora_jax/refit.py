@@ -14,6 +14,7 @@ Source: method, "Randomized Output Erasure"; reduced-rank regression: Izenman 19
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from blocklora_jax.metrics.crosstalk import layer_type
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.random_prompts import PromptWords, RandomPrompts, RandomPromptShares, article, make_random_prompts
+from blocklora_jax.tokens import token_pattern
 
 _BEFORE_SCENES = ("in", "in a", "on a")
 
@@ -187,7 +189,7 @@ def check_trigger(adapter: Adapter, words: PromptWords) -> None:
             f"{adapter.name!r} is called by {trigger!r}, which random prompts have too: name the words that call it and "
             "nothing else, with --trigger"
         )
-    if missing := [token for token in adapter.tokens if token not in trigger]:
+    if missing := [token for token in adapter.tokens if not re.search(token_pattern([token]), trigger)]:
         raise UserError(f"the trigger {trigger!r} lacks the adapter's token {missing[0]}")
 
 

@@ -11,6 +11,7 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.printing import markdown_code, markdown_text
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FAMILY_TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
@@ -30,7 +31,7 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
     triggers = [adapter.info.trigger for adapter in adapters if adapter.info.trigger]
     sections = [
         _front_matter(base, triggers, family),
-        f"{_marker(path)}\n# {path.stem}",
+        f"{_marker(path)}\n# {markdown_text(path.stem)}",
         _table(adapters, weights) + (f"\n\n{note}" if note else ""),
         f"## diffusers\n\n```python\n{_diffusers_code(path, adapters, base, triggers, family)}\n```",
         _comfy_text(path, adapters),
@@ -40,15 +41,26 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
 
 
 def write_card(path: Path, text: str) -> Path:
-    """Write the card of the file at `path`: `README.md` beside it, or `<name>.md` where that is somebody else's.
+    """Write the card of the file at `path`, see `card_path`; gives where it is."""
+    card = card_path(path)
+    write_atomic(card, text.encode())
+    return card
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of the file at `path` goes: `README.md` beside it, or `<name>.md` where that is somebody else's.
 
     Raises UserError if both are.
     """
     for card in (path.with_name("README.md"), path.with_suffix(".md")):
-        if not card.exists() or _marker(path) in card.read_text(encoding="utf-8", errors="replace"):
-            write_atomic(card, text.encode())
+        if not card.exists() or (card.is_file() and _marker(path) in _start_of(card)):
             return card
     raise UserError(f"will not overwrite README.md and {path.stem}.md beside {path}: choose another folder or no card")
+
+
+def _start_of(card: Path) -> str:
+    with card.open(encoding="utf-8", errors="replace") as file:
+        return file.read(1 << 20)
 
 
 def embeddings_folder(path: Path) -> Path:
@@ -78,14 +90,14 @@ def _table(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
         if partition:
             blocks = f"slots {', '.join(map(str, info.slots))} of {partition.num_blocks} ({partition.axis})"
         cells = (
-            info.name,
-            f"`{info.trigger}`" if info.trigger else "",
+            markdown_text(info.name),
+            markdown_code(info.trigger) if info.trigger else "",
             f"{weight:g}",
             blocks,
-            info.rank,
-            info.base_name,
+            str(info.rank),
+            markdown_text(info.base_name),
         )
-        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 

@@ -7,24 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save
 
 from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic
 from blocklora_jax.formats.kohya import kohya_tensors
 from blocklora_jax.formats.peft import peft_tensors
 from blocklora_jax.formats.textual_inversion import a1111_tensors, embedding_path, embedding_tensors
-from merge.card import embeddings_folder, make_card, write_card
+from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
+from blocklora_jax.io.tensor_file import DTYPES, read_metadata, save_tensors
+from merge.card import card_path, embeddings_folder, make_card, write_card
 from merge.concatenate import concatenate
 from merge.truncate import truncate
 
 LAYOUTS = {"diffusers": peft_tensors, "kohya": kohya_tensors}
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def export(
@@ -37,6 +35,7 @@ def export(
     allow_overlap: bool = False,
     max_rank: int | None = None,
     card: bool = True,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write `adapters` as one LoRA file at `path`, with tokens and a model card beside it; gives the paths written.
 
@@ -46,11 +45,14 @@ def export(
     A1111; `README.md` (`merged.md` where there is another) says how to load them.
 
     max_rank: cut every layer's rank to it, as closely as can be; the header says how far off that is ("relative_error").
+    overwrite: replace also files that are no earlier export.
 
-    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, and adapters that do not go together.
+    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, adapters that do not go together, and
+    files that are there and are no earlier export.
     """
-    adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path)
+    adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path).expanduser()
     _check_options(path, layout, dtype)
+    plan_outputs(export_outputs(path, adapters, card), overwrite=overwrite)
     lowrank, error = concatenate(adapters, weights, allow_overlap=allow_overlap), None
     if max_rank is not None:
         lowrank, error = truncate(lowrank, max_rank)
@@ -68,17 +70,25 @@ def export(
     }
     files = {path: LAYOUTS[layout](lowrank, DTYPES[dtype], family)} | _token_files(path, adapters, DTYPES[dtype])
     for file, tensors in files.items():
-        write_atomic(file, save(tensors, metadata={"format": "pt", "blocklora": json.dumps(header)}))
+        kind = "lora" if file == path else "tokens"
+        save_tensors(file, tensors, {"format": "pt", "blocklora": json.dumps(header), KIND_KEY: kind})
     if not card:
         return list(files)
     note = "" if error is None else f"Ranks are cut to {max_rank}: {error:.2%} of the change is left out."
     return [*files, write_card(path, make_card(path, adapters, factors, family, note))]
 
 
+def export_outputs(path: Path, adapters: Sequence[Adapter], card: bool) -> list[Output]:
+    """All files that `export` writes."""
+    files = [embedding_path(path, token) for token in token_counts(adapters)]
+    files += [embeddings_folder(path) / f"{token.strip('<>')}.safetensors" for token in token_counts(adapters)]
+    cards = [Output(card_path(path), "card")] if card else []
+    return [Output(path, "lora"), *(Output(file, "tokens") for file in files), *cards]
+
+
 def read_export_header(path: str | Path) -> dict[str, Any]:
     """What `export` noted in the file's header."""
-    with safe_open(path, framework="numpy") as file:
-        return json.loads(file.metadata()["blocklora"])
+    return parse_json(read_metadata(path)["blocklora"], f"the header of {path}")
 
 
 def base_family(adapters: Sequence[Adapter]) -> str:

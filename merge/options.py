@@ -55,6 +55,10 @@ class MergeOptions:
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
     check_base: bool = True
     """Refuse a model that the adapters were not trained on; --no-check-base for a copy in bfloat16, say."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,10 @@ class ExportOptions:
     """Precision of the files."""
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +97,5 @@ class InfoOptions:
 
     files: Positional[tuple[Path, ...]]
     """Adapter files: the adapter.safetensors of training runs."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""

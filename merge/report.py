@@ -13,6 +13,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
 from blocklora_jax.grid import png_bytes
 from blocklora_jax.heatmap import heat_map
+from blocklora_jax.io.outputs import Output, plan_outputs
 from merge.check import adapter_problems, misfit_problems, params_problems
 
 
@@ -42,6 +43,10 @@ class CheckOptions:
     """Steps of the pictures in whose course layers that read them are measured."""
     seed: int = 0
     """Seeds those pictures."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
 
 def check_files(args: Sequence[str]) -> int:
@@ -51,7 +56,9 @@ def check_files(args: Sequence[str]) -> int:
         raise UserError("name at least one adapter file")
     if wrong := [prompt for prompt in options.prompts if "{}" not in prompt]:
         raise UserError(f"the prompt {wrong[0]!r} has no {{}} for the concept's trigger")
-    adapters, problems = _load(options.files)
+    if options.crosstalk:
+        plan_outputs([Output(options.out, "picture")], [*options.files, options.model], overwrite=options.overwrite)
+    adapters, problems = _load(options.files, options.verify)
     problems += [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
     problems += _measure(options, adapters) if options.crosstalk and adapters else []
     for problem in problems:
@@ -62,11 +69,11 @@ def check_files(args: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def _load(files: Sequence[Path]) -> tuple[list[Adapter], list[str]]:
+def _load(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], list[str]]:
     adapters, problems = [], []
     for path in files:
         try:
-            adapters.append(Adapter.load(path))
+            adapters.append(Adapter.load(path, verify))
         except UserError as error:
             problems.append(str(error))
     return adapters, problems
@@ -79,7 +86,7 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     from blocklora_jax.pipeline import StableDiffusion
 
     try:
-        sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+        sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
     except UserError as error:
         return [f"crosstalk was not measured: {error}"]
     problems = {

@@ -153,6 +153,7 @@ def test_what_cannot_be_refitted_is_named(tiny_sd, foreign):
         (renamed(foreign, trigger="man"), (0,), "is called by 'man', which random prompts have too"),
         (renamed(foreign, trigger=""), (0,), "name the words that call it"),
         (renamed(foreign, trigger="sks man"), (0,), "lacks the adapter's token <ada>"),
+        (renamed(foreign, trigger="<ADA> man"), (4,), "from 0 to 3"),
         (foreign, (4,), "from 0 to 3"),
         (other, (0,), "1 layers of 'ada' are no linear layers of this model"),
     ]

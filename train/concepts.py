@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from jax.experimental import multihost_utils
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
+from blocklora_jax.names import plain_name, same_name
+from blocklora_jax.printing import printable
 from blocklora_jax.registry.store import read_registry
 from train.concept import load_base
 from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
@@ -22,6 +24,9 @@ from train.platform import is_first_host, select_platform
 from train.registered import check_base, use_claim
 from train.run_folder import check_run_dir
 from train.together import OF_ITS_OWN, check_equal, train_together
+
+# Below --out, beside the concepts' own folders.
+_GROUPS = "groups"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, p
     check_equal(configs)
     registry = read_registry(configs[0].registry) if configs[0].registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
+    check_apart(configs)
     # A run that was interrupted has begun some of its groups only.
     begun = [config for config in configs if (config.out / "config.json").exists()] if configs[0].resume else []
     for config in begun or configs:
@@ -68,7 +74,7 @@ def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, p
     paths: list[Path] = []
     for start in range(0, len(configs), options.at_once):
         group = configs[start : start + options.at_once]
-        paths += train_together(group, sd, options.out / "groups" / f"{start // options.at_once:03d}")
+        paths += train_together(group, sd, options.out / _GROUPS / f"{start // options.at_once:03d}")
     return paths
 
 
@@ -82,8 +88,13 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
     entries = _read_folder(options.concepts) if options.concepts.is_dir() else _read_file(options.concepts)
     if not entries:
         raise UserError(f"{options.concepts} names no concepts")
+    _check_names(entries, options.concepts)
     configs = []
     for name, settings in entries.items():
+        if "out" in settings:
+            raise UserError(
+                f"{options.concepts}: {name} sets 'out', but its folder is {options.out / name}: leave it out"
+            )
         if foreign := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
             raise UserError(f"{options.concepts}: {name} sets {foreign[0]!r}, which holds for all: give it as a flag")
         own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
@@ -91,6 +102,22 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
             raise UserError(f"{options.concepts}: {name} needs a class_noun: what it is, such as 'dog'")
         configs.append(parse_args([*flags, *settings_as_flags(own)]))
     return configs
+
+
+def check_apart(configs: Sequence[ConceptConfig]) -> None:
+    """Raises: UserError for two concepts that can never be merged: of one token, or with a slot in common."""
+    for one, other in itertools.combinations(configs, 2):
+        names = f"{one.out.name} and {other.out.name}"
+        if one.token == other.token:
+            raise UserError(
+                f"{names} both have the token {one.token} and could never be merged: give one of them another `token`"
+            )
+        has_slots = one.blocks or one.down == "orthogonal"
+        if has_slots and (shared := sorted(set(one.slot or ()) & set(other.slot or ()))):
+            raise UserError(
+                f"{names} both have slot {', '.join(map(str, shared))} and could never be merged: give one of them"
+                " another `slot`, or none, and a free one is found"
+            )
 
 
 def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
@@ -116,12 +143,28 @@ def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
     return given
 
 
+def _check_names(names: Iterable[str], source: Path) -> None:
+    """Raises: UserError for names that cannot be folders beside each other in --out, on any system."""
+    seen: dict[str, str] = {_GROUPS: _GROUPS}
+    for name in names:
+        plain_name(name, f"{printable(str(source))}: the concept's name")
+        before = seen.setdefault(same_name(name), name)
+        if name == _GROUPS or before == _GROUPS:
+            raise UserError(
+                f"{printable(str(source))}: a concept cannot be named {name!r}: --out has a folder {_GROUPS}/"
+            )
+        if before is not name:
+            raise UserError(
+                f"{printable(str(source))}: {before!r} and {name!r} are one folder where case does not count: rename one"
+            )
+
+
 def _read_file(path: Path) -> dict[str, dict[str, Any]]:
     entries = read_yaml(path)
     wrong = [name for name, value in entries.items() if not isinstance(value, Mapping)]
     if wrong:
         raise UserError(
-            f"{path}: {wrong[0]} must be a mapping of settings, such as {{class_noun: dog, images: my_dog}}"
+            f"{path}: {printable(wrong[0])} must be a mapping of settings, such as {{class_noun: dog, images: my_dog}}"
         )
     # Folders are named from where the file lies; a bare name may be a packaged concept.
     return {str(name): _from(path.parent, dict(value)) for name, value in entries.items()}
@@ -129,7 +172,7 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
 
 def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
     entries = {}
-    for child in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if not (child / "concept.yaml").exists():
             raise UserError(f"{child} has no concept.yaml: write `class_noun: dog`, or what it is, into one")
         entries[child.name] = {"images": str(child), **_from(child, read_yaml(child / "concept.yaml"))}

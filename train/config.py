@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-import yaml
 
 from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.random_prompts import Kind, RandomPromptShares
+from train.captions import visible_text
 
+# Where and how a run was made, which is nobody else's business and changes no number.
+PRIVATE_SETTINGS = frozenset(
+    "images other_images out model registry basis strangers resume save_dtype log_every save_every preview_every"
+    " preview_prompts tensorboard tpu gpu cpu mapper remat".split()
+)
 TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
 
 # Names of settings, what must hold of them, and how to say so.
@@ -41,7 +47,8 @@ class ConceptConfig:
     """
 
     images: Path
-    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada); `name.txt` beside one is its caption, `name.mask.png` weighs its loss."""
+    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada). `name.txt` beside one is its caption, in
+    UTF-8. `name.mask.png` weighs its loss: white is where the concept is; black and transparent parts do not count."""
     token: str
     """The concept's new word, such as '<ada>'."""
     class_noun: str
@@ -105,7 +112,8 @@ class ConceptConfig:
     pure_noise: float = 0.3
     """Share of the random rows whose latents are noise alone."""
     other_images: Path | None = None
-    """Folder of other pictures, to be noised as random latents beside the references."""
+    """Folder of other pictures, to be noised as random latents beside the references; their captions and masks do not
+    count."""
 
     steps: int = 500
     """Optimizer steps."""
@@ -180,8 +188,22 @@ class ConceptConfig:
                     raise UserError(f"--{flag} {demand}, not {value}")
         if not self.class_noun.strip():
             raise UserError("--class-noun must not be empty: say what the concept is, such as 'man'")
+        self._check_words()
         self._check_basis()
         self._check_rivals()
+
+    def _check_words(self) -> None:
+        """What is read as text is what is seen: zero-width characters would be tokens of their own."""
+        for name in ("class_noun", "random_styles", "random_subjects", "random_scenes", "preview_prompts"):
+            value = getattr(self, name)
+            for text in (value,) if isinstance(value, str) else value:
+                # The noun is shown and searched for besides: only ordinary spaces.
+                written = text.replace(" ", "") if name == "class_noun" else "".join(text.split())
+                if written != "".join(visible_text(text).split()):
+                    raise UserError(
+                        f"--{name.replace('_', '-')} {text!r} has characters that nobody sees: write"
+                        f" {visible_text(text)!r}"
+                    )
 
     def _check_basis(self) -> None:
         """What blocks in the directions of a basis ask of other settings."""
@@ -260,15 +282,7 @@ def _flags_of(path: Path) -> list[str]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. Raises: UserError if it is missing, malformed, or no mapping."""
-    try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must be a mapping of settings, one `name: value` a line")
-    return {str(name): value for name, value in raw.items()}
+    return read_yaml_mapping(path)
 
 
 def settings_as_flags(settings: Mapping[str, Any]) -> list[str]:

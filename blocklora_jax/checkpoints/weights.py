@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes  # NumPy knows bfloat16 only through it
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import read_json
+from blocklora_jax.io.tensor_file import DTYPES, open_tensors
 
 STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -21,9 +18,7 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _ALIGNMENT = 64
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 _SHARD = r"-\d{5}-of-\d{5}"
 _OTHER_FORMATS = (".bin", ".msgpack", ".ckpt", ".pt", ".pth", ".h5", ".onnx")
 
@@ -69,18 +64,20 @@ def list_files(folder: Path, first: str) -> list[str]:
     if not first.endswith(".json"):
         return [first]
     try:
-        shards = sorted(set(json.loads((folder / first).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot read the list of weight files {folder / first}: {error!r}") from error
-    if odd := [shard for shard in shards if not re.fullmatch(r"[\w.-]+\.safetensors", shard)]:
-        raise UserError(f"{folder / first} names {odd[0]!r}, which is no safetensors file beside it")
+        shards = set(read_json(folder / first)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError, UserError) as error:
+        reason = error if isinstance(error, UserError) else "it has no weight_map"
+        raise UserError(f"cannot read the list of weight files {folder / first}: {reason}") from error
+    if odd := [shard for shard in shards if not re.fullmatch(r"[\w.-]+\.safetensors", str(shard))]:
+        raise UserError(f"{folder / first} names {str(odd[0])[:80]!r}, which is no safetensors file beside it")
+    shards = sorted(shards)
     return [f"{Path(first).parent.as_posix()}/{shard}" for shard in shards]
 
 
 def read_header(path: Path) -> tuple[list[str], dict[str, str]]:
     """All keys of a file, and the texts in its header. Raises UserError if it is no complete safetensors file."""
-    with _open(path) as file:
-        return list(file.keys()), dict(file.metadata() or {})
+    with open_tensors(path, "weight file") as file:
+        return file.keys, file.metadata
 
 
 def read_shapes(
@@ -94,30 +91,26 @@ def read_shapes(
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
-        with _open(path) as file:
-            for key in file.keys():  # noqa: SIM118 (not a dict)
-                if not wanted(key):
-                    continue
-                header = file.get_slice(key)
-                if key in shapes:
-                    raise UserError(f"{path}: tensor {key} is in an earlier file too")
-                if header.get_dtype() not in _FLOATS and not key.endswith("position_ids"):
-                    raise UserError(
-                        f"{path}: {key} is {header.get_dtype()}; weights must be {', '.join(sorted(_FLOATS))}"
-                    )
-                shapes[key] = tuple(header.get_shape())
+        with open_tensors(path, "weight file") as file:
+            keys = [key for key in file.keys if wanted(key)]
+            if twice := [key for key in keys if key in shapes]:
+                raise UserError(f"{path}: tensor {twice[0]} is in an earlier file too")
+            # Text positions are whole numbers in files of old transformers, and not read.
+            file.require_floats([key for key in keys if not key.endswith("position_ids")])
+            shapes |= {key: file.shape(key) for key in keys}
     return shapes
 
 
 def read_tensors(
-    files: Collection[Path], wanted: Callable[[str], bool] = lambda key: True
+    files: Collection[Path], wanted: Callable[[str], bool] = lambda key: True, verify: bool = True
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (key, tensor) one at a time, in the type that is stored, of all keys that are `wanted`."""
+    """Yield (key, tensor) one at a time, in the type that is stored, of all keys that are `wanted`.
+
+    Raises: UserError, after a file's last tensor, if the file carries a digest that does not hold and `verify`.
+    """
     for path in files:
-        with _open(path) as file:
-            for key in file.keys():  # noqa: SIM118
-                if wanted(key):
-                    yield key, file.get_tensor(key)
+        with open_tensors(path, "weight file", verify) as file:
+            yield from file.tensors(lambda key: wanted(key) and not key.endswith("position_ids"))
 
 
 def aligned_copy(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -151,16 +144,3 @@ def _find_variants(names: Collection[str], stem: str) -> list[str | None]:
     patterns = (rf"{stem}(?:\.(\w+))?(?:{_SHARD})?\.safetensors", rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json")
     matches = [match for name in names for pattern in patterns if (match := re.fullmatch(pattern, name))]
     return sorted({match[1] for match in matches}, key=str)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise UserError(f"there is no weight file {path}; is the download complete?") from error
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"cannot read {path} ({error}): it is cut short or no safetensors file; fetch it again"
-        ) from error

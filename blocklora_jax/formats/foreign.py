@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 only through it)
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair, LoRATree
 from blocklora_jax.errors import UserError
@@ -20,6 +18,7 @@ from blocklora_jax.formats.lora_kinds import SUPPORTED, unsupported_kind
 from blocklora_jax.formats.lowrank import flax_factors
 from blocklora_jax.formats.peft import peft_layer
 from blocklora_jax.formats.peft_config import PeftConfigs
+from blocklora_jax.io.tensor_file import open_tensors
 
 # What the end of a key says of its tensor. Old diffusers wrote `to_q_lora.down` and `lora_linear_layer.down`.
 _ROLES = (
@@ -33,7 +32,7 @@ _ROLES = (
 Layer = tuple[str, str]
 
 
-def read_foreign_lora(path: str | Path) -> Adapter:
+def read_foreign_lora(path: str | Path, verify: bool = True) -> Adapter:
     """The adapter in a LoRA file of another program; scales are folded in, so that its own is 1.
 
     Its layers may differ in rank. Without an alpha the scale is 1, as for every program that writes or reads such files.
@@ -45,9 +44,7 @@ def read_foreign_lora(path: str | Path) -> Adapter:
 
     Source: kohya sd-scripts `networks/lora.py`; diffusers 0.42 `loaders/lora_pipeline.py`; peft `LoraConfig`.
     """
-    tensors, metadata = _read(path)
-    if kind := unsupported_kind(tensors):
-        raise UserError(f"{path} is {kind}; {SUPPORTED} are read")
+    tensors, metadata = _read(path, verify)
     layers, origin = _group(path, tensors)
     alphas = PeftConfigs.read(path, metadata, tensors)
     family = guess_family(layers)
@@ -79,12 +76,12 @@ def guess_family(layers: Mapping[Layer, Mapping[str, np.ndarray]]) -> str:
     return "sd1" if 4 in projections or 768 in widths else ""
 
 
-def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError) as error:
-        raise UserError(f"cannot read {path} ({error}): it is cut short, or of a type that no LoRA has") from error
+def _read(path: str | Path, verify: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with open_tensors(path, "LoRA file", verify) as file:
+        # Its kind is told first: other kinds have other types.
+        if kind := unsupported_kind(file.keys):
+            raise UserError(f"{path} is {kind}; {SUPPORTED} are read")
+        return file.read_all(), file.metadata
 
 
 def _group(path: str | Path, tensors: Mapping[str, np.ndarray]) -> tuple[dict[Layer, dict[str, np.ndarray]], str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import http.client
 import os
 import time
 import urllib.error
@@ -13,11 +13,13 @@ from pathlib import Path
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
+from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.registry.book import Registry
 
 FILE = "registry.json"
 _LARGEST = 4 << 20  # bytes; thousands of entries
 _PATIENCE = 5.0  # seconds
+_ANSWERING, _FETCHING = 20.0, 60.0  # seconds, for an answer to begin or go on, and for all of it
 
 
 def read_registry(where: str | Path) -> Registry:
@@ -84,9 +86,9 @@ def _writable(where: str | Path) -> Path:
 
 def _parse(text: bytes, source: str) -> Registry:
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{source} is not JSON ({error})") from error
+        value = parse_json(text, source)
+    except UserError as error:
+        raise UserError(f"{source} is not JSON that a registry can be read from ({error})") from error
     return Registry.from_json(value, source)
 
 
@@ -100,12 +102,18 @@ def _read(path: Path) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
+    deadline, text = time.monotonic() + _FETCHING, b""
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            text = answer.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:
+        # In parts: a server that sends a byte now and then would keep us for ever.
+        with urllib.request.urlopen(url, timeout=_ANSWERING) as answer:
+            while len(text) <= _LARGEST and (part := answer.read1(1 << 16)):
+                text += part
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"it takes longer than {_FETCHING:.0f} seconds")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise UserError(f"cannot fetch {url}: {reason}; check the address, or use a copy of the file") from error
+        told = str(reason) or type(reason).__name__
+        raise UserError(f"cannot fetch {url}: {told}; check the address, or use a copy of the file") from error
     if len(text) > _LARGEST:
         raise UserError(f"{url} is longer than any registry ({_LARGEST >> 20} MB)")
     return text

@@ -190,7 +190,7 @@ def test_configs_that_do_not_go_with_the_file_are_named(checkpoints, folders, tm
     assert "is a pickle" in refusal(tmp_path / "model.ckpt")
     assert "there is no file" in refusal(tmp_path / "none.safetensors")
     path.write_bytes(path.read_bytes()[:900])
-    assert "cut short" in refusal(path, config=folders["sd1"])
+    assert "not a complete safetensors file" in refusal(path, config=folders["sd1"])
 
 
 def test_2x_must_say_what_it_predicts(checkpoints, tmp_path):

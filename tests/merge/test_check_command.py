@@ -114,10 +114,14 @@ def test_a_lora_without_blocks_is_refitted_and_merges(files, tiny_folder, tiny_s
     for args, message in (
         (["refit", files["plain"], "--out", str(out), *options], "say which slot it is to own"),
         (["refit", files["ada"], "--slot", "1", "--out", str(out), *options], "has blocks already"),
-        (["refit", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is the LoRA itself"),
-        (["refit", files["plain"], "--slot", "9", "--out", str(out), *options], "from 0 to 3"),
+        (["refit", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is an input of this command"),
+        (["refit", files["plain"], "--slot", "9", "--out", f"{out}.new", *options], "from 0 to 3"),
         (["refit", files["plain"], "--slot", "1", "--registry", book, "--out", str(out)], "registered for --slot 3"),
-        (["refit", files["plain"], "--slot", "1", "--out", str(out)], "is another model: name its own with --model"),
+        (
+            ["refit", files["plain"], "--slot", "1", "--out", f"{out}.new"],
+            "is another model: name its own with --model",
+        ),
+        (["refit", files["plain"], "--slot", "1", "--out", str(out), *options], "will not overwrite"),
     ):
         with pytest.raises(SystemExit) as exit_:
             run(lambda args=args: main(args))
