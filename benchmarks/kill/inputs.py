@@ -13,13 +13,13 @@ from PIL import Image
 # The small models are those of the tests.
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from adapter_builders import random_adapter  # noqa: E402  # pyright: ignore[reportMissingImports]
-from folder_builders import SCHEDULER, random_params  # noqa: E402  # pyright: ignore[reportMissingImports]
-from tiny_model import WORDS, tiny_configs  # noqa: E402  # pyright: ignore[reportMissingImports]
+from adapter_builders import random_adapter  # pyright: ignore[reportMissingImports]
+from folder_builders import SCHEDULER, random_params  # pyright: ignore[reportMissingImports]
+from tiny_model import WORDS, tiny_configs  # pyright: ignore[reportMissingImports]
 
-from blocklora_jax.checkpoints.checkpoint import Checkpoint  # noqa: E402
-from blocklora_jax.checkpoints.diffusers import save_folder  # noqa: E402
-from blocklora_jax.pocket.tokenizer import write_tokenizer  # noqa: E402
+from blocklora_jax.checkpoints.checkpoint import Checkpoint
+from blocklora_jax.checkpoints.diffusers import save_folder
+from blocklora_jax.pocket.tokenizer import write_tokenizer
 
 MODEL, ADA, BOB, LORA, PICTURES = "model", "ada.safetensors", "bob.safetensors", "lora.safetensors", "pictures"
 # The prompts of joint fits and conversions are long in a tokenizer that knows few words.

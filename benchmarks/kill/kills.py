@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,27 @@ from benchmarks.kill.trial import Counts, Trials
 HEADINGS = (
     "scenario", "kills", "restarts that continued", "leftovers", "files lost", "half-written", "wrong results",
 )  # fmt: skip
-# Shares of the random kills, and kills before system calls (all of them if None). What runs JAX takes seconds a kill.
-_SHARES = {"training": 4, "joint fit, new": 1, "joint fit, over one": 1}
-_CALLS = {"training": 16, "joint fit, new": 8, "joint fit, over one": 6}
-_QUICK_CALLS = {"training": 1, "joint fit, new": 0, "joint fit, over one": 1}
+
+
+class Plan(NamedTuple):
+    """Kills of a scenario. share: of the random ones. calls, quick: system calls to kill at; None: all of them.
+
+    What runs JAX takes seconds a kill; with --quick those without `quick` are left out.
+    """
+
+    share: int = 2
+    calls: int | None = None
+    quick: int | None = 3
+
+
+_PLANS = {
+    "training": Plan(4, 16, 1),
+    "joint fit, new": Plan(1, 12, 0),
+    "joint fit, over one": Plan(1, 6, None),
+    "single file, new": Plan(quick=None),
+    "export, new": Plan(quick=None),
+    "registry, new": Plan(quick=None),
+}
 
 
 def measure(
@@ -29,15 +47,17 @@ def measure(
 ) -> bool:
     """Kill everything, `count` times at random; print the table; gives whether all is well."""
     makers = {name: make for name, make in _makers(inputs, folder).items() if only in name}
-    total = sum(_SHARES.get(name, 2) for name in makers)
+    plans = {name: _PLANS.get(name, Plan()) for name in makers}
+    plans = {name: plan for name, plan in plans.items() if plan.quick is not None or not quick}
+    total = sum(plan.share for plan in plans.values())
     by_calls = is_available()
     rows = []
-    for name, make in makers.items():
-        begun, trials = time.monotonic(), make()
-        trials.kill_at_random(max(1, round(count * _SHARES.get(name, 2) / total)), rng)
+    for name, plan in plans.items():
+        begun, trials = time.monotonic(), makers[name]()
+        trials.kill_at_random(max(1, -(-count * plan.share // total)), rng)
         random = trials.counts.kills
         if by_calls:
-            trials.kill_at_calls(_QUICK_CALLS.get(name, 3) if quick else _CALLS.get(name))
+            trials.kill_at_calls(plan.quick if quick else plan.calls)
         rows.append(trials.counts)
         print(f"{name}: {random} at random, {trials.counts.kills - random} before a system call, "
               f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip

@@ -21,7 +21,9 @@ class SmallDisk:
 
     def __enter__(self) -> SmallDisk:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(self._folder)]
-        self.is_mounted = shutil.which("mount") is not None and not subprocess.run(mount, capture_output=True).returncode
+        self.is_mounted = (
+            shutil.which("mount") is not None and not subprocess.run(mount, capture_output=True).returncode
+        )
         return self
 
     def __exit__(self, *exc: object) -> None:

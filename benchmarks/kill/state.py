@@ -20,7 +20,9 @@ def read_state(folder: Path) -> dict[str, str]:
 
 def is_temporary(name: str) -> bool:
     """Whether a path is named as something unfinished: `.name.xyz`, or a checkpoint that orbax still writes."""
-    return any(part.startswith(".") or "orbax-checkpoint-tmp" in part for part in Path(name).parts) and not is_lock(name)
+    return any(part.startswith(".") or "orbax-checkpoint-tmp" in part for part in Path(name).parts) and not is_lock(
+        name
+    )
 
 
 def is_lock(name: str) -> bool:

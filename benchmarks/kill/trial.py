@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -87,21 +88,27 @@ class Trials:
 
     def kill_at_calls(self, most: int | None = None) -> None:
         """A kill before every system call that changes the folder, or before `most` of them, evenly spread."""
+        if most == 0:
+            return
         self._reset()
         moments = list_moments(self.scenario.command(self._place), self._log("moments"), self._place)
-        chosen = np.unique(np.linspace(0, len(moments) - 1, min(most or len(moments), len(moments))).astype(int))
-        for index in chosen:
+        count = len(moments) if most is None else min(most, len(moments))
+        # The middles of `count` equal parts.
+        for index in ((np.arange(count) + 0.5) * len(moments) / count).astype(int):
             self._try_call(moments[index])
 
     def _run_undisturbed(self) -> tuple[State, float, float]:
         """The state after, when the first file was written, and how long it all took, in seconds."""
-        # The second run is the one that is timed: the first fills caches.
-        for _ in range(2):
+        while True:
             self._reset()
+            compiled = _count_compiled()
             child = start(self.scenario.command(self._place), self._log("undisturbed"))
             if code := child.wait():
                 raise RuntimeError(f"{self.scenario.name}: fails when nobody disturbs it ({code}): {self._said(child)}")
             took = time.time() - child.begun
+            # One that fills the cache of compiled programs takes longer than those that will be killed.
+            if _count_compiled() == compiled:
+                break
         times = [path.stat().st_mtime - child.begun for path in self._place.rglob("*")]
         # Files of before are older.
         writing = min((when for when in times if 0 < when < took), default=0.0)
@@ -155,3 +162,8 @@ class Trials:
 
     def _said(self, child) -> str:
         return child.output.read_text()[-800:]
+
+
+def _count_compiled() -> int:
+    """How many programs are in JAX's cache on disk."""
+    return len(list(Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", os.devnull)).glob("*-cache")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +10,15 @@ from benchmarks.kill.inputs import ADA, BOB, MODEL
 from benchmarks.kill.launch import Command, run
 from benchmarks.kill.trial import Scenario
 
+# Adapters are replaced on request only.
+OVERWRITE = ("--overwrite",)
+
 
 def merging_scenarios(inputs: Path) -> list[Scenario]:
     """All of them. inputs: the folder of `write_inputs`."""
     ada, both = (str(inputs / ADA),), (str(inputs / ADA), str(inputs / BOB))
-    model = ("--model", str(inputs / MODEL))
-    merge, export, fuse = partial(_merge, *model), partial(_export), partial(_fuse, *model)
+    model = str(inputs / MODEL)
+    merge, export, fuse = partial(_merge, model), _export, partial(_fuse, model)
     return [
         _scenario("merged folder, new", merge, both, "merged", units=("merged",)),
         _scenario("merged folder, over one", merge, both, "merged", earlier=ada, units=("merged",)),
@@ -22,30 +26,44 @@ def merging_scenarios(inputs: Path) -> list[Scenario]:
         _scenario("single file, over one", merge, both, "merged.safetensors", earlier=ada),
         _scenario("export, new", export, both, "lora.safetensors"),
         _scenario("export, over one", export, both, "lora.safetensors", earlier=ada),
-        _scenario("joint fit, new", fuse, both, "fitted"),
-        _scenario("joint fit, over one", fuse, both, "fitted", earlier=(*both, "--lambda", "2")),
+        _scenario("joint fit, new", fuse, both, "fitted", again=OVERWRITE),
+        _scenario("joint fit, over one", fuse, (*both, *OVERWRITE), "fitted", earlier=(*both, "--lambda", "2")),
     ]
 
 
-def _scenario(name: str, make, args: tuple[str, ...], out: str, earlier: tuple[str, ...] = (), units=()) -> Scenario:
+def _scenario(
+    name: str,
+    make: Callable[[Path, tuple[str, ...]], Command],
+    args: tuple[str, ...],
+    out: str,
+    earlier: tuple[str, ...] = (),
+    again: tuple[str, ...] = (),
+    units: tuple[str, ...] = (),
+) -> Scenario:
+    """earlier: the arguments that made what lies there before. again: more arguments of the restart."""
+
     def prepare(folder: Path) -> None:
         log = folder.with_name("prepared.txt")
         if earlier and (code := run(make(folder / out, earlier), log)):
             raise RuntimeError(f"{name}: cannot be prepared ({code}): {log.read_text()[-500:]}")
 
-    return Scenario(name=name, command=lambda folder: make(folder / out, args), prepare=prepare, units=units)
+    return Scenario(
+        name=name,
+        command=lambda folder: make(folder / out, args),
+        restart=lambda folder: make(folder / out, (*args, *again)),
+        prepare=prepare,
+        units=units,
+    )
 
 
-def _merge(*args) -> Command:
-    *model, out, files = args
-    return Command("merge", (*files, *model, "--save", str(out)))
+def _merge(model: str, out: Path, files: tuple[str, ...]) -> Command:
+    return Command("merge", (*files, "--model", model, "--save", str(out)))
 
 
 def _export(out: Path, files: tuple[str, ...]) -> Command:
     return Command("merge", ("export", *files, "--out", str(out)))
 
 
-def _fuse(*args) -> Command:
+def _fuse(model: str, out: Path, files: tuple[str, ...]) -> Command:
     words = ("--trigger", "<ada> man", "<bob> man")
-    *model, out, files = args
-    return Command("merge", ("fuse", *files, *model, *words, "--out", str(out)))
+    return Command("merge", ("fuse", *files, "--model", model, *words, "--out", str(out)))
