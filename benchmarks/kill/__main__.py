@@ -33,9 +33,9 @@ class Options:
     only: str = ""
     """Only rows whose name contains this."""
     kills: int | None = None
-    """Random kills of all commands together; 100, or 15 with --quick."""
+    """Random kills of all commands together; 100, or 6 with --quick."""
     moments: int | None = None
-    """Signals to each command; 40, or 4 with --quick."""
+    """Signals to each command; 40, or 3 with --quick."""
     seed: int = 0
     """Seeds all moments."""
 
@@ -71,12 +71,12 @@ def measure(options: Options, folder: Path) -> int:
     rng = np.random.default_rng(options.seed)
     good = True
     if "kills" in options.parts:
-        count = options.kills or (15 if options.quick else 100)
+        count = options.kills or (6 if options.quick else 100)
         good &= kills.measure(inputs, folder / "kills", count, rng, options.quick, options.only)
     if "disk" in options.parts:
         good &= disk.measure(inputs, folder / "disk", options.quick, options.only)
     if "signals" in options.parts:
-        count = options.moments or (4 if options.quick else 40)
+        count = options.moments or (3 if options.quick else 40)
         good &= signals.measure(inputs, folder / "signals", count, rng, options.only)
     return 0 if good else 1
 

@@ -29,12 +29,12 @@ class Plan(NamedTuple):
 
     share: int = 2
     calls: int | None = None
-    quick: int | None = 3
+    quick: int | None = 2
 
 
 _PLANS = {
     "training": Plan(4, 16, 1),
-    "joint fit, new": Plan(1, 12, 0),
+    "joint fit, new": Plan(1, 12, None),
     "joint fit, over one": Plan(1, 6, None),
     "single file, new": Plan(quick=None),
     "export, new": Plan(quick=None),

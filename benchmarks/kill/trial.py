@@ -82,7 +82,7 @@ class Trials:
             if self.counts.kills >= count:
                 break
             if rng.random() < 0.25:
-                self._try_time(rng.uniform(0, self._duration))
+                self.kill_after(rng.uniform(0, self._duration))
             else:
                 self._try_writing(rng.uniform(0, self._duration - self._writing))
 
@@ -114,7 +114,8 @@ class Trials:
         writing = min((when for when in times if 0 < when < took), default=0.0)
         return self.scenario.read(self._place), writing, took
 
-    def _try_time(self, seconds: float) -> None:
+    def kill_after(self, seconds: float) -> None:
+        """A kill so long after the start."""
         self._reset()
         child = start(self.scenario.command(self._place), self._log("killed"))
         time.sleep(max(child.begun + seconds - time.time(), 0.0))
