@@ -27,10 +27,12 @@ from jaxtyping import Float
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.bounds import check_number
 from blocklora_jax.checkpoints.trees import flatten_params
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.diffusion.text import ids_of
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import check_finite
 from blocklora_jax.metrics.crosstalk import layer_type
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probe import Probe, own_tokens, with_tokens
@@ -66,6 +68,8 @@ class RefitConfig:
         for name in ("erase_weight", "ridge", "token_spread"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name, value in vars(self).items():
+            check_number(name, value)
 
 
 class Fit(NamedTuple):
@@ -119,11 +123,14 @@ def refit(
 
     Its trigger must call the concept and nothing else. Tokens are kept as they are.
 
-    Raises: UserError for a trigger that random prompts have too, layers that the model lacks, slots that are none.
+    Raises: UserError for a trigger that random prompts have too, layers that the model lacks, slots that are none, NaN or
+        infinity in the adapter.
     """
+    check_finite([adapter])
     info = replace(
         adapter.info, partition=partition, slots=partition.check_slots(tuple(slots)), rank=config.rank,
-        alpha=float(config.rank), training=json.dumps({"refit": config.__dict__, "of": json.loads(adapter.info.training)}),
+        alpha=float(config.rank), base_family=sd.checkpoint.family,
+        training=json.dumps({"refit": config.__dict__, "of": json.loads(adapter.info.training)}),
     )  # fmt: skip
     check_trigger(adapter, words)
     _check_linear(sd.params, adapter)

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import tyro
-
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
@@ -16,6 +14,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
 from blocklora_jax.formats.textual_inversion import embedding_path
 from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.options import read_options
 from merge import registry
 from merge.check import check_adapters
 from merge.compose import Params, compose
@@ -28,6 +27,7 @@ from merge.record import MergeRecord, outline
 from merge.refit import refit_file
 from merge.report import check_files
 from merge.unmerge import remove_files, replace_files
+from merge.verbs import is_verb, unknown_verb
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -38,11 +38,13 @@ def main(args: Sequence[str] | None = None) -> None:
         if code := COMMANDS[command](args[1:]):
             raise SystemExit(code)
     elif command == "info":
-        print_info(tyro.cli(InfoOptions, args=args[1:], prog="python -m merge info"))
+        print_info(read_options(InfoOptions, args[1:], prog="python -m merge info"))
     elif command == "export":
-        export_files(tyro.cli(ExportOptions, args=args[1:], prog="python -m merge export"))
+        export_files(read_options(ExportOptions, args[1:], prog="python -m merge export"))
+    elif args and is_verb(command):
+        raise UserError(unknown_verb(command, ["info", "export", *COMMANDS]))
     else:
-        merge_files(tyro.cli(MergeOptions, args=args or ["--help"], prog="python -m merge"))
+        merge_files(read_options(MergeOptions, args or ["--help"], prog="python -m merge"))
 
 
 def print_info(options: InfoOptions) -> None:
@@ -69,6 +71,7 @@ def export_files(options: ExportOptions) -> None:
         max_rank=options.max_rank,
         card=options.card,
         overwrite=options.overwrite,
+        family=options.family,
     )
     if options.max_rank is not None:
         error = read_export_header(options.out)["relative_error"]
@@ -170,7 +173,7 @@ def _print_overlaps(adapters: Sequence[Adapter], allowed: bool) -> None:
 
 
 def _plan(args: Sequence[str]) -> int:
-    return print_plan(tyro.cli(PlanOptions, args=args, prog="python -m merge plan"))
+    return print_plan(read_options(PlanOptions, args, prog="python -m merge plan"))
 
 
 # Each takes the words after its name and gives the exit code.

@@ -16,6 +16,8 @@ from blocklora_jax.printing import markdown_code, markdown_text
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FAMILY_TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
 _PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+# Opens whatever the folder holds.
+_ANY_PIPELINE = "DiffusionPipeline"
 
 
 def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float], family: str, note: str = "") -> str:
@@ -24,7 +26,7 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
     Args:
         path: the LoRA file.
         adapters, weights: what it was made of.
-        family: "sd1", "sd2" or "sdxl".
+        family: "sd1", "sd2" or "sdxl"; "" if it is not known.
         note: a line on how it was made ("rank cut to 16, …").
     """
     base = adapters[0].info.base_name if adapters else ""
@@ -73,7 +75,8 @@ def _marker(path: Path) -> str:
 
 
 def _front_matter(base: str, triggers: Sequence[str], family: str) -> str:
-    lines = ["tags:", *(f"- {tag}" for tag in ("text-to-image", _FAMILY_TAGS[family], "lora", "diffusers"))]
+    tags = [_FAMILY_TAGS[family]] if family else []
+    lines = ["tags:", *(f"- {tag}" for tag in ("text-to-image", *tags, "lora", "diffusers"))]
     if _HUB_ID.fullmatch(base):
         lines.append(f"base_model: {base}")
     if triggers:
@@ -102,7 +105,7 @@ def _table(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
 
 
 def _diffusers_code(path: Path, adapters: Sequence[Adapter], base: str, triggers: Sequence[str], family: str) -> str:
-    pipeline, tokens = _PIPELINES[family], token_counts(adapters)
+    pipeline, tokens = _PIPELINES.get(family, _ANY_PIPELINE), token_counts(adapters)
     lines = [f"from diffusers import {pipeline}"]
     lines += ["from safetensors.torch import load_file"] if family == "sdxl" and tokens else []
     lines += [

@@ -12,6 +12,7 @@ from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.names import plain_name
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.random_prompts import Kind
 from merge.check import check_adapters
 from merge.fusion import fuse_adapters
@@ -48,14 +49,15 @@ class FuseOptions:
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def fuse_files(args: Sequence[str]) -> int:
     """Run `fuse`; gives the exit code."""
-    options = tyro.cli(FuseOptions, args=args, prog="python -m merge fuse")
+    options = read_options(FuseOptions, args, prog="python -m merge fuse")
     if len(options.files) < 2:
         raise UserError("name two or more adapter files: one alone disturbs nobody")
-    if not 0 <= options.erase_weight < float("inf"):
-        raise UserError(f"--lambda must be at least 0, not {options.erase_weight}")
     adapters = [Adapter.load(path, options.verify) for path in options.files]
     for name in ("name", "trigger", "kind"):
         given = getattr(options, name)

@@ -6,7 +6,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from blocklora_jax.options import check_options
+
 Sampler = Literal["ddim", "euler", "dpmpp_2m"]
+Family = Literal["sd1", "sd2", "sdxl"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -60,6 +63,9 @@ class MergeOptions:
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -75,6 +81,8 @@ class ExportOptions:
     """The LoRA file to write (.safetensors)."""
     layout: str = "diffusers"
     """Whose names the tensors get: "diffusers", or "kohya" for ComfyUI, A1111 and diffusers."""
+    family: Family | None = None
+    """The kind of model that the adapters are of, where they do not say: other programs' LoRAs of a few layers."""
     max_rank: int | None = None
     """Cut every layer's rank to this, by SVD; without it the merge is exact, and its rank the sum of all."""
     card: bool = True
@@ -90,6 +98,9 @@ class ExportOptions:
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions:
@@ -99,3 +110,6 @@ class InfoOptions:
     """Adapter files: the adapter.safetensors of training runs."""
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -14,6 +14,7 @@ from blocklora_jax.adapters.partition import Axis, Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.names import plain_name
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.random_prompts import Kind
 from blocklora_jax.registry.store import read_registry
 
@@ -74,10 +75,13 @@ class RefitOptions:
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def refit_file(args: Sequence[str]) -> int:
     """Run `refit`; gives the exit code."""
-    options = tyro.cli(RefitOptions, args=args, prog="python -m merge refit")
+    options = read_options(RefitOptions, args, prog="python -m merge refit")
     adapter = _renamed(Adapter.load(options.file, options.verify), options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} has blocks already: it merges as it is")

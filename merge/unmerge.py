@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.concept_tokens import token_counts
@@ -12,6 +11,7 @@ from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.options import check_options, read_options
 from merge import remove as remove_concept
 from merge import replace as replace_concept
 from merge.record import MergeRecord, outline, read_record
@@ -37,6 +37,9 @@ class RemoveOptions:
     verify: bool = True
     """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaceOptions(RemoveOptions):
@@ -50,13 +53,13 @@ class ReplaceOptions(RemoveOptions):
 
 def remove_files(args: Sequence[str]) -> int:
     """Run `remove`; gives the exit code."""
-    options = tyro.cli(RemoveOptions, args=args, prog="python -m merge remove")
+    options = read_options(RemoveOptions, args, prog="python -m merge remove")
     return _rewrite(options, None, 1.0)
 
 
 def replace_files(args: Sequence[str]) -> int:
     """Run `replace`; gives the exit code."""
-    options = tyro.cli(ReplaceOptions, args=args, prog="python -m merge replace")
+    options = read_options(ReplaceOptions, args, prog="python -m merge replace")
     return _rewrite(options, Adapter.load(options.file, options.verify), options.weight, [options.file])
 
 

@@ -105,6 +105,7 @@ def test_a_refit_owns_its_blocks_alone_and_merges_losslessly(tiny_sd, foreign):
     partition = Partition(num_blocks=4)
     fitted, fits = refit(tiny_sd, foreign, partition, (2,), WORDS, CONFIG)
     assert (fitted.info.partition, fitted.info.slots, fitted.info.scale) == (partition, (2,), 1.0)
+    assert fitted.info.base_family == tiny_sd.checkpoint.family
     pair, mask = fitted.lora["unet"][LAYER], fitted.masks()["unet"][LAYER]
     assert np.any(pair.lora_A)
     assert not np.any(pair.lora_A[mask.lora_A[:, 0] == 0])

@@ -38,14 +38,14 @@ def read_captions(paths: list[Path]) -> list[str]:
             broken.append(f"{printable(path.name)} ({reason})")
     if broken:
         raise UserError(
-            f"{paths[0].parent}: cannot read {'; '.join(broken)}: open them in an editor and save them as UTF-8 text, or"
-            " remove them"
+            f"{paths[0].parent}: cannot read {'; '.join(broken)}: open them in an editor and save them as UTF-8 text,"
+            " or remove them"
         )
     return captions
 
 
 def visible_text(text: str) -> str:
-    r"""`text` on one line, without what nobody sees: control characters, zero-width ones, soft hyphens, direction marks.
+    r"""`text` on one line, without what nobody sees: control and zero-width characters, soft hyphens, …
 
     Spaces of every kind become one ordinary space. Joiners stay where emoji are made of them.
 

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-from jax.experimental import multihost_utils
-
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.names import plain_name, same_name
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.printing import printable
 from blocklora_jax.registry.store import read_registry
 from train.concept import load_base
 from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
 from train.platform import is_first_host, select_platform
+from train.pod import peers_watched
 from train.registered import check_base, use_claim
-from train.run_folder import check_run_dir
+from train.run_folder import check_run_dir, hold_run_folders, refuse_others_files
+from train.setting_types import check_settings
 from train.together import OF_ITS_OWN, check_equal, train_together
 
 # Below --out, beside the concepts' own folders.
@@ -43,13 +43,17 @@ class ConceptsOptions:
     at_once: int = 16
     """How many concepts train at the same time: what fits in memory. The others follow in groups."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
-    options, rest = tyro.cli(ConceptsOptions, args=args, prog="python -m train.concepts", return_unknown_args=True)
+    options, rest = read_options(ConceptsOptions, args, prog="python -m train.concepts", return_unknown_args=True)
     configs = read_concepts(options, rest)
     platform = select_platform(configs[0].tpu, configs[0].gpu, configs[0].cpu)
-    paths = train_concepts(configs, options, platform)
+    with peers_watched():
+        paths = train_concepts(configs, options, platform)
     if is_first_host():
         print("\n".join(f"{path} ({c.trigger})" for path, c in zip(paths, configs, strict=True)))
 
@@ -63,19 +67,27 @@ def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, p
     registry = read_registry(configs[0].registry) if configs[0].registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
     check_apart(configs)
-    # A run that was interrupted has begun some of its groups only.
+    groups = options.out / _GROUPS
+    with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
+        sd = load_base(configs[0], platform)
+        check_base(registry, params_digest(sd.params), configs[0].model)
+        paths: list[Path] = []
+        for start in range(0, len(configs), options.at_once):
+            group = configs[start : start + options.at_once]
+            paths += train_together(group, sd, groups / f"{start // options.at_once:03d}")
+        return paths
+
+
+def _check_folders(configs: Sequence[ConceptConfig], groups: Path) -> None:
+    """Raises UserError as `check_run_dir` for each concept; a run that was interrupted has begun some of them only."""
     begun = [config for config in configs if (config.out / "config.json").exists()] if configs[0].resume else []
     for config in begun or configs:
         check_run_dir(config)
-    # On a pod nobody writes into the folder before everybody has looked.
-    multihost_utils.sync_global_devices("run folders checked")
-    sd = load_base(configs[0], platform)
-    check_base(registry, params_digest(sd.params), configs[0].model)
-    paths: list[Path] = []
-    for start in range(0, len(configs), options.at_once):
-        group = configs[start : start + options.at_once]
-        paths += train_together(group, sd, options.out / _GROUPS / f"{start // options.at_once:03d}")
-    return paths
+    for config in configs if begun else ():
+        if config not in begun:
+            refuse_others_files(config.out)
+    for folder in sorted(groups.glob("*/")) if not configs[0].resume else ():
+        refuse_others_files(folder)
 
 
 def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[ConceptConfig]:
@@ -83,14 +95,14 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
 
     Raises: UserError for a file or folder that is missing or malformed, or settings that a concept cannot have of its own.
     """
-    if options.at_once < 1:
-        raise UserError(f"--at-once must be at least 1, not {options.at_once}")
     entries = _read_folder(options.concepts) if options.concepts.is_dir() else _read_file(options.concepts)
     if not entries:
         raise UserError(f"{options.concepts} names no concepts")
     _check_names(entries, options.concepts)
     configs = []
     for name, settings in entries.items():
+        # YAML has numbers, dates and more for keys.
+        settings = {str(key): value for key, value in settings.items()}
         if "out" in settings:
             raise UserError(
                 f"{options.concepts}: {name} sets 'out', but its folder is {options.out / name}: leave it out"
@@ -100,6 +112,7 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
         own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
         if "class_noun" not in {key.replace("-", "_") for key in settings}:
             raise UserError(f"{options.concepts}: {name} needs a class_noun: what it is, such as 'dog'")
+        check_settings(f"{options.concepts}: {name}", settings, ConceptConfig)
         configs.append(parse_args([*flags, *settings_as_flags(own)]))
     return configs
 
@@ -155,7 +168,8 @@ def _check_names(names: Iterable[str], source: Path) -> None:
             )
         if before is not name:
             raise UserError(
-                f"{printable(str(source))}: {before!r} and {name!r} are one folder where case does not count: rename one"
+                f"{printable(str(source))}: {before!r} and {name!r} are one folder where case does not"
+                " count: rename one"
             )
 
 
@@ -181,7 +195,8 @@ def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     images = settings.get("images")
-    return settings | {"images": str(folder / images)} if images and (folder / images).is_dir() else settings
+    inside = isinstance(images, str) and images and (folder / images).is_dir()
+    return settings | {"images": str(folder / images)} if inside else settings
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ class ConceptData(NamedTuple):
 
     latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t], for SDXL [n, 2, t]; random_latents
     fp32 [o, h, w, c]; prompts: p random ones, or, where the class is preserved, one of each view; strangers:
-    fp32, by text encoder, who is in each. random_text: of the prompts, unless an adapter reads within a text encoder; text: of n captions, where no token trains either (see
-    `train.prepare.cache_states`).
+    fp32, by text encoder, who is in each. random_text: of the prompts, unless an adapter reads within a text encoder;
+    text: of n captions, where no token trains either (see `train.prepare.cache_states`).
     """
 
     latents: Float[np.ndarray, "n h w c"]

@@ -43,9 +43,8 @@ def read_pictures(folder: Path) -> list[Picture]:
     """
     files = find_pictures(folder)
     named = [each.caption for each in files if each.caption]
-    captions = dict(zip(named, read_captions(named), strict=True))
-    pictures = each_picture(files)
-    return [p._replace(caption=captions.get(f.caption)) for p, f in zip(pictures, files, strict=True)]
+    captions: dict[Path | None, str] = dict(zip(named, read_captions(named), strict=True))
+    return [p._replace(caption=captions.get(f.caption)) for p, f in zip(each_picture(files), files, strict=True)]
 
 
 def each_picture(files: Sequence[PictureFiles]) -> Iterator[Picture]:
@@ -70,7 +69,7 @@ def each_picture(files: Sequence[PictureFiles]) -> Iterator[Picture]:
 
 
 def place_square(size: tuple[int, int], share: float = 1.0, at: tuple[float, float] = (0.5, 0.5)) -> Square:
-    """`share` of the shorter side of a picture of `size` (width, height), placed by `at` in 0..1 across the free room."""
+    """`share` of the shorter side of a picture of `size` (width, height), placed by `at` in 0..1 across the rest."""
     width, height = size
     side = max(1, round(min(width, height) * share))
     return Square(round((width - side) * at[0]), round((height - side) * at[1]), side)
@@ -101,8 +100,8 @@ def mask_array(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
     weights = mask_weights(picture, size)
     if weights.sum() == 0:
         raise UserError(
-            f"the mask of {printable(picture.path.name)} is black all over, or its white is too small to be seen at this"
-            " resolution: white is where the concept is"
+            f"the mask of {printable(picture.path.name)} is black all over, or its white is too small to be seen at"
+            " this resolution: white is where the concept is"
         )
     return weights
 

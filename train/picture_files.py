@@ -14,7 +14,7 @@ from blocklora_jax.printing import printable
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Pictures and captions as other programs have them.
 _OTHER_SUFFIXES = tuple(
-    ".heic .heif .avif .gif .tif .tiff .bmp .jxl .jp2 .jfif .jpe .psd .svg .dng .cr2 .cr3 .nef .arw .raf .caption".split()
+    ".heic .heif .avif .gif .tif .tiff .bmp .jxl .jp2 .jfif .jpe .psd .svg .dng .cr2 .cr3 .nef .arw .caption".split()
 )
 _MOST_NAMED = 5
 # Files by the key of their name.

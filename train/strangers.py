@@ -26,9 +26,11 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import narrow
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
 from blocklora_jax.io.tensor_file import open_tensors, read_metadata, save_tensors
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import STRANGERS
 from blocklora_jax.random_prompts import last_token_ids
@@ -189,16 +191,19 @@ class StrangersOptions:
     overwrite: bool = False
     """Replace a file that is there already."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def main() -> None:
     """The command line."""
-    options = tyro.cli(StrangersOptions, description=__doc__, prog="python -m train.strangers")
+    options = read_options(StrangersOptions, description=__doc__, prog="python -m train.strangers")
     if not options.files:
         raise UserError("name at least one adapter file, or a folder of them")
     plan_outputs([Output(options.out, "strangers")], [*options.files, options.model], overwrite=options.overwrite)
     sd = StableDiffusion.from_pretrained(options.model)
     found = _read_all(options.files, sd)
-    tensors = {part: offsets.astype(np.float16) for part, offsets in found.items()}
+    tensors = {part: narrow(f"tokens of {part}", offsets, np.dtype(np.float16)) for part, offsets in found.items()}
     header = json.dumps({"base_digest": params_digest(sd.params)})
     save_tensors(options.out, tensors, {_KEY: header, KIND_KEY: "strangers"})
     print(f"wrote {options.out}: tokens of {len(next(iter(found.values())))} concepts")

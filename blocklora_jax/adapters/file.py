@@ -11,6 +11,7 @@ import numpy as np
 
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair, LoRATree
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import narrow
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import KIND_KEY
 from blocklora_jax.io.tensor_file import DTYPES, TensorFile, open_tensors, save_tensors
@@ -46,9 +47,7 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> 
         **{field: _count(getattr(adapter, field)) for field in _TOKENS},
         "shapes": shapes,
     }
-    stored = {key: np.asarray(value).astype(_DTYPES[dtype]) for key, value in tensors.items()}
-    if wrong := _not_finite(stored):
-        raise UserError(f"cannot save {path}: {wrong[0]} has values that are not finite")
+    stored = {key: narrow(key, value, _DTYPES[dtype]) for key, value in tensors.items()}
     save_tensors(path, stored, {_HEADER: json.dumps(header), KIND_KEY: "adapter"})
 
 

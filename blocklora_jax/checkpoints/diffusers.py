@@ -23,7 +23,7 @@ from blocklora_jax.checkpoints.weights import (
     STEMS,
     aligned_copy,
     cast_tensors,
-    choose_file,
+    choose_files,
     list_files,
     read_shapes,
     read_tensors,
@@ -51,7 +51,8 @@ def load_folder(
 
     Args:
         path_or_hub_id: which model.
-        variant: read `….<variant>.safetensors` ("fp16") of each component instead of the plain files.
+        variant: read `….<variant>.safetensors` ("fp16") of each component that has it instead of the plain file. A
+            component that has but one file is read from that, asked for or not.
         revision: branch, tag or commit of a hub repository.
         dtype: type of the parameters returned: "float32", "float16" or "bfloat16". Tensors are read one at a time, so
             no more memory is needed than for these.
@@ -65,7 +66,8 @@ def load_folder(
     names = source.list_names()
     described = read_description(source, verify)
     parts = described.configs
-    files = {part: _fetch_weights(source, names, part, variant) for part in parts}
+    first = choose_files(names, parts, variant, source.name)
+    files = {part: _fetch_weights(source, first[part]) for part in parts}
     _check_tensors(parts, files, source.name)
     return replace(described, params={part: _read_params(part, files[part], dtype, verify) for part in parts})
 
@@ -175,8 +177,7 @@ def _read_config(folder: Path, part: str) -> tuple[dict[str, Any], str]:
     return _read_json(folder, name), str(folder / name)
 
 
-def _fetch_weights(source: Source, names: list[str], part: str, variant: str | None) -> list[Path]:
-    first = choose_file(names, part, variant, source.name)
+def _fetch_weights(source: Source, first: str) -> list[Path]:
     files = list_files(source.fetch([first]), first)
     folder = source.fetch(files)
     return [folder / name for name in files]
@@ -199,7 +200,7 @@ def _read_params(part: str, files: list[Path], dtype: str, verify: bool) -> dict
     for key, tensor in read_tensors(files, verify=verify):
         # One tensor at a time: the stored one is let go before the next is read.
         for path, array in flatten_params(to_flax(part, {key: tensor})).items():
-            flat[path] = aligned_copy(array, dtype)
+            flat[path] = aligned_copy(f"{files[0].parent}: {key}", array, dtype)
     return unflatten_params(flat)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.config_source import find_config
-from blocklora_jax.checkpoints.diffusers import check_params
+from blocklora_jax.checkpoints.diffusers import check_params, read_description
+from blocklora_jax.checkpoints.hub import POCKET, find_source
 from blocklora_jax.checkpoints.layout import to_flax, to_torch, torch_key
 from blocklora_jax.checkpoints.ldm import (
     Place,
@@ -23,11 +25,13 @@ from blocklora_jax.checkpoints.ldm import (
     ldm_table,
     split_tensor,
 )
+from blocklora_jax.checkpoints.prediction import CONFIG, SCHEDULER, marker_keys
 from blocklora_jax.checkpoints.recognise import SUPPORTED, check_suffix, is_wanted, recognise_family, usual_key
 from blocklora_jax.checkpoints.shapes import Shape, compare_tensors, param_shapes, torch_shape
 from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
 from blocklora_jax.checkpoints.weights import aligned_copy, cast_tensors, read_header, read_shapes, read_tensors
 from blocklora_jax.errors import UserError
+from blocklora_jax.formats.clip_tokenizer import TokenizerFiles
 from blocklora_jax.formats.textual_inversion import embedding_path, embedding_tensors
 from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
 from blocklora_jax.io.tensor_file import DTYPES, save_tensors, stream_tensors
@@ -49,7 +53,9 @@ def load_single_file(
         path: the file.
         config: whose configs, scheduler and tokenizer the model has, for these are not in the file: a Diffusers folder
             (its weights are not read and need not be there), a hub id, or "sd15", "sd21", "sd21-base" or "sdxl" for the
-            published ones. None: the published ones of the kind that the file is, from the hub or its cache.
+            published ones. None: the published ones of the kind that the file is, from the hub or its cache, or the
+            bundled ones if it is the pocket model. What the file says of its prediction type and its noise is obeyed:
+            see `checkpoints.prediction`.
         dtype: type of the parameters returned: "float32", "float16" or "bfloat16".
         verify: whether the digest in the header, if there is one, must hold.
 
@@ -100,6 +106,7 @@ def save_single_file(
     check_params(path, checkpoint, tokens, dtype)
     inverse, names, shapes = invert_table(make_table(checkpoint)), _flax_paths(checkpoint), _torch_shapes(checkpoint)
     leaves = {part: flatten_params(tree) for part, tree in checkpoint.params.items()}
+    markers = marker_keys(checkpoint.scheduler) if checkpoint.family == "sdxl" else ()
 
     def torch_tensor(part: str, key: str) -> np.ndarray:
         flax = names[part][key]
@@ -113,8 +120,9 @@ def save_single_file(
 
     stream_tensors(
         path,
-        {key: (stored_shape(entries, shapes), DTYPES[dtype]) for key, entries in inverse.items()},
-        stored_tensor,
+        {key: (stored_shape(entries, shapes), DTYPES[dtype]) for key, entries in inverse.items()}
+        | dict.fromkeys(markers, ((0,), DTYPES[dtype])),
+        lambda key: stored_tensor(key) if key in inverse else np.zeros(0, DTYPES[dtype]),
         _metadata(checkpoint),
     )
     return [path, *_write_tokens(path, checkpoint, tokens or {}, dtype)]
@@ -206,7 +214,7 @@ def _read_params(path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype
         entries = inverse[usual_key(key)]
         for (part, name), piece in zip(entries, split_tensor(entries, tensor), strict=True):
             for leaf, array in flatten_params(to_flax(part, {name: piece})).items():
-                flat[part][leaf] = aligned_copy(array, dtype)
+                flat[part][leaf] = aligned_copy(f"{path}: {key}", array, dtype)
     return {part: unflatten_params(leaves) for part, leaves in flat.items()}
 
 
@@ -223,7 +231,18 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "modelspec.architecture": architecture,
         "modelspec.prediction_type": "v" if velocity else "epsilon",
         "modelspec.title": checkpoint.name,
+        # What others' headers have no room for: betas, zero terminal SNR, spacing.
+        SCHEDULER: json.dumps(dict(checkpoint.scheduler), sort_keys=True),
+        **({CONFIG: POCKET} if _is_pocket(checkpoint) else {}),
     }
+
+
+def _is_pocket(checkpoint: Checkpoint) -> bool:
+    """Whether it has the bundled model's configs and words, so that the file needs no other."""
+    pocket = read_description(find_source(POCKET))
+    return dict(checkpoint.configs) == dict(pocket.configs) and (
+        TokenizerFiles.read(checkpoint.tokenizer) == TokenizerFiles.read(pocket.tokenizer)
+    )
 
 
 def _write_tokens(path: Path, checkpoint: Checkpoint, tokens: Mapping[str, int], dtype: str) -> list[Path]:

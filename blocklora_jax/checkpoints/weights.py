@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import is_finite, narrow
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.tensor_file import DTYPES, open_tensors
 
@@ -23,28 +24,42 @@ _SHARD = r"-\d{5}-of-\d{5}"
 _OTHER_FORMATS = (".bin", ".msgpack", ".ckpt", ".pt", ".pth", ".h5", ".onnx")
 
 
-def choose_file(names: Collection[str], component: str, variant: str | None, source: str) -> str:
-    """The file to read first: the weights, or the index of sharded weights.
+def choose_files(
+    names: Collection[str], components: Collection[str], variant: str | None, source: str
+) -> dict[str, str]:
+    """For each component the file to read first: the weights, or the index of sharded weights.
 
     Args:
         names: all files of the folder or repository, as "unet/config.json".
-        component: "unet", "vae" or "text_encoder".
-        variant: "fp16" reads `….fp16.safetensors`; None the plain file, and no other.
+        components: "unet", "vae", "text_encoder", ….
+        variant: "fp16" prefers `….fp16.safetensors`, then the plain file; None the plain file. A component that has one
+            file only is read from that.
         source: the model's name, for messages.
 
     Raises:
-        UserError: no such file, naming the variants that there are, or the format that is not read.
+        UserError: a component without a file, or with several of which none was asked for; no component at all has the
+            variant; weights in a format that is not read.
     """
-    middle = f".{variant}" if variant else ""
+    found = {component: _find_variants(names, f"{component}/{STEMS[component]}") for component in components}
+    if variant and found and not any(variant in variants for variants in found.values()):
+        # None of them: a slip of the pen, or another model.
+        component = next(iter(found))
+        if found[component]:
+            raise UserError(_lacking(found[component], component, variant, source))
+    return {component: choose_file(names, component, variant, source) for component in components}
+
+
+def choose_file(names: Collection[str], component: str, variant: str | None, source: str) -> str:
+    """The file of one component to read first. Arguments and errors: see `choose_files`."""
     stem = f"{component}/{STEMS[component]}"
-    for name in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
-        if name in names:
-            return name
     variants = _find_variants(names, stem)
+    for name in dict.fromkeys((variant, None, *(variants if len(variants) == 1 else ()))):
+        middle = f".{name}" if name else ""
+        for file in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
+            if file in names:
+                return file
     if variants:
-        found = ", ".join("without variant" if v is None else f"variant={v!r}" for v in variants)
-        wanted = f"with variant={variant!r}" if variant else "without a variant"
-        raise UserError(f"{source} has no {component} weights {wanted}; it has them {found}: ask for that")
+        raise UserError(_lacking(variants, component, variant, source))
     others = sorted(name for name in names if name.startswith(f"{component}/") and name.endswith(_OTHER_FORMATS))
     if others:
         raise UserError(
@@ -52,7 +67,14 @@ def choose_file(names: Collection[str], component: str, variant: str | None, sou
             " code. Convert it where you trust it: with PyTorch diffusers, StableDiffusionPipeline.from_pretrained(…)"
             ".save_pretrained(folder, safe_serialization=True)"
         )
-    raise UserError(f"{source} has no {component} weights: expected {stem}{middle}.safetensors")
+    wanted = f".{variant}" if variant else ""
+    raise UserError(f"{source} has no {component} weights: expected {stem}{wanted}.safetensors")
+
+
+def _lacking(variants: Collection[str | None], component: str, variant: str | None, source: str) -> str:
+    found = ", ".join("without variant" if v is None else f"variant={v!r}" for v in variants)
+    wanted = f"with variant={variant!r}" if variant else "without a variant"
+    return f"{source} has no {component} weights {wanted}; it has them {found}: ask for that"
 
 
 def list_files(folder: Path, first: str) -> list[str]:
@@ -113,14 +135,20 @@ def read_tensors(
             yield from file.tensors(lambda key: wanted(key) and not key.endswith("position_ids"))
 
 
-def aligned_copy(array: np.ndarray, dtype: str) -> np.ndarray:
-    """A contiguous copy of another type, where JAX on a CPU can use it as it lies: not twice in memory."""
+def aligned_copy(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """A contiguous copy of another type, where JAX on a CPU can use it as it lies: not twice in memory.
+
+    Raises: UserError naming the tensor's key, if it has NaN or infinity, or values beyond the type.
+    """
     size, kind = array.size * DTYPES[dtype].itemsize, DTYPES[dtype]
     # Large arrays of NumPy's own start 16 bytes into a page; XLA wants 64.
     room = np.empty(size + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
     copy = room[start : start + size].view(kind).reshape(array.shape)
-    copy[...] = array
+    with np.errstate(over="ignore"):
+        copy[...] = array
+    if not is_finite(copy):
+        narrow(key, array, kind)
     return copy
 
 
@@ -128,16 +156,9 @@ def cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.
     """Convert to "float32", "float16" or "bfloat16", contiguous.
 
     Raises:
-        UserError: a value is beyond the range of float16.
+        UserError: a value is NaN or infinite, or beyond the range of the type.
     """
-    cast = {}
-    for key, tensor in tensors.items():
-        with np.errstate(over="ignore"):
-            # safetensors writes wrong data, silently, for an array that is not contiguous.
-            cast[key] = np.ascontiguousarray(tensor, DTYPES[dtype])
-        if dtype == "float16" and not np.isfinite(cast[key]).all() and np.isfinite(tensor).all():
-            raise UserError(f"{key} has values beyond the range of float16; save as bfloat16 or float32")
-    return cast
+    return {key: narrow(key, tensor, DTYPES[dtype]) for key, tensor in tensors.items()}
 
 
 def _find_variants(names: Collection[str], stem: str) -> list[str | None]:

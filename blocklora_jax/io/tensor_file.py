@@ -22,6 +22,7 @@ from blocklora_jax.io.tensor_digest import DIGEST_KEY, TensorDigest
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FLOATS = frozenset(_NAMES.values())
+_WHOLE = frozenset(("I64", "I32", "I16", "U8", "I8"))
 _PLACEHOLDER = "0" * 64
 # ValueError: dimensions that NumPy cannot have.
 _UNREADABLE = (SafetensorError, OSError, TypeError, ValueError, MemoryError)
@@ -70,13 +71,18 @@ class TensorFile:
                 f"{self.path}: {', '.join(wrong[:3])}{more}; tensors must be {', '.join(sorted(_FLOATS))}: convert the file"
             )
 
-    def tensors(self, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[tuple[str, np.ndarray]]:
+    def tensors(
+        self, wanted: Callable[[str], bool] = lambda key: True, whole: Callable[[str], bool] = lambda key: False
+    ) -> Iterator[tuple[str, np.ndarray]]:
         """(key, tensor) of all keys that are `wanted`, one at a time; then the digest of the whole file is verified.
 
+        whole: keys of tensors that may hold whole numbers, too.
         Raises: UserError for types as `read`, and, after the last tensor, if the file carries a digest that does not hold.
         """
         stated = self.metadata.get(DIGEST_KEY) if self._verify else None
-        self.require_floats([key for key in self.keys if wanted(key)])
+        self.require_floats(
+            [key for key in self.keys if wanted(key) and not (whole(key) and self.dtype(key) in _WHOLE)]
+        )
         digest = TensorDigest()
         for key in self.keys:
             if not wanted(key) and stated is None:

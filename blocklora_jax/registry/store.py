@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import http.client
-import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
 from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.locks import hold_file
 from blocklora_jax.registry.book import Registry
 
 FILE = "registry.json"
@@ -48,8 +48,8 @@ def create_registry(where: str | Path, registry: Registry) -> Path:
 def update_registry(where: str | Path, change: Callable[[Registry], Registry]) -> Registry:
     """Replace the registry at `where` by `change(registry)`, safely also where others write to it.
 
-    A lock file beside it lets one writer in after the other, each reading what the one before wrote; and what somebody
-    changed in spite of it, by hand for one, is not written over.
+    A lock beside it lets one writer in after the other, each reading what the one before wrote; a writer that is killed
+    leaves no lock. What somebody changed in spite of it, by hand for one, is not written over.
 
     Raises: UserError as `read_registry`; for a URL; if the file is locked or was changed meanwhile; what `change` raises.
     """
@@ -119,26 +119,6 @@ def _fetch(url: str) -> bytes:
     return text
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = path.with_name(f"{path.name}.lock")
-    deadline = time.monotonic() + _PATIENCE
-    while not _make(lock):
-        if time.monotonic() > deadline:
-            raise UserError(f"{path} is being written by somebody else; if that cannot be, delete {lock} and try again")
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _make(lock: Path) -> bool:
-    """Make the lock file; False if there is one."""
-    try:
-        os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise UserError(f"cannot write in {lock.parent}: {error.strerror or error}") from error
-    return True
+def _locked(path: Path) -> AbstractContextManager[None]:
+    busy = f"{path} is being written by somebody else: nothing written, try again in a moment"
+    return hold_file(path.with_name(f".{path.name}.lock"), busy, _PATIENCE)

@@ -129,17 +129,41 @@ def test_a_variant_loads_when_it_is_asked_for(checkpoint, folder, tmp_path, shar
         shutil.copy(tmp_path / "half" / name, target)
         if sharded:
             build.shard(target)
-    with pytest.raises(UserError, match=r"no unet weights without a variant; .* variant='fp16': ask for that"):
-        load_folder(folder)
     with pytest.raises(UserError, match=r"variant='bf16'; it has them variant='fp16'"):
         load_folder(folder, variant="bf16")
     params = load_folder(folder, variant="fp16").params
     build.assert_same_params(params, jax.tree.map(lambda a: a.astype(np.float16).astype(np.float32), checkpoint.params))
+    # The only one that there is.
+    build.assert_same_params(load_folder(folder).params, params)
+    for name in (UNET, VAE, TEXT):
+        other = folder / name.replace(".safetensors", ".bf16.safetensors")
+        shutil.copy(tmp_path / "half" / name, other)
+    with pytest.raises(UserError, match=r"no unet weights without a variant; .* variant='bf16', variant='fp16': ask"):
+        load_folder(folder)
 
 
 def test_asking_for_a_variant_that_is_not_there_names_what_is(folder):
     with pytest.raises(UserError, match=r"no unet weights with variant='fp16'; it has them without variant"):
         load_folder(folder, variant="fp16")
+
+
+@pytest.mark.parametrize("part", [UNET, VAE, TEXT])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_what_is_there_of_each_part_is_taken(checkpoint, folder, tmp_path, part, variant):
+    save_folder(tmp_path / "half", checkpoint, dtype="float16")
+    (folder / part).unlink()
+    shutil.copy(tmp_path / "half" / part, folder / part.replace(".safetensors", ".fp16.safetensors"))
+    half, whole = load_folder(tmp_path / "half").params, checkpoint.params
+    name = part.partition("/")[0]
+    build.assert_same_params(load_folder(folder, variant=variant).params, {**whole, name: half[name]})
+
+
+def test_of_two_files_the_plain_one_is_taken_unless_the_other_is_asked_for(checkpoint, folder, tmp_path):
+    save_folder(tmp_path / "half", checkpoint, dtype="float16")
+    shutil.copy(tmp_path / "half" / UNET, folder / UNET.replace(".safetensors", ".fp16.safetensors"))
+    half = load_folder(tmp_path / "half").params
+    build.assert_same_params(load_folder(folder).params, checkpoint.params)
+    build.assert_same_params(load_folder(folder, variant="fp16").params, {**checkpoint.params, "unet": half["unet"]})
 
 
 def test_text_encoder_keys_without_prefix_and_with_buffers_load(checkpoint, folder):
