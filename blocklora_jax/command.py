@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.memory_errors import explain_memory
 from blocklora_jax.printing import one_line
 from blocklora_jax.signals import end_on_signals
 
@@ -43,9 +44,9 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(1) from None
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
-    except MemoryError:
-        _fail("there is not enough memory: fewer pictures at a time, a smaller --batch or --resolution need less", 1)
     except Exception as error:
+        if lacking := explain_memory(error):
+            _fail(lacking, 1)
         _fail(_unforeseen(error), 70)
     finally:
         warnings.formatwarning = usual

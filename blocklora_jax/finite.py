@@ -27,7 +27,7 @@ def is_finite(array: Any) -> bool:
 
 
 def largest_change(adapter: Adapter) -> float:
-    """No entry of the adapter's changes is larger than this, alpha included; infinite or NaN if one is, 0 inside jit."""
+    """No entry of the adapter's changes is larger, alpha included; infinite or NaN if one is, 0 inside jit."""
     pairs = [pair for layers in adapter.lora.values() for pair in layers.values()]
     if any(isinstance(x, Tracer) for pair in pairs for x in pair):
         return 0.0

@@ -119,8 +119,8 @@ class StableDiffusion:
             regions: for each prompt, what is to be in parts of its picture (see `diffusion.regions`); none if empty. Where
                 regions overlap, the mean of their answers counts. `side_by_side(prompt, adapters)` gives one for each concept.
 
-        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number beyond its bounds, and
-            pictures that came out as NaN or infinity.
+        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number beyond its bounds,
+            and pictures that came out as NaN or infinity.
         """
         _check_prompts(prompts, negative_prompts)
         latents = self._start(len(prompts), seed, height, width, latents)

@@ -123,8 +123,8 @@ def refit(
 
     Its trigger must call the concept and nothing else. Tokens are kept as they are.
 
-    Raises: UserError for a trigger that random prompts have too, layers that the model lacks, slots that are none, NaN or
-        infinity in the adapter.
+    Raises: UserError for a trigger that random prompts have too, layers that the model lacks, slots that are none,
+        NaN or infinity in the adapter.
     """
     check_finite([adapter])
     info = replace(

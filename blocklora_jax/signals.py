@@ -26,7 +26,7 @@ def end_on_signals() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     # Who ignores a signal (nohup), or has a handler of its own (a test runner, a notebook), keeps that.
-    usual = {number: signal.getsignal(number) for number in NAMES}
+    usual: dict[int, Any] = {int(number): signal.getsignal(number) for number in NAMES}
     usual = {n: old for n, old in usual.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
     for number in usual:
         signal.signal(number, _end)

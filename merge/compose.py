@@ -53,8 +53,8 @@ def compose(
     Gives the same structure, dtypes and shardings; leaves that no adapter touches are the same arrays.
     Sums are formed in float32 and cast once. Pure, and may be jitted with params, adapters and weights as arguments.
 
-    Raises UserError with everything that is wrong: bases, shapes, missing layers, tokens, slots, number of weights, NaN or
-    infinity in adapters, and values that overflow the params' type. (Not the last two inside jit.)
+    Raises UserError with everything that is wrong: bases, shapes, missing layers, tokens, slots, number of weights, NaN
+    or infinity in adapters, and values that overflow the params' type. (Not the last two inside jit.)
 
     Source: method, "Merge". On its own block a concept equals, bit for bit, the concept merged alone, in any order.
     """

@@ -20,7 +20,7 @@ _LARGE = 1e30
 
 
 def may_overflow(adapters: Sequence[Adapter], weights: Sequence[Any]) -> bool:
-    """Whether the changes are so large that sums in float32 may be infinite. Reads the factors only; False inside jit."""
+    """Whether changes are so large that sums in float32 may be infinite. Reads the factors only; False inside jit."""
     known = [(a, w) for a, w in zip(adapters, weights, strict=True) if not isinstance(w, Tracer)]
     return any(not largest_change(adapter) * abs(float(weight)) <= _LARGE for adapter, weight in known)
 
@@ -45,7 +45,7 @@ def check_overflow(params: Mapping[str, Any], merged: Mapping[str, Any], paths: 
 
 
 def _finite(leaves: Mapping[str, Any]) -> dict[str, bool]:
-    """By path, whether a leaf is finite. What lies on devices is looked at there, and the answers are fetched together."""
+    """By path, whether a leaf is finite. What lies on devices is looked at there; answers are fetched together."""
     found = {}
     for path, leaf in leaves.items():
         if not isinstance(leaf, Tracer):

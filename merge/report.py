@@ -121,11 +121,11 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
 
 
 def unmeasured(names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:
-    """Which concepts' crosstalk over all layers is no finite number. pairs, others: as in `metrics.crosstalk.Crosstalk`."""
+    """Which concepts' crosstalk is no finite number. pairs, others: as in `metrics.crosstalk.Crosstalk`."""
     finite = np.isfinite(np.c_[pairs, others]).all(axis=1)
     return [
-        f"the crosstalk on the prompts of {name!r} is not finite: its adapter does nothing there, or too much; do the prompts "
-        "call it, and was it trained?"
+        f"the crosstalk on the prompts of {name!r} is not finite: its adapter does nothing there, or too much; do the "
+        "prompts call it, and was it trained?"
         for name, known in zip(names, finite, strict=True)
         if not known
     ]

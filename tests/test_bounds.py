@@ -14,9 +14,10 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.options import flag_of
 
 MODULES = (
-    "merge.options merge.fused merge.refit merge.plan merge.registry merge.unmerge merge.report train.config train.base "
-    "train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ benchmarks.modular.ablation "
-    "benchmarks.modular.narrow benchmarks.modular.rates benchmarks.modular.strangers benchmarks.modular.real"
+    "merge.options merge.fused merge.refit merge.plan merge.registry merge.unmerge merge.report train.config "
+    "train.base train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ "
+    "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
+    "benchmarks.modular.strangers benchmarks.modular.real"
 ).split()
 
 

@@ -31,6 +31,7 @@ def exit_of(error: BaseException | None, capsys) -> tuple[int, str]:
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (OSError(28, "No space left on device", "a.bin"), 1, "error: a.bin: No space left on device\n"),
         (OSError("odd"), 1, "error: system: odd\n"),
+        (BrokenPipeError(), 1, ""),
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):

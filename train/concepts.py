@@ -49,7 +49,9 @@ class ConceptsOptions:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
-    options, rest = read_options(ConceptsOptions, args, prog="python -m train.concepts", return_unknown_args=True)
+    # With unknown arguments let through, tyro gives a pair.
+    parsed: Any = read_options(ConceptsOptions, args, prog="python -m train.concepts", return_unknown_args=True)
+    options, rest = parsed
     configs = read_concepts(options, rest)
     platform = select_platform(configs[0].tpu, configs[0].gpu, configs[0].cpu)
     with peers_watched():
@@ -195,8 +197,9 @@ def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     images = settings.get("images")
-    inside = isinstance(images, str) and images and (folder / images).is_dir()
-    return settings | {"images": str(folder / images)} if inside else settings
+    if isinstance(images, str) and images and (folder / images).is_dir():
+        return settings | {"images": str(folder / images)}
+    return settings
 
 
 if __name__ == "__main__":

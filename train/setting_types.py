@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 def check_settings(where: str, settings: Mapping[str, Any], options: type) -> None:
     """Raises UserError for the first of `settings` that is not what the field of `options` takes.
 
-    where: the file, and the entry in it, for the error. settings: by name, with '-' or '_'; unknown names are let through.
+    where: the file, and the entry in it. settings: by name, with '-' or '_'; unknown names are let through.
     """
     hints = get_type_hints(options, include_extras=True)
     # A field may have another name on the command line.

@@ -80,14 +80,15 @@ def _put(new: Path, path: Path, old: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two folders in one step; False where the system cannot."""
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform in ("linux", "darwin") else None
-    first, second = os.fsencode(one), os.fsencode(other)
+    if sys.platform not in ("linux", "darwin"):
+        return False
+    libc, first, second = ctypes.CDLL(None, use_errno=True), os.fsencode(one), os.fsencode(other)
     swap = 2  # RENAME_EXCHANGE, and RENAME_SWAP of macOS
     try:
         if sys.platform == "linux":
             here = -100  # AT_FDCWD
             return libc.renameat2(here, first, here, second, swap) == 0
-        return libc is not None and libc.renamex_np(first, second, swap) == 0
+        return libc.renamex_np(first, second, swap) == 0
     except AttributeError:  # an old C library
         return False
 

@@ -28,8 +28,8 @@ def explain_pictures(
     if half:
         return f"{head}: {' and '.join(half)} overflowed in half precision; load the model with dtype float32"
     return (
-        f"{head}: the numbers of the model are finite, but grow beyond all bounds in it; merge with smaller weights, or "
-        f"take a guidance_scale nearer to 1 than {guidance_scale}"
+        f"{head}: the numbers of the model are finite, but grow beyond all bounds in it; merge with smaller weights, "
+        f"or take a guidance_scale nearer to 1 than {guidance_scale}"
     )
 
 

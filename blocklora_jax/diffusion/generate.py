@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from blocklora_jax.bounds import check_number
+from blocklora_jax.bounds import BOUNDS, check_number
 from blocklora_jax.diffusion.explain_pictures import explain_pictures
 from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.protocol import Plan, Sampler, start
@@ -74,7 +74,6 @@ def generate(
     """
     if guidance_scale is not None:
         check_number("guidance_scale", guidance_scale)
-    check_number("steps", num_steps)
     guided = guidance_scale is not None and guidance_scale != 1
     if guided and negative_ids is None and models.text_encoder_2 is None:
         raise UserError(f"guidance_scale {guidance_scale} needs negative_ids (of the empty prompt), or pass 1")
@@ -158,7 +157,8 @@ def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width:
     config = models.vae.config
     factor = config.downscale
     for name, side in (("height", height), ("width", width)):
-        check_number(name, side)
+        # Before memory is asked for; what is too small is told below.
+        check_number(name, side, bound=BOUNDS[name]._replace(least=-BOUNDS[name].most))
     if height % factor or width % factor or min(height, width) < factor:
         raise UserError(f"height {height} and width {width} must be multiples of {factor}")
     shape = (height // factor, width // factor, config.latent_channels)
