@@ -23,20 +23,18 @@ from benchmarks.kill.state import is_temporary, judge_finished, judge_killed, re
 
 HEADINGS = ("command", "signals", "130 or 143, and one line", "done before it came", "half-written or left over")
 ROOT = Path(__file__).parents[2]
-# Runs a module as `python -m` does; a byte on a pipe says when the first of ours is imported, before which nothing can be
-# done about a signal.
-LAUNCHER = """
-import os, runpy, sys
-pipe, module = int(sys.argv[1]), sys.argv[2]
-del sys.argv[1:3]
+# Python imports this by itself before anything else. The end of a pipe says when the first module of ours is imported:
+# before that nothing can be done about a signal.
+CUSTOMIZE = """
+import os, sys
 def hook(event, args):
-    global pipe
-    if event == "import" and pipe is not None and args[0].partition(".")[0] in ("train", "merge", "blocklora_jax"):
-        os.close(pipe)
-        pipe = None
+    if event == "import" and args[0].partition(".")[0] in ("train", "merge", "blocklora_jax") and pipe:
+        os.close(pipe.pop())
+pipe = [int(os.environ["KILL_PIPE"])]
 sys.addaudithook(hook)
-runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
+# The loop says at once that it saves first, and in the end that it has stopped: the first of these lines is not counted.
+NOTICE = "saving after this step"
 # Seconds until the import of the first module has begun to run it.
 FIRST = 0.02
 STARTING = 2.0  # seconds in which everything is imported
@@ -89,7 +87,9 @@ class _Signals:
     def __init__(self, name: str, make: Callable[[Path], Command], read, units: tuple[str, ...], folder: Path) -> None:
         self.row, self._make, self._read, self._units = Row(name), make, read, units
         self._place, self._log = folder / "now", folder / "output.txt"
-        folder.mkdir(parents=True)
+        self._customize = folder / "customize"
+        self._customize.mkdir(parents=True)
+        (self._customize / "sitecustomize.py").write_text(CUSTOMIZE)
         # Twice: the first run fills caches.
         for _ in range(2):
             code, self._duration = self._run(None, 0.0)
@@ -114,11 +114,13 @@ class _Signals:
         if code == 0 and not judge_finished(self._after, now):
             row.too_late += 1
             return
-        lines = new_lines(text, self._usual)
+        lines = [line for line in new_lines(text, self._usual) if NOTICE not in line]
         if code == 128 + number and len(lines) == 1 and "Traceback" not in text:
             row.clean += 1
         else:
-            row.problems.append(f"{moment}: exit code {code}, {len(lines)} lines: {' / '.join(lines)[-300:]}")
+            stage = "before its end" if judge_finished(self._after, now) else "with all files written"
+            told = " / ".join(lines)[-300:] or "nothing"
+            row.problems.append(f"{moment}, {stage}: exit code {code}, {len(lines)} lines: {told}")
         # Lines are added to the metrics as they come.
         whole = {name: digest for name, digest in now.items() if not name.endswith("metrics.jsonl")}
         wrong = judge_killed({}, self._after, whole, self._units).half_written
@@ -135,8 +137,9 @@ class _Signals:
         with self._log.open("w") as log:
             # A group of its own: a terminal's Ctrl-C is not for it.
             child = subprocess.Popen(
-                [sys.executable, "-c", LAUNCHER, str(writer), command.module, *command.args],
-                cwd=ROOT, stdout=log, stderr=log, pass_fds=[writer], start_new_session=True,
+                [sys.executable, "-m", command.module, *command.args], cwd=ROOT, stdout=log, stderr=log,
+                env={**os.environ, "PYTHONPATH": str(self._customize), "KILL_PIPE": str(writer)},
+                pass_fds=[writer], start_new_session=True,
             )  # fmt: skip
         os.close(writer)
         os.read(reader, 1)
