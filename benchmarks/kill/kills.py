@@ -81,5 +81,7 @@ def _cells(row: Counts) -> tuple:
 
 
 def _total(rows: list[Counts]) -> Counts:
-    names = ("kills", "continued", "leftovers", "lost", "half_written", "wrong")
-    return Counts("all", **{name: sum(getattr(row, name) for row in rows) for name in names})
+    total = Counts("all")
+    for name in ("kills", "continued", "leftovers", "lost", "half_written", "wrong"):
+        setattr(total, name, sum(getattr(row, name) for row in rows))
+    return total

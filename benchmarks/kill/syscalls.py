@@ -58,10 +58,11 @@ def parse_moments(log: str, folder: Path) -> list[Moment]:
     for line in log.splitlines():
         if not (match := _LINE.match(line)):
             continue
-        counts[match.groups()] += 1
+        caller = (match[1], match[2])
+        counts[caller] += 1
         reads = match[2] == "openat" and "O_CREAT" not in line and "O_TRUNC" not in line
         if str(folder) in line and not reads:
-            moments.append(Moment(match[2], counts[match.groups()], len(moments)))
+            moments.append(Moment(match[2], counts[caller], len(moments)))
     return moments
 
 
