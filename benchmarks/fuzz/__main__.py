@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz.pool import run_cases
-from benchmarks.fuzz.report import failures, keep, table
+from benchmarks.fuzz.report import failures, groups, keep, printable, table
 from benchmarks.fuzz.trial import BAD, Result
 
 KINDS = {
     name: f"benchmarks.fuzz.{name}" for name in ("adapters", "folders", "manifests", "checkpoints", "pictures", "misuses")
 }
-_SHOWN = 40  # failures of a kind
+_SHOWN = 60  # sorts of failures of a kind
 
 
 def run_kind(module: str, folder: Path, args: argparse.Namespace, only: int | None = None) -> list[Result]:
@@ -66,11 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         for kind in [chosen] if chosen else KINDS:
             begun = time.monotonic()
             results[kind] = run_kind(KINDS[kind], Path(name), args, int(index) if index else None)
-            for result in results[kind] if args.case else failures(results[kind])[:_SHOWN]:
-                print(f"{kind}:{result.index} {result.verdict}: {result.title}: {result.detail}".encode(errors="replace").decode())
             print(f"{kind}: {len(results[kind])} cases, {time.monotonic() - begun:.0f} s", flush=True)
+            for line in _told(results[kind], bool(args.case)):
+                print("  " + printable(line))
     print(f"\nseed {args.seed}, {time.monotonic() - start:.0f} s\n\n{table(results)}")
     return int(any(failures(found) for found in results.values()))
+
+
+def _told(results: Sequence[Result], all_of_them: bool) -> list[str]:
+    if all_of_them:
+        return [f"{r.index} {r.verdict}: {r.title}: {r.detail} ({r.seconds:.2f} s, {r.growth} MB)" for r in results]
+    lines = groups(results)
+    return lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more sorts"] if len(lines) > _SHOWN else [])
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -94,6 +94,9 @@ def _stated(facts: Any, path: tuple[Any, ...], wrong: Wrong) -> tuple[Any, ...]:
         return (edited(facts, ("info", field), ""),)
     if field == "training" and wrong.words in ("an empty object", "an object"):
         return (edited(facts, ("info", field), json.dumps(wrong.value)),)
+    if path == ("partition",) and wrong.words == "null" and (facts["info"]["partition"] or {}).get("basis"):
+        # In a basis the whole of every layer is kept, as without blocks.
+        return (edited(edited(facts, ("info", "partition"), None), ("info", "slots"), []),)
     if path == ("tokens_2",) and wrong.words == "an empty object" and not facts["tokens_2"]:
         return (facts,)
     return ()

@@ -50,18 +50,18 @@ def _append(data: bytes, rng: np.random.Generator, low: int, high: int) -> bytes
 
 def _repeat(data: bytes, rng: np.random.Generator, low: int, high: int) -> bytes:
     """A block of the file where the next should be, as a failed write leaves it."""
-    size = int(rng.choice([64, 512]))
+    size = max(1, min(int(rng.choice([64, 512])), (high - low) // 2))
     start = _place(rng, low, max(low + 1, high - 2 * size))
     return data[: start + size] + data[start : start + size] + data[start + 2 * size :]
 
 
 # Damage that leaves the length as it is, and that which does not.
 SAME_LENGTH: Mapping[str, Damage] = {
-    "a flipped bit": _flip, "two bytes swapped": _swap, "a block of zeros": _overwrite(0), "a block of ones": _overwrite(255)
+    "a flipped bit": _flip, "two bytes swapped": _swap, "a block of zeros": _overwrite(0), "a block of ones": _overwrite(255),
+    "a block twice": _repeat,
 }  # fmt: skip
 OTHER_LENGTH: Mapping[str, Damage] = {
     "cut short": _truncate, "bytes missing": _delete, "bytes too many": _insert, "bytes at the end": _append,
-    "a block twice": _repeat,
 }  # fmt: skip
 
 

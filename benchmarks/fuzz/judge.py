@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from benchmarks.fuzz.capture import Ended
-from benchmarks.fuzz.trial import Trial, Verdict
+from benchmarks.fuzz.trial import Matching, Trial, Verdict
 
 # What moves a cursor, colours a terminal or turns the direction of writing; tabs and line ends are allowed.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -57,6 +57,8 @@ def _loaded(trial: Trial, ended: Ended) -> tuple[Verdict, str]:
 def _difference(trial: Trial, ended: Ended) -> str:
     if not trial.accept:
         return f"accepted, must be refused; {_last(ended.out + ended.err)}"
+    if isinstance(trial.accept[0], Matching):
+        return f"not what it may be: {str(ended.facts.get('info', ended.facts) if isinstance(ended.facts, dict) else ended.facts)[:200]}"
     places = list(_places(trial.accept[0], ended.facts, ""))
     return f"differs at {'; '.join(places[:3])}{f' and {len(places) - 3} more places' if len(places) > 3 else ''}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,30 @@ def table(results: Mapping[str, Sequence[Result]]) -> str:
 def failures(results: Sequence[Result]) -> list[Result]:
     """Those that must not be."""
     return [result for result in results if result.verdict in BAD]
+
+
+def groups(results: Sequence[Result]) -> list[str]:
+    """Failures of one sort as one line, the most frequent first: how many, the first, and what happened."""
+    found: dict[tuple[str, str], list[Result]] = {}
+    for result in failures(results):
+        found.setdefault((result.verdict, _sort(result)), []).append(result)
+    lines = []
+    for (verdict, _), same in sorted(found.items(), key=lambda item: -len(item[1])):
+        first = same[0]
+        lines.append(f"{len(same)} x {verdict}, first case {first.index} ({first.title}): {first.detail}")
+    return lines
+
+
+def _sort(result: Result) -> str:
+    """What failures of one sort share: the exception and its place, or what was done to the file."""
+    if result.verdict == Verdict.TRACEBACK:
+        return re.sub(r"\d+|'[^']*'|\(.*\)", "", result.detail)
+    return re.sub(r" is .*|\d+", "", result.title.split(": ", 1)[-1])
+
+
+def printable(text: str) -> str:
+    """`text` without what moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def keep(result: Result, scratch: Path, folder: Path) -> None:

@@ -68,6 +68,14 @@ class Case(NamedTuple):
     make: Callable[[np.random.Generator, Path], Trial]
 
 
+def choose(cases: list[Case], count: int, seed: int) -> list[Case]:
+    """`count` of the cases, which the seed draws, in their order: other seeds give others."""
+    if len(cases) <= count:
+        return cases
+    chosen = np.random.default_rng(seed).choice(len(cases), count, replace=False)
+    return [cases[index] for index in sorted(chosen)]
+
+
 class Result(NamedTuple):
     """What came of a case. detail: the line that was printed, or what else says why. growth: of memory at its peak, in MB."""
 
