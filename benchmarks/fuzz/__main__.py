@@ -1,14 +1,14 @@
 """Are damaged files and wrong commands refused in one line, and is nothing read wrong without a word?
 
-Thousands of damaged adapters, LoRAs, Diffusers folders, manifests, registries, checkpoints, pictures and command lines, each
-read in a process that is watched. Prints a table and exits with 1 if any of these is not 0: loaded changed, tracebacks,
-hangs, memory, unreadable output (more than one line, control characters), good ones refused.
+Thousands of damaged adapters, LoRAs, Diffusers folders, manifests, registries, checkpoints, pictures and command
+lines, each read in a process that is watched. Prints a table and exits with 1 if any of these is not 0: loaded changed,
+tracebacks, hangs, memory, unreadable output (more than one line, control characters), good ones refused.
 
     python -m benchmarks.fuzz [--quick] [--only KIND] [--case KIND:INDEX] [--out FOLDER]
 
-The column "apart" counts what nothing in the file can tell: flipped bits in files without a digest (other programs' LoRAs,
-models and pictures, registries that people edit) whose numbers are finite; and checkpoints restored exactly from an older
-state, where the newest is damaged. A usage box is what the parser of the command line prints for a wrong flag.
+The column "apart" counts what nothing in the file can tell: flipped bits in files without a digest (other programs'
+LoRAs, models and pictures, registries that people edit) whose numbers are finite; and checkpoints restored exactly from
+an older state, where the newest is damaged. A usage box is what the parser of the command line prints for a wrong flag.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from benchmarks.fuzz.report import failures, groups, keep, printable, table
 from benchmarks.fuzz.trial import BAD, Result
 
 KINDS = {
-    name: f"benchmarks.fuzz.{name}" for name in ("adapters", "folders", "manifests", "checkpoints", "pictures", "misuses")
+    name: f"benchmarks.fuzz.{name}"
+    for name in ("adapters", "folders", "manifests", "checkpoints", "pictures", "misuses")
 }
 _SHOWN = 60  # sorts of failures of a kind
 
@@ -87,7 +88,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--case", metavar="KIND:INDEX", help="one case, as a failure names it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--out", type=lambda text: Path(text).absolute(), help="keep the inputs of failures in this folder")
+    parser.add_argument(
+        "--out", type=lambda text: Path(text).absolute(), help="keep the inputs of failures in this folder"
+    )
     return parser.parse_args(argv)
 
 

@@ -18,15 +18,27 @@ from benchmarks.fuzz.wrong_values import NO_JSON, WRONG_VALUES, fields_of, twice
 _FILE = "adapter_config.json"
 # Numbers of alpha that are no damage, and switches that mean another scale.
 _SOUND = {
-    "lora_alpha": ("a fraction", "10^9", "0", "-1", "10^20", "-10^20"), "use_rslora": ("true",), "r": (), "alpha_pattern": (),
-}  # fmt: skip
+    "lora_alpha": ("a fraction", "10^9", "0", "-1", "10^20", "-10^20"),
+    "use_rslora": ("true",),
+    "r": (),
+    "alpha_pattern": (),
+}
 # Settings under which the tensors alone are not the whole change.
 _MUST_REFUSE: dict[str, Any] = {
-    "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "loftq", "corda"], "use_dora": [True],
+    "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "loftq", "corda"],
+    "use_dora": [True],
     "alpha_pattern": [{"to_q": "x"}, {"to_q": None}, {"to_q": [1]}, {"to_q": True}, {"(": 1}, {"to_q": 1e308 * 10}],
     "lora_alpha": [[3], {"a": 3}, "three", True, None],
-}  # fmt: skip
-_BOMBS = ("(a+)+$", "(.*)*x", "(.|.)*y", "(([a-z])+.)+[A-Z]([a-z])+$", "(to_q|to_q)*" * 50, "x{1,60000}" * 3, "(" * 5000 + ")" * 5000)
+}
+_BOMBS = (
+    "(a+)+$",
+    "(.*)*x",
+    "(.|.)*y",
+    "(([a-z])+.)+[A-Z]([a-z])+$",
+    "(to_q|to_q)*" * 50,
+    "x{1,60000}" * 3,
+    "(" * 5000 + ")" * 5000,
+)
 
 
 def setting_cases(specimens: list[Specimen]) -> list[Case]:

@@ -21,17 +21,32 @@ from merge.export import export
 
 FILE = "adapter.safetensors"  # LoRAs of other programs are named after their files
 PEFT_SETTINGS = {
-    "peft_type": "LORA", "r": 2, "lora_alpha": 3, "use_rslora": False, "use_dora": False, "alpha_pattern": {},
-    "rank_pattern": {}, "init_lora_weights": True, "bias": "none", "fan_in_fan_out": False, "lora_bias": False,
-    "target_modules": ["to_q", "to_k"], "modules_to_save": None, "inference_mode": True, "task_type": None,
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 3,
+    "use_rslora": False,
+    "use_dora": False,
+    "alpha_pattern": {},
+    "rank_pattern": {},
+    "init_lora_weights": True,
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "lora_bias": False,
+    "target_modules": ["to_q", "to_k"],
+    "modules_to_save": None,
+    "inference_mode": True,
+    "task_type": None,
     "base_model_name_or_path": "tiny",
-}  # fmt: skip
+}
 _KOHYA_TEXTS = {"ss_sd_model_name": "tiny.safetensors", "ss_network_dim": "2", "modelspec.trigger_phrase": "ada man"}
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """A sound file. folder: holds it, and what belongs to it. facts: what it gives. ours: whether it has blocks and tokens."""
+    """A sound file.
+
+    folder: holds it, and what belongs to it. facts: what it gives. ours: whether it is an adapter of ours.
+    """
 
     name: str
     folder: Path
@@ -87,7 +102,9 @@ def write_specimens(folder: Path) -> None:
     plain = tiny_adapter("ada", large, family="sdxl", partition=None)
     (folder / "xl").mkdir()
     export(plain, folder / "xl" / FILE, "kohya", card=False)
-    raws = {name: RawFile.read((folder / name / FILE).read_bytes()) for name in ("export diffusers", "export kohya", "xl")}
+    raws = {
+        name: RawFile.read((folder / name / FILE).read_bytes()) for name in ("export diffusers", "export kohya", "xl")
+    }
     shutil.rmtree(folder / "xl")
     for name, raw in _external(raws).items():
         (folder / name).mkdir()

@@ -16,11 +16,18 @@ from benchmarks.fuzz.trial import Case, Trial
 
 _SPECIAL = {"NaN": np.nan, "infinity": np.inf, "-infinity": -np.inf}
 _SHAPES = {
-    "flat": lambda shape: [int(np.prod(shape))], "one axis more": lambda shape: [1, *shape], "transposed": lambda shape: shape[::-1],
-    "10^12": lambda shape: [10**12, *shape[1:]], "negative": lambda shape: [-1, *shape[1:]], "no numbers": lambda shape: [],
-    "zero": lambda shape: [0, *shape[1:]], "zero by 10^12": lambda shape: [0, 10**12], "2^63": lambda shape: [1 << 63, *shape[1:]],
-    "70 axes": lambda shape: [*shape, *[1] * 68], "one row more": lambda shape: [shape[0] + 1, *shape[1:]],
-}  # fmt: skip
+    "flat": lambda shape: [int(np.prod(shape))],
+    "one axis more": lambda shape: [1, *shape],
+    "transposed": lambda shape: shape[::-1],
+    "10^12": lambda shape: [10**12, *shape[1:]],
+    "negative": lambda shape: [-1, *shape[1:]],
+    "no numbers": lambda shape: [],
+    "zero": lambda shape: [0, *shape[1:]],
+    "zero by 10^12": lambda shape: [0, 10**12],
+    "2^63": lambda shape: [1 << 63, *shape[1:]],
+    "70 axes": lambda shape: [*shape, *[1] * 68],
+    "one row more": lambda shape: [shape[0] + 1, *shape[1:]],
+}
 
 
 class _Change(NamedTuple):
@@ -52,10 +59,17 @@ def _changes(specimen: Specimen) -> Iterator[_Change]:
     yield _Change("tensors in reverse order", lambda raw, i: replace(raw, tensors=raw.tensors[::-1]), good=True)
     yield _Change("a tensor missing", lambda raw, i: replace(raw, tensors=raw.tensors[:i] + raw.tensors[i + 1 :]))
     yield _Change("no tensors", lambda raw, i: replace(raw, tensors=[]))
-    yield _Change("a tensor of nothing known", lambda raw, i: _with(raw, replace(raw.tensors[i], name="unknown.weight")))
+    yield _Change(
+        "a tensor of nothing known", lambda raw, i: _with(raw, replace(raw.tensors[i], name="unknown.weight"))
+    )
     for name in ("", "\x1b[31mred", "x" * 100_000, "../../escaped", "a\nb"):
-        yield _Change(f"a tensor named {name[:12]!r}", lambda raw, i, n=name: raw.replaced(i, lambda t: replace(t, name=n)))
-    yield _Change("20,000 tensors of nothing", lambda raw, i: _with(raw, *[Tensor(f"t{n}", "F32", [0], b"") for n in range(20_000)]))
+        yield _Change(
+            f"a tensor named {name[:12]!r}", lambda raw, i, n=name: raw.replaced(i, lambda t: replace(t, name=n))
+        )
+    yield _Change(
+        "20,000 tensors of nothing",
+        lambda raw, i: _with(raw, *[Tensor(f"t{n}", "F32", [0], b"") for n in range(20_000)]),
+    )
     for words, value in _SPECIAL.items():
         yield _Change(f"one {words}", lambda raw, i, v=value: raw.replaced(i, lambda t: t.filled(v, 5)))
         yield _Change(f"all {words}", lambda raw, i, v=value: raw.replaced(i, lambda t: t.filled(v)))
@@ -94,13 +108,25 @@ def _with(raw: RawFile, *tensors: Tensor) -> RawFile:
 
 def _pair(raw: RawFile, index: int) -> int:
     """The tensor at `index`, or, if it is no part of a pair, one that is."""
-    return index if _rank_axis(raw.tensors[index].name) is not None else next(
-        i for i, tensor in enumerate(raw.tensors) if _rank_axis(tensor.name) is not None
-    )  # fmt: skip
+    return (
+        index
+        if _rank_axis(raw.tensors[index].name) is not None
+        else next(i for i, tensor in enumerate(raw.tensors) if _rank_axis(tensor.name) is not None)
+    )
 
 
 def _layer(name: str) -> str:
-    for role in ("/lora_A", "/lora_B", ".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora_mid.", "_lora.down.", "_lora.up."):
+    for role in (
+        "/lora_A",
+        "/lora_B",
+        ".lora_A.",
+        ".lora_B.",
+        ".lora_down.",
+        ".lora_up.",
+        ".lora_mid.",
+        "_lora.down.",
+        "_lora.up.",
+    ):
         name = name.replace(role, "@")
     return name.split("@")[0]
 

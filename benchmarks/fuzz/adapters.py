@@ -22,6 +22,9 @@ NAME, SECONDS, MOST_MEMORY, QUICK = "adapters", 20.0, 512 << 20, 800
 _FIELDS = 1200  # cases of the fields of headers
 _TIMES = 6  # each damage to bytes, in each part of a file
 
+# Unusual names that are as good as others.
+_GOOD = {"a link to the file": FILE, "a name with blanks": "my  best.safetensors", "a name in Greek": "άδα.safetensors"}
+
 
 def prepare(folder: Path, seed: int) -> None:
     """Write the sound files."""
@@ -37,11 +40,12 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
         for name in (*SAME_LENGTH, *OTHER_LENGTH):
             for part in ("length", "header", "body"):
                 times = 2 if part == "length" else _TIMES
-                cases += [Case(f"{specimen.name}: {name} ({part})", functools.partial(_bytes, specimen, name, part))] * times
+                cases += [
+                    Case(f"{specimen.name}: {name} ({part})", functools.partial(_bytes, specimen, name, part))
+                ] * times
     cases += [Case(f"{words} as a file", functools.partial(_place, specimens[-1], m)) for words, m in NOT_FILES.items()]
     ours = next(specimen for specimen in specimens if specimen.name == "ours")
-    good = ("a link to the file", "a name with blanks", "a name in Greek")
-    return cases + [Case(words, functools.partial(_good, ours, words)) for words in good]
+    return cases + [Case(words, functools.partial(_good, ours, words)) for words in _GOOD]
 
 
 def _bytes(specimen: Specimen, name: str, part: str, rng: np.random.Generator, scratch: Path) -> Trial:
@@ -65,7 +69,7 @@ def _place(specimen: Specimen, make: Any, rng: np.random.Generator, scratch: Pat
 
 
 def _good(specimen: Specimen, words: str, rng: np.random.Generator, scratch: Path) -> Trial:
-    path = scratch / {"a name with blanks": "my  best adapter.safetensors", "a name in Greek": "άδα.safetensors"}.get(words, FILE)
+    path = scratch / _GOOD[words]
     if words == "a link to the file":
         path.symlink_to(specimen.folder / FILE)
     else:

@@ -57,7 +57,8 @@ def _repeat(data: bytes, rng: np.random.Generator, low: int, high: int) -> bytes
 
 # Damage that leaves the length as it is, and that which does not.
 SAME_LENGTH: Mapping[str, Damage] = {
-    "a flipped bit": _flip, "two bytes swapped": _swap, "a block of zeros": _overwrite(0), "a block of ones": _overwrite(255),
+    "a flipped bit": _flip, "two bytes swapped": _swap, "a block of zeros": _overwrite(0),
+    "a block of ones": _overwrite(255),
     "a block twice": _repeat,
 }  # fmt: skip
 OTHER_LENGTH: Mapping[str, Damage] = {

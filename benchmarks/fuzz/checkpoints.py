@@ -27,9 +27,23 @@ _STEPS = (10, 20)
 _BYTES = 170  # cases of damaged bytes
 # Names that lie beside the checkpoints of a run.
 _STRAYS = (
-    "notes", "30", "007", "20 (copy)", "30.orbax-checkpoint-tmp-1764200000", "tmp", ".DS_Store", "9" * 30, "-5", "1e3", "²", "٣",
-    "\x1b[31mred", "30\n", "10.5", "+20",
-)  # fmt: skip
+    "notes",
+    "30",
+    "007",
+    "20 (copy)",
+    "30.orbax-checkpoint-tmp-1764200000",
+    "tmp",
+    ".DS_Store",
+    "9" * 30,
+    "-5",
+    "1e3",
+    "²",
+    "٣",
+    "\x1b[31mred",
+    "30\n",
+    "10.5",
+    "+20",
+)
 
 
 def prepare(folder: Path, seed: int) -> None:
@@ -44,7 +58,10 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
     """All cases, always in one order."""
     root = folder / "checkpoints"
     newest, older = ({"step": step, "state": facts_of(_state(step))} for step in reversed(_STEPS))
-    files = {step: sorted(p.relative_to(root).as_posix() for p in (root / str(step)).rglob("*") if p.is_file()) for step in _STEPS}
+    files = {
+        step: sorted(p.relative_to(root).as_posix() for p in (root / str(step)).rglob("*") if p.is_file())
+        for step in _STEPS
+    }
     load = functools.partial(_trial, newest, older)
     cases, byte_cases = [Case("nothing changed", functools.partial(_sound, root, load))], []
     for step in _STEPS:
@@ -52,21 +69,38 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
             cases.append(Case(f"no {name}", functools.partial(_change, root, load, {name: None}, step)))
             for words in (*SAME_LENGTH, *OTHER_LENGTH):
                 for _ in range(4 if "/d/" in name else 1):
-                    byte_cases.append(Case(f"{name}: {words}", functools.partial(_change, root, load, {name: words}, step)))
+                    byte_cases.append(
+                        Case(f"{name}: {words}", functools.partial(_change, root, load, {name: words}, step))
+                    )
     cases += choose(byte_cases, _BYTES, seed)
     both = [files[step] for step in _STEPS]
     for one, other in zip(both[0], both[1], strict=False):
-        cases.append(Case(f"{one} and {other} cut short", functools.partial(_change, root, load, {one: "cut short", other: "cut short"}, 20)))
+        cases.append(
+            Case(
+                f"{one} and {other} cut short",
+                functools.partial(_change, root, load, {one: "cut short", other: "cut short"}, 20),
+            )
+        )
     for name in files[20]:
         other = name.replace("20/", "10/", 1)
         if (root / other).is_file():
             cases.append(Case(f"{other} as {name}", functools.partial(_exchanged, root, load, other, name)))
-    cases += [Case(f"a folder {name!r} beside them", functools.partial(_stray, root, load, name, True)) for name in _STRAYS]
-    cases += [Case(f"a file {name!r} beside them", functools.partial(_stray, root, load, name, False)) for name in _STRAYS]
-    cases += [Case(f"{words} as the newest", functools.partial(_place, root, load, "20", m)) for words, m in NOT_FILES.items()]
-    cases += [Case(f"{words} as the folder", functools.partial(_as_folder, load, make)) for words, make in NOT_FILES.items()]
+    cases += [
+        Case(f"a folder {name!r} beside them", functools.partial(_stray, root, load, name, True)) for name in _STRAYS
+    ]
+    cases += [
+        Case(f"a file {name!r} beside them", functools.partial(_stray, root, load, name, False)) for name in _STRAYS
+    ]
+    cases += [
+        Case(f"{words} as the newest", functools.partial(_place, root, load, "20", m)) for words, m in NOT_FILES.items()
+    ]
+    cases += [
+        Case(f"{words} as the folder", functools.partial(_as_folder, load, make)) for words, make in NOT_FILES.items()
+    ]
     cases += [Case(f"{words} as config.json", functools.partial(_settings_place, m)) for words, m in NOT_FILES.items()]
-    return cases + [Case(f"config.json is {words}", functools.partial(_settings, make)) for words, make in NO_JSON.items()]
+    return cases + [
+        Case(f"config.json is {words}", functools.partial(_settings, make)) for words, make in NO_JSON.items()
+    ]
 
 
 def _state(step: int) -> dict[str, Any]:
@@ -74,9 +108,12 @@ def _state(step: int) -> dict[str, Any]:
     rng = np.random.default_rng(step)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))
     return {
-        "lora": {"unet": {"to_k": (draw(16, 2), draw(2, 16)), "to_v": (draw(16, 2), draw(2, 16))}}, "tokens": draw(2, 16),
-        "count": jnp.int32(step), "moments": [draw(64, 8), draw(64, 8).astype(jnp.bfloat16)], "nothing": jnp.zeros((0, 16)),
-    }  # fmt: skip
+        "lora": {"unet": {"to_k": (draw(16, 2), draw(2, 16)), "to_v": (draw(16, 2), draw(2, 16))}},
+        "tokens": draw(2, 16),
+        "count": jnp.int32(step),
+        "moments": [draw(64, 8), draw(64, 8).astype(jnp.bfloat16)],
+        "nothing": jnp.zeros((0, 16)),
+    }
 
 
 def _trial(newest: Any, older: Any, folder: Path) -> Trial:
@@ -101,7 +138,14 @@ def _sound(root: Path, load: Callable[[Path], Trial], rng: np.random.Generator, 
     return Trial(call=trial.call, accept=trial.accept, must_load=True)
 
 
-def _change(root: Path, load: Callable[[Path], Trial], changes: dict[str, str | None], step: int, rng: np.random.Generator, scratch: Path) -> Trial:
+def _change(
+    root: Path,
+    load: Callable[[Path], Trial],
+    changes: dict[str, str | None],
+    step: int,
+    rng: np.random.Generator,
+    scratch: Path,
+) -> Trial:
     """Damaged bytes in files, or files that are missing."""
     folder = _copy(root, scratch)
     for name, words in changes.items():
@@ -114,14 +158,18 @@ def _change(root: Path, load: Callable[[Path], Trial], changes: dict[str, str | 
     return trial if step == 20 else Trial(call=trial.call, accept=trial.accept, must_load=True)
 
 
-def _exchanged(root: Path, load: Callable[[Path], Trial], other: str, name: str, rng: np.random.Generator, scratch: Path) -> Trial:
+def _exchanged(
+    root: Path, load: Callable[[Path], Trial], other: str, name: str, rng: np.random.Generator, scratch: Path
+) -> Trial:
     """A file of the older checkpoint in the newer one."""
     folder = _copy(root, scratch)
     shutil.copy(folder / other, folder / name)
     return load(folder)
 
 
-def _stray(root: Path, load: Callable[[Path], Trial], name: str, is_folder: bool, rng: np.random.Generator, scratch: Path) -> Trial:
+def _stray(
+    root: Path, load: Callable[[Path], Trial], name: str, is_folder: bool, rng: np.random.Generator, scratch: Path
+) -> Trial:
     folder = _copy(root, scratch)
     if is_folder:
         (folder / name).mkdir()
@@ -131,14 +179,23 @@ def _stray(root: Path, load: Callable[[Path], Trial], name: str, is_folder: bool
     return Trial(call=trial.call, accept=trial.accept, must_load=True)
 
 
-def _place(root: Path, load: Callable[[Path], Trial], name: str, make: Callable[[Path], Path], rng: np.random.Generator, scratch: Path) -> Trial:
+def _place(
+    root: Path,
+    load: Callable[[Path], Trial],
+    name: str,
+    make: Callable[[Path], Path],
+    rng: np.random.Generator,
+    scratch: Path,
+) -> Trial:
     folder = _copy(root, scratch)
     shutil.rmtree(folder / name)
     make(folder / name)
     return load(folder)
 
 
-def _as_folder(load: Callable[[Path], Trial], make: Callable[[Path], Path], rng: np.random.Generator, scratch: Path) -> Trial:
+def _as_folder(
+    load: Callable[[Path], Trial], make: Callable[[Path], Path], rng: np.random.Generator, scratch: Path
+) -> Trial:
     trial = load(make(scratch / "checkpoints"))
     return Trial(call=trial.call)
 

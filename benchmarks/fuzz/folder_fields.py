@@ -47,7 +47,9 @@ def _paths(name: str, value: dict[str, Any]) -> list[tuple[Any, ...]]:
         return [(word,) for word in _WORDS if word in value]
     paths = fields_of(value, 2)
     if name.endswith(".index.json"):
-        return [path for path in paths if path[0] == "metadata" or path[1:2] in ((), (next(iter(value["weight_map"])),))]
+        return [
+            path for path in paths if path[0] == "metadata" or path[1:2] in ((), (next(iter(value["weight_map"])),))
+        ]
     return paths
 
 
@@ -55,7 +57,13 @@ def _field_cases(folder: Folder, name: str, value: dict[str, Any], path: tuple[A
     words = ".".join(map(str, path))
     base = functools.reduce(lambda place, key: place[key], path, value)
     cases = [
-        _case(folder, name, f"{words} is {wrong.words}", with_value(value, path, wrong.text), _stated(folder, name, path, wrong))
+        _case(
+            folder,
+            name,
+            f"{words} is {wrong.words}",
+            with_value(value, path, wrong.text),
+            _stated(folder, name, path, wrong),
+        )
         for wrong in WRONG_VALUES
         if not _is_sound(name, path, base, wrong)
     ]
@@ -84,7 +92,9 @@ def _is_sound(name: str, path: tuple[Any, ...], base: Any, wrong: Wrong) -> bool
         if field.endswith("token_id"):
             return wrong.words in ("0", "a list of a number")
         is_free = field.endswith(("offset", "shift", "padding"))
-        return wrong.words in (_SOUND_WHOLE if is_free else {"a list of a number"}) or (field == "freq_shift" and wrong.words == "a fraction")
+        return wrong.words in (_SOUND_WHOLE if is_free else {"a list of a number"}) or (
+            field == "freq_shift" and wrong.words == "a fraction"
+        )
     if isinstance(base, str) and name.startswith("tokenizer"):
         return wrong.words in _TEXTS
     # One level, and so many heads in it.

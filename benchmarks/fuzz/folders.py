@@ -71,7 +71,9 @@ def _tensor_cases(folder: Folder) -> list[Case]:
     return cases
 
 
-def _change(folder: Folder, name: str, change: Callable[[RawFile, int], RawFile], rng: np.random.Generator, scratch: Path) -> Trial:
+def _change(
+    folder: Folder, name: str, change: Callable[[RawFile, int], RawFile], rng: np.random.Generator, scratch: Path
+) -> Trial:
     raw = RawFile.read((folder.path / name).read_bytes())
     keep = {} if folder.ours else {"format": "pt"}
     index = int(rng.choice([i for i, tensor in enumerate(raw.tensors) if tensor.dtype == "F32" and tensor.data]))
@@ -89,8 +91,11 @@ _CHANGES: dict[str, Callable[[RawFile, int], RawFile]] = {
     "10^12": lambda raw, i: raw.replaced(i, lambda t: type(t)(t.name, t.dtype, [10**12], t.data)),
     "70 axes": lambda raw, i: raw.replaced(i, lambda t: type(t)(t.name, t.dtype, [*t.shape, *[1] * 68], t.data)),
     "an escape sequence": lambda raw, i: raw.replaced(i, lambda t: type(t)("\x1b[31mred", t.dtype, t.shape, t.data)),
-    **{f"{d} in one": functools.partial(lambda d, raw, i: raw.replaced(i, lambda t: t.cast(d)), d) for d in WRONG_DTYPES},
-}  # fmt: skip
+    **{
+        f"{d} in one": functools.partial(lambda d, raw, i: raw.replaced(i, lambda t: t.cast(d)), d)
+        for d in WRONG_DTYPES
+    },
+}
 
 
 def _place_cases(folder: Folder) -> list[Case]:
@@ -100,9 +105,16 @@ def _place_cases(folder: Folder) -> list[Case]:
     for name in (weights, "unet/config.json", "model_index.json", "tokenizer/vocab.json", "tokenizer/merges.txt"):
         for words, make in NOT_FILES.items():
             cases.append(Case(f"{words} as {name}", functools.partial(_place, folder, name, make)))
-    cases += [Case(f"{words} as the folder", functools.partial(_as_folder, folder, make)) for words, make in NOT_FILES.items()]
+    cases += [
+        Case(f"{words} as the folder", functools.partial(_as_folder, folder, make)) for words, make in NOT_FILES.items()
+    ]
     cases += [Case(f"no {name}", functools.partial(_without, folder, name)) for name in folder.files("")]
-    others = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "unet/config.json", "tokenizer/vocab.json")
+    others = (
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "unet/config.json",
+        "tokenizer/vocab.json",
+    )
     for one, other in zip((weights, weights, "vae/config.json", "unet/config.json"), others, strict=True):
         cases.append(Case(f"{other} as {one}", functools.partial(_exchanged, folder, one, other)))
     return [*cases, Case("a folder of another program", functools.partial(_manifests, folder))]

@@ -19,6 +19,7 @@ from blocklora_jax.checkpoints.trees import unflatten_params
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
 from blocklora_jax.pocket.tokenizer import write_tokenizer
 
+FOUR_BLOCKS = Partition(num_blocks=4)
 WORDS = ["a", "photo", "of", "man", "dog", "in", "the", "snow"]
 PROMPTS = ["a photo of a man", "a dog in the snow"]
 _POSITIONS, _WIDTH, _WIDTH_2, _POOLED = 16, 16, 24, 20
@@ -53,7 +54,7 @@ def tiny_adapter(
     *,
     family: str = "sd1",
     slots: tuple[int, ...] = (1,),
-    partition: Partition | None = Partition(num_blocks=4),
+    partition: Partition | None = FOUR_BLOCKS,
     layers: str = "attention+text_encoder",
     vectors: int = 2,
 ) -> Adapter:

@@ -10,7 +10,9 @@ from benchmarks.fuzz.trial import Matching, Trial, Verdict
 # What moves a cursor, colours a terminal or turns the direction of writing; tabs and line ends are allowed.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _TRACES = ("Traceback (most recent call last)", "unexpected error")
-_BAR = re.compile(r"\d+%\|.*\|")
+_BAR = re.compile(r"^[^:]{0,40}:? *\d+%\|.*\|")
+_LONGEST = 8000  # letters of a line that somebody might read
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|StatusLine|Read|TooLong)\b")
 
 
 def judge(trial: Trial, ended: Ended, most_memory: int) -> tuple[Verdict, str]:
@@ -24,6 +26,8 @@ def judge(trial: Trial, ended: Ended, most_memory: int) -> tuple[Verdict, str]:
         return Verdict.CHANGED, f"{ended.altered} (exit code {ended.code}: {_last(printed)})"
     if found := _CONTROL.search(_without_bars(printed)):
         return Verdict.NOISE, f"control character {found[0]!r} in {_last(printed)}"
+    if any(len(line) > _LONGEST for line in ended.err.splitlines()):
+        return Verdict.NOISE, f"a line of more than {_LONGEST} letters: {_last(ended.err)}"
     return _refused(trial, ended) if ended.code else _loaded(trial, ended)
 
 
@@ -58,7 +62,8 @@ def _difference(trial: Trial, ended: Ended) -> str:
     if not trial.accept:
         return f"accepted, must be refused; {_last(ended.out + ended.err)}"
     if isinstance(trial.accept[0], Matching):
-        return f"not what it may be: {str(ended.facts.get('info', ended.facts) if isinstance(ended.facts, dict) else ended.facts)[:200]}"
+        facts = ended.facts.get("info", ended.facts) if isinstance(ended.facts, dict) else ended.facts
+        return f"not what it may be: {str(facts)[:200]}"
     places = list(_places(trial.accept[0], ended.facts, ""))
     return f"differs at {'; '.join(places[:3])}{f' and {len(places) - 3} more places' if len(places) > 3 else ''}"
 
@@ -81,13 +86,19 @@ def _trace(printed: str) -> str:
         return net[-1][:300]
     places = [line.strip() for line in lines if 'File "' in line and "/benchmarks/fuzz/" not in line]
     ours = [line for line in places if re.search(r"/(blocklora_jax|merge|train)/", line)]
-    place = re.sub(r'File ".*/((blocklora_jax|merge|train)/[^"]+)", line (\d+), in (.*)', r"\1:\3 \4", (ours or [""])[-1])
-    last = next((line for line in reversed(lines) if line and not line.startswith((" ", "\t", "-", "╰", "│"))), lines[-1])
+    place = re.sub(
+        r'File ".*/((blocklora_jax|merge|train)/[^"]+)", line (\d+), in (.*)', r"\1:\3 \4", (ours or [""])[-1]
+    )
+    last = next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])
     return f"{last[:200]} [{place}]"
 
 
 def _without_bars(text: str) -> str:
-    return "\n".join(line for line in text.replace("\r", "\n").splitlines() if not _BAR.search(line)) if "|" in text else text
+    return (
+        "\n".join(line for line in text.replace("\r", "\n").splitlines() if not _BAR.search(line))
+        if "|" in text
+        else text
+    )
 
 
 def _last(text: str) -> str:

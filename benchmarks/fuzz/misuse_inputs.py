@@ -25,9 +25,12 @@ from merge.export import export
 
 EVIL = "\x1b[31mred\x1b]0;owned\x07"
 REGISTRY: dict[str, Any] = {
-    "blocklora_registry": 1, "base_name": "", "base_digest": "", "partition": {"num_blocks": 4, "axis": "in", "seed": 0},
+    "blocklora_registry": 1,
+    "base_name": "",
+    "base_digest": "",
+    "partition": {"num_blocks": 4, "axis": "in", "seed": 0},
     "entries": [{"name": "ada", "token": "<ada>", "slots": [0], "owner": "Ada", "date": "2026-11-21"}],
-}  # fmt: skip
+}
 
 
 def write_inputs(folder: Path) -> None:
@@ -49,7 +52,9 @@ def write_inputs(folder: Path) -> None:
     for number in range(2):
         pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "pictures" / f"{number}.png")
-    settings = {name: {"class_noun": "man", "images": "pictures", "slot": slot} for slot, name in enumerate(("ada", "bob"))}
+    settings = {
+        name: {"class_noun": "man", "images": "pictures", "slot": slot} for slot, name in enumerate(("ada", "bob"))
+    }
     (folder / "concepts.yaml").write_text(json.dumps(settings))
 
 
@@ -57,7 +62,7 @@ def _write_evil(folder: Path) -> None:
     """Texts that would reach a terminal, in an adapter and in a registry."""
     raw = RawFile.read((folder / "ada.safetensors").read_bytes())
     header = json.loads(raw.metadata["blocklora"])
-    texts = {name: EVIL for name in ("class_noun", "trigger", "base_name")}
+    texts = dict.fromkeys(("class_noun", "trigger", "base_name"), EVIL)
     for name, fields in {"evil": texts, "evil_name": {"name": EVIL}, "escaped": {"name": "../../escaped"}}.items():
         metadata = {"blocklora": json.dumps({**header, **fields})}
         (folder / f"{name}.safetensors").write_bytes(RawFile(raw.tensors, metadata).pack())
@@ -90,13 +95,16 @@ def _here(module: str, args: list[str]) -> None:
     sys.argv = [f"python -m {module}", *args]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*found in sys.modules.*")
-        runpy.run_module(module, run_name="__main__")
+        # alter_sys: option classes are looked up in the module that runs.
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _in_process(module: str, args: list[str]) -> None:
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", module, *args]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, env={**os.environ, "PYTHONPATH": path}
+    )
     os.write(1, done.stdout)
     os.write(2, done.stderr)
     raise SystemExit(done.returncode)

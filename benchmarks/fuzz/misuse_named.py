@@ -1,98 +1,35 @@
-"""Calls that must be refused, each for a reason of its own."""
+"""Calls that are written out one by one, in `must_refuse.txt` and `may_succeed.txt`."""
 
 from __future__ import annotations
 
-_TRAIN = ["train.concept", "--images", "pictures", "--class-noun", "man", "--out", "run", "--model", "model", "--steps", "1", "--batch", "1"]
-_ADA = [*_TRAIN, "--token", "<ada>", "--rank", "1", "--blocks", "4"]
-_BASE = ["train.base", "--out", "base", "--clip-steps", "1", "--vae-steps", "1", "--unet-steps", "1", "--judge-steps", "0"]
-_MERGE = ["merge", "ada.safetensors", "bob.safetensors", "--model", "model"]
-_EXPORT = ["merge", "export", "ada.safetensors"]
+import shlex
+from pathlib import Path
 
-# The module, then the words after it.
-MUST_REFUSE: tuple[list[str], ...] = (
-    ["merge", "frobnicate"], ["merge", "chekc", "ada.safetensors"], ["merge", "export"], ["merge", "info"], ["merge", "check"], ["merge", "fuse"],
-    ["merge", "registry", "frobnicate"], ["merge", "registry", "new"], ["merge", "--frobnicate"], ["merge", "\x1b[31m"], ["merge", "--prompt", "x"],
-    ["train.concept"], ["train.concepts"], ["train.basis"], ["train.strangers"], ["train.base", "--frobnicate", "1"], ["train.base", "extra"],
-    [*_MERGE], [*_MERGE, "--prompt", "x", "--steps", "0"], [*_MERGE, "--prompt", "x", "--steps", "-3"],
-    [*_MERGE, "--prompt", "x", "--guidance-scale", "nan"], [*_MERGE, "--prompt", "x", "--guidance-scale", "inf"],
-    [*_MERGE, "--prompt", "x", "--weights", "nan", "1"], [*_MERGE, "--prompt", "x", "--weights", "1"], [*_MERGE, "--prompt", "x", "--weights", "1e38", "1e38"],
-    [*_MERGE, "--prompt", "dog " * 100], [*_MERGE, "--save", "model"], [*_MERGE, "--save", "model/inside"], [*_MERGE, "--save", "ada.safetensors"],
-    [*_MERGE, "--save", "."], [*_MERGE, "--save", "notes.txt"], [*_MERGE, "--save", "pictures"], [*_MERGE, "--save", "bob.safetensors"],
-    [*_MERGE, "--save", "single.safetensors"], [*_MERGE, "--save", "registry.json"], [*_MERGE, "--prompt", "x", "--out", "ada.safetensors"],
-    [*_MERGE, "--prompt", "x", "--out", "model"], [*_MERGE, "--prompt", "x", "--out", "notes.txt"], [*_MERGE, "--prompt", "x", "--out", "empty"],
-    [*_MERGE, "--prompt", "x", "--out", "same.png", "--save", "same.png"], ["merge", "ada.safetensors", "collides.safetensors", "--model", "model", "--save", "s"],
-    ["merge", "ada.safetensors", "plain.safetensors", "--model", "model", "--save", "s"], ["merge", "ada.safetensors", "ada.safetensors", "--model", "model", "--save", "s"],
-    ["merge", "pictures", "--model", "model", "--save", "s"], ["merge", "zero", "--model", "model", "--save", "s"], ["merge", "pipe", "--model", "model", "--save", "s"],
-    ["merge", "loop", "--model", "model", "--save", "s"], ["merge", "model", "--model", "model", "--save", "s"], ["merge", "single.safetensors", "--model", "model", "--save", "s"],
-    ["merge", "ada.safetensors", "--model", "single.safetensors", "--save", "single.safetensors"], ["merge", "ada.safetensors", "--model", "", "--save", "s"],
-    ["merge", "ada.safetensors", "--model", "zero", "--save", "s"], ["merge", "ada.safetensors", "--model", "pipe", "--save", "s"],
-    ["merge", "ada.safetensors", "--model", "merged", "--save", "s"], ["merge", "ada.safetensors", "--model", "model", "--save", "notes.txt/x"],
-    ["merge", "ada.safetensors", "--model", "model", "--save", "/proc/nowhere/x"], ["merge", "escaped.safetensors", "bob.safetensors", "--model", "model", "--save", "s"],
-    [*_EXPORT, "--out", "ada.safetensors"], [*_EXPORT, "--out", "out.bin"], [*_EXPORT, "--out", "single.safetensors"], [*_EXPORT, "--out", "model"],
-    [*_EXPORT, "--out", "plain.safetensors"], [*_EXPORT, "--out", "o.safetensors", "--layout", "x"], [*_EXPORT, "--out", "o.safetensors", "--max-rank", "0"],
-    [*_EXPORT, "--out", "o.safetensors", "--max-rank", "-1"], [*_EXPORT, "--out", "o.safetensors", "--weights", "inf"],
-    [*_EXPORT, "--out", "o.safetensors", "--weights", "1e6", "--dtype", "float16"], [*_EXPORT, "--out", "/proc/nowhere/o.safetensors"],
-    [*_EXPORT, "--out", "notes.txt/o.safetensors"], [*_EXPORT, "--out", "loop/o.safetensors"],
-    ["merge", "fuse", "ada.safetensors", "plain.safetensors", "--model", "model", "--out", "."], ["merge", "fuse", "ada.safetensors", "--out", "f", "--model", "model"],
-    ["merge", "fuse", "ada.safetensors", "plain.safetensors", "--model", "model", "--out", "f", "--lambda", "nan"],
-    ["merge", "fuse", "escaped.safetensors", "plain.safetensors", "--model", "model", "--out", "f"],
-    ["merge", "fuse", "ada.safetensors", "plain.safetensors", "--model", "model", "--out", "notes.txt"],
-    ["merge", "refit", "lora.safetensors", "--out", "lora.safetensors", "--slot", "1", "--model", "model", "--blocks", "4"],
-    ["merge", "refit", "lora.safetensors", "--out", "r.safetensors", "--slot", "9", "--model", "model", "--blocks", "4", "--trigger", "dog", "--class-noun", "dog"],
-    ["merge", "refit", "lora.safetensors", "--out", "r.safetensors", "--slot", "0", "--model", "model", "--blocks", "1000000000", "--trigger", "dog", "--class-noun", "dog"],
-    ["merge", "remove", "merged", "nobody", "--model", "model", "--out", "less"], ["merge", "remove", "model", "ada", "--model", "model", "--out", "less"],
-    ["merge", "remove", "merged", "ada", "--model", "model", "--out", "merged"], ["merge", "remove", "merged", "ada", "--model", "model", "--out", "model"],
-    ["merge", "remove", "empty", "ada", "--model", "model", "--out", "less"], ["merge", "replace", "merged", "--model", "model", "--out", "other"],
-    ["merge", "plan", "--concepts", "0"], ["merge", "plan", "--concepts", "1000000000", "--model", "model"], ["merge", "plan", "--concepts", str(2**70), "--model", "model"],
-    ["merge", "plan", "--concepts", "2", "--model", "nowhere/at/all"], ["merge", "plan", "--concepts", "2", "--model", "model", "--layers", "x"],
-    ["merge", "registry", "new", "registry.json"], ["merge", "registry", "new", "n.json", "--blocks", "0"], ["merge", "registry", "new", "n.json", "--blocks", "1000000000"],
-    ["merge", "registry", "new", "notes.txt/n.json"], ["merge", "registry", "new", "https://x/registry.json"], ["merge", "registry", "add", "registry.json", "ada"],
-    ["merge", "registry", "add", "registry.json", "b b"], ["merge", "registry", "add", "registry.json", "bob", "--slot", "0"],
-    ["merge", "registry", "add", "registry.json", "bob", "--slot", "99"], ["merge", "registry", "add", "registry.json", "bob", "--count", "1000000000"],
-    ["merge", "registry", "add", "registry.json", "bob", "--token", "\x1b[31m"], ["merge", "registry", "drop", "registry.json", "nobody"],
-    ["merge", "registry", "list", "http://127.0.0.1:9/registry.json"], ["merge", "registry", "list", "http://[bad/registry.json"], ["merge", "registry", "list", "https://"],
-    ["merge", "registry", "list", "http://x y\x1b[31m/r.json"],
-    [*_ADA, "--rank", "1000000000"], [*_ADA, "--resolution", "100000"], [*_ADA, "--seed", str(2**70)], [*_ADA, "--rank", "0"], [*_ADA, "--steps", "0"],
-    [*_ADA, "--steps", str(2**70)], [*_ADA, "--batch", "1000000000"], [*_ADA, "--blocks", "1000000000"], [*_ADA, "--slot", "99"], [*_ADA, "--slot", "1", "1"],
-    [*_ADA, "--learning-rate", "nan"], [*_ADA, "--alpha", "0"], [*_ADA, "--alpha", "nan"], [*_ADA, "--lambda", "-1"], [*_ADA, "--crop", "2"], [*_ADA, "--crop", "nan"],
-    [*_ADA, "--token-vectors", "1000000000"], [*_ADA, "--token-vectors", "-1"], [*_ADA, "--random-batch", "1000000000"], [*_ADA, "--tpu", "--cpu"],
-    [*_ADA, "--resume"], [*_ADA, "--images", "nowhere"], [*_ADA, "--images", "notes.txt"], [*_ADA, "--images", "empty"], [*_ADA, "--images", "pipe"],
-    [*_ADA, "--model", "nowhere/at/all"], [*_ADA, "--model", "notes.txt"], [*_ADA, "--model", "model/unet"], [*_ADA, "--model", "zero"],
-    [*_ADA, "--out", "model"], [*_ADA, "--out", "pictures"], [*_ADA, "--out", "notes.txt"], [*_ADA, "--out", "notes.txt/x"], [*_ADA, "--out", "/proc/nowhere/x"],
-    [*_ADA, "--layers", "x"], [*_ADA, "--layers", ""], [*_ADA, "--layers", "unet+unet+x"], [*_ADA, "--registry", "nowhere.json"],
-    [*_ADA, "--registry", "zero"], [*_ADA, "--registry", "pipe"], [*_ADA, "--basis", "nowhere"], [*_ADA, "--basis", "pipe"], [*_ADA, "--basis", "ada.safetensors"],
-    [*_ADA, "--strangers", "nowhere"], [*_ADA, "--strangers", "empty"], [*_ADA, "--strangers", "pipe"], [*_ADA, "--other-images", "nowhere"],
-    [*_ADA, "--down", "orthogonal"], [*_ADA, "--erase", "preserve", "--token-vectors", "0"], [*_ADA, "--class-noun", ""], [*_ADA, "--class-noun", "\x1b[31m"],
-    [*_ADA, "--random-shares.foreign", "nan"], [*_ADA, "--random-shares.foreign", "-1"], [*_ADA, "--preview-prompts", "dog " * 100],
-    [*_TRAIN, "--token", "ada"], [*_TRAIN, "--token", ""], [*_TRAIN, "--token", "<>"], [*_TRAIN, "--token", "<../x>"], [*_TRAIN, "--token", "<a b>"],
-    [*_TRAIN, "--token", "<\x1b[31m>"], [*_TRAIN, "--token", f"<{'x' * 100_000}>"],
-    ["train.concepts", "--concepts", "nowhere", "--out", "runs"], ["train.concepts", "--concepts", "empty", "--out", "runs"],
-    ["train.concepts", "--concepts", "notes.txt", "--out", "runs"], ["train.concepts", "--concepts", "pipe", "--out", "runs"],
-    ["train.concepts", "--concepts", "concepts.yaml", "--out", "runs", "--model", "model", "--at-once", "0"],
-    ["train.concepts", "--concepts", "concepts.yaml", "--out", "runs", "--model", "model", "--blocks", "1"],
-    ["train.concepts", "--concepts", "concepts.yaml", "--out", "model", "--model", "model"],
-    ["train.basis", "--out", "b.safetensors", "--prompts", "0"], ["train.basis", "--out", "b.safetensors", "--prompts", "-5"],
-    ["train.basis", "--out", "model", "--model", "model", "--prompts", "1"], ["train.basis", "--out", "ada.safetensors", "--model", "model", "--prompts", "1"],
-    ["train.strangers", "--out", "s.safetensors", "--model", "model"], ["train.strangers", "nowhere", "--out", "s.safetensors", "--model", "model"],
-    ["train.strangers", "ada.safetensors", "--out", "ada.safetensors", "--model", "model"], ["train.strangers", "lora.safetensors", "--out", "s.safetensors", "--model", "model"],
-    [*_BASE, "--pictures", "0"], [*_BASE, "--pictures", "-1"], [*_BASE, "--several", "nan"], [*_BASE, "--several", "2"], [*_BASE, "--start", "nowhere/x", "--pictures", "4"],
-    [*_BASE, "--clip-batch", "0", "--pictures", "4"], [*_BASE, "--seed", "-1", "--pictures", "4"], [*_BASE, "--unet-learning-rate", "nan", "--pictures", "4"],
-    [*_BASE, "--only-judge"], [*_BASE, "--report", "--model", "nowhere/x"], [*_BASE, "--only-judge", "--report"], [*_BASE, "--out", "notes.txt/x", "--pictures", "4"],
-    [*_BASE, "--save-every", "0", "--pictures", "4"], [*_BASE, "--seed", str(2**70), "--pictures", "4"],
-)  # fmt: skip
+_TRAIN = "train.concept --images pictures --class-noun man --out run --model model --steps 1 --batch 1"
+# What a word with a dollar sign stands for, in this order.
+_ALIASES = {
+    "$TRAIN_ADA": f"{_TRAIN} --token <ada> --rank 1 --blocks 4",
+    "$TRAIN": _TRAIN,
+    "$BASE": "train.base --out base --clip-steps 1 --vae-steps 1 --unet-steps 1 --judge-steps 0",
+    "$MERGE": "merge ada.safetensors bob.safetensors --model model",
+    "$EXPORT": "merge export ada.safetensors",
+    "$FUSE": "merge fuse ada.safetensors plain.safetensors --model model",
+    "$CONCEPTS": "train.concepts --concepts concepts.yaml --out runs --model model",
+    "$LONG_TOKEN": f"<{'x' * 100_000}>",
+    "$LONG": f"'{'dog ' * 100}'",
+    "$HUGE": str(2**70),
+}
 
-# May succeed, but no text of a file may reach the terminal as it is.
-MAY_SUCCEED: tuple[list[str], ...] = (
-    *(["merge", command, f"{name}.safetensors", *more] for name in ("evil", "evil_name", "escaped") for command, more in (
-        ("info", []), ("check", ["--no-crosstalk"]), ("export", ["--out", "o.safetensors"]))),
-    *(["merge", "registry", "list", f"evil{number}.json"] for number in range(3)),
-    *(["merge", "registry", "check", f"evil{number}.json", "evil.safetensors", "ada.safetensors"] for number in range(3)),
-    *(["merge", "registry", "drop", f"evil{number}.json", "nobody"] for number in range(3)),
-    *(["merge", "registry", "add", f"evil{number}.json", "ada"] for number in range(3)),
-    *([module, "--help"] for module in ("merge", "train.concept", "train.concepts", "train.basis", "train.strangers", "train.base")),
-    *(["merge", verb, "--help"] for verb in ("info", "check", "export", "fuse", "refit", "remove", "replace", "plan", "registry")),
-    ["merge"], ["merge", "registry"],
-    ["merge", "registry", "add", "registry.json", "bob", "--owner", "\x1b[31mred\nline"],
-    ["merge", "check", "ada.safetensors", "bob.safetensors", "--model", "model", "--no-crosstalk", "--prompts", "a {0} {}"],
-    ["merge", "check", "ada.safetensors", "bob.safetensors", "--model", "model", "--steps", "1", "--prompts", "a {0} {}"],
-)  # fmt: skip
+
+def read_calls(name: str) -> list[list[str]]:
+    r"""The calls in a file: a module, then its words. `\e`, `\n` and `\a` stand for those characters."""
+    lines = Path(__file__).with_name(name).read_text().splitlines()
+    return [_words(line) for line in lines if line and not line.startswith("#")]
+
+
+def _words(line: str) -> list[str]:
+    for alias, words in _ALIASES.items():
+        line = line.replace(alias, words)
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
+    return [word.replace("\\e", "\x1b").replace("\\n", "\n").replace("\\a", "\a") for word in lexer]

@@ -34,9 +34,13 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
     for ending in ("png", "jpg", "webp"):
         for words in (*SAME_LENGTH, *OTHER_LENGTH):
             cases += [Case(f"{ending}: {words}", functools.partial(_bytes, f"a.{ending}", words, None))] * _TIMES
-            cases += [Case(f"mask beside {ending}: {words}", functools.partial(_bytes, "a.mask.png", words, ending))] * 2
+            cases += [
+                Case(f"mask beside {ending}: {words}", functools.partial(_bytes, "a.mask.png", words, ending))
+            ] * 2
     for name in ("a.png", "a.mask.png", "a.txt"):
-        cases += [Case(f"{words} as {name}", functools.partial(_place, name, make)) for words, make in NOT_FILES.items()]
+        cases += [
+            Case(f"{words} as {name}", functools.partial(_place, name, make)) for words, make in NOT_FILES.items()
+        ]
     for words, (files, expected, must_load) in _kinds():
         cases.append(Case(words, functools.partial(_made, files, expected, must_load)))
     return cases
@@ -81,7 +85,9 @@ def _write(scratch: Path, files: dict[str, bytes]) -> None:
         (scratch / name).write_bytes(data)
 
 
-def _made(files: dict[str, bytes], expected: tuple[Any, ...], must_load: bool, rng: np.random.Generator, scratch: Path) -> Trial:
+def _made(
+    files: dict[str, bytes], expected: tuple[Any, ...], must_load: bool, rng: np.random.Generator, scratch: Path
+) -> Trial:
     _write(scratch, files)
     return Trial(call=lambda: _facts(scratch), accept=expected, must_load=must_load)
 
@@ -101,8 +107,13 @@ def _place(name: str, make: Callable[[Path], Path], rng: np.random.Generator, sc
     make(scratch / name)
     there = (scratch / name).exists()
     # A file that is not there, or has another name, is no damage.
-    missing = _expect(None if name == "a.png" else _noise(), None if "mask" in name else _half(), None if "txt" in name else _CAPTION)
-    return Trial(call=lambda: _facts(scratch), accept=(Matching(_is_text_file),) if name == "a.txt" and there else (missing,) * (name != "a.png"))
+    missing = _expect(
+        None if name == "a.png" else _noise(), None if "mask" in name else _half(), None if "txt" in name else _CAPTION
+    )
+    return Trial(
+        call=lambda: _facts(scratch),
+        accept=(Matching(_is_text_file),) if name == "a.txt" and there else (missing,) * (name != "a.png"),
+    )
 
 
 def _is_text_file(facts: Any) -> bool:
@@ -132,7 +143,10 @@ def _kinds() -> Iterator[tuple[str, tuple[dict[str, bytes], tuple[Any, ...], boo
     yield "a bomb of 2^31 pixels a side", ({"a.png": _bomb(2**31 - 1, 2**31 - 1)}, (), False)
     yield "a picture of no pixels", ({"a.png": _bomb(0, 0)}, (), False)
     yield "a text chunk that unpacks to 100 MB", ({"a.png": _text_bomb()}, (_expect(),), False)
-    yield "one pixel", ({"a.png": _encode(Image.new("RGB", (1, 1), "red"))}, (_expect(Image.new("RGB", (1, 1), "red")),), False)
+    yield (
+        "one pixel",
+        ({"a.png": _encode(Image.new("RGB", (1, 1), "red"))}, (_expect(Image.new("RGB", (1, 1), "red")),), False),
+    )
     yield from _masks(picture)
     yield from _captions(picture)
 
@@ -142,7 +156,13 @@ def _masks(picture: dict[str, bytes]) -> Iterator[tuple[str, tuple[dict[str, byt
     clear = Image.new("RGBA", _SIZE, (255, 255, 255, 0))
     clear.paste((255, 255, 255, 255), (0, 0, _SIZE[0] // 2, _SIZE[1]))
     deep = Image.fromarray(np.asarray(half, np.uint16) * 257)
-    for words, mask in (("RGB", half.convert("RGB")), ("RGBA", clear), ("16 bits", deep), ("one bit", half.convert("1")), ("a palette", half.convert("P"))):
+    for words, mask in (
+        ("RGB", half.convert("RGB")),
+        ("RGBA", clear),
+        ("16 bits", deep),
+        ("one bit", half.convert("1")),
+        ("a palette", half.convert("P")),
+    ):
         yield f"a mask of {words}", ({**picture, "a.mask.png": _encode(mask)}, accept, True)
     for name in ("a.MASK.PNG", "A.mask.png", "a.Mask.Png"):
         yield f"a mask called {name}", ({**picture, name: _encode(half)}, accept, name == "a.MASK.PNG")
@@ -154,9 +174,11 @@ def _captions(picture: dict[str, bytes]) -> Iterator[tuple[str, tuple[dict[str, 
     accept = (_expect(caption=_CAPTION),)
     for words, data, must in (
         ("UTF-8", _CAPTION.encode(), True), ("UTF-8 with a byte order mark", _CAPTION.encode("utf-8-sig"), True),
-        ("UTF-16", _CAPTION.encode("utf-16"), False), ("UTF-16, big end first", b"\xfe\xff" + _CAPTION.encode("utf-16-be"), False),
+        ("UTF-16", _CAPTION.encode("utf-16"), False),
+        ("UTF-16, big end first", b"\xfe\xff" + _CAPTION.encode("utf-16-be"), False),
         ("UTF-32", _CAPTION.encode("utf-32"), False), ("UTF-16 without a mark", _CAPTION.encode("utf-16-le"), False),
-        ("cp1252", _CAPTION.encode("cp1252"), False), ("Windows' line ends", _CAPTION.replace(", ", ",\r\n").encode(), True),
+        ("cp1252", _CAPTION.encode("cp1252"), False),
+        ("Windows' line ends", _CAPTION.replace(", ", ",\r\n").encode(), True),
         ("lines at the end", _CAPTION.encode() + b"\n\n  \n", True),
         ("letters without width", _CAPTION.replace("snow", "sn\u200bow").encode(), False),
         ("a NUL", _CAPTION.encode() + b"\0", False), ("escape sequences", _CAPTION.encode() + b"\x1b[31m", False),
@@ -174,7 +196,12 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def _bomb(width: int, height: int) -> bytes:
     """A PNG that says it is so large, with a little of it there."""
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(10_000))) + _chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", zlib.compress(bytes(10_000)))
+        + _chunk(b"IEND", b"")
+    )
 
 
 def _text_bomb() -> bytes:

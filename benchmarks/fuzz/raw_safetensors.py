@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 
 _NUMPY = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64, "I32": np.int32,
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
+    "I32": np.int32,
     "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_, "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2, "C64": np.complex64,
 }  # fmt: skip
@@ -66,7 +67,9 @@ class RawFile:
     def make(cls, arrays: dict[str, np.ndarray], metadata: dict[str, Any] | None = None) -> RawFile:
         """Of arrays in fp64, fp32, fp16, bf16 or int64."""
         names = {np.dtype(kind): name for name, kind in _NUMPY.items()}
-        tensors = [Tensor(k, names[a.dtype], list(a.shape), np.ascontiguousarray(a).tobytes()) for k, a in arrays.items()]
+        tensors = [
+            Tensor(k, names[a.dtype], list(a.shape), np.ascontiguousarray(a).tobytes()) for k, a in arrays.items()
+        ]
         return cls(tensors, dict(metadata or {}))
 
     def replaced(self, index: int, change: Callable[[Tensor], Tensor]) -> RawFile:

@@ -48,16 +48,24 @@ ANSWERS: Mapping[str, Answer] = {
     "half a chunk": _once(lambda text, url: _OK + b"Transfer-Encoding: chunked\r\n\r\nffff\r\nabc"),
     "a length that is none": _once(lambda text, url: _OK + b"Content-Length: many\r\n\r\n" + text),
     "a negative length": _once(lambda text, url: _OK + b"Content-Length: -5\r\n\r\n" + text),
-    "a way back to itself": _once(lambda text, url: f"HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n".encode()),
-    "a way to a file": _once(lambda text, url: b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n"),
-    "a way to nowhere": _once(lambda text, url: b"HTTP/1.1 302 Found\r\nLocation: http://[::bad\r\nContent-Length: 0\r\n\r\n"),
+    "a way back to itself": _once(
+        lambda text, url: f"HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n".encode()
+    ),
+    "a way to a file": _once(
+        lambda text, url: b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n"
+    ),
+    "a way to nowhere": _once(
+        lambda text, url: b"HTTP/1.1 302 Found\r\nLocation: http://[::bad\r\nContent-Length: 0\r\n\r\n"
+    ),
     "a web page": _once(lambda text, url: _whole(b"<!DOCTYPE html><html>log in</html>")),
     "binary": _once(lambda text, url: _whole(bytes(range(256)))),
     "10 MB": _once(lambda text, url: _whole(b" " * (10 << 20) + text)),
     "deep JSON": _once(lambda text, url: _whole(b"[" * 100_000)),
     "a byte every half second": _slowly,
     "headers without end": _headers_for_ever,
-    "a header of 100,000 letters": _once(lambda text, url: b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n" + text),
+    "a header of 100,000 letters": _once(
+        lambda text, url: b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n" + text
+    ),
 }
 
 

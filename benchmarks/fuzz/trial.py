@@ -62,7 +62,7 @@ class Trial:
 
 
 class Case(NamedTuple):
-    """A case that is not made yet: what it is in words, and `make(rng, scratch)`, which writes its files into `scratch`."""
+    """A case that is not made yet: what it is, and `make(rng, scratch)`, which writes its files into `scratch`."""
 
     title: str
     make: Callable[[np.random.Generator, Path], Trial]
@@ -77,7 +77,10 @@ def choose(cases: list[Case], count: int, seed: int) -> list[Case]:
 
 
 class Result(NamedTuple):
-    """What came of a case. detail: the line that was printed, or what else says why. growth: of memory at its peak, in MB."""
+    """What came of a case.
+
+    detail: the line that was printed, or what else says why. growth: of memory at its peak, in MB.
+    """
 
     index: int
     title: str

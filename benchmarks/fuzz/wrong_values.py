@@ -32,10 +32,13 @@ WRONG_VALUES: tuple[Wrong, ...] = (
     Wrong("-Infinity", "-Infinity"), _wrong("no text", ""), _wrong("a word", "x"), _wrong("a number as text", "1"),
     _wrong("escape sequences", "\x1b[31mred\x1b]0;owned\x07"), _wrong("lines", "one\ntwo\r\nthree"),
     _wrong("a path upwards", "../../escaped"), _wrong("an absolute path", "/tmp/escaped"), _wrong("a NUL", "a\0b"),
-    Wrong("half a character", '"\\ud800"'), _wrong("the other direction", "abc\u202egnp"), _wrong("100,000 letters", "x" * 100_000),
-    _wrong("an empty list", []), _wrong("a list of a number", [1]), _wrong("a list of text", ["x"]), _wrong("nested lists", [[[1]]]),
+    Wrong("half a character", '"\\ud800"'), _wrong("the other direction", "abc\u202egnp"),
+    _wrong("100,000 letters", "x" * 100_000),
+    _wrong("an empty list", []), _wrong("a list of a number", [1]), _wrong("a list of text", ["x"]),
+    _wrong("nested lists", [[[1]]]),
     _wrong("an empty object", {}), _wrong("an object", {"a": 1}), _wrong("a list of 100,000", [0] * 100_000),
-    Wrong("lists 100,000 deep", "[" * DEEP + "]" * DEEP), Wrong("objects 1,000 deep", '{"a":' * 1000 + "1" + "}" * 1000),
+    Wrong("lists 100,000 deep", "[" * DEEP + "]" * DEEP),
+    Wrong("objects 1,000 deep", '{"a":' * 1000 + "1" + "}" * 1000),
 )  # fmt: skip
 
 
