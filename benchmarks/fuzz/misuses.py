@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,13 @@ def _settings(inputs: Path, text: bytes, rng: np.random.Generator, scratch: Path
     return trial
 
 
-def _without_flags(text: bytes) -> list[str]:
+def _without_flags(text: bytes) -> Sequence[str]:
     named = {word: f"--{word.replace('_', '-')}" for word in ("images", "token", "class_noun", "out", "steps")}
-    args = _TRAIN.split()
+    args: Sequence[str] = _TRAIN.split()
     for word, flag in named.items():
         if f"{word}:".encode() in text:
-            at = args.index(flag)
-            args = args[:at] + args[at + 2 :]
+            at = list(args).index(flag)
+            args = [*args[:at], *args[at + 2 :]]
     return args
 
 
