@@ -35,6 +35,8 @@ setup(
         "orbax-checkpoint>=0.11.20",
         "transformers>=4.57",
         "huggingface_hub>=0.34",
+        "filelock>=3.20",
+        "pydantic>=2.7",
         "safetensors>=0.5",
         "numpy>=2.0",
         "ml_dtypes>=0.5",

@@ -21,6 +21,8 @@ import numpy as np
 import merge
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
 from blocklora_jax.adapters.partition import Axis, Partition
+from blocklora_jax.command import run
+from blocklora_jax.options import check_options
 
 TEXT_WIDTH = 768
 # Transformers of the U-Net: (where, how many blocks of how many transformers, channels).
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
+    check_options(options)
     shapes, repeats = kernel_shapes(options.quick), 1 if options.quick else options.repeats
     rows = [measure(shapes, options.adapters, r, axis, repeats) for axis in ("in", "out") for r in options.ranks]
     weights = sum(n * m for n, m in shapes.values())
@@ -128,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -37,6 +37,7 @@ from blocklora_jax.checkpoints.checkpoint import Checkpoint  # noqa: E402
 from blocklora_jax.checkpoints.diffusers import save_folder  # noqa: E402
 from blocklora_jax.checkpoints.layout import to_torch  # noqa: E402
 from blocklora_jax.checkpoints.single_file import save_single_file  # noqa: E402
+from blocklora_jax.command import run  # noqa: E402
 
 TOLERANCE = 1e-6
 
@@ -149,4 +150,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(lambda: sys.exit(main()))

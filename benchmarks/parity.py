@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.random_model import write_model
+from blocklora_jax.command import run
+from blocklora_jax.options import check_options
 
 TOLERANCE, PICTURE_TOLERANCE = 1e-4, 2
 SIDES = ("torch", "jax")
@@ -72,6 +74,7 @@ def main() -> int:
     parser.add_argument("--disk-dtype", default="float16", choices=["float16", "float32"], help="of the folder's files")
     parser.add_argument("--small", action="store_true", help="a small model of the same build, to try the way")
     args = parser.parse_args()
+    check_options(args)
     with tempfile.TemporaryDirectory(prefix=f"{args.model}-") as work:
         folder = Path(work) / "model"
         count = write_model(folder, args.model, args.disk_dtype, args.small)
@@ -92,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(lambda: sys.exit(main()))

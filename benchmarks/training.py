@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from train.config import ConceptConfig
 from train.data import load_concept_data, make_batches
@@ -48,6 +48,9 @@ class Options:
     quick: bool = False
     """Few rounds, to see that it runs."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 def prepare(options: Options, sd: StableDiffusion, changes: dict[str, Any], concepts: int = 1) -> Callable[[], None]:
     """A function that runs one compiled step of a variant, of so many concepts, and waits for it."""
@@ -74,7 +77,7 @@ def prepare(options: Options, sd: StableDiffusion, changes: dict[str, Any], conc
 
 def main() -> None:
     """The command line."""
-    options = tyro.cli(Options, description=__doc__)
+    options = read_options(Options, description=__doc__)
     sd = StableDiffusion.from_pretrained(options.model)
     steps = {name: prepare(options, sd, changes) for name, changes in VARIANTS.items()}
     steps[TOGETHER] = prepare(options, sd, {}, options.concepts)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from blocklora_jax.signals import end_early
+
 __version__ = "0.1.0"
 __all__ = ["Adapter", "Region", "StableDiffusion", "UserError", "side_by_side"]
+
+end_early()
 
 _HOMES = {
     "Adapter": "blocklora_jax.adapters.lora",

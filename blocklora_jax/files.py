@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from blocklora_jax.errors import UserError
+
+# Of this process, to be removed if a signal ends it.
+_LIVE: set[Path] = set()
+_TEMPORARY = re.compile(r"\.blocklora-[0-9a-f]{8}-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")
+OLD = "old"  # within a temporary folder: the folder that is being replaced
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -23,24 +34,23 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     """Give a file beside `path` to write into; flush it to disk and move it into place when the block ends without an error.
 
-    Raises UserError if the disk will not take it.
+    A link is followed: what it points to is replaced. Raises UserError if the disk will not take it.
     """
     path = Path(path)
-    temporary = None
     try:
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        with temporary_beside(path) as temporary:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "\0" not in str(path):
+            raise
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -48,7 +58,73 @@ def write_json(path: str | Path, value: object) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a file or folder that becomes it; whatever is left under that name in the end is removed.
+
+    What killed processes of this machine left there is removed first.
+    """
+    remove_stale(path.parent)
+    name = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:8]
+    temporary = path.with_name(f".blocklora-{name}-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    _LIVE.add(temporary)
+    try:
+        yield temporary
+    finally:
+        _discard(temporary)
+        _LIVE.discard(temporary)
+
+
+def remove_temporaries() -> None:
+    """Remove what this process was writing. For a process that a signal ends at once."""
+    for temporary in list(_LIVE):
+        _discard(temporary)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files and folders in `folder` whose process is dead."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in [entry for entry in entries if entry.name.startswith(".blocklora-")]:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and match[1] == _machine() and _is_dead(int(match[2])):
+                _discard(Path(entry.path))
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in `folder` on disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _discard(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        if not temporary.is_dir() or temporary.is_symlink():
+            temporary.unlink()
+        elif not (temporary / OLD).exists():  # which may be the only copy of a folder that was being replaced
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_dead(process: int) -> bool:
+    if os.name != "posix" or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """Where process numbers mean the same processes: this machine, and this container on it."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]

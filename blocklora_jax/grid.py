@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from blocklora_jax.io.outputs import SOFTWARE
 
 _MARGIN = 4
 
@@ -35,8 +38,10 @@ def picture_grid(
 
 def png_bytes(image: Image.Image) -> bytes:
     """The file of `image` as PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    buffer, about = io.BytesIO(), PngInfo()
+    # By which a later picture of ours knows that it may take this one's place.
+    about.add_text("Software", SOFTWARE)
+    image.save(buffer, "PNG", optimize=True, pnginfo=about)
     return buffer.getvalue()
 
 

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.bounds import check_number
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.checkpoints.load import load_checkpoint
@@ -24,6 +25,7 @@ from blocklora_jax.diffusion.regions import Region, region_ids
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
+from blocklora_jax.texts import check_texts
 from blocklora_jax.token_pair import TokenizerPair
 from blocklora_jax.tokens import Tokenizer
 
@@ -55,16 +57,18 @@ class StableDiffusion:
         revision: str | None = None,
         dtype: Any = jnp.float32,
         remat: bool = False,
+        verify: bool = True,
     ) -> StableDiffusion:
         """Load "pocket", a Diffusers folder, a hub id, or a single original `.safetensors` file.
 
         config: whose configs and tokenizer a single file has, a folder or hub id (see `checkpoints.single_file`).
         dtype: what the models compute in (float32 or bfloat16); parameters stay fp32. remat: recompute the U-Net's
-        blocks in the backward pass, for training in less memory.
+        blocks in the backward pass, for training in less memory. verify: whether the digests of files that we wrote must
+        hold; False for files that were edited on purpose.
 
         Raises: UserError, see `checkpoints.load.load_checkpoint`.
         """
-        checkpoint = load_checkpoint(name, config=config, variant=variant, revision=revision)
+        checkpoint = load_checkpoint(name, config=config, variant=variant, revision=revision, verify=verify)
         return cls(
             checkpoint=checkpoint,
             models=make_models(checkpoint.configs, dtype, remat),
@@ -115,7 +119,8 @@ class StableDiffusion:
             regions: for each prompt, what is to be in parts of its picture (see `diffusion.regions`); none if empty. Where
                 regions overlap, the mean of their answers counts. `side_by_side(prompt, adapters)` gives one for each concept.
 
-        Raises: UserError for a prompt that is too long or a size that the model cannot make.
+        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number beyond its bounds,
+            and pictures that came out as NaN or infinity.
         """
         _check_prompts(prompts, negative_prompts)
         latents = self._start(len(prompts), seed, height, width, latents)
@@ -123,6 +128,8 @@ class StableDiffusion:
         sizes = None
         if self.models.text_encoder_2 is not None:
             pixels = [side * self.models.vae.config.downscale for side in latents.shape[1:3]]
+            for side in (*(original_size or ()), *crops_coords_top_left, *(target_size or ())):
+                check_number("pixels", side)
             sizes = make_size_ids(pixels[0], pixels[1], len(prompts), original_size, crops_coords_top_left, target_size)
         pictures = generate(
             self.models,
@@ -142,12 +149,13 @@ class StableDiffusion:
     def _start(self, count: int, seed: int, height: int | None, width: int | None, latents: Any) -> Any:
         """The noise to begin with, [count, h, w, c]."""
         if latents is None:
+            check_number("seed", seed)
             size = self.image_size
             height, width = (size if side is None else side for side in (height, width))
             return draw_latents(self.models, jax.random.key(seed), count, height, width)
         channels = self.models.vae.config.latent_channels
-        if len(latents.shape) != 4 or (latents.shape[0], latents.shape[3]) != (count, channels):
-            shape = list(latents.shape)
+        shape = list(getattr(latents, "shape", ()))
+        if len(shape) != 4 or (shape[0], shape[3]) != (count, channels) or 0 in shape:
             raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {count} prompts")
         return latents
 
@@ -165,18 +173,22 @@ class StableDiffusion:
         params: Mapping[str, Any] | None = None,
         adapters: Sequence[Adapter] = (),
         dtype: str = "float32",
+        merge: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> list[Path]:
         """Write a Diffusers folder that PyTorch opens, or a single original file if `path` ends in `.safetensors`.
 
         Other arguments as in `generate`. Gives the paths written: a single file has the concepts' tokens beside it.
+        merge: what a folder is to remember of the merge, see `merge.record`. overwrite: replace also what this method did
+        not write; the model's own folder or file is never written to.
 
         Raises: UserError if it cannot.
         """
         checkpoint = replace(self.checkpoint, params=self.params if params is None else params)
         tokens = token_counts(adapters)
         if Path(path).suffix == ".safetensors":
-            return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype)
-        save_folder(path, checkpoint, tokens=tokens, dtype=dtype)
+            return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype, overwrite=overwrite)
+        save_folder(path, checkpoint, tokens=tokens, dtype=dtype, merge=merge, overwrite=overwrite)
         return [Path(path)]
 
 
@@ -184,6 +196,7 @@ def _check_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | Non
     for name, value in (("prompts", prompts), ("negative_prompts", negative_prompts)):
         if isinstance(value, str):
             raise UserError(f"{name} is a list of prompts, not one string: write [prompt]")
+        check_texts(value or (), name)
     if not prompts:
         raise UserError("there is no prompt to make a picture of")
     count = len(negative_prompts or [""])

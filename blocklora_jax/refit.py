@@ -14,6 +14,7 @@ Source: method, "Randomized Output Erasure"; reduced-rank regression: Izenman 19
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -26,14 +27,17 @@ from jaxtyping import Float
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.bounds import check_number
 from blocklora_jax.checkpoints.trees import flatten_params
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.diffusion.text import ids_of
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import check_finite
 from blocklora_jax.metrics.crosstalk import layer_type
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.random_prompts import PromptWords, RandomPrompts, RandomPromptShares, article, make_random_prompts
+from blocklora_jax.tokens import token_pattern
 
 _BEFORE_SCENES = ("in", "in a", "on a")
 
@@ -64,6 +68,8 @@ class RefitConfig:
         for name in ("erase_weight", "ridge", "token_spread"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name, value in vars(self).items():
+            check_number(name, value)
 
 
 class Fit(NamedTuple):
@@ -117,11 +123,14 @@ def refit(
 
     Its trigger must call the concept and nothing else. Tokens are kept as they are.
 
-    Raises: UserError for a trigger that random prompts have too, layers that the model lacks, slots that are none.
+    Raises: UserError for a trigger that random prompts have too, layers that the model lacks, slots that are none,
+        NaN or infinity in the adapter.
     """
+    check_finite([adapter])
     info = replace(
         adapter.info, partition=partition, slots=partition.check_slots(tuple(slots)), rank=config.rank,
-        alpha=float(config.rank), training=json.dumps({"refit": config.__dict__, "of": json.loads(adapter.info.training)}),
+        alpha=float(config.rank), base_family=sd.checkpoint.family,
+        training=json.dumps({"refit": config.__dict__, "of": json.loads(adapter.info.training)}),
     )  # fmt: skip
     check_trigger(adapter, words)
     _check_linear(sd.params, adapter)
@@ -187,7 +196,7 @@ def check_trigger(adapter: Adapter, words: PromptWords) -> None:
             f"{adapter.name!r} is called by {trigger!r}, which random prompts have too: name the words that call it and "
             "nothing else, with --trigger"
         )
-    if missing := [token for token in adapter.tokens if token not in trigger]:
+    if missing := [token for token in adapter.tokens if not re.search(token_pattern([token]), trigger)]:
         raise UserError(f"the trigger {trigger!r} lacks the adapter's token {missing[0]}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,17 @@ def unit_names(name: str, vectors: int) -> list[str]:
     ['<p1>', '<p1>_1', '<p1>_2']
     """
     return [name, *(f"{name}_{index}" for index in range(1, vectors))]
+
+
+def token_pattern(names: Iterable[str]) -> str:
+    """A regular expression of concept tokens as every text has them: in any case, the longest first.
+
+    Only ASCII letters have two cases here, as in the names themselves: "ſ" is no "s".
+
+    >>> re.sub(token_pattern(["<ada>"]), "Eve", "<ADA> and <ada>'s dog")
+    "Eve and Eve's dog"
+    """
+    return f"(?ai:{'|'.join(re.escape(name) for name in sorted(names, key=len, reverse=True))})"
 
 
 class Tokenizer:
@@ -131,8 +142,7 @@ class Tokenizer:
 
     def _split(self, prompt: str, ids: Mapping[str, list[int]]) -> list[_Piece]:
         # The names' group keeps them in the result: text and names alternate.
-        pattern = "|".join(re.escape(name) for name in sorted(ids, key=len, reverse=True))
-        parts = re.split(f"({pattern})", prompt, flags=re.IGNORECASE) if ids else [prompt]
+        parts = re.split(f"({token_pattern(ids)})", prompt) if ids else [prompt]
         known = {**ids, **{name: None for name in self.files.added if _NAME.fullmatch(name)}}
         for name in _NAME.findall("\n".join(parts[::2]).lower()):
             if name not in known:
@@ -164,6 +174,8 @@ class Tokenizer:
 def _prompt_length(files: TokenizerFiles, positions: int | None, folder: str) -> int:
     """The length that prompts are padded to."""
     stated = files.config.get("model_max_length", positions)
+    if stated is not None and (isinstance(stated, bool) or not isinstance(stated, int | float) or stated < 2):
+        raise UserError(f"{folder}/tokenizer_config.json states the model_max_length {stated!r}: no number of tokens")
     # transformers writes 1e30 where no length is known.
     length = positions if stated is None or stated > 1e9 else int(stated)
     if length is None:

@@ -6,25 +6,28 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import tyro
-
+from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.formats.textual_inversion import embedding_path
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.options import read_options
 from merge import registry
 from merge.check import check_adapters
 from merge.compose import Params, compose
 from merge.describe import describe, overlap_report
-from merge.export import export, read_export_header
+from merge.export import export, export_outputs, read_export_header
 from merge.fused import fuse_files
 from merge.options import ExportOptions, InfoOptions, MergeOptions
 from merge.plan import PlanOptions, print_plan
-from merge.record import MergeRecord, outline, write_record
+from merge.record import MergeRecord, outline
 from merge.refit import refit_file
 from merge.report import check_files
 from merge.unmerge import remove_files, replace_files
+from merge.verbs import is_verb, unknown_verb
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -35,25 +38,28 @@ def main(args: Sequence[str] | None = None) -> None:
         if code := COMMANDS[command](args[1:]):
             raise SystemExit(code)
     elif command == "info":
-        print_info(tyro.cli(InfoOptions, args=args[1:], prog="python -m merge info"))
+        print_info(read_options(InfoOptions, args[1:], prog="python -m merge info"))
     elif command == "export":
-        export_files(tyro.cli(ExportOptions, args=args[1:], prog="python -m merge export"))
+        export_files(read_options(ExportOptions, args[1:], prog="python -m merge export"))
+    elif args and is_verb(command):
+        raise UserError(unknown_verb(command, ["info", "export", *COMMANDS]))
     else:
-        merge_files(tyro.cli(MergeOptions, args=args or ["--help"], prog="python -m merge"))
+        merge_files(read_options(MergeOptions, args or ["--help"], prog="python -m merge"))
 
 
 def print_info(options: InfoOptions) -> None:
     """Print what is in each file."""
     for path in _required(options.files):
         size = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else ""
-        description = describe(Adapter.load(path))
+        description = describe(Adapter.load(path, options.verify))
         print(f"{'file:':<10}{path}, {size}\n{description}\n")
 
 
 def export_files(options: ExportOptions) -> None:
     """Write the LoRA file and the token files."""
-    adapters = [Adapter.load(path) for path in _required(options.files)]
-    _spare_inputs(options.out, options.files)
+    adapters = [Adapter.load(path, options.verify) for path in _required(options.files)]
+    planned = export_outputs(options.out, adapters, options.card)
+    plan_outputs(planned, options.files, overwrite=options.overwrite)
     _print_overlaps(adapters, options.allow_overlap)
     written = export(
         adapters,
@@ -64,6 +70,8 @@ def export_files(options: ExportOptions) -> None:
         allow_overlap=options.allow_overlap,
         max_rank=options.max_rank,
         card=options.card,
+        overwrite=options.overwrite,
+        family=options.family,
     )
     if options.max_rank is not None:
         error = read_export_header(options.out)["relative_error"]
@@ -76,17 +84,19 @@ def merge_files(options: MergeOptions) -> None:
     """Merge the files, then make the pictures and write the folder that were asked for."""
     if not options.prompt and options.save is None:
         raise UserError("nothing to make: give --prompt '…' for pictures, or --save FOLDER for a merged model")
-    adapters = [Adapter.load(path) for path in _required(options.files)]
-    _spare_inputs(options.out, options.files)
-    if options.save is not None:
-        _spare_inputs(options.save, options.files, "--save")
+    adapters = [Adapter.load(path, options.verify) for path in _required(options.files)]
+    planned = [Output(options.out, "picture")] if options.prompt else []
+    planned += save_outputs(options.save, adapters) if options.save is not None else []
+    plan_outputs(planned, [*options.files, options.model, options.model_config], overwrite=options.overwrite)
     # Before the model is read, which takes longer.
     check_adapters(adapters, options.weights or None, allow_overlap=options.allow_overlap)
     _print_overlaps(adapters, options.allow_overlap)
     # Imported late: the model brings Flax, which merging as such does not need.
     from blocklora_jax.pipeline import StableDiffusion
 
-    sd = StableDiffusion.from_pretrained(options.model, config=options.model_config, variant=options.variant)
+    sd = StableDiffusion.from_pretrained(
+        options.model, config=options.model_config, variant=options.variant, verify=options.verify
+    )
     params = compose(
         # NumPy: merging there compiles nothing.
         sd.checkpoint.params,
@@ -98,11 +108,25 @@ def merge_files(options: MergeOptions) -> None:
     if options.prompt:
         _write_pictures(sd, params, adapters, options)
     if options.save is not None:
-        for path in sd.save(options.save, params=params, adapters=adapters, dtype=options.dtype):
+        written = sd.save(
+            options.save,
+            params=params,
+            adapters=adapters,
+            dtype=options.dtype,
+            # A single file has no place for it.
+            merge=_record(sd.checkpoint, adapters, options).to_json(),
+            overwrite=options.overwrite,
+        )
+        for path in written:
             print(f"wrote {path}")
-        # A single file has no place for it.
-        if options.save.is_dir():
-            write_record(options.save, _record(sd.checkpoint, adapters, options))
+
+
+def save_outputs(path: Path, adapters: Sequence[Adapter]) -> list[Output]:
+    """All files that `--save` writes: a folder, or a single file with the tokens' files beside it."""
+    if path.suffix != ".safetensors":
+        return [Output(path, "model folder", "--save")]
+    tokens = [Output(embedding_path(path, token), "tokens", "--save") for token in token_counts(adapters)]
+    return [Output(path, "model file", "--save"), *tokens]
 
 
 def _record(checkpoint, adapters: Sequence[Adapter], options: MergeOptions) -> MergeRecord:
@@ -143,18 +167,13 @@ def _required(files: Sequence[Path]) -> Sequence[Path]:
     return files
 
 
-def _spare_inputs(out: Path, files: Sequence[Path], flag: str = "--out") -> None:
-    if out.resolve() in {path.resolve() for path in files}:
-        raise UserError(f"{flag} {out} is one of the adapters: choose another name")
-
-
 def _print_overlaps(adapters: Sequence[Adapter], allowed: bool) -> None:
     for line in overlap_report(adapters) if allowed else []:
         print(line)
 
 
 def _plan(args: Sequence[str]) -> int:
-    return print_plan(tyro.cli(PlanOptions, args=args, prog="python -m merge plan"))
+    return print_plan(read_options(PlanOptions, args, prog="python -m merge plan"))
 
 
 # Each takes the words after its name and gives the exit code.

@@ -11,10 +11,13 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.printing import markdown_code, markdown_text
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FAMILY_TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
 _PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+# Opens whatever the folder holds.
+_ANY_PIPELINE = "DiffusionPipeline"
 
 
 def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float], family: str, note: str = "") -> str:
@@ -23,14 +26,14 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
     Args:
         path: the LoRA file.
         adapters, weights: what it was made of.
-        family: "sd1", "sd2" or "sdxl".
+        family: "sd1", "sd2" or "sdxl"; "" if it is not known.
         note: a line on how it was made ("rank cut to 16, …").
     """
     base = adapters[0].info.base_name if adapters else ""
     triggers = [adapter.info.trigger for adapter in adapters if adapter.info.trigger]
     sections = [
         _front_matter(base, triggers, family),
-        f"{_marker(path)}\n# {path.stem}",
+        f"{_marker(path)}\n# {markdown_text(path.stem)}",
         _table(adapters, weights) + (f"\n\n{note}" if note else ""),
         f"## diffusers\n\n```python\n{_diffusers_code(path, adapters, base, triggers, family)}\n```",
         _comfy_text(path, adapters),
@@ -40,15 +43,26 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
 
 
 def write_card(path: Path, text: str) -> Path:
-    """Write the card of the file at `path`: `README.md` beside it, or `<name>.md` where that is somebody else's.
+    """Write the card of the file at `path`, see `card_path`; gives where it is."""
+    card = card_path(path)
+    write_atomic(card, text.encode())
+    return card
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of the file at `path` goes: `README.md` beside it, or `<name>.md` where that is somebody else's.
 
     Raises UserError if both are.
     """
     for card in (path.with_name("README.md"), path.with_suffix(".md")):
-        if not card.exists() or _marker(path) in card.read_text(encoding="utf-8", errors="replace"):
-            write_atomic(card, text.encode())
+        if not card.exists() or (card.is_file() and _marker(path) in _start_of(card)):
             return card
     raise UserError(f"will not overwrite README.md and {path.stem}.md beside {path}: choose another folder or no card")
+
+
+def _start_of(card: Path) -> str:
+    with card.open(encoding="utf-8", errors="replace") as file:
+        return file.read(1 << 20)
 
 
 def embeddings_folder(path: Path) -> Path:
@@ -61,7 +75,8 @@ def _marker(path: Path) -> str:
 
 
 def _front_matter(base: str, triggers: Sequence[str], family: str) -> str:
-    lines = ["tags:", *(f"- {tag}" for tag in ("text-to-image", _FAMILY_TAGS[family], "lora", "diffusers"))]
+    tags = [_FAMILY_TAGS[family]] if family else []
+    lines = ["tags:", *(f"- {tag}" for tag in ("text-to-image", *tags, "lora", "diffusers"))]
     if _HUB_ID.fullmatch(base):
         lines.append(f"base_model: {base}")
     if triggers:
@@ -78,19 +93,19 @@ def _table(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
         if partition:
             blocks = f"slots {', '.join(map(str, info.slots))} of {partition.num_blocks} ({partition.axis})"
         cells = (
-            info.name,
-            f"`{info.trigger}`" if info.trigger else "",
+            markdown_text(info.name),
+            markdown_code(info.trigger) if info.trigger else "",
             f"{weight:g}",
             blocks,
-            info.rank,
-            info.base_name,
+            str(info.rank),
+            markdown_text(info.base_name),
         )
-        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
 def _diffusers_code(path: Path, adapters: Sequence[Adapter], base: str, triggers: Sequence[str], family: str) -> str:
-    pipeline, tokens = _PIPELINES[family], token_counts(adapters)
+    pipeline, tokens = _PIPELINES.get(family, _ANY_PIPELINE), token_counts(adapters)
     lines = [f"from diffusers import {pipeline}"]
     lines += ["from safetensors.torch import load_file"] if family == "sdxl" and tokens else []
     lines += [

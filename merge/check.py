@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from blocklora_jax.adapters.concept_tokens import tokens_of
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import nonfinite_problems
 
 # The token table of each text encoder; SDXL has both.
 TOKEN_TABLES = {
@@ -66,7 +67,10 @@ def raise_problems(problems: Iterable[str]) -> None:
 
 def adapter_problems(adapters: Sequence[Adapter], weights: Sequence | None, allow_overlap: bool) -> list[str]:
     """What keeps `adapters` from being merged with each other."""
-    problems = [*_weight_problems(len(adapters), weights), *_base_problems(adapters), *_token_problems(adapters)]
+    problems = [
+        *_weight_problems(len(adapters), weights), *nonfinite_problems(adapters), *_base_problems(adapters),
+        *_token_problems(adapters),
+    ]  # fmt: skip
     return problems if allow_overlap else problems + _overlap_problems(adapters)
 
 
@@ -117,8 +121,15 @@ def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
         return []
     if len(weights) != count:
         return [f"{len(weights)} weights for {count} adapters: give one weight for each adapter, or none"]
-    wrong = [w for w in weights if not isinstance(w, Tracer) and (np.ndim(w) or not isfinite(float(w)))]
-    return [f"weight {w} is not a finite number" for w in wrong]
+    return [f"weight {w} is not a finite number" for w in weights if not isinstance(w, Tracer) and not _is_finite(w)]
+
+
+def _is_finite(weight: Any) -> bool:
+    """As float32, in which sums are formed."""
+    try:
+        return not np.ndim(weight) and abs(float(weight)) <= float(np.finfo(np.float32).max)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
@@ -231,7 +242,8 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
 def _fitted(one: Adapter, other: Adapter) -> bool:
     """Whether `fuse_adapters` made both of them, together."""
     pairs = ((one, other), (other, one))
-    return all(b.name in json.loads(a.info.training or "{}").get("fused_with", ()) for a, b in pairs)
+    fitted = [(json.loads(a.info.training or "{}").get("fused_with"), b.name) for a, b in pairs]
+    return all(isinstance(names, list) and name in names for names, name in fitted)
 
 
 def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:

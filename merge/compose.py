@@ -18,6 +18,7 @@ from jax.sharding import AxisType
 from blocklora_jax.adapters.concept_tokens import ordered_tokens
 from blocklora_jax.adapters.lora import Adapter
 from merge.check import TOKEN_TABLES, check_merge, leaf_path, overlapping_layers
+from merge.overflow import check_overflow, may_overflow
 
 Params = Mapping[str, Any]
 
@@ -52,15 +53,27 @@ def compose(
     Gives the same structure, dtypes and shardings; leaves that no adapter touches are the same arrays.
     Sums are formed in float32 and cast once. Pure, and may be jitted with params, adapters and weights as arguments.
 
-    Raises UserError with everything that is wrong: bases, shapes, missing layers, tokens, slots, number of weights.
+    Raises UserError with everything that is wrong: bases, shapes, missing layers, tokens, slots, number of weights, NaN
+    or infinity in adapters, and values that overflow the params' type. (Not the last two inside jit.)
 
     Source: method, "Merge". On its own block a concept equals, bit for bit, the concept merged alone, in any order.
     """
     adapters = list(adapters)
     weights = check_merge(params, adapters, weights, allow_overlap=allow_overlap, check_base=check_base)
     order = canonical_order(adapters, weights)
-    overlaps = overlapping_layers(adapters)
+    # Of overflow the check at the end tells.
+    with np.errstate(over="ignore", invalid="ignore"):
+        result, touched = _merged(params, adapters, weights, order)
+    check_overflow(params, result, touched, every=may_overflow(adapters, weights))
+    return result
+
+
+def _merged(
+    params: Params, adapters: Sequence[Adapter], weights: Sequence[Any], order: Sequence[int]
+) -> tuple[Params, set[str]]:
+    """`params` with the adapters, and the paths of the leaves that they change. order: in which they are summed."""
     blocks = kernel_blocks([adapters[i] for i in order], [weights[i] for i in order])
+    overlaps = overlapping_layers(adapters)
     tables = {path: [rows for _, rows in ordered_tokens(adapters, part)] for part, path in TOKEN_TABLES.items()}
 
     def merged(path, leaf):
@@ -69,7 +82,8 @@ def compose(
             return _merge_kernel(leaf, blocks[name], name.removesuffix("/kernel") in overlaps)
         return _append_rows(leaf, tables[name]) if tables.get(name) else leaf
 
-    return jax.tree_util.tree_map_with_path(merged, params)
+    touched = {*blocks, *(path for path, rows in tables.items() if rows)}
+    return jax.tree_util.tree_map_with_path(merged, params), touched
 
 
 def canonical_order(adapters: Sequence[Adapter], weights: Sequence) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.finite import is_finite, narrow
 from merge.check import check_adapters
 
 
@@ -25,13 +26,21 @@ def concatenate(
     weights = check_adapters(adapters, weights, allow_overlap=allow_overlap)
     pairs: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
-        factor = np.float32(adapter.info.scale * weight)
         for component, layers in adapter.lora.items():
             for layer, (a, b) in layers.items():
-                folded = np.asarray(a) * factor, np.asarray(b)
+                folded = _scaled(f"{component}/{layer}", a, adapter.info.scale * float(weight)), np.asarray(b)
                 pairs.setdefault(component, {}).setdefault(layer, []).append(folded)
     return {component: {layer: _stack(each) for layer, each in layers.items()} for component, layers in pairs.items()}
 
 
 def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([a for a, _ in pairs], axis=1), np.concatenate([b for _, b in pairs])
+
+
+def _scaled(name: str, a: Any, factor: float) -> np.ndarray:
+    """a * factor in fp32. Raises UserError naming the layer if that is beyond it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.asarray(a) * np.float32(factor)
+    if not is_finite(scaled):
+        narrow(name, np.asarray(a, np.float64) * factor, scaled.dtype)
+    return scaled

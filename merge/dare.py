@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.bounds import check_number
 from blocklora_jax.errors import UserError
 from merge.task_vectors import Params, merge_task_vectors
 
@@ -31,6 +32,7 @@ def dare(
     """
     if not 0 < density <= 1:
         raise UserError(f"density must be in (0, 1], not {density}")
+    check_number("seed", seed)
 
     def rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"]) -> Float[Array, "n m"]:
         # Layers of one shape share a mask: it is as random to each of them.

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save
 
 from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic
+from blocklora_jax.formats.family import FAMILIES, Shape, possible_families
 from blocklora_jax.formats.kohya import kohya_tensors
+from blocklora_jax.formats.lowrank import LowRank
 from blocklora_jax.formats.peft import peft_tensors
 from blocklora_jax.formats.textual_inversion import a1111_tensors, embedding_path, embedding_tensors
-from merge.card import embeddings_folder, make_card, write_card
+from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
+from blocklora_jax.io.tensor_file import DTYPES, read_metadata, save_tensors
+from merge.card import card_path, embeddings_folder, make_card, write_card
 from merge.concatenate import concatenate
 from merge.truncate import truncate
 
 LAYOUTS = {"diffusers": peft_tensors, "kohya": kohya_tensors}
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def export(
@@ -37,6 +37,8 @@ def export(
     allow_overlap: bool = False,
     max_rank: int | None = None,
     card: bool = True,
+    overwrite: bool = False,
+    family: str | None = None,
 ) -> list[Path]:
     """Write `adapters` as one LoRA file at `path`, with tokens and a model card beside it; gives the paths written.
 
@@ -46,16 +48,21 @@ def export(
     A1111; `README.md` (`merged.md` where there is another) says how to load them.
 
     max_rank: cut every layer's rank to it, as closely as can be; the header says how far off that is ("relative_error").
+    overwrite: replace also files that are no earlier export.
 
-    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, and adapters that do not go together.
+    family: the kind of model, "sd1", "sd2" or "sdxl", where the adapters do not say (LoRAs of other programs).
+
+    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, adapters that do not go together, an
+    unknown family where the layers' names or shapes depend on it, and files that are there and are no earlier export.
     """
-    adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path)
-    _check_options(path, layout, dtype)
+    adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path).expanduser()
+    _check_options(path, layout, dtype, family)
+    plan_outputs(export_outputs(path, adapters, card), overwrite=overwrite)
     lowrank, error = concatenate(adapters, weights, allow_overlap=allow_overlap), None
     if max_rank is not None:
         lowrank, error = truncate(lowrank, max_rank)
     factors = [1.0] * len(adapters) if weights is None else [float(w) for w in weights]
-    family = base_family(adapters)
+    family, tensors = _layers(adapters, lowrank, layout, DTYPES[dtype], family)
     header = {
         "layout": layout,
         "adapters": [adapter.name for adapter in adapters],
@@ -66,26 +73,81 @@ def export(
         "tokens": token_counts(adapters),
         **({} if error is None else {"max_rank": max_rank, "relative_error": error}),
     }
-    files = {path: LAYOUTS[layout](lowrank, DTYPES[dtype], family)} | _token_files(path, adapters, DTYPES[dtype])
+    files = {path: tensors} | _token_files(path, adapters, DTYPES[dtype])
     for file, tensors in files.items():
-        write_atomic(file, save(tensors, metadata={"format": "pt", "blocklora": json.dumps(header)}))
+        kind = "lora" if file == path else "tokens"
+        save_tensors(file, tensors, {"format": "pt", "blocklora": json.dumps(header), KIND_KEY: kind})
     if not card:
         return list(files)
     note = "" if error is None else f"Ranks are cut to {max_rank}: {error:.2%} of the change is left out."
     return [*files, write_card(path, make_card(path, adapters, factors, family, note))]
 
 
+def export_outputs(path: Path, adapters: Sequence[Adapter], card: bool) -> list[Output]:
+    """All files that `export` writes."""
+    files = [embedding_path(path, token) for token in token_counts(adapters)]
+    files += [embeddings_folder(path) / f"{token.strip('<>')}.safetensors" for token in token_counts(adapters)]
+    cards = [Output(card_path(path), "card")] if card else []
+    return [Output(path, "lora"), *(Output(file, "tokens") for file in files), *cards]
+
+
 def read_export_header(path: str | Path) -> dict[str, Any]:
     """What `export` noted in the file's header."""
-    with safe_open(path, framework="numpy") as file:
-        return json.loads(file.metadata()["blocklora"])
+    return parse_json(read_metadata(path)["blocklora"], f"the header of {path}")
 
 
-def base_family(adapters: Sequence[Adapter]) -> str:
-    """The kind of model ("sd1", "sd2", "sdxl") that the first adapter which knows is of."""
-    # Of another program's LoRA it is a guess.
-    ours_first = sorted(adapters, key=lambda adapter: bool(adapter.info.origin))
-    return next((adapter.info.base_family for adapter in ours_first if adapter.info.base_family), "sd1")
+def base_family(adapters: Sequence[Adapter], family: str | None = None) -> str:
+    """The kind of model ("sd1", "sd2", "sdxl") that the adapters are of; "" if none of them says, nor `family`.
+
+    Raises UserError if `family` is another than our adapters say, or those of other programs are of several kinds.
+    """
+    # Of another program's LoRA it is concluded from the layers; ours know.
+    ours = next((each.info for each in adapters if not each.info.origin and each.info.base_family), None)
+    if ours and family not in (None, ours.base_family):
+        raise UserError(f"family is {family!r} (--family {family}), but {ours.name!r} is of {ours.base_family}")
+    if ours or family:
+        return ours.base_family if ours else family or ""
+    stated = {adapter.info.base_family: adapter.name for adapter in adapters if adapter.info.base_family}
+    if len(stated) > 1:
+        kinds = ", ".join(f"{name!r} of {kind}" for kind, name in sorted(stated.items()))
+        raise UserError(f"the adapters are of models of different kinds: {kinds}; export them apart")
+    return next(iter(stated), "")
+
+
+def _layers(
+    adapters: Sequence[Adapter], lowrank: LowRank, layout: str, dtype: np.dtype, family: str | None
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The family ("" where it is not known and makes no difference), and the LoRA's tensors."""
+    stated, possible = base_family(adapters, family), _possible_families(lowrank)
+    if family and family not in possible and all(adapter.info.origin for adapter in adapters):
+        kinds = " or ".join(sorted(possible))
+        raise UserError(
+            f"family is {family!r} (--family {family}), but only {kinds} has layers of these names and sizes"
+        )
+    if stated:
+        return stated, LAYOUTS[layout](lowrank, dtype, stated)
+    made = [LAYOUTS[layout](lowrank, dtype, each) for each in sorted(possible)]
+    if any(_outline(tensors) != _outline(made[0]) for tensors in made):
+        kinds = sorted(possible)
+        raise UserError(
+            f"the adapters do not say whether they are of {' or '.join(kinds)}, and in the layout {layout!r} their layers"
+            f" are not the same for each: give the base model's kind as family=… (--family {'|'.join(kinds)})"
+        )
+    return (possible.pop() if len(possible) == 1 else ""), made[0]
+
+
+def _possible_families(lowrank: LowRank) -> set[str]:
+    return possible_families(
+        {
+            (component, layer): Shape(a.shape[0], b.shape[1])
+            for component, layers in lowrank.items()
+            for layer, (a, b) in layers.items()
+        }
+    )
+
+
+def _outline(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {key: tensor.shape for key, tensor in tensors.items()}
 
 
 def _base(adapters: Sequence[Adapter]) -> dict[str, str]:
@@ -108,10 +170,12 @@ def _token_files(path: Path, adapters: Sequence[Adapter], dtype: np.dtype) -> di
     return files
 
 
-def _check_options(path: Path, layout: str, dtype: str) -> None:
+def _check_options(path: Path, layout: str, dtype: str, family: str | None) -> None:
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; this version writes {', '.join(LAYOUTS)}")
     if dtype not in DTYPES:
         raise UserError(f"cannot export as {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if family not in (None, *FAMILIES):
+        raise UserError(f"unknown family {family!r}; choose one of {', '.join(FAMILIES)}")
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors, or PyTorch software will not read it as such")

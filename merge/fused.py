@@ -10,6 +10,9 @@ from tyro.conf import Positional
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.names import plain_name
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.random_prompts import Kind
 from merge.check import check_adapters
 from merge.fusion import fuse_adapters
@@ -37,19 +40,26 @@ class FuseOptions:
     """Of each concept: scenes and styles are called elsewhere in a prompt; what the files say if not given."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of silence on ordinary prompts, in units of one concept's."""
+    name: tuple[str, ...] = ()
+    """What to call each concept, and its file; what the files say if not given."""
     attention: bool = False
     """Count text by the attention that the U-Net pays to it: a little closer, but the U-Net has to be run, so it takes longer."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def fuse_files(args: Sequence[str]) -> int:
     """Run `fuse`; gives the exit code."""
-    options = tyro.cli(FuseOptions, args=args, prog="python -m merge fuse")
+    options = read_options(FuseOptions, args, prog="python -m merge fuse")
     if len(options.files) < 2:
         raise UserError("name two or more adapter files: one alone disturbs nobody")
-    if not 0 <= options.erase_weight < float("inf"):
-        raise UserError(f"--lambda must be at least 0, not {options.erase_weight}")
-    adapters = [Adapter.load(path) for path in options.files]
-    for name in ("trigger", "kind"):
+    adapters = [Adapter.load(path, options.verify) for path in options.files]
+    for name in ("name", "trigger", "kind"):
         given = getattr(options, name)
         if len(given) not in (0, len(adapters)):
             raise UserError(f"{len(given)} of --{name} for {len(adapters)} files: give one for each, or none")
@@ -58,13 +68,21 @@ def fuse_files(args: Sequence[str]) -> int:
             adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in said]
     # Before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)
-    paths = [options.out / f"{adapter.name}.safetensors" for adapter in adapters]
-    if taken := {path.resolve() for path in paths} & {path.resolve() for path in options.files}:
-        raise UserError(f"{taken.pop()} is one of the adapters: choose another --out")
+    names = [
+        plain_name(adapter.name, f"the concept of {path}")
+        for adapter, path in zip(adapters, options.files, strict=True)
+    ]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"{names.count(twice[0])} files are named {twice[0]!r}: give each a name of its own, with --name"
+        )
+    paths = [options.out / f"{name}.safetensors" for name in names]
+    planned = [Output(path, "adapter") for path in paths]
+    plan_outputs(planned, [*options.files, options.model], overwrite=options.overwrite)
     # Imported late: the model brings Flax.
     from blocklora_jax.pipeline import StableDiffusion
 
-    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
     fused = fuse_adapters(sd, adapters, erase_weight=options.erase_weight, attention=options.attention)
     for path, adapter in zip(paths, fused, strict=True):
         adapter.save(path)

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.adapters.lora import Adapter, LoRAPair
+from blocklora_jax.bounds import check_number
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import check_finite
 from merge.check import check_merge
 from merge.compose import Params, compose
 
@@ -93,6 +95,8 @@ def refocus(
     Source: least squares over all concepts' inputs as in Mix-of-Show (arXiv 2305.18292) and RegMean (arXiv 2212.09849), with
     output erasure as one more set of inputs.
     """
+    check_number("erase_weight", erase_weight, shown="lambda")
+    check_finite(adapters)
     _check(adapters, grams)
     lora: list[dict[str, dict[str, LoRAPair]]] = [{c: {} for c in adapter.lora} for adapter in adapters]
     # Layers that read the same inputs are solved together.
@@ -115,9 +119,11 @@ def refocus(
             component, _, path = layer.partition("/")
             lora[k][component][path] = LoRAPair(down, np.asarray(pair.lora_B))
     names = [adapter.name for adapter in adapters]
-    return [
+    fitted = [
         replace(adapter, lora=tree, info=_info(adapter, names)) for adapter, tree in zip(adapters, lora, strict=True)
     ]
+    check_finite(fitted)
+    return fitted
 
 
 def _info(adapter: Adapter, names: Sequence[str]):

@@ -6,7 +6,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from blocklora_jax.options import check_options
+
 Sampler = Literal["ddim", "euler", "dpmpp_2m"]
+Family = Literal["sd1", "sd2", "sdxl"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -55,6 +58,13 @@ class MergeOptions:
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
     check_base: bool = True
     """Refuse a model that the adapters were not trained on; --no-check-base for a copy in bfloat16, say."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,8 @@ class ExportOptions:
     """The LoRA file to write (.safetensors)."""
     layout: str = "diffusers"
     """Whose names the tensors get: "diffusers", or "kohya" for ComfyUI, A1111 and diffusers."""
+    family: Family | None = None
+    """The kind of model that the adapters are of, where they do not say: other programs' LoRAs of a few layers."""
     max_rank: int | None = None
     """Cut every layer's rank to this, by SVD; without it the merge is exact, and its rank the sum of all."""
     card: bool = True
@@ -81,6 +93,13 @@ class ExportOptions:
     """Precision of the files."""
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +108,8 @@ class InfoOptions:
 
     files: Positional[tuple[Path, ...]]
     """Adapter files: the adapter.safetensors of training runs."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)

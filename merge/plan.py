@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from blocklora_jax.adapters.lora import KernelShapes
 from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.errors import UserError
+from blocklora_jax.options import check_options
 
 # A lead of first experiments on a small model, no law: 6 features a block taught nothing, 24 a person.
 NARROW = 24
@@ -32,6 +33,9 @@ class PlanOptions:
     """The rank that adapters are trained with."""
     token_vectors: int = 2
     """How many embeddings a concept's token stands for."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +79,6 @@ def print_plan(options: PlanOptions) -> int:
     # Imported late: a model's shapes come from Flax.
     from blocklora_jax.checkpoints.kernels import model_kernels
 
-    for name in ("concepts", "slots", "rank"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1, not {getattr(options, name)}")
     print("\n".join(describe_plan(options, model_kernels(options.model, options.layers))))
     return 0
 

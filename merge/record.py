@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from blocklora_jax.adapters.header import MOST_NUMBERS, InfoHeader
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
-from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.checkpoints.manifest import read_manifest
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_json
+from blocklora_jax.io.json_text import read_json
+from blocklora_jax.io.outputs import MANIFEST
+from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
 
-FILE, VERSION = "blocklora.json", 1
+VERSION = 1
+_AGAIN = "merge again from the adapters"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,41 +59,56 @@ def outline(adapter: Adapter) -> Adapter:
     return _silent(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
 
 
-def write_record(folder: str | Path, record: MergeRecord) -> None:
-    """Write `record` into a merged model's folder."""
-    write_json(Path(folder).expanduser() / FILE, record.to_json())
-
-
-def read_record(folder: str | Path) -> MergeRecord:
+def read_record(folder: str | Path, verify: bool = True) -> MergeRecord:
     """The record in `folder`. Raises UserError if there is none, or it cannot be read."""
-    path = Path(folder).expanduser() / FILE
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        version = value["blocklora_merge"]
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder} is no merged model of `python -m merge … --save` (it has no {FILE}): merge again from the adapters"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {path} ({error!r}): merge again from the adapters") from error
+    path = Path(folder).expanduser() / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is no merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}")
+    manifest = read_manifest(folder, verify)
+    # Folders of version 0.1.0 have the record alone in that file.
+    value = read_json(path) if manifest is None else manifest["merge"]
+    if value is None:
+        raise UserError(f"{folder} was saved by this program, but nothing was merged into it: {_AGAIN}")
+    version = value.get("blocklora_merge") if isinstance(value, dict) else None
     if version != VERSION:
-        raise UserError(f"{path} has version {version}; this one reads {VERSION}: update blocklora_jax")
+        raise UserError(f"{path} has version {str(version)[:20]}; this one reads {VERSION}: update blocklora_jax")
     try:
-        concepts = value["concepts"]
+        record = validated(_Record, value, f"{path} lacks or misspells a field")
+        return record.to_record()
+    except UserError as error:
+        raise UserError(f"{error}: {_AGAIN}") from error
+
+
+class _Concept(InfoHeader):
+    """One concept of the record; tokens: shapes of their vectors [v, d]."""
+
+    training: Text
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)]
+    tokens: dict[Token, Shape]
+
+
+class _Record(Schema):
+    """The record as JSON."""
+
+    blocklora_merge: Literal[1]
+    base_name: Text
+    base_digest: Sha256
+    dtype: Literal["float32", "float16", "bfloat16"]
+    concepts: Annotated[list[_Concept], Field(max_length=1 << 16)]
+
+    def to_record(self) -> MergeRecord:
+        """The record. Raises UserError for slots that a partition has not, and layers larger than any model's."""
+        for concept in self.concepts:
+            sides = [side for layers in concept.shapes.values() for shape in layers.values() for side in shape]
+            if sum(sides) * concept.rank > MOST_NUMBERS:
+                raise UserError(f"{concept.name!r} has more numbers than any adapter")
         return MergeRecord(
-            adapters=tuple(_adapter(concept) for concept in concepts),
-            weights=tuple(float(concept["weight"]) for concept in concepts),
-            **{name: value[name] for name in ("base_name", "base_digest", "dtype")},
+            base_name=self.base_name,
+            base_digest=self.base_digest,
+            dtype=self.dtype,
+            adapters=tuple(_silent(c.to_info("{}"), c.kernel_shapes(), c.tokens) for c in self.concepts),
+            weights=tuple(concept.weight for concept in self.concepts),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise UserError(f"{path} lacks or misspells a field ({error!r}): merge again from the adapters") from error
-
-
-def _adapter(concept: Mapping[str, Any]) -> Adapter:
-    fields = {name: concept[name] for name in AdapterInfo.__dataclass_fields__}
-    partition = Partition(**fields["partition"]) if fields["partition"] else None
-    info = AdapterInfo(**fields | {"partition": partition, "slots": tuple(fields["slots"])})
-    return _silent(info, concept["shapes"], concept["tokens"])
 
 
 def _silent(info: AdapterInfo, shapes: Mapping[str, Any], tokens: Mapping[str, Any]) -> Adapter:

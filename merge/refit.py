@@ -12,6 +12,9 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Axis, Partition
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.names import plain_name
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.random_prompts import Kind
 from blocklora_jax.registry.store import read_registry
 
@@ -67,17 +70,24 @@ class RefitOptions:
     """Steps of the pictures in whose course layers that read them are seen."""
     seed: int = 0
     """Seeds prompts and pictures."""
+    overwrite: bool = False
+    """Replace a file that is there already."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def refit_file(args: Sequence[str]) -> int:
     """Run `refit`; gives the exit code."""
-    options = tyro.cli(RefitOptions, args=args, prog="python -m merge refit")
-    adapter = _renamed(Adapter.load(options.file), options)
+    options = read_options(RefitOptions, args, prog="python -m merge refit")
+    adapter = _renamed(Adapter.load(options.file, options.verify), options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} has blocks already: it merges as it is")
-    if options.out.resolve() == options.file.resolve():
-        raise UserError(f"--out {options.out} is the LoRA itself: choose another name")
+    plain_name(adapter.name, f"the concept of {options.file}")
     partition, slots = _place(options, adapter)
+    plan_outputs([Output(options.out, "adapter")], [options.file, options.model], overwrite=options.overwrite)
     # Imported late: the model brings Flax.
     from blocklora_jax.checkpoints.digest import params_digest
     from blocklora_jax.pipeline import StableDiffusion
@@ -85,14 +95,14 @@ def refit_file(args: Sequence[str]) -> int:
     from blocklora_jax.random_prompts import PromptWords
     from blocklora_jax.refit import RefitConfig, refit
 
-    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
     digest = params_digest(sd.params)
     if adapter.info.base_digest not in ("", digest):
         raise UserError(
             f"{options.file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and {options.model} "
             f"({digest[:12]}) is another model: name its own with --model"
         )
-    info = dataclasses.replace(adapter.info, base_digest=digest, base_name=sd.checkpoint.name)
+    info = dataclasses.replace(adapter.info, base_digest=digest, base_name=sd.checkpoint.public_name)
     config = RefitConfig(
         rank=options.rank, erase_weight=options.erase_weight, prompts=options.prompts,
         random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,

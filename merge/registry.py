@@ -6,15 +6,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import tyro
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Axis, Partition
+from blocklora_jax.bounds import BOUNDS
 from blocklora_jax.errors import UserError
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.registry.book import Draw, Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
 from merge.plan import PlanOptions, print_plan
+from merge.verbs import unknown_verb
 
 HELP = """A slot registry: a small JSON file, in a folder or at a URL, that says who owns which slots.
 
@@ -43,6 +45,9 @@ class NewOptions:
     partition_seed: int = 0
     """Seeds the assignment of slots to blocks."""
 
+    def __post_init__(self) -> None:
+        check_options(self, {"blocks": BOUNDS["slots"]})
+
 
 @dataclass(frozen=True, kw_only=True)
 class AddOptions:
@@ -63,6 +68,9 @@ class AddOptions:
     owner: str = ""
     """Whom to ask: a name, an address."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
@@ -70,6 +78,9 @@ class ListOptions:
 
     where: Positional[str]
     """The registry: a file, a folder or a URL."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +92,9 @@ class CheckOptions:
     files: Positional[tuple[Path, ...]] = ()
     """Adapter files."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DropOptions:
@@ -90,6 +104,9 @@ class DropOptions:
     """The registry: a file or a folder."""
     name: Positional[str]
     """The concept's name."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def main(args: Sequence[str]) -> int:
@@ -102,9 +119,9 @@ def main(args: Sequence[str]) -> int:
         print(HELP)
         return 0
     if args[0] not in commands:
-        raise UserError(f"unknown command registry {args[0]!r}: choose {', '.join(commands)}")
+        raise UserError(unknown_verb(args[0], commands, "registry"))
     options, command = commands[args[0]]
-    return command(tyro.cli(options, args=args[1:], prog=f"python -m merge registry {args[0]}"))
+    return command(read_options(options, args[1:], prog=f"python -m merge registry {args[0]}"))
 
 
 def start(options: NewOptions) -> int:

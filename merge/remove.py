@@ -15,6 +15,7 @@ from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from merge.check import TOKEN_TABLES, adapter_problems, leaf_path, raise_problems, shared_layers
 from merge.compose import Params, compose
+from merge.overflow import check_overflow
 
 _COMPONENT_OF_TABLE = {path: component for component, path in TOKEN_TABLES.items()}
 # A kernel's mask and the kernel whose values belong where it is true.
@@ -114,7 +115,10 @@ def _exchange(
         first = len(base[name]) + sum(counts[:index])
         return _exchange_rows(leaf, first, counts[index], vectors) if counts[index] or vectors else leaf
 
-    return jax.tree_util.tree_map_with_path(exchanged, params)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = jax.tree_util.tree_map_with_path(exchanged, params)
+    check_overflow(params, result, {*patches, *_COMPONENT_OF_TABLE.keys() & base.keys()}, every=False)
+    return result
 
 
 def _patches(source: Params | None, adapter: Adapter) -> dict[str, Patch]:

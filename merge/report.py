@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
+from blocklora_jax.finite import nonfinite_parts
 from blocklora_jax.grid import png_bytes
 from blocklora_jax.heatmap import heat_map
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.options import check_options, read_options
 from merge.check import adapter_problems, misfit_problems, params_problems
 
 
@@ -42,16 +44,25 @@ class CheckOptions:
     """Steps of the pictures in whose course layers that read them are measured."""
     seed: int = 0
     """Seeds those pictures."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def check_files(args: Sequence[str]) -> int:
     """Run `check`; gives the exit code."""
-    options = tyro.cli(CheckOptions, args=args, prog="python -m merge check")
+    options = read_options(CheckOptions, args, prog="python -m merge check")
     if not options.files:
         raise UserError("name at least one adapter file")
     if wrong := [prompt for prompt in options.prompts if "{}" not in prompt]:
         raise UserError(f"the prompt {wrong[0]!r} has no {{}} for the concept's trigger")
-    adapters, problems = _load(options.files)
+    if options.crosstalk:
+        plan_outputs([Output(options.out, "picture")], [*options.files, options.model], overwrite=options.overwrite)
+    adapters, problems = _load(options.files, options.verify)
     problems += [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
     problems += _measure(options, adapters) if options.crosstalk and adapters else []
     for problem in problems:
@@ -62,11 +73,11 @@ def check_files(args: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def _load(files: Sequence[Path]) -> tuple[list[Adapter], list[str]]:
+def _load(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], list[str]]:
     adapters, problems = [], []
     for path in files:
         try:
-            adapters.append(Adapter.load(path))
+            adapters.append(Adapter.load(path, verify))
         except UserError as error:
             problems.append(str(error))
     return adapters, problems
@@ -79,14 +90,18 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     from blocklora_jax.pipeline import StableDiffusion
 
     try:
-        sd = StableDiffusion.from_pretrained(options.model, variant=options.variant)
+        sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
     except UserError as error:
         return [f"crosstalk was not measured: {error}"]
     problems = {
         i: params_problems(sd.checkpoint.params, [a], check_base=options.check_base) for i, a in enumerate(adapters)
     }
     found = [problem for each in problems.values() for problem in each]
-    fitting = [a for i, a in enumerate(adapters) if not params_problems(sd.checkpoint.params, [a], check_base=False)]
+    fitting = [
+        a
+        for a in adapters
+        if not params_problems(sd.checkpoint.params, [a], check_base=False) and not nonfinite_parts(a)
+    ]
     if len(fitting) < 2:
         return found
     try:
@@ -102,7 +117,18 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     )
     write_atomic(options.out, png_bytes(picture))
     print(f"wrote {options.out}")
-    return found
+    return [*found, *unmeasured(names, pairs, others)]
+
+
+def unmeasured(names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:
+    """Which concepts' crosstalk is no finite number. pairs, others: as in `metrics.crosstalk.Crosstalk`."""
+    finite = np.isfinite(np.c_[pairs, others]).all(axis=1)
+    return [
+        f"the crosstalk on the prompts of {name!r} is not finite: its adapter does nothing there, or too much; do the "
+        "prompts call it, and was it trained?"
+        for name, known in zip(names, finite, strict=True)
+        if not known
+    ]
 
 
 def table(kind: str, names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from blocklora_jax.adapters.lora import Adapter
 from merge.check import check_merge, leaf_path
 from merge.compose import compose
+from merge.overflow import check_overflow
 
 Params = Mapping[str, Any]
 # Makes one change of a kernel from the k changes that the adapters would make: [k, n, m] and weights [k] -> [n, m].
@@ -42,7 +43,9 @@ def merge_task_vectors(
         return (jnp.asarray(leaf, jnp.float32) + apply_rule(deltas, factors).reshape(leaf.shape)).astype(leaf.dtype)
 
     with_tokens = compose(params, [replace(adapter, lora={}) for adapter in adapters], check_base=False)
-    return jax.tree_util.tree_map_with_path(merged, with_tokens)
+    result = jax.tree_util.tree_map_with_path(merged, with_tokens)
+    check_overflow(params, result, {f"{layer}/kernel" for layer in layers}, every=True)
+    return result
 
 
 def layer_delta(adapter: Adapter, layer: str, shape: tuple[int, ...]) -> Float[Array, "n m"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from blocklora_jax.bounds import check_number
 from blocklora_jax.errors import UserError
 from blocklora_jax.formats.lowrank import LowRank
 
@@ -19,6 +20,7 @@ def truncate(lowrank: LowRank, max_rank: int) -> tuple[LowRank, float]:
     """
     if max_rank < 1:
         raise UserError(f"max_rank is {max_rank}; it must be at least 1")
+    check_number("max_rank", max_rank)
     lost = total = 0.0
     small: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for component, layers in lowrank.items():

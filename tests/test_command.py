@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 
 import pytest
@@ -29,6 +31,7 @@ def exit_of(error: BaseException | None, capsys) -> tuple[int, str]:
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (OSError(28, "No space left on device", "a.bin"), 1, "error: a.bin: No space left on device\n"),
         (OSError("odd"), 1, "error: system: odd\n"),
+        (BrokenPipeError(), 1, ""),
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
@@ -53,12 +56,62 @@ def test_exit_codes_pass(code, capsys):
     assert exit_of(SystemExit(code), capsys) == (code, "")
 
 
-def test_our_own_faults_keep_their_traceback():
-    def main() -> None:
-        raise KeyError("ours")
+def test_what_nobody_foresaw_is_one_line_too_and_its_trace_is_kept(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code, line = exit_of(KeyError("ours\x1b[31m"), capsys)
+    assert code == 70
+    assert line.count("\n") == 1
+    assert "\x1b" not in line
+    assert "unexpected error" in line
+    assert "KeyError" in line
+    assert "BLOCKLORA_DEBUG=1" in line
+    (trace,) = tmp_path.iterdir()
+    assert str(trace) in line
+    assert trace.read_text().startswith("Traceback")
 
-    with pytest.raises(KeyError):
-        run(main)
+
+def test_debugging_shows_the_trace(capsys, monkeypatch):
+    monkeypatch.setenv("BLOCKLORA_DEBUG", "1")
+    assert "Traceback (most recent call last)" in exit_of(UserError("no such thing"), capsys)[1]
+
+
+def test_what_comes_from_a_file_reaches_the_terminal_without_control_characters(capsys):
+    assert exit_of(UserError("named 'a\x1b[2J\u202eb\x00'"), capsys) == (2, "error: named 'a\\x1b[2J\\u202eb\\x00'\n")
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from blocklora_jax.command import run
+from blocklora_jax.files import open_atomic
+
+def main():
+    with open_atomic(Path(sys.argv[1]) / "a.bin") as file:
+        file.write(b"half")
+        os.kill(os.getpid(), int(sys.argv[2]))
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_one_line_and_nothing_half_written(number, tmp_path):
+    program = [sys.executable, "-c", PROGRAM, str(tmp_path), str(int(number))]
+    ended = subprocess.run(program, capture_output=True, text=True)
+    assert ended.returncode == 128 + number
+    assert ended.stderr in ("error: interrupted\n", "error: stopped by SIGTERM\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_in_the_first_imports_ends_a_command_with_one_line():
+    code = "import sys, os; sys.orig_argv = ['python', '-m', 'train.concept']; import train; os.kill(os.getpid(), 2)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "error: interrupted\n")
+
+
+def test_a_program_that_imports_us_keeps_its_own_handling_of_signals():
+    code = "import signal, merge, train; print(signal.getsignal(2) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
 
 
 def test_a_command_does_not_pass_on_transformers_advice_to_install_pytorch():

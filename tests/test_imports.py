@@ -54,7 +54,7 @@ def test_train_takes_of_merge_only_compose():
 def test_runtime_packages_are_the_declared_ones():
     allowed = {
         "jax", "flax", "optax", "orbax", "numpy", "PIL", "tyro", "tqdm", "yaml", "safetensors", "huggingface_hub",
-        "transformers", "jaxtyping", "ml_dtypes", "tensorboardX", "blocklora_jax", "train", "merge",
+        "transformers", "jaxtyping", "ml_dtypes", "pydantic", "filelock", "tensorboardX", "blocklora_jax", "train", "merge",
     }  # fmt: skip
     for package in ("blocklora_jax", "train", "merge"):
         for path in (ROOT / package).rglob("*.py"):

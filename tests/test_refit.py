@@ -105,6 +105,7 @@ def test_a_refit_owns_its_blocks_alone_and_merges_losslessly(tiny_sd, foreign):
     partition = Partition(num_blocks=4)
     fitted, fits = refit(tiny_sd, foreign, partition, (2,), WORDS, CONFIG)
     assert (fitted.info.partition, fitted.info.slots, fitted.info.scale) == (partition, (2,), 1.0)
+    assert fitted.info.base_family == tiny_sd.checkpoint.family
     pair, mask = fitted.lora["unet"][LAYER], fitted.masks()["unet"][LAYER]
     assert np.any(pair.lora_A)
     assert not np.any(pair.lora_A[mask.lora_A[:, 0] == 0])
@@ -153,6 +154,7 @@ def test_what_cannot_be_refitted_is_named(tiny_sd, foreign):
         (renamed(foreign, trigger="man"), (0,), "is called by 'man', which random prompts have too"),
         (renamed(foreign, trigger=""), (0,), "name the words that call it"),
         (renamed(foreign, trigger="sks man"), (0,), "lacks the adapter's token <ada>"),
+        (renamed(foreign, trigger="<ADA> man"), (4,), "from 0 to 3"),
         (foreign, (4,), "from 0 to 3"),
         (other, (0,), "1 layers of 'ada' are no linear layers of this model"),
     ]

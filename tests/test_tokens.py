@@ -64,6 +64,13 @@ def test_a_concept_token_is_found_in_any_case(tokenizer):
     assert one == other
 
 
+def test_only_ascii_letters_have_two_cases_in_a_concept_token(tokenizer):
+    # "ſ" and the Kelvin sign are letters that some programs take for s and k.
+    for prompt in ("<roſe> man", "<\u212ait> man"):
+        ids = tokenizer.encode([prompt], {"<rose>": 1, "<kit>": 1})
+        assert ids.max() < tokenizer.table_rows
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(["<p1>", "<d1>", "man", "'s", " ", ",", "é", "<", "7", "A"]), max_size=7))
 def test_text_beside_a_concept_token_encodes_as_in_a_tokenizer_that_has_it(folder, tokenizer, parts):

@@ -107,6 +107,7 @@ def save_tiny(folder: Path, family: str = "sd1", configs: dict | None = None, **
             tokenizer_2=two if family == "sdxl" else None,
         )
         save_folder(folder, checkpoint)
+    (folder / "blocklora.json").unlink()  # as if another program had written it
     return folder
 
 

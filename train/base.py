@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
+from blocklora_jax.bounds import BOUNDS
 from blocklora_jax.checkpoints.diffusers import load_folder
 from blocklora_jax.checkpoints.image_encoder import save_image_encoder
 from blocklora_jax.command import run
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.locks import hold
 from blocklora_jax.models.clip_vision import VisionConfig
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pocket import architecture
 from blocklora_jax.pocket.judge import load_judge, save_judge
 from blocklora_jax.pocket.tokenizer import write_tokenizer
@@ -83,6 +85,8 @@ class BaseConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.several <= 1:
             raise UserError(f"--several is a share, 0 to 1, not {self.several}")
+        # 0: only at the end.
+        check_options(self, {"save_every": BOUNDS["preview_every"]})
         if self.only_judge and self.report:
             raise UserError("--only-judge trains and --report measures: call them one after the other")
         if self.start and self.report:
@@ -117,6 +121,11 @@ class Frozen(NamedTuple):
 
 def train_base(config: BaseConfig) -> Path:
     """All stages, or what is left of them; returns the model's folder."""
+    with hold(config.out, "training in"):
+        return _train_stages(config)
+
+
+def _train_stages(config: BaseConfig) -> Path:
     out = config.out
     # What is wrong with the model to start from is told before minutes of drawing.
     start = load_frozen(config.start) if config.start else None
@@ -217,13 +226,14 @@ def copy_others(start: Frozen, out: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    config = tyro.cli(BaseConfig, description=__doc__)
+    config = read_options(BaseConfig, description=__doc__)
     if config.report:
         write_report(config.model, config.out)
     elif config.only_judge:
         frozen = load_frozen(str(config.start))
-        copy_others(frozen, config.out)
-        print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
+        with hold(config.out, "training in"):
+            copy_others(frozen, config.out)
+            print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
     else:
         print(f"the pocket model is in {train_base(config)}")
 

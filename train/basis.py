@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import Float
 
 from blocklora_jax.adapters.basis import Basis, basis_digest, load_basis, save_basis
@@ -21,6 +20,8 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import BASIS
 from blocklora_jax.prompt_words import words_for
@@ -73,15 +74,17 @@ class BasisOptions:
     prompts: int = 512
     """How many random prompts are read."""
     seed: int = 0
+    overwrite: bool = False
+    """Replace a file that is there already."""
 
     def __post_init__(self) -> None:
-        if self.prompts < 1:
-            raise UserError(f"--prompts must be at least 1, not {self.prompts}")
+        check_options(self)
 
 
 def main() -> None:
     """The command line."""
-    options = tyro.cli(BasisOptions, description=__doc__, prog="python -m train.basis")
+    options = read_options(BasisOptions, description=__doc__, prog="python -m train.basis")
+    plan_outputs([Output(options.out, "basis")], [options.model], overwrite=options.overwrite)
     sd = StableDiffusion.from_pretrained(options.model)
     moments = text_moments(sd, words_for(sd.checkpoint.name), options.prompts, options.seed)
     energies, basis = principal_directions(moments)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jax.experimental import multihost_utils
-
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.store import read_registry
 from train.config import ConceptConfig, parse_args
 from train.platform import compute_dtype, is_first_host, select_platform
+from train.pod import peers_watched
 from train.registered import check_base, use_claim
-from train.run_folder import check_run_dir
+from train.run_folder import check_run_dir, hold_run_folders
 from train.together import train_together
 
 
@@ -24,12 +23,10 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     """
     registry = read_registry(config.registry) if config.registry else None
     config = use_claim(config, registry)
-    check_run_dir(config)
-    # On a pod nobody writes into the folder before everybody has looked.
-    multihost_utils.sync_global_devices("run folder checked")
-    sd = load_base(config, platform)
-    check_base(registry, params_digest(sd.params), config.model)
-    return train_together([config], sd, config.out)[0]
+    with hold_run_folders([config.out], lambda: check_run_dir(config)):
+        sd = load_base(config, platform)
+        check_base(registry, params_digest(sd.params), config.model)
+        return train_together([config], sd, config.out)[0]
 
 
 def load_base(config: ConceptConfig, platform: str) -> StableDiffusion:
@@ -42,7 +39,8 @@ def main() -> None:
     """The command line."""
     config = parse_args()
     platform = select_platform(config.tpu, config.gpu, config.cpu)
-    path = train_concept(config, platform)
+    with peers_watched():
+        path = train_concept(config, platform)
     if is_first_host():
         size, previews = path.stat().st_size / 1e6, config.out / "previews"
         print(f"{path} ({size:.2f} MB), previews in {previews}; call the concept with {config.trigger!r}")

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-import yaml
 
 from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import read_yaml_mapping
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.random_prompts import Kind, RandomPromptShares
+from train.captions import visible_text
+from train.setting_types import check_settings
 
-TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
-
-# Names of settings, what must hold of them, and how to say so.
-_DEMANDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    ("rank steps batch log_every save_every resolution", lambda x: x >= 1, "must be at least 1"),
-    ("blocks token_vectors preview_every warmup_steps random_batch seed", lambda x: x >= 0, "must be at least 0"),
-    ("erase_weight token_spread noise_offset weight_decay", lambda x: 0 <= x < math.inf, "must be at least 0"),
-    ("foreign_spread", lambda x: 1 <= x < math.inf, "must be at least 1"),
-    ("learning_rate text_learning_rate token_learning_rate", lambda x: 0 <= x < math.inf, "must be at least 0"),
-    ("alpha clip_norm snr_gamma", lambda x: 0 < x < math.inf, "must be above 0"),
-    ("pure_noise", lambda x: 0 <= x <= 1, "must lie in 0..1"),
-    ("crop", lambda x: 0.1 <= x <= 1, "must lie in 0.1..1"),
+# Where and how a run was made, which is nobody else's business and changes no number.
+PRIVATE_SETTINGS = frozenset(
+    "images other_images out model registry basis strangers resume save_dtype log_every save_every preview_every"
+    " preview_prompts tensorboard tpu gpu cpu mapper remat".split()
 )
+TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +36,9 @@ class ConceptConfig:
     """
 
     images: Path
-    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada); `name.txt` beside one is its caption, `name.mask.png` weighs its loss."""
+    """Folder of PNG, JPEG or WebP pictures (or a packaged concept, such as ada).
+    `name.txt` (UTF-8) beside one is its caption, `name.mask.png` weighs its loss:
+    white is where the concept is; black and transparent parts do not count."""
     token: str
     """The concept's new word, such as '<ada>'."""
     class_noun: str
@@ -105,7 +102,8 @@ class ConceptConfig:
     pure_noise: float = 0.3
     """Share of the random rows whose latents are noise alone."""
     other_images: Path | None = None
-    """Folder of other pictures, to be noised as random latents beside the references."""
+    """Folder of other pictures, to be noised as random latents beside the references.
+    Their captions and masks do not count."""
 
     steps: int = 500
     """Optimizer steps."""
@@ -171,17 +169,23 @@ class ConceptConfig:
             )
         if sum((self.tpu, self.gpu, self.cpu)) > 1:
             raise UserError("choose one of --tpu, --gpu and --cpu")
-        for names, holds, demand in _DEMANDS:
-            for name in names.split():
-                value = getattr(self, name)
-                # Written so that NaN fails too.
-                if value is not None and not holds(value):
-                    flag = "lambda" if name == "erase_weight" else name.replace("_", "-")
-                    raise UserError(f"--{flag} {demand}, not {value}")
-        if not self.class_noun.strip():
-            raise UserError("--class-noun must not be empty: say what the concept is, such as 'man'")
+        check_options(self)
+        self._check_words()
         self._check_basis()
         self._check_rivals()
+
+    def _check_words(self) -> None:
+        """What is read as text is what is seen: zero-width characters would be tokens of their own."""
+        for name in ("class_noun", "random_styles", "random_subjects", "random_scenes", "preview_prompts"):
+            value = getattr(self, name)
+            for text in (value,) if isinstance(value, str) else value:
+                # The noun is shown and searched for besides: only ordinary spaces.
+                written = text.replace(" ", "") if name == "class_noun" else "".join(text.split())
+                if written != "".join(visible_text(text).split()):
+                    raise UserError(
+                        f"--{name.replace('_', '-')} {text!r} has characters that nobody sees: write"
+                        f" {visible_text(text)!r}"
+                    )
 
     def _check_basis(self) -> None:
         """What blocks in the directions of a basis ask of other settings."""
@@ -245,7 +249,7 @@ def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:
     known, rest = reader.parse_known_args(args)
     flags = _flags_of(known.config) if known.config else []
     # tyro lets the last of two equal flags win, so the file's come first.
-    return tyro.cli(ConceptConfig, args=[*flags, *rest], prog="python -m train.concept")
+    return read_options(ConceptConfig, [*flags, *rest], prog="python -m train.concept")
 
 
 def _flags_of(path: Path) -> list[str]:
@@ -255,20 +259,13 @@ def _flags_of(path: Path) -> list[str]:
     unknown = [name for name in settings if name.replace("-", "_") not in known]
     if unknown:
         raise UserError(f"{path}: unknown setting {unknown[0]!r}; python -m train.concept --help lists all")
+    check_settings(str(path), settings, ConceptConfig)
     return settings_as_flags(settings)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. Raises: UserError if it is missing, malformed, or no mapping."""
-    try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must be a mapping of settings, one `name: value` a line")
-    return {str(name): value for name, value in raw.items()}
+    return read_yaml_mapping(path)
 
 
 def settings_as_flags(settings: Mapping[str, Any]) -> list[str]:

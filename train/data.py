@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -9,21 +10,24 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import ImageOps
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import CONCEPTS
 from blocklora_jax.pocket.references import reference_folder
+from blocklora_jax.printing import printable
 from blocklora_jax.random_prompts import RandomPrompts, last_token_ids, make_random_prompts
+from blocklora_jax.tokens import token_pattern
 from train.batch import Batch
+from train.captions import read_captions
 from train.config import ConceptConfig
-from train.images import Picture, crop_square, image_array, mask_array, read_pictures
+from train.encode import PictureEncoder, encode_images
+from train.images import crop_square, each_picture, mask_array
+from train.picture_files import PictureFiles, find_pictures
 from train.strangers import draw_strangers
+from train.views import count_views, draw_views
 from train.words import captions_for, class_caption, prompt_words
-
-_VIEWS_OF_CROPS = 8  # Random crops of each picture, encoded beforehand.
 
 
 class ConceptData(NamedTuple):
@@ -31,8 +35,8 @@ class ConceptData(NamedTuple):
 
     latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t], for SDXL [n, 2, t]; random_latents
     fp32 [o, h, w, c]; prompts: p random ones, or, where the class is preserved, one of each view; strangers:
-    fp32, by text encoder, who is in each. random_text: of the prompts, unless an adapter reads within a text encoder; text: of n captions, where no token trains either (see
-    `train.prepare.cache_states`).
+    fp32, by text encoder, who is in each. random_text: of the prompts, unless an adapter reads within a text encoder;
+    text: of n captions, where no token trains either (see `train.prepare.cache_states`).
     """
 
     latents: Float[np.ndarray, "n h w c"]
@@ -53,16 +57,17 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData
     size = config.resolution or sd.image_size
     if size % sd.models.vae.config.downscale:
         raise UserError(f"--resolution {size} must be a multiple of {sd.models.vae.config.downscale} for this model")
-    pictures = read_pictures(find_images(config.images))
-    captions = [_caption(picture, index, config) for index, picture in enumerate(pictures)]
-    views = [view for index, picture in enumerate(pictures) for view in _views(picture, index, size, config)]
-    per_picture = len(views) // len(pictures)
-    latents = encode_images(sd, views)
-    weights = np.stack([mask_array(view, latents.shape[1]) for view in views])
+    files = find_pictures(find_images(config.images))
+    others = find_pictures(config.other_images, companions=False) if config.other_images else []
+    captions, per_picture = _captions(files, config), count_views(config.crop, config.flip)
     tokens = {config.token: config.token_vectors} if config.token_vectors else {}
+    # What costs little comes first: a fault in a caption is told before hours of encoding.
     ids = np.repeat(sd.tokenizer.encode(captions, tokens), per_picture, axis=0)
-    others = [crop_square(p, size) for p in read_pictures(config.other_images)] if config.other_images else []
-    random_latents = np.concatenate([latents, encode_images(sd, others)]) if others else latents
+    latents, weights = _encode_views(sd, files, size, config)
+    random_latents = latents
+    if others:
+        squares = (crop_square(picture, size) for picture in each_picture(others))
+        random_latents = np.concatenate([latents, encode_images(sd, squares, len(others))])
     if config.erase == "preserve":
         prompts = _class_prompts(config, sd, [caption for caption in captions for _ in range(per_picture)])
     else:
@@ -84,12 +89,18 @@ def _class_prompts(config: ConceptConfig, sd: StableDiffusion, captions: list[st
     return RandomPrompts(sd.tokenizer.encode(texts), nouns, texts)
 
 
-def encode_images(sd: StableDiffusion, pictures: list[Picture]) -> Float[np.ndarray, "n h w c"]:
-    """Latents (the means), scaled as the U-Net expects, fp32; one picture at a time, whatever fits in memory."""
-    vae, params = sd.models.vae, sd.params["vae"]
-    encode = jax.jit(lambda params, x: vae.apply({"params": params}, x, method="encode")[0])
-    encoded = [np.asarray(encode(params, image_array(p)[None]), np.float32) for p in pictures]
-    return np.concatenate(encoded) * np.float32(vae.config.scaling_factor)
+def _encode_views(
+    sd: StableDiffusion, files: list[PictureFiles], size: int, config: ConceptConfig
+) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "n h w 1"]]:
+    """Latents and loss weights of all views of all pictures, of which one is in memory at a time."""
+    grid, weights = size // sd.models.vae.config.downscale, []
+    with PictureEncoder(sd, len(files) * count_views(config.crop, config.flip)) as encoder:
+        for index, picture in enumerate(each_picture(files)):
+            rng = np.random.default_rng((config.seed, 2, index))
+            for view in draw_views(picture, rng, size, grid, config.crop, config.flip):
+                weights.append(mask_array(view, grid))
+                encoder.add(view)
+        return encoder.latents(), np.stack(weights)
 
 
 def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Batch]:
@@ -135,29 +146,25 @@ def _shuffled(seed: int, start: int, rows: int, count: int) -> Int[np.ndarray, "
     return np.array([orders[p // count][p % count] for p in positions.tolist()])
 
 
-def _caption(picture: Picture, index: int, config: ConceptConfig) -> str:
-    if picture.caption is None:
-        templates = captions_for(config)
-        return templates[index % len(templates)]
-    if config.token in picture.caption:
-        return picture.caption if config.token_vectors else " ".join(picture.caption.replace(config.token, " ").split())
+def _captions(files: list[PictureFiles], config: ConceptConfig) -> list[str]:
+    """What stands in each picture's caption file, or one of the templates in turn."""
+    paths = [each.caption for each in files if each.caption]
+    written = {path: _check_caption(text, path, config) for path, text in zip(paths, read_captions(paths), strict=True)}
+    templates = captions_for(config)
+    return [
+        written[each.caption] if each.caption else templates[index % len(templates)] for index, each in enumerate(files)
+    ]
+
+
+def _check_caption(caption: str, path: Path, config: ConceptConfig) -> str:
+    """`caption`, without the token if that has no vectors. Raises: UserError for a caption without the token."""
+    token = token_pattern([config.token])
+    if re.search(token, caption):
+        return caption if config.token_vectors else " ".join(re.sub(token, " ", caption).split())
     raise UserError(
-        f"{picture.path.with_suffix('.txt')}: the caption {picture.caption!r} lacks the token {config.token}: "
-        f"write what calls the concept, as in 'a photo of {config.trigger}', or remove the file"
+        f"{printable(str(path))}: the caption {caption[:200]!r} lacks the token {config.token}: write what calls the"
+        f" concept, as in 'a photo of {config.trigger}', or remove the file"
     )
-
-
-def _views(picture: Picture, index: int, size: int, config: ConceptConfig) -> list[Picture]:
-    rng = np.random.default_rng((config.seed, 2, index))
-    crops = [(1.0, (0.5, 0.5))]
-    if config.crop < 1:
-        crops = [(rng.uniform(config.crop, 1), tuple(rng.random(2))) for _ in range(_VIEWS_OF_CROPS)]
-    views = [crop_square(picture, size, share, at) for share, at in crops]
-    return views + [_mirrored(view) for view in views] if config.flip else views
-
-
-def _mirrored(view: Picture) -> Picture:
-    return view._replace(image=ImageOps.mirror(view.image), mask=ImageOps.mirror(view.mask))
 
 
 def find_images(images: Path) -> Path:

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from blocklora_jax.errors import UserError
 from train.checkpoint import Checkpoints
 from train.log import MetricsLog
 from train.platform import is_first_host
+from train.signals import CatchSignals
 
 
 class Interrupted(SystemExit):
@@ -64,12 +67,13 @@ def run_loop(
     bar = tqdm(total=config.steps, initial=first, desc=label, **shown)
     began, since = time.perf_counter(), first
     # The bar and the log end before an error is printed, whatever it is.
-    with _CatchSignals() as caught, closing(log), bar:
+    with CatchSignals() as caught, closing(log), bar:
         for step in range(first, config.steps):
             state, metrics = step_fn(state, batch_at(step))
             done = step + 1
             bar.update()
-            if _due(done, config.log_every, config.steps):
+            due = _due(done, config.log_every, config.steps)
+            if due:
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 _require_finite(values, done, run_dir)
                 now = time.perf_counter()
@@ -77,21 +81,34 @@ def run_loop(
                 began, since = now, done
                 log.write(done, values)
                 bar.set_postfix({name: f"{values[name]:.4g}" for name in list(values)[:3]})
-            if caught.signal or _due(done, config.save_every, config.steps):
+            stop = _agreed(caught.signal, due)
+            if stop or _due(done, config.save_every, config.steps):
                 _require_finite(jax.device_get(metrics), done, run_dir)
                 checkpoints.save(done, state)
-            if caught.signal:
-                bar.close()
-                print(
-                    f"stopped by {signal.Signals(caught.signal).name} after step {done}; continue with --resume",
-                    flush=True,
-                )
-                raise Interrupted(128 + caught.signal)
-            if config.preview_every and done < config.steps and done % config.preview_every == 0:
+            if not stop and config.preview_every and done < config.steps and done % config.preview_every == 0:
                 preview(done, state)
                 began, since = time.perf_counter(), done
+                # A preview takes long: who stops it should not wait for another step.
+                if stop := _agreed(caught.signal, True):
+                    checkpoints.save(done, state)
+            if stop:
+                bar.close()
+                _say_stopped(stop, done)
+                raise Interrupted(128 + stop)
     checkpoints.close()
     return state
+
+
+def _agreed(signal_here: int, due: bool) -> int:
+    """The signal to stop by, 0 for none; all hosts of a pod stop after the same step, one at which they wait anyway."""
+    if jax.process_count() == 1:
+        return signal_here
+    return int(multihost_utils.process_allgather(np.int32(signal_here)).max()) if due else 0
+
+
+def _say_stopped(number: int, step: int) -> None:
+    if is_first_host():
+        print(f"stopped by {signal.Signals(number).name} after step {step}; continue with --resume", flush=True)
 
 
 def _due(done: int, every: int, total: int) -> bool:
@@ -105,22 +122,3 @@ def _require_finite(metrics: dict, step: int, run_dir: Path) -> None:
             f"{', '.join(bad)} became NaN or infinite by step {step}: lower the learning rates or use fp32; "
             f"the last good checkpoint is in {run_dir / 'checkpoints'}"
         )
-
-
-class _CatchSignals:
-    """Remembers SIGTERM and SIGINT instead of dying of them; a second one of the same kind is obeyed at once."""
-
-    signal: int = 0
-
-    def __enter__(self) -> _CatchSignals:
-        stops = (signal.SIGTERM, signal.SIGINT)
-        self._old: dict[int, Any] = {int(stop): signal.signal(stop, self._remember) for stop in stops}
-        return self
-
-    def _remember(self, number: int, frame: object) -> None:
-        self.signal = number
-        signal.signal(number, self._old[number])
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from blocklora_jax.errors import UserError
+from train.pod import join_pod
 
 _POD_HOSTS = "TPU_WORKER_HOSTNAMES"
+_LONGEST = 4096  # bytes of an error that is passed on
 
 
 def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> str:
@@ -23,7 +28,7 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
     if wanted:
         jax.config.update("jax_platforms", wanted)
     if tpu and len(os.environ.get(_POD_HOSTS, "").split(",")) > 1:
-        jax.distributed.initialize()
+        join_pod()
     try:
         found = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # The latter where not even a plug-in for it is installed.
@@ -45,3 +50,27 @@ def compute_dtype(precision: str, platform: str) -> jnp.dtype:
     """What the models compute in: "auto" is bfloat16 on TPU, float32 elsewhere."""
     bf16 = precision == "bfloat16" or (precision == "auto" and platform == "tpu")
     return jnp.dtype(jnp.bfloat16 if bf16 else jnp.float32)
+
+
+def all_hosts(holds: bool) -> bool:
+    """Whether `holds` is true on every host of a pod; each waits for all."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(multihost_utils.process_allgather(np.int32(holds)).min())
+
+
+def first_host_does(action: Callable[[], None]) -> None:
+    """Let the first host of a pod do something that may be refused; all wait for it, and a UserError is raised on all."""
+    problem = ""
+    if is_first_host():
+        try:
+            action()
+        except UserError as error:
+            problem = str(error) or "refused"
+    if jax.process_count() > 1:
+        text = np.zeros(_LONGEST, np.uint8)
+        spoken = np.frombuffer(problem.encode(errors="replace")[:_LONGEST], np.uint8)
+        text[: len(spoken)] = spoken
+        problem = multihost_utils.broadcast_one_to_all(text).tobytes().rstrip(b"\0").decode(errors="replace")
+    if problem:
+        raise UserError(problem)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.random_prompts import last_token_ids
 from train.basis import read_basis
 from train.batch import Batch
-from train.config import ConceptConfig
+from train.config import PRIVATE_SETTINGS, ConceptConfig
 from train.data import ConceptData, load_concept_data, make_batches
 from train.state import Trainable
 from train.strangers import foreign_embeddings, tower_key
@@ -66,6 +66,11 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
     return Concept(config, info, masks, trainable, make_batches(config, cache_states(config, sd, data, trainable)))
 
 
+def public_settings(config: ConceptConfig) -> dict[str, Any]:
+    """The settings that an adapter carries: what made its numbers, and nothing of where or how it was run."""
+    return {name: value for name, value in config.to_json().items() if name not in PRIVATE_SETTINGS}
+
+
 def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInfo, LoRATree, Trainable]:
     """The adapter's description, its masks, and its parameters before training."""
     shapes = select_kernels(sd.params, config.layers)
@@ -85,12 +90,12 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         kind=config.kind,
         rank=config.rank,
         alpha=float(config.rank if config.alpha is None else config.alpha),
-        base_name=sd.checkpoint.name,
+        base_name=sd.checkpoint.public_name,
         base_digest=digest,
         base_family=sd.checkpoint.family,
         partition=partition,
         slots=slots,
-        training=json.dumps(config.to_json()),
+        training=json.dumps(public_settings(config)),
     )
     masks = block_masks(info, shapes, basis)
     # Concepts that start alike would answer to each other's tokens: most people train with the same seed.

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
 from blocklora_jax.grid import picture_grid, png_bytes
+from blocklora_jax.io.locks import hold
 from blocklora_jax.pipeline import StableDiffusion
 from merge.compose import compose
 from train.config import ConceptConfig
+from train.platform import first_host_does
 from train.words import preview_prompts
 
 # What a resumed run may do otherwise than before and still compute the same, up to rounding.
@@ -21,21 +26,54 @@ MAY_CHANGE = frozenset(
 )
 
 
+# What a run writes.
+OURS = ("adapter.safetensors", "metrics.jsonl", "checkpoints", "previews", "tensorboard")
+_LONGEST = 60  # characters of a setting, in an error
+
+
+@contextmanager
+def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iterator[None]:
+    """Hold the locks of all folders that a training writes to, from before `check` looks at them until it has ended.
+
+    To be entered on every host of a pod; the first locks and looks, and what it refuses is refused on all.
+
+    Raises: UserError if another process trains in one of them, one cannot be written to, two are the same, or `check` does.
+    """
+    with ExitStack() as locks:
+
+        def begin() -> None:
+            real = [folder.resolve() for folder in folders]
+            if twice := [str(folder) for i, folder in enumerate(folders) if real[i] in real[:i]]:
+                raise UserError(f"two trainings would write into {twice[0]}: give each a folder of its own")
+            for folder in folders:
+                locks.enter_context(hold(folder, "training in"))
+            check()
+
+        first_host_does(begin)
+        yield
+
+
 def check_run_dir(config: ConceptConfig) -> None:
-    """Raises UserError if --out holds a run and --resume is not given, or the run to resume has other settings."""
+    """Raises UserError if --out holds a run and --resume is not given, the run to resume has other settings, or what is
+    there is of no run that this program knows: it would be replaced.
+    """
     path = config.out / "config.json"
     if path.exists() and not config.resume:
         raise UserError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
-    if not config.resume:
-        return
-    try:
-        before = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"there is no run to resume in {config.out}: leave out --resume") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): restore it, or choose another --out") from error
-    if changed := changed_settings(before, config):
-        raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
+    if config.resume:
+        before = _read_settings(path, config.out)
+        if changed := changed_settings(before, config):
+            raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
+    else:
+        refuse_others_files(config.out)
+
+
+def refuse_others_files(folder: Path) -> None:
+    """Raises UserError if a new run in `folder` would replace or add to what lies there."""
+    if taken := [name for name in OURS if os.path.lexists(folder / name)]:
+        raise UserError(
+            f"{folder} holds {' and '.join(taken)}, but no run that was begun here (no config.json): choose another --out"
+        )
 
 
 def changed_settings(
@@ -43,9 +81,35 @@ def changed_settings(
 ) -> list[str]:
     """What is otherwise in `config` than in a run's settings, which were read from JSON; in words."""
     now = json.loads(json.dumps(config.to_json()))
-    return [
-        f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if k not in may_change and before.get(k) != v
+    changed = [
+        f"{k} was {_short(before.get(k))}, now {_short(v)}"
+        for k, v in now.items()
+        if k not in may_change and before.get(k) != v
     ]
+    # A setting of a newer version that is not in use there says nothing.
+    unknown = [k for k, v in before.items() if k not in now and v not in (None, False)]
+    return changed + [f"{_short(k)} was {_short(before[k])}, which this version does not know" for k in unknown[:3]]
+
+
+def _read_settings(path: Path, out: Path) -> dict[str, Any]:
+    way_out = "put back the one that the run was begun with, or choose another --out"
+    try:
+        settings = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"there is no run to resume in {out}: leave out --resume") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} is not JSON ({reason}): {way_out}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no settings of a run: {way_out}")
+    return settings
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, Adapter], None]:

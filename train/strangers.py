@@ -19,8 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from blocklora_jax.adapters.concept_tokens import tokens_of
 from blocklora_jax.adapters.lora import Adapter
@@ -28,7 +26,11 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command import run
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic
+from blocklora_jax.finite import narrow
+from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
+from blocklora_jax.io.tensor_file import open_tensors, read_metadata, save_tensors
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import STRANGERS
 from blocklora_jax.random_prompts import last_token_ids
@@ -139,20 +141,28 @@ def _read(path: Path, sd: StableDiffusion, digest: str) -> dict[str, Offsets]:
     header = _metadata(path).get(_KEY)
     if header is None:
         return _of_adapter(path, sd, digest)
-    if json.loads(header)["base_digest"] != digest:
+    stated = parse_json(header, f"the header of {path}")
+    if not isinstance(stated, dict) or stated.get("base_digest") != digest:
         raise UserError(f"--strangers {path} is of another base than {sd.checkpoint.name}")
-    with safe_open(path, framework="numpy") as file:
-        return {part: np.asarray(file.get_tensor(part), np.float32) for part in sd.models.text_encoders}
+    with open_tensors(path) as file:
+        tensors = {part: np.asarray(tensor, np.float32) for part, tensor in file.tensors()}
+    for part in sd.models.text_encoders:
+        width, found = token_table(sd.params, part).shape[1], tensors.get(part)
+        if (
+            found is None
+            or found.ndim != 3
+            or found.shape[2] != width
+            or not found.size
+            or not np.isfinite(found).all()
+        ):
+            raise UserError(f"--strangers {path} has no usable tokens [n, v, {width}] for {part}: make it again")
+    return {part: tensors[part] for part in sd.models.text_encoders}
 
 
 def _metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise UserError(f"--strangers: there is no file or folder {path}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a complete safetensors file ({error}); copy or download it again") from error
+    return read_metadata(path)
 
 
 def _of_adapter(path: Path, sd: StableDiffusion, digest: str) -> dict[str, Offsets]:
@@ -178,19 +188,24 @@ class StrangersOptions:
     """The file to write."""
     model: str = "pocket"
     """Their base: "pocket", a Diffusers folder, a single file, or a hub id."""
+    overwrite: bool = False
+    """Replace a file that is there already."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def main() -> None:
     """The command line."""
-    options = tyro.cli(StrangersOptions, description=__doc__, prog="python -m train.strangers")
+    options = read_options(StrangersOptions, description=__doc__, prog="python -m train.strangers")
     if not options.files:
         raise UserError("name at least one adapter file, or a folder of them")
+    plan_outputs([Output(options.out, "strangers")], [*options.files, options.model], overwrite=options.overwrite)
     sd = StableDiffusion.from_pretrained(options.model)
     found = _read_all(options.files, sd)
-    # safetensors writes wrong data for arrays that are not contiguous.
-    tensors = {part: np.ascontiguousarray(offsets, np.float16) for part, offsets in found.items()}
+    tensors = {part: narrow(f"tokens of {part}", offsets, np.dtype(np.float16)) for part, offsets in found.items()}
     header = json.dumps({"base_digest": params_digest(sd.params)})
-    write_atomic(options.out, save(tensors, metadata={_KEY: header}))
+    save_tensors(options.out, tensors, {_KEY: header, KIND_KEY: "strangers"})
     print(f"wrote {options.out}: tokens of {len(next(iter(found.values())))} concepts")
 
 

@@ -17,7 +17,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from train.config import ConceptConfig
 from train.loop import LoopConfig, run_loop
 from train.parallel import check_rows, gather, map_step, place_batch, place_state
-from train.platform import is_first_host
+from train.platform import all_hosts, is_first_host
 from train.prepare import Concept, prepare_concept
 from train.run_folder import make_preview
 from train.state import Trainable, TrainState, init_state, make_optimizer, stack
@@ -78,6 +78,8 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
     )  # fmt: skip
     paths = save_adapters(concepts, state)
     preview(config.steps, state)
+    # The first host alone draws the preview; the others would wait at their end for so long only (train.pod).
+    all_hosts(True)
     return paths
 
 

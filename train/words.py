@@ -7,6 +7,7 @@ from itertools import cycle, islice
 
 from blocklora_jax.prompt_words import words_for
 from blocklora_jax.random_prompts import PromptWords, article
+from blocklora_jax.tokens import token_pattern
 from train.config import ConceptConfig
 
 # After these, after punctuation and at the beginning a name is followed by an article when it becomes a noun; elsewhere
@@ -63,7 +64,7 @@ def class_caption(caption: str, config: ConceptConfig) -> str:
     """
     noun = config.class_noun.strip()
     named = config.kind not in ("scene", "style")
-    trigger = rf"(?:\b(an?)\s+)?{re.escape(config.token)}(?:\s*{re.escape(noun)}\b)?"
+    trigger = rf"(?:\b(an?)\s+)?{token_pattern([config.token])}(?:\s*{re.escape(noun)}\b)?"
 
     def replace(match: re.Match[str]) -> str:
         before = caption[: match.start()].split()

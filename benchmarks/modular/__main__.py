@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from benchmarks.modular import figures
 from benchmarks.modular.evaluate import Bench, keep_to
@@ -44,6 +43,7 @@ from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 
 SHOWN = ("wide", "wide_3_fused", "blocklora_1", "orthogonal", "sum", "fusion")
@@ -86,6 +86,7 @@ class Options:
     encoders: Encoders = Encoders()
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_known("--methods", self.methods, METHODS)
         if self.quick and self.table:
             raise UserError("--quick measures anew and --table measures nothing: call them one after the other")
@@ -245,7 +246,7 @@ def write_report(options: Options, world: World, results: Results, kinds: dict[s
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
-    options = tyro.cli(Options, args=args, description=__doc__)
+    options = read_options(Options, args, description=__doc__)
     if options.quick:
         # Nothing of an earlier check is used again.
         shutil.rmtree(options.out / "quick", ignore_errors=True)

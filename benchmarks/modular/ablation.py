@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from benchmarks.modular.__main__ import say
 from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
@@ -25,6 +24,7 @@ from benchmarks.modular.report import mean_over, retention, write_rows
 from benchmarks.modular.teach import teach
 from blocklora_jax.command import run
 from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import Concept
 
@@ -93,6 +93,7 @@ class Options:
     sampler_steps: int = 15
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_known("--only", self.only, VARIANTS)
 
 
@@ -141,7 +142,7 @@ def cells_of(found: Mapping[str, Any]) -> list[str]:
 
 def main() -> None:
     """The command line."""
-    options, sd = tyro.cli(Options, description=__doc__), StableDiffusion.from_pretrained("pocket")
+    options, sd = read_options(Options, description=__doc__), StableDiffusion.from_pretrained("pocket")
     columns = (
         "variant",
         "identity alone",

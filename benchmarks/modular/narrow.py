@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.bounds import BOUNDS
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompt_words import words_for
 from blocklora_jax.refit import Fit, RefitConfig, refit
@@ -40,6 +41,9 @@ class Options:
     prompts: int = 256
     """Ordinary prompts whose directions are counted."""
 
+    def __post_init__(self) -> None:
+        check_options(self, {"blocks": BOUNDS["slots"]})
+
 
 def narrow(sd: StableDiffusion, adapters: Sequence[Adapter], blocks: int, options: Options) -> list[Fit]:
     """How well the adapters fit into one of `blocks` blocks: means over them, of each of `LAYERS`."""
@@ -57,7 +61,7 @@ def spectrum(sd: StableDiffusion, count: int) -> np.ndarray:
 
 def main() -> None:
     """The command line."""
-    options = tyro.cli(Options, description=__doc__)
+    options = read_options(Options, description=__doc__)
     sd = StableDiffusion.from_pretrained("pocket")
     paths = sorted(options.adapters.rglob("adapter.safetensors"))[: options.count]
     if not paths:

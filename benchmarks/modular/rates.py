@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from benchmarks.modular.__main__ import measure_merged, say
 from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
 from benchmarks.modular.evaluate import Bench, keep_to
@@ -23,6 +21,7 @@ from benchmarks.modular.pictures import Artist
 from benchmarks.modular.report import mean_over, write_rows
 from benchmarks.modular.teach import teach
 from blocklora_jax.command import run
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 
 # Recipes, and the methods that merge what they give.
@@ -49,6 +48,7 @@ class Options:
     sampler_steps: int = 12
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_known("--recipes", self.recipes, MERGED_BY)
 
 
@@ -77,7 +77,7 @@ def cells_of(found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """The command line."""
-    options, sd = tyro.cli(Options, description=__doc__), StableDiffusion.from_pretrained("pocket")
+    options, sd = read_options(Options, description=__doc__), StableDiffusion.from_pretrained("pocket")
     found = (measure(options, sd, recipe, rate) for recipe in options.recipes for rate in options.rates)
     write_rows(found, cells_of, ("recipe", "learning rate", "identity alone", "all merged"), options.out / "rates")
 

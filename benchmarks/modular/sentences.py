@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from benchmarks.modular.folder import RealConcept
 from benchmarks.modular.prompts import Prompt
 from blocklora_jax.errors import UserError
+from blocklora_jax.texts import fill
 from train.config import read_yaml
 from train.words import class_caption
 
@@ -50,7 +51,7 @@ class Sentences:
         shift, found = sum(concept.name.encode()), []
         for category, share in zip(CATEGORIES, shares, strict=True):
             sentences = self.by_kind[concept.kind][category]
-            texts = [sentences[(shift + i) % len(sentences)].format(_call(concept)) for i in range(share)]
+            texts = [fill(sentences[(shift + i) % len(sentences)], _call(concept)) for i in range(share)]
             found += [Prompt(text, class_caption(text, concept.config), category) for text in texts]
         return found
 
@@ -60,7 +61,7 @@ class Sentences:
         chosen = [pairs[i * len(pairs) // count % len(pairs)] for i in range(count if pairs else 0)]
         sentences = self.lists["pairs"]
         return [
-            Pair(a, b, sentences[i % len(sentences)].format(first=_call(a), second=_call(b)))
+            Pair(a, b, fill(sentences[i % len(sentences)], first=_call(a), second=_call(b)))
             for i, (a, b) in enumerate(chosen)
         ]
 
@@ -71,7 +72,7 @@ class Sentences:
         chosen = [pairs[i * len(pairs) // count % len(pairs)] for i in range(count if pairs else 0)]
         sentences = self.lists["stylised"]
         return [
-            Pair(a, b, sentences[i % len(sentences)].format(subject=_call(a), style=_call(b)))
+            Pair(a, b, fill(sentences[i % len(sentences)], subject=_call(a), style=_call(b)))
             for i, (a, b) in enumerate(chosen)
         ]
 
@@ -81,7 +82,7 @@ class Sentences:
         nouns = list(dict.fromkeys([*list(classes)[:6], *self.lists["others"]]))[:12]
         sentences = self.lists["plain"]
         return [
-            sentences[i % len(sentences)].format(f"{'an' if n[:1].lower() in 'aeiou' else 'a'} {n}")
+            fill(sentences[i % len(sentences)], f"{'an' if n[:1].lower() in 'aeiou' else 'a'} {n}")
             for i, n in enumerate(nouns)
         ]
 

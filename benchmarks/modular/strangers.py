@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Float
 
 from blocklora_jax.adapters.apply import output_energy
@@ -25,6 +24,7 @@ from blocklora_jax.command import run
 from blocklora_jax.diffusion.models import token_table, with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
+from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probe import with_tokens
 from blocklora_jax.random_prompts import last_token_ids
@@ -44,6 +44,9 @@ class Options:
     """How many of them are asked; all of them are the others."""
     draws: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def answers(
@@ -87,7 +90,7 @@ def kinds(others: Offsets, deviation: float, options: Options) -> dict[str, Call
 
 def main() -> None:
     """The command line."""
-    options = tyro.cli(Options, description=__doc__)
+    options = read_options(Options, description=__doc__)
     sd = StableDiffusion.from_pretrained("pocket")
     adapters = [Adapter.load(path) for path in sorted(options.adapters.rglob("adapter.safetensors"))]
     if len(adapters) < 3:

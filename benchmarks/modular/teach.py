@@ -15,7 +15,7 @@ from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
 from train.concepts import ConceptsOptions, read_concepts, train_concepts
-from train.config import ConceptConfig, settings_as_flags
+from train.config import PRIVATE_SETTINGS, ConceptConfig, settings_as_flags
 from train.platform import select_platform
 from train.run_folder import MAY_CHANGE, changed_settings
 
@@ -64,6 +64,6 @@ def _read(
 
 def _check_taught(path: Path, adapter: Adapter, config: ConceptConfig) -> None:
     """Raises: UserError for an adapter that was taught with other settings than `config`'s, wherever its pictures lay."""
-    may_change = MAY_CHANGE | {"images", "other_images"}
+    may_change = MAY_CHANGE | PRIVATE_SETTINGS
     if changed := changed_settings(json.loads(adapter.info.training), config, may_change):
         raise UserError(f"{path} was taught with other settings: {'; '.join(changed)}: use another --out")

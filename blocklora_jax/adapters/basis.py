@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic
+from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.outputs import KIND_KEY
+from blocklora_jax.io.tensor_file import open_tensors, save_tensors
 
 _KEY, _TENSOR = "blocklora_basis", "directions"
 # |Q^T Q - 1|; fp32 leaves about 1e-6.
@@ -30,7 +31,7 @@ def basis_digest(basis: Basis) -> str:
 def save_basis(path: str | Path, basis: Basis, base_digest: str) -> None:
     """Write a basis in fp32. base_digest: of the model whose text it is of (see `checkpoints.digest`)."""
     header = json.dumps({"base_digest": base_digest})
-    write_atomic(path, save({_TENSOR: np.ascontiguousarray(basis, np.float32)}, metadata={_KEY: header}))
+    save_tensors(path, {_TENSOR: np.asarray(basis, np.float32)}, {_KEY: header, KIND_KEY: "basis"})
 
 
 def load_basis(path: str | Path, base_digest: str) -> Basis:
@@ -40,20 +41,23 @@ def load_basis(path: str | Path, base_digest: str) -> Basis:
     """
     if not Path(path).is_file():
         raise UserError(f"--basis: there is no file {path}; python -m train.basis makes one")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = (file.metadata() or {}).get(_KEY)
-            basis = np.asarray(file.get_tensor(_TENSOR), np.float32) if header else None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a complete safetensors file ({error}); copy or download it again") from error
-    if header is None or basis is None:
-        raise UserError(f"{path} is no basis: python -m train.basis makes one")
-    if json.loads(header)["base_digest"] != base_digest:
+    with open_tensors(path, "basis") as file:
+        header = _header(file.metadata.get(_KEY), str(path))
+        if file.keys != [_TENSOR] or "base_digest" not in header:
+            raise UserError(f"{path} is no basis: python -m train.basis makes one")
+        basis = np.asarray(file.read_all()[_TENSOR], np.float32)
+    if header["base_digest"] != base_digest:
         raise UserError(
             f"--basis {path} is of another base model: python -m train.basis --model MODEL makes one of yours"
         )
-    if basis.ndim != 2 or basis.shape[0] != basis.shape[1]:
+    if basis.ndim != 2 or basis.shape[0] != basis.shape[1] or not len(basis):
         raise UserError(f"{path} holds {list(basis.shape)}, no square basis")
-    if np.abs(basis.T @ basis - np.eye(len(basis))).max() > _ORTHONORMAL:
+    # Written so that NaN fails too.
+    if not np.abs(basis.T @ basis - np.eye(len(basis))).max() <= _ORTHONORMAL:
         raise UserError(f"the directions in {path} are not orthonormal: make it again, with python -m train.basis")
     return basis
+
+
+def _header(text: str | None, source: str) -> dict[str, Any]:
+    value = parse_json(text, f"the header of {source}") if text else {}
+    return value if isinstance(value, dict) else {}

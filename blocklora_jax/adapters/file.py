@@ -5,32 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair, LoRATree
-from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic
-from blocklora_jax.random_prompts import Kind
+from blocklora_jax.finite import narrow
+from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.outputs import KIND_KEY
+from blocklora_jax.io.tensor_file import DTYPES, TensorFile, open_tensors, save_tensors
 
 FORMAT_VERSION = 1
+_HEADER = "blocklora"
 _TOKENS = ("tokens", "tokens_2")
-# Fields that earlier files of this version lack.
-_SINCE = {"tokens_2": {}, "base_family": "sd1", "origin": ""}
-_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_DTYPES = {name: DTYPES[name] for name in ("float32", "bfloat16")}
 
 
 def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> None:
     """Write `adapter` to `path`, beside it first and then moved into place.
 
     Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d] and, for
-    SDXL, `tokens_2/<name>` [v, d2].
-    Raises UserError for another dtype than "float32" or "bfloat16".
+    SDXL, `tokens_2/<name>` [v, d2]. The header has a digest of them, by which reading notices damage.
+    Raises UserError for another dtype than "float32" or "bfloat16", numbers that are not finite, and a disk that is full.
     """
     if dtype not in _DTYPES:
         raise UserError(f"cannot save an adapter as {dtype!r}; choose {' or '.join(_DTYPES)}")
@@ -50,109 +47,122 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> 
         **{field: _count(getattr(adapter, field)) for field in _TOKENS},
         "shapes": shapes,
     }
-    # safetensors writes wrong data for arrays that are not contiguous.
-    stored = {key: np.ascontiguousarray(value, _DTYPES[dtype]) for key, value in tensors.items()}
-    write_atomic(path, save(stored, metadata={"blocklora": json.dumps(header)}))
+    stored = {key: narrow(key, value, _DTYPES[dtype]) for key, value in tensors.items()}
+    save_tensors(path, stored, {_HEADER: json.dumps(header), KIND_KEY: "adapter"})
 
 
 def read_header(path: str | Path) -> dict:
     """The JSON header of an adapter file. Raises UserError if there is none or its version is newer than ours."""
-    with _open(path) as file:
-        return _header(path, file.metadata())
+    with open_tensors(path, "adapter file") as file:
+        return _header(path, file.metadata)
 
 
-def load_adapter(path: str | Path) -> Adapter:
+def load_adapter(path: str | Path, verify: bool = True) -> Adapter:
     """Read an adapter file, or a LoRA of another program, into full-size fp32 arrays.
 
-    Raises UserError naming every tensor that does not fit, or what kind of file it is that is not read.
+    verify: whether the file's digest, if it has one, must hold.
+    Raises UserError naming every tensor or field that does not fit, or what kind of file it is that is not read.
     """
-    with _open(path) as file:
-        if not is_ours(file.metadata()):
+    with open_tensors(path, "adapter file", verify) as file:
+        if not is_ours(file.metadata):
             from blocklora_jax.formats.foreign import read_foreign_lora
 
-            return read_foreign_lora(path)
-        header = _header(path, file.metadata())
-        tensors = {key: np.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+            return read_foreign_lora(path, verify)
+        return _read(path, file)
+
+
+def is_ours(metadata: Mapping[str, str] | None) -> bool:
+    """Whether a file's metadata are those of an adapter of ours; what `merge.export` writes is for others."""
     try:
-        info, counts = _info(header), {field: dict(header[field]) for field in _TOKENS}
-        lora, wrong = _expand(info, header["shapes"], tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        return "format_version" in parse_json((metadata or {})[_HEADER], "the header")
+    except (KeyError, TypeError, UserError):
+        return False
+
+
+def _read(path: str | Path, file: TensorFile) -> Adapter:
+    from blocklora_jax.adapters.header import read_adapter_header
+
+    header = read_adapter_header(_header(path, file.metadata), str(path))
+    try:
+        info = header.to_info(json.dumps(header.training))
+    except UserError as error:
         raise UserError(f"{path}: the adapter's header lacks or misspells a field ({error})") from error
-    tokens = {field: {t: tensors.pop(f"{field}/{t}", None) for t in names} for field, names in counts.items()}
-    for field, found in tokens.items():
-        misfits = [t for t, v in found.items() if v is None or v.ndim != 2 or len(v) != counts[field][t]]
-        wrong += [f"{field}/{token} is missing or not [{counts[field][token]}, d]" for token in misfits]
-    wrong += [f"{key} is not expected" for key in tensors]
-    if wrong:
+    shapes = {key: file.shape(key) for key in file.keys}
+    counts = {"tokens": header.tokens, "tokens_2": header.tokens_2}
+    if wrong := _misfits(info, header.kernel_shapes(), counts, shapes):
         raise UserError(f"{path} does not fit its own header: {'; '.join(wrong)}")
-    vectors = {field: {t: np.asarray(v, np.float32) for t, v in found.items()} for field, found in tokens.items()}
-    return Adapter(lora=lora, **vectors, info=info)
+    tensors = {key: np.asarray(tensor, np.float32) for key, tensor in file.tensors()}
+    if wrong := _not_finite(tensors):
+        raise UserError(f"{path} is no usable adapter: {', '.join(wrong[:3])} has values that are not finite")
+    vectors = {field: {token: tensors[f"{field}/{token}"] for token in names} for field, names in counts.items()}
+    return Adapter(lora=_expand(info, header.kernel_shapes(), tensors), **vectors, info=info)
 
 
 def _count(tokens: Mapping[str, Any]) -> dict[str, int]:
     return {token: int(np.shape(vectors)[0]) for token, vectors in tokens.items()}
 
 
-def _open(path: str | Path):
-    if not Path(path).is_file():
-        raise UserError(f"there is no adapter file {path}")
+def _header(path: str | Path, metadata: Mapping[str, str]) -> dict:
     try:
-        return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a complete safetensors file ({error}); copy or download it again") from error
-
-
-def is_ours(metadata: dict | None) -> bool:
-    """Whether a file's metadata are those of an adapter of ours; what `merge.export` writes is for others."""
-    try:
-        return "format_version" in json.loads((metadata or {})["blocklora"])
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
-def _header(path: str | Path, metadata: dict | None) -> dict:
-    try:
-        header = json.loads((metadata or {})["blocklora"])
+        header = parse_json(metadata[_HEADER], f"the header of {path}")
         version = header["format_version"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{path} is a safetensors file but not a blocklora adapter (no 'blocklora' header)") from error
-    if version != FORMAT_VERSION:
+    if version != FORMAT_VERSION or isinstance(version, bool):
         raise UserError(
-            f"{path} has adapter format {version}; this version reads {FORMAT_VERSION}: update blocklora_jax"
+            f"{path} has adapter format {str(version)[:20]}; this version reads {FORMAT_VERSION}: update blocklora_jax"
         )
-    return {**_SINCE, **header}
+    return header
 
 
-def _info(header: dict) -> AdapterInfo:
-    fields = {name: header[name] for name in AdapterInfo.__dataclass_fields__}
-    if fields["kind"] not in get_args(Kind):
-        raise ValueError(f"kind {fields['kind']!r}, which is none of {', '.join(get_args(Kind))}")
-    partition = Partition(**fields["partition"]) if fields["partition"] else None
-    return AdapterInfo(
-        **fields
-        | {
-            "partition": partition,
-            "slots": partition.check_slots(tuple(fields["slots"])) if partition else (),
-            "training": json.dumps(header["training"]),
-        }
-    )
+def _misfits(
+    info: AdapterInfo,
+    kernels: Mapping[str, Mapping[str, tuple[int, int]]],
+    counts: Mapping[str, Mapping[str, int]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> list[str]:
+    """Where the stored shapes differ from what the header says; looked at before anything is read or made."""
+    from blocklora_jax.adapters.header import MOST_NUMBERS
+
+    rest, wrong, numbers = dict(shapes), [], 0
+    for component, layers in kernels.items():
+        for layer, (n, m) in layers.items():
+            got = tuple(rest.pop(f"lora/{component}/{layer}/{name}", None) for name in ("lora_A", "lora_B"))
+            try:
+                rows, columns = info.support(component, layer, (n, m))
+            except UserError as error:
+                wrong.append(str(error))
+                continue
+            a = got[0]
+            # A LoRA of another program may have a rank of its own in every layer, up to info.rank.
+            rank = a[-1] if info.origin and a is not None and len(a) == 2 else info.rank
+            expected = ((len(rows), rank), (rank, len(columns)))
+            if got != expected or not 1 <= rank <= info.rank:
+                wrong.append(f"{component}/{layer} has lora_A, lora_B of shapes {got}, expected {expected}")
+            numbers += (n + m) * info.rank
+    if numbers > MOST_NUMBERS:
+        wrong.append(f"its pairs have {numbers:.2g} numbers at full size, more than any adapter")
+    for field, tokens in counts.items():
+        for token, count in tokens.items():
+            shape = rest.pop(f"{field}/{token}", None)
+            if shape is None or len(shape) != 2 or shape[0] != count or not shape[1]:
+                wrong.append(f"{field}/{token} is missing or not [{count}, d]")
+    return wrong + [f"{key} is not expected" for key in rest]
 
 
-def _expand(info: AdapterInfo, shapes: dict, tensors: dict) -> tuple[LoRATree, list[str]]:
-    lora: LoRATree = {component: {} for component in shapes}
-    wrong = []
-    for component, layers in shapes.items():
+def _expand(
+    info: AdapterInfo, kernels: Mapping[str, Mapping[str, tuple[int, int]]], tensors: Mapping[str, np.ndarray]
+) -> LoRATree:
+    lora: LoRATree = {component: {} for component in kernels}
+    for component, layers in kernels.items():
         for layer, (n, m) in layers.items():
             rows, columns = info.support(component, layer, (n, m))
-            a, b = (tensors.pop(f"lora/{component}/{layer}/{name}", None) for name in ("lora_A", "lora_B"))
-            # A LoRA of another program may have a rank of its own in every layer, up to info.rank.
-            rank = a.shape[-1] if info.origin and a is not None and a.ndim == 2 else info.rank
-            expected = ((len(rows), rank), (rank, len(columns)))
-            if a is None or b is None or (a.shape, b.shape) != expected:
-                got = tuple(None if x is None else x.shape for x in (a, b))
-                wrong.append(f"{component}/{layer} has lora_A, lora_B of shapes {got}, expected {expected}")
-                continue
-            full_a, full_b = np.zeros((n, rank), np.float32), np.zeros((rank, m), np.float32)
+            a, b = (tensors[f"lora/{component}/{layer}/{name}"] for name in ("lora_A", "lora_B"))
+            full_a, full_b = np.zeros((n, a.shape[1]), np.float32), np.zeros((a.shape[1], m), np.float32)
             full_a[rows], full_b[:, columns] = a, b
             lora[component][layer] = LoRAPair(full_a, full_b)
-    return lora, wrong
+    return lora
+
+
+def _not_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    return [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]

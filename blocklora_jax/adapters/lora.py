@@ -112,11 +112,15 @@ class Adapter:
         return block_masks(self.info, self.shapes())
 
     @classmethod
-    def load(cls, path: str | Path) -> Adapter:
-        """Read an `adapter.safetensors`. Raises UserError if the file is not one, is truncated, or does not fit its header."""
+    def load(cls, path: str | Path, verify: bool = True) -> Adapter:
+        """Read an `adapter.safetensors`, or a LoRA of another program.
+
+        verify: whether the digest in the file's header must hold; False for a file that was edited on purpose.
+        Raises UserError if the file is not one, is damaged, or does not fit its header.
+        """
         from blocklora_jax.adapters.file import load_adapter
 
-        return load_adapter(path)
+        return load_adapter(path, verify)
 
     def save(self, path: str | Path, dtype: str = "float32") -> None:
         """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""

@@ -12,6 +12,7 @@ import numpy as np
 from blocklora_jax.errors import UserError
 
 Axis = Literal["in", "out", "grid"]
+MOST_BLOCKS = 1 << 16  # wider than any layer
 
 
 class Support(NamedTuple):
@@ -47,8 +48,8 @@ class Partition:
     def __post_init__(self) -> None:
         if self.basis and self.axis != "in":
             raise UserError(f"a basis is one of the input features: axis must be 'in', not {self.axis!r}")
-        if self.num_blocks < 1:
-            raise UserError(f"num_blocks is {self.num_blocks}; it must be at least 1")
+        if not 1 <= self.num_blocks <= MOST_BLOCKS:
+            raise UserError(f"num_blocks is {self.num_blocks}; it must be at least 1, at most {MOST_BLOCKS}")
         if self.axis not in get_args(Axis):
             raise UserError(f"unknown block axis {self.axis!r}; choose one of {', '.join(get_args(Axis))}")
 

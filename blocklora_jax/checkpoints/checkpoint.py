@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ class Checkpoint:
 
     name: as it was asked for. configs and params: by "unet", "vae", "text_encoder", for SDXL also "text_encoder_2"; params
     are nested dicts in Flax names and layout. scheduler: the parsed `scheduler_config.json`. tokenizer, tokenizer_2: folders
-    of the tokenizers' files. force_zeros_for_empty_prompt: whether SDXL's empty negative prompt is a text of zeros.
+    of the tokenizers' files. force_zeros_for_empty_prompt: whether SDXL's empty negative prompt is a text of zeros. source:
+    the folder or file on this machine that it was read from; saving never writes there.
     """
 
     name: str
@@ -36,6 +38,12 @@ class Checkpoint:
     tokenizer: Path
     tokenizer_2: Path | None = None
     force_zeros_for_empty_prompt: bool = True
+    source: Path | None = None
+
+    @property
+    def public_name(self) -> str:
+        """The name without where it is on this machine, for files that are passed on: "pocket", a hub id, a folder's name."""
+        return Path(self.name).name if os.path.exists(os.path.expanduser(self.name)) else self.name
 
     @property
     def family(self) -> Family:

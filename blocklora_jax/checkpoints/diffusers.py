@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,28 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from blocklora_jax.checkpoints.checkpoint import CONFIGS, Checkpoint
 from blocklora_jax.checkpoints.fit import check_configs, with_end_token
 from blocklora_jax.checkpoints.hub import Source, find_source
 from blocklora_jax.checkpoints.layout import to_flax, to_torch
+from blocklora_jax.checkpoints.manifest import check_files, files_of_ours, write_manifest
 from blocklora_jax.checkpoints.model_index import check_model_index, make_model_index
 from blocklora_jax.checkpoints.replace import replace_folder
 from blocklora_jax.checkpoints.shapes import Config, compare_params, compare_tensors
 from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
 from blocklora_jax.checkpoints.weights import (
-    DTYPES,
     STEMS,
     aligned_copy,
     cast_tensors,
-    choose_file,
+    choose_files,
     list_files,
     read_shapes,
     read_tensors,
 )
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
+from blocklora_jax.io.json_text import read_json
+from blocklora_jax.io.outputs import MANIFEST, Output, plan_outputs
+from blocklora_jax.io.tensor_file import DTYPES, stream_tensors
 from blocklora_jax.models.config import TextConfig
 
 _INDEX = "model_index.json"
@@ -44,32 +45,38 @@ def load_folder(
     variant: str | None = None,
     revision: str | None = None,
     dtype: str = "float32",
+    verify: bool = True,
 ) -> Checkpoint:
     """Read a model: "pocket", a Diffusers folder, or a hub id (only the files that are needed are fetched).
 
     Args:
         path_or_hub_id: which model.
-        variant: read `….<variant>.safetensors` ("fp16") of each component instead of the plain files.
+        variant: read `….<variant>.safetensors` ("fp16") of each component that has it instead of the plain file. A
+            component that has but one file is read from that, asked for or not.
         revision: branch, tag or commit of a hub repository.
         dtype: type of the parameters returned: "float32", "float16" or "bfloat16". Tensors are read one at a time, so
             no more memory is needed than for these.
+        verify: whether the digests of a folder that we saved must hold.
 
     Raises:
-        UserError: no such model; a pipeline, class or config value that is not supported; weights that are missing,
+        UserError: no such model; files that are damaged; a pipeline, class or config value that is not supported; weights that are missing,
             pickled or corrupt; or, all in one message, every tensor that is missing, not expected or of another shape.
     """
     source = find_source(path_or_hub_id, revision)
     names = source.list_names()
-    described = read_description(source)
+    described = read_description(source, verify)
     parts = described.configs
-    files = {part: _fetch_weights(source, names, part, variant) for part in parts}
+    first = choose_files(names, parts, variant, source.name)
+    files = {part: _fetch_weights(source, first[part]) for part in parts}
     _check_tensors(parts, files, source.name)
-    return replace(described, params={part: _read_params(part, files[part], dtype) for part in parts})
+    return replace(described, params={part: _read_params(part, files[part], dtype, verify) for part in parts})
 
 
-def read_description(source: Source) -> Checkpoint:
+def read_description(source: Source, verify: bool = True) -> Checkpoint:
     """Everything of a Diffusers folder but its parameters: configs, scheduler and tokenizers. Raises UserError as `load_folder`."""
-    folder = source.fetch([_INDEX, "*/config.json", _SCHEDULER, "tokenizer*/*.json", "tokenizer*/merges.txt"])
+    folder = source.fetch([_INDEX, "*/config.json", _SCHEDULER, "tokenizer*/*.json", "tokenizer*/merges.txt", MANIFEST])
+    if verify:
+        check_files(folder)
     index = _read_json(folder, _INDEX)
     parts = check_model_index(index, source.name)
     configs = {part: CONFIGS[part].from_json(*_read_config(folder, part)) for part in parts}
@@ -79,10 +86,12 @@ def read_description(source: Source) -> Checkpoint:
         name=source.name,
         configs=with_end_token(configs, second),
         params={},
-        scheduler=_read_json(folder, _SCHEDULER),
+        # diffusers writes `-Infinity` there.
+        scheduler=_read_json(folder, _SCHEDULER, infinity=True),
         tokenizer=folder / "tokenizer",
         tokenizer_2=second,
         force_zeros_for_empty_prompt=index.get("force_zeros_for_empty_prompt", True) is not False,
+        source=folder,
     )
 
 
@@ -92,10 +101,13 @@ def save_folder(
     *,
     tokens: Mapping[str, int] | None = None,
     dtype: str = "float32",
+    merge: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a Diffusers folder that PyTorch's `StableDiffusionPipeline.from_pretrained` (or `…XL…`) opens.
 
-    It is written beside `path` and then moved into place; an earlier model there is replaced.
+    It is written beside `path` and then moved into place. A model that we saved there before is replaced; what else lies
+    there stays.
 
     Args:
         path: the folder.
@@ -103,14 +115,19 @@ def save_folder(
             each vector of `tokens`.
         tokens: concept token -> number of vectors, in the order of those rows; they join the tokenizer.
         dtype: "float32", "float16" or "bfloat16".
+        merge: what `merge.record` is to remember, in the folder's manifest.
+        overwrite: write into a folder that we did not make, too, and replace the files of the same names.
 
     Raises:
-        UserError: parameters and configs do not fit each other; a value beyond float16; a folder of something else.
+        UserError: parameters and configs do not fit each other; a value beyond float16; a folder of something else; the
+            folder that the model was read from.
     """
+    path = Path(path).expanduser()
+    plan_outputs([Output(path, "model folder", "--save")], [checkpoint.source], overwrite=overwrite)
     if "_class_name" not in checkpoint.scheduler:
         raise UserError("the scheduler's config names no _class_name, which diffusers needs to open the folder")
     configs = check_params(path, checkpoint, tokens, dtype)
-    with replace_folder(path, marker=_INDEX) as folder:
+    with replace_folder(path, files_of_ours(path)) as folder:
         is_xl, zeros = checkpoint.family == "sdxl", checkpoint.force_zeros_for_empty_prompt
         write_json(folder / _INDEX, make_model_index(checkpoint.scheduler["_class_name"], is_xl, zeros))
         write_json(folder / _SCHEDULER, dict(checkpoint.scheduler))
@@ -118,9 +135,15 @@ def save_folder(
             tokenizer.save(folder / name, tokens)
         for part, config in configs.items():
             write_json(folder / part / "config.json", config.to_json())  # makes the folder, too
-            tensors = cast_tensors(to_torch(part, checkpoint.params[part]), dtype)
-            # transformers refuses a file that does not say which framework's layout it has.
-            save_file(tensors, folder / part / f"{STEMS[part]}.safetensors", metadata={"format": "pt"})
+            _write_part(folder / part / f"{STEMS[part]}.safetensors", to_torch(part, checkpoint.params[part]), dtype)
+        write_manifest(folder, merge)
+
+
+def _write_part(path: Path, tensors: Mapping[str, np.ndarray], dtype: str) -> None:
+    """Write one component's weights, cast one at a time."""
+    layout = {key: (tuple(tensor.shape), DTYPES[dtype]) for key, tensor in tensors.items()}
+    # transformers refuses a file that does not say which framework's layout it has.
+    stream_tensors(path, layout, lambda key: cast_tensors({key: tensors[key]}, dtype)[key], {"format": "pt"})
 
 
 def check_params(
@@ -140,13 +163,10 @@ def check_params(
     return configs
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is no Diffusers folder: it has no {name}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {folder / name}: {error}") from error
+def _read_json(folder: Path, name: str, infinity: bool = False) -> dict[str, Any]:
+    if not (folder / name).is_file():
+        raise UserError(f"{folder} is no Diffusers folder: it has no {name}")
+    value = read_json(folder / name, infinity=infinity)
     if not isinstance(value, dict):
         raise UserError(f"{folder / name} does not hold a JSON object")
     return value
@@ -157,8 +177,7 @@ def _read_config(folder: Path, part: str) -> tuple[dict[str, Any], str]:
     return _read_json(folder, name), str(folder / name)
 
 
-def _fetch_weights(source: Source, names: list[str], part: str, variant: str | None) -> list[Path]:
-    first = choose_file(names, part, variant, source.name)
+def _fetch_weights(source: Source, first: str) -> list[Path]:
     files = list_files(source.fetch([first]), first)
     folder = source.fetch(files)
     return [folder / name for name in files]
@@ -176,12 +195,12 @@ def _check_tensors(configs: Mapping[str, Config], files: Mapping[str, list[Path]
         )
 
 
-def _read_params(part: str, files: list[Path], dtype: str) -> dict[str, Any]:
+def _read_params(part: str, files: list[Path], dtype: str, verify: bool) -> dict[str, Any]:
     flat = {}
-    for key, tensor in read_tensors(files):
+    for key, tensor in read_tensors(files, verify=verify):
         # One tensor at a time: the stored one is let go before the next is read.
         for path, array in flatten_params(to_flax(part, {key: tensor})).items():
-            flat[path] = aligned_copy(array, dtype)
+            flat[path] = aligned_copy(f"{files[0].parent}: {key}", array, dtype)
     return unflatten_params(flat)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
 
 from blocklora_jax.checkpoints.layout import to_flax, to_torch
 from blocklora_jax.checkpoints.weights import cast_tensors
-from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.files import write_json
+from blocklora_jax.io.json_text import read_json
+from blocklora_jax.io.tensor_file import open_tensors, save_tensors
 from blocklora_jax.models.clip_vision import VisionConfig
 
 
@@ -21,9 +21,9 @@ def load_image_encoder(folder: Path) -> tuple[VisionConfig, dict[str, Any], np.n
 
     Raises: UserError for a config that is not this tower's.
     """
-    config = VisionConfig.from_json(json.loads((folder / "config.json").read_text()), f"{folder}/config.json")
+    config = VisionConfig.from_json(read_json(folder / "config.json"), f"{folder}/config.json")
     model, projection = (
-        cast_tensors(load_file(folder / f"{name}.safetensors"), "float32") for name in ("model", "text_projection")
+        cast_tensors(_read_all(folder / f"{name}.safetensors"), "float32") for name in ("model", "text_projection")
     )
     return config, to_flax("image_encoder", model), projection["text_projection.weight"].T
 
@@ -44,4 +44,9 @@ def save_image_encoder(
         },
     }
     for name, tensors in files.items():
-        write_atomic(folder / name, save(cast_tensors(tensors, dtype), metadata={"format": "pt"}))
+        save_tensors(folder / name, cast_tensors(tensors, dtype), {"format": "pt"})
+
+
+def _read_all(path: Path) -> dict[str, np.ndarray]:
+    with open_tensors(path) as file:
+        return file.read_all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from blocklora_jax.checkpoints.hub import find_source
 from blocklora_jax.checkpoints.shapes import param_shapes
 from blocklora_jax.checkpoints.trees import unflatten_params
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import read_json
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig
 
 # Known by name, so that planning needs no files.
@@ -79,6 +79,9 @@ def _read_configs(model: str) -> dict[str, Any]:
 
 def _read(folder: Path, name: str) -> tuple[dict[str, Any], str]:
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8")), str(folder / name)
-    except (OSError, ValueError) as error:
+        value = read_json(folder / name)
+    except UserError as error:
         raise UserError(f"{folder} is no Diffusers folder: cannot read its {name} ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{folder / name} does not hold a JSON object")
+    return value, str(folder / name)

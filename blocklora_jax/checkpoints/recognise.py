@@ -21,6 +21,7 @@ _SHORT = re.compile(r"(cond_stage_model\.transformer\.)(embeddings|encoder|final
 # The first that is found among the keys says what the file is.
 _OTHERS = (
     (r"edm_mean$", "Playground v2.5"),
+    (r"^edm_vpred\.", "an SDXL with EDM's preconditioning (edm_vpred)"),
     (r"(^|\.)double_blocks\.", "a Flux model"),
     (r"(^|\.)joint_blocks\.|^text_encoders\.", "Stable Diffusion 3"),
     (r"conditioner\.embedders\.0\.model\.", "SDXL's refiner"),
@@ -88,7 +89,9 @@ def recognise_family(path: Path, keys: Collection[str], shapes: Mapping[str, tup
         raise UserError(
             f"{path} has no U-Net (model.diffusion_model.input_blocks…): no Stable Diffusion model; {SUPPORTED}"
         )
-    if len(first) == 4 and first[1] in _INPUTS:
+    # Of the latents, four in published models. What the U-Net reads beside them makes another kind of model.
+    latents = shapes.get("first_stage_model.decoder.conv_in.weight", (0, 4))[1:2]
+    if len(first) == 4 and first[1:2] != latents and first[1] in _INPUTS:
         raise UserError(f"{path} is {_INPUTS[first[1]]}: its U-Net reads {first[1]} channels; {SUPPORTED}")
     roots = (
         ("conditioner.embedders.", "sdxl"),

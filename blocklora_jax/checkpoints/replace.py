@@ -2,62 +2,127 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.files import OLD, sync_folder, temporary_beside
 
 
 @contextmanager
-def replace_folder(path: str | Path, marker: str) -> Iterator[Path]:
-    """Give an empty folder beside `path` to write into; move it to `path` when the block ends without an error.
+def replace_folder(path: str | Path, dropped: Collection[str] = ()) -> Iterator[Path]:
+    """Give an empty folder beside `path` to write into; it takes the place of `path` when the block ends without an error.
+
+    Files of an earlier folder that were not written anew stay, but for those `dropped`. On Linux and macOS the two
+    folders are exchanged in one step. Where the file system cannot do that, a crash in the middle may leave nothing at
+    `path`: the next write, or `recover_folder`, brings the earlier folder back.
 
     Args:
         path: the folder to make or to replace.
-        marker: a file that shows that an existing folder is one of ours to replace ("model_index.json").
+        dropped: files of the earlier folder that go with it, as "unet/config.json".
 
     Raises:
-        UserError: `path` is a file, or a folder that holds something else; the disk will not take the files.
+        UserError: `path` is a file; the disk will not take the files.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(os.path.realpath(Path(path).expanduser().absolute()))
     if path.exists() and not path.is_dir():
         raise UserError(f"cannot write the folder {path}: there is a file of that name")
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
-        raise UserError(f"will not overwrite {path}: it holds other files and no {marker}; choose another folder")
-    beside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        new = beside / "new"
-        new.mkdir()  # its mode follows the umask, that of mkdtemp does not
-        yield new
-        _flush(new)
-        _swap(new, path, beside / "old")
+        recover_folder(path)
+        with temporary_beside(path) as beside:
+            new = beside / "new"
+            new.mkdir(parents=True)
+            yield new
+            if path.exists():
+                _keep_others(path, new, dropped)
+            _sync(new)
+            _put(new, path, beside / OLD)
+            sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
-def _swap(new: Path, path: Path, old: Path) -> None:
-    if path.exists():
-        os.rename(path, old)
-    try:
+def recover_folder(path: Path) -> bool:
+    """Bring back the folder at `path` that a crash left beside it; whether there was one."""
+    if path.exists() or not path.parent.is_dir():
+        return False
+    for beside in path.parent.glob(".blocklora-*.part"):
+        note, old = beside / "name", beside / OLD
+        with contextlib.suppress(OSError):
+            if old.is_dir() and note.read_text(encoding="utf-8") == path.name:
+                os.rename(old, path)
+                shutil.rmtree(beside, ignore_errors=True)
+                return True
+    return False
+
+
+def _put(new: Path, path: Path, old: Path) -> None:
+    """`new` to `path`; what was there is gone, or at `old` if the process dies in between."""
+    if not path.exists():
         os.rename(new, path)
-    except OSError:
-        if old.exists():
+    elif not _exchange(new, path):
+        (old.parent / "name").write_text(path.name, encoding="utf-8")
+        os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
             os.rename(old, path)
-        raise
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _flush(folder: Path) -> None:
-    """Have all files on disk before they get their final name."""
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system cannot."""
+    if sys.platform not in ("linux", "darwin"):
+        return False
+    libc, first, second = ctypes.CDLL(None, use_errno=True), os.fsencode(one), os.fsencode(other)
+    swap = 2  # RENAME_EXCHANGE, and RENAME_SWAP of macOS
+    try:
+        if sys.platform == "linux":
+            here = -100  # AT_FDCWD
+            return libc.renameat2(here, first, here, second, swap) == 0
+        return libc.renamex_np(first, second, swap) == 0
+    except AttributeError:  # an old C library
+        return False
+
+
+def _keep_others(old: Path, new: Path, dropped: Collection[str]) -> None:
+    """Have what is in `old`, was not written anew and is not `dropped` in `new` too: as links, which take no room."""
+    for folder, names, files in os.walk(old):
+        inner = Path(folder).relative_to(old)
+        # Links to folders are not walked into, and kept as links.
+        links = [name for name in names if (Path(folder) / name).is_symlink()]
+        kept = [name for name in [*files, *links] if (inner / name).as_posix() not in dropped]
+        kept = [name for name in kept if not os.path.lexists(new / inner / name)]
+        if (kept or not (names or files)) and not (new / inner).is_dir():
+            (new / inner).mkdir(parents=True)
+        for name in kept:
+            _link(Path(folder) / name, new / inner / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    if source.is_symlink():
+        os.symlink(os.readlink(source), target)
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
+def _sync(folder: Path) -> None:
+    """Have all files and names on disk before they get their final place."""
     for path in folder.glob("**/*"):
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)

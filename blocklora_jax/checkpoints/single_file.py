@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.config_source import find_config
-from blocklora_jax.checkpoints.diffusers import check_params
+from blocklora_jax.checkpoints.diffusers import check_params, read_description
+from blocklora_jax.checkpoints.hub import POCKET, find_source
 from blocklora_jax.checkpoints.layout import to_flax, to_torch, torch_key
 from blocklora_jax.checkpoints.ldm import (
     Place,
@@ -23,21 +25,27 @@ from blocklora_jax.checkpoints.ldm import (
     ldm_table,
     split_tensor,
 )
+from blocklora_jax.checkpoints.prediction import CONFIG, SCHEDULER, marker_keys
 from blocklora_jax.checkpoints.recognise import SUPPORTED, check_suffix, is_wanted, recognise_family, usual_key
 from blocklora_jax.checkpoints.shapes import Shape, compare_tensors, param_shapes, torch_shape
-from blocklora_jax.checkpoints.stream import write_tensors
 from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
-from blocklora_jax.checkpoints.weights import DTYPES, aligned_copy, read_header, read_shapes, read_tensors
+from blocklora_jax.checkpoints.weights import aligned_copy, cast_tensors, read_header, read_shapes, read_tensors
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic
+from blocklora_jax.formats.clip_tokenizer import TokenizerFiles
 from blocklora_jax.formats.textual_inversion import embedding_path, embedding_tensors
+from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
+from blocklora_jax.io.tensor_file import DTYPES, save_tensors, stream_tensors
 
 _TABLE = "text_model/embeddings/token_embedding/embedding"
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
 
 
 def load_single_file(
-    path: str | os.PathLike[str], *, config: str | os.PathLike[str] | None = None, dtype: str = "float32"
+    path: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    dtype: str = "float32",
+    verify: bool = True,
 ) -> Checkpoint:
     """Read a model from one original `.safetensors` file of Stable Diffusion 1.x, 2.x or SDXL.
 
@@ -45,8 +53,11 @@ def load_single_file(
         path: the file.
         config: whose configs, scheduler and tokenizer the model has, for these are not in the file: a Diffusers folder
             (its weights are not read and need not be there), a hub id, or "sd15", "sd21", "sd21-base" or "sdxl" for the
-            published ones. None: the published ones of the kind that the file is, from the hub or its cache.
+            published ones. None: the published ones of the kind that the file is, from the hub or its cache, or the
+            bundled ones if it is the pocket model. What the file says of its prediction type and its noise is obeyed:
+            see `checkpoints.prediction`.
         dtype: type of the parameters returned: "float32", "float16" or "bfloat16".
+        verify: whether the digest in the header, if there is one, must hold.
 
     Raises:
         UserError: another kind of file, saying which; no config to be had, saying how; or, all in one message, every
@@ -60,12 +71,17 @@ def load_single_file(
     described = find_config(path, family, config, keys, metadata)
     inverse = invert_table(make_table(described))
     _check_tensors(path, described, inverse, shapes)
-    params = _read_params(path, inverse, dtype)
-    return replace(described, name=str(path), params=params)
+    params = _read_params(path, inverse, dtype, verify)
+    return replace(described, name=str(path), params=params, source=path)
 
 
 def save_single_file(
-    path: str | Path, checkpoint: Checkpoint, *, tokens: Mapping[str, int] | None = None, dtype: str = "float32"
+    path: str | Path,
+    checkpoint: Checkpoint,
+    *,
+    tokens: Mapping[str, int] | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write a model as one original `.safetensors` file; gives the paths written.
 
@@ -77,16 +93,20 @@ def save_single_file(
         checkpoint: what to write; its token tables may have rows more than its configs say, one for each vector of `tokens`.
         tokens: concept token -> number of vectors, in the order of those rows.
         dtype: "float32", "float16" or "bfloat16".
+        overwrite: replace also what this function did not write; see `io.outputs`.
 
     Raises:
-        UserError: parameters and configs do not fit each other; a value beyond float16; a path that is no `.safetensors`.
+        UserError: parameters and configs do not fit each other; a value beyond float16; a path that is no `.safetensors`,
+            or at which there is something else; the base model's own file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors, or other software will not read it as such")
+    plan_outputs(single_file_outputs(path, tokens or {}), [checkpoint.source], overwrite=overwrite)
     check_params(path, checkpoint, tokens, dtype)
     inverse, names, shapes = invert_table(make_table(checkpoint)), _flax_paths(checkpoint), _torch_shapes(checkpoint)
     leaves = {part: flatten_params(tree) for part, tree in checkpoint.params.items()}
+    markers = marker_keys(checkpoint.scheduler) if checkpoint.family == "sdxl" else ()
 
     def torch_tensor(part: str, key: str) -> np.ndarray:
         flax = names[part][key]
@@ -94,14 +114,27 @@ def save_single_file(
         leaf = leaf[: checkpoint.configs[part].vocab_size] if flax == _TABLE else leaf
         return to_torch(part, unflatten_params({flax: leaf}))[key]
 
-    write_tensors(
+    def stored_tensor(key: str) -> np.ndarray:
+        joined = join_tensors(inverse[key], [torch_tensor(*entry) for entry in inverse[key]])
+        return cast_tensors({key: joined}, dtype)[key]
+
+    stream_tensors(
         path,
-        {key: stored_shape(entries, shapes) for key, entries in inverse.items()},
-        lambda key: join_tensors(inverse[key], [torch_tensor(*entry) for entry in inverse[key]]),
-        dtype,
+        {key: (stored_shape(entries, shapes), DTYPES[dtype]) for key, entries in inverse.items()}
+        | dict.fromkeys(markers, ((0,), DTYPES[dtype])),
+        lambda key: stored_tensor(key) if key in inverse else np.zeros(0, DTYPES[dtype]),
         _metadata(checkpoint),
     )
     return [path, *_write_tokens(path, checkpoint, tokens or {}, dtype)]
+
+
+def single_file_outputs(path: Path, tokens: Mapping[str, int]) -> list[Output]:
+    """All files that `save_single_file` writes."""
+    flag = "--save"
+    return [
+        Output(path, "model file", flag),
+        *(Output(embedding_path(path, token), "tokens", flag) for token in tokens),
+    ]
 
 
 def make_table(checkpoint: Checkpoint) -> dict[tuple[str, str], Place]:
@@ -175,13 +208,13 @@ def _is_last_block(key: str, described: Checkpoint) -> bool:
     return block is not None and int(block[1]) == described.configs["text_encoder"].num_hidden_layers
 
 
-def _read_params(path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype: str) -> dict[str, Any]:
+def _read_params(path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype: str, verify: bool) -> dict[str, Any]:
     flat: dict[str, dict[str, np.ndarray]] = {part: {} for entries in inverse.values() for part, _ in entries}
-    for key, tensor in read_tensors([path], lambda key: usual_key(key) in inverse):
+    for key, tensor in read_tensors([path], lambda key: usual_key(key) in inverse, verify):
         entries = inverse[usual_key(key)]
         for (part, name), piece in zip(entries, split_tensor(entries, tensor), strict=True):
             for leaf, array in flatten_params(to_flax(part, {name: piece})).items():
-                flat[part][leaf] = aligned_copy(array, dtype)
+                flat[part][leaf] = aligned_copy(f"{path}: {key}", array, dtype)
     return {part: unflatten_params(leaves) for part, leaves in flat.items()}
 
 
@@ -193,16 +226,26 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         architecture += "-768-v" if velocity else "-512"
     return {
         "format": "pt",
+        KIND_KEY: "model file",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": architecture,
         "modelspec.prediction_type": "v" if velocity else "epsilon",
         "modelspec.title": checkpoint.name,
+        # What others' headers have no room for: betas, zero terminal SNR, spacing.
+        SCHEDULER: json.dumps(dict(checkpoint.scheduler), sort_keys=True),
+        **({CONFIG: POCKET} if _is_pocket(checkpoint) else {}),
     }
 
 
-def _write_tokens(path: Path, checkpoint: Checkpoint, tokens: Mapping[str, int], dtype: str) -> list[Path]:
-    from safetensors.numpy import save
+def _is_pocket(checkpoint: Checkpoint) -> bool:
+    """Whether it has the bundled model's configs and words, so that the file needs no other."""
+    pocket = read_description(find_source(POCKET))
+    return dict(checkpoint.configs) == dict(pocket.configs) and (
+        TokenizerFiles.read(checkpoint.tokenizer) == TokenizerFiles.read(pocket.tokenizer)
+    )
 
+
+def _write_tokens(path: Path, checkpoint: Checkpoint, tokens: Mapping[str, int], dtype: str) -> list[Path]:
     tables = {
         part: np.asarray(flatten_params(checkpoint.params[part])[_TABLE])
         for part in ("text_encoder", "text_encoder_2")
@@ -213,6 +256,6 @@ def _write_tokens(path: Path, checkpoint: Checkpoint, tokens: Mapping[str, int],
         rows = [table[checkpoint.configs[part].vocab_size + start :][:count] for part, table in tables.items()]
         tensors = embedding_tensors(token, rows[0], DTYPES[dtype], rows[1] if len(rows) > 1 else None)
         written.append(embedding_path(path, token))
-        write_atomic(written[-1], save(tensors, metadata={"format": "pt"}))
+        save_tensors(written[-1], tensors, {"format": "pt", KIND_KEY: "tokens"})
         start += count
     return written

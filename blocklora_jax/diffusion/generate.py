@@ -10,8 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
+from blocklora_jax.bounds import BOUNDS, check_number
+from blocklora_jax.diffusion.explain_pictures import explain_pictures
 from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.protocol import Plan, Sampler, start
 from blocklora_jax.diffusion.regions import RegionIds, RegionText, apply_regional, encode_regions
@@ -65,11 +67,13 @@ def generate(
         uint8 RGB pictures.
 
     Raises:
-        UserError: an unknown sampler, a number of steps it cannot take, guidance without negative ids, or an id that
-            the token table has no row for.
+        UserError: an unknown sampler, a number of steps it cannot take, guidance without negative ids, an id that
+            the token table has no row for, or pictures of NaN or infinity, which would be black.
 
     Source: diffusers' `StableDiffusionPipeline`; "Classifier-free diffusion guidance", eq. 6.
     """
+    if guidance_scale is not None:
+        check_number("guidance_scale", guidance_scale)
     guided = guidance_scale is not None and guidance_scale != 1
     if guided and negative_ids is None and models.text_encoder_2 is None:
         raise UserError(f"guidance_scale {guidance_scale} needs negative_ids (of the empty prompt), or pass 1")
@@ -81,14 +85,20 @@ def generate(
         size_ids = make_size_ids(height, width, len(latents))
     program = compile_generate(models, schedule, sampler_name, num_steps, guided)
     scale = jnp.float32(guidance_scale if guided else 1)
-    return program(params, input_ids, negative_ids, latents, scale, size_ids, regions)
+    pictures, finite = program(params, input_ids, negative_ids, latents, scale, size_ids, regions)
+    if not (wrong := np.flatnonzero(~np.asarray(finite))).size:
+        return pictures
+    raise UserError(explain_pictures(models, params, latents, guidance_scale, wrong))
 
 
 @functools.lru_cache(maxsize=32)
 def compile_generate(
     models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool
-) -> Callable[..., UInt8[Array, "b height width 3"]]:
-    """The jitted `(params, input_ids, negative_ids, latents, guidance_scale, size_ids=None, regions=None) -> uint8`."""
+) -> Callable[..., tuple[UInt8[Array, "b height width 3"], Bool[Array, " b"]]]:
+    """The jitted `(params, input_ids, negative_ids, latents, guidance_scale, size_ids=None, regions=None)`.
+
+    Gives uint8 pictures, and of each whether it was made of finite numbers.
+    """
     sampler = get_sampler(sampler_name)
     plan = sampler.init(schedule, num_steps)
 
@@ -101,14 +111,16 @@ def compile_generate(
         guidance_scale: Array,
         size_ids: Array | None = None,
         regions: RegionIds | None = None,
-    ) -> Array:
+    ) -> tuple[Array, Array]:
         text = (
             _guided_text(models, params, input_ids, negative_ids) if guided else encode_text(models, params, input_ids)
         )
         local = encode_regions(models, params, regions) if regions else None
         denoise = _denoiser(models.unet, params["unet"], text, size_ids, guidance_scale if guided else None, local)
         clean = sample(sampler, plan, denoise, latents)
-        return to_uint8(decode(models.vae, params["vae"], clean))
+        pictures = decode(models.vae, params["vae"], clean)
+        # NaN survives the decoder, and infinity makes NaN there.
+        return to_uint8(pictures), jnp.isfinite(pictures).all((1, 2, 3)) & jnp.isfinite(clean).all((1, 2, 3))
 
     return program
 
@@ -144,6 +156,9 @@ def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width:
     """
     config = models.vae.config
     factor = config.downscale
+    for name, side in (("height", height), ("width", width)):
+        # Before memory is asked for; what is too small is told below.
+        check_number(name, side, bound=BOUNDS[name]._replace(least=-BOUNDS[name].most))
     if height % factor or width % factor or min(height, width) < factor:
         raise UserError(f"height {height} and width {width} must be multiples of {factor}")
     shape = (height // factor, width // factor, config.latent_channels)

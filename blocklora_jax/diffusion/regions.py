@@ -25,7 +25,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.attention import Attention
 from blocklora_jax.token_pair import TokenizerPair
-from blocklora_jax.tokens import Tokenizer
+from blocklora_jax.tokens import Tokenizer, token_pattern
 
 _DETERMINERS = ("a", "an", "the", "my", "your", "his", "her", "its", "our", "their", "this", "that")
 
@@ -97,8 +97,9 @@ def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
 
 
 def _names(adapter: Adapter) -> str:
-    """A pattern of what calls the concept: its trigger, else a token alone; "" if nothing does."""
-    return "|".join(re.escape(words) for words in (adapter.info.trigger, *adapter.tokens) if words)
+    """A pattern of what calls the concept, in any case: its trigger, else a token alone; "" if nothing does."""
+    trigger = [f"(?i:{re.escape(adapter.info.trigger)})"] if adapter.info.trigger else []
+    return "|".join([*trigger, *([token_pattern(adapter.tokens)] if adapter.tokens else [])])
 
 
 def _call_by_noun(prompt: str, names: str, noun: str) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from blocklora_jax.diffusion import schedule_json
 from blocklora_jax.diffusion.betas import cumulative_alphas, make_betas, rescale_to_zero_snr
+from blocklora_jax.errors import UserError
 
 Latents = Float[Array, "b h w c"]
 
@@ -44,6 +45,7 @@ class Schedule:
     clip_sample_range: float = 1.0
     rescale_betas_zero_snr: bool = False
     lambda_min_clipped: float = float("-inf")
+    trained_betas: tuple[float, ...] | None = None
     bookkeeping: tuple[tuple[str, Any], ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
@@ -55,9 +57,12 @@ class Schedule:
             source: where it came from, for messages.
 
         Raises:
-            UserError: a field is unknown, or has a value that is not supported.
+            UserError: a field asks for another noise or another answer of the model than we can compute; betas that
+                leave no signal before the last step.
         """
-        return cls(**schedule_json.parse(config, source))
+        schedule = cls(**schedule_json.parse(config, source))
+        schedule._check_signal(source)
+        return schedule
 
     def to_json(self) -> dict[str, Any]:
         """A `scheduler_config.json` that diffusers reads; `from_json` gives an equal schedule back."""
@@ -66,8 +71,23 @@ class Schedule:
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
         """Cumulative signal power `a_t`, float32 `[num_train_timesteps]`, falling within 0..1."""
-        betas = make_betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps)
+        if self.trained_betas is not None:
+            betas = np.array(self.trained_betas, np.float32)
+        else:
+            betas = make_betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps)
         return cumulative_alphas(rescale_to_zero_snr(betas) if self.rescale_betas_zero_snr else betas)
+
+    def _check_signal(self, source: str) -> None:
+        """Raise UserError if a division by the signal would give infinity or NaN."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            power = self.alphas_cumprod
+        lossy = power[:-1] if self.rescale_betas_zero_snr else power
+        # Below the smallest normal number the ratio of noise to signal is no longer exact.
+        if not (np.isfinite(power).all() and (lossy >= np.finfo(np.float32).tiny).all()):
+            raise UserError(
+                f"{source}: this noise schedule is not supported: its betas leave no signal long before the last of"
+                f" {self.num_train_timesteps} training steps"
+            )
 
     @cached_property
     def sigmas(self) -> np.ndarray:

@@ -1,8 +1,13 @@
-"""Fields of `scheduler_config.json`: which we compute with, which must keep one value, which say nothing to us."""
+"""Fields of `scheduler_config.json`: which we compute with, which must keep one value, which say nothing to us.
+
+Training and sampling need the noise (betas, zero terminal SNR), what the model predicts, and the spacing of steps.
+All else is about the sampler that the file names, and passes through.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,28 +17,19 @@ from blocklora_jax.errors import UserError
 if TYPE_CHECKING:
     from blocklora_jax.diffusion.schedule import Schedule
 
+MOST_STEPS = 100_000
+
 CHOICES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": BETA_SCHEDULES,
     "prediction_type": ("epsilon", "v_prediction"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
-    # What diffusers can do and we cannot: only the value that switches it off.
-    "algorithm_type": ("dpmsolver++",),
-    "final_sigmas_type": ("zero",),
-    "flow_shift": (1.0,),
-    "interpolation_type": ("linear",),
-    "sigma_max": (None,),
-    "sigma_min": (None,),
-    "solver_order": (2,),
-    "solver_type": ("midpoint",),
-    "thresholding": (False,),
+    # A model with another value was trained for something that we cannot do: noise by a flow, steps named by their
+    # noise level, an answer with a variance in it, or, in configs without prediction_type, the clean picture.
+    "predict_epsilon": (None, True),
+    "snr_shift_scale": (None, 1.0),
     "timestep_type": ("discrete",),
-    "trained_betas": (None,),
-    "use_beta_sigmas": (False,),
     "use_dynamic_shifting": (False,),
-    "use_exponential_sigmas": (False,),
     "use_flow_sigmas": (False,),
-    "use_karras_sigmas": (False,),
-    "use_lu_lambdas": (False,),
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
 
@@ -42,32 +38,64 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)  # bool is an int to Python, but not in a config
 
 
+def _is_beta(value: Any) -> bool:
+    return _is_number(value) and 0 < value < 1
+
+
+def _are_betas(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and 0 < len(value) <= MOST_STEPS and all(map(_is_beta, value)))
+
+
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "num_train_timesteps": ("a whole number above 0", lambda value: type(value) is int and value > 0),
-    "beta_start": ("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1),
-    "beta_end": ("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1),
-    "steps_offset": ("a whole number from 0", lambda value: type(value) is int and value >= 0),
+    "num_train_timesteps": (
+        f"a whole number from 1 to {MOST_STEPS}",
+        lambda value: type(value) is int and 0 < value <= MOST_STEPS,
+    ),
+    "beta_start": ("a number between 0 and 1", _is_beta),
+    "beta_end": ("a number between 0 and 1", _is_beta),
+    "trained_betas": ("null, or a list of numbers between 0 and 1, one a training step", _are_betas),
+    "steps_offset": (
+        f"a whole number from 0 to {MOST_STEPS}",
+        lambda value: type(value) is int and 0 <= value <= MOST_STEPS,
+    ),
     "set_alpha_to_one": ("true, false", lambda value: type(value) is bool),
     "clip_sample": ("true, false", lambda value: type(value) is bool),
-    "clip_sample_range": ("a number above 0", lambda value: _is_number(value) and value > 0),
+    "clip_sample_range": ("a number above 0", lambda value: _is_number(value) and 0 < value < 1e6),
     "rescale_betas_zero_snr": ("true, false", lambda value: type(value) is bool),
-    "lambda_min_clipped": ("a number", lambda value: _is_number(value) and not math.isnan(value)),
+    "lambda_min_clipped": ("a number", lambda value: _is_number(value) and (value == -math.inf or abs(value) < 1e6)),
 }
 
-# Kept for saving only. The caller chooses the sampler, so the class and PNDM's own switch do not matter;
-# the last step is first-order whatever `lower_order_final` and `euler_at_final` say, because it ends at sigma 0;
-# the others qualify something that is switched off.
-BOOKKEEPING = (
-    "_class_name",
-    "_diffusers_version",
-    "dynamic_thresholding_ratio",
-    "euler_at_final",
-    "lower_order_final",
-    "sample_max_value",
-    "skip_prk_steps",
-    "time_shift_type",
+# How one of diffusers' samplers goes about its work. The caller chooses the sampler, so they are kept for saving only.
+SAMPLERS_OWN = frozenset(
+    "_class_name _diffusers_version algorithm_type corrector_order disable_corrector"
+    " dynamic_thresholding_ratio eta euler_at_final final_sigmas_type flow_shift interpolation_type lower_order_final"
+    " noise_sampler_seed original_inference_steps predict_x0 predictor_order sample_max_value sigma_max sigma_min"
+    " skip_prk_steps solver_order solver_p solver_type tau_func thresholding time_shift_type timestep_scaling"
+    " use_beta_sigmas use_exponential_sigmas use_karras_sigmas use_lu_lambdas".split()
 )
+# Words in an unknown field's name by which it could be about the noise that the model was trained with.
+_NOISE = re.compile(r"alpha|beta|edm|flow|noise|param|predict|scal|shift|sigma|snr|train|type|variance", re.IGNORECASE)
 
+# Noise by betas, which is what Stable Diffusion is trained with; beside them what a config means that does not name its
+# betas, where that is not what diffusers' other schedulers mean.
+_LATENT_LINEAR = {"beta_start": 0.00085, "beta_end": 0.012}
+_LATENT = {**_LATENT_LINEAR, "beta_schedule": "scaled_linear"}
+CLASSES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        (
+            "DDIMScheduler DDIMInverseScheduler DDIMParallelScheduler DDPMScheduler DDPMParallelScheduler"
+            " DEISMultistepScheduler DPMSolverMultistepScheduler DPMSolverMultistepInverseScheduler"
+            " DPMSolverSinglestepScheduler EulerAncestralDiscreteScheduler EulerDiscreteScheduler LMSDiscreteScheduler"
+            " PNDMScheduler SASolverScheduler UniPCMultistepScheduler"
+        ).split(),
+        {},
+    ),
+    **dict.fromkeys(
+        "DPMSolverSDEScheduler HeunDiscreteScheduler KDPM2AncestralDiscreteScheduler KDPM2DiscreteScheduler".split(),
+        _LATENT_LINEAR,
+    ),
+    **dict.fromkeys("LCMScheduler TCDScheduler".split(), _LATENT),
+}
 COMPUTED = tuple(RULES) + ("beta_schedule", "prediction_type", "timestep_spacing")
 
 
@@ -75,15 +103,17 @@ def parse(config: dict[str, Any], source: str) -> dict[str, Any]:
     """Arguments of `Schedule` from a parsed `scheduler_config.json`; fields that are absent keep their defaults.
 
     Raises:
-        UserError: names every unknown field and every unsupported value at once.
+        UserError: names every field that asks for another noise or another answer of the model, all at once.
     """
     problems = [problem for name, value in config.items() if (problem := _problem(name, value))]
-    if config.get("rescale_betas_zero_snr") is True and config.get("prediction_type", "epsilon") == "epsilon":
-        problems.append("rescale_betas_zero_snr = True leaves nothing to predict at the last step with epsilon")
+    problems += _class_problems(config) or _whole_problems(config)
     if problems:
         raise UserError(f"{source}: this noise schedule is not supported: " + "; ".join(problems))
-    fields: dict[str, Any] = {name: config[name] for name in COMPUTED if name in config}
+    known = CLASSES.get(config.get("_class_name", ""), {})
+    fields: dict[str, Any] = known | {name: config[name] for name in COMPUTED if name in config}
     fields |= {name: float(fields[name]) for name in ("clip_sample_range", "lambda_min_clipped") if name in fields}
+    if fields.get("trained_betas") is not None:
+        fields["trained_betas"] = tuple(map(float, fields["trained_betas"]))
     rest = {name: value for name, value in config.items() if name not in fields}
     return {**fields, "bookkeeping": tuple(sorted(rest.items()))}
 
@@ -93,18 +123,57 @@ def render(schedule: Schedule) -> dict[str, Any]:
     fields = {name: getattr(schedule, name) for name in COMPUTED}
     # Minus infinity is not JSON, and means the same as no field; so does a spacing left to the sampler.
     kept = {name: value for name, value in fields.items() if value is not None and value != -math.inf}
-    return {"_class_name": "DDIMScheduler", **dict(schedule.bookkeeping), **kept}
+    betas = schedule.trained_betas
+    return {
+        "_class_name": "DDIMScheduler",
+        **dict(schedule.bookkeeping),
+        **kept,
+        "trained_betas": None if betas is None else list(betas),
+    }
 
 
 def _problem(name: str, value: Any) -> str | None:
     if name in CHOICES:
         if any(value == choice and type(value) is type(choice) for choice in _spellings(CHOICES[name])):
             return None
-        return f"{name} = {value!r} (supported: {', '.join(map(repr, CHOICES[name]))})"
+        return f"{name} = {_shown(value)} (supported: {', '.join(map(repr, CHOICES[name]))})"
     if name in RULES:
         supported, holds = RULES[name]
-        return None if holds(value) else f"{name} = {value!r} (supported: {supported})"
-    return None if name in BOOKKEEPING else f"{name} = {value!r} (unknown field)"
+        return None if holds(value) else f"{name} = {_shown(value)} (supported: {supported})"
+    if name in SAMPLERS_OWN or value in (None, False) or not _NOISE.search(name):
+        return None
+    return f"{name} = {_shown(value)} (unknown field, which may be about the noise)"
+
+
+def _class_problems(config: dict[str, Any]) -> list[str]:
+    """What is wrong with the scheduler's class: those that add noise in another way cannot be told by their fields."""
+    name = config.get("_class_name")
+    if not isinstance(name, str | None):
+        return [f"_class_name = {_shown(name)} (supported: a name)"]
+    if name is None or name in CLASSES:
+        return []
+    if name.startswith("EDM") or "sigma_data" in config:
+        return [f"{name} scales the model's input and output by EDM's preconditioning (Playground v2.5, for one)"]
+    # A class of somebody's own may sample as it likes, so long as it says which betas it adds noise by.
+    if "beta_schedule" in config and {"beta_start", "beta_end"} <= config.keys() and name.endswith("Scheduler"):
+        return []
+    return [f"{name} does not add noise by betas, as Stable Diffusion does (supported: {', '.join(CLASSES)})"]
+
+
+def _whole_problems(config: dict[str, Any]) -> list[str]:
+    """What is wrong with fields together."""
+    problems = []
+    if config.get("rescale_betas_zero_snr") is True and config.get("prediction_type", "epsilon") == "epsilon":
+        problems.append("rescale_betas_zero_snr = True leaves nothing to predict at the last step with epsilon")
+    betas, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
+    if isinstance(betas, list) and len(betas) != steps:
+        problems.append(f"trained_betas are {len(betas)} for num_train_timesteps = {_shown(steps)}")
+    return problems
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _spellings(choices: tuple[Any, ...]) -> tuple[Any, ...]:

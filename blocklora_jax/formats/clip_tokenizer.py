@@ -14,6 +14,7 @@ from typing import Any
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.io.json_text import read_json, read_text_bytes
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 _END = "<|endoftext|>"
@@ -44,11 +45,18 @@ class TokenizerFiles:
             UserError: the folder holds no CLIP tokenizer, or a file of it cannot be read.
         """
         folder = Path(folder)
+        try:
+            return cls._read(folder).checked(str(folder))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{folder} holds a damaged CLIP tokenizer ({error!r:.200}): fetch it again") from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> TokenizerFiles:
         config = dict(_read_json(folder / "tokenizer_config.json", {}))
         listed = {entry["content"]: int(i) for i, entry in config.pop("added_tokens_decoder", {}).items()}
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             vocabulary = _read_json(folder / "vocab.json")
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+            lines = read_text_bytes(folder / "merges.txt").decode().splitlines()
             merges = [line for line in lines if line.strip() and not line.startswith("#version")]
         elif (folder / "tokenizer.json").is_file():
             whole = _read_json(folder / "tokenizer.json")
@@ -66,11 +74,22 @@ class TokenizerFiles:
             name: _content(special.get(name, config.get(name, _END))) for name in _SPECIAL if name != "bos_token"
         }
         config["bos_token"] = _content(special.get("bos_token", config.get("bos_token", "<|startoftext|>")))
-        files = cls(vocabulary=vocabulary, merges=tuple(merges), config=config, added=added)
-        return files.checked(str(folder))
+        return cls(vocabulary=vocabulary, merges=tuple(merges), config=config, added=added)
 
     def checked(self, source: str) -> TokenizerFiles:
-        """Return itself. Raises UserError if ids are not 0, 1, 2, …: transformers 5 would silently renumber them."""
+        """Return itself.
+
+        Raises UserError if ids are not 0, 1, 2, …, which transformers 5 would silently renumber; if a special token has no id;
+        if merges are not pairs.
+        """
+        numbers = [*self.vocabulary.values(), *self.added.values()]
+        if not all(type(number) is int for number in numbers):
+            raise UserError(f"{source}: the tokenizer's ids are not all whole numbers: fetch it again")
+        known = {*self.vocabulary, *self.added}
+        if lost := [f"{name} {self.config[name]!r}" for name in _SPECIAL if self.config[name] not in known]:
+            raise UserError(f"{source}: the tokenizer's {', '.join(lost)} is none of its tokens: fetch it again")
+        if odd := [merge for merge in self.merges if len(merge.split()) != 2]:
+            raise UserError(f"{source}: the tokenizer's merge {odd[0][:80]!r} is no pair: fetch it again")
         ids = sorted([*self.vocabulary.values(), *self.added.values()])
         if ids != list(range(len(ids))):
             raise UserError(
@@ -112,7 +131,4 @@ def _content(token: str | Mapping[str, Any]) -> str:
 def _read_json(path: Path, default: Any = None) -> Any:
     if default is not None and not path.is_file():
         return default
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    return read_json(path)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 only through it)
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair, LoRATree
 from blocklora_jax.errors import UserError
+from blocklora_jax.formats.dialects import find_layer
+from blocklora_jax.formats.family import FAMILIES, Layer, Shape, possible_families
 from blocklora_jax.formats.kohya import any_kohya_table
 from blocklora_jax.formats.layers import kernel_size
 from blocklora_jax.formats.lora_kinds import SUPPORTED, unsupported_kind
+from blocklora_jax.formats.lora_name import lora_name
 from blocklora_jax.formats.lowrank import flax_factors
-from blocklora_jax.formats.peft import peft_layer
 from blocklora_jax.formats.peft_config import PeftConfigs
+from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.tensor_file import open_tensors
 
 # What the end of a key says of its tensor. Old diffusers wrote `to_q_lora.down` and `lora_linear_layer.down`.
 _ROLES = (
@@ -30,10 +31,11 @@ _ROLES = (
     (re.compile(r"(.+?)(?:_lora|\.lora|\.lora_linear_layer)\.up\.weight"), "up"),
     (re.compile(r"(.+)\.alpha"), "alpha"),
 )
-Layer = tuple[str, str]
+# Trainers set alpha to the rank or less; some LoRAs are strengthened a hundredfold.
+_LARGEST_SCALE = 1e4
 
 
-def read_foreign_lora(path: str | Path) -> Adapter:
+def read_foreign_lora(path: str | Path, verify: bool = True) -> Adapter:
     """The adapter in a LoRA file of another program; scales are folded in, so that its own is 1.
 
     Its layers may differ in rank. Without an alpha the scale is 1, as for every program that writes or reads such files.
@@ -45,59 +47,48 @@ def read_foreign_lora(path: str | Path) -> Adapter:
 
     Source: kohya sd-scripts `networks/lora.py`; diffusers 0.42 `loaders/lora_pipeline.py`; peft `LoraConfig`.
     """
-    tensors, metadata = _read(path)
-    if kind := unsupported_kind(tensors):
-        raise UserError(f"{path} is {kind}; {SUPPORTED} are read")
-    layers, origin = _group(path, tensors)
+    tensors, metadata = _read(path, verify)
+    layers, names, origin = _group(path, tensors)
     alphas = PeftConfigs.read(path, metadata, tensors)
-    family = guess_family(layers)
     lora: LoRATree = {}
     problems = []
     for (component, layer), parts in sorted(layers.items()):
-        problem = _problem(component, layer, parts)
+        problem = _problem(component, layer, parts) or _number_problem(component, layer, parts, alphas)
         if problem:
             problems.append(f"{component}/{layer} {problem}")
         else:
             lora.setdefault(component, {})[layer] = _pair(component, layer, parts, alphas)
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise UserError(f"{path} is no complete LoRA: {'; '.join(problems[:4])}{more}. Download it again")
+        raise UserError(
+            f"{path} is no LoRA that can be used: {'; '.join(problems[:4])}{more}. Download it again, or ask its maker"
+        )
+    family = _family(layers, names, metadata)
     return Adapter(lora=lora, tokens={}, info=_info(path, lora, metadata, origin, family))
 
 
-def guess_family(layers: Mapping[Layer, Mapping[str, np.ndarray]]) -> str:
-    """Which of "sd1", "sd2" and "sdxl" these layers are of; "" where they do not say."""
-    downs = {layer: parts["down"] for (_, layer), parts in layers.items() if "down" in parts and parts["down"].ndim > 1}
-    widths = {down.shape[1] for layer, down in downs.items() if re.search(r"attn2/to_[kv]$", layer)}
-    projections = {down.ndim for layer, down in downs.items() if re.search(r"attentions_\d+/proj_(in|out)$", layer)}
-    deep = any(re.search(r"transformer_blocks_[1-9]/", layer) for _, layer in layers)
-    if deep or 2048 in widths or any(component == "text_encoder_2" for component, _ in layers):
-        return "sdxl"
-    if 1024 in widths:
-        return "sd2"
-    # Linear projections are of either of the later families.
-    return "sd1" if 4 in projections or 768 in widths else ""
+def _read(path: str | Path, verify: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with open_tensors(path, "LoRA file", verify) as file:
+        # Its kind is told first: other kinds have other types.
+        if kind := unsupported_kind(file.keys):
+            raise UserError(f"{path} is {kind}; {SUPPORTED} are read")
+        # kohya's trainer writes an alpha that was given as a whole number as one.
+        return dict(file.tensors(whole=lambda key: key.endswith(".alpha"))), file.metadata
 
 
-def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError) as error:
-        raise UserError(f"cannot read {path} ({error}): it is cut short, or of a type that no LoRA has") from error
-
-
-def _group(path: str | Path, tensors: Mapping[str, np.ndarray]) -> tuple[dict[Layer, dict[str, np.ndarray]], str]:
-    """Tensors by layer and role, and the layout's name."""
+def _group(
+    path: str | Path, tensors: Mapping[str, np.ndarray]
+) -> tuple[dict[Layer, dict[str, np.ndarray]], set[str], str]:
+    """Tensors by layer and role, the layers' names in the file, and the layout's name."""
     layers: dict[Layer, dict[str, np.ndarray]] = {}
-    unknown, doubled, kohya = [], [], 0
+    unknown, doubled, names = [], [], set()
     for key, tensor in tensors.items():
         head, role = _split(key)
-        layer = any_kohya_table().get(head) or peft_layer(head)
+        layer = find_layer(head)
         if not role or layer is None:
             unknown.append(key)
             continue
-        kohya += head in any_kohya_table()
+        names.add(head)
         parts = layers.setdefault(layer, {})
         doubled += [key] if role in parts else []
         parts[role] = tensor
@@ -112,7 +103,17 @@ def _group(path: str | Path, tensors: Mapping[str, np.ndarray]) -> tuple[dict[La
         )
     if doubled:
         raise UserError(f"{path} has layers under two names: {', '.join(doubled[:3])}; which of them holds is unclear")
-    return layers, "kohya" if kohya else "diffusers"
+    return layers, names, "kohya" if any_kohya_table().keys() & names else "diffusers"
+
+
+def _family(layers: Mapping[Layer, Mapping[str, np.ndarray]], names: set[str], metadata: Mapping[str, str]) -> str:
+    """The family that these layers are of; "" where several are possible."""
+    shapes = {
+        layer: Shape(parts["down"].shape[1], parts["up"].shape[0], parts["down"].ndim)
+        for layer, parts in layers.items()
+    }
+    possible = possible_families(shapes, names, metadata)
+    return possible.pop() if len(possible) == 1 else ""
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -133,10 +134,10 @@ def _problem(component: str, layer: str, parts: Mapping[str, np.ndarray]) -> str
     )
     if {down.ndim, up.ndim} - {2, 4}:
         return shapes
-    if not all(np.isfinite(part.astype(np.float32)).all() for part in parts.values()):
-        return "has values that are not finite"
     if "alpha" in parts and parts["alpha"].size != 1:
         return f"has an alpha of shape {list(parts['alpha'].shape)}"
+    if down.shape[0] == 0 or up.size == 0 or down.size == 0:
+        return f"has nothing in it: down {list(down.shape)}, up {list(up.shape)}"
     size = kernel_size(layer) if component == "unet" else None
     window = (mid if mid is not None else down).shape[2:]
     rank = (down.shape[0], down.shape[0])
@@ -146,6 +147,28 @@ def _problem(component: str, layer: str, parts: Mapping[str, np.ndarray]) -> str
     return None if fits else shapes
 
 
+def _number_problem(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs) -> str | None:
+    """What is wrong with the numbers of a layer whose shapes are right."""
+    with np.errstate(over="ignore"):
+        small = {role: part.astype(np.float32) for role, part in parts.items()}
+    if not all(np.isfinite(part).all() for part in small.values()):
+        return "has values that are not finite"
+    scale = _scale(component, layer, parts, alphas)
+    if scale == 0 and small["down"].any() and small["up"].any():
+        return "has alpha 0, by which some programs mean no change and others alpha equal to the rank"
+    if abs(scale) > _LARGEST_SCALE:
+        return f"is scaled by {scale:g} (alpha over rank)"
+    with np.errstate(over="ignore"):
+        return None if np.isfinite(small["down"] * np.float32(scale)).all() else "has values that are too large"
+
+
+def _scale(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs) -> float:
+    rank = parts["down"].shape[0]
+    if "alpha" in parts:
+        return float(parts["alpha"].astype(np.float32).reshape(())) / rank
+    return alphas.scale(component, layer, rank)
+
+
 def _pair(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs) -> LoRAPair:
     down, up = (np.asarray(parts[role], np.float32) for role in ("down", "up"))
     rank = down.shape[0]
@@ -153,10 +176,7 @@ def _pair(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: P
         # up . mid . down, where mid's second axis is what down makes, is an ordinary pair of the same rank.
         mid = np.asarray(parts["mid"], np.float32)
         down = np.einsum("pqhw,qn->pnhw", mid, down.reshape(rank, -1))
-    if "alpha" in parts:
-        scale = float(parts["alpha"].astype(np.float32).reshape(())) / rank
-    else:
-        scale = alphas.scale(component, layer, rank)
+    scale = _scale(component, layer, parts, alphas)
     a, b = flax_factors(down, up)
     return LoRAPair(np.ascontiguousarray(a) * np.float32(scale), np.ascontiguousarray(b))
 
@@ -165,7 +185,7 @@ def _info(path: str | Path, lora: LoRATree, metadata: Mapping[str, str], origin:
     ours = _our_header(metadata)
     rank = max(pair.lora_A.shape[1] for layers in lora.values() for pair in layers.values())
     return AdapterInfo(
-        name=Path(path).stem,
+        name=lora_name(path),
         class_noun="",
         trigger=ours.get("trigger") or metadata.get("modelspec.trigger_phrase", ""),
         rank=rank,
@@ -174,7 +194,7 @@ def _info(path: str | Path, lora: LoRATree, metadata: Mapping[str, str], origin:
         or metadata.get("ss_sd_model_name")
         or metadata.get("ss_base_model_version", ""),
         base_digest=ours.get("base_digest", ""),
-        base_family=ours.get("base_family") or family,
+        base_family=ours["base_family"] if ours.get("base_family") in FAMILIES else family,
         origin=origin,
     )
 
@@ -182,7 +202,7 @@ def _info(path: str | Path, lora: LoRATree, metadata: Mapping[str, str], origin:
 def _our_header(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What `merge.export` wrote about the file, if it did."""
     try:
-        header = json.loads(metadata.get("blocklora", "{}"))
-    except ValueError:
+        header = parse_json(metadata.get("blocklora", "{}"), "the header")
+    except UserError:
         return {}
     return header if isinstance(header, dict) else {}

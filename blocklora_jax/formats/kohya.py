@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import narrow
 from blocklora_jax.formats.layers import TEXT_ENCODERS, kernel_size, known_layers, ldm_name, ldm_names, module_name
 from blocklora_jax.formats.lowrank import LowRank, one_rank, torch_factors
 from blocklora_jax.formats.peft import with_attention
@@ -70,9 +71,8 @@ def kohya_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = "sd1") -
             name = kohya_name(component, layer, base_family)
             size = kernel_size(layer, base_family) if component == "unet" else None
             down, up = torch_factors(*pair, size)
-            # safetensors writes wrong data for arrays that are not contiguous.
-            tensors[f"{name}.lora_down.weight"] = np.ascontiguousarray(down, dtype)
-            tensors[f"{name}.lora_up.weight"] = np.ascontiguousarray(up, dtype)
+            tensors[f"{name}.lora_down.weight"] = narrow(f"{name}.lora_down.weight", down, dtype)
+            tensors[f"{name}.lora_up.weight"] = narrow(f"{name}.lora_up.weight", up, dtype)
             tensors[f"{name}.alpha"] = np.array(rank, np.float32)
     return tensors
 

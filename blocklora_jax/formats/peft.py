@@ -9,6 +9,7 @@ import numpy as np
 
 from blocklora_jax.checkpoints.layout import flax_path
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import narrow
 from blocklora_jax.formats.layers import kernel_size, known_layers, module_name
 from blocklora_jax.formats.lowrank import LowRank, one_rank, torch_factors
 
@@ -61,9 +62,8 @@ def peft_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = "sd1") ->
             name = f"{component}.{module_name(component, layer)}"
             size = kernel_size(layer, base_family) if component == "unet" else None
             down, up = torch_factors(*pair, size)
-            # safetensors writes wrong data for arrays that are not contiguous.
-            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(down, dtype)
-            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(up, dtype)
+            tensors[f"{name}.lora_A.weight"] = narrow(f"{name}.lora_A.weight", down, dtype)
+            tensors[f"{name}.lora_B.weight"] = narrow(f"{name}.lora_B.weight", up, dtype)
     return tensors
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,12 @@ from typing import Any
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.formats.layers import module_name
+from blocklora_jax.formats.peft_fields import refuse_settings
+from blocklora_jax.formats.peft_patterns import check_patterns, matches
+from blocklora_jax.io.json_text import parse_json, read_json
 
 _PREFIX = "base_model.model."
+_LARGEST_ALPHA = 1e9
 
 
 @dataclass(frozen=True)
@@ -36,49 +38,62 @@ class PeftConfigs:
         else:
             configs = _by_component(metadata.get("lora_adapter_metadata", "{}"), path)
         for config in configs.values():
-            if config.get("use_dora"):
-                raise UserError(f"{path} is a DoRA (weight-decomposed LoRA), by its settings; ordinary LoRAs are read")
+            _check(config, path)
         return cls(configs)
 
     def scale(self, component: str, layer: str, rank: int) -> float:
         """alpha / rank of a layer whose tensors have this rank."""
         config = self.by_component.get(component)
-        if not config or config.get("lora_alpha") is None:
+        if not config:
             return 1.0
         name = module_name(component, layer)
-        patterns = config.get("alpha_pattern") or {}
-        try:
-            alpha = next((a for pattern, a in patterns.items() if _matches(pattern, name)), config["lora_alpha"])
-            return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
-        except (TypeError, ValueError, AttributeError, re.error) as error:
+        # transformers 5 leaves out `text_model.`, so patterns may do too.
+        forms = {name, name.removeprefix("text_model.")}
+        patterns = (config.get("alpha_pattern") or {}).items()
+        found = (a for pattern, a in patterns if any(matches(pattern, form) for form in forms))
+        alpha = next(found, config["lora_alpha"])
+        return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _check(config: Mapping[str, Any], path: str | Path) -> None:
+    """Raise UserError if PEFT's settings ask for more than a LoRA, or do not say how strong it is."""
+    if problem := refuse_settings(config):
+        raise UserError(f"{path} is more than an ordinary LoRA, by its PEFT settings: {problem}")
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise UserError(f"{path}: the alpha_pattern of its PEFT settings is no table")
+    if problem := check_patterns(patterns):
+        raise UserError(f"{path}: the alpha_pattern of its PEFT settings cannot be read: {problem}")
+    for name, alpha in {"lora_alpha": config.get("lora_alpha"), **patterns}.items():
+        # bool is an int to Python.
+        if type(alpha) not in (int, float) or not abs(alpha) < _LARGEST_ALPHA:
             raise UserError(
-                f"the LoRA's PEFT settings hold an unusable lora_alpha or alpha_pattern ({error})"
-            ) from error
-
-
-def _matches(pattern: str, name: str) -> bool:
-    # transformers 5 leaves out `text_model.`, so patterns may do too. Source: peft `get_pattern_key`.
-    return any(re.match(rf"(.*\.)?({pattern})$", form) for form in (name, name.removeprefix("text_model.")))
+                f"{path}: its PEFT settings hold an unusable lora_alpha or alpha_pattern: {str(name)[:60]} is"
+                f" {str(alpha)[:60]}, where a number is needed"
+            )
 
 
 def _read_json(file: Path, path: str | Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_json(file, infinity=True)
+        if not isinstance(config, dict):
+            raise UserError("it holds no JSON object")
+        return config
+    except UserError as error:
         raise UserError(
             f"{path} was saved by PEFT, which keeps its lora_alpha in {file.name} beside it, and that cannot be read"
-            f" ({error.__class__.__name__}): put it there"
+            f" ({error}): put it there"
         ) from error
 
 
 def _by_component(text: str, path: str | Path) -> dict[str, dict[str, Any]]:
-    """{"unet.r": 4, …} as {"unet": {"r": 4}}."""
+    """{"unet.r": 4, …} as {"unet": {"r": 4}}. `unet.save_lora_adapter` writes no component: they are the U-Net's."""
     try:
-        flat = json.loads(text)
+        flat = parse_json(text, "it", infinity=True)
         configs: dict[str, dict[str, Any]] = {}
         for key, value in flat.items():
-            component, _, name = key.partition(".")
-            configs.setdefault(component, {})[name] = value
-    except (ValueError, AttributeError) as error:
+            component, dot, name = key.partition(".")
+            configs.setdefault(component if dot else "unet", {})[name if dot else key] = value
+    except (UserError, AttributeError) as error:
         raise UserError(f"{path}: cannot read the header's lora_adapter_metadata ({error})") from error
     return configs

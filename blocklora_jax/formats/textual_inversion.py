@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.finite import narrow
 
 _TOKEN = re.compile(r"<([\w-]+)>")
 
@@ -29,8 +30,8 @@ def embedding_tensors(
     Source: diffusers 0.42 `TextualInversionLoaderMixin._retrieve_tokens_and_embeddings`.
     """
     if vectors_2 is None:
-        return {token: np.ascontiguousarray(vectors, dtype)}
-    return {"clip_l": np.ascontiguousarray(vectors, dtype), "clip_g": np.ascontiguousarray(vectors_2, dtype)}
+        return {token: narrow(token, vectors, dtype)}
+    return {"clip_l": narrow("clip_l", vectors, dtype), "clip_g": narrow("clip_g", vectors_2, dtype)}
 
 
 def a1111_tensors(

@@ -13,9 +13,12 @@ from jaxtyping import Float
 
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.bounds import check_number
+from blocklora_jax.finite import check_finite
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.random_prompts import Kind
+from blocklora_jax.texts import fill
 
 ALL = "all layers"
 _WHERE = r"^.*(?:blocks?_\d+|attentions_\d+|resnets_\d+|layers/\d+)/"
@@ -100,7 +103,12 @@ def measure_crosstalk(
     templates: the prompts, with {} for the trigger; eight that fit each one's kind if not given.
 
     The U-Net runs only if an adapter changes layers that read the picture: see `probe.Probe`.
+
+    Raises: UserError for adapters that have NaN or infinity, a number of steps or a seed beyond its bounds.
     """
+    check_number("steps", steps)
+    check_number("seed", seed)
+    check_finite(adapters)
     layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
     pairs: dict[str, Any] = {layer: _pairs_of(layer, adapters) for layer in layers}
 
@@ -110,7 +118,7 @@ def measure_crosstalk(
     chunk = len(templates or _SUBJECT)
     probe, energies, base = Probe(sd, frozenset(layers), observe, steps, chunk), [], []
     for index, adapter in enumerate(adapters):
-        prompts = [template.format(adapter.info.trigger) for template in templates or TEMPLATES[adapter.info.kind]]
+        prompts = [fill(template, adapter.info.trigger) for template in templates or TEMPLATES[adapter.info.kind]]
         ids = sd.tokenizer.encode(prompts, token_counts([adapter]))
         seen = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, pairs, seed)
         table = np.stack([seen[layer] for layer in layers], axis=-1)

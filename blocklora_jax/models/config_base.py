@@ -14,6 +14,8 @@ from typing import Any, ClassVar, TypeVar
 
 from blocklora_jax.errors import UserError
 
+_MOST, _MOST_LAYERS = 1 << 20, 256
+
 
 def _matches(value: object, hint: Any) -> bool:
     """Whether `value` has the type `hint`, one of those used below; a bool is no number."""
@@ -77,6 +79,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         problems = self._find_wrong_types({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
         self._require(not problems, "; ".join(problems))
+        for field in dataclasses.fields(self):
+            self._require_possible(field.name, getattr(self, field.name))
 
     @classmethod
     def _find_wrong_types(cls, values: Mapping[str, Any]) -> list[str]:
@@ -84,6 +88,17 @@ class ModelConfig:
         types_ = {field.name: field.type for field in dataclasses.fields(cls)}
         wrong = sorted(name for name, value in values.items() if not _matches(value, hints[name]))
         return [f"{name}={_json_value(values[name])!r} (supported: {types_[name]})" for name in wrong]
+
+    def _require_possible(self, name: str, value: object) -> None:
+        """No number is larger than any model's: a file's must not make us run for ever."""
+        most = _MOST_LAYERS if "layers" in name else _MOST
+        items = value if isinstance(value, tuple) else (value,)
+        self._require(len(items) <= _MOST_LAYERS, f"{name} has {len(items)} entries, more than any model")
+        for item in items:
+            if isinstance(item, tuple):
+                self._require_possible(name, item)
+            elif isinstance(item, int | float):
+                self._require(abs(item) <= most, f"{name}={value!r} is larger than any model's (at most {most})")
 
     def _require(self, condition: bool, message: str) -> None:
         if not condition:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from safetensors.numpy import save
 
 from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
 from blocklora_jax.checkpoints.weights import cast_tensors, read_tensors
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.files import write_json
+from blocklora_jax.io.json_text import read_json
+from blocklora_jax.io.tensor_file import save_tensors
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.pocket.specs import CLASSES, PLAIN, SCENES, STYLES
 
@@ -159,7 +159,9 @@ def load_judge(folder: Path = FOLDER) -> Judge:
     Raises: UserError if there is none, its files do not fit each other, or it was trained on a world with other names.
     """
     try:
-        raw: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError
+        raw: dict[str, Any] = read_json(folder / "config.json")
         training = raw.pop("training", {})
         # JSON has lists where the configuration has tuples.
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
@@ -189,5 +191,5 @@ def _abstract_params(config: JudgeConfig) -> dict[str, Any]:
 def save_judge(folder: Path, judge: Judge) -> None:
     """Write `config.json` and `model.safetensors` (fp16, keys are Flax paths)."""
     tensors = {key: np.asarray(value) for key, value in flatten_params(judge.params).items()}
-    write_atomic(folder / "model.safetensors", save(cast_tensors(tensors, "float16")))
+    save_tensors(folder / "model.safetensors", cast_tensors(tensors, "float16"), {})
     write_json(folder / "config.json", {**dataclasses.asdict(judge.config), "training": dict(judge.training)})

@@ -8,6 +8,8 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
+from blocklora_jax.bounds import check_number
+from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.concepts import CONCEPTS, Concept, concept_pictures
 
@@ -43,9 +45,10 @@ def write_references(out: Path = FOLDER, seed: int = 0) -> None:
         out: folder that gets one folder for each concept.
         seed: seed of the settings.
     """
+    check_number("seed", seed, shown="--seed")
     for name, concept in CONCEPTS.items():
         write_concept(concept, out / name, seed=seed)
 
 
 if __name__ == "__main__":
-    tyro.cli(write_references)
+    run(lambda: tyro.cli(write_references))

@@ -8,6 +8,8 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
+from blocklora_jax.bounds import check_number
+from blocklora_jax.command import run
 from blocklora_jax.pocket import world
 
 _LABEL = 12
@@ -57,9 +59,11 @@ def write_sheet(out: Path = Path("sheet.png"), columns: int = 10, seed: int = 0,
         size: side of a picture in pixels as it is drawn.
         zoom: enlargement of each picture on the sheet.
     """
+    for name, value in (("columns", columns), ("seed", seed), ("size", size), ("zoom", zoom)):
+        check_number(name, value, shown=f"--{name}")
     contact_sheet(world_rows(columns, seed, size), zoom).save(out)
 
 
 def main() -> None:
     """Command line of the contact sheet."""
-    tyro.cli(write_sheet)
+    run(lambda: tyro.cli(write_sheet))

@@ -10,9 +10,12 @@ from typing import Any, Literal, get_args
 
 from blocklora_jax.adapters.partition import Axis, Partition, slot_from_name
 from blocklora_jax.errors import UserError
+from blocklora_jax.names import plain_name
+from blocklora_jax.printing import printable
 
 VERSION = 1
 Draw = Literal["free", "name"]
+_LONGEST = 1000  # characters
 _TOKEN = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
 _FIELDS = {"blocklora_registry", "base_name", "base_digest", "partition", "entries"}
 
@@ -90,6 +93,8 @@ class Registry:
         """The registry with `entry`. Raises UserError for a name, token or slot that is another's, or is none."""
         if not _TOKEN.fullmatch(entry.token):
             raise UserError(f"token {entry.token!r} must look like '<name>': lower-case letters, digits, '-' and '_'")
+        _check_texts({name: getattr(entry, name) for name in ("name", "token", "owner", "date")})
+        plain_name(entry.name, "the concept")
         slots = self.partition.check_slots(entry.slots)
         for other in self.entries:
             if other.name == entry.name:
@@ -149,19 +154,32 @@ class Registry:
         try:
             partition = _partition(value["partition"])
             entries = tuple(_entry(item, partition) for item in value["entries"])
-        except (UserError, TypeError) as error:
+        except (UserError, TypeError, KeyError) as error:
             raise UserError(f"{source} cannot be read as a registry: {error}") from error
         texts = {name: value[name] for name in ("base_name", "base_digest")}
         if not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"{source}: base_name and base_digest must be strings")
+        try:
+            _check_texts(texts)
+        except UserError as error:
+            raise UserError(f"{source} cannot be read as a registry: {error}") from error
         return cls(partition=partition, entries=entries, **texts)
+
+
+def _check_texts(texts: Mapping[str, str]) -> None:
+    """Raise UserError for a text that is longer than a line, or that a terminal would obey."""
+    for name, text in texts.items():
+        if len(text) > _LONGEST or text != printable(text):
+            raise UserError(
+                f"{name} {text[:40]!r} must be one line of at most {_LONGEST} characters that can be printed"
+            )
 
 
 def _partition(value: Any) -> Partition:
     if not isinstance(value, Mapping) or value.keys() != {"num_blocks", "axis", "seed"}:
         raise UserError(f"the partition {value!r} must have num_blocks, axis and seed")
-    if not all(type(value[name]) is int for name in ("num_blocks", "seed")):
-        raise UserError(f"num_blocks and seed of the partition {value!r} must be whole numbers")
+    if not all(type(value[name]) is int and abs(value[name]) < 1 << 64 for name in ("num_blocks", "seed")):
+        raise UserError(f"num_blocks and seed of the partition {value!r:.300} must be whole numbers of at most 64 bits")
     if value["axis"] not in get_args(Axis):
         raise UserError(f"unknown block axis {value['axis']!r}; choose one of {', '.join(get_args(Axis))}")
     return Partition(**value)
@@ -174,7 +192,8 @@ def _entry(value: Any, partition: Partition) -> Entry:
     texts = {name: text for name, text in value.items() if name != "slots"}
     slots = value["slots"]
     if not all(isinstance(text, str) for text in texts.values()):
-        raise UserError(f"the entry {value!r} must have texts for all but slots")
+        raise UserError(f"the entry {value!r:.300} must have texts for all but slots")
+    _check_texts(texts)
     if not isinstance(slots, list) or not all(type(slot) is int for slot in slots):
         raise UserError(f"slots of {value['name']!r} must be a list of whole numbers, not {slots!r}")
     return Entry(**texts, slots=partition.check_slots(tuple(slots)))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
+import http.client
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
+from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.locks import hold_file
 from blocklora_jax.registry.book import Registry
 
 FILE = "registry.json"
 _LARGEST = 4 << 20  # bytes; thousands of entries
 _PATIENCE = 5.0  # seconds
+_ANSWERING, _FETCHING = 20.0, 60.0  # seconds, for an answer to begin or go on, and for all of it
 
 
 def read_registry(where: str | Path) -> Registry:
@@ -46,8 +48,8 @@ def create_registry(where: str | Path, registry: Registry) -> Path:
 def update_registry(where: str | Path, change: Callable[[Registry], Registry]) -> Registry:
     """Replace the registry at `where` by `change(registry)`, safely also where others write to it.
 
-    A lock file beside it lets one writer in after the other, each reading what the one before wrote; and what somebody
-    changed in spite of it, by hand for one, is not written over.
+    A lock beside it lets one writer in after the other, each reading what the one before wrote; a writer that is killed
+    leaves no lock. What somebody changed in spite of it, by hand for one, is not written over.
 
     Raises: UserError as `read_registry`; for a URL; if the file is locked or was changed meanwhile; what `change` raises.
     """
@@ -84,9 +86,9 @@ def _writable(where: str | Path) -> Path:
 
 def _parse(text: bytes, source: str) -> Registry:
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{source} is not JSON ({error})") from error
+        value = parse_json(text, source)
+    except UserError as error:
+        raise UserError(f"{source} is not JSON that a registry can be read from ({error})") from error
     return Registry.from_json(value, source)
 
 
@@ -100,37 +102,23 @@ def _read(path: Path) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
+    deadline, text = time.monotonic() + _FETCHING, b""
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            text = answer.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:
+        # In parts: a server that sends a byte now and then would keep us for ever.
+        with urllib.request.urlopen(url, timeout=_ANSWERING) as answer:
+            while len(text) <= _LARGEST and (part := answer.read1(1 << 16)):
+                text += part
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"it takes longer than {_FETCHING:.0f} seconds")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise UserError(f"cannot fetch {url}: {reason}; check the address, or use a copy of the file") from error
+        told = str(reason) or type(reason).__name__
+        raise UserError(f"cannot fetch {url}: {told}; check the address, or use a copy of the file") from error
     if len(text) > _LARGEST:
         raise UserError(f"{url} is longer than any registry ({_LARGEST >> 20} MB)")
     return text
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = path.with_name(f"{path.name}.lock")
-    deadline = time.monotonic() + _PATIENCE
-    while not _make(lock):
-        if time.monotonic() > deadline:
-            raise UserError(f"{path} is being written by somebody else; if that cannot be, delete {lock} and try again")
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _make(lock: Path) -> bool:
-    """Make the lock file; False if there is one."""
-    try:
-        os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise UserError(f"cannot write in {lock.parent}: {error.strerror or error}") from error
-    return True
+def _locked(path: Path) -> AbstractContextManager[None]:
+    busy = f"{path} is being written by somebody else: nothing written, try again in a moment"
+    return hold_file(path.with_name(f".{path.name}.lock"), busy, _PATIENCE)

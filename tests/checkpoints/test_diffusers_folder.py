@@ -28,6 +28,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 def saved(checkpoint, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "model"
     save_folder(path, checkpoint)
+    (path / "blocklora.json").unlink()  # as if another program had written it
     return path
 
 
@@ -35,6 +36,13 @@ def saved(checkpoint, tmp_path_factory):
 def folder(saved, tmp_path):
     """A copy to spoil."""
     return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.fixture
+def ours(checkpoint, tmp_path):
+    """A folder that we saved, manifest included."""
+    save_folder(tmp_path / "ours", checkpoint)
+    return tmp_path / "ours"
 
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
@@ -121,17 +129,41 @@ def test_a_variant_loads_when_it_is_asked_for(checkpoint, folder, tmp_path, shar
         shutil.copy(tmp_path / "half" / name, target)
         if sharded:
             build.shard(target)
-    with pytest.raises(UserError, match=r"no unet weights without a variant; .* variant='fp16': ask for that"):
-        load_folder(folder)
     with pytest.raises(UserError, match=r"variant='bf16'; it has them variant='fp16'"):
         load_folder(folder, variant="bf16")
     params = load_folder(folder, variant="fp16").params
     build.assert_same_params(params, jax.tree.map(lambda a: a.astype(np.float16).astype(np.float32), checkpoint.params))
+    # The only one that there is.
+    build.assert_same_params(load_folder(folder).params, params)
+    for name in (UNET, VAE, TEXT):
+        other = folder / name.replace(".safetensors", ".bf16.safetensors")
+        shutil.copy(tmp_path / "half" / name, other)
+    with pytest.raises(UserError, match=r"no unet weights without a variant; .* variant='bf16', variant='fp16': ask"):
+        load_folder(folder)
 
 
 def test_asking_for_a_variant_that_is_not_there_names_what_is(folder):
     with pytest.raises(UserError, match=r"no unet weights with variant='fp16'; it has them without variant"):
         load_folder(folder, variant="fp16")
+
+
+@pytest.mark.parametrize("part", [UNET, VAE, TEXT])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_what_is_there_of_each_part_is_taken(checkpoint, folder, tmp_path, part, variant):
+    save_folder(tmp_path / "half", checkpoint, dtype="float16")
+    (folder / part).unlink()
+    shutil.copy(tmp_path / "half" / part, folder / part.replace(".safetensors", ".fp16.safetensors"))
+    half, whole = load_folder(tmp_path / "half").params, checkpoint.params
+    name = part.partition("/")[0]
+    build.assert_same_params(load_folder(folder, variant=variant).params, {**whole, name: half[name]})
+
+
+def test_of_two_files_the_plain_one_is_taken_unless_the_other_is_asked_for(checkpoint, folder, tmp_path):
+    save_folder(tmp_path / "half", checkpoint, dtype="float16")
+    shutil.copy(tmp_path / "half" / UNET, folder / UNET.replace(".safetensors", ".fp16.safetensors"))
+    half = load_folder(tmp_path / "half").params
+    build.assert_same_params(load_folder(folder).params, checkpoint.params)
+    build.assert_same_params(load_folder(folder, variant="fp16").params, {**checkpoint.params, "unet": half["unet"]})
 
 
 def test_text_encoder_keys_without_prefix_and_with_buffers_load(checkpoint, folder):
@@ -205,24 +237,79 @@ def test_a_model_with_concept_tokens_saves_and_loads(checkpoint, tmp_path):
         save_folder(tmp_path / "n", dataclasses.replace(checkpoint, params=grown))
 
 
-def test_saving_replaces_an_earlier_model_and_nothing_else(checkpoint, folder, tmp_path):
-    (folder / "leftover.txt").write_text("")
-    save_folder(folder, load_folder(folder))
-    assert not (folder / "leftover.txt").exists()
-    build.assert_same_params(load_folder(folder).params, checkpoint.params)
+def test_saving_replaces_an_earlier_model_of_ours_and_nothing_else(checkpoint, ours, tmp_path):
+    (ours / "notes.txt").write_text("mine")
+    (ours / "safety_checker").mkdir()
+    (ours / "safety_checker" / "config.json").write_text("{}")
+    (ours / "scheduler" / "scheduler_config.json").write_text("{}")
+    save_folder(ours, checkpoint)
+    assert (ours / "notes.txt").read_text() == "mine"
+    assert (ours / "safety_checker" / "config.json").read_text() == "{}"
+    build.assert_same_params(load_folder(ours).params, checkpoint.params)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("")
     with pytest.raises(UserError, match="will not overwrite"):
         save_folder(tmp_path / "thesis", checkpoint)
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "thesis"}
+    assert {path.name for path in tmp_path.iterdir()} == {"ours", "thesis"}
 
 
-def test_a_failed_save_leaves_the_earlier_model(checkpoint, folder):
+def test_a_part_that_the_new_model_lacks_goes_with_the_earlier_one(checkpoint, ours):
+    manifest = json.loads((ours / "blocklora.json").read_text())
+    assert set(manifest["files"]) == {p.relative_to(ours).as_posix() for p in ours.glob("*/*")} | {"model_index.json"}
+    save_folder(ours.parent / "xl", load_folder(save_tiny(ours.parent / "tiny_xl", "sdxl")))
+    save_folder(ours.parent / "xl", checkpoint)
+    assert not (ours.parent / "xl" / "text_encoder_2").exists()
+
+
+def test_another_programs_model_is_replaced_on_request_only(checkpoint, folder):
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="will not overwrite .*--overwrite"):
+        save_folder(folder, checkpoint)
+    save_folder(folder, checkpoint, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+    build.assert_same_params(load_folder(folder).params, checkpoint.params)
+
+
+def test_a_model_is_never_saved_over_the_files_it_was_read_from(ours):
+    loaded = load_folder(ours)
+    for path in (ours, ours / "merged", ours.parent):
+        with pytest.raises(UserError, match="(is an input|lies inside the input|contains the input)"):
+            save_folder(path, loaded, overwrite=True)
+    build.assert_same_params(load_folder(ours).params, loaded.params)
+
+
+@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json"])
+def test_a_file_that_was_changed_since_we_wrote_it_is_noticed(ours, name):
+    text = (ours / name).read_text()
+    (ours / name).write_text(text + " ")
+    with pytest.raises(UserError, match=f"{name} differ from what was written.*--no-verify"):
+        load_folder(ours)
+    load_folder(ours, verify=False)
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(ours):
+    data = bytearray((ours / UNET).read_bytes())
+    data[-5] ^= 1
+    (ours / UNET).write_bytes(data)
+    with pytest.raises(UserError, match="diffusion_pytorch_model.safetensors is damaged.*--no-verify"):
+        load_folder(ours)
+    load_folder(ours, verify=False)
+
+
+def test_weights_of_another_merge_are_noticed(checkpoint, ours):
+    other = jax.tree.map(lambda leaf: leaf * 2, checkpoint.params)
+    save_folder(ours.parent / "other", dataclasses.replace(checkpoint, params=other))
+    shutil.copy(ours.parent / "other" / UNET, ours / UNET)
+    with pytest.raises(UserError, match="diffusion_pytorch_model.safetensors differ from what was written"):
+        load_folder(ours)
+
+
+def test_a_failed_save_leaves_the_earlier_model(checkpoint, ours):
     huge = jax.tree.map(lambda leaf: leaf * 1e7, checkpoint.params)
     with pytest.raises(UserError, match="beyond the range of float16"):
-        save_folder(folder, dataclasses.replace(checkpoint, params=huge), dtype="float16")
-    build.assert_same_params(load_folder(folder).params, checkpoint.params)
-    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+        save_folder(ours, dataclasses.replace(checkpoint, params=huge), dtype="float16")
+    build.assert_same_params(load_folder(ours).params, checkpoint.params)
+    assert [path.name for path in ours.parent.iterdir()] == ["ours"]
 
 
 def test_what_cannot_be_saved_is_named(checkpoint, tmp_path):
@@ -300,7 +387,10 @@ def test_missing_files_are_named(folder):
 )
 def test_a_damaged_file_is_named(folder, damage):
     (folder / VAE).write_bytes(damage((folder / VAE).read_bytes()))
-    with pytest.raises(UserError, match=r"cannot read .*vae/diffusion_pytorch_model\.safetensors .*fetch it again"):
+    with pytest.raises(
+        UserError,
+        match=r"vae/diffusion_pytorch_model\.safetensors is (not a complete safetensors file.*download it again|a web page: the download)",
+    ):
         load_folder(folder)
 
 

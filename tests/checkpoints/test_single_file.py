@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from single_file_builders import FAMILIES, make_family
 
+from blocklora_jax.checkpoints import config_source
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.checkpoints.layout import to_torch
 from blocklora_jax.checkpoints.load import load_checkpoint
@@ -190,7 +191,7 @@ def test_configs_that_do_not_go_with_the_file_are_named(checkpoints, folders, tm
     assert "is a pickle" in refusal(tmp_path / "model.ckpt")
     assert "there is no file" in refusal(tmp_path / "none.safetensors")
     path.write_bytes(path.read_bytes()[:900])
-    assert "cut short" in refusal(path, config=folders["sd1"])
+    assert "not a complete safetensors file" in refusal(path, config=folders["sd1"])
 
 
 def test_2x_must_say_what_it_predicts(checkpoints, tmp_path):
@@ -207,3 +208,131 @@ def test_only_safetensors_are_written(checkpoints, tmp_path):
     with pytest.raises(UserError, match="do not fit their config"):
         save_single_file(tmp_path / "m.safetensors", replace(checkpoints["sd1"], params=params))
     assert list(tmp_path.iterdir()) == []
+
+
+def with_scheduler(checkpoint, **fields):
+    return replace(checkpoint, scheduler={**checkpoint.scheduler, **fields})
+
+
+V = {"prediction_type": "v_prediction"}
+ZERO = {**V, "rescale_betas_zero_snr": True}
+
+
+def add_tensors(path, *keys):
+    save_file(load_file(path) | {key: np.zeros(0, np.float32) for key in keys}, path)
+
+
+@pytest.mark.parametrize(("keys", "fields"), [(["v_pred"], V), (["v_pred", "ztsnr"], ZERO)])
+def test_tensors_that_state_the_prediction_are_obeyed(checkpoints, folders, tmp_path, keys, fields):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sdxl"])[0]
+    add_tensors(path, *keys)
+    loaded = load_single_file(path, config=folders["sdxl"])
+    assert loaded.scheduler == {**checkpoints["sdxl"].scheduler, **fields}
+    assert_same_params(loaded.params, checkpoints["sdxl"].params)
+
+
+def test_a_scheduler_that_cannot_do_without_signal_gives_way(checkpoints, tmp_path):
+    pndm = with_scheduler(checkpoints["sdxl"], _class_name="PNDMScheduler")
+    save_folder(tmp_path / "pndm", pndm)
+    path = save_single_file(tmp_path / "m.safetensors", pndm)[0]
+    add_tensors(path, "v_pred", "ztsnr")
+    scheduler = load_single_file(path, config=tmp_path / "pndm").scheduler
+    assert scheduler["_class_name"] == "DDIMScheduler" and scheduler["rescale_betas_zero_snr"]
+    save_file({k: v for k, v in load_file(path).items() if k != "v_pred"}, path)
+    assert "'ztsnr' (zero terminal SNR) but none 'v_pred'" in refusal(path, config=tmp_path / "pndm")
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        *((family, ZERO) for family in FAMILIES),
+        ("sdxl", V),
+        ("sd1", {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}),
+    ],
+)
+def test_our_file_says_what_its_schedule_is(checkpoints, monkeypatch, folders, tmp_path, family, fields):
+    checkpoint = with_scheduler(checkpoints[family], **fields)
+    path = save_single_file(tmp_path / "m.safetensors", checkpoint)[0]
+    published = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}[family]
+    monkeypatch.setitem(config_source.PUBLISHED, published, str(folders[family]))
+    assert load_single_file(path).scheduler == checkpoint.scheduler
+    save_folder(tmp_path / "same", checkpoint)
+    assert load_single_file(path, config=tmp_path / "same").scheduler == checkpoint.scheduler
+    markers = {"v_pred", "ztsnr"} & set(load_file(path))
+    asked = {"v_pred"} if fields == V else {"v_pred", "ztsnr"} if fields == ZERO else set()
+    assert markers == (asked if family == "sdxl" else set())
+
+
+def test_the_header_is_obeyed_where_no_scheduler_was_named(checkpoints, monkeypatch, folders, tmp_path):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sdxl"])[0]
+    save_file(load_file(path), path, metadata={"modelspec.prediction_type": "v"})
+    monkeypatch.setitem(config_source.PUBLISHED, "sdxl", str(folders["sdxl"]))
+    assert load_single_file(path).scheduler["prediction_type"] == "v_prediction"
+    assert load_single_file(path, config="sdxl").scheduler["prediction_type"] == "v_prediction"
+    message = refusal(path, config=folders["sdxl"])
+    assert "says that its prediction_type is v_prediction, not epsilon as in the config" in message
+    assert "save the file again without the header" in message
+
+
+def test_a_config_of_other_betas_than_our_file_states_is_refused(checkpoints, tmp_path):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd1"])[0]
+    save_folder(tmp_path / "other", with_scheduler(checkpoints["sd1"], beta_end=0.02, timestep_spacing="trailing"))
+    message = refusal(path, config=tmp_path / "other")
+    assert "its beta_end is 0.012, not 0.02 as in" in message
+    assert "timestep_spacing" not in message
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, "{}", '{"_class_name": [1]}'])
+def test_a_damaged_scheduler_in_the_header_is_named(checkpoints, folders, tmp_path, text):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd1"])[0]
+    save_file(load_file(path), path, metadata={"blocklora.scheduler": text})
+    assert "blocklora.scheduler is no scheduler config" in refusal(path, config=folders["sd1"])
+
+
+def test_edm_models_are_named(checkpoints, folders, tmp_path):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sdxl"])[0]
+    add_tensors(path, "edm_vpred.sigma_max")
+    assert "EDM's preconditioning" in refusal(path, config=folders["sdxl"])
+
+
+def test_the_pocket_models_single_file_needs_no_config(tmp_path):
+    pocket = load_checkpoint("pocket")
+    path = save_single_file(tmp_path / "pocket.safetensors", pocket)[0]
+    loaded = load_checkpoint(path)
+    assert_same_params(loaded.params, pocket.params)
+    assert (loaded.configs, loaded.scheduler) == (pocket.configs, pocket.scheduler)
+    save_file(load_file(path), path)
+    assert_same_params(load_checkpoint(path, config="pocket").params, pocket.params)
+
+
+def test_diffusers_passes_over_the_marker_tensors(checkpoints, tmp_path):
+    checkpoint = with_scheduler(checkpoints["sdxl"], **ZERO)
+    save_folder(tmp_path / "config", checkpoint)
+    path = save_single_file(tmp_path / "m.safetensors", checkpoint)[0]
+    pipeline = StableDiffusionXLPipeline.from_single_file(
+        str(path), config=str(tmp_path / "config"), local_files_only=True
+    )
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    ours = to_torch("unet", checkpoint.params["unet"])
+    for key, value in pipeline.unet.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), ours[key], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"modelspec.prediction_type": "flow"}, "modelspec.prediction_type is 'flow'"),
+        ({"modelspec.prediction_type": "v", "modelspec.predict_key": "epsilon"}, "modelspec.predict_key is 'epsilon'"),
+    ],
+)
+def test_headers_that_predict_something_else_are_named(checkpoints, folders, tmp_path, header, message):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd1"])[0]
+    save_file(load_file(path), path, metadata=header)
+    assert message in refusal(path, config=folders["sd1"])
+
+
+def test_the_header_that_comfyui_writes_is_obeyed(checkpoints, monkeypatch, folders, tmp_path):
+    path = save_single_file(tmp_path / "m.safetensors", checkpoints["sdxl"])[0]
+    save_file(load_file(path), path, metadata={"modelspec.predict_key": "v"})
+    monkeypatch.setitem(config_source.PUBLISHED, "sdxl", str(folders["sdxl"]))
+    assert load_single_file(path).scheduler["prediction_type"] == "v_prediction"

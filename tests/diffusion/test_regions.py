@@ -111,3 +111,10 @@ def test_a_style_lies_over_the_whole_picture_and_is_read_apart_from_who_is_in_it
     assert over.prompt == "a woman and a dog, <ink> mosaic"
     # There is nobody to keep a style apart from.
     assert side_by_side("a <ink> mosaic of a dog on a <cove> beach", [ink, cove, rex]) == []
+
+
+def test_side_by_side_finds_concepts_in_any_case_as_prompts_do():
+    ada, rex = concept("ada", "woman", "person"), concept("rex", "dog", "object")
+    left, right = side_by_side("a photo of <ADA> Woman and <Rex> dog", [ada, rex])
+    assert left.prompt == "a photo of <ADA> Woman and a dog"
+    assert right.prompt == "a photo of a woman and <Rex> dog"

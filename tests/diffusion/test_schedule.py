@@ -54,27 +54,105 @@ def test_schedule_is_hashable_and_passes_through_jit():
     [
         ("beta_schedule", "sigmoid", "squaredcos_cap_v2"),
         ("prediction_type", "sample", "v_prediction"),
+        ("prediction_type", "flow_prediction", "v_prediction"),
         ("timestep_spacing", "even", "trailing"),
-        ("thresholding", True, "False"),
-        ("use_karras_sigmas", True, "False"),
-        ("algorithm_type", "sde-dpmsolver++", "dpmsolver++"),
-        ("solver_order", 3, "2"),
-        ("trained_betas", [0.1, 0.2], "None"),
+        ("timestep_type", "continuous", "discrete"),
+        ("use_flow_sigmas", True, "False"),
+        ("use_dynamic_shifting", True, "False"),
+        ("variance_type", "learned_range", "fixed_small"),
+        ("snr_shift_scale", 3.0, "1.0"),
+        ("trained_betas", [0.1, 0.2], "num_train_timesteps = 1000"),
+        ("trained_betas", [0.1, "a"], "a list of numbers"),
+        ("trained_betas", [0.1, float("nan")], "a list of numbers"),
         ("clip_sample", 1, "true, false"),
         ("num_train_timesteps", True, "whole number"),
+        ("num_train_timesteps", 100_001, "100000"),
+        ("steps_offset", 10**9, "100000"),
         ("beta_end", "0.012", "between 0 and 1"),
+        ("beta_start", float("nan"), "between 0 and 1"),
+        ("lambda_min_clipped", float("inf"), "a number"),
+        ("clip_sample_range", float("inf"), "a number above 0"),
+        ("clip_sample_range", 10**400, "a number above 0"),
+        ("predict_epsilon", False, "True"),
         ("shift", 3.0, "unknown field"),
+        ("sigma_data", 0.5, "unknown field"),
+        ("train_noise_offset", [1], "unknown field"),
     ],
 )
 def test_unsupported_fields_are_named_with_what_is_supported(field, value, supported):
     with pytest.raises(UserError) as caught:
         Schedule.from_json({**SD15, field: value}, "model/scheduler_config.json")
-    assert all(part in str(caught.value) for part in ("model/scheduler_config.json", field, repr(value), supported))
+    shown = "trained_betas" if field == "trained_betas" else str(value) if isinstance(value, str) else repr(value)
+    assert all(part in str(caught.value) for part in ("model/scheduler_config.json", field, shown[:80], supported))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("EDMEulerScheduler", "EDMEulerScheduler scales the model's input and output by EDM's preconditioning"),
+        ("FlowMatchEulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler does not add noise by betas"),
+        (["DDIMScheduler"], "(supported: a name)"),
+    ],
+)
+def test_classes_of_another_kind_of_noise_are_named(name, message):
+    with pytest.raises(UserError) as caught:
+        Schedule.from_json({"_class_name": name, "num_train_timesteps": 1000}, "x")
+    assert message in str(caught.value)
 
 
 def test_every_problem_is_reported_at_once():
-    with pytest.raises(UserError, match="(?s)thresholding.*use_lu_lambdas.*shift"):
-        Schedule.from_json({"thresholding": True, "use_lu_lambdas": True, "shift": 1}, "x")
+    with pytest.raises(UserError, match="(?s)use_flow_sigmas.*timestep_type.*shift"):
+        Schedule.from_json({"use_flow_sigmas": True, "timestep_type": "continuous", "shift": 1}, "x")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("thresholding", True),
+        ("use_karras_sigmas", True),
+        ("use_exponential_sigmas", True),
+        ("use_beta_sigmas", True),
+        ("use_lu_lambdas", True),
+        ("algorithm_type", "sde-dpmsolver++"),
+        ("final_sigmas_type", "sigma_min"),
+        ("solver_order", 3),
+        ("solver_type", "heun"),
+        ("sigma_max", 14.6),
+        ("timestep_scaling", 10.0),
+        ("disable_corrector", [0]),
+        ("my_own_note", {"a": [1]}),
+        ("use_flux_capacitor", False),
+        ("_class_name", "MyOwnScheduler"),
+    ],
+)
+def test_what_is_the_samplers_own_business_passes_through(field, value):
+    config = {**SD15, field: value}
+    schedule = Schedule.from_json(config, "x")
+    assert schedule == Schedule.from_json(SD15, "x")
+    assert config.items() <= schedule.to_json().items()
+
+
+def test_trained_betas_are_the_noise():
+    betas = np.linspace(0.01, 0.3, 20).tolist()
+    schedule = Schedule.from_json({**SD15, "num_train_timesteps": 20, "trained_betas": betas}, "x")
+    # fp32 products of 20 numbers.
+    np.testing.assert_allclose(schedule.alphas_cumprod, np.cumprod(1 - np.array(betas)), rtol=1e-6)
+    assert hash(schedule) == hash(Schedule.from_json(schedule.to_json(), "again"))
+    assert schedule.to_json()["trained_betas"] == betas
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_train_timesteps": 100_000},
+        {"beta_start": 0.9, "beta_end": 0.99},
+        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "num_train_timesteps": 1},
+        {"num_train_timesteps": 20, "trained_betas": [0.999999] * 20},
+    ],
+)
+def test_betas_that_leave_no_signal_are_refused(config):
+    with pytest.raises(UserError, match=r"x: this noise schedule .* leave no signal"):
+        Schedule.from_json(config, "x")
 
 
 def test_zero_snr_needs_velocity():

@@ -157,7 +157,7 @@ def test_a_file_of_peft_needs_its_settings(sd1, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 6, "use_rslora": True}))
     assert_composed(sd1.params, Adapter.load(path), {("text_encoder", FC1): change(parts, 3.0)})
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 6, "use_dora": True}))
-    with pytest.raises(UserError, match="is a DoRA"):
+    with pytest.raises(UserError, match="it is a DoRA"):
         Adapter.load(path)
 
 

@@ -114,13 +114,35 @@ def test_a_lora_without_blocks_is_refitted_and_merges(files, tiny_folder, tiny_s
     for args, message in (
         (["refit", files["plain"], "--out", str(out), *options], "say which slot it is to own"),
         (["refit", files["ada"], "--slot", "1", "--out", str(out), *options], "has blocks already"),
-        (["refit", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is the LoRA itself"),
-        (["refit", files["plain"], "--slot", "9", "--out", str(out), *options], "from 0 to 3"),
+        (["refit", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is an input of this command"),
+        (["refit", files["plain"], "--slot", "9", "--out", f"{out}.new", *options], "from 0 to 3"),
         (["refit", files["plain"], "--slot", "1", "--registry", book, "--out", str(out)], "registered for --slot 3"),
-        (["refit", files["plain"], "--slot", "1", "--out", str(out)], "is another model: name its own with --model"),
+        (
+            ["refit", files["plain"], "--slot", "1", "--out", f"{out}.new"],
+            "is another model: name its own with --model",
+        ),
+        (["refit", files["plain"], "--slot", "1", "--out", str(out), *options], "will not overwrite"),
     ):
         with pytest.raises(SystemExit) as exit_:
             run(lambda args=args: main(args))
         error = capsys.readouterr().err
         assert (exit_.value.code, error.count("\n")) == (2, 1)
         assert message in error
+
+
+def test_an_adapter_that_does_nothing_is_a_problem(files, tiny_folder, tmp_path, capsys):
+    bob = Adapter.load(files["bob"])
+    silent = {"unet": {path: pair._replace(lora_B=pair.lora_B * 0) for path, pair in bob.lora["unet"].items()}}
+    dataclasses.replace(bob, lora=silent).save(tmp_path / "bob.safetensors")
+    args = (
+        files["ada"],
+        str(tmp_path / "bob.safetensors"),
+        "--model",
+        str(tiny_folder),
+        "--out",
+        str(tmp_path / "c.png"),
+    )
+    code, text = check(capsys, *args, "--prompts", "a {0} {}")
+    assert code == 1
+    assert "problem: the crosstalk on the prompts of 'bob' is not finite" in text
+    assert "no problems" not in text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from merge_builders import TEXT, UNET, make_adapter
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import merge
 from blocklora_jax import Adapter
@@ -123,3 +123,92 @@ def test_a_readme_of_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine"
     merge.export(two(), tmp_path / "n.safetensors", card=False)
     assert not (tmp_path / "n.md").exists()
+
+
+TO_Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+TE = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+
+
+def external(folder, tensors, **metadata):
+    """A LoRA of another program; `tensors`: {layer: (inputs, outputs, *window)}."""
+    made = {}
+    for name, (inputs, outputs, *window) in tensors.items():
+        down, up = ("lora_down", "lora_up") if name.startswith("lora_") else ("lora_A", "lora_B")
+        made[f"{name}.{down}.weight"] = np.ones((2, inputs, *window), np.float32)
+        made[f"{name}.{up}.weight"] = np.ones((outputs, 2, *window), np.float32)
+    save_file(made, folder / "style.safetensors", metadata or None)
+    return Adapter.load(folder / "style.safetensors")
+
+
+PEFT_Q = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+PEFT_TE = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kinds"),
+    [
+        ({PEFT_Q: (640, 640)}, "sd1 or sd2 or sdxl"),
+        ({PEFT_TE: (768, 768)}, "sd1 or sdxl"),
+        ({PEFT_Q: (640, 640), PEFT_TE: (768, 768)}, "sd1 or sdxl"),
+    ],
+)
+def test_a_lora_of_unknown_family_is_not_exported_as_one(tmp_path, tensors, kinds):
+    adapter = external(tmp_path, tensors)
+    assert adapter.info.base_family == ""
+    with pytest.raises(UserError, match=f"whether they are of {kinds}, .*--family sd1") as error:
+        merge.export(adapter, tmp_path / "m.safetensors", "kohya")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "m.safetensors").exists()
+    for family in kinds.split(" or "):
+        path = merge.export(adapter, tmp_path / f"{family}.safetensors", "kohya", family=family, card=False)[0]
+        assert read_export_header(path)["base_family"] == family
+        assert any("lora_te1_" in key or "input_blocks" in key for key in load_file(path)) == (family == "sdxl")
+    # Names and shapes are the same for all: nothing to know.
+    written = merge.export(adapter, tmp_path / "m.safetensors", "diffusers")
+    assert set(load_file(written[0])) == {f"{name}.lora_{x}.weight" for name in tensors for x in "AB"}
+    assert "pipe = DiffusionPipeline.from_pretrained" in written[-1].read_text()
+
+
+def test_projections_of_unknown_family_are_not_exported(tmp_path):
+    adapter = external(tmp_path, {"unet.mid_block.attentions.0.proj_in": (1280, 1280)})
+    with pytest.raises(UserError, match="do not say whether"):
+        merge.export(adapter, tmp_path / "m.safetensors")
+    path = merge.export(adapter, tmp_path / "m.safetensors", family="sd2")[0]
+    assert {x.ndim for x in load_file(path).values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "family"),
+    [
+        ({"lora_te1_text_model_encoder_layers_0_self_attn_q_proj": (768, 768)}, {}, "sdxl"),
+        ({TO_Q: (640, 640)}, {"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
+        ({TE: (1024, 1024)}, {}, "sd2"),
+        ({TO_Q: (640, 640), TO_Q.replace("attn1_to_q", "attn2_to_k"): (2048, 640)}, {}, "sdxl"),
+    ],
+)
+def test_what_a_lora_says_of_its_family_is_kept(tmp_path, tensors, metadata, family):
+    adapter = external(tmp_path, tensors, **metadata)
+    path = merge.export(adapter, tmp_path / "m.safetensors", "kohya")[0]
+    assert read_export_header(path)["base_family"] == family
+    assert Adapter.load(path).info.base_family == family
+    assert any("lora_te1_" in key or "input_blocks" in key for key in load_file(path)) == (family == "sdxl")
+
+
+def test_a_family_that_cannot_be_is_refused(tmp_path):
+    adapter = external(tmp_path, {TO_Q.replace("attn1_to_q", "attn2_to_k"): (2048, 640)})
+    with pytest.raises(UserError, match="family is 'sd1' .* only sdxl has layers"):
+        merge.export(adapter, tmp_path / "m.safetensors", family="sd1")
+    with pytest.raises(UserError, match="family is 'sdxl' .* but 'ada' is of sd1"):
+        merge.export(two(), tmp_path / "m.safetensors", family="sdxl")
+    with pytest.raises(UserError, match="unknown family 'sd3'"):
+        merge.export(two(), tmp_path / "m.safetensors", family="sd3")
+    other = external(tmp_path, {TO_Q.replace("attn1_to_q", "attn2_to_v"): (768, 640)})
+    with pytest.raises(UserError, match="models of different kinds"):
+        merge.export([adapter, other], tmp_path / "m.safetensors", allow_overlap=True)
+
+
+def test_the_command_takes_the_family(tmp_path):
+    external(tmp_path, {PEFT_TE: (768, 768)})
+    out = tmp_path / "out.safetensors"
+    main(["export", str(tmp_path / "style.safetensors"), "--out", str(out), "--layout", "kohya", "--family", "sdxl"])
+    assert all(key.startswith("lora_te1_") for key in load_file(out))

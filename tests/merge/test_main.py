@@ -112,10 +112,10 @@ def test_bad_input_is_one_line(files, tiny_sd, tiny_folder, tmp_path, capsys):
         (files, "nothing to make"),
         (["--prompt", "a man"], "name at least one adapter file"),
         ([*files, "--prompt", "a man", "--model", str(tmp_path / "nowhere")], "there is no folder"),
-        ([*files, "--prompt", "a man", "--out", files[0], *model], "is one of the adapters"),
+        ([*files, "--prompt", "a man", "--out", files[0], *model], "is an input of this command"),
         ([*files, "--save", str(tmp_path / "full"), *model], "will not overwrite"),
         ([*files, "--prompt", "man " * 40, "--out", png, *model], "prompt too long"),
-        (["export", *files, "--out", files[1]], "is one of the adapters"),
+        (["export", *files, "--out", files[1]], "is an input of this command"),
         (["export", *files, "--out", str(tmp_path / "x.bin")], "must end in .safetensors"),
         (
             ["export", *files, "--out", str(tmp_path / "x.safetensors"), "--layout", "other"],

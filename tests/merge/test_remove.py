@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from merge_builders import flatten, make_adapter, make_params, same_bits
 
 import merge
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.checkpoints.manifest import write_manifest
 from blocklora_jax.command import run
 from blocklora_jax.errors import UserError
 from merge.__main__ import main
-from merge.record import MergeRecord, outline, read_record, write_record
+from merge.record import MergeRecord, outline, read_record
 from merge.remove import check_untouched
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -143,8 +145,11 @@ def test_the_record_keeps_all_but_the_numbers(tmp_path):
     record = MergeRecord(
         base_name="small", base_digest="a" * 64, dtype="float16", adapters=tuple(map(outline, adapters)), weights=(1.0, -0.5)
     )  # fmt: skip
-    write_record(tmp_path, record)
+    write_manifest(tmp_path, record.to_json())
     again = read_record(tmp_path)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "blocklora.json").write_text(json.dumps(record.to_json()))  # as version 0.1.0 wrote it
+    assert read_record(tmp_path / "old").to_json() == record.to_json()
     assert again.to_json() == record.to_json()
     for one, other in zip(again.adapters, adapters, strict=True):
         assert one.info == other.info

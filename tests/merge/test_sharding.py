@@ -12,6 +12,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from merge_builders import make_adapter, make_params, same_bits
 import merge
+from blocklora_jax.errors import UserError
 
 def spread(x, mesh):
     axes = [i for i in range(x.ndim) if x.shape[i] % 8 == 0][-1:]
@@ -32,7 +33,13 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
         compiled = jax.jit(merge.compose)(sharded, adapters)
     # Split products are rounded otherwise; fp32, values of size 10.
     assert all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(jnp.abs(x - y).max() < 1e-5), jax.device_get(compiled), expected)))
-print("ok")
+# Overflow of half precision is found wherever the params lie.
+half = jax.tree.map(lambda x: spread(x, mesh), make_params(dtype=jnp.bfloat16))
+try:
+    merge.compose(half, adapters, [3e38, 1])
+except UserError as error:
+    assert "beyond the range of bfloat16" in str(error)
+    print("ok")
 """
 
 

@@ -13,6 +13,7 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
+from blocklora_jax.errors import UserError
 from blocklora_jax.metrics.crosstalk import ALL, TEMPLATES, crosstalk, layer_type, measure_crosstalk
 from blocklora_jax.probe import own_tokens, with_tokens
 
@@ -92,3 +93,20 @@ def test_ordinary_prompts_call_a_concept_where_its_kind_stands(tiny_sd, adapters
     np.testing.assert_array_equal(found[ALL].pairs, asked[ALL].pairs)
     assert len(TEMPLATES[kind]) == 8
     assert all(re.search(WHERE[kind], template) for template in TEMPLATES[kind])
+
+
+def test_braces_of_other_kinds_are_part_of_the_prompt(tiny_sd, adapters):
+    found = measure_crosstalk(tiny_sd, adapters, ["a {0} {}", "{} {x} {"])
+    assert np.isfinite(found[ALL].pairs).all()
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"seed": 2**70}, {"steps": 10**12}])
+def test_numbers_beyond_their_bounds_are_refused(tiny_sd, adapters, settings):
+    with pytest.raises(UserError, match="must be at"):
+        measure_crosstalk(tiny_sd, adapters, PROMPTS, **settings)
+
+
+def test_adapters_that_are_not_finite_are_not_measured(tiny_sd, adapters):
+    loud = replace(adapters[0], info=replace(adapters[0].info, alpha=float("inf")))
+    with pytest.raises(UserError, match="'ada' has values that are not finite"):
+        measure_crosstalk(tiny_sd, [loud, adapters[1]], PROMPTS)

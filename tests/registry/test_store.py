@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -72,14 +76,37 @@ def test_a_change_that_is_refused_leaves_file_and_no_lock(path):
     assert [p.name for p in path.parent.iterdir()] == ["registry.json"]
 
 
-def test_a_lock_that_stays_is_named(path, monkeypatch):
+HOLDER = """
+import sys, time
+from pathlib import Path
+from blocklora_jax.registry.store import update_registry
+def change(book):
+    print("in", flush=True)
+    time.sleep(60)
+update_registry(Path(sys.argv[1]), change)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_no_lock_and_one_that_lives_is_waited_for(path, monkeypatch):
     monkeypatch.setattr(store, "_PATIENCE", 0.1)
-    lock = path.with_name("registry.json.lock")
-    lock.touch()
-    with pytest.raises(UserError, match=f"delete {lock}"):
-        update_registry(path, claim("ada"))
-    assert lock.exists()
-    assert read_registry(path) == EMPTY
+    environment = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[2])}
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="being written by somebody else: nothing written, try again"):
+            update_registry(path, claim("ada"))
+        assert read_registry(path) == EMPTY
+        writer.kill()
+    update_registry(path, claim("ada"))
+    assert [entry.name for entry in read_registry(path).entries] == ["ada"]
+    assert [p.name for p in path.parent.iterdir()] == ["registry.json"]
+
+
+def test_a_lock_file_of_an_earlier_version_is_in_nobodys_way(path):
+    path.with_name("registry.json.lock").touch()
+    path.with_name(".registry.json.lock").touch()
+    update_registry(path, claim("ada"))
+    assert [entry.name for entry in read_registry(path).entries] == ["ada"]
 
 
 @pytest.fixture

@@ -120,6 +120,11 @@ def test_a_missing_yaml_file_is_named():
         (["--pure-noise", "2"], r"--pure-noise must lie in 0\.\.1, not 2\.0"),
         (["--crop", "0"], r"--crop must lie in 0\.1\.\.1, not 0\.0"),
         (["--class-noun", " "], "--class-noun must not be empty"),
+        (["--class-noun", "dog\u200b"], r"--class-noun 'dog\\u200b' has characters that nobody sees: write 'dog'"),
+        (["--class-noun", "old\u00a0man"], "nobody sees: write 'old man'"),
+        (["--class-noun", "old\nman"], "nobody sees: write 'old man'"),
+        (["--random-scenes", "in the snow", "on\u00ad a beach"], "--random-scenes .* nobody sees: write 'on a beach'"),
+        (["--preview-prompts", "<ada>\x1b man"], "--preview-prompts .* nobody sees"),
         (["--random-shares.foreign", "2"], r"foreign=2.0 must lie in 0\.\.1"),
         (["--down", "orthogonal"], "--down orthogonal keeps concepts apart without blocks: give --blocks 0 too"),
         (["--down", "orthogonal", "--blocks", "0", "--slot", "1", "2"], "--down orthogonal takes one --slot, not 2"),
@@ -158,6 +163,11 @@ def test_random_rows():
     assert make_config(batch=3, random_batch=5).random_rows == 5
     assert make_config(erase="none").random_rows == 0
     assert make_config(erase_weight=0.0).random_rows == 0
+
+
+def test_spaces_of_any_kind_are_fine_in_prompts():
+    prompt = "a photo of\n <ada> man"
+    assert make_config(preview_prompts=(prompt,)).preview_prompts == (prompt,)
 
 
 def test_the_configuration_is_json():

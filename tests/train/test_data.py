@@ -136,6 +136,67 @@ def test_a_concept_without_tokens_is_captioned_by_its_noun(tiny_sd, folder):
     assert data.ids.max() < tiny_sd.tokenizer.table_rows
 
 
+def ids_of(tiny_sd, folder, **changes) -> list[list[int]]:
+    return load_concept_data(make_config(images=folder, **changes), tiny_sd).ids.tolist()
+
+
+@pytest.mark.parametrize("name", ["0.txt", "0.TXT"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "a photo of <ADA> man".encode("utf-8-sig"),
+        "a photo of <Ada> man\r\n".encode("utf-16"),
+        "\u200ba photo of\u00a0<a\u00adda> man".encode(),
+    ],
+)
+def test_captions_of_any_editor_are_the_ids_of_what_is_seen(tiny_sd, tmp_path, data, name):
+    folder = write_pictures(tmp_path, 1)
+    (folder / name).write_bytes(data)
+    expected = tiny_sd.tokenizer.encode(["a photo of <ada> man"], {"<ada>": 2}).tolist()
+    assert ids_of(tiny_sd, folder) == expected
+    plain = tiny_sd.tokenizer.encode(["a photo of man"]).tolist()
+    assert ids_of(tiny_sd, folder, token_vectors=0) == plain
+
+
+def test_a_portrait_whose_mask_is_at_the_top_is_learnt_from(tiny_sd, tmp_path):
+    folder = write_pictures(tmp_path, 1, (16, 48))
+    mask = Image.new("L", (16, 48), 0)
+    mask.paste(255, (4, 0, 12, 8))
+    mask.save(folder / "0.MASK.png")
+    for changes in ({}, {"crop": 0.5, "flip": True}):
+        weights = load_concept_data(make_config(images=folder, **changes), tiny_sd).weights
+        assert all(weights.sum((1, 2, 3)) > 0)
+
+
+def test_captions_and_masks_of_other_pictures_do_not_count(tiny_sd, folder, tmp_path):
+    others = write_pictures(tmp_path / "others", 2)
+    plain = load_concept_data(make_config(images=folder, other_images=others), tiny_sd).random_latents
+    (others / "0.txt").write_bytes(b"\xe9 nobody reads this")
+    Image.new("L", (3, 3), 0).save(others / "1.mask.png")
+    found = load_concept_data(make_config(images=folder, other_images=others), tiny_sd).random_latents
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_faults_of_captions_are_told_before_anything_is_encoded(tiny_sd, folder, monkeypatch):
+    monkeypatch.setattr("train.data.PictureEncoder", None)
+    (folder / "1.TXT").write_text("<ada> " + "dog " * 30)
+    with pytest.raises(UserError, match="too long"):
+        load_concept_data(make_config(images=folder), tiny_sd)
+    (folder / "2.txt").write_text("a man \x1b[2J")
+    with pytest.raises(UserError, match=r"2\.txt: the caption 'a man \[2J' lacks the token <ada>"):
+        load_concept_data(make_config(images=folder), tiny_sd)
+
+
+def test_a_broken_picture_ends_the_encoding_and_all_are_named(tiny_sd, folder, monkeypatch):
+    encoded = []
+    monkeypatch.setattr("train.data.PictureEncoder.add", lambda self, picture: encoded.append(picture.path.name))
+    for name in ("1.png", "2.png"):
+        (folder / name).write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"cannot read 1\.png \(.*; 2\.png \("):
+        load_concept_data(make_config(images=folder), tiny_sd)
+    assert encoded == ["0.png"]
+
+
 @pytest.mark.parametrize(
     ("damage", "changes", "message"),
     [

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+
 import numpy as np
 import pytest
 from concept_builders import write_pictures
@@ -177,7 +185,7 @@ def test_all_broken_pictures_are_named_in_one_message(tmp_path, suffix, damage):
 def test_a_caption_that_is_no_text_is_named(tmp_path):
     write_pictures(tmp_path, 1)
     (tmp_path / "0.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"cannot read 0\.png"):
+    with pytest.raises(UserError, match=r"cannot read 0\.txt"):
         read_pictures(tmp_path)
 
 
@@ -192,3 +200,164 @@ def test_folders_without_pictures(tmp_path):
         read_pictures(tmp_path / "nothing")
     with pytest.raises(UserError, match="has no pictures"):
         read_pictures(tmp_path)
+
+
+def weights_of(mask: Image.Image, folder, **options) -> np.ndarray:
+    """What counts of a picture of 8 x 4 with this mask, pixel by pixel."""
+    two_halves().save(folder / "a.png")
+    mask.save(folder / "a.mask.png", **options)
+    return np.asarray(only(folder).mask)
+
+
+def test_what_is_transparent_in_a_mask_does_not_count(tmp_path):
+    rgba = np.full((4, 8, 4), 255, np.uint8)
+    rgba[:, 4:, 3] = 0
+    rgba[:, 2, 3] = 128
+    rgba[:, 1, :3] = 0
+    found = weights_of(Image.fromarray(rgba), tmp_path)
+    np.testing.assert_array_equal(found, np.broadcast_to([255, 0, 128, 255, 0, 0, 0, 0], (4, 8)))
+
+
+def test_what_is_transparent_in_masks_of_grey_or_palettes_does_not_count(tmp_path):
+    grey = np.broadcast_to(np.array([255, 128, 0, 255], np.uint8).repeat(2), (4, 8))
+    expected = np.where(grey == 255, 0, grey)
+    np.testing.assert_array_equal(weights_of(Image.fromarray(grey), tmp_path, transparency=255), expected)
+    alpha = np.where(grey == 255, 0, 255).astype(np.uint8)
+    both = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+    np.testing.assert_array_equal(weights_of(both, tmp_path), expected)
+    palette = Image.fromarray(grey).convert("P")
+    index = palette.getpixel((0, 0))
+    np.testing.assert_array_equal(weights_of(palette, tmp_path, transparency=index), expected)
+    np.testing.assert_array_equal(weights_of(palette, tmp_path), grey)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_of_a_mask_keep_their_tones(tmp_path, mode):
+    ramp = np.arange(32, dtype=np.uint16).reshape(4, 8) * 8 * 257
+    image = Image.fromarray(ramp) if mode == "I;16" else Image.fromarray(ramp.astype(np.int32))
+    # Older Pillows open a PNG as "I"; this one does so with a TIFF.
+    kind = "PNG" if mode == "I;16" else "TIFF"
+    np.testing.assert_array_equal(weights_of(image, tmp_path, format=kind), ramp // 257)
+
+
+def test_what_is_transparent_in_sixteen_bits_of_grey_is_seen_as_such(tmp_path):
+    ramp = np.arange(32, dtype=np.uint16).reshape(4, 8) * 8 * 257
+    png = with_hidden_grey(Image.fromarray(ramp), 31 * 8 * 257)
+    (tmp_path / "a.png").write_bytes(png)
+    (tmp_path / "a.mask.png").write_bytes(png)
+    picture = only(tmp_path)
+    assert picture.image.getpixel((7, 3)) == (255, 255, 255)
+    assert picture.mask.getpixel((7, 3)) == 0
+    assert picture.mask.getpixel((6, 3)) == 240
+
+
+def with_hidden_grey(image: Image.Image, value: int) -> bytes:
+    """A PNG of 16 bits of grey in which `value` is transparent, as PNG files say it: chunk tRNS."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    data, body = file.getvalue(), b"tRNS" + struct.pack(">H", value)
+    at = data.index(b"IDAT") - 4
+    return data[:at] + struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body)) + data[at:]
+
+
+def test_masks_of_one_bit_weigh_all_or_nothing(tmp_path):
+    mask = Image.new("1", (8, 4), 0)
+    mask.paste(1, (0, 0, 4, 4))
+    np.testing.assert_array_equal(weights_of(mask, tmp_path), np.broadcast_to([255] * 4 + [0] * 4, (4, 8)))
+
+
+@pytest.mark.parametrize(("of_picture", "of_mask"), [(6, 6), (6, None), (None, 8)])
+def test_picture_and_mask_are_each_turned_as_they_say(tmp_path, of_picture, of_mask):
+    for name, orientation in (("a.png", of_picture), ("a.mask.png", of_mask)):
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = orientation or 1
+        two_halves((8, 4) if orientation else (4, 8)).save(tmp_path / name, exif=exif)
+    picture = only(tmp_path)
+    assert picture.image.size == picture.mask.size
+    assert (picture.image.size == (4, 8)) == bool(of_picture or of_mask)
+
+
+def test_a_mask_that_cannot_be_read_is_named_and_its_picture_is_not(tmp_path):
+    write_pictures(tmp_path, 2)
+    (tmp_path / "0.mask.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"cannot read 0\.mask\.png \(") as error:
+        read_pictures(tmp_path)
+    assert " 0.png (" not in str(error.value)
+
+
+def test_a_mask_whose_white_vanishes_on_the_grid_is_refused(tmp_path):
+    write_pictures(tmp_path, 1, (512, 512))
+    mask = Image.new("L", (512, 512), 0)
+    mask.putpixel((3, 3), 255)
+    mask.save(tmp_path / "0.mask.png")
+    with pytest.raises(UserError, match=r"0\.png is black all over, or its white is too small to be seen"):
+        mask_array(crop_square(only(tmp_path), 16), 8)
+
+
+def test_programs_that_call_themselves_pictures_are_not_run(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match=r"cannot read a\.png \(cannot identify"):
+        read_pictures(tmp_path)
+
+
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    write_pictures(tmp_path, 1)
+    with pytest.raises(UserError, match=r"cannot read 0\.png \(.*decompression bomb"):
+        read_pictures(tmp_path)
+
+
+def test_pipes_and_links_to_nothing_are_named(tmp_path):
+    write_pictures(tmp_path, 1)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(UserError, match=r"cannot read link\.png \(not a file\); pipe\.png \(not a file\)"):
+        read_pictures(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_whatever_is_damaged_is_read_or_refused_in_one_line(tmp_path, suffix):
+    rng, exif, told = np.random.default_rng(0), Image.Exif(), []
+    exif[EXIF_ORIENTATION] = 6
+    two_halves((32, 32)).save(tmp_path / f"a.{suffix}", exif=exif)
+    data = (tmp_path / f"a.{suffix}").read_bytes()
+    for _ in range(150):
+        damaged = bytearray(data[: rng.integers(1, len(data) + 1)] if rng.random() < 0.2 else data)
+        for _ in range(rng.integers(1, 5)):
+            damaged[rng.integers(len(damaged))] = rng.integers(256)
+        (tmp_path / f"a.{suffix}").write_bytes(damaged)
+        with warnings.catch_warnings():
+            # Pillow warns of damaged EXIF blocks.
+            warnings.simplefilter("ignore")
+            try:
+                read_pictures(tmp_path)
+            except UserError as error:
+                told.append(str(error))
+    assert told
+    assert not any("\n" in message for message in told)
+
+
+_READ_MANY = """
+import resource, sys
+from pathlib import Path
+from train.images import crop_square, each_picture
+from train.picture_files import find_pictures
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+files, before = find_pictures(Path(sys.argv[1])), peak()
+squares = [crop_square(picture, 64) for picture in each_picture(files)]
+print(len(squares), peak() - before)
+"""
+
+
+def test_many_large_pictures_are_never_in_memory_at_once(tmp_path):
+    Image.new("RGB", (2000, 1500), RED).save(tmp_path / "000.png", compress_level=1)
+    for i in range(1, 40):
+        os.link(tmp_path / "000.png", tmp_path / f"{i:03d}.png")
+    done = subprocess.run([sys.executable, "-c", _READ_MANY, tmp_path], capture_output=True, text=True, check=True)
+    count, megabytes = map(int, done.stdout.split())
+    # All together are 480 MB; one is 12, and three are held while one is worked on.
+    assert count == 40
+    assert megabytes < 100

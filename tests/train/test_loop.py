@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -158,6 +160,134 @@ def test_a_signal_saves_first_within_the_process(tmp_path, number, capsys):
     assert signal.getsignal(number) is handler
     assert "after step 4; continue with --resume" in capsys.readouterr().out
     assert_same(run(tmp_path / "parts", resume=True), run(tmp_path / "whole"))
+
+
+def kill_within(name: str, monkeypatch):
+    """The next call of `Checkpoints.save` or of a preview is interrupted by a signal."""
+    inner, calls = Checkpoints.save, []
+
+    def save(self, step, state):
+        inner(self, step, state)
+        calls.append(step)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, name, save)
+    return calls
+
+
+def test_a_signal_during_a_save_stops_after_it(tmp_path, monkeypatch, capsys):
+    calls = kill_within("save", monkeypatch)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", save_every=2)
+    # That step was already being saved: the loop goes on to the next, and saves that.
+    assert (calls, Checkpoints(tmp_path / "parts" / "checkpoints").latest_step()) in [([2], 2), ([2, 3], 3)]
+    assert "continue with --resume" in capsys.readouterr().out
+    assert_same(run(tmp_path / "parts", resume=True), run(tmp_path / "whole"))
+
+
+def test_a_signal_during_a_preview_stops_after_it_without_another_step(tmp_path):
+    config = LoopConfig(steps=7, preview_every=2, save_every=100)
+    with pytest.raises(Interrupted):
+        run_loop(
+            config, tmp_path / "parts", new_state(), toy_step, batch_at,
+            lambda step, state: os.kill(os.getpid(), signal.SIGINT),
+        )  # fmt: skip
+    assert Checkpoints(tmp_path / "parts" / "checkpoints").latest_step() == 2
+    assert_same(run(tmp_path / "parts", resume=True), run(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
+def test_a_second_signal_of_either_kind_is_obeyed_at_once(tmp_path, numbers):
+    def batches(step: int):
+        for number in numbers if step == 3 else ():
+            os.kill(os.getpid(), number)
+            time.sleep(0)
+        return batch_at(step)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, batches=batches, save_every=100)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert Checkpoints(tmp_path / "checkpoints").latest_step() is None
+
+
+def test_the_loop_runs_in_another_thread_too(tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(run(tmp_path / "parts")))
+    thread.start()
+    thread.join()
+    assert_same(found[0], run(tmp_path / "whole"))
+
+
+JUNK = [
+    b"5",
+    b"[]",
+    b"null",
+    b'{"step": "x"}',
+    b'{"step": true}',
+    b'{"step": NaN}',
+    b'{"loss": 1}',
+    b"\xff\x00\xfe",
+    b"",
+    b"[" * 3000,
+    b'{"step": 2, "lo',
+]
+
+
+def test_junk_among_the_metrics_is_passed_over_and_nothing_good_is_lost(tmp_path):
+    with pytest.raises(Crash):
+        run(tmp_path, batches=crash_at(5))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    good = b"\n".join(lines[:3])
+    path.write_bytes(b"\n".join([*JUNK, lines[0], *JUNK, lines[1], *JUNK, *lines[2:]]))
+    run(tmp_path, resume=True)
+    assert path.read_bytes().startswith(good + b"\n")
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_full_disk_under_the_metrics_is_one_line(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, *args):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("train.log.open", Full, raising=False)
+    with pytest.raises(
+        UserError, match=r"cannot write .*metrics\.jsonl: No space left on device; continue with --resume"
+    ):
+        run(tmp_path)
+
+
+BUSY = """
+import hashlib, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_loop import LoopConfig, new_state, run_loop
+from blocklora_jax.command import run
+def busy(step):
+    print("busy", flush=True)
+    # As long as a compilation, and as deaf.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
+run(lambda: run_loop(LoopConfig(steps=9), Path(sys.argv[1]), new_state(), lambda *args: 0, busy))
+"""
+
+
+def test_signals_are_answered_within_compiled_code_too(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", BUSY, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(signal.SIGINT)
+        heard = ""
+        while "once more to stop at once" not in heard:
+            heard += process.stderr.read(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
 
 
 SCRIPT = """

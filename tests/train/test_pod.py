@@ -13,29 +13,48 @@ import pytest
 from concept_builders import as_flags, settings, write_pictures
 
 from blocklora_jax import Adapter
+from train.pod import LOST
 
 ROOT = Path(__file__).parents[2]
 HOST = """
-import sys, jax
+import sys, train, jax
+from train.pod import join_pod
 jax.config.update("jax_platforms", "cpu")
 address, count, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-jax.distributed.initialize(address, count, index)
+join_pod(coordinator_address=address, num_processes=count, process_id=index)
 sys.argv[1:4] = []
 import train.concept
 from blocklora_jax.command import run
 run(train.concept.main)
 """
 
+# What a training does on each host, without the training.
+STEPS = (
+    HOST[: HOST.index("sys.argv[1:4]")]
+    + """
+from train.platform import all_hosts
+from train.pod import peers_watched
+with peers_watched():
+    for i in range(10**9):
+        all_hosts(True)
+        if i == 5:
+            print("running", flush=True)
+"""
+)
 
-def start_hosts(count: int, flags: list[str]) -> list[subprocess.Popen]:
+
+def start_hosts(count: int, flags: list[str], program: str = HOST) -> list[subprocess.Popen]:
     """So many processes of one device each that know of each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    # JAX sets it in this process.
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    environment["TPU_WORKER_HOSTNAMES"] = ",".join(["host"] * count)
     return [
         subprocess.Popen(
-            [sys.executable, "-c", HOST, address, str(count), str(i), *flags],
+            [sys.executable, "-c", program, address, str(count), str(i), *flags],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for i in range(count)
@@ -77,3 +96,15 @@ def test_only_the_first_host_writes_and_speaks(runs):
     # Within a checkpoint orbax names files by their content.
     assert {path for path in one if len(path.parts) < 3} == {path for path in two if len(path.parts) < 3}
     assert len((folder / "2" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_when_one_host_dies_the_other_ends_with_one_line(dead):
+    hosts = start_hosts(2, [], program=STEPS)
+    for host in hosts:
+        assert "running" in next(line for line in host.stdout if not line.startswith("[Gloo]"))
+    hosts[dead].kill()
+    _, errors = hosts[1 - dead].communicate(timeout=60)
+    hosts[dead].communicate()
+    assert hosts[1 - dead].returncode == 2
+    assert errors.split() == f"error: {LOST}".split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import train.concept
 import train.concepts
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
-from train.concepts import ConceptsOptions, give_slots, read_concepts
+from train.concepts import ConceptsOptions, check_apart, give_slots, read_concepts
 from train.config import ConceptConfig
 from train.together import check_equal
 
@@ -111,6 +112,56 @@ def test_more_concepts_than_slots_are_refused():
         give_slots(configs)
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"token": "<ada>", "slot": (2,)}, "ada and rex both have the token <ada> and could never be merged"),
+        ({"token": "<rex>", "slot": (1,)}, "ada and rex both have slot 1 and could never be merged: give one of them"),
+        ({"token": "<rex>", "slot": (3, 1, 0)}, "both have slot 0, 1 "),
+    ],
+)
+def test_concepts_that_can_never_be_merged_are_refused(other, message):
+    one = ConceptConfig(**settings(slot=(0, 1), out=Path("run/ada")))
+    with pytest.raises(UserError, match=message):
+        check_apart([one, ConceptConfig(**settings(out=Path("run/rex"), **other))])
+
+
+def test_without_slots_only_the_token_counts():
+    values = settings(blocks=0, slot=None)
+    check_apart([ConceptConfig(**values), ConceptConfig(**values | {"token": "<rex>"})])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [("slot: 1", "ada and rex both have slot 1"), ("token: <ada>", "ada and rex both have the token <ada>")],
+)
+def test_they_are_refused_before_anything_is_loaded_or_written(tmp_path, entry, message):
+    text = "ada: {class_noun: man, slot: 1}\nrex: {class_noun: dog, " + entry + "}"
+    (tmp_path / "concepts.yaml").write_text(text)
+    flags = ["--concepts", str(tmp_path / "concepts.yaml"), "--out", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=message):
+        train.concepts.main([*flags, *common_flags(tmp_path / "no-model")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_concepts_of_one_slot_in_a_registry_are_refused(tmp_path):
+    partition = {"num_blocks": 4, "axis": "in", "seed": 0}
+    names = [{"name": n, "token": f"<{n}>", "slots": [slot]} for n, slot in (("ada", 1), ("rex", 1))]
+    claims = {"blocklora_registry": 1, "base_name": "", "base_digest": "", "partition": partition, "entries": names}
+    (tmp_path / "registry.json").write_text(json.dumps(claims))
+    (tmp_path / "concepts.yaml").write_text("ada: {class_noun: man}\nrex: {class_noun: dog}")
+    flags = ["--concepts", str(tmp_path / "concepts.yaml"), "--out", str(tmp_path / "run")]
+    with pytest.raises(UserError, match="'ada' and 'rex' collide in the registry"):
+        train.concepts.main([*flags, *common_flags(tmp_path, registry=tmp_path / "registry.json")])
+
+
+def test_hidden_folders_are_no_concepts(tmp_path, tiny_folder):
+    write_pictures(tmp_path / "bo")
+    (tmp_path / "bo" / "concept.yaml").write_text("class_noun: dog")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert len(read_concepts(options_for(tmp_path), common_flags(tiny_folder))) == 1
+
+
 def test_settings_of_the_program_are_shared():
     configs = [ConceptConfig(**settings()), ConceptConfig(**settings(token="<ben>", rank=4))]
     with pytest.raises(UserError, match=r"share these settings: rank \(2 for <ada>, 4 for <ben>\)"):
@@ -125,6 +176,16 @@ def test_settings_of_the_program_are_shared():
         "no mapping": ("ada: man", "ada must be a mapping of settings"),
         "empty": ("{}", "names no concepts"),
         "malformed": ("ada: {", "is not valid YAML"),
+        "absolute": ("/tmp/escaped: {class_noun: man}", "concept's name '/tmp/escaped' cannot be the name of a file"),
+        "above": ("../../escaped: {class_noun: man}", "cannot be the name of a file: it has '/' in it"),
+        "backslash": ("'a\\b': {class_noun: man, token: <a>}", "cannot be the name of a file"),
+        "dots": ("'..': {class_noun: man, token: <a>}", "begins with a dot"),
+        "nameless": ("'': {class_noun: man, token: <a>}", "is empty"),
+        "escape": ('"a\\eb": {class_noun: man, token: <a>}', r"'a\\x1bb' cannot be .* control characters"),
+        "device": ("nul: {class_noun: man}", "a device on Windows"),
+        "case": ("Ada: {class_noun: man, token: <a>}\nada: {class_noun: man}", "'Ada' and 'ada' are one folder"),
+        "groups": ("Groups: {class_noun: man, token: <a>}", "cannot be named 'Groups': --out has a folder groups/"),
+        "a folder": ("ada: {class_noun: man, out: elsewhere}", "ada sets 'out', but its folder is run/ada"),
     }.values(),
 )
 def test_a_file_that_cannot_be_used_is_told(tmp_path, tiny_folder, text, message):

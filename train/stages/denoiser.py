@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.finite import narrow
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import CLIPTextModel
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
@@ -60,7 +61,8 @@ def encode_pictures(config: VAEConfig, params: dict, pictures: Pictures, batch: 
     encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
     count = len(pictures.images)
     starts = tqdm(range(0, count, batch), desc="encode", unit="batch", dynamic_ncols=True)
-    chunks = [np.asarray(encode(_padded(pictures.images[i : i + batch], batch)), np.float16) for i in starts]
+    half = np.dtype(np.float16)
+    chunks = [narrow("latents", encode(_padded(pictures.images[i : i + batch], batch)), half) for i in starts]
     return np.concatenate(chunks)[:count]
 
 

@@ -21,6 +21,7 @@ from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.files import write_atomic, write_json
 from blocklora_jax.grid import picture_grid, png_bytes
 from blocklora_jax.pocket import architecture
+from train.log import last_metrics
 from train.stages.pictures import PICTURE_SETS, PictureSet
 
 PREVIEW_PROMPTS = (
@@ -115,12 +116,8 @@ class Packager:
         set_to = {name: value for name, value in self.settings.items() if value is not None}
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in set_to.items())
         stages = [stage for stage in ("clip", "vae", "unet", "judge") if (self.out / stage / "metrics.jsonl").exists()]
-        last = {stage: _last_metrics(self.out / stage) for stage in stages}
+        last = {stage: last_metrics(self.out / stage) for stage in stages}
         return README.format(flags=flags, metrics=json.dumps(last, indent=2), commit=_commit(), jax=jax.__version__)
-
-
-def _last_metrics(run_dir: Path) -> dict:
-    return json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
 
 
 def _commit() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
+from blocklora_jax.io.json_text import read_json
 from blocklora_jax.pocket.architecture import IMAGE_SIZE
 from blocklora_jax.pocket.world import PictureSpec, sample_batch, sample_spec
 
@@ -45,7 +45,7 @@ def read_picture_sets(model: Path) -> list[PictureSet]:
     """
     path = model / PICTURE_SETS
     try:
-        return [PictureSet(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
+        return [PictureSet(**fields) for fields in read_json(path)] if path.exists() else []
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is no list of {', '.join(PictureSet._fields)}: {error}") from error
 
@@ -62,7 +62,7 @@ def draw_pictures(run_dir: Path, chosen: PictureSet, chunk: int = 2000, workers:
         raise UserError(f"{run_dir} holds the pictures of {flags}: ask for the same, or choose another --out")
     write_json(run_dir / PICTURE_SETS, [chosen._asdict()])
     images_path, captions_path = run_dir / "pictures.npy", run_dir / "captions.json"
-    captions = json.loads(captions_path.read_text()) if earlier and captions_path.exists() else []
+    captions = read_json(captions_path) if earlier and captions_path.exists() else []
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
     if not images_path.exists() or np.load(images_path, mmap_mode="r").shape != shape:
         captions = []

@@ -1,0 +1,76 @@
+"""The JSON header of an adapter, checked before anything is built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from blocklora_jax.adapters.lora import COMPONENTS, AdapterInfo
+from blocklora_jax.adapters.partition import MOST_BLOCKS, Axis, Partition
+from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
+from blocklora_jax.names import plain_name
+from blocklora_jax.random_prompts import Kind
+
+FORMAT_VERSION = 1
+# Numbers of all pairs together when they have their full size: 4 GB in fp32, more than any adapter.
+MOST_NUMBERS = 1 << 30
+_LayerPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+){0,15}$", max_length=300)]
+_Component = Literal["unet", "text_encoder", "text_encoder_2"]
+_Count = Annotated[int, Field(ge=1, le=1024)]
+assert set(COMPONENTS) == set(_Component.__args__)
+
+
+class PartitionHeader(Schema):
+    """A partition; see `Partition`."""
+
+    num_blocks: Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
+    axis: Axis
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
+    basis: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})?$")] = ""
+
+
+class InfoHeader(Schema):
+    """The fields of `AdapterInfo` but `training`, as files have them; those with a default are missing in old files."""
+
+    name: Text
+    class_noun: Text
+    trigger: Text
+    rank: Annotated[int, Field(ge=1, le=1 << 16)]
+    alpha: Annotated[float, Field(ge=-1e6, le=1e6)]
+    kind: Kind = "object"
+    base_name: Text = ""
+    base_digest: Sha256 = ""
+    base_family: Literal["sd1", "sd2", "sdxl", ""] = "sd1"
+    origin: Literal["", "diffusers", "kohya"] = ""
+    partition: PartitionHeader | None
+    slots: Annotated[list[Annotated[int, Field(ge=0, lt=MOST_BLOCKS)]], Field(max_length=MOST_BLOCKS)]
+    shapes: Annotated[dict[_Component, dict[_LayerPath, Shape]], Field(max_length=len(COMPONENTS))]
+
+    def to_info(self, training: str) -> AdapterInfo:
+        """The description of an adapter. Raises UserError for slots that the partition has not, and a name that is none."""
+        values = {name: getattr(self, name) for name in AdapterInfo.__dataclass_fields__ if name != "training"}
+        partition = Partition(**dict(self.partition)) if self.partition else None
+        slots = partition.check_slots(tuple(self.slots)) if partition else ()
+        if not self.origin:  # those of other programs are named after their files
+            plain_name(self.name, "the adapter")
+        return AdapterInfo(**values | {"partition": partition, "slots": slots, "training": training})
+
+    def kernel_shapes(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """{component: {layer path: (n, m)}}."""
+        return {part: {layer: (n, m) for layer, (n, m) in layers.items()} for part, layers in self.shapes.items()}
+
+
+class AdapterHeader(InfoHeader):
+    """All of it. training: whatever settings it was trained with. tokens: how many vectors each has."""
+
+    format_version: Literal[1]
+    training: dict[str, Any]
+    tokens: dict[Token, _Count]
+    tokens_2: dict[Token, _Count] = {}
+
+
+def read_adapter_header(value: Mapping[str, Any], source: str) -> AdapterHeader:
+    """The header of the file `source`. Raises UserError naming every field that is missing, unknown, or of a wrong type."""
+    return validated(AdapterHeader, dict(value), f"{source}: the adapter's header lacks or misspells a field")

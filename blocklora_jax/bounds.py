@@ -1,0 +1,105 @@
+"""The least and the most of every number that a person can set, on a command line, in a YAML file or in a call."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from blocklora_jax.errors import UserError
+
+
+class Bound(NamedTuple):
+    """What a number may be: `least` to `most`, both included unless `above` (then it is more than `least`)."""
+
+    least: float
+    most: float
+    above: bool = False
+    whole: bool = True
+
+    def demand(self, value: Any) -> str:
+        """What `value` breaks, such as "must be at least 1"; "" if it is within."""
+        if isinstance(value, bool) or not _is_number(value):
+            return "must be a whole number" if self.whole else "must be a number"
+        # Written so that NaN fails too. A number as large as 10**400 is compared, not converted.
+        within = value <= self.most and (value > self.least if self.above else value >= self.least)
+        if within and self.whole and not hasattr(value, "__index__"):
+            return "must be a whole number"
+        if within:
+            return ""
+        if value != value and self.least < 0:
+            return "must be a finite number"
+        if self.most <= 1:
+            return f"must lie in {self.least:g}..{self.most:g}"
+        if value > self.most:
+            return f"must be at most {_plain(self.most)}"
+        return f"must be {'above' if self.above else 'at least'} {_plain(self.least)}"
+
+
+def _real(least: float, most: float, above: bool = False) -> Bound:
+    return Bound(least, most, above, whole=False)
+
+
+_STEPS, _SIZE, _COUNT, _SEED = Bound(1, 10**7), Bound(1, 4096), Bound(1, 2**16), Bound(0, 2**32 - 1)
+_RATE = _real(0, 1e3)
+# Far beyond what serves anybody, and small enough that nothing overflows or asks for all memory.
+_ROWS: tuple[tuple[str, Bound], ...] = (
+    ("rank", Bound(1, 4096)),
+    ("max_rank concepts slots count counts at_once repeats rounds draws adapters", _COUNT),
+    ("batch clip_batch vae_batch unet_batch judge_batch", _COUNT),
+    ("random_batch blocks num_blocks", Bound(0, 2**16)),
+    ("columns zoom", Bound(1, 100)),
+    ("slot", Bound(0, 2**16 - 1)),
+    ("token_vectors", Bound(0, 75)),
+    ("steps clip_steps vae_steps unet_steps sampler_steps log_every save_every", _STEPS),
+    ("judge_steps warmup_steps preview_every", Bound(0, 10**7)),
+    ("pictures prompts random_prompts chunk", Bound(1, 10**7)),
+    # One individual alone cannot be told from another.
+    ("judge_individuals", Bound(2, 10**7)),
+    ("resolution size side", _SIZE),
+    ("pixels", _real(0, 2**16)),
+    ("height width", Bound(1, 8192)),
+    # JAX takes 32 bits: a larger seed would silently be another one.
+    ("seed seeds", _SEED),
+    ("partition_seed", Bound(0, 2**63 - 1)),
+    ("weight weights", _real(-1e6, 1e6)),
+    ("guidance_scale", _real(-1e3, 1e3)),
+    ("alpha", _real(0, 1e6, above=True)),
+    ("clip_norm snr_gamma", _real(0, 1e9, above=True)),
+    ("erase_weight", _real(0, 1e9)),
+    ("ridge token_spread noise_offset weight_decay", _RATE),
+    ("foreign_spread", _real(1, 1e3)),
+    ("learning_rate text_learning_rate token_learning_rate", _RATE),
+    ("clip_learning_rate vae_learning_rate unet_learning_rate judge_learning_rate rates", _RATE),
+    ("pure_noise several own_class foreign second scene empty", _real(0, 1)),
+    ("crop", _real(0.1, 1)),
+    ("same_person", _real(-1, 1)),
+)
+BOUNDS: dict[str, Bound] = {name: bound for names, bound in _ROWS for name in names.split()}
+BOUNDS["ranks"] = BOUNDS["rank"]
+
+
+def check_number(name: str, value: Any, *, shown: str = "", bound: Bound | None = None) -> None:
+    """Raises UserError if `value` is not what the number `name` may be.
+
+    shown: how the error calls it, such as "--rank"; `name` if not given. bound: another than that of `BOUNDS`.
+    """
+    if demand := (bound or BOUNDS[name]).demand(value):
+        raise UserError(f"{shown or name} {demand}, not {_short(value)}")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return bool(value == value + 0) or value != value
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _plain(number: float) -> str:
+    return f"{number:.0f}" if number == int(number) else f"{number:g}"
+
+
+def _short(value: Any) -> str:
+    """`value` as text of a readable length: numbers from files can have thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of more than 60 digits"
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,153 @@
+"""JSON and YAML from files that nobody vouches for: bounded in size and depth, no key twice, text that can be printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blocklora_jax.errors import UserError
+
+LARGEST = 64 << 20  # bytes; the tokenizer of a large model has 4 MB
+LARGEST_YAML = 1 << 20
+DEEPEST = 64
+_MANY = 1 << 22  # values in one file
+
+
+def read_json(path: Path, *, infinity: bool = False) -> Any:
+    """What the JSON file holds; see `parse_json`. Raises UserError also if the file is missing, and FileNotFoundError never."""
+    return parse_json(read_text_bytes(path, LARGEST), str(path), infinity=infinity)
+
+
+def parse_json(text: bytes | str, source: str, *, infinity: bool = False) -> Any:
+    """What a JSON text says.
+
+    Args:
+        text: UTF-8 (a byte-order mark is passed over), or a string.
+        source: where it is from, for messages.
+        infinity: whether NaN and infinite numbers are let through; some programs write `-Infinity`.
+
+    Raises:
+        UserError: no JSON; a key twice in one object; nested deeper than 64; a number that is not finite; text with half
+            a character pair, which nothing can print.
+    """
+
+    def constant(name: str) -> float:
+        if not infinity:
+            raise ValueError(f"{name} is no JSON number")
+        return float(name)
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value) and not infinity:
+            raise ValueError(f"the number {digits[:20]} is too large")
+        return value
+
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_pairs, parse_constant=constant, parse_float=number)
+        _check(value)
+    except RecursionError as error:
+        raise UserError(f"cannot read {source}: it is nested too deeply") from error
+    except ValueError as error:
+        raise UserError(f"cannot read {source}: {_reason(error)}") from error
+    return value
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; {} for an empty file. Keys become text.
+
+    Raises: UserError if the file is missing, malformed, no mapping, too large or deep, or has aliases or a key twice.
+    """
+    raw = parse_yaml(read_text_bytes(path, LARGEST_YAML), str(path))
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must be a mapping of settings, one `name: value` a line")
+    return {str(name): value for name, value in raw.items()}
+
+
+def parse_yaml(text: bytes, source: str) -> Any:
+    """What a YAML text says. Raises UserError as `parse_json`, and for anchors and aliases, which can grow without end."""
+    try:
+        value = yaml.load(text.decode("utf-8-sig"), Loader=_PlainLoader)  # a SafeLoader
+        _check(value)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source} is not valid YAML: it is no UTF-8 text") from error
+    except RecursionError as error:
+        raise UserError(f"{source} is not valid YAML: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+    return value
+
+
+def read_text_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """The bytes of an ordinary file of at most `largest`. Raises UserError if it is missing, something else, or larger."""
+    try:
+        if not path.exists():
+            raise UserError(f"cannot read {path}: No such file or directory")
+        if not path.is_file():
+            raise UserError(f"cannot read {path}: it is no file")
+        with path.open("rb") as file:
+            text = file.read(largest + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(text) > largest:
+        raise UserError(f"cannot read {path}: it is larger than {largest >> 20} MB, which no such file is")
+    return text
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, and without a key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read: write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise yaml.YAMLError(f"the key {twice[0]!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return found
+
+
+def _check(value: Any) -> None:
+    """Raise ValueError for depth, number of values, or text that cannot be encoded; a loop, as recursion has limits of its own."""
+    level, seen = [value], 0
+    for _ in range(DEEPEST):
+        if not level:
+            return
+        seen += len(level)
+        if seen > _MANY:
+            raise ValueError("it holds too many values")
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += [*item.keys(), *item.values()]
+            elif isinstance(item, list | tuple | set):
+                below += item
+            elif isinstance(item, str):
+                item.encode()  # UnicodeEncodeError, a ValueError, for half a pair
+        level = below
+    raise ValueError(f"it is nested deeper than {DEEPEST}")
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8 text"
+    if isinstance(error, UnicodeEncodeError):
+        return "it has text with half a character (a lone surrogate)"
+    return f"it is no valid JSON ({error})" if isinstance(error, json.JSONDecodeError) else str(error)

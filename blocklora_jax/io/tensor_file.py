@@ -1,0 +1,215 @@
+"""Safetensors in and out: the one place that opens them, knows their types, and verifies their digest."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # NumPy knows bfloat16 only through it
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.files import open_atomic
+from blocklora_jax.io.tensor_digest import DIGEST_KEY, TensorDigest
+
+# What users choose among when a file is written.
+DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_FLOATS = frozenset(_NAMES.values())
+_WHOLE = frozenset(("I64", "I32", "I16", "U8", "I8"))
+_PLACEHOLDER = "0" * 64
+# ValueError: dimensions that NumPy cannot have.
+_UNREADABLE = (SafetensorError, OSError, TypeError, ValueError, MemoryError)
+
+# What a file that is no safetensors begins with, and what to say of it.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "a PyTorch file or another zip archive, which may run code: only safetensors are read"),
+    (b"\x80", "a Python pickle, which can run code: only safetensors are read"),
+    (b"<!DOCTYPE", "a web page: the download did not reach the file (is a login needed?)"),
+    (b"<!doctype", "a web page: the download did not reach the file (is a login needed?)"),
+    (b"<html", "a web page: the download did not reach the file (is a login needed?)"),
+    (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`, or download the file itself"),
+    (b"GGUF", "a GGUF file: only safetensors are read"),
+    (b"{", "a JSON text: only safetensors are read"),
+)
+
+
+class TensorFile:
+    """An open safetensors file. Iterating gives (key, tensor), one at a time in the stored type, and verifies the digest at the end."""
+
+    def __init__(self, path: Path, file: Any, verify: bool) -> None:
+        self.path, self._file, self._verify = path, file, verify
+        self.metadata: dict[str, str] = dict(file.metadata() or {})
+        self.keys: list[str] = list(file.keys())
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the header."""
+        return tuple(self._file.get_slice(key).get_shape())
+
+    def dtype(self, key: str) -> str:
+        """Type of a tensor as safetensors call it: "F32"."""
+        return self._file.get_slice(key).get_dtype()
+
+    def read(self, key: str) -> np.ndarray:
+        """One tensor, not verified. Raises UserError for a type that is no floating-point number of 16 bits or more."""
+        self.require_floats([key])
+        return self._get(key)
+
+    def require_floats(self, keys: Collection[str]) -> None:
+        """Raise UserError naming the tensors that are not F64, F32, F16 or BF16: quantised ones, for example."""
+        wrong = [(key, self.dtype(key)) for key in keys]
+        wrong = [f"{key} is {dtype}" for key, dtype in wrong if dtype not in _FLOATS]
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise UserError(
+                f"{self.path}: {', '.join(wrong[:3])}{more}; tensors must be {', '.join(sorted(_FLOATS))}: convert the file"
+            )
+
+    def tensors(
+        self, wanted: Callable[[str], bool] = lambda key: True, whole: Callable[[str], bool] = lambda key: False
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """(key, tensor) of all keys that are `wanted`, one at a time; then the digest of the whole file is verified.
+
+        whole: keys of tensors that may hold whole numbers, too.
+        Raises: UserError for types as `read`, and, after the last tensor, if the file carries a digest that does not hold.
+        """
+        stated = self.metadata.get(DIGEST_KEY) if self._verify else None
+        self.require_floats(
+            [key for key in self.keys if wanted(key) and not (whole(key) and self.dtype(key) in _WHOLE)]
+        )
+        digest = TensorDigest()
+        for key in self.keys:
+            if not wanted(key) and stated is None:
+                continue
+            tensor = self._get(key)
+            if stated is not None:
+                digest.add(key, tensor)
+            if wanted(key):
+                yield key, tensor
+        if stated is not None and digest.hexdigest(self.metadata) != stated:
+            raise UserError(
+                f"{self.path} is damaged: its contents differ from the digest in its header. Copy or download it again; if it "
+                "was edited on purpose, --no-verify (verify=False) reads it all the same"
+            )
+
+    def read_all(self) -> dict[str, np.ndarray]:
+        """All tensors, verified."""
+        return dict(self.tensors())
+
+    def _get(self, key: str) -> np.ndarray:
+        try:
+            return self._file.get_tensor(key)
+        except _UNREADABLE as error:
+            raise UserError(f"{self.path}: cannot read {key} ({error}): copy or download the file again") from error
+
+
+@contextmanager
+def open_tensors(path: str | Path, what: str = "file", verify: bool = True) -> Iterator[TensorFile]:
+    """Open a safetensors file.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages ("adapter file").
+        verify: whether a digest in its header must hold.
+
+    Raises:
+        UserError: there is no such file, it is a folder, a pickle, a web page …, cut short, or no safetensors.
+    """
+    path = Path(path).expanduser()
+    _require_file(path, what)
+    try:
+        opened = safe_open(path, framework="numpy")
+    except _UNREADABLE as error:
+        raise UserError(_explain(path, error)) from error
+    with opened as file:
+        yield TensorFile(path, file, verify)
+
+
+def read_metadata(path: str | Path, what: str = "file") -> dict[str, str]:
+    """The texts in a file's header. Raises UserError as `open_tensors`."""
+    with open_tensors(path, what) as file:
+        return file.metadata
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write arrays with a digest in the header; equal arrays and texts give equal bytes. Raises UserError as `stream_tensors`."""
+    arrays = {key: np.asarray(tensor) for key, tensor in tensors.items()}
+    stream_tensors(path, {k: (a.shape, a.dtype) for k, a in arrays.items()}, arrays.__getitem__, metadata)
+
+
+def stream_tensors(
+    path: str | Path,
+    layout: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    make: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file of tensors that `make(key)` gives when their turn comes, so that a model is in memory once.
+
+    Args:
+        path: where; written beside and moved into place.
+        layout: shape and type of every tensor, by key.
+        make: the tensor of a key, of that shape and type, in any memory order.
+        metadata: texts for the header. The digest joins them.
+
+    Raises:
+        UserError: the disk will not take the file.
+
+    Source: the safetensors format: 8 bytes length, a header in JSON padded with spaces, the tensors in C order.
+    """
+    # Wide types first: then every tensor starts at a multiple of its width.
+    order = sorted(layout, key=lambda key: (-layout[key][1].itemsize, key))
+    texts = {key: value for key, value in sorted(metadata.items()) if key != DIGEST_KEY}
+    header: dict[str, object] = {"__metadata__": {DIGEST_KEY: _PLACEHOLDER, **texts}}
+    start = 0
+    for key in order:
+        shape, dtype = layout[key]
+        end = start + prod(shape) * dtype.itemsize
+        header[key] = {"dtype": _NAMES[dtype.name], "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    digest = TensorDigest()
+    with open_atomic(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for key in order:
+            shape, dtype = layout[key]
+            tensor = np.asarray(make(key), order="C")
+            if (tensor.shape, tensor.dtype) != (shape, dtype):
+                raise ValueError(f"{key} is {tensor.dtype} {tensor.shape}, not {dtype} {shape} as announced")
+            digest.add(key, tensor)
+            file.write(tensor.reshape(-1).view(np.uint8).data)
+        # Known only now; of the length that was kept free.
+        file.seek(8 + text.index(_PLACEHOLDER.encode()))
+        file.write(digest.hexdigest(texts).encode())
+
+
+def _require_file(path: Path, what: str) -> None:
+    try:
+        if path.is_dir():
+            raise UserError(f"there is no {what} {path}: it is a folder; name the .safetensors file in it")
+        if not path.exists():
+            raise UserError(f"there is no {what} {path}")
+        if not path.is_file():
+            raise UserError(f"{path} is no ordinary file")
+    except (OSError, ValueError) as error:  # a loop of links; a name with a NUL
+        raise UserError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _explain(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError as unreadable:
+        return f"cannot read {path}: {unreadable.strerror or unreadable}"
+    for mark, kind in _OTHERS:
+        if start.lstrip().startswith(mark):
+            return f"{path} is {kind}"
+    if not start:
+        return f"{path} is not a complete safetensors file (it is empty); copy or download it again"
+    return f"{path} is not a complete safetensors file ({error}); copy or download it again"

@@ -1,0 +1,73 @@
+"""JSON and YAML that nobody vouches for."""
+
+import math
+
+import pytest
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import parse_json, parse_yaml, read_json, read_yaml_mapping
+
+
+def test_what_is_well_formed_is_read():
+    assert parse_json('{"a": [1, 2.5, null, true, "ü"]}', "x") == {"a": [1, 2.5, None, True, "ü"]}
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}', "x") == {"a": 1}
+    assert parse_json('{"a": -Infinity}', "x", infinity=True) == {"a": -math.inf}
+    assert parse_yaml(b"a: [1, 2]\nb: {c: d}\n", "x") == {"a": [1, 2], "b": {"c": "d"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ("[" * 70 + "]" * 70, "nested deeper than 64"),
+        ('{"a":' * 70 + "1" + "}" * 70, "nested deeper than 64"),
+        ('{"a": 1, "a": 2}', "'a' is there twice"),
+        ('{"b": {"a": 1, "a": 1}}', "'a' is there twice"),
+        ('{"a": NaN}', "NaN is no JSON number"),
+        ('{"a": 1e999}', "too large"),
+        ('"\\ud800"', "half a character"),
+        ('{"\\udfff": 1}', "half a character"),
+        ("9" * 5000, "x: "),
+        ("{", "no valid JSON"),
+        ("", "no valid JSON"),
+        (b"\xff\xfe", "no UTF-8"),
+    ],
+)
+def test_what_is_not_is_one_error_that_names_the_source(text, words):
+    with pytest.raises(UserError, match=f"cannot read x: .*{words}" if words != "x: " else words):
+        parse_json(text, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"a: &x [1]\nb: *x\n", "aliases"),
+        (b"a: &a [1,1]\nb: &b [*a,*a]\n" * 9, "aliases"),
+        (b"a: 1\na: 2\n", "'a' is there twice"),
+        (b"[" * 5000, "nested too deeply|not valid YAML"),
+        (b"a: " + b"[" * 80 + b"]" * 80, "nested deeper|too deeply"),
+        (b"a: [1", "not valid YAML"),
+        (b"\xff\xfea\x00", "no UTF-8"),
+        (b"? [a, b]\n: 1\n", "not valid YAML"),
+        (b"a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        (b"a: 2001-99-99", "not valid YAML"),
+    ],
+)
+def test_yaml_that_is_not_plain_is_one_error(text, words):
+    with pytest.raises(UserError, match=words):
+        parse_yaml(text, "x.yaml")
+
+
+def test_files_that_are_no_files_are_named(tmp_path):
+    (tmp_path / "large.yaml").write_bytes(b"a: " + b"x" * (2 << 20))
+    for read, path, words in (
+        (read_json, tmp_path / "none.json", "cannot read .*No such file"),
+        (read_json, tmp_path, "it is no file"),
+        (read_json, tmp_path / "nul\0.json", "cannot read|no file"),
+        (read_yaml_mapping, tmp_path / "large.yaml", "larger than 1 MB"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read(path)
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="must be a mapping"):
+        read_yaml_mapping(tmp_path / "list.yaml")

@@ -1,0 +1,137 @@
+"""Safetensors in and out, and the digest by which damage is noticed."""
+
+import json
+import os
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.tensor_digest import DIGEST_KEY, tensors_digest
+from blocklora_jax.io.tensor_file import open_tensors, save_tensors
+
+TENSORS = {
+    "matrix": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not contiguous
+    "half": np.ones((3,), np.float16),
+    "bfloat": np.ones((2, 1), ml_dtypes.bfloat16),
+    "scalar": np.asarray(2.0, np.float64),
+    "empty": np.zeros((0, 4), np.float32),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_tensors(tmp_path / "a.safetensors", TENSORS, {"b": "ü\n", "a": "1"})
+    return tmp_path / "a.safetensors"
+
+
+def read(path, **options):
+    with open_tensors(path, **options) as file:
+        return file.read_all()
+
+
+def test_the_library_of_the_format_reads_what_we_write(path):
+    loaded = load_file(path)
+    assert loaded.keys() == TENSORS.keys()
+    for key, tensor in TENSORS.items():
+        np.testing.assert_array_equal(loaded[key], tensor)
+        assert loaded[key].dtype == tensor.dtype
+        np.testing.assert_array_equal(read(path)[key], tensor)
+
+
+def test_equal_tensors_and_texts_are_equal_bytes_in_whatever_order(path, tmp_path):
+    again = dict(reversed([(key, tensor.copy()) for key, tensor in TENSORS.items()]))
+    save_tensors(tmp_path / "b.safetensors", again, {"a": "1", "b": "ü\n"})
+    assert path.read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_every_flipped_bit_of_a_file_is_noticed(path):
+    good, plain = path.read_bytes(), read(path)
+    with open_tensors(path) as file:
+        texts = file.metadata
+    accepted = 0
+    for position in range(len(good)):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            with open_tensors(path) as file:
+                tensors, found = file.read_all(), file.metadata
+        except UserError:
+            continue
+        # What carries no meaning (a space of the header as another space) may be read; then everything is as it was.
+        accepted += 1
+        assert {key: found[key] for key in "ab"} == {key: texts[key] for key in "ab"}
+        for key, tensor in plain.items():
+            np.testing.assert_array_equal(tensors[key], tensor)
+    assert accepted < 20  # padding, and the name of the entry that holds the digest
+
+
+def test_a_file_that_was_edited_on_purpose_is_read_on_request(path):
+    tensors = read(path)
+    save_file({**tensors, "half": tensors["half"] * 2}, path, metadata={DIGEST_KEY: "0" * 64})
+    with pytest.raises(UserError, match="a.safetensors is damaged.*--no-verify"):
+        read(path)
+    np.testing.assert_array_equal(read(path, verify=False)["half"], 2)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint8, np.bool_, np.int64])
+def test_whole_numbers_are_no_weights(path, dtype):
+    save_file({"x": np.ones(2, np.float32), "y": np.ones(2, dtype)}, path)
+    with pytest.raises(UserError, match="y is .*tensors must be BF16, F16, F32, F64"):
+        read(path)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F4", "C64", "NEW"])
+def test_types_that_numpy_lacks_are_named(path, dtype):
+    size = 16 if dtype == "C64" else 1 if dtype == "F4" else 2
+    header = json.dumps({"y": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    with pytest.raises(UserError, match="y is|not a complete safetensors"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"PK\x03\x04rest", "may run code"),
+        (b"\x80\x02}q", "pickle"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b"\n <html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"\xff" * 100, "not a complete safetensors file"),
+        (struct.pack("<Q", 2**63) + b"{}", "not a complete safetensors file"),
+        (struct.pack("<Q", 10**6) + b"[" * 10**6, "not a complete safetensors file"),
+    ],
+)
+def test_other_files_are_told_by_their_kind(path, content, words):
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read(path)
+
+
+def test_what_is_no_ordinary_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for path, words in (
+        (tmp_path / "pipe", "no ordinary file"),
+        (tmp_path / "loop", "there is no|cannot read"),
+        ("/dev/zero", "no ordinary file"),
+        (tmp_path, "it is a folder"),
+        (tmp_path / "nothing", "there is no file"),
+        ("nul\0", "cannot read|there is no"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read(path)
+
+
+def test_a_digest_knows_names_types_shapes_and_bytes():
+    one = {"a": np.zeros((2, 3), np.float32)}
+    others = [{"b": one["a"]}, {"a": one["a"].T}, {"a": np.zeros((2, 3), np.float64)}, {"a": one["a"] + 1}, {}]
+    digests = {tensors_digest(tensors) for tensors in (one, *others)}
+    assert len(digests) == 6
+    assert tensors_digest({"a": np.zeros((2, 3), np.float32, order="F")}) == tensors_digest(one)

@@ -1,0 +1,51 @@
+"""Memory that runs out is told in one line, whoever says it; nothing else is taken for it."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from blocklora_jax.memory_errors import explain_memory
+
+
+def caught(action) -> BaseException:
+    with pytest.raises(BaseException) as raised:
+        action()
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("action", "size"),
+    [
+        (lambda: np.zeros(10**15), "7.11 PiB"),
+        (lambda: np.zeros(10**19), ""),
+        (lambda: np.zeros((2**40, 2**40)), ""),
+        (lambda: bytearray(10**16), ""),
+        (lambda: jnp.zeros(10**14).block_until_ready(), "400000000000000 bytes"),
+    ],
+)
+def test_memory_that_is_not_there_is_one_line(action, size):
+    line = explain_memory(caught(action))
+    assert line is not None
+    assert line.startswith(f"not enough memory ({size}" if size else "not enough memory:")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "text", ["RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1.5GiB.", "std::bad_alloc"]
+)
+def test_what_a_device_says_is_understood(text):
+    assert "not enough memory" in (explain_memory(RuntimeError(text)) or "")
+
+
+def test_the_system_may_lack_memory_too():
+    assert explain_memory(OSError(12, "Cannot allocate memory")) is not None
+    assert explain_memory(OSError(28, "No space left on device")) is None
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("invalid literal"), KeyError("memory"), RuntimeError("boom"), OSError("odd")]
+)
+def test_other_errors_are_left_alone(error):
+    assert explain_memory(error) is None

@@ -1,0 +1,30 @@
+"""Prompts with places in them: only these are filled."""
+
+from __future__ import annotations
+
+import pytest
+
+from blocklora_jax.texts import fill, is_unicode
+
+
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ("a photo of {}", "a photo of <ada> {} man"),
+        ("a {0} {}", "a {0} <ada> {} man"),
+        ("{x} {", "{x} {"),
+        ("{} and {} }", "<ada> {} man and <ada> {} man }"),
+        ("{!r} {:>9} {a.b} {{}}", "{!r} {:>9} {a.b} {<ada> {} man}"),
+    ],
+)
+def test_only_empty_braces_are_filled(template, filled):
+    assert fill(template, "<ada> {} man") == filled
+
+
+def test_named_places_are_filled_at_once():
+    assert fill("{first} and {second} {}", first="a {second}", second="b") == "a {second} and b {}"
+
+
+def test_halves_of_characters_are_no_text():
+    assert is_unicode("ada \N{SNOWMAN} \0")
+    assert not is_unicode("\udcff")

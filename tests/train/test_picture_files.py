@@ -1,0 +1,126 @@
+"""What a folder of pictures holds: pictures, captions, masks, and what is left alone."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from blocklora_jax.errors import UserError
+from train.picture_files import find_pictures
+
+
+def make(folder, *names: str):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def named(folder, **options) -> list[tuple[str | None, ...]]:
+    """The names found, and no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return [tuple(path and path.name for path in each) for each in find_pictures(folder, **options)]
+
+
+def notice(folder) -> str:
+    with pytest.warns(UserWarning, match="left alone") as caught:
+        find_pictures(folder)
+    [warning] = caught
+    return str(warning.message)
+
+
+@pytest.mark.parametrize("caption", ["a.txt", "a.TXT", "a.Txt", "A.txt", None])
+@pytest.mark.parametrize("mask", ["a.mask.png", "a.MASK.PNG", "a.Mask.png", "A.Mask.PNG", None])
+def test_captions_and_masks_are_found_in_any_case(tmp_path, caption, mask):
+    make(tmp_path, "a.JPG", *(name for name in (caption, mask) if name))
+    assert named(tmp_path) == [("a.JPG", caption, mask)]
+
+
+def test_names_of_letters_with_marks_are_found_as_every_system_writes_them(tmp_path):
+    # macOS writes the letter and the mark apart, others together.
+    make(tmp_path, "\u00e9.png", "e\u0301.txt")
+    assert named(tmp_path) == [("\u00e9.png", "e\u0301.txt", None)]
+
+
+def test_where_case_tells_pictures_apart_captions_are_told_apart_too(tmp_path):
+    make(tmp_path, "A.png", "a.png", "a.txt")
+    assert named(tmp_path) == [("A.png", None, None), ("a.png", "a.txt", None)]
+
+
+def test_pictures_of_one_name_share_their_caption_and_mask(tmp_path):
+    make(tmp_path, "a.jpg", "a.png", "a.txt", "a.mask.png")
+    assert named(tmp_path) == [("a.jpg", "a.txt", "a.mask.png"), ("a.png", "a.txt", "a.mask.png")]
+
+
+@pytest.mark.parametrize("twice", [("a.txt", "a.TXT"), ("a.mask.png", "a.MASK.png"), ("A.txt", "A.TXT")])
+def test_two_captions_or_masks_of_one_picture_are_named(tmp_path, twice):
+    make(tmp_path, "a.png", *twice)
+    with pytest.raises(UserError, match=r"(?i)a\.\S+, a\.\S+ all belong to a\.png: keep one"):
+        find_pictures(tmp_path)
+
+
+def test_a_mask_without_a_picture_is_refused(tmp_path):
+    make(tmp_path, "a.png", "b.mask.png")
+    with pytest.raises(UserError, match=r"no picture belongs to b\.mask\.png: a\.mask\.png is the mask of a\.png"):
+        find_pictures(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.mask.jpg", "a.Mask.WEBP", "a.mask.tif"])
+def test_a_mask_that_is_no_png_is_refused_and_no_picture(tmp_path, name):
+    make(tmp_path, "a.png", name)
+    with pytest.raises(UserError, match=r"masks are PNG files: save .* as a\.[mM]ask\.png"):
+        find_pictures(tmp_path)
+    assert named(tmp_path, companions=False) == [("a.png", None, None)]
+
+
+def test_captions_without_a_picture_are_told_in_one_line(tmp_path):
+    make(tmp_path, "a.png", "a.txt", "b.txt", "notes.TXT")
+    assert "left alone: b.txt, notes.TXT (no picture of that name: a.txt is the caption of a.png)" in notice(tmp_path)
+
+
+def test_pictures_that_are_not_read_are_told_in_one_line(tmp_path):
+    others = ["a.heic", "b.AVIF", "c.gif", "d.tiff", "e.bmp", "f.jfif", "g.caption"]
+    make(tmp_path, "a.png", "lone.txt", *others)
+    message = notice(tmp_path)
+    assert "a.heic, b.AVIF, c.gif, d.tiff, e.bmp and 2 more (read are .png, .jpg, .jpeg, .webp" in message
+    assert "lone.txt" in message
+    assert "\n" not in message
+
+
+def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path):
+    make(tmp_path, "a.heic")
+    (tmp_path / "b.png").mkdir()
+    message = r"has no pictures \(.png, .*\); a\.heic \(read are .*\); cannot read b\.png \(a folder\)"
+    with pytest.raises(UserError, match=message):
+        find_pictures(tmp_path)
+
+
+def test_hidden_files_folders_and_files_of_systems_are_left_alone(tmp_path):
+    hidden = ["._a.png", ".a.png", "._a.txt", "._a.mask.png", ".DS_Store", "Thumbs.db", "desktop.ini", "._b.heic"]
+    make(tmp_path, "a.png", *hidden)
+    (tmp_path / "x.png").mkdir()
+    (tmp_path / "x.mask.png").mkdir()
+    (tmp_path / "x.txt").mkdir()
+    assert named(tmp_path) == [("a.png", None, None)]
+
+
+def test_where_captions_and_masks_do_not_count_none_is_missed(tmp_path):
+    make(tmp_path, "a.png", "a.txt", "b.txt", "b.mask.png", "a.MASK.png")
+    assert named(tmp_path, companions=False) == [("a.png", None, None)]
+
+
+def test_names_cannot_steer_the_terminal(tmp_path):
+    make(tmp_path, "a.png", "\x1b[2J.txt")
+    assert r"\x1b[2J.txt" in notice(tmp_path)
+
+
+def test_many_captions_are_matched_quickly(tmp_path):
+    # Found by name, not by trying each with each: 4,000,000 comparisons would take seconds.
+    import time
+
+    make(tmp_path, *(f"{i}.{suffix}" for i in range(2000) for suffix in ("png", "txt")))
+    start = time.monotonic()
+    assert all(each.caption for each in find_pictures(tmp_path))
+    assert time.monotonic() - start < 2

@@ -1,0 +1,57 @@
+"""The folder of a run's checkpoints: which there are, and moving, dropping and flushing them as wholes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+# What orbax puts into every checkpoint; a folder with none of it is somebody else's.
+_MARKS = ("_CHECKPOINT_METADATA", "commit_success.txt", "default", "blocklora_seal.json")
+_TEMPORARY = ".orbax-checkpoint-tmp"
+_DROPPED = ".dropped-"
+
+
+class CheckpointFolder:
+    """Checkpoints in `<folder>/<step>`. Whatever else lies there is left alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder.absolute()
+
+    def steps(self) -> list[int]:
+        """The steps of which there are checkpoints, newest first."""
+        with suppress(OSError):
+            return sorted((int(p.name) for p in self.path.iterdir() if _is_checkpoint(p)), reverse=True)
+        return []
+
+    def of(self, step: int) -> Path:
+        """Where the checkpoint of `step` is or would be."""
+        return self.path / str(step)
+
+    def move_aside(self, step: int) -> Path:
+        """Rename whatever is at `step` to `damaged-<step>`, with a number if that is taken; returns its new path."""
+        names = (f"damaged-{step}" + (f"-{i}" if i else "") for i in range(1_000_000))
+        aside = next(path for name in names if not os.path.lexists(path := self.path / name))
+        os.rename(self.of(step), aside)
+        return aside
+
+    def drop_all_but(self, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints, each as a whole: it is renamed first."""
+        for step in self.steps()[keep:]:
+            with suppress(OSError):
+                dropped = self.path / f"{_DROPPED}{step}"
+                os.rename(self.of(step), dropped)
+                shutil.rmtree(dropped)
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed process left half-written or half-deleted."""
+        for path in list(self.path.iterdir()) if self.path.is_dir() else ():
+            name, found, _ = path.name.partition(_TEMPORARY)
+            if (found and name.isdecimal()) or path.name.startswith(_DROPPED):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    is_step = path.name.isascii() and path.name.isdecimal() and str(int(path.name[:20])) == path.name
+    return is_step and any((path / mark).exists() for mark in _MARKS)

@@ -1,0 +1,86 @@
+"""SIGINT and SIGTERM while training: the first asks the loop to stop, the second is obeyed at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+# How long the first may take without a word, in seconds.
+_PATIENCE = 1.0
+# How long the interpreter has to obey the second, in seconds; compiled code never lets it.
+_GRACE = 2.0
+
+
+class CatchSignals:
+    """Remembers SIGTERM and SIGINT instead of dying of them; a second one is obeyed at once.
+
+    At once also within compiled code: Python runs handlers only between its own instructions, and XLA may compile for
+    minutes. So a thread of its own hears of signals, answers, and ends the process if need be.
+    """
+
+    signal: int = 0
+
+    def __enter__(self) -> CatchSignals:
+        self._old: dict[int, Any] = {}
+        self._reader, self._heard, self._is_over = None, 0, threading.Event()
+        # Only the main thread may; elsewhere signals keep their meaning.
+        if threading.current_thread() is threading.main_thread():
+            self._old = {int(stop): signal.signal(stop, self._remember) for stop in _STOPS}
+            self._listen()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._is_over.set()
+        if self._reader is not None:
+            signal.set_wakeup_fd(self._before)
+            # The thread reads the end of the pipe, and ends.
+            os.close(self._writer)
+            self._thread.join()
+            os.close(self._reader)
+
+    def _remember(self, number: int, frame: object) -> None:
+        if self.signal:
+            for stop in self._old:
+                signal.signal(stop, self._old[stop])
+            signal.raise_signal(number)
+        self.signal = number
+
+    def _listen(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
+
+    def _answer(self) -> None:
+        while number := int.from_bytes(os.read(self._reader, 1) if self._reader is not None else b""):
+            if number not in self._old:
+                continue
+            self._heard += 1
+            if self._heard == 1:
+                _later(_PATIENCE, lambda number=number: self._say(number))
+            elif self._heard == 2 and not _is_interactive():
+                _later(_GRACE, lambda number=number: self._is_over.is_set() or os._exit(128 + number))
+
+    def _say(self, number: int) -> None:
+        if not self._is_over.is_set() and self._heard == 1:
+            name = signal.Signals(number).name
+            print(f"\n{name}: saving after this step; once more to stop at once", file=sys.stderr, flush=True)
+
+
+def _later(seconds: float, action: Callable[[], object]) -> None:
+    timer = threading.Timer(seconds, action)
+    timer.daemon = True
+    timer.start()
+
+
+def _is_interactive() -> bool:
+    """Whether more than this training lives in the process: a notebook, a console."""
+    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
