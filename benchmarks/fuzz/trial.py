@@ -1,0 +1,102 @@
+"""What a case is: one damaged input, the call that reads it, and what may come of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Verdict(StrEnum):
+    """What came of a case; the values are the columns of the table."""
+
+    REFUSED = "refused in one line"
+    BOX = "refused by a usage box"
+    UNCHANGED = "loaded unchanged"
+    APART = "apart"
+    CHANGED = "loaded changed"
+    TRACEBACK = "tracebacks"
+    HANG = "hangs"
+    MEMORY = "memory"
+    NOISE = "unreadable output"
+    GOOD_REFUSED = "good ones refused"
+
+
+BAD = (Verdict.CHANGED, Verdict.TRACEBACK, Verdict.HANG, Verdict.MEMORY, Verdict.NOISE, Verdict.GOOD_REFUSED)
+
+
+class _Anything:
+    """Equal to whatever a call gives: for commands that may succeed."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+ANYTHING = _Anything()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One damaged input, ready to be read.
+
+    call: reads it and gives facts (see `facts.facts_of`), or runs a command.
+    accept: the facts that may come out; none: it must be refused.
+    must_load: nothing is wrong with it, so it may not be refused.
+    apart: whether other facts count apart, such as those of a flipped bit in a file without a digest.
+    is_command: `call` goes through the commands' own runner itself.
+    intact: says what is wrong if the call altered something that it had to leave alone; called in any case.
+    """
+
+    call: Callable[[], Any]
+    accept: tuple[Any, ...] = ()
+    must_load: bool = False
+    apart: Callable[[Any], bool] = field(default=lambda facts: False)
+    is_command: bool = False
+    intact: Callable[[], str] = field(default=lambda: "")
+
+
+class Case(NamedTuple):
+    """A case that is not made yet: what it is, and `make(rng, scratch)`, which writes its files into `scratch`."""
+
+    title: str
+    make: Callable[[np.random.Generator, Path], Trial]
+
+
+def choose(cases: list[Case], count: int, seed: int) -> list[Case]:
+    """`count` of the cases, which the seed draws, in their order: other seeds give others."""
+    if len(cases) <= count:
+        return cases
+    chosen = np.random.default_rng(seed).choice(len(cases), count, replace=False)
+    return [cases[index] for index in sorted(chosen)]
+
+
+class Result(NamedTuple):
+    """What came of a case.
+
+    detail: the line that was printed, or what else says why. growth: of memory at its peak, in MB.
+    """
+
+    index: int
+    title: str
+    verdict: Verdict
+    detail: str
+    seconds: float = 0.0
+    growth: int = 0
+
+
+class Matching:
+    """Equal to all facts for which `holds` is true."""
+
+    def __init__(self, holds: Callable[[Any], bool]) -> None:
+        self._holds = holds
+
+    def __eq__(self, other: object) -> bool:
+        return self._holds(other)
+
+    __hash__ = None  # type: ignore[assignment]
