@@ -79,6 +79,12 @@ def test_what_comes_from_a_file_reaches_the_terminal_without_control_characters(
     assert exit_of(UserError("named 'a\x1b[2J\u202eb\x00'"), capsys) == (2, "error: named 'a\\x1b[2J\\u202eb\\x00'\n")
 
 
+def run_interruptible(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command for which SIGINT means what it means at a terminal: one in the background ignores it."""
+    usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=usual)
+
+
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
@@ -97,7 +103,7 @@ run(main)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_with_one_line_and_nothing_half_written(number, tmp_path):
     program = [sys.executable, "-c", PROGRAM, str(tmp_path), str(int(number))]
-    ended = subprocess.run(program, capture_output=True, text=True)
+    ended = run_interruptible(program)
     assert ended.returncode == 128 + number
     assert ended.stderr in ("error: interrupted\n", "error: stopped by SIGTERM\n")
     assert list(tmp_path.iterdir()) == []
@@ -105,13 +111,13 @@ def test_a_signal_ends_a_command_with_one_line_and_nothing_half_written(number, 
 
 def test_a_signal_in_the_first_imports_ends_a_command_with_one_line():
     code = "import sys, os; sys.orig_argv = ['python', '-m', 'train.concept']; import train; os.kill(os.getpid(), 2)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ended = run_interruptible([sys.executable, "-c", code])
     assert (ended.returncode, ended.stderr) == (130, "error: interrupted\n")
 
 
 def test_a_program_that_imports_us_keeps_its_own_handling_of_signals():
     code = "import signal, merge, train; print(signal.getsignal(2) is signal.default_int_handler)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+    assert run_interruptible([sys.executable, "-c", code]).stdout == "True\n"
 
 
 def test_a_command_does_not_pass_on_transformers_advice_to_install_pytorch():

@@ -209,7 +209,7 @@ def test_header_names_what_was_merged_and_nothing_that_diffusers_reads(sd, tmp_p
     adapters = two_adapters(sd)
     with safe_open(merge.export(adapters, tmp_path / "m.safetensors", weights=[1, 0.5])[0], "numpy") as file:
         metadata, keys = file.metadata(), list(file.keys())
-    assert metadata.keys() == {"format", "blocklora"}
+    assert metadata.keys() == {"format", "blocklora", "blocklora_digest", "blocklora_kind"}
     header = json.loads(metadata["blocklora"])
     assert header["adapters"] == ["ada", "bob"] and header["weights"] == [1.0, 0.5]
     assert not any("alpha" in key for key in keys)

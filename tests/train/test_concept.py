@@ -232,8 +232,15 @@ def test_an_unwritable_run_folder_is_one_line(teach, tmp_path):
     assert "cannot write" in errors
 
 
-def test_a_diverging_run_says_so(teach, tmp_path):
-    code, errors = teach(tmp_path / "run", learning_rate=1e30, token_learning_rate=1e30, warmup_steps=0)
+def test_a_diverging_run_says_so(teach, tmp_path, monkeypatch):
+    make_batches = train.prepare.make_batches
+
+    def spoilt(config, data):
+        batch_at = make_batches(config, data)
+        return lambda step: batch_at(step)._replace(latents=batch_at(step).latents * np.float32("nan"))
+
+    monkeypatch.setattr(train.prepare, "make_batches", spoilt)
+    code, errors = teach(tmp_path / "run")
     assert code == 2
     assert "became NaN or infinite by step" in errors.splitlines()[-1]
 

@@ -197,8 +197,16 @@ def test_a_signal_during_a_preview_stops_after_it_without_another_step(tmp_path)
     assert_same(run(tmp_path / "parts", resume=True), run(tmp_path / "whole"))
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as at a terminal: a test run in the background was told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
-def test_a_second_signal_of_either_kind_is_obeyed_at_once(tmp_path, numbers):
+def test_a_second_signal_of_either_kind_is_obeyed_at_once(tmp_path, numbers, interruptible):
     def batches(step: int):
         for number in numbers if step == 3 else ():
             os.kill(os.getpid(), number)

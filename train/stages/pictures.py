@@ -46,7 +46,7 @@ def read_picture_sets(model: Path) -> list[PictureSet]:
     path = model / PICTURE_SETS
     try:
         return [PictureSet(**fields) for fields in read_json(path)] if path.exists() else []
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is no list of {', '.join(PictureSet._fields)}: {error}") from error
 
 
