@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -15,6 +16,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.texts import is_unicode
 
 T = TypeVar("T")
+_LONGEST = 4096  # characters of one argument
 # Texts that say something when they are empty.
 _MAY_BE_EMPTY = frozenset(
     "prompt prompts negative_prompt preview_prompts owner random_styles random_subjects random_scenes".split()
@@ -29,6 +31,7 @@ def read_options(options: type[T], args: Sequence[str] | None = None, **settings
     Raises: UserError for an empty path, which would stand for the folder one is in; what the class itself refuses.
     """
     args = list(sys.argv[1:] if args is None else args)
+    _refuse_unreadable(args)
     _refuse_empty_paths(options, args)
     return tyro.cli(options, args=args, **settings)
 
@@ -74,6 +77,15 @@ def _check(options: Any, name: str, value: Any, bound: Bound | None) -> None:
         raise UserError(f"{flag_of(options, name)} must not be empty")
     if "\0" in text or not is_unicode(text):
         raise UserError(f"{flag_of(options, name)} {ascii(text)} is no text that can be written: it must be UTF-8")
+
+
+def _refuse_unreadable(args: Sequence[str]) -> None:
+    """Raises UserError for what no terminal can show as it is: tyro would print it raw, and so would we."""
+    for arg in args:
+        if len(arg) > _LONGEST:
+            raise UserError(f"an argument of {len(arg)} characters is too long: {arg[:40]!r}…")
+        if any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in arg):
+            raise UserError(f"the argument {ascii(arg)} has control characters")
 
 
 def _refuse_empty_paths(options: type, args: Sequence[str]) -> None:

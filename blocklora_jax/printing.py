@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
+
+# Letters and marks that show nothing; Unicode's category Cf has the others.
+_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+# What colours a terminal or moves its cursor; without its first character it would be read as text.
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
+# They join emoji and choose their look: CLIP's vocabulary has them there.
+_JOINERS = "\u200d\ufe0f"
 
 
 def printable(text: object) -> str:
@@ -27,6 +35,35 @@ def one_line(text: object, longest: int = 4000) -> str:
     """
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= longest else f"{line[: longest // 2]}…{line[-(longest // 2) :]}"
+
+
+def visible_text(text: str) -> str:
+    r"""`text` on one line, without what nobody sees: control and zero-width characters, soft hyphens, …
+
+    Spaces of every kind become one ordinary space. Joiners stay where emoji are made of them.
+
+    >>> visible_text("a\u00a0photo\u200b of\n <a\u00adda>\ufeff")
+    'a photo of <ada>'
+    """
+    seen: list[str] = []
+    for c in _ESCAPES.sub("", text):
+        if c.isspace():
+            seen.append(" ")
+        elif c in _JOINERS:
+            seen += [c] if seen and (seen[-1] == "\ufe0f" or unicodedata.category(seen[-1]) in ("So", "Sk")) else []
+        elif unicodedata.category(c) not in ("Cc", "Cf", "Cs") and c not in _BLANKS:
+            seen.append(c)
+    return " ".join("".join(seen).split())
+
+
+def plain_text(text: object, longest: int = 1000) -> str:
+    r"""What a header of another program says, as one line that can be shown and stored: see `visible_text`.
+
+    >>> plain_text("\x1b[31msks\n dog\x1b[0m")
+    'sks dog'
+    """
+    seen = "".join(c for c in visible_text(text) if c.isprintable()) if isinstance(text, str) else ""
+    return seen[:longest].strip()
 
 
 def markdown_code(text: object) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import re
-import unicodedata
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.printing import printable
+from blocklora_jax.printing import printable, visible_text
 
 _MOST_BYTES = 1 << 16
 # The longest mark first: UTF-32's begins with UTF-16's.
@@ -19,12 +17,6 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Letters and marks that show nothing; Unicode's category Cf has the others.
-_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-# What colours a terminal or moves its cursor; without its first character it would be read as text.
-_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
-# They join emoji and choose their look: CLIP's vocabulary has them there.
-_JOINERS = "\u200d\ufe0f"
 
 
 def read_captions(paths: list[Path]) -> list[str]:
@@ -45,25 +37,6 @@ def read_captions(paths: list[Path]) -> list[str]:
             " or remove them"
         )
     return captions
-
-
-def visible_text(text: str) -> str:
-    r"""`text` on one line, without what nobody sees: control and zero-width characters, soft hyphens, …
-
-    Spaces of every kind become one ordinary space. Joiners stay where emoji are made of them.
-
-    >>> visible_text("a\u00a0photo\u200b of\n <a\u00adda>\ufeff")
-    'a photo of <ada>'
-    """
-    seen: list[str] = []
-    for c in _ESCAPES.sub("", text):
-        if c.isspace():
-            seen.append(" ")
-        elif c in _JOINERS:
-            seen += [c] if seen and (seen[-1] == "\ufe0f" or unicodedata.category(seen[-1]) in ("So", "Sk")) else []
-        elif unicodedata.category(c) not in ("Cc", "Cf", "Cs") and c not in _BLANKS:
-            seen.append(c)
-    return " ".join("".join(seen).split())
 
 
 def _read(path: Path) -> str:

@@ -30,6 +30,8 @@ class Checkpoints:
     """The newest states of one run, in `<folder>/<step>`; writing is atomic (orbax writes beside and renames)."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
+        if "\0" in str(folder):
+            raise UserError(f"{str(folder)!r} cannot be the name of a folder")
         self._folder, self._keep, self._is_tidy = CheckpointFolder(folder), keep, False
 
     def latest_step(self) -> int | None:

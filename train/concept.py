@@ -12,7 +12,7 @@ from train.config import ConceptConfig, parse_args
 from train.platform import compute_dtype, is_first_host, select_platform
 from train.pod import peers_watched
 from train.registered import check_base, use_claim
-from train.run_folder import check_run_dir, hold_run_folders
+from train.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
 from train.together import train_together
 
 
@@ -23,6 +23,7 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     """
     registry = read_registry(config.registry) if config.registry else None
     config = use_claim(config, registry)
+    keep_off_inputs([config])
     with hold_run_folders([config.out], lambda: check_run_dir(config)):
         sd = load_base(config, platform)
         check_base(registry, params_digest(sd.params), config.model)

@@ -21,7 +21,7 @@ from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
 from train.platform import is_first_host, select_platform
 from train.pod import peers_watched
 from train.registered import check_base, use_claim
-from train.run_folder import check_run_dir, hold_run_folders, refuse_others_files
+from train.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, refuse_others_files
 from train.setting_types import check_settings
 from train.together import OF_ITS_OWN, check_equal, train_together
 
@@ -70,6 +70,7 @@ def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, p
     configs = give_slots([use_claim(config, registry) for config in configs])
     check_apart(configs)
     groups = options.out / _GROUPS
+    keep_off_inputs(configs, [groups])
     with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
         sd = load_base(configs[0], platform)
         check_base(registry, params_digest(sd.params), configs[0].model)

@@ -16,8 +16,8 @@ from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.options import check_options, read_options
+from blocklora_jax.printing import visible_text
 from blocklora_jax.random_prompts import Kind, RandomPromptShares
-from train.captions import visible_text
 from train.setting_types import check_settings
 
 # Where and how a run was made, which is nobody else's business and changes no number.

@@ -15,6 +15,7 @@ from blocklora_jax.files import write_atomic
 from blocklora_jax.grid import picture_grid, png_bytes
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.locks import hold
+from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.pipeline import StableDiffusion
 from merge.compose import compose
 from train.config import ConceptConfig
@@ -52,6 +53,18 @@ def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iter
 
         first_host_does(begin)
         yield
+
+
+def keep_off_inputs(configs: Sequence[ConceptConfig], others: Sequence[Path] = ()) -> None:
+    """Raises UserError if what the trainings write would lie in, or be, what they read. others: folders that they share."""
+    folders = [config.out for config in configs]
+    outputs = [Output(folder / "adapter.safetensors", "adapter") for folder in folders]
+    outputs += [
+        Output(folder / name, "run") for folder in folders for name in ("checkpoints", "previews", "tensorboard")
+    ]
+    inputs = [path for c in configs for path in (c.images, c.other_images, c.model, c.basis, *(c.strangers or ()))]
+    # What is there from before is looked at under the lock.
+    plan_outputs([*outputs, *(Output(folder, "run") for folder in others)], inputs, overwrite=True)
 
 
 def check_run_dir(config: ConceptConfig) -> None:

@@ -88,6 +88,8 @@ class TokenizerFiles:
         known = {*self.vocabulary, *self.added}
         if lost := [f"{name} {self.config[name]!r}" for name in _SPECIAL if self.config[name] not in known]:
             raise UserError(f"{source}: the tokenizer's {', '.join(lost)} is none of its tokens: fetch it again")
+        if not self.merges:
+            raise UserError(f"{source}: the tokenizer has no merges: fetch it again")
         if odd := [merge for merge in self.merges if not _is_merge(merge, self.vocabulary)]:
             raise UserError(f"{source}: the tokenizer's merge {odd[0][:80]!r} is no pair of its tokens: fetch it again")
         ids = sorted([*self.vocabulary.values(), *self.added.values()])

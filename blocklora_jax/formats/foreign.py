@@ -21,6 +21,7 @@ from blocklora_jax.formats.lowrank import flax_factors
 from blocklora_jax.formats.peft_config import PeftConfigs
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.tensor_file import open_tensors
+from blocklora_jax.printing import plain_text
 
 # What the end of a key says of its tensor. Old diffusers wrote `to_q_lora.down` and `lora_linear_layer.down`.
 _ROLES = (
@@ -31,6 +32,7 @@ _ROLES = (
     (re.compile(r"(.+?)(?:_lora|\.lora|\.lora_linear_layer)\.up\.weight"), "up"),
     (re.compile(r"(.+)\.alpha"), "alpha"),
 )
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 # Trainers set alpha to the rank or less; some LoRAs are strengthened a hundredfold.
 _LARGEST_SCALE = 1e4
 
@@ -187,13 +189,13 @@ def _info(path: str | Path, lora: LoRATree, metadata: Mapping[str, str], origin:
     return AdapterInfo(
         name=lora_name(path),
         class_noun="",
-        trigger=ours.get("trigger") or metadata.get("modelspec.trigger_phrase", ""),
+        trigger=plain_text(ours.get("trigger") or metadata.get("modelspec.trigger_phrase")),
         rank=rank,
         alpha=float(rank),
-        base_name=ours.get("base_name")
-        or metadata.get("ss_sd_model_name")
-        or metadata.get("ss_base_model_version", ""),
-        base_digest=ours.get("base_digest", ""),
+        base_name=plain_text(
+            ours.get("base_name") or metadata.get("ss_sd_model_name") or metadata.get("ss_base_model_version")
+        ),
+        base_digest=digest if isinstance(digest := ours.get("base_digest"), str) and _DIGEST.fullmatch(digest) else "",
         base_family=ours["base_family"] if ours.get("base_family") in FAMILIES else family,
         origin=origin,
     )

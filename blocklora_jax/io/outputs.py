@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,12 +26,17 @@ _REMADE = ("picture", "lora", "tokens", "model file", "model folder", "card")
 class Output:
     """A file or folder that a command will write.
 
-    path: where. kind: what it will be; "model folder" and "run" are folders. flag: how the user named it, for messages.
+    path: where. kind: what it will be; "model folder" and "run" are folders. flag, typed: how the user named it, for
+    messages: "--out", and a path if it is not this one.
     """
 
     path: Path
     kind: Kind
     flag: str = "--out"
+    typed: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.flag} {self.typed or self.path}"
 
     @property
     def is_folder(self) -> bool:
@@ -54,44 +59,53 @@ def plan_outputs(
             count.
         overwrite: whether the user asked to replace what is there.
     """
-    read = [(str(path), _resolved(path)) for path in inputs if path is not None and _is_here(path)]
+    read = {_resolved(path): str(path) for path in inputs if path is not None and _is_here(path)}
+    around = {folder: name for path, name in read.items() for folder in path.parents}
+    planned: dict[Path, Output] = {}
     problems: list[str] = []
-    for index, output in enumerate(outputs):
-        found = _clash(output, read) or _twice(output, outputs[:index]) or _unwritable(output)
+    for output in outputs:
+        path = _resolved(output.path)
+        found = _clash(output, path, read, around) or _twice(output, path, planned) or _unwritable(output)
         if not found and not overwrite:
             found = _unasked(output)
         if found and found not in problems:
             problems.append(found)
+        planned[path] = output
+    problems += _nested(planned)
     if problems:
         raise UserError("nothing was written: " + "; ".join(problems))
 
 
-def _clash(output: Output, read: Sequence[tuple[str, Path]]) -> str | None:
-    """Whether the output is, contains, or lies inside something that is read."""
-    path, named = _resolved(output.path), f"{output.flag} {output.path}"
-    for name, source in read:
-        if path == source:
-            return f"{named} is an input of this command: choose another {output.flag}"
-        if output.is_folder and path in source.parents:
-            return f"{named} contains the input {name}: choose another {output.flag}"
-        if source in path.parents:
-            return f"{named} lies inside the input {name}: choose another {output.flag}"
+def _clash(output: Output, path: Path, read: Mapping[Path, str], around: Mapping[Path, str]) -> str | None:
+    """Whether the output is, contains, or lies inside something that is read. around: folders above what is read."""
+    named = str(output)
+    if path in read:
+        return f"{named} is an input of this command: choose another {output.flag}"
+    if output.is_folder and path in around:
+        return f"{named} contains the input {around[path]}: choose another {output.flag}"
+    if above := next((read[folder] for folder in path.parents if folder in read), None):
+        return f"{named} lies inside the input {above}: choose another {output.flag}"
     return None
 
 
-def _twice(output: Output, before: Sequence[Output]) -> str | None:
-    path = _resolved(output.path)
-    for other in before:
-        there = _resolved(other.path)
-        if path == there:
-            return f"two outputs would be the same file {output.path}: give them different names"
-        if (other.is_folder and there in path.parents) or (output.is_folder and path in there.parents):
-            return f"{output.flag} {output.path} and {other.flag} {other.path} lie one inside the other: put them apart"
+def _twice(output: Output, path: Path, planned: Mapping[Path, Output]) -> str | None:
+    if path in planned:
+        return f"two outputs would be the same file {output.typed or output.path}: give them different names"
     return None
+
+
+def _nested(planned: Mapping[Path, Output]) -> list[str]:
+    """Outputs that lie in a folder which is an output itself."""
+    found = []
+    for path, output in planned.items():
+        other = next((planned[above] for above in path.parents if above in planned and planned[above].is_folder), None)
+        if other is not None:
+            found.append(f"{output} and {other} lie one inside the other: put them apart")
+    return found
 
 
 def _unwritable(output: Output) -> str | None:
-    path, named = output.path.expanduser(), f"{output.flag} {output.path}"
+    path, named = output.path.expanduser(), str(output)
     if path.is_dir() and not output.is_folder:
         return f"{named} is a folder, where a file is to be written: name a file in it"
     if path.exists() and output.is_folder and not path.is_dir():
@@ -106,7 +120,7 @@ def _unwritable(output: Output) -> str | None:
 
 def _unasked(output: Output) -> str | None:
     """Whether something is there that a command of ours did not make as the same kind of thing."""
-    path, named = output.path.expanduser(), f"{output.flag} {output.path}"
+    path, named = output.path.expanduser(), str(output)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     if output.kind in _REMADE and _made_by_us(path, output.kind):

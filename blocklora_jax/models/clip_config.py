@@ -71,6 +71,8 @@ class TextConfig(CLIPConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_positive("vocab_size", "max_position_embeddings")
+        if self.projection_dim is not None:
+            self._require_positive("projection_dim")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from blocklora_jax.registry.book import Registry
 FILE = "registry.json"
 _LARGEST = 4 << 20  # bytes; thousands of entries
 _PATIENCE = 5.0  # seconds
-_ANSWERING, _FETCHING = 20.0, 60.0  # seconds, for an answer to begin or go on, and for all of it
+_ANSWERING, _FETCHING = 10.0, 30.0  # seconds, for an answer to begin or go on, and for all of it
 
 
 def read_registry(where: str | Path) -> Registry:

@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.locks import hold
 from train.concept import train_concept
 from train.concepts import ConceptsOptions, train_concepts
-from train.run_folder import check_run_dir, hold_run_folders
+from train.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,3 +140,16 @@ def test_an_out_that_is_a_file_is_told_before_anything_is_computed(tmp_path, pla
     with pytest.raises(UserError, match=r"cannot write in .*file is a file"):
         train_concept(make_config(out=tmp_path / place, images=write_pictures(tmp_path / "pictures")), "cpu")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_is_not_written_into_what_it_reads(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    for out in (pictures, pictures / "run"):
+        with pytest.raises(
+            UserError, match=r"^nothing was written: --out \S+ lies inside the input \S+pictures: choose"
+        ):
+            train_concept(make_config(out=out, images=pictures), "cpu")
+    inner = write_pictures(tmp_path / "run" / "previews" / "mine")
+    with pytest.raises(UserError, match="contains the input"):
+        train_concept(make_config(out=tmp_path / "run", images=inner), "cpu")
+    keep_off_inputs([make_config(out=tmp_path / "run", images=write_pictures(tmp_path / "run" / "pictures"))])

@@ -65,7 +65,8 @@ def _encode(model: AutoencoderKL, params: dict, images: np.ndarray | jax.Array) 
 
 def warmup_then_cosine(peak: float, steps: int) -> optax.Schedule:
     """Linear warm-up over the first 5 %, then a cosine to one hundredth of `peak`."""
-    return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, steps // 20), steps, peak / 100)
+    warmup = min(max(1, steps // 20), steps - 1)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 100)
 
 
 def _show(model: AutoencoderKL, params: dict, images: np.ndarray, path: Path) -> None:
