@@ -72,11 +72,18 @@ def _write_evil(folder: Path) -> None:
 
 
 def command_trial(
-    inputs: Path, scratch: Path, module: str, args: Sequence[str], *, refuse: bool, apart_process: bool
+    inputs: Path,
+    scratch: Path,
+    module: str,
+    args: Sequence[str],
+    *,
+    refuse: bool = False,
+    must_succeed: bool = False,
+    apart_process: bool = False,
 ) -> Trial:
     """Run `python -m module args` in a folder with all inputs, which must be as they were afterwards.
 
-    refuse: it may not succeed. apart_process: in a process of its own, as users do.
+    refuse, must_succeed: it may not succeed, or not fail. apart_process: in a process of its own, as users do.
     """
     expected = _link_all(inputs, scratch)
     os.symlink("/dev/zero", scratch / "zero")
@@ -86,6 +93,7 @@ def command_trial(
     return Trial(
         call=lambda: run(module, list(args)),
         accept=() if refuse else (ANYTHING,),
+        must_load=must_succeed,
         is_command=True,
         intact=_checker(scratch, expected),
     )
