@@ -1,7 +1,8 @@
-"""What every command line does with an error: one line, and an exit code that is not 0; with a warning: one line; with a signal."""
+"""What every command line does with errors, warnings and signals: one line, and an exit code that says so."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -23,8 +24,8 @@ DEBUG = "BLOCKLORA_DEBUG"
 def run(main: Callable[[], None]) -> None:
     """Call `main` and exit.
 
-    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk), or memory is out; 70
-    for what nobody foresaw, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
+    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk), or memory is out;
+    70 for what nobody foresaw, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
     """
     handlers = end_on_signals()
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {one_line(message)}\n"
@@ -40,7 +41,8 @@ def run(main: Callable[[], None]) -> None:
         _fail("interrupted", 130)
     except BrokenPipeError:
         # Nobody reads on, as after `| head`. The rest goes nowhere, silently.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)

@@ -25,14 +25,14 @@ OLD = "old"  # within a temporary folder: the folder that is being replaced
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data` beside `path`, flush it to disk, and move it into place. Raises UserError if the disk will not take it."""
+    """Write `data` beside `path`, flush it, and move it into place. Raises UserError if the disk will not take it."""
     with open_atomic(path) as file:
         file.write(data)
 
 
 @contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """Give a file beside `path` to write into; flush it to disk and move it into place when the block ends without an error.
+    """Give a file beside `path` to write into; flush it and move it into place when the block ends without an error.
 
     A link is followed: what it points to is replaced. Raises UserError if the disk will not take it.
     """
@@ -60,7 +60,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A name beside `path` for a file or folder that becomes it; whatever is left under that name in the end is removed.
+    """A name beside `path` for a file or folder that becomes it; what is left under that name in the end is removed.
 
     What killed processes of this machine left there is removed first.
     """

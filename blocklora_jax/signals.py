@@ -34,7 +34,7 @@ def end_on_signals() -> dict[int, Any]:
 
 
 def end_early() -> None:
-    """`end_on_signals`, if this process was started as one of our commands with `python -m`: from the first import on."""
+    """`end_on_signals` from the first import on, if this process is one of our commands (`python -m train.concept`)."""
     words = getattr(sys, "orig_argv", [])
     module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
     if module and module[0].split(".")[0] in COMMANDS:

@@ -49,7 +49,7 @@ class InfoHeader(Schema):
     shapes: Annotated[dict[_Component, dict[_LayerPath, Shape]], Field(max_length=len(COMPONENTS))]
 
     def to_info(self, training: str) -> AdapterInfo:
-        """The description of an adapter. Raises UserError for slots that the partition has not, and a name that is none."""
+        """The adapter's description. Raises UserError for slots that the partition lacks, and a name that is none."""
         values = {name: getattr(self, name) for name in AdapterInfo.__dataclass_fields__ if name != "training"}
         partition = Partition(**dict(self.partition)) if self.partition else None
         slots = partition.check_slots(tuple(self.slots)) if partition else ()
@@ -72,5 +72,5 @@ class AdapterHeader(InfoHeader):
 
 
 def read_adapter_header(value: Mapping[str, Any], source: str) -> AdapterHeader:
-    """The header of the file `source`. Raises UserError naming every field that is missing, unknown, or of a wrong type."""
+    """The header of the file `source`. Raises UserError naming the fields that are missing, unknown, or wrong."""
     return validated(AdapterHeader, dict(value), f"{source}: the adapter's header lacks or misspells a field")

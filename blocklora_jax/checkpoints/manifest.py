@@ -64,8 +64,8 @@ def check_files(folder: str | Path) -> None:
     manifest = read_manifest(folder)
     if manifest is not None and (changed := changed_files(folder, manifest)):
         raise UserError(
-            f"{folder}: {', '.join(changed[:4])} differ from what was written there (see {MANIFEST}): {_AGAIN}; if it was"
-            " edited on purpose, --no-verify (verify=False) reads it all the same"
+            f"{folder}: {', '.join(changed[:4])} differ from what was written there (see {MANIFEST}): {_AGAIN}; if it"
+            " was edited on purpose, --no-verify (verify=False) reads it all the same"
         )
 
 
@@ -82,7 +82,7 @@ def files_of_ours(folder: str | Path) -> list[str]:
 
 
 def _digest(path: Path) -> str:
-    """Of a safetensors file the digest in its header, which reading the file verifies; of others that of their bytes."""
+    """Of safetensors the digest in their header, which reading the file verifies; of others that of their bytes."""
     if path.suffix == ".safetensors":
         try:
             return read_metadata(path).get(DIGEST_KEY, "")

@@ -17,7 +17,7 @@ from blocklora_jax.files import OLD, sync_folder, temporary_beside
 
 @contextmanager
 def replace_folder(path: str | Path, dropped: Collection[str] = ()) -> Iterator[Path]:
-    """Give an empty folder beside `path` to write into; it takes the place of `path` when the block ends without an error.
+    """Give an empty folder beside `path` to write into; it takes the place of `path` when the block ends well.
 
     Files of an earlier folder that were not written anew stay, but for those `dropped`. On Linux and macOS the two
     folders are exchanged in one step. Where the file system cannot do that, a crash in the middle may leave nothing at

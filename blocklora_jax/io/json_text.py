@@ -1,4 +1,4 @@
-"""JSON and YAML from files that nobody vouches for: bounded in size and depth, no key twice, text that can be printed."""
+"""JSON and YAML from untrusted files: bounded in size and depth, no key twice, text that can be printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MANY = 1 << 22  # values in one file
 
 
 def read_json(path: Path, *, infinity: bool = False) -> Any:
-    """What the JSON file holds; see `parse_json`. Raises UserError also if the file is missing, and FileNotFoundError never."""
+    """What the JSON file holds; see `parse_json`. Raises UserError also if the file is missing."""
     return parse_json(read_text_bytes(path, LARGEST), str(path), infinity=infinity)
 
 
@@ -32,8 +32,8 @@ def parse_json(text: bytes | str, source: str, *, infinity: bool = False) -> Any
         infinity: whether NaN and infinite numbers are let through; some programs write `-Infinity`.
 
     Raises:
-        UserError: no JSON; a key twice in one object; nested deeper than 64; a number that is not finite; text with half
-            a character pair, which nothing can print.
+        UserError: no JSON; a key twice in one object; nested deeper than 64; a number that is not finite; text with
+            half a character pair, which nothing can print.
     """
 
     def constant(name: str) -> float:
@@ -72,7 +72,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: bytes, source: str) -> Any:
-    """What a YAML text says. Raises UserError as `parse_json`, and for anchors and aliases, which can grow without end."""
+    """What a YAML text says. Raises UserError as `parse_json`, and for aliases, which can grow without end."""
     try:
         value = yaml.load(text.decode("utf-8-sig"), Loader=_PlainLoader)  # a SafeLoader
         _check(value)
@@ -86,7 +86,7 @@ def parse_yaml(text: bytes, source: str) -> Any:
 
 
 def read_text_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """The bytes of an ordinary file of at most `largest`. Raises UserError if it is missing, something else, or larger."""
+    """The bytes of an ordinary file of at most `largest`. Raises UserError if it is missing, no file, or larger."""
     try:
         if not path.exists():
             raise UserError(f"cannot read {path}: No such file or directory")
@@ -125,7 +125,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(value: Any) -> None:
-    """Raise ValueError for depth, number of values, or text that cannot be encoded; a loop, as recursion has limits of its own."""
+    """Raise ValueError for depth, number of values, or text that cannot be encoded. A loop: recursion has a limit."""
     level, seen = [value], 0
     for _ in range(DEEPEST):
         if not level:

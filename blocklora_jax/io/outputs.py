@@ -44,13 +44,14 @@ def plan_outputs(
 ) -> None:
     """Raise one UserError for all that speaks against writing `outputs`; nothing is written here.
 
-    An output may not be, contain, or lie inside an input or the base model, nor be another output; what is there already is
-    replaced only if a command of ours made it as the same kind of thing, or with `overwrite`. An adapter is replaced with
-    `overwrite` only.
+    An output may not be, contain, or lie inside an input or the base model, nor be another output. What is there already
+    is replaced only if a command of ours made it as the same kind of thing, or with `overwrite`. An adapter is replaced
+    with `overwrite` only.
 
     Args:
         outputs: everything that the command will write.
-        inputs: files and folders that it reads, and the base model; what is no path here (a hub id, None) does not count.
+        inputs: files and folders that it reads, and the base model; what is no path here (a hub id, None) does not
+            count.
         overwrite: whether the user asked to replace what is there.
     """
     read = [(str(path), _resolved(path)) for path in inputs if path is not None and _is_here(path)]
@@ -112,8 +113,8 @@ def _unasked(output: Output) -> str | None:
         return None
     if output.is_folder:
         return (
-            f"will not overwrite {named}: it holds files that this program did not write there. Choose another folder, or"
-            " give --overwrite (overwrite=True), which replaces those of the same names and leaves the others"
+            f"will not overwrite {named}: it holds files that this program did not write there. Choose another folder,"
+            " or give --overwrite (overwrite=True), which replaces those of the same names and leaves the others"
         )
     return f"will not overwrite {named}: choose another name, or give --overwrite (overwrite=True)"
 

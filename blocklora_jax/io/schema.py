@@ -37,7 +37,7 @@ Shape = Annotated[list[Width], Field(min_length=2, max_length=2)]
 
 
 def validated(schema: type[T], value: Any, source: str) -> T:
-    """`value`, from JSON, as `schema`. Raises UserError that starts with `source` and names the fields that are wrong."""
+    """`value`, from JSON, as `schema`. Raises UserError, beginning with `source`, naming the fields that are wrong."""
     try:
         return _adapter(schema).validate_python(value)
     except ValidationError as error:

@@ -41,7 +41,7 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 
 
 class TensorFile:
-    """An open safetensors file. Iterating gives (key, tensor), one at a time in the stored type, and verifies the digest at the end."""
+    """An open safetensors file; see `open_tensors`."""
 
     def __init__(self, path: Path, file: Any, verify: bool) -> None:
         self.path, self._file, self._verify = path, file, verify
@@ -68,7 +68,8 @@ class TensorFile:
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise UserError(
-                f"{self.path}: {', '.join(wrong[:3])}{more}; tensors must be {', '.join(sorted(_FLOATS))}: convert the file"
+                f"{self.path}: {', '.join(wrong[:3])}{more}; tensors must be {', '.join(sorted(_FLOATS))}:"
+                " convert the file"
             )
 
     def tensors(
@@ -77,7 +78,7 @@ class TensorFile:
         """(key, tensor) of all keys that are `wanted`, one at a time; then the digest of the whole file is verified.
 
         whole: keys of tensors that may hold whole numbers, too.
-        Raises: UserError for types as `read`, and, after the last tensor, if the file carries a digest that does not hold.
+        Raises: UserError for types as `read`, and, after the last tensor, if the file has a digest that does not hold.
         """
         stated = self.metadata.get(DIGEST_KEY) if self._verify else None
         self.require_floats(
@@ -94,8 +95,8 @@ class TensorFile:
                 yield key, tensor
         if stated is not None and digest.hexdigest(self.metadata) != stated:
             raise UserError(
-                f"{self.path} is damaged: its contents differ from the digest in its header. Copy or download it again; if it "
-                "was edited on purpose, --no-verify (verify=False) reads it all the same"
+                f"{self.path} is damaged: its contents differ from the digest in its header. Copy or download it again; if"
+                " it was edited on purpose, --no-verify (verify=False) reads it all the same"
             )
 
     def read_all(self) -> dict[str, np.ndarray]:
@@ -138,7 +139,7 @@ def read_metadata(path: str | Path, what: str = "file") -> dict[str, str]:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write arrays with a digest in the header; equal arrays and texts give equal bytes. Raises UserError as `stream_tensors`."""
+    """Write arrays with a digest; equal arrays and texts give equal bytes. Raises UserError as `stream_tensors`."""
     arrays = {key: np.asarray(tensor) for key, tensor in tensors.items()}
     stream_tensors(path, {k: (a.shape, a.dtype) for k, a in arrays.items()}, arrays.__getitem__, metadata)
 
@@ -149,7 +150,7 @@ def stream_tensors(
     make: Callable[[str], np.ndarray],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file of tensors that `make(key)` gives when their turn comes, so that a model is in memory once.
+    """Write a safetensors file of tensors that `make(key)` gives in turn, so that a model is in memory once.
 
     Args:
         path: where; written beside and moved into place.

@@ -1,0 +1,1 @@
+"""What a killed process, a full disk and a signal leave behind."""

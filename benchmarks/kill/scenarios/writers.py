@@ -1,0 +1,31 @@
+"""Writers that are only tried on a full disk: they write one file each, as the others do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.kill.inputs import ADA, BOB, LORA, MODEL
+from benchmarks.kill.launch import Command
+from benchmarks.kill.trial import Scenario
+
+_WORDS = ("--random-styles", "a photo of", "--random-subjects", "dog", "--random-scenes", "in the snow")
+_SMALL = "--blocks 4 --slot 2 --rank 2 --prompts 8 --random-prompts 8".split()
+
+
+def writer_scenarios(inputs: Path) -> list[Scenario]:
+    """Conversion of a LoRA, basis, negative tokens, pictures, heat map. inputs: the folder of `write_inputs`."""
+    ada, bob, lora, model = (str(inputs / name) for name in (ADA, BOB, LORA, MODEL))
+    drawn = ("--prompt", "a <ada> man", "--steps", "2")
+    return [
+        _writer("conversion", "merge", ("refit", lora, *_SMALL, *_WORDS), model, "eve.safetensors"),
+        _writer("basis", "train.basis", ("--prompts", "16"), model, "basis.safetensors"),
+        _writer("strangers", "train.strangers", (ada, bob), model, "strangers.safetensors"),
+        _writer("pictures", "merge", (ada, bob, *drawn), model, "pictures.png"),
+        _writer("heat map", "merge", ("check", ada, bob), model, "crosstalk.png"),
+    ]
+
+
+def _writer(name: str, module: str, args: tuple[str, ...], model: str, out: str) -> Scenario:
+    return Scenario(
+        name=name, command=lambda folder: Command(module, (*args, "--model", model, "--out", str(folder / out)))
+    )
