@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from blocklora_jax.errors import UserError
 from blocklora_jax.memory_errors import explain_memory
 from blocklora_jax.printing import one_line
-from blocklora_jax.signals import end_on_signals
+from blocklora_jax.signals import end_on_signals, restore_signals
 
 DEBUG = "BLOCKLORA_DEBUG"
 
@@ -52,8 +51,7 @@ def run(main: Callable[[], None]) -> None:
         _fail(_unforeseen(error), 70)
     finally:
         warnings.formatwarning = usual
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        restore_signals(handlers)
 
 
 def _unforeseen(error: Exception) -> str:

@@ -17,13 +17,16 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
-def one_line(text: object) -> str:
-    r"""`text` on one line, see `printable`.
+def one_line(text: object, longest: int = 4000) -> str:
+    r"""`text` on one line of at most `longest` characters, see `printable`. Its beginning and its end stay.
 
     >>> one_line("be\n  careful")
     'be careful'
+    >>> one_line("a" * 30 + "b" * 30, 40)
+    'aaaaaaaaaaaaaaaaaaaa…bbbbbbbbbbbbbbbbbbbb'
     """
-    return printable(" ".join(str(text).split()))
+    line = printable(" ".join(str(text).split()))
+    return line if len(line) <= longest else f"{line[: longest // 2]}…{line[-(longest // 2) :]}"
 
 
 def markdown_code(text: object) -> str:

@@ -33,6 +33,18 @@ def end_on_signals() -> dict[int, Any]:
     return usual
 
 
+def restore_signals(handlers: dict[int, Any]) -> None:
+    """Put `handlers` back. A command that has ours since its first import is done: it ends as it would have.
+
+    The interpreter puts its own handlers back while it ends, and would end with a traceback or without a word.
+    """
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for number in NAMES:
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def end_early() -> None:
     """`end_on_signals` from the first import on, if this process is one of our commands (`python -m train.concept`)."""
     words = getattr(sys, "orig_argv", [])

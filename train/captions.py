@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +21,8 @@ _MARKS = (
 )
 # Letters and marks that show nothing; Unicode's category Cf has the others.
 _BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+# What colours a terminal or moves its cursor; without its first character it would be read as text.
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 # They join emoji and choose their look: CLIP's vocabulary has them there.
 _JOINERS = "\u200d\ufe0f"
 
@@ -53,7 +56,7 @@ def visible_text(text: str) -> str:
     'a photo of <ada>'
     """
     seen: list[str] = []
-    for c in text:
+    for c in _ESCAPES.sub("", text):
         if c.isspace():
             seen.append(" ")
         elif c in _JOINERS:

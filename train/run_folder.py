@@ -13,6 +13,7 @@ from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
 from blocklora_jax.grid import picture_grid, png_bytes
+from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.locks import hold
 from blocklora_jax.pipeline import StableDiffusion
 from merge.compose import compose
@@ -93,15 +94,12 @@ def changed_settings(
 
 def _read_settings(path: Path, out: Path) -> dict[str, Any]:
     way_out = "put back the one that the run was begun with, or choose another --out"
+    if not os.path.lexists(path):
+        raise UserError(f"there is no run to resume in {out}: leave out --resume")
     try:
-        settings = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"there is no run to resume in {out}: leave out --resume") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"{path} is not JSON ({reason}): {way_out}") from error
+        settings = read_json(path)
+    except UserError as error:
+        raise UserError(f"{path} is not JSON that settings can be read from ({error}): {way_out}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} holds no settings of a run: {way_out}")
     return settings

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
 
 _PLANS = {
-    "training": Plan(4, 16, 1),
+    "training": Plan(4, 16, 0),
     "joint fit, new": Plan(1, 12, None),
     "joint fit, over one": Plan(1, 6, None),
     "single file, new": Plan(quick=None),

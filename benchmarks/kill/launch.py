@@ -93,6 +93,11 @@ def run(command: Command, output: Path, timeout: float = 180.0) -> int:
     return start(command, output).wait(timeout)
 
 
+def count_compiled() -> int:
+    """How many programs are in JAX's cache on disk."""
+    return len(list(Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", os.devnull)).glob("*-cache")))
+
+
 def _be_child(command: Command, output: Path, gate: int, limit: Callable[[], None] | None) -> None:
     """Run the command as a fresh Python would, and never return."""
     code = 1

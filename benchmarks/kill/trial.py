@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.kill.launch import Command, run, start
+from benchmarks.kill.launch import Command, count_compiled, run, start
 from benchmarks.kill.state import Findings, State, judge_finished, judge_killed, read_state
 from benchmarks.kill.syscalls import Moment, kill_at, list_moments
 
@@ -78,7 +77,7 @@ class Trials:
 
     def kill_at_random(self, count: int, rng: np.random.Generator) -> None:
         """`count` kills at random times, three of four of them while files are written."""
-        for _ in range(3 * count):
+        for _ in range(10 + 3 * count):
             if self.counts.kills >= count:
                 break
             if rng.random() < 0.25:
@@ -101,13 +100,13 @@ class Trials:
         """The state after, when the first file was written, and how long it all took, in seconds."""
         while True:
             self._reset()
-            compiled = _count_compiled()
+            compiled = count_compiled()
             child = start(self.scenario.command(self._place), self._log("undisturbed"))
             if code := child.wait():
                 raise RuntimeError(f"{self.scenario.name}: fails when nobody disturbs it ({code}): {self._said(child)}")
             took = time.time() - child.begun
             # One that fills the cache of compiled programs takes longer than those that will be killed.
-            if _count_compiled() == compiled:
+            if count_compiled() == compiled:
                 break
         times = [path.stat().st_mtime - child.begun for path in self._place.rglob("*")]
         # Files of before are older.
@@ -163,8 +162,3 @@ class Trials:
 
     def _said(self, child) -> str:
         return child.output.read_text()[-800:]
-
-
-def _count_compiled() -> int:
-    """How many programs are in JAX's cache on disk."""
-    return len(list(Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", os.devnull)).glob("*-cache")))

@@ -81,13 +81,16 @@ def read_description(source: Source, verify: bool = True) -> Checkpoint:
     parts = check_model_index(index, source.name)
     configs = {part: CONFIGS[part].from_json(*_read_config(folder, part)) for part in parts}
     check_configs(configs, source.name)
+    # diffusers writes `-Infinity` there.
+    scheduler = _read_json(folder, _SCHEDULER, infinity=True)
+    if not isinstance(scheduler.get("_class_name"), str):
+        raise UserError(f"{folder / _SCHEDULER} names no _class_name: it is no scheduler's config")
     second = folder / "tokenizer_2" if "text_encoder_2" in parts else None
     return Checkpoint(
         name=source.name,
         configs=with_end_token(configs, second),
         params={},
-        # diffusers writes `-Infinity` there.
-        scheduler=_read_json(folder, _SCHEDULER, infinity=True),
+        scheduler=scheduler,
         tokenizer=folder / "tokenizer",
         tokenizer_2=second,
         force_zeros_for_empty_prompt=index.get("force_zeros_for_empty_prompt", True) is not False,

@@ -43,8 +43,10 @@ def check_model_index(index: Mapping[str, Any], source: str) -> tuple[str, ...]:
         UserError: naming every part that is not supported, and what is.
     """
     pipeline = index.get("_class_name")
-    if pipeline not in _PIPELINES:
-        raise UserError(f"{source} is a {pipeline}; {_SUPPORTED}, no inpainting, control, refiner or other model")
+    if not isinstance(pipeline, str) or pipeline not in _PIPELINES:
+        raise UserError(
+            f"{source} is a {str(pipeline)[:80]}; {_SUPPORTED}, no inpainting, control, refiner or other model"
+        )
     if index.get("requires_aesthetics_score"):
         raise UserError(f"{source} is SDXL's refiner (requires_aesthetics_score); {_SUPPORTED}")
     is_xl = _PIPELINES[pipeline]
@@ -53,7 +55,7 @@ def check_model_index(index: Mapping[str, Any], source: str) -> tuple[str, ...]:
     for part, classes in classes_of.items():
         entry = index.get(part)
         name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if name not in classes:
+        if not isinstance(name, str) or name not in classes:
             problems.append(f"{part} is {name} (supported: {' or '.join(classes)})")
     unknown = [part for part in index if not part.startswith("_") and part not in {*classes_of, *unused}]
     problems += [f"{part} is no part of a {pipeline}" for part in unknown if index[part] not in ([None, None], None)]

@@ -88,8 +88,8 @@ class TokenizerFiles:
         known = {*self.vocabulary, *self.added}
         if lost := [f"{name} {self.config[name]!r}" for name in _SPECIAL if self.config[name] not in known]:
             raise UserError(f"{source}: the tokenizer's {', '.join(lost)} is none of its tokens: fetch it again")
-        if odd := [merge for merge in self.merges if len(merge.split()) != 2]:
-            raise UserError(f"{source}: the tokenizer's merge {odd[0][:80]!r} is no pair: fetch it again")
+        if odd := [merge for merge in self.merges if not _is_merge(merge, self.vocabulary)]:
+            raise UserError(f"{source}: the tokenizer's merge {odd[0][:80]!r} is no pair of its tokens: fetch it again")
         ids = sorted([*self.vocabulary.values(), *self.added.values()])
         if ids != list(range(len(ids))):
             raise UserError(
@@ -117,6 +117,11 @@ class TokenizerFiles:
             write_json(folder / "added_tokens.json", dict(self.added))
         write_json(folder / "tokenizer_config.json", config)
         write_json(folder / "special_tokens_map.json", {name: self.config[name] for name in _SPECIAL})
+
+
+def _is_merge(merge: str, vocabulary: Mapping[str, int]) -> bool:
+    parts = merge.split()
+    return len(parts) == 2 and all(part in vocabulary for part in (*parts, "".join(parts)))
 
 
 def _entry(token: str) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def refuse_settings(config: Mapping[str, Any]) -> str | None:
             return f"{name} = {_shown(value)}: {_REFUSED[name]}"
         if name not in _REFUSED and name not in _OBEYED | _SILENT and _is_set(value):
             return f"{name} = {_shown(value)}, which this version does not know"
+    if not isinstance(config.get("use_rslora"), bool | None):
+        return f"use_rslora = {_shown(config['use_rslora'])}: it must be true or false"
     kind = config.get("peft_type")
     if kind not in (None, "LORA"):
         return f"peft_type = {_shown(kind)}: it is no LoRA"

@@ -91,7 +91,7 @@ def read_text_bytes(path: Path, largest: int = LARGEST) -> bytes:
         if not path.exists():
             raise UserError(f"cannot read {path}: No such file or directory")
         if not path.is_file():
-            raise UserError(f"cannot read {path}: it is no file")
+            raise UserError(f"cannot read {path}: {'Is a directory' if path.is_dir() else 'it is no ordinary file'}")
         with path.open("rb") as file:
             text = file.read(largest + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL

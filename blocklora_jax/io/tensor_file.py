@@ -23,6 +23,7 @@ DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfl
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FLOATS = frozenset(_NAMES.values())
 _WHOLE = frozenset(("I64", "I32", "I16", "U8", "I8"))
+_MOST_AXES = 16
 _PLACEHOLDER = "0" * 64
 # ValueError: dimensions that NumPy cannot have.
 _UNREADABLE = (SafetensorError, OSError, TypeError, ValueError, MemoryError)
@@ -49,8 +50,11 @@ class TensorFile:
         self.keys: list[str] = list(file.keys())
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of a tensor, from the header."""
-        return tuple(self._file.get_slice(key).get_shape())
+        """Shape of a tensor, from the header. Raises UserError for more axes than any array has."""
+        shape = tuple(self._file.get_slice(key).get_shape())
+        if len(shape) > _MOST_AXES:
+            raise UserError(f"{self.path}: {key} has {len(shape)} axes, more than any weight")
+        return shape
 
     def dtype(self, key: str) -> str:
         """Type of a tensor as safetensors call it: "F32"."""

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from blocklora_jax.models.config_base import ModelConfig
+from blocklora_jax.errors import UserError
+from blocklora_jax.models.config_base import AnyConfig, ModelConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,17 @@ class TextConfig(CLIPConfig):
     eos_token_id: int | tuple[int, ...] | None = 49407
 
     HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+
+    @classmethod
+    def from_json(cls: type[AnyConfig], raw: Mapping[str, Any], source: str) -> AnyConfig:
+        """As `ModelConfig.from_json`. Raises UserError also for ids outside of the vocabulary, if the file gives them."""
+        config = super().from_json(raw, source)
+        for name in raw.keys() & {"pad_token_id", "bos_token_id", "eos_token_id"}:
+            value, rows = getattr(config, name), getattr(config, "vocab_size")  # noqa: B009 (of a class below)
+            ids = value if isinstance(value, tuple) else () if value is None else (value,)
+            if not all(0 <= index < rows for index in ids):
+                raise UserError(f"{source}: {name}={value!r} must be one of the {rows} tokens of vocab_size")
+        return config
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -93,6 +93,7 @@ class UNetConfig(ModelConfig):
         self._require_block_types("up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D"))
         self._require(self.downsample_padding in (0, 1), f"downsample_padding={self.downsample_padding} must be 0 or 1")
         self._require(self.block_out_channels[0] % 2 == 0, "the first of block_out_channels must be even")
+        self._require_size()
         self._require_fitting_blocks()
         self._require_additions()
 
@@ -186,6 +187,7 @@ class VAEConfig(ModelConfig):
         super().__post_init__()
         self._require_positive("in_channels", "out_channels", "block_out_channels", "layers_per_block")
         self._require_positive("latent_channels", "norm_num_groups", "scaling_factor")
+        self._require_size()
         self._require_block_types("down_block_types", ("DownEncoderBlock2D",))
         self._require_block_types("up_block_types", ("UpDecoderBlock2D",))
         blocks = len(self.block_out_channels)

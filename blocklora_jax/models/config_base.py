@@ -87,7 +87,7 @@ class ModelConfig:
         hints = typing.get_type_hints(cls)
         types_ = {field.name: field.type for field in dataclasses.fields(cls)}
         wrong = sorted(name for name, value in values.items() if not _matches(value, hints[name]))
-        return [f"{name}={_json_value(values[name])!r} (supported: {types_[name]})" for name in wrong]
+        return [f"{name}={_json_value(values[name])!r:.100} (supported: {types_[name]})" for name in wrong]
 
     def _require_possible(self, name: str, value: object) -> None:
         """No number is larger than any model's: a file's must not make us run for ever."""
@@ -103,6 +103,13 @@ class ModelConfig:
     def _require(self, condition: bool, message: str) -> None:
         if not condition:
             raise UserError(f"{type(self).__name__}: {message}")
+
+    def _require_size(self) -> None:
+        """`sample_size`: one side, or height and width."""
+        size = getattr(self, "sample_size", None)
+        sides = size if isinstance(size, tuple) else () if size is None else (size,)
+        fits = all(side > 0 for side in sides) and (not isinstance(size, tuple) or len(size) == 2)
+        self._require(fits, f"sample_size={_json_value(size)!r} must be a positive number, or two of them")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:

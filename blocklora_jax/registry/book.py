@@ -15,6 +15,7 @@ from blocklora_jax.printing import printable
 
 VERSION = 1
 Draw = Literal["free", "name"]
+_DIGEST = re.compile(r"([0-9a-f]{64})?")
 _LONGEST = 1000  # characters
 _TOKEN = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
 _FIELDS = {"blocklora_registry", "base_name", "base_digest", "partition", "entries"}
@@ -161,6 +162,8 @@ class Registry:
             raise UserError(f"{source}: base_name and base_digest must be strings")
         try:
             _check_texts(texts)
+            if not _DIGEST.fullmatch(value["base_digest"]):
+                raise UserError(f"base_digest {value['base_digest'][:40]!r} must be 64 hexadecimal digits, or empty")
         except UserError as error:
             raise UserError(f"{source} cannot be read as a registry: {error}") from error
         return cls(partition=partition, entries=entries, **texts)
@@ -194,6 +197,8 @@ def _entry(value: Any, partition: Partition) -> Entry:
     if not all(isinstance(text, str) for text in texts.values()):
         raise UserError(f"the entry {value!r:.300} must have texts for all but slots")
     _check_texts(texts)
+    if not _TOKEN.fullmatch(value["token"]):
+        raise UserError(f"the token {value['token'][:40]!r} must look like '<name>'")
     if not isinstance(slots, list) or not all(type(slot) is int for slot in slots):
         raise UserError(f"slots of {value['name']!r} must be a list of whole numbers, not {slots!r}")
     return Entry(**texts, slots=partition.check_slots(tuple(slots)))

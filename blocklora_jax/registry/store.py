@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_json
-from blocklora_jax.io.json_text import parse_json
+from blocklora_jax.io.json_text import parse_json, read_text_bytes
 from blocklora_jax.io.locks import hold_file
 from blocklora_jax.registry.book import Registry
 
@@ -93,12 +94,9 @@ def _parse(text: bytes, source: str) -> Registry:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"there is no registry {path}: start one with `python -m merge registry new {path}`") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if not os.path.lexists(path):
+        raise UserError(f"there is no registry {path}: start one with `python -m merge registry new {path}`")
+    return read_text_bytes(path, _LARGEST)
 
 
 def _fetch(url: str) -> bytes:

@@ -62,7 +62,7 @@ def test_files_that_are_no_files_are_named(tmp_path):
     (tmp_path / "large.yaml").write_bytes(b"a: " + b"x" * (2 << 20))
     for read, path, words in (
         (read_json, tmp_path / "none.json", "cannot read .*No such file"),
-        (read_json, tmp_path, "it is no file"),
+        (read_json, tmp_path, "Is a directory"),
         (read_json, tmp_path / "nul\0.json", "cannot read|no file"),
         (read_yaml_mapping, tmp_path / "large.yaml", "larger than 1 MB"),
     ):
