@@ -44,6 +44,10 @@ def write_inputs(folder: Path) -> None:
     tiny_adapter("cyd", params, partition=None).save(folder / "plain.safetensors")
     tiny_adapter("dan", params, slots=(0,)).save(folder / "collides.safetensors")
     export(tiny_adapter("eve", params, partition=None), folder / "lora.safetensors", "kohya", card=False)
+    for name in ("single", "lora"):
+        # As another program would have written them: none of our commands may replace them unasked.
+        raw = RawFile.read((folder / f"{name}.safetensors").read_bytes())
+        (folder / f"{name}.safetensors").write_bytes(RawFile(raw.tensors, {"format": "pt"}).pack())
     _write_evil(folder)
     (folder / "registry.json").write_text(json.dumps(REGISTRY))
     (folder / "notes.txt").write_text("mine\n")
@@ -95,7 +99,7 @@ def command_trial(
         accept=() if refuse else (ANYTHING,),
         must_load=must_succeed,
         is_command=True,
-        intact=_checker(scratch, expected),
+        intact=_checker(scratch, {name: mark for name, mark in expected.items() if not _is_remade(name, args)}),
     )
 
 
@@ -134,6 +138,11 @@ def _link_all(inputs: Path, scratch: Path) -> dict[str, tuple[int, int, int]]:
 def _mark(path: Path) -> tuple[int, int, int]:
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _is_remade(name: str, args: Sequence[str]) -> bool:
+    """Whether the call names as its output the folder of an earlier merge, which it may replace, and reads it not."""
+    return name.startswith("merged/") and ["--save", "merged"] in [list(args[at : at + 2]) for at in range(len(args))]
 
 
 def _checker(scratch: Path, expected: dict[str, tuple[int, int, int]]) -> Callable[[], str]:
