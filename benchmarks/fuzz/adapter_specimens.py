@@ -19,7 +19,7 @@ from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.adapters.partition import Partition
 from merge.export import export
 
-FILE = "adapter.safetensors"  # LoRAs of other programs are named after their files
+FILE = "mine.safetensors"  # LoRAs of other programs are named after their files
 PEFT_SETTINGS = {
     "peft_type": "LORA",
     "r": 2,

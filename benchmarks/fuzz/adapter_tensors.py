@@ -84,7 +84,7 @@ def _changes(specimen: Specimen) -> Iterator[_Change]:
         yield _Change(f"shape {words}", lambda raw, i, m=make: raw.replaced(i, lambda t: replace(t, shape=m(t.shape))))
     yield _Change("rank 0 in one layer", lambda raw, i: _without_rank(raw, {_layer(raw.tensors[_pair(raw, i)].name)}))
     yield _Change("rank 0 in all layers", lambda raw, i: _without_rank(raw, {_layer(t.name) for t in raw.tensors}))
-    yield _Change("a row too few", lambda raw, i: raw.replaced(i, _shorter))
+    yield _Change("a rank too few", lambda raw, i: raw.replaced(_pair(raw, i), _shorter))
     if not specimen.ours and any(tensor.name.endswith(".alpha") for tensor in specimen.raw.tensors):
         yield from _alpha_changes()
 
@@ -151,6 +151,7 @@ def _without_rank(raw: RawFile, layers: set[str]) -> RawFile:
 
 
 def _shorter(tensor: Tensor) -> Tensor:
-    """One row of the last axis is not there."""
-    array = tensor.array[..., :-1]
+    """One of a pair, whose rank is not that of the other."""
+    axis = _rank_axis(tensor.name)
+    array = np.delete(tensor.array, 0, axis)
     return replace(tensor, shape=list(array.shape), data=np.ascontiguousarray(array).tobytes())

@@ -98,9 +98,11 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
         Case(f"{words} as the folder", functools.partial(_as_folder, load, make)) for words, make in NOT_FILES.items()
     ]
     cases += [Case(f"{words} as config.json", functools.partial(_settings_place, m)) for words, m in NOT_FILES.items()]
-    return cases + [
-        Case(f"config.json is {words}", functools.partial(_settings, make)) for words, make in NO_JSON.items()
-    ]
+    for words, make in NO_JSON.items():
+        # Any Unicode is read as what it says.
+        accept = (None,) if words == "UTF-16" else ()
+        cases.append(Case(f"config.json is {words}", functools.partial(_settings, make, accept)))
+    return cases
 
 
 def _state(step: int) -> dict[str, Any]:
@@ -200,10 +202,10 @@ def _as_folder(
     return Trial(call=trial.call)
 
 
-def _settings(make: Callable[[str], bytes], rng: np.random.Generator, scratch: Path) -> Trial:
+def _settings(make: Callable[[str], bytes], accept: tuple[Any, ...], rng: np.random.Generator, scratch: Path) -> Trial:
     config = _config(scratch)
     (scratch / "config.json").write_bytes(make(json.dumps(config.to_json())))
-    return Trial(call=lambda: check_run_dir(config))
+    return Trial(call=lambda: check_run_dir(config), accept=accept)
 
 
 def _settings_place(make: Callable[[Path], Path], rng: np.random.Generator, scratch: Path) -> Trial:

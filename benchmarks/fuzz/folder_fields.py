@@ -89,7 +89,8 @@ def _is_sound(name: str, path: tuple[Any, ...], base: Any, wrong: Wrong) -> bool
     if isinstance(base, float):
         return wrong.words in _SOUND_NUMBERS and field != "scaling_factor"
     if isinstance(base, int) and not name.endswith("vocab.json"):
-        if field.endswith("token_id"):
+        # The projection is no part of the text encoder of 1.x and 2.x.
+        if field.endswith("token_id") or (field == "projection_dim" and not name.startswith("text_encoder_2")):
             return wrong.words in ("0", "a list of a number")
         is_free = field.endswith(("offset", "shift", "padding"))
         return wrong.words in (_SOUND_WHOLE if is_free else {"a list of a number"}) or (

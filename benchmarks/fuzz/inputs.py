@@ -22,7 +22,7 @@ from blocklora_jax.pocket.tokenizer import write_tokenizer
 FOUR_BLOCKS = Partition(num_blocks=4)
 WORDS = ["a", "photo", "of", "man", "dog", "in", "the", "snow"]
 PROMPTS = ["a photo of a man", "a dog in the snow"]
-_POSITIONS, _WIDTH, _WIDTH_2, _POOLED = 16, 16, 24, 20
+_POSITIONS, _WIDTH, _WIDTH_2, _POOLED = 77, 16, 24, 20
 _SCHEDULER = {
     "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
     "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,

@@ -9,6 +9,8 @@ from benchmarks.fuzz.trial import Matching, Trial, Verdict
 
 # What moves a cursor, colours a terminal or turns the direction of writing; tabs and line ends are allowed.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# The runner's own words for it are no excuse: no damaged file, and no number on a command line, may ask for so much.
+_NO_MEMORY = ("MemoryError", "not enough memory", "RESOURCE_EXHAUSTED")
 _TRACES = ("Traceback (most recent call last)", "unexpected error")
 _BAR = re.compile(r"^[^:]{0,40}:? *\d+%\|.*\|")
 _LONGEST = 8000  # letters of a line that somebody might read
@@ -18,7 +20,7 @@ _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Status
 def judge(trial: Trial, ended: Ended, most_memory: int) -> tuple[Verdict, str]:
     """The verdict and the line that explains it. most_memory: in bytes."""
     printed = ended.out + ended.err
-    if "MemoryError" in printed or ended.growth > most_memory:
+    if any(words in printed for words in _NO_MEMORY) or ended.growth > most_memory:
         return Verdict.MEMORY, f"{ended.growth >> 20} MB more: {_last(printed)}"
     if any(trace in printed for trace in _TRACES):
         return Verdict.TRACEBACK, _trace(printed)
@@ -102,5 +104,5 @@ def _without_bars(text: str) -> str:
 
 
 def _last(text: str) -> str:
-    lines = text.strip().splitlines()
+    lines = _without_bars(text).strip().splitlines()
     return lines[-1][:300] if lines else "nothing printed"

@@ -151,7 +151,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "merge",
-        "refit lora.safetensors --out refit.safetensors --slot 2 --model model --blocks 4 --trigger dog"
+        "refit lora.safetensors --out refit.safetensors --slot 2 --model model --blocks 4 --trigger sks"
         " --class-noun dog",
         _flags(
             whole="slot blocks partition_seed",
@@ -162,9 +162,12 @@ COMMANDS: tuple[Command, ...] = (
         ),
         1,
     ),
-    Command("merge", "remove merged ada --model model --out less", _flags(input="model", output="out"), 1),
+    Command("merge", "remove merged ada --base model --out less", _flags(input="base variant", output="out"), 1),
     Command(
-        "merge", "replace merged bob.safetensors --model model --out other", _flags(input="model", output="out"), 1
+        "merge",
+        "replace merged ada collides.safetensors --base model --out other",
+        _flags(number="weight", input="base", output="out"),
+        1,
     ),
     Command(
         "merge",

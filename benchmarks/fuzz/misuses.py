@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz.misuse_flags import wrong_calls
+from benchmarks.fuzz.misuse_flags import COMMANDS, wrong_calls
 from benchmarks.fuzz.misuse_inputs import command_trial, write_inputs
 from benchmarks.fuzz.misuse_named import read_calls
 from benchmarks.fuzz.trial import Case, Trial, choose
@@ -37,6 +37,10 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
         cases.append(Case(f"train.concept --config: {words}", functools.partial(_settings, folder, text)))
     for words, text in CONCEPTS.items():
         cases.append(Case(f"train.concepts --concepts: {words}", functools.partial(_concepts, folder, text)))
+    for command in COMMANDS:
+        args = command.args.split()
+        make = functools.partial(_sound, folder, command.module, args)
+        cases.append(Case(f"nothing wrong: {_title(command.module, args)}", make))
     flags = [Case(_title(m, a), functools.partial(_call, folder, m, a, False)) for m, a in wrong_calls()]
     return cases + choose(flags, _FLAGS, seed)
 
@@ -51,6 +55,11 @@ def _call(inputs: Path, module: str, args: list[str], refuse: bool, rng: np.rand
     may_be_apart = not any(len(word) > 50_000 for word in args)
     apart = may_be_apart and zlib.crc32(" ".join(args).encode(errors="replace")) % _APART == 0
     return command_trial(inputs, scratch, module, args, refuse=refuse, apart_process=apart)
+
+
+def _sound(inputs: Path, module: str, args: list[str], rng: np.random.Generator, scratch: Path) -> Trial:
+    """What the wrong calls are made of has to succeed, or they would be refused for other reasons than theirs."""
+    return command_trial(inputs, scratch, module, args, must_succeed=True)
 
 
 def _settings(inputs: Path, text: bytes, rng: np.random.Generator, scratch: Path) -> Trial:
