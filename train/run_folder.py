@@ -58,10 +58,9 @@ def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iter
 def keep_off_inputs(configs: Sequence[ConceptConfig], others: Sequence[Path] = ()) -> None:
     """Raises UserError if what the trainings write would lie in, or be, what they read. others: folders that they share."""
     folders = [config.out for config in configs]
-    outputs = [Output(folder / "adapter.safetensors", "adapter") for folder in folders]
-    outputs += [
-        Output(folder / name, "run") for folder in folders for name in ("checkpoints", "previews", "tensorboard")
-    ]
+    inner = ("checkpoints", "previews", "tensorboard")
+    outputs = [Output(folder / "adapter.safetensors", "adapter", typed=folder) for folder in folders]
+    outputs += [Output(folder / name, "run", typed=folder) for folder in folders for name in inner]
     inputs = [path for c in configs for path in (c.images, c.other_images, c.model, c.basis, *(c.strangers or ()))]
     # What is there from before is looked at under the lock.
     plan_outputs([*outputs, *(Output(folder, "run") for folder in others)], inputs, overwrite=True)
