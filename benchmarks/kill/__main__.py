@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
+
+from blocklora_jax.bounds import Bound
+from blocklora_jax.command import run as run_command
+from blocklora_jax.options import check_options, read_options
 
 Part = Literal["kills", "disk", "signals"]
+_MANY = Bound(1, 10**5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Options:
     """Few moments of each: a check for every commit."""
     parts: tuple[Part, ...] = ("kills", "disk", "signals")
     """Which tables."""
-    only: str = ""
+    only: str | None = None
     """Only rows whose name contains this."""
     kills: int | None = None
     """Random kills of all commands together; 100, or 6 with --quick."""
@@ -40,10 +44,13 @@ class Options:
     seed: int = 0
     """Seeds all moments."""
 
+    def __post_init__(self) -> None:
+        check_options(self, {"kills": _MANY, "moments": _MANY})
+
 
 def main() -> int:
     """The command line; gives the exit code."""
-    options = tyro.cli(Options, description=__doc__, prog="python -m benchmarks.kill")
+    options = read_options(Options, description=__doc__, prog="python -m benchmarks.kill")
     folder = Path(tempfile.mkdtemp(prefix="kill-"))
     # Before JAX is imported. Children that compile nothing are at the writing sooner.
     os.environ |= {
@@ -73,17 +80,17 @@ def measure(options: Options, folder: Path) -> int:
     if run(Command("benchmarks.kill.inputs", (str(inputs),)), log := folder / "inputs.txt"):
         raise RuntimeError(log.read_text())
     rng = np.random.default_rng(options.seed)
-    good = True
+    good, only = True, options.only or ""
     if "kills" in options.parts:
         count = options.kills or (6 if options.quick else 100)
-        good &= kills.measure(inputs, folder / "kills", count, rng, options.quick, options.only)
+        good &= kills.measure(inputs, folder / "kills", count, rng, options.quick, only)
     if "disk" in options.parts:
-        good &= disk.measure(inputs, folder / "disk", options.quick, options.only)
+        good &= disk.measure(inputs, folder / "disk", options.quick, only)
     if "signals" in options.parts:
         count = options.moments or (3 if options.quick else 40)
-        good &= signals.measure(inputs, folder / "signals", count, rng, options.only)
+        good &= signals.measure(inputs, folder / "signals", count, rng, only)
     return 0 if good else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(lambda: sys.exit(main()))
