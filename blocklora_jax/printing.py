@@ -78,6 +78,12 @@ def markdown_code(text: object) -> str:
     return f"{fence}{room}{line}{room}{fence}"
 
 
+def markdown_block(code: str, language: str) -> str:
+    """Lines of code as a block of Markdown, whatever backticks are in them."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", code)), 3)
+    return f"{fence}{language}\n{code}\n{fence}"
+
+
 def markdown_text(text: object) -> str:
     r"""`text` within a line or a table of Markdown, with everything escaped that could be markup.
 

@@ -11,7 +11,7 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.files import write_atomic
-from blocklora_jax.printing import markdown_code, markdown_text
+from blocklora_jax.printing import markdown_block, markdown_code, markdown_text
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FAMILY_TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
@@ -35,7 +35,7 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
         _front_matter(base, triggers, family),
         f"{_marker(path)}\n# {markdown_text(path.stem)}",
         _table(adapters, weights) + (f"\n\n{note}" if note else ""),
-        f"## diffusers\n\n```python\n{_diffusers_code(path, adapters, base, triggers, family)}\n```",
+        f"## diffusers\n\n{markdown_block(_diffusers_code(path, adapters, base, triggers, family), 'python')}",
         _comfy_text(path, adapters),
         _here_text(path),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -212,3 +214,18 @@ def test_the_command_takes_the_family(tmp_path):
     out = tmp_path / "out.safetensors"
     main(["export", str(tmp_path / "style.safetensors"), "--out", str(out), "--layout", "kohya", "--family", "sdxl"])
     assert all(key.startswith("lora_te1_") for key in load_file(out))
+
+
+def test_a_trigger_is_no_markup_in_the_card(tmp_path):
+    adapter = make_adapter("ada", (0,))
+    evil = '<ada> ```" <script>alert(1)</script> | # x'
+    merge.export(
+        dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, trigger=evil)), tmp_path / "a.safetensors"
+    )
+    card = (tmp_path / "README.md").read_text()
+    lines = card.splitlines()
+    assert "````python" in lines
+    row = next(line for line in lines if line.startswith("| ada |"))
+    assert row.count("````") == 2
+    assert row.replace("\\|", "").count("|") == 7
+    assert not [line for line in lines if line.startswith("# x")]
