@@ -153,6 +153,8 @@ class Registry:
         if wrong := sorted(_FIELDS ^ value.keys()):
             raise UserError(f"{source} must have the fields {', '.join(sorted(_FIELDS))}; look at {', '.join(wrong)}")
         try:
+            if not isinstance(value["entries"], list):
+                raise UserError("entries must be a list")
             partition = _partition(value["partition"])
             entries = tuple(_entry(item, partition) for item in value["entries"])
         except (UserError, TypeError, KeyError) as error:

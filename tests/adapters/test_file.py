@@ -234,3 +234,92 @@ def test_a_failing_write_leaves_the_old_file(path, monkeypatch):
         make_adapter(vectors=0).save(path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+WRONG = (None, True, 3.5, "x" * 5000, [], {}, [[1]], "a\x1b[31m", "a\nb", -(10**9), 10**12)
+FIELDS = {
+    "name": (*WRONG, "", "../../escaped", "/tmp/escaped", "\ud800"),
+    "class_noun": WRONG,
+    "trigger": WRONG,
+    "base_name": WRONG,
+    "base_digest": (*WRONG, "abc"),
+    "base_family": (*WRONG, "sd9"),
+    "origin": (*WRONG, "other"),
+    "rank": (None, True, 2.5, "2", [2], 0, -1, 10**9),
+    "alpha": (None, True, "1", [1.0], 1e300, float("nan"), float("inf")),
+    "slots": (None, True, 1, "1", [1.5], [True], [-1], [1, 1], [10**9], {}),
+    "training": (None, 1, "x", []),
+    "tokens": (None, 1, [], {"<ada>": 0}, {"<ada>": -1}, {"<ada>": 10**9}, {"<ada>": "2"}, {"ada": 2}, {"<a\nb>": 2}),
+    "format_version": (None, True, 1.5, "1", [], 0),
+    "partition": (
+        1, "x", [],
+        {"num_blocks": 10**9, "axis": "in", "seed": 0},
+        {"num_blocks": 0, "axis": "in", "seed": 0},
+        {"num_blocks": 3.7, "axis": "in", "seed": 0},
+        {"num_blocks": 4, "axis": "on", "seed": 0},
+        {"num_blocks": 4, "axis": "in", "seed": "0"},
+        {"num_blocks": 4, "axis": "in", "seed": 0, "basis": "../x"},
+        {"num_blocks": 4, "axis": "in", "seed": 0, "more": 1},
+    ),
+    "shapes": (
+        None, 1, [], {"unet": {"a": [10**12, 4]}}, {"unet": {"a": [0, 4]}}, {"unet": {"a": [4]}}, {"unet": {"../a": [4, 4]}},
+        {"other": {}}, {"unet": {"a": [4, 4.5]}},
+    ),
+    "unknown": (1,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in FIELDS.items() for v in values])
+def test_every_field_of_the_header_has_a_type_and_bounds(path, field, value):
+    rewrite(path, **{field: value})
+    with pytest.raises(UserError, match="a.safetensors") as error:
+        Adapter.load(path)
+    assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize("missing", ["name", "rank", "alpha", "partition", "slots", "shapes", "tokens", "training"])
+def test_a_missing_field_is_named(path, missing):
+    header, tensors = read_header(path), load_file(path)
+    del header[missing]
+    save_file(tensors, path, metadata={"blocklora": json.dumps(header)})
+    with pytest.raises(UserError, match=f"a.safetensors.*{missing}"):
+        Adapter.load(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format_version": 1, "format_version": 1}'])
+def test_a_header_that_is_nested_deeply_or_says_a_thing_twice_is_refused(path, text):
+    save_file(load_file(path), path, metadata={"blocklora": text})
+    with pytest.raises(UserError, match="a.safetensors"):
+        Adapter.load(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("key", [f"lora/{LAYER}/lora_A", "tokens/<ada>"])
+def test_numbers_that_are_not_finite_are_refused(path, value, key):
+    def spoil(tensors):
+        tensors[key][0, 0] = value
+        return tensors
+
+    rewrite(path, spoil)
+    with pytest.raises(UserError, match=f"{key} has values that are not finite"):
+        Adapter.load(path)
+    adapter = make_adapter()
+    adapter.tokens["<ada>"][0, 0] = value
+    with pytest.raises(UserError, match="not finite"):
+        adapter.save(path)
+
+
+@pytest.mark.parametrize("place", [-1, -100, 0.5])
+def test_a_flipped_bit_in_the_numbers_is_noticed(path, place):
+    data = bytearray(path.read_bytes())
+    data[place if isinstance(place, int) else int(place * len(data))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="a.safetensors is damaged"):
+        Adapter.load(path)
+    Adapter.load(path, verify=False)
+
+
+def test_equal_adapters_are_equal_files(tmp_path):
+    for name in ("a", "b"):
+        make_adapter().save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,55 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make the folder"):
         create_registry(tmp_path / "file" / "registry.json", EMPTY)
+
+
+class _RudeHandler(BaseHTTPRequestHandler):
+    """Answers as no server should: the path says how."""
+
+    def do_GET(self):
+        if self.path == "/status":
+            self.wfile.write(b"nonsense\r\n\r\n")
+        elif self.path == "/short":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"{")
+        elif self.path == "/headers":
+            self.send_response(200)
+            for number in range(200):
+                self.send_header(f"X-{number}", "x")
+            self.end_headers()
+        else:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                    time.sleep(0.05)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def rude():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _RudeHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize("path", ["status", "short", "headers", "slow"])
+def test_a_server_that_misbehaves_is_one_error(rude, path, monkeypatch):
+    monkeypatch.setattr(store, "_FETCHING", 0.5)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=rf"(cannot fetch|cannot be read from).*|{rude}/{path}"):
+        read_registry(f"{rude}/{path}")
+    assert time.monotonic() - began < 5
+
+
+def test_a_file_without_end_is_no_registry(tmp_path):
+    (tmp_path / "registry.json").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="cannot read .*registry.json: it is no ordinary file"):
+        read_registry(tmp_path)
