@@ -18,7 +18,7 @@ from benchmarks.fuzz.not_files import NOT_FILES
 from benchmarks.fuzz.raw_safetensors import header_size
 from benchmarks.fuzz.trial import Case, Trial, choose
 
-NAME, SECONDS, MOST_MEMORY, QUICK = "adapters", 20.0, 512 << 20, 800
+NAME, SECONDS, MOST_MEMORY, QUICK = "adapters", 20.0, 512 << 20, 2000
 _FIELDS = 1200  # cases of the fields of headers
 _TIMES = 6  # each damage to bytes, in each part of a file
 

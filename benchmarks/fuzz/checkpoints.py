@@ -22,7 +22,7 @@ from train.checkpoint import Checkpoints
 from train.config import ConceptConfig
 from train.run_folder import check_run_dir
 
-NAME, SECONDS, MOST_MEMORY, QUICK = "checkpoints", 60.0, 512 << 20, 60
+NAME, SECONDS, MOST_MEMORY, QUICK = "checkpoints", 60.0, 512 << 20, 150
 _STEPS = (10, 20)
 _BYTES = 170  # cases of damaged bytes
 # Names that lie beside the checkpoints of a run.

@@ -87,7 +87,7 @@ def _is_sound(name: str, path: tuple[Any, ...], base: Any, wrong: Wrong) -> bool
     if isinstance(base, bool):
         return wrong.words in ("true", "false")
     if isinstance(base, float):
-        return wrong.words in _SOUND_NUMBERS and field != "scaling_factor"
+        return wrong.words in _SOUND_NUMBERS and (field, wrong.words) != ("scaling_factor", "0")
     if isinstance(base, int) and not name.endswith("vocab.json"):
         # The projection is no part of the text encoder of 1.x and 2.x.
         if field.endswith("token_id") or (field == "projection_dim" and not name.startswith("text_encoder_2")):

@@ -19,7 +19,7 @@ from benchmarks.fuzz.not_files import NOT_FILES
 from benchmarks.fuzz.raw_safetensors import WRONG_DTYPES, RawFile
 from benchmarks.fuzz.trial import Case, Trial, choose
 
-NAME, SECONDS, MOST_MEMORY, QUICK = "folders", 30.0, 512 << 20, 600
+NAME, SECONDS, MOST_MEMORY, QUICK = "folders", 30.0, 512 << 20, 1200
 _FIELDS = 400  # cases of the fields of one folder's JSON files
 _TIMES = 2  # each damage to bytes, in each kind of file
 

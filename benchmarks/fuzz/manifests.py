@@ -21,7 +21,7 @@ from benchmarks.fuzz.wrong_values import NO_JSON, WRONG_VALUES, fields_of, twice
 from blocklora_jax.checkpoints.diffusers import save_folder
 from merge.record import read_record
 
-NAME, SECONDS, MOST_MEMORY, QUICK = "manifests", 60.0, 512 << 20, 300
+NAME, SECONDS, MOST_MEMORY, QUICK = "manifests", 120.0, 512 << 20, 600
 _FIELDS = 500  # cases of fields
 _TIMES = 10  # each damage to bytes
 
@@ -39,7 +39,7 @@ def prepare(folder: Path, seed: int) -> None:
 
 def list_cases(folder: Path, seed: int) -> list[Case]:
     """All cases, always in one order."""
-    cases: list[Case] = []
+    cases = registry_cases(folder, seed)
     for name in ("sealed", "old"):
         text = (folder / name / MANIFEST).read_text()
         facts = facts_of(read_record(folder / name))
@@ -48,8 +48,7 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
         for words, make in NO_JSON.items():
             cases.append(Case(f"{name}: is {words}", functools.partial(_make, make(text), (facts,))))
     cases += _byte_cases((folder / "sealed" / MANIFEST).read_bytes(), facts_of(read_record(folder / "sealed")))
-    cases += [Case(f"{words} as a manifest", functools.partial(_place, m)) for words, m in NOT_FILES.items()]
-    return cases + registry_cases(folder, seed)
+    return cases + [Case(f"{words} as a manifest", functools.partial(_place, m)) for words, m in NOT_FILES.items()]
 
 
 def _make(data: bytes, accept: tuple[Any, ...], rng: np.random.Generator, scratch: Path) -> Trial:

@@ -14,7 +14,7 @@ _ALIASES = {
     "$MERGE": "merge ada.safetensors bob.safetensors --model model",
     "$EXPORT": "merge export ada.safetensors",
     "$FUSE": "merge fuse ada.safetensors plain.safetensors --model model",
-    "$CONCEPTS": "train.concepts --concepts concepts.yaml --out runs --model model",
+    "$CONCEPTS": "train.concepts --concepts concepts.yaml --out runs --model model --steps 1 --batch 1",
     "$LONG_TOKEN": f"<{'x' * 100_000}>",
     "$LONG": f"'{'dog ' * 100}'",
     "$HUGE": str(2**70),

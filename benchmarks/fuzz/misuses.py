@@ -15,7 +15,7 @@ from benchmarks.fuzz.misuse_named import read_calls
 from benchmarks.fuzz.trial import Case, Trial, choose
 from benchmarks.fuzz.yaml_traps import CONCEPTS, SETTINGS
 
-NAME, SECONDS, MOST_MEMORY, QUICK = "misuses", 150.0, 1536 << 20, 120
+NAME, SECONDS, MOST_MEMORY, QUICK = "misuses", 150.0, 1536 << 20, 150
 _FLAGS = 260  # cases of flags with wrong values
 _APART = 12  # one of so many calls runs in a process of its own
 _TRAIN = "--images pictures --token <ada> --class-noun man --out run --model model --steps 1 --batch 1 --blocks 4"
