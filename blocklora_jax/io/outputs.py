@@ -112,9 +112,9 @@ def _unwritable(output: Output) -> str | None:
         return f"{named} cannot be a folder: there is a file of that name"
     there = next(folder for folder in [path, *path.absolute().parents] if folder.exists() or folder == folder.parent)
     if there != path and not there.is_dir():
-        return f"{named} cannot be made: {there} is a file"
+        return f"cannot write {named}: {there} is a file"
     if not os.access(there if there.is_dir() else there.parent, os.W_OK):
-        return f"{named} cannot be written: {there} allows no writing"
+        return f"cannot write {named}: {there} allows no writing"
     return None
 
 

@@ -137,7 +137,7 @@ def test_an_out_that_is_a_file_is_told_before_anything_is_computed(tmp_path, pla
 
     monkeypatch.setattr("train.concept.load_base", load)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"^nothing was written: --out \S+ cannot be made: \S+file is a file$"):
+    with pytest.raises(UserError, match=r"^nothing was written: cannot write --out \S+: \S+file is a file$"):
         train_concept(make_config(out=tmp_path / place, images=write_pictures(tmp_path / "pictures")), "cpu")
     assert (tmp_path / "file").read_text() == "mine"
 
