@@ -59,8 +59,9 @@ def measure(
         if by_calls:
             trials.kill_at_calls(plan.quick if quick else plan.calls)
         rows.append(trials.counts)
-        print(f"{name}: {random} at random, {trials.counts.kills - random} before a system call, "
-              f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+        row = trials.counts
+        print(f"{name}: {random} at random, {row.kills - random} before a system call, {time.monotonic() - begun:.0f} s; "
+              f"{row.continued} continued, {row.lost} lost, {row.half_written} half-written, {row.wrong} wrong", flush=True)  # fmt: skip
     print_table(HEADINGS, [_cells(row) for row in [*rows, _total(rows)]])
     if not by_calls:
         print("strace is not here, or may not trace: no kills before system calls, only at random times")
