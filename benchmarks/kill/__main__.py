@@ -32,7 +32,7 @@ class Options:
     """What is measured."""
 
     quick: bool = False
-    """Few moments of each: a check for every commit."""
+    """Few moments of each, in a minute or two."""
     parts: tuple[Part, ...] = ("kills", "disk", "signals")
     """Which tables."""
     only: str | None = None
