@@ -87,6 +87,7 @@ class Checkpoints:
                 ) from error
             else:
                 self._move_aside(damaged, step)
+                self._tidy()
                 return step, state
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise UserError(
@@ -98,12 +99,15 @@ class Checkpoints:
         """Nothing is left to be done: `save` waits."""
 
     def _make_room(self, step: int) -> None:
-        """Clear away what a killed process left, once, and what lies where `step` is to be."""
-        if is_first_host():
-            if not self._is_tidy:
-                self._folder.remove_leftovers()
-            if self._folder.of(step).exists():
-                self._folder.move_aside(step)
+        """Clear away what a killed process left, and what lies where `step` is to be."""
+        self._tidy()
+        if is_first_host() and self._folder.of(step).exists():
+            self._folder.move_aside(step)
+
+    def _tidy(self) -> None:
+        """Clear away what a killed process left, once."""
+        if is_first_host() and not self._is_tidy:
+            self._folder.remove_leftovers()
         self._is_tidy = True
 
     def _move_aside(self, damaged: Mapping[int, str], good: int) -> None:

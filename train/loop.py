@@ -68,6 +68,9 @@ def run_loop(
     began, since = time.perf_counter(), first
     # The bar and the log end before an error is printed, whatever it is.
     with CatchSignals() as caught, closing(log), bar:
+        if first and _preview_due(first, config):
+            # The run may have ended between this step's checkpoint and its preview.
+            preview(first, state)
         for step in range(first, config.steps):
             state, metrics = step_fn(state, batch_at(step))
             done = step + 1
@@ -85,7 +88,7 @@ def run_loop(
             if stop or _due(done, config.save_every, config.steps):
                 _require_finite(jax.device_get(metrics), done, run_dir)
                 checkpoints.save(done, state)
-            if not stop and config.preview_every and done < config.steps and done % config.preview_every == 0:
+            if not stop and _preview_due(done, config):
                 preview(done, state)
                 began, since = time.perf_counter(), done
                 # A preview takes long: who stops it should not wait for another step.
@@ -109,6 +112,11 @@ def _agreed(signal_here: int, due: bool) -> int:
 def _say_stopped(number: int, step: int) -> None:
     if is_first_host():
         print(f"stopped by {signal.Signals(number).name} after step {step}; continue with --resume", flush=True)
+
+
+def _preview_due(done: int, config: LoopConfig) -> bool:
+    """Whether a picture is drawn after the step; that of the last step is drawn when the adapter is saved."""
+    return config.preview_every > 0 and done < config.steps and done % config.preview_every == 0
 
 
 def _due(done: int, every: int, total: int) -> bool:

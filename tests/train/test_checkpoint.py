@@ -263,3 +263,11 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoints(folder, monkey
     # What was half-written goes: it would keep the disk full.
     assert {path.name for path in folder.iterdir()} == {"2", "4"}
     assert checkpoint.Checkpoints(folder).restore(new_state())[0] == 4
+
+
+def test_what_a_killed_process_left_half_deleted_goes_when_the_run_is_resumed(folder):
+    shutil.copytree(folder / "2", folder / ".dropped-2")
+    (folder / "6.orbax-checkpoint-tmp-1").mkdir()
+    (folder / "mine").mkdir()
+    assert Checkpoints(folder).restore(new_state())[0] == 4
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4", "mine"]

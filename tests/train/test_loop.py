@@ -44,9 +44,9 @@ def batch_at(step: int) -> np.ndarray:
     return np.random.default_rng((1, step)).random(5, np.float32)
 
 
-def run(folder: Path, steps: int = 7, step=toy_step, batches=batch_at, **config):
+def run(folder: Path, steps: int = 7, step=toy_step, batches=batch_at, preview=lambda step, state: None, **config):
     settings = {"steps": steps, "log_every": 1, "save_every": 3, **config}
-    return run_loop(LoopConfig(**settings), folder, new_state(), step, batches)
+    return run_loop(LoopConfig(**settings), folder, new_state(), step, batches, preview)
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -330,3 +330,15 @@ def test_a_process_that_is_stopped_saves_first_and_says_so_in_its_exit_code(tmp_
     assert "Traceback" not in errors
     step, state = Checkpoints(tmp_path / "checkpoints").restore(new_state())
     assert step == int(state["step"]) >= 4
+
+
+def test_a_preview_that_a_crash_prevented_is_drawn_on_resuming(tmp_path):
+    drawn = []
+
+    def crash(step, state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, preview=crash, preview_every=4, save_every=4)
+    run(tmp_path, preview=lambda step, state: drawn.append(step), preview_every=4, save_every=4, resume=True)
+    assert drawn[0] == 4
