@@ -66,7 +66,7 @@ def read_record(folder: str | Path, verify: bool = True) -> MergeRecord:
         raise UserError(f"{folder} is no merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}")
     manifest = read_manifest(folder, verify)
     # Folders of version 0.1.0 have the record alone in that file.
-    value = read_json(path) if manifest is None else manifest["merge"]
+    value = read_json(path) if manifest is None else manifest.get("merge")
     if value is None:
         raise UserError(f"{folder} was saved by this program, but nothing was merged into it: {_AGAIN}")
     version = value.get("blocklora_merge") if isinstance(value, dict) else None
