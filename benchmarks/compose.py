@@ -19,10 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import merge
-from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Axis, Partition
-from blocklora_jax.command import run
-from blocklora_jax.options import check_options
+from blocklora_jax.command_line.options import check_options
+from blocklora_jax.command_line.runner import run
+from blocklora_jax.layouts.low_rank import LoRAPair
 
 TEXT_WIDTH = 768
 # Transformers of the U-Net: (where, how many blocks of how many transformers, channels).

@@ -35,9 +35,9 @@ import merge  # noqa: E402
 from blocklora_jax.adapters.concept_tokens import token_counts  # noqa: E402
 from blocklora_jax.checkpoints.checkpoint import Checkpoint  # noqa: E402
 from blocklora_jax.checkpoints.diffusers import save_folder  # noqa: E402
-from blocklora_jax.checkpoints.layout import to_torch  # noqa: E402
 from blocklora_jax.checkpoints.single_file import save_single_file  # noqa: E402
-from blocklora_jax.command import run  # noqa: E402
+from blocklora_jax.command_line.runner import run  # noqa: E402
+from blocklora_jax.layouts.torch_names import to_torch  # noqa: E402
 
 TOLERANCE = 1e-6
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.random_model import write_model
-from blocklora_jax.command import run
-from blocklora_jax.options import check_options
+from blocklora_jax.command_line.options import check_options
+from blocklora_jax.command_line.runner import run
 
 TOLERANCE, PICTURE_TOLERANCE = 1e-4, 2
 SIDES = ("torch", "jax")

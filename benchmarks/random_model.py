@@ -11,12 +11,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from blocklora_jax.checkpoints.checkpoint import CONFIGS
-from blocklora_jax.checkpoints.layout import to_torch
 from blocklora_jax.checkpoints.model_index import make_model_index
 from blocklora_jax.checkpoints.shapes import param_shapes
-from blocklora_jax.checkpoints.trees import unflatten_params
 from blocklora_jax.checkpoints.weights import STEMS, cast_tensors
-from blocklora_jax.files import write_json
+from blocklora_jax.io.atomic import write_json
+from blocklora_jax.io.tree_paths import unflatten_params
+from blocklora_jax.layouts.torch_names import to_torch
 from blocklora_jax.pocket.tokenizer import write_tokenizer
 
 SHARD_BYTES = 1 << 30

@@ -17,14 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from blocklora_jax.options import check_options, read_options
+from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
-from train.config import ConceptConfig
-from train.data import load_concept_data, make_batches
-from train.parallel import map_step, place_state
-from train.prepare import cache_states, init_concept
-from train.state import init_state, make_optimizer, stack
-from train.step import make_step
+from train.concept.config import ConceptConfig
+from train.concept.data import load_concept_data, make_batches
+from train.concept.prepare import cache_states, init_concept
+from train.concept.state import init_state, make_optimizer, stack
+from train.concept.step import make_step
+from train.engine.parallel import map_step, place_state
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "no erasure": {"erase": "none"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from blocklora_jax.signals import end_early
+from blocklora_jax.command_line.signals import end_early
 
 __version__ = "0.1.0"
 __all__ = ["Adapter", "Region", "StableDiffusion", "UserError", "side_by_side"]
@@ -12,7 +12,7 @@ __all__ = ["Adapter", "Region", "StableDiffusion", "UserError", "side_by_side"]
 end_early()
 
 _HOMES = {
-    "Adapter": "blocklora_jax.adapters.lora",
+    "Adapter": "blocklora_jax.adapters.adapter",
     "Region": "blocklora_jax.diffusion.regions",
     "StableDiffusion": "blocklora_jax.pipeline",
     "UserError": "blocklora_jax.errors",

@@ -12,22 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import token_counts
-from blocklora_jax.adapters.lora import Adapter
-from blocklora_jax.bounds import check_number
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.checkpoints.load import load_checkpoint
 from blocklora_jax.checkpoints.single_file import save_single_file
+from blocklora_jax.checks.bounds import check_number
+from blocklora_jax.checks.texts import check_texts
 from blocklora_jax.diffusion.generate import draw_latents, generate
 from blocklora_jax.diffusion.models import Models, make_models
 from blocklora_jax.diffusion.regions import Region, region_ids
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
-from blocklora_jax.texts import check_texts
-from blocklora_jax.token_pair import TokenizerPair
-from blocklora_jax.tokens import Tokenizer
+from blocklora_jax.prompts.tokenizer import Tokenizer
+from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class StableDiffusion:
         """Write a Diffusers folder that PyTorch opens, or a single original file if `path` ends in `.safetensors`.
 
         Other arguments as in `generate`. Gives the paths written: a single file has the concepts' tokens beside it.
-        merge: what a folder is to remember of the merge, see `merge.record`. overwrite: replace also what this method did
+        merge: what a folder is to remember of the merge, see `merge.manifest`. overwrite: replace also what this method did
         not write; the model's own folder or file is never written to.
 
         Raises: UserError if it cannot.

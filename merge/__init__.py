@@ -5,14 +5,14 @@ The methods that blocks are compared with are here too: `average`, `ties`, `dare
 """
 
 from blocklora_jax.adapters.concept_tokens import token_counts
-from merge.average import average
 from merge.compose import compose
 from merge.concatenate import concatenate
-from merge.dare import dare
-from merge.export import export
-from merge.fusion import fuse, fuse_adapters, refocus
+from merge.export.lora_file import export
+from merge.methods.average import average
+from merge.methods.dare import dare
+from merge.methods.fusion import fuse, fuse_adapters, refocus
+from merge.methods.ties import ties
 from merge.remove import remove, replace
-from merge.ties import ties
 
 __all__ = [
     "average",

@@ -6,28 +6,28 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import token_counts
-from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.command import run
+from blocklora_jax.command_line.options import read_options
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic
-from blocklora_jax.formats.textual_inversion import embedding_path
+from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.outputs import Output, plan_outputs
-from blocklora_jax.options import read_options
-from merge import registry
+from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.check import check_adapters
+from merge.cli import registry
+from merge.cli.check import check_files
+from merge.cli.convert import refit_file
+from merge.cli.describe import describe, overlap_report
+from merge.cli.fit import fuse_files
+from merge.cli.options import ExportOptions, InfoOptions, MergeOptions
+from merge.cli.plan import PlanOptions, print_plan
+from merge.cli.remove import remove_files, replace_files
+from merge.cli.verbs import is_verb, unknown_verb
 from merge.compose import Params, compose
-from merge.describe import describe, overlap_report
-from merge.export import export, export_outputs, read_export_header
-from merge.fused import fuse_files
-from merge.options import ExportOptions, InfoOptions, MergeOptions
-from merge.plan import PlanOptions, print_plan
-from merge.record import MergeRecord, outline
-from merge.refit import refit_file
-from merge.report import check_files
-from merge.unmerge import remove_files, replace_files
-from merge.verbs import is_verb, unknown_verb
+from merge.export.lora_file import export, export_outputs, read_export_header
+from merge.manifest import MergeRecord, outline
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -141,7 +141,7 @@ def _record(checkpoint, adapters: Sequence[Adapter], options: MergeOptions) -> M
 
 def _write_pictures(sd, params: Params, adapters: Sequence[Adapter], options: MergeOptions) -> None:
     from blocklora_jax.diffusion.regions import side_by_side
-    from blocklora_jax.grid import picture_grid, png_bytes
+    from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 
     images = sd.generate(
         list(options.prompt),

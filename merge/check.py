@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import tokens_of
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.finite import nonfinite_problems
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
-from blocklora_jax.finite import nonfinite_problems
 
 # The token table of each text encoder; SDXL has both.
 TOKEN_TABLES = {

@@ -15,8 +15,8 @@ from jax import lax
 from jax.core import Tracer
 from jax.sharding import AxisType
 
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import ordered_tokens
-from blocklora_jax.adapters.lora import Adapter
 from merge.check import TOKEN_TABLES, check_merge, leaf_path, overlapping_layers
 from merge.overflow import check_overflow, may_overflow
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from blocklora_jax.adapters.lora import Adapter
-from blocklora_jax.finite import is_finite, narrow
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.checks.finite import is_finite, narrow
 from merge.check import check_adapters
 
 

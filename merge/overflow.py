@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from blocklora_jax.adapters.lora import Adapter
-from blocklora_jax.checkpoints.trees import flatten_params
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.finite import largest_change
+from blocklora_jax.checks.finite import is_finite
 from blocklora_jax.errors import UserError
-from blocklora_jax.finite import is_finite, largest_change
+from blocklora_jax.io.tree_paths import flatten_params
 
 # No change as large as this brings float32 near its end, 3.4e38.
 _LARGE = 1e30

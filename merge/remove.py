@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
-from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
 from merge.check import TOKEN_TABLES, adapter_problems, leaf_path, raise_problems, shared_layers
 from merge.compose import Params, compose
@@ -29,7 +29,7 @@ def remove(params: Params, base_params: Params, adapters: Sequence[Adapter], nam
     everything else is left as it is (untouched leaves are the same arrays).
 
     adapters: those that `params` were composed of, in that order; their arrays are not read, so that outlines will do
-    (see `merge.record`). Raises UserError for an unknown name, another's weights in its blocks, params that do not fit.
+    (see `merge.manifest`). Raises UserError for an unknown name, another's weights in its blocks, params that do not fit.
     """
     index = _index_of(adapters, name)
     return _exchange(params, base_params, adapters, index, None, {})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from blocklora_jax.bounds import check_number
+from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.errors import UserError
-from blocklora_jax.formats.lowrank import LowRank
+from blocklora_jax.layouts.low_rank import LowRank
 
 
 def truncate(lowrank: LowRank, max_rank: int) -> tuple[LowRank, float]:

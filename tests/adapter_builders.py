@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.layouts.low_rank import LoRAPair
 
 
 def random_adapter(

@@ -9,12 +9,12 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 
-from blocklora_jax.bounds import BOUNDS, Bound, check_number
+from blocklora_jax.checks.bounds import BOUNDS, Bound, check_number
+from blocklora_jax.command_line.options import flag_of
 from blocklora_jax.errors import UserError
-from blocklora_jax.options import flag_of
 
 MODULES = (
-    "merge.options merge.fused merge.refit merge.plan merge.registry merge.unmerge merge.report train.config "
+    "merge.cli.options merge.cli.fit merge.cli.convert merge.cli.plan merge.cli.registry merge.cli.remove merge.cli.check train.concept.config "
     "train.base train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ "
     "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
     "benchmarks.modular.strangers benchmarks.modular.real"
@@ -79,7 +79,7 @@ def test_a_number_of_many_digits_is_not_written_out():
 
 
 def test_flags_are_named_as_they_are_typed():
-    fused = importlib.import_module("merge.fused").FuseOptions
+    fused = importlib.import_module("merge.cli.fit").FuseOptions
     assert [flag_of(fused, name) for name in ("erase_weight", "files", "attention")] == [
         "--lambda",
         "FILES",

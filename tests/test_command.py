@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 
 
@@ -46,7 +46,7 @@ def test_success_says_nothing_and_leaves_nothing(capsys):
 
 
 def test_a_warning_is_one_line():
-    code = "import warnings; from blocklora_jax.command import run; run(lambda: warnings.warn('be\\n careful'))"
+    code = "import warnings; from blocklora_jax.command_line.runner import run; run(lambda: warnings.warn('be\\n careful'))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stderr == "warning: be careful\n"
 
@@ -88,8 +88,8 @@ def run_interruptible(command: list[str]) -> subprocess.CompletedProcess[str]:
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from blocklora_jax.command import run
-from blocklora_jax.files import open_atomic
+from blocklora_jax.command_line.runner import run
+from blocklora_jax.io.atomic import open_atomic
 
 def main():
     with open_atomic(Path(sys.argv[1]) / "a.bin") as file:
@@ -123,7 +123,7 @@ def test_a_program_that_imports_us_keeps_its_own_handling_of_signals():
 def test_a_command_does_not_pass_on_transformers_advice_to_install_pytorch():
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from blocklora_jax.command import run\n"
+        "from blocklora_jax.command_line.runner import run\n"
         "run(lambda: __import__('transformers'))"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 
 BIG = str(2**70)
 CONCEPT = ["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run"]
@@ -69,7 +69,7 @@ CASES = [
     ("benchmarks.modular.strangers", ["--draws", str(10**9)], "--draws must be at most 65536"),
     ("benchmarks.training", ["--rounds", "0"], "--rounds must be at least 1, not 0"),
     ("benchmarks.compose", ["--ranks", "4", "0"], "--ranks must be at least 1, not 0"),
-    ("blocklora_jax.pocket.sheet", ["--columns", "0"], "--columns must be at least 1, not 0"),
+    ("blocklora_jax.pocket.world_sheet", ["--columns", "0"], "--columns must be at least 1, not 0"),
 ]
 
 
@@ -98,6 +98,6 @@ def test_no_words_at_all_print_the_help(monkeypatch, capsys):
 
 
 def test_an_empty_prompt_is_a_prompt():
-    options = importlib.import_module("merge.options")
+    options = importlib.import_module("merge.cli.options")
     made = options.MergeOptions(files=(), prompt=("",), negative_prompt="")
     assert made.prompt == ("",)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blocklora_jax.erasure import epsilon_erasure, layer_erasure, output_energy
+from blocklora_jax.adapters.erasure import epsilon_erasure, layer_erasure, output_energy
 
 
 def normal(seed: int, *shape: int) -> jax.Array:

@@ -11,11 +11,12 @@ from adapter_builders import random_adapter
 from safetensors.numpy import load_file
 from tiny_model import tiny_params
 
-from blocklora_jax.adapters.lora import LoRAPair
+from blocklora_jax.adapters.finite import check_finite, largest_change
 from blocklora_jax.checkpoints.weights import aligned_copy, cast_tensors
+from blocklora_jax.checks.finite import is_finite, narrow, nonfinite_leaves
 from blocklora_jax.errors import UserError
-from blocklora_jax.finite import check_finite, is_finite, largest_change, narrow, nonfinite_leaves
-from blocklora_jax.formats.textual_inversion import embedding_tensors
+from blocklora_jax.layouts.low_rank import LoRAPair
+from blocklora_jax.layouts.textual_inversion import embedding_tensors
 
 HALF, BRAIN, SINGLE, DOUBLE = (np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
 

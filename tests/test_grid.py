@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blocklora_jax.grid import picture_grid, png_bytes
+from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]], np.uint8)
 

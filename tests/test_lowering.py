@@ -18,9 +18,9 @@ from blocklora_jax.diffusion.generate import compile_generate
 sys.path.insert(0, str(Path(__file__).parent / "train"))
 from concept_builders import make_batch, make_config, make_trainable
 
-from train.parallel import map_step
-from train.state import init_state, make_optimizer, stack
-from train.step import make_step
+from train.concept.state import init_state, make_optimizer, stack
+from train.concept.step import make_step
+from train.engine.parallel import map_step
 
 PLATFORMS = ("tpu", "cuda")
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blocklora_jax.memory_errors import explain_memory
+from blocklora_jax.command_line.memory_errors import explain_memory
 
 
 def caught(action) -> BaseException:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocklora_jax.checks.names import plain_name, same_name
 from blocklora_jax.errors import UserError
-from blocklora_jax.names import plain_name, same_name
-from blocklora_jax.printing import printable
+from blocklora_jax.io.printing import printable
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from tiny_model import SIZE
 
 import merge
 from blocklora_jax import StableDiffusion
-from blocklora_jax.checkpoints.trees import flatten_params
 from blocklora_jax.diffusion.generate import compile_generate, draw_latents
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.tree_paths import flatten_params
 
 QUICK = {"steps": 2, "sampler": "ddim"}
 PROMPTS = ["a photo of a man", "a drawing of a dog in the snow"]

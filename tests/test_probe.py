@@ -10,7 +10,7 @@ import merge
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
-from blocklora_jax.probe import Probe, own_tokens, reads_text, with_tokens
+from blocklora_jax.probing.probe import Probe, own_tokens, reads_text, with_tokens
 
 ATTENTION = "unet/down_blocks_0/attentions_0/transformer_blocks_0"
 TEXT, PICTURE, TOWER = (

@@ -8,7 +8,7 @@ from tiny_model import WORDS
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.tokenizer import write_tokenizer
-from blocklora_jax.random_prompts import (
+from blocklora_jax.prompts.random_prompts import (
     FOREIGN,
     PromptWords,
     RandomPromptShares,
@@ -16,7 +16,7 @@ from blocklora_jax.random_prompts import (
     make_random_prompts,
     random_prompt,
 )
-from blocklora_jax.tokens import Tokenizer
+from blocklora_jax.prompts.tokenizer import Tokenizer
 
 WORDS_OF_PROMPTS = PromptWords(styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow",))
 SHARES = RandomPromptShares(own_class=0.4, foreign=0.5, second=0.2, scene=0.8, empty=0.1)

@@ -15,9 +15,9 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
-from blocklora_jax.probe import own_tokens, with_tokens
-from blocklora_jax.random_prompts import PromptWords
-from blocklora_jax.refit import RefitConfig, fit_block, refit, trigger_prompts
+from blocklora_jax.probing.conversion import RefitConfig, fit_block, refit, trigger_prompts
+from blocklora_jax.probing.probe import own_tokens, with_tokens
+from blocklora_jax.prompts.random_prompts import PromptWords
 
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl", "man"), scenes=("in the snow", "on the beach")

@@ -16,10 +16,10 @@ import merge
 from blocklora_jax import StableDiffusion
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.diffusion.generate import draw_latents
-from blocklora_jax.layer_inputs import measure_inputs
-from blocklora_jax.probe import own_tokens, with_tokens
-from blocklora_jax.random_prompts import PromptWords
-from blocklora_jax.text_attention import TextAttention
+from blocklora_jax.probing.input_statistics import measure_inputs
+from blocklora_jax.probing.probe import own_tokens, with_tokens
+from blocklora_jax.probing.text_attention import TextAttention
+from blocklora_jax.prompts.random_prompts import PromptWords
 
 PROMPTS = ["a photo of a man and a dog", "a drawing of an owl in the snow"]
 BOTH = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
@@ -83,7 +83,7 @@ def test_text_counts_by_its_attention(tiny_sd, monkeypatch):
         "__call__",
         lambda self, params, adapter, ids, seed: np.eye(ids.shape[-1])[np.zeros(len(ids), int)],
     )
-    monkeypatch.setattr("blocklora_jax.layer_inputs.EVEN", 0.0)
+    monkeypatch.setattr("blocklora_jax.probing.input_statistics.EVEN", 0.0)
     plain, attended = (measure_inputs(tiny_sd, adapters, WORDS, attention=on) for on in (False, True))
     for layer, grams in attended.grams.items():
         for gram, all_alike in zip(grams, plain.grams[layer], strict=True):

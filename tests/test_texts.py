@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blocklora_jax.texts import fill, is_unicode
+from blocklora_jax.checks.texts import fill, is_unicode
 
 
 @pytest.mark.parametrize(

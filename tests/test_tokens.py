@@ -11,8 +11,8 @@ from transformers import CLIPTokenizer
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.tokenizer import write_tokenizer
-from blocklora_jax.token_pair import TokenizerPair
-from blocklora_jax.tokens import Tokenizer
+from blocklora_jax.prompts.tokenizer import Tokenizer
+from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
 WORDS = ["a", "photo", "of", "man", "dog", "on", "beach", "and", "s"]
 TOKENS = {"<p1>": 2, "<d1>": 1, "<cat-toy>": 3}

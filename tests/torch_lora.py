@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
-from blocklora_jax.checkpoints.layout import to_torch
+from blocklora_jax.layouts.torch_names import to_torch
 
 Parts = dict[str, dict[str, np.ndarray]]
 

@@ -15,18 +15,15 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from blocklora_jax.adapters.basis import Basis, basis_digest, load_basis, save_basis
+from blocklora_jax.adapters.basis import Basis, basis_digest, save_basis
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.command import run
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.diffusion.text import encode_text
-from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
-from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.references import BASIS
-from blocklora_jax.prompt_words import words_for
-from blocklora_jax.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
-from train.config import ConceptConfig
+from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.prompts.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
 
 
 def text_moments(sd: StableDiffusion, words: PromptWords, count: int, seed: int = 0) -> Float[np.ndarray, "d d"]:
@@ -47,20 +44,6 @@ def principal_directions(moments: Float[np.ndarray, "d d"]) -> tuple[Float[np.nd
     """Energies of the moments' eigenvectors, and these as orthonormal columns, the strongest first."""
     energies, vectors = np.linalg.eigh(moments)
     return energies[::-1], vectors[:, ::-1]
-
-
-def read_basis(config: ConceptConfig, sd: StableDiffusion, base_digest: str) -> Basis | None:
-    """The basis that `config` names; None if none.
-
-    Raises: UserError for a file that cannot be used, or one whose features are not those that the model's layers read.
-    """
-    if config.basis is None:
-        return None
-    basis = load_basis(BASIS if config.basis == "pocket" else config.basis, base_digest)
-    width = sd.models.unet.config.cross_attention_dim
-    if len(basis) != width:
-        raise UserError(f"--basis {config.basis} has {len(basis)} features, but the model's text {width}")
-    return basis
 
 
 @dataclass(frozen=True, kw_only=True)

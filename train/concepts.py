@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.command import run
+from blocklora_jax.checks.names import plain_name, same_name
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
-from blocklora_jax.names import plain_name, same_name
-from blocklora_jax.options import check_options, read_options
-from blocklora_jax.printing import printable
+from blocklora_jax.io.printing import printable
 from blocklora_jax.registry.store import read_registry
-from train.concept import load_base
-from train.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
-from train.platform import is_first_host, select_platform
-from train.pod import peers_watched
-from train.registered import check_base, use_claim
-from train.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, refuse_others_files
-from train.setting_types import check_settings
-from train.together import OF_ITS_OWN, check_equal, train_together
+from train.concept.batch_training import OF_ITS_OWN, check_equal, train_together
+from train.concept.claims import check_base, use_claim
+from train.concept.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
+from train.concept.run import load_base
+from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, refuse_others_files
+from train.concept.setting_types import check_settings
+from train.engine.platform import is_first_host, select_platform
+from train.engine.pod import peers_watched
 
 # Below --out, beside the concepts' own folders.
 _GROUPS = "groups"

@@ -15,9 +15,9 @@ from benchmarks.fuzz.facts import facts_of
 from benchmarks.fuzz.inputs import tiny_adapter, tiny_params
 from benchmarks.fuzz.raw_safetensors import RawFile, Tensor
 from benchmarks.fuzz.trial import Trial
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
-from merge.export import export
+from merge.export.lora_file import export
 
 FILE = "mine.safetensors"  # LoRAs of other programs are named after their files
 PEFT_SETTINGS = {

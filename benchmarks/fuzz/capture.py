@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.fuzz.trial import Trial
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 
 
 class Ended(NamedTuple):

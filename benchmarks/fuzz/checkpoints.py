@@ -18,9 +18,9 @@ from benchmarks.fuzz.facts import facts_of
 from benchmarks.fuzz.not_files import NOT_FILES
 from benchmarks.fuzz.trial import Case, Trial, choose
 from benchmarks.fuzz.wrong_values import NO_JSON
-from train.checkpoint import Checkpoints
-from train.config import ConceptConfig
-from train.run_folder import check_run_dir
+from train.concept.config import ConceptConfig
+from train.concept.run_folder import check_run_dir
+from train.engine.checkpoint import Checkpoints
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "checkpoints", 60.0, 512 << 20, 150
 _STEPS = (10, 20)

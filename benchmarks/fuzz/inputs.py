@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.checkpoints.shapes import param_shapes
-from blocklora_jax.checkpoints.trees import unflatten_params
+from blocklora_jax.io.tree_paths import unflatten_params
+from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
 from blocklora_jax.pocket.tokenizer import write_tokenizer
 

@@ -19,7 +19,7 @@ from benchmarks.fuzz.stated import stated
 from benchmarks.fuzz.trial import Case, Trial, choose
 from benchmarks.fuzz.wrong_values import NO_JSON, WRONG_VALUES, fields_of, twice, with_value, without
 from blocklora_jax.checkpoints.diffusers import save_folder
-from merge.record import read_record
+from merge.manifest import read_record
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "manifests", 120.0, 512 << 20, 600
 _FIELDS = 500  # cases of fields

@@ -21,7 +21,7 @@ from benchmarks.fuzz.raw_safetensors import RawFile
 from benchmarks.fuzz.trial import ANYTHING, Trial
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.checkpoints.single_file import save_single_file
-from merge.export import export
+from merge.export.lora_file import export
 
 EVIL = "\x1b[31mred\x1b]0;owned\x07"
 REGISTRY: dict[str, Any] = {

@@ -16,7 +16,7 @@ from benchmarks.fuzz.byte_damage import OTHER_LENGTH, SAME_LENGTH, damage
 from benchmarks.fuzz.facts import facts_of
 from benchmarks.fuzz.not_files import NOT_FILES
 from benchmarks.fuzz.trial import Case, Matching, Trial
-from train.images import read_pictures
+from train.concept.images import read_pictures
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "pictures", 30.0, 512 << 20, 300
 _TIMES = 5  # each damage to bytes

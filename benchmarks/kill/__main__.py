@@ -19,9 +19,9 @@ from typing import Literal
 
 import numpy as np
 
-from blocklora_jax.bounds import Bound
-from blocklora_jax.command import run as run_command
-from blocklora_jax.options import check_options, read_options
+from blocklora_jax.checks.bounds import Bound
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run as run_command
 
 Part = Literal["kills", "disk", "signals"]
 _MANY = Bound(1, 10**5)

@@ -39,11 +39,11 @@ from benchmarks.modular.real import Encoders
 from benchmarks.modular.report import SHORT, by_kind, markdown, summarise
 from benchmarks.modular.teach import teach
 from benchmarks.modular.worlds import POCKET, real_world
-from blocklora_jax.adapters.lora import Adapter
-from blocklora_jax.command import run
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic, write_json
-from blocklora_jax.options import check_options, read_options
+from blocklora_jax.io.atomic import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
 SHOWN = ("wide", "wide_3_fused", "blocklora_1", "orthogonal", "sum", "fusion")

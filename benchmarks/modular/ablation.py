@@ -22,11 +22,11 @@ from benchmarks.modular.methods import METHODS, RANK, RECIPES, check_known
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.report import mean_over, retention, write_rows
 from benchmarks.modular.teach import teach
-from blocklora_jax.command import run
-from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
-from blocklora_jax.options import check_options, read_options
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import Concept
+from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
 # The settings of configs/wide.yaml: as many trained numbers as rank 16 in one of sixteen blocks has.
 ONE_BLOCK = RECIPES["wide"]

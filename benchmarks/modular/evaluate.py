@@ -18,10 +18,10 @@ from benchmarks.modular import prompts as pocket_prompts
 from benchmarks.modular.measures import Measurer, Scores, Subject, Tasks
 from benchmarks.modular.methods import Method, trainable
 from benchmarks.modular.pictures import Artist
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.io.atomic import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
 Result = dict[str, Any]

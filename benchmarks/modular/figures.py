@@ -11,12 +11,12 @@ import numpy as np
 
 from benchmarks.modular.measures import Subject
 from benchmarks.modular.methods import METHODS
-from blocklora_jax.adapters.lora import Adapter
-from blocklora_jax.files import write_atomic
-from blocklora_jax.grid import picture_grid, png_bytes
-from blocklora_jax.heatmap import heat_map
-from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.io.atomic import write_atomic
+from blocklora_jax.io.heat_map import heat_map
+from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -16,11 +16,11 @@ from benchmarks.modular.methods import PLAIN_RANK, RECIPES
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
+from train.concept.batch_training import OF_ITS_OWN
+from train.concept.config import ConceptConfig, parse_args, settings_as_flags
+from train.concept.images import Picture, crop_square, read_pictures
+from train.concept.prompts import captions_for, class_caption
 from train.concepts import ConceptsOptions, read_concepts
-from train.config import ConceptConfig, parse_args, settings_as_flags
-from train.images import Picture, crop_square, read_pictures
-from train.together import OF_ITS_OWN
-from train.words import captions_for, class_caption
 
 # What a folder's concept.yaml may say here; slots, seeds and run folders are the bench's.
 _OWN = OF_ITS_OWN - {"slot", "seed", "out"}

@@ -28,9 +28,9 @@ from blocklora_jax.models.clip_vision import CLIPVisionModel
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import Concept, concept_pictures
 from blocklora_jax.pocket.judge import load_judge
-from blocklora_jax.pocket.specs import Individual, PictureSpec
 from blocklora_jax.pocket.world import draw
-from train.stages.clip import pool_text
+from blocklora_jax.pocket.world.specs import Individual, PictureSpec
+from train.base.clip import pool_text
 
 STRANGERS = 19
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 import merge
-from blocklora_jax.adapters.lora import Adapter, LoRAPair
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
-from blocklora_jax.layer_inputs import measure_inputs
+from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.prompt_words import words_for
-from blocklora_jax.refit import RefitConfig, refit
+from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.probing.conversion import RefitConfig, refit
+from blocklora_jax.probing.input_statistics import measure_inputs
 
 Params = Mapping[str, Any]
 Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequence[Adapter]]]

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
-from blocklora_jax.bounds import BOUNDS
-from blocklora_jax.command import run
+from blocklora_jax.checks.bounds import BOUNDS
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
-from blocklora_jax.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.prompt_words import words_for
-from blocklora_jax.refit import Fit, RefitConfig, refit
+from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.probing.conversion import Fit, RefitConfig, refit
 from train.basis import principal_directions, text_moments
 
 LAYERS = ("unet attn2/to_k", "unet attn2/to_v")

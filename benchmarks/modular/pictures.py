@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import merge
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.diffusion.generate import draw_latents
 from blocklora_jax.diffusion.regions import side_by_side
 from blocklora_jax.pipeline import StableDiffusion

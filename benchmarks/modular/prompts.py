@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from blocklora_jax.pocket.captions import prompt, scene_phrase, style_phrase, subject_phrase
 from blocklora_jax.pocket.concepts import Concept
-from blocklora_jax.pocket.specs import Individual
+from blocklora_jax.pocket.world.captions import prompt, scene_phrase, style_phrase, subject_phrase
+from blocklora_jax.pocket.world.specs import Individual
 
 _PLACES = ("beach", "city", "desert", "forest", "snow", "room")
 _COMPANY = ("dog", "man", "car", "woman", "cat", "house")

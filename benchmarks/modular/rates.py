@@ -20,8 +20,8 @@ from benchmarks.modular.methods import METHODS, RECIPES, check_known
 from benchmarks.modular.pictures import Artist
 from benchmarks.modular.report import mean_over, write_rows
 from benchmarks.modular.teach import teach
-from blocklora_jax.command import run
-from blocklora_jax.options import check_options, read_options
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
 
 # Recipes, and the methods that merge what they give.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.modular.methods import METHODS
-from blocklora_jax.files import write_atomic, write_json
+from blocklora_jax.io.atomic import write_atomic, write_json
 
 Interval = tuple[float, float, float]
 _DRAWS = 2000

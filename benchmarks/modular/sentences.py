@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from benchmarks.modular.folder import RealConcept
 from benchmarks.modular.prompts import Prompt
+from blocklora_jax.checks.texts import fill
 from blocklora_jax.errors import UserError
-from blocklora_jax.texts import fill
-from train.config import read_yaml
-from train.words import class_caption
+from train.concept.config import read_yaml
+from train.concept.prompts import class_caption
 
 SENTENCES = Path(__file__).parent / "sentences.yaml"
 KINDS = ("person", "object", "scene", "style")

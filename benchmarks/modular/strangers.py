@@ -17,17 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.apply import output_energy
-from blocklora_jax.adapters.lora import Adapter
-from blocklora_jax.checkpoints.trees import flatten_params
-from blocklora_jax.command import run
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.diffusion.models import token_table, with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
-from blocklora_jax.options import check_options, read_options
+from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.probe import with_tokens
-from blocklora_jax.random_prompts import last_token_ids
+from blocklora_jax.probing.probe import with_tokens
+from blocklora_jax.prompts.random_prompts import last_token_ids
 
 SCENES = ("", " on a beach", " in the snow", " in a forest")
 # [draws, vectors, d], of offsets from class nouns

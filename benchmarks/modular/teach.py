@@ -11,13 +11,13 @@ import numpy as np
 
 from benchmarks.modular.concepts import write_references
 from benchmarks.modular.measures import Subject
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_json
+from blocklora_jax.io.atomic import write_json
+from train.concept.config import PRIVATE_SETTINGS, ConceptConfig, settings_as_flags
+from train.concept.run_folder import MAY_CHANGE, changed_settings
 from train.concepts import ConceptsOptions, read_concepts, train_concepts
-from train.config import PRIVATE_SETTINGS, ConceptConfig, settings_as_flags
-from train.platform import select_platform
-from train.run_folder import MAY_CHANGE, changed_settings
+from train.engine.platform import select_platform
 
 
 def teach(

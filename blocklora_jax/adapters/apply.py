@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from blocklora_jax.adapters.lora import LoRAPair
-from blocklora_jax.checkpoints.trees import flatten_params
-from blocklora_jax.erasure import output_energy
+from blocklora_jax.adapters.erasure import output_energy
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.tree_paths import flatten_params
+from blocklora_jax.layouts.low_rank import LoRAPair
 
 _COLLECTION, _NAME = "observed", "record"
 

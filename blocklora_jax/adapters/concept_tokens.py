@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.adapter import Adapter
 
 
 def ordered_tokens(adapters: Sequence[Adapter], component: str = "text_encoder") -> Iterator[tuple[str, Any]]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair, LoRATree
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.checks.finite import narrow
 from blocklora_jax.errors import UserError
-from blocklora_jax.finite import narrow
+from blocklora_jax.external_lora.read import ExternalLoRA, read_external_lora
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import KIND_KEY
 from blocklora_jax.io.tensor_file import DTYPES, TensorFile, open_tensors, save_tensors
+from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree, kernel_shapes
 
 FORMAT_VERSION = 1
 _HEADER = "blocklora"
@@ -22,7 +24,16 @@ _TOKENS = ("tokens", "tokens_2")
 _DTYPES = {name: DTYPES[name] for name in ("float32", "bfloat16")}
 
 
-def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> None:
+class AdapterContents(NamedTuple):
+    """The fields of an `Adapter`."""
+
+    lora: LoRATree
+    tokens: Mapping[str, Any]
+    tokens_2: Mapping[str, Any]
+    info: AdapterInfo
+
+
+def write_adapter(adapter: AdapterContents, path: str | Path, dtype: str = "float32") -> None:
     """Write `adapter` to `path`, beside it first and then moved into place.
 
     Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d] and, for
@@ -31,7 +42,7 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: str = "float32") -> 
     """
     if dtype not in _DTYPES:
         raise UserError(f"cannot save an adapter as {dtype!r}; choose {' or '.join(_DTYPES)}")
-    tensors, shapes = {}, adapter.shapes()
+    tensors, shapes = {}, kernel_shapes(adapter.lora)
     for component, layers in adapter.lora.items():
         for layer, pair in layers.items():
             rows, columns = adapter.info.support(component, layer, shapes[component][layer])
@@ -57,7 +68,7 @@ def read_header(path: str | Path) -> dict:
         return _header(path, file.metadata)
 
 
-def load_adapter(path: str | Path, verify: bool = True) -> Adapter:
+def read_adapter(path: str | Path, verify: bool = True) -> AdapterContents:
     """Read an adapter file, or a LoRA of another program, into full-size fp32 arrays.
 
     verify: whether the file's digest, if it has one, must hold.
@@ -65,9 +76,7 @@ def load_adapter(path: str | Path, verify: bool = True) -> Adapter:
     """
     with open_tensors(path, "adapter file", verify) as file:
         if not is_ours(file.metadata):
-            from blocklora_jax.formats.foreign import read_foreign_lora
-
-            return read_foreign_lora(path, verify)
+            return _external(read_external_lora(path, verify))
         return _read(path, file)
 
 
@@ -79,7 +88,8 @@ def is_ours(metadata: Mapping[str, str] | None) -> bool:
         return False
 
 
-def _read(path: str | Path, file: TensorFile) -> Adapter:
+def _read(path: str | Path, file: TensorFile) -> AdapterContents:
+    # Late: only reading needs pydantic.
     from blocklora_jax.adapters.header import read_adapter_header
 
     header = read_adapter_header(_header(path, file.metadata), str(path))
@@ -95,7 +105,15 @@ def _read(path: str | Path, file: TensorFile) -> Adapter:
     if wrong := _not_finite(tensors):
         raise UserError(f"{path} is no usable adapter: {', '.join(wrong[:3])} has values that are not finite")
     vectors = {field: {token: tensors[f"{field}/{token}"] for token in names} for field, names in counts.items()}
-    return Adapter(lora=_expand(info, header.kernel_shapes(), tensors), **vectors, info=info)
+    return AdapterContents(lora=_expand(info, header.kernel_shapes(), tensors), **vectors, info=info)
+
+
+def _external(lora: ExternalLoRA) -> AdapterContents:
+    """As an ordinary adapter without blocks; its scales are folded in, so that its own is 1."""
+    rank = max(pair.lora_A.shape[1] for layers in lora.lora.values() for pair in layers.values())
+    known = {name: value for name, value in lora._asdict().items() if name != "lora"}
+    info = AdapterInfo(class_noun="", rank=rank, alpha=float(rank), **known)
+    return AdapterContents(lora=lora.lora, tokens={}, tokens_2={}, info=info)
 
 
 def _count(tokens: Mapping[str, Any]) -> dict[str, int]:

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from blocklora_jax.adapters.lora import COMPONENTS, AdapterInfo
+from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import MOST_BLOCKS, Axis, Partition
+from blocklora_jax.checks.names import plain_name
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
-from blocklora_jax.names import plain_name
-from blocklora_jax.random_prompts import Kind
+from blocklora_jax.layouts.low_rank import COMPONENTS
+from blocklora_jax.prompts.random_prompts import Kind
 
 FORMAT_VERSION = 1
 # Numbers of all pairs together when they have their full size: 4 GB in fp32, more than any adapter.

@@ -1,132 +1,14 @@
-"""The adapter pytree: low-rank pairs, their masks, concept tokens, and what a merge must know of them."""
+"""Low-rank pairs of all layers: their masks, how they start, and how they are kept within the masks."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
-from blocklora_jax.adapters.partition import Partition, Support, full_support
-from blocklora_jax.random_prompts import Kind
-
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
-
-
-class LoRAPair(NamedTuple):
-    """One layer's low-rank pair: the change of its Flax kernel [n, m] is `scale * lora_A @ lora_B`.
-
-    A convolution's kernel [h, w, n, m] counts as [h * w * n, m].
-
-    Source: LoRA (arXiv 2106.09685); PyTorch's lora_A.weight and lora_B.weight are the transposes.
-    """
-
-    lora_A: Float[Array | np.ndarray, "n r"]
-    lora_B: Float[Array | np.ndarray, "r m"]
-
-
-# {"unet": {"down_blocks_0/…/to_k": LoRAPair}, "text_encoder": {…}}
-LoRATree = dict[str, dict[str, LoRAPair]]
-# The same keys; kernel shapes (n, m).
-KernelShapes = dict[str, dict[str, tuple[int, int]]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterInfo:
-    """What is known of an adapter besides its arrays; hashable, so that it is static under jit.
-
-    name: the concept's name; its token is `<name>`. class_noun: "man". kind: says where in a prompt it is called.
-    trigger: a prompt fragment that calls the concept ("<ada> woman").
-    base_name, base_digest: the model it was trained on (see `checkpoints.digest`).
-    base_family: "sd1", "sd2" or "sdxl": how PyTorch software names and shapes that model's layers; "" if not known.
-    origin: "" for our own, else the layout of the program that it comes from, "diffusers" or "kohya".
-    partition: None for an ordinary, unblocked adapter. slots: the blocks' owners, within 0..K-1.
-    rank, alpha: the pair is scaled by alpha / rank.
-    training: the training configuration as JSON text.
-    """
-
-    name: str
-    class_noun: str
-    trigger: str
-    rank: int
-    alpha: float
-    kind: Kind = "object"
-    base_name: str = ""
-    base_digest: str = ""
-    base_family: str = "sd1"
-    origin: str = ""
-    partition: Partition | None = None
-    slots: tuple[int, ...] = ()
-    training: str = "{}"
-
-    @property
-    def scale(self) -> float:
-        """alpha / rank."""
-        return self.alpha / self.rank
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON."""
-        return {**asdict(self), "partition": self.partition and self.partition.to_json()}
-
-    def support(self, component: str, path: str, shape: tuple[int, int]) -> Support:
-        """The rows and columns of the layer's kernel [n, m] that the adapter owns."""
-        if self.partition is None:
-            return full_support(shape)
-        return self.partition.support(f"{component}/{path}", shape, self.slots)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """One concept: its LoRA pairs (full size, zero outside the owned blocks), its tokens, and its description.
-
-    lora: fp32 pairs by component and layer path. tokens: {"<name>": fp32 [vectors, d]}, and in tokens_2 as many vectors
-    for the second text encoder of SDXL, under the same names. NumPy or JAX arrays.
-    """
-
-    lora: LoRATree
-    # Not Float[Array, …]: jax.tree rebuilds adapters with anything for leaves.
-    tokens: Mapping[str, Any]
-    tokens_2: Mapping[str, Any] = field(default_factory=dict)
-    info: AdapterInfo = field(metadata={"static": True})
-
-    @property
-    def name(self) -> str:
-        """The concept's name."""
-        return self.info.name
-
-    def shapes(self) -> KernelShapes:
-        """The kernel shape (n, m) of every adapted layer."""
-        return {
-            component: {path: (pair.lora_A.shape[0], pair.lora_B.shape[1]) for path, pair in layers.items()}
-            for component, layers in self.lora.items()
-        }
-
-    def masks(self) -> LoRATree:
-        """Ones where the adapter may write, zeros elsewhere; the structure of `lora`, broadcastable to it."""
-        return block_masks(self.info, self.shapes())
-
-    @classmethod
-    def load(cls, path: str | Path, verify: bool = True) -> Adapter:
-        """Read an `adapter.safetensors`, or a LoRA of another program.
-
-        verify: whether the digest in the file's header must hold; False for a file that was edited on purpose.
-        Raises UserError if the file is not one, is damaged, or does not fit its header.
-        """
-        from blocklora_jax.adapters.file import load_adapter
-
-        return load_adapter(path, verify)
-
-    def save(self, path: str | Path, dtype: str = "float32") -> None:
-        """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""
-        from blocklora_jax.adapters.file import save_adapter
-
-        save_adapter(self, path, dtype)
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.layouts.low_rank import KernelShapes, LoRAPair, LoRATree
 
 
 def block_masks(info: AdapterInfo, shapes: KernelShapes, basis: Float[np.ndarray, "d d"] | None = None) -> LoRATree:

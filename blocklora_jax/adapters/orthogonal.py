@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from blocklora_jax.adapters.lora import KernelShapes, LoRAPair, LoRATree
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.low_rank import KernelShapes, LoRAPair, LoRATree
 
 # The length that a row of `init_lora`'s A has in the mean: n entries uniform in +-1/sqrt(n), each of variance 1/(3n).
 # So |A x|, and with it what a learning rate of B means at the first steps, is as there.

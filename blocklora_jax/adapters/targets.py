@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from blocklora_jax.adapters.lora import COMPONENTS, KernelShapes
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.low_rank import COMPONENTS, KernelShapes
 
 # The first pattern found in "component/path" decides; a layer that none finds is left alone.
 LAYER_SETS: dict[str, tuple[tuple[str, bool], ...]] = {

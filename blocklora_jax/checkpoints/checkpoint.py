@@ -10,8 +10,8 @@ from typing import Any
 
 from blocklora_jax.checkpoints.model_index import Family, model_family
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
-from blocklora_jax.token_pair import TokenizerPair
-from blocklora_jax.tokens import Tokenizer
+from blocklora_jax.prompts.tokenizer import Tokenizer
+from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
 CONFIGS = {
     "unet": UNetConfig,

@@ -13,12 +13,10 @@ import numpy as np
 from blocklora_jax.checkpoints.checkpoint import CONFIGS, Checkpoint
 from blocklora_jax.checkpoints.fit import check_configs, with_end_token
 from blocklora_jax.checkpoints.hub import Source, find_source
-from blocklora_jax.checkpoints.layout import to_flax, to_torch
 from blocklora_jax.checkpoints.manifest import check_files, files_of_ours, write_manifest
 from blocklora_jax.checkpoints.model_index import check_model_index, make_model_index
 from blocklora_jax.checkpoints.replace import replace_folder
 from blocklora_jax.checkpoints.shapes import Config, compare_params, compare_tensors
-from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
 from blocklora_jax.checkpoints.weights import (
     STEMS,
     aligned_copy,
@@ -29,10 +27,12 @@ from blocklora_jax.checkpoints.weights import (
     read_tensors,
 )
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_json
+from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.outputs import MANIFEST, Output, plan_outputs
 from blocklora_jax.io.tensor_file import DTYPES, stream_tensors
+from blocklora_jax.io.tree_paths import flatten_params, unflatten_params
+from blocklora_jax.layouts.torch_names import to_flax, to_torch
 from blocklora_jax.models.config import TextConfig
 
 _INDEX = "model_index.json"
@@ -118,7 +118,7 @@ def save_folder(
             each vector of `tokens`.
         tokens: concept token -> number of vectors, in the order of those rows; they join the tokenizer.
         dtype: "float32", "float16" or "bfloat16".
-        merge: what `merge.record` is to remember, in the folder's manifest.
+        merge: what `merge.manifest` is to remember, in the folder's manifest.
         overwrite: write into a folder that we did not make, too, and replace the files of the same names.
 
     Raises:

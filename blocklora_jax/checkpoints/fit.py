@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.formats.clip_tokenizer import TokenizerFiles
 from blocklora_jax.models.config import TextConfig
+from blocklora_jax.prompts.clip_tokenizer import TokenizerFiles
 
 
 def check_configs(configs: Mapping[str, Any], source: str) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from blocklora_jax.checkpoints.layout import to_flax, to_torch
 from blocklora_jax.checkpoints.weights import cast_tensors
-from blocklora_jax.files import write_json
+from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.tensor_file import open_tensors, save_tensors
+from blocklora_jax.layouts.torch_names import to_flax, to_torch
 from blocklora_jax.models.clip_vision import VisionConfig
 
 

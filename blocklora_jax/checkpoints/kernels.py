@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from blocklora_jax.adapters.lora import COMPONENTS, KernelShapes
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.checkpoint import CONFIGS
 from blocklora_jax.checkpoints.hub import find_source
 from blocklora_jax.checkpoints.shapes import param_shapes
-from blocklora_jax.checkpoints.trees import unflatten_params
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
+from blocklora_jax.io.tree_paths import unflatten_params
+from blocklora_jax.layouts.low_rank import COMPONENTS, KernelShapes
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig
 
 # Known by name, so that planning needs no files.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_json
+from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.outputs import MANIFEST
 from blocklora_jax.io.tensor_digest import DIGEST_KEY
@@ -21,7 +21,7 @@ _AGAIN = "restore the folder, or save the model again"
 
 
 def write_manifest(folder: Path, merge: Mapping[str, Any] | None) -> None:
-    """Write the manifest of all files that are in `folder`; merge: what `merge.record` remembers of a merge."""
+    """Write the manifest of all files that are in `folder`; merge: what `merge.manifest` remembers of a merge."""
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("**/*")) if path.is_file()]
     value = {_KEY: VERSION, "files": {name: _digest(folder / name) for name in names}, "merge": merge}
     write_json(folder / MANIFEST, {**value, "digest": _of_json(value)})

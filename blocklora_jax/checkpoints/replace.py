@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import OLD, sync_folder, temporary_beside
+from blocklora_jax.io.atomic import OLD, sync_folder, temporary_beside
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blocklora_jax.checkpoints.layout import flip_axes, to_flax, torch_key
-from blocklora_jax.checkpoints.trees import flatten_params
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.tree_paths import flatten_params
+from blocklora_jax.layouts.torch_names import flip_axes, to_flax, torch_key
 from blocklora_jax.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from blocklora_jax.models.config import SIZE_IDS, TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
 from blocklora_jax.models.unet import AddedConditions, UNet2DConditionModel

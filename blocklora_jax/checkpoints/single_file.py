@@ -16,25 +16,18 @@ from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.config_source import find_config
 from blocklora_jax.checkpoints.diffusers import check_params, read_description
 from blocklora_jax.checkpoints.hub import POCKET, find_source
-from blocklora_jax.checkpoints.layout import to_flax, to_torch, torch_key
-from blocklora_jax.checkpoints.ldm import (
-    Place,
-    invert_table,
-    is_vae_attention,
-    join_tensors,
-    ldm_table,
-    split_tensor,
-)
 from blocklora_jax.checkpoints.prediction import CONFIG, SCHEDULER, marker_keys
 from blocklora_jax.checkpoints.recognise import SUPPORTED, check_suffix, is_wanted, recognise_family, usual_key
 from blocklora_jax.checkpoints.shapes import Shape, compare_tensors, param_shapes, torch_shape
-from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
 from blocklora_jax.checkpoints.weights import aligned_copy, cast_tensors, read_header, read_shapes, read_tensors
 from blocklora_jax.errors import UserError
-from blocklora_jax.formats.clip_tokenizer import TokenizerFiles
-from blocklora_jax.formats.textual_inversion import embedding_path, embedding_tensors
 from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
 from blocklora_jax.io.tensor_file import DTYPES, save_tensors, stream_tensors
+from blocklora_jax.io.tree_paths import flatten_params, unflatten_params
+from blocklora_jax.layouts.ldm import Place, invert_table, is_vae_attention, join_tensors, ldm_table, split_tensor
+from blocklora_jax.layouts.textual_inversion import embedding_path, embedding_tensors
+from blocklora_jax.layouts.torch_names import to_flax, to_torch, torch_key
+from blocklora_jax.prompts.clip_tokenizer import TokenizerFiles
 
 _TABLE = "text_model/embeddings/token_embedding/embedding"
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from blocklora_jax.checks.finite import is_finite, narrow
 from blocklora_jax.errors import UserError
-from blocklora_jax.finite import is_finite, narrow
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.tensor_file import DTYPES, open_tensors
 

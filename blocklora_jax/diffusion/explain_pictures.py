@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from blocklora_jax.checks.finite import is_finite, nonfinite_leaves
 from blocklora_jax.diffusion.models import Models
-from blocklora_jax.finite import is_finite, nonfinite_leaves
 
 
 def explain_pictures(

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from blocklora_jax.bounds import BOUNDS, check_number
+from blocklora_jax.checks.bounds import BOUNDS, check_number
 from blocklora_jax.diffusion.explain_pictures import explain_pictures
 from blocklora_jax.diffusion.models import Models, with_token_rows
-from blocklora_jax.diffusion.protocol import Plan, Sampler, start
 from blocklora_jax.diffusion.regions import RegionIds, RegionText, apply_regional, encode_regions
-from blocklora_jax.diffusion.samplers import get_sampler
+from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, start
+from blocklora_jax.diffusion.samplers.table import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import Ids, add_sizes, encode_text, ids_of, make_size_ids
 from blocklora_jax.errors import UserError

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from blocklora_jax.adapters.lora import Adapter
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.diffusion.models import Models
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.attention import Attention
-from blocklora_jax.token_pair import TokenizerPair
-from blocklora_jax.tokens import Tokenizer, token_pattern
+from blocklora_jax.prompts.tokenizer import Tokenizer, token_pattern
+from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
 _DETERMINERS = ("a", "an", "the", "my", "your", "his", "her", "its", "our", "their", "this", "that")
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blocklora_jax.diffusion.betas import BETA_SCHEDULES
 from blocklora_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from blocklora_jax.diffusion.schedule import Schedule
 
 MOST_STEPS = 100_000
 
@@ -118,8 +115,8 @@ def parse(config: dict[str, Any], source: str) -> dict[str, Any]:
     return {**fields, "bookkeeping": tuple(sorted(rest.items()))}
 
 
-def render(schedule: Schedule) -> dict[str, Any]:
-    """The `scheduler_config.json` of a schedule; one that came from no file is given as a `DDIMScheduler`."""
+def render(schedule: Any) -> dict[str, Any]:
+    """The `scheduler_config.json` of a `Schedule`; one that came from no file is given as a `DDIMScheduler`."""
     fields = {name: getattr(schedule, name) for name in COMPUTED}
     # Minus infinity is not JSON, and means the same as no field; so does a spacing left to the sampler.
     kept = {name: value for name, value in fields.items() if value is not None and value != -math.inf}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.printing import printable
+from blocklora_jax.io.printing import printable
 
 T = TypeVar("T")
 _SHOWN = 3
@@ -49,5 +49,5 @@ def validated(schema: type[T], value: Any, source: str) -> T:
 
 
 @cache
-def _adapter(schema: type[Any]) -> TypeAdapter[Any]:
+def _adapter(schema: type[Any]) -> Any:
     return TypeAdapter(schema)

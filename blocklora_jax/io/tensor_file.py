@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import open_atomic
+from blocklora_jax.io.atomic import open_atomic
 from blocklora_jax.io.tensor_digest import DIGEST_KEY, TensorDigest
 
 # What users choose among when a file is written.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blocklora_jax.pocket import scenes, styles
-from blocklora_jax.pocket.captions import STYLE_NOUNS, prompt, scene_phrase, style_phrase, subject_phrase
-from blocklora_jax.pocket.specs import (
+from blocklora_jax.pocket.world import draw, scenes, styles
+from blocklora_jax.pocket.world.captions import STYLE_NOUNS, prompt, scene_phrase, style_phrase, subject_phrase
+from blocklora_jax.pocket.world.specs import (
     CLASSES,
     HELD_OUT_SCENES,
     HELD_OUT_STYLES,
@@ -18,8 +18,7 @@ from blocklora_jax.pocket.specs import (
     PictureSpec,
     draw_individual,
 )
-from blocklora_jax.pocket.traits import Traits, draw_traits
-from blocklora_jax.pocket.world import draw
+from blocklora_jax.pocket.world.traits import Traits, draw_traits
 
 KINDS = ("person", "animal", "object", "scene", "style")
 

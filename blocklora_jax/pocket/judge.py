@@ -1,7 +1,7 @@
 """The judge: one small network that measures pictures of the pocket world, drawn or generated.
 
 It says which individual, which variant of a scene and which variant of a style a picture shows (as unit vectors whose
-cosines compare two pictures), and which classes, scene and style (as probabilities). `train.stages.judge` trains it.
+cosines compare two pictures), and which classes, scene and style (as probabilities). `train.base.judge` trains it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.checkpoints.trees import flatten_params, unflatten_params
 from blocklora_jax.checkpoints.weights import cast_tensors, read_tensors
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_json
+from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.tensor_file import save_tensors
+from blocklora_jax.io.tree_paths import flatten_params, unflatten_params
 from blocklora_jax.models.apply import apply_model
-from blocklora_jax.pocket.specs import CLASSES, PLAIN, SCENES, STYLES
+from blocklora_jax.pocket.world.specs import CLASSES, PLAIN, SCENES, STYLES
 
 FOLDER = Path(__file__).parent / "weights" / "judge"
 CLASS_NAMES = tuple(CLASSES)

@@ -8,8 +8,8 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
-from blocklora_jax.bounds import check_number
-from blocklora_jax.command import run
+from blocklora_jax.checks.bounds import check_number
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.concepts import CONCEPTS, Concept, concept_pictures
 

@@ -9,9 +9,9 @@ from itertools import combinations
 from typing import Any, Literal, get_args
 
 from blocklora_jax.adapters.partition import Axis, Partition, slot_from_name
+from blocklora_jax.checks.names import plain_name
 from blocklora_jax.errors import UserError
-from blocklora_jax.names import plain_name
-from blocklora_jax.printing import printable
+from blocklora_jax.io.printing import printable
 
 VERSION = 1
 Draw = Literal["free", "name"]

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_json
+from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import parse_json, read_text_bytes
 from blocklora_jax.io.locks import hold_file
 from blocklora_jax.registry.book import Registry

@@ -10,8 +10,10 @@ import pytest
 from adapter_builders import random_adapter
 from tiny_model import tiny_params
 
-from blocklora_jax.adapters.lora import AdapterInfo, LoRAPair, apply_masks, block_masks, init_lora
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.adapters.lora import apply_masks, block_masks, init_lora
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.layouts.low_rank import LoRAPair
 
 SHAPES = {"unet": {"attn2/to_k": (12, 9), "attn2/to_v": (12, 8)}, "text_encoder": {"q_proj": (8, 8)}}
 AXES = ["in", "out", "grid"]

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from blocklora_jax.adapters.lora import AdapterInfo, block_masks, init_lora
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.adapters.lora import block_masks, init_lora
 from blocklora_jax.adapters.orthogonal import basis_rows, count_sets, init_orthogonal
 from blocklora_jax.errors import UserError
 

@@ -14,8 +14,8 @@ from transformers import BitImageProcessor, CLIPConfig, CLIPImageProcessor, CLIP
 
 from benchmarks.modular.sentences import SENTENCES
 from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
+from blocklora_jax.pocket.prompt_words import PHOTO_WORDS
 from blocklora_jax.pocket.tokenizer import write_tokenizer
-from blocklora_jax.prompt_words import PHOTO_WORDS
 
 LENGTH = 77
 TEXTS = [SENTENCES.read_text(), *PHOTO_WORDS.styles, *PHOTO_WORDS.subjects, *PHOTO_WORDS.scenes, "depicts owl"]

@@ -26,8 +26,8 @@ from benchmarks.modular.prompts import concept_prompts, pair_prompts, plain_prom
 from benchmarks.modular.report import interval, markdown, per_concept, retention, summarise
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
-from blocklora_jax.pocket.specs import Individual
-from train.config import parse_args, settings_as_flags
+from blocklora_jax.pocket.world.specs import Individual
+from train.concept.config import parse_args, settings_as_flags
 
 CONCEPTS = draw_concepts(15, 0)
 

@@ -25,7 +25,7 @@ from benchmarks.modular.sentences import CATEGORIES, SENTENCES, Sentences
 from benchmarks.modular.worlds import POCKET, real_world
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
-from train.config import parse_args
+from train.concept.config import parse_args
 
 ODD_SIZES = [(37, 91), (301, 225), (224, 225), (33, 33), (500, 101), (1023, 769)]
 

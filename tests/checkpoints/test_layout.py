@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blocklora_jax.checkpoints.layout import flax_path, to_flax, to_torch, torch_key
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.torch_names import flax_path, to_flax, to_torch, torch_key
 
 SHAPES = json.loads((Path(__file__).parents[1] / "data" / "sd15_param_shapes.json").read_text())
 

@@ -8,8 +8,8 @@ import torch
 from diffusers.loaders import single_file_utils as theirs
 from full_size import FAMILIES, torch_model, torch_shapes
 
-from blocklora_jax.checkpoints.ldm import invert_table, join_tensors, ldm_table, split_tensor
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.ldm import invert_table, join_tensors, ldm_table, split_tensor
 
 # Tensors of the published files: v1-5-pruned-emaonly, v2-1_768-ema-pruned and sd_xl_base_1.0, without buffers, and
 # for 2.1 without the last block of the text encoder, which is not used.

@@ -18,11 +18,11 @@ from single_file_builders import FAMILIES, make_family
 
 from blocklora_jax.checkpoints import config_source
 from blocklora_jax.checkpoints.diffusers import save_folder
-from blocklora_jax.checkpoints.layout import to_torch
 from blocklora_jax.checkpoints.load import load_checkpoint
 from blocklora_jax.checkpoints.single_file import load_single_file, save_single_file
 from blocklora_jax.checkpoints.weights import DTYPES
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.torch_names import to_torch
 
 
 @pytest.fixture(scope="module")

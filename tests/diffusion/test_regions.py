@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blocklora_jax import Adapter, Region, UserError, side_by_side
-from blocklora_jax.adapters.lora import AdapterInfo
+from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.diffusion.regions import cover
 
 MAN, OWL = "a photo of a man", "an owl in the snow"

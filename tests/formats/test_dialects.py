@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
-from blocklora_jax.formats.dialects import find_layer
-from blocklora_jax.formats.layers import known_layers, ldm_names, module_name
+from blocklora_jax.layouts.dialects import find_layer
+from blocklora_jax.layouts.lora_layers import known_layers, ldm_names, module_name
 
 UNET = {
     "conv_in": (8, 4, 3, 3),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blocklora_jax.formats.family import FAMILIES, Shape, possible_families
-from blocklora_jax.formats.layers import known_layers
+from blocklora_jax.layouts.families import FAMILIES, Shape, possible_families
+from blocklora_jax.layouts.lora_layers import known_layers
 
 DATA = Path(__file__).parents[1] / "data"
 CROSS = ("unet", "down_blocks_1/attentions_0/transformer_blocks_0/attn2/to_k")

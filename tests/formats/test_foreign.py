@@ -15,8 +15,8 @@ from torch_lora import DTYPES, change, kohya_file, random_lora, torch_weights
 import merge
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.apply import apply_adapted
-from blocklora_jax.checkpoints.layout import to_torch
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.torch_names import to_torch
 from blocklora_jax.models.unet import UNet2DConditionModel
 
 RESNET = "down_blocks.0.resnets.0.conv1"

@@ -7,9 +7,9 @@ import torch
 from diffusers.loaders import lora_conversion_utils as theirs
 from full_size import FAMILIES, torch_model, torch_shapes
 
-from blocklora_jax.checkpoints.layout import flax_path
-from blocklora_jax.formats.kohya import any_kohya_table, kohya_name
-from blocklora_jax.formats.layers import kernel_size, known_layers
+from blocklora_jax.layouts.kohya import any_kohya_table, kohya_name
+from blocklora_jax.layouts.lora_layers import kernel_size, known_layers
+from blocklora_jax.layouts.torch_names import flax_path
 
 # What kohya's scripts adapt: see `networks/lora.py` and `lora_diffusers`.
 BLOCKS = {"Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D", "CLIPAttention", "CLIPMLP"}

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
-from blocklora_jax.formats.lora_name import lora_name
+from blocklora_jax.external_lora.names import lora_name
 
 HEAD = "lora_unet_mid_block_attentions_0_proj_in"
 OTHER = "lora_unet_mid_block_attentions_0_proj_out"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.formats.peft import peft_tensors
-from blocklora_jax.formats.textual_inversion import embedding_path, embedding_tensors
+from blocklora_jax.layouts.peft import peft_tensors
+from blocklora_jax.layouts.textual_inversion import embedding_path, embedding_tensors
 
 OUT = "down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_out_0"
 PROJ = "mid_block/attentions_0/proj_in"

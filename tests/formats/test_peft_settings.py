@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
-from blocklora_jax.formats.peft_fields import refuse_settings
-from blocklora_jax.formats.peft_patterns import check_patterns, matches
+from blocklora_jax.external_lora.peft_fields import refuse_settings
+from blocklora_jax.external_lora.peft_patterns import check_patterns, matches
 
 NAME = "text_model.encoder.layers.0.mlp.fc1"
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.files import write_atomic
-from blocklora_jax.grid import picture_grid, png_bytes
+from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.outputs import KIND_KEY, Output, kind_of_file, plan_outputs
+from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.io.tensor_file import save_tensors
 
 

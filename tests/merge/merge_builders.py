@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from blocklora_jax.adapters.lora import Adapter, AdapterInfo, LoRAPair
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.layouts.low_rank import LoRAPair
 
 UNET = {
     "down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k": (24, 16),

@@ -13,8 +13,8 @@ from PIL import Image
 import merge
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.partition import Partition
-from blocklora_jax.command import run
-from blocklora_jax.heatmap import heat_map
+from blocklora_jax.command_line.runner import run
+from blocklora_jax.io.heat_map import heat_map
 from merge.__main__ import main
 
 

@@ -15,7 +15,7 @@ import merge
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
 from merge.__main__ import main
-from merge.export import read_export_header
+from merge.export.lora_file import read_export_header
 from merge.truncate import truncate
 
 QUERY = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"

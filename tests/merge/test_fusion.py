@@ -10,14 +10,14 @@ from adapter_builders import random_adapter
 from merge_builders import make_adapter
 
 import merge
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import token_counts
-from blocklora_jax.adapters.lora import Adapter
 from blocklora_jax.errors import UserError
-from blocklora_jax.layer_inputs import measure_inputs
-from blocklora_jax.metrics.crosstalk import ALL, measure_crosstalk
-from blocklora_jax.random_prompts import PromptWords
+from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
+from blocklora_jax.probing.input_statistics import measure_inputs
+from blocklora_jax.prompts.random_prompts import PromptWords
 from merge.__main__ import main
-from merge.task_vectors import layer_delta
+from merge.methods.task_vectors import layer_delta
 
 LAYER = "unet/down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
@@ -114,7 +114,7 @@ def files(tiny_sd, trained, tmp_path, monkeypatch):
     """The trained adapters' files, for commands that find the tiny model."""
     monkeypatch.setattr("blocklora_jax.pipeline.StableDiffusion.from_pretrained", lambda *a, **k: tiny_sd)
     # The usual list of words makes prompts longer than the tiny model reads.
-    monkeypatch.setattr("blocklora_jax.layer_inputs.words_for", lambda name: WORDS)
+    monkeypatch.setattr("blocklora_jax.probing.input_statistics.words_for", lambda name: WORDS)
     for adapter in trained:
         adapter.save(tmp_path / adapter.name / "adapter.safetensors")
     return [str(tmp_path / adapter.name / "adapter.safetensors") for adapter in trained]
@@ -146,7 +146,7 @@ def test_files_are_fused_by_attention(files, tiny_sd, trained, tmp_path, monkeyp
         return np.tile(np.arange(length) < length // 2, (len(ids), 1)) / (length // 2)
 
     # tests/test_text_attention.py holds the real one to diffusers; it takes its time.
-    monkeypatch.setattr("blocklora_jax.text_attention.TextAttention.__call__", first_half)
+    monkeypatch.setattr("blocklora_jax.probing.text_attention.TextAttention.__call__", first_half)
     main(["fuse", *files, "--out", str(tmp_path / "fused"), "--attention"])
     plain = merge.fuse_adapters(tiny_sd, trained)
     for adapter, even in zip(merge.fuse_adapters(tiny_sd, trained, attention=True), plain, strict=True):

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 import merge
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.partition import Partition
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from merge.__main__ import COMMANDS, main
-from merge.options import MergeOptions
+from merge.cli.options import MergeOptions
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from adapter_builders import random_adapter
 
 from blocklora_jax import Adapter, StableDiffusion
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from merge.__main__ import main
 

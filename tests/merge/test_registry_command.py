@@ -9,11 +9,11 @@ from merge_builders import make_adapter
 
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.registry.store import read_registry
 from merge.__main__ import main
-from merge.plan import PlanOptions, describe_plan, plan_widths
+from merge.cli.plan import PlanOptions, describe_plan, plan_widths
 
 
 def registry(*args: object) -> None:

@@ -19,10 +19,10 @@ from merge_builders import flatten, make_adapter, make_params, same_bits
 import merge
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.manifest import write_manifest
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from merge.__main__ import main
-from merge.record import MergeRecord, outline, read_record
+from merge.manifest import MergeRecord, outline, read_record
 from merge.remove import check_untouched
 
 DTYPES = ("float32", "float16", "bfloat16")

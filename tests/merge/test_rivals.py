@@ -13,9 +13,9 @@ from merge_builders import make_adapter, make_params, same_bits
 
 import merge
 from blocklora_jax.errors import UserError
-from merge.dare import dare_rule
-from merge.task_vectors import layer_delta
-from merge.ties import ties_rule
+from merge.methods.dare import dare_rule
+from merge.methods.task_vectors import layer_delta
+from merge.methods.ties import ties_rule
 
 LAYER = "unet/down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"
 WEIGHTS = [1.0, 0.5, -0.25]

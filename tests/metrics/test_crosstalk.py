@@ -14,8 +14,8 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
-from blocklora_jax.metrics.crosstalk import ALL, TEMPLATES, crosstalk, layer_type, measure_crosstalk
-from blocklora_jax.probe import own_tokens, with_tokens
+from blocklora_jax.probing.crosstalk import ALL, TEMPLATES, crosstalk, layer_type, measure_crosstalk
+from blocklora_jax.probing.probe import own_tokens, with_tokens
 
 PROMPTS = ("a photo of {}", "a drawing of {} in the snow")
 

@@ -19,7 +19,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel as T
 from diffusers.models.unets import unet_2d_blocks as torch_blocks
 from diffusers.models.upsampling import Upsample2D as TorchUpsample
 
-from blocklora_jax.checkpoints.layout import to_flax
+from blocklora_jax.layouts.torch_names import to_flax
 from blocklora_jax.models import attention, resnet, unet, unet_blocks, vae
 from blocklora_jax.models.config import VAEConfig
 

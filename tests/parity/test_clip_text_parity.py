@@ -9,7 +9,7 @@ from transformers import CLIPTextConfig
 from transformers import CLIPTextModel as TorchTextModel
 from transformers import CLIPTextModelWithProjection as TorchProjectionModel
 
-from blocklora_jax.checkpoints.layout import to_flax
+from blocklora_jax.layouts.torch_names import to_flax
 from blocklora_jax.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig
 

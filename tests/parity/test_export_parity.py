@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import merge
-from blocklora_jax.adapters.lora import LoRAPair
 from blocklora_jax.adapters.partition import Partition
-from blocklora_jax.checkpoints.layout import to_torch
+from blocklora_jax.layouts.low_rank import LoRAPair
+from blocklora_jax.layouts.torch_names import to_torch
 from merge.__main__ import main
 
 PROMPTS = ["a photo of <ada> man and <bob> dog", "a photo of a man"]

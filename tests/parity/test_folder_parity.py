@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from blocklora_jax.checkpoints.diffusers import load_folder, save_folder
-from blocklora_jax.checkpoints.layout import to_torch
-from blocklora_jax.tokens import unit_names
+from blocklora_jax.layouts.torch_names import to_torch
+from blocklora_jax.prompts.tokenizer import unit_names
 
 TOKENS = {"<p1>": 2, "<d1>": 1}
 PROMPTS = ["a photo of <p1> man", "<p1>'s dog, <d1>.", "a dog"]

@@ -12,9 +12,9 @@ import torch
 import transformers
 from torch_models import as_jax, normal, randomise, state_arrays, torch_image
 
-from blocklora_jax.checkpoints.layout import to_flax
 from blocklora_jax.diffusion.generate import Models, generate
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.layouts.torch_names import to_flax
 from blocklora_jax.models.clip_text import CLIPTextModel
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
 from blocklora_jax.models.unet import UNet2DConditionModel

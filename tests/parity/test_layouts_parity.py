@@ -19,8 +19,8 @@ from torch_lora import kohya_file, random_lora, torch_weights
 import merge
 from blocklora_jax import Adapter
 from blocklora_jax.checkpoints.diffusers import save_folder
-from blocklora_jax.checkpoints.layout import to_torch
-from blocklora_jax.checkpoints.ldm import unet_name, unet_prefixes
+from blocklora_jax.layouts.ldm import unet_name, unet_prefixes
+from blocklora_jax.layouts.torch_names import to_torch
 
 CONVOLUTIONS = (
     "resnets.0.conv1",

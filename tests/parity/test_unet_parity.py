@@ -7,7 +7,7 @@ import torch
 import torch_models as reference
 from diffusers import UNet2DConditionModel as TorchUNet
 
-from blocklora_jax.checkpoints.layout import to_flax, to_torch
+from blocklora_jax.layouts.torch_names import to_flax, to_torch
 from blocklora_jax.models.config import UNetConfig
 from blocklora_jax.models.unet import AddedConditions, UNet2DConditionModel
 

@@ -6,7 +6,7 @@ import torch
 import torch_models as reference
 from diffusers import AutoencoderKL as TorchVAE
 
-from blocklora_jax.checkpoints.layout import to_flax
+from blocklora_jax.layouts.torch_names import to_flax
 from blocklora_jax.models.config import VAEConfig
 from blocklora_jax.models.vae import AutoencoderKL
 

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from blocklora_jax.pocket import captions, world
+from blocklora_jax.pocket import world
+from blocklora_jax.pocket.world import captions
 
 
 def _words(text):

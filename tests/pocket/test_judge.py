@@ -12,8 +12,8 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.pocket import judge as judges
 from blocklora_jax.pocket.concepts import Concept, concept_pictures
 from blocklora_jax.pocket.judge import FOLDER, load_judge, merge_patches, save_judge
-from blocklora_jax.pocket.specs import PictureSpec, draw_individual
 from blocklora_jax.pocket.world import draw
+from blocklora_jax.pocket.world.specs import PictureSpec, draw_individual
 
 
 @pytest.fixture(scope="module")

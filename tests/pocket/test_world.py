@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blocklora_jax.pocket import world
-from blocklora_jax.pocket.specs import CLASS_TRAITS
+from blocklora_jax.pocket.world.specs import CLASS_TRAITS
 
 
 def _individual(name, seed):

@@ -11,12 +11,14 @@ import numpy as np
 from PIL import Image
 from tiny_model import TEXT_WIDTH, tiny_params
 
-from blocklora_jax.adapters.lora import AdapterInfo, LoRATree, block_masks, init_lora
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.adapters.lora import block_masks, init_lora
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.targets import select_kernels
-from train.batch import Batch
-from train.config import ConceptConfig
-from train.state import Trainable
+from blocklora_jax.layouts.low_rank import LoRATree
+from train.concept.batch import Batch
+from train.concept.config import ConceptConfig
+from train.concept.state import Trainable
 
 ROWS = 40  # of the token table where there is no tokenizer
 VECTORS = 2

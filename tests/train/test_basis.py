@@ -18,17 +18,20 @@ import merge
 import train.concepts
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.basis import basis_digest, load_basis, save_basis
-from blocklora_jax.adapters.lora import AdapterInfo, LoRAPair, apply_masks, block_masks
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.adapters.lora import apply_masks, block_masks
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.checkpoints.trees import flatten_params
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.tree_paths import flatten_params
+from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
-from merge.describe import describe, overlap_report
-from train.basis import principal_directions, read_basis, text_moments
-from train.together import check_equal
+from blocklora_jax.prompts.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
+from merge.cli.describe import describe, overlap_report
+from train.basis import principal_directions, text_moments
+from train.concept.prepare import read_basis
+from train.concept.batch_training import check_equal
 
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow", "on the beach")

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.printing import visible_text
-from train.captions import read_captions
+from blocklora_jax.io.printing import visible_text
+from train.concept.captions import read_captions
 
 TEXT = "a photo of <ada> mån, 猫"
 

@@ -17,8 +17,8 @@ import pytest
 from test_loop import assert_same, new_state, run
 
 from blocklora_jax.errors import UserError
-from train import checkpoint
-from train.checkpoint import Checkpoints, _without_empty
+from train.engine import checkpoint
+from train.engine.checkpoint import Checkpoints, _without_empty
 
 STEPS = (2, 4)
 

@@ -15,13 +15,13 @@ from concept_builders import as_flags, settings, write_pictures
 from PIL import Image
 
 import merge
-import train.concept
-import train.prepare
+import train.concept.prepare
+import train.concept.run
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.file import read_header
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 from blocklora_jax.registry.book import Entry, Registry
 from blocklora_jax.registry.store import create_registry
 
@@ -114,7 +114,7 @@ def test_the_adapter_has_learnt_and_merges(whole, tiny_sd):
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(whole, teach, tmp_path, monkeypatch):
-    make_batches = train.prepare.make_batches
+    make_batches = train.concept.prepare.make_batches
 
     def stopping(config, data):
         batch_at = make_batches(config, data)
@@ -127,11 +127,11 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, teach, tmp_path, monkeypa
         return stop_at_third
 
     out = tmp_path / "parts"
-    monkeypatch.setattr(train.prepare, "make_batches", stopping)
+    monkeypatch.setattr(train.concept.prepare, "make_batches", stopping)
     code, _ = teach(out, preview_every=3)
     assert code == 143
     assert not (out / "adapter.safetensors").exists()
-    monkeypatch.setattr(train.prepare, "make_batches", make_batches)
+    monkeypatch.setattr(train.concept.prepare, "make_batches", make_batches)
     code, errors = teach(out, preview_every=3, resume=True)
     assert code == 0, errors
     one, other = (Adapter.load(folder / "adapter.safetensors") for folder in (whole, out))
@@ -233,13 +233,13 @@ def test_an_unwritable_run_folder_is_one_line(teach, tmp_path):
 
 
 def test_a_diverging_run_says_so(teach, tmp_path, monkeypatch):
-    make_batches = train.prepare.make_batches
+    make_batches = train.concept.prepare.make_batches
 
     def spoilt(config, data):
         batch_at = make_batches(config, data)
         return lambda step: batch_at(step)._replace(latents=batch_at(step).latents * np.float32("nan"))
 
-    monkeypatch.setattr(train.prepare, "make_batches", spoilt)
+    monkeypatch.setattr(train.concept.prepare, "make_batches", spoilt)
     code, errors = teach(tmp_path / "run")
     assert code == 2
     assert "became NaN or infinite by step" in errors.splitlines()[-1]

@@ -10,8 +10,8 @@ import yaml
 from concept_builders import make_config
 
 from blocklora_jax.errors import UserError
+from train.concept.config import ConceptConfig, parse_args
 from train.concepts import ConceptsOptions, read_concepts
-from train.config import ConceptConfig, parse_args
 
 FLAGS = ["--images", "pics", "--token", "<ada>", "--class-noun", "woman", "--out", "runs/ada"]
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ from PIL import Image
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.clip_text import TextOutput
-from blocklora_jax.random_prompts import RandomPrompts
-from train.data import ConceptData, encode_images, load_concept_data, make_batches
-from train.images import crop_square, image_array, read_pictures
-from train.words import captions_for, preview_prompts
+from blocklora_jax.prompts.random_prompts import RandomPrompts
+from train.concept.data import ConceptData, encode_images, load_concept_data, make_batches
+from train.concept.images import crop_square, image_array, read_pictures
+from train.concept.prompts import captions_for, preview_prompts
 
 
 def numbered(count: int = 5, prompts: int = 7) -> ConceptData:
@@ -178,7 +178,7 @@ def test_captions_and_masks_of_other_pictures_do_not_count(tiny_sd, folder, tmp_
 
 
 def test_faults_of_captions_are_told_before_anything_is_encoded(tiny_sd, folder, monkeypatch):
-    monkeypatch.setattr("train.data.PictureEncoder", None)
+    monkeypatch.setattr("train.concept.data.PictureEncoder", None)
     (folder / "1.TXT").write_text("<ada> " + "dog " * 30)
     with pytest.raises(UserError, match="too long"):
         load_concept_data(make_config(images=folder), tiny_sd)
@@ -189,7 +189,9 @@ def test_faults_of_captions_are_told_before_anything_is_encoded(tiny_sd, folder,
 
 def test_a_broken_picture_ends_the_encoding_and_all_are_named(tiny_sd, folder, monkeypatch):
     encoded = []
-    monkeypatch.setattr("train.data.PictureEncoder.add", lambda self, picture: encoded.append(picture.path.name))
+    monkeypatch.setattr(
+        "train.concept.data.PictureEncoder.add", lambda self, picture: encoded.append(picture.path.name)
+    )
     for name in ("1.png", "2.png"):
         (folder / name).write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"cannot read 1\.png \(.*; 2\.png \("):

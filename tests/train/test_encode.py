@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from concept_builders import write_pictures
 
-from train import encode
-from train.encode import PictureEncoder, encode_images, rows_at_once
-from train.images import Picture, crop_square, read_pictures
+from train.concept import encode
+from train.concept.encode import PictureEncoder, encode_images, rows_at_once
+from train.concept.images import Picture, crop_square, read_pictures
 
 
 @pytest.fixture

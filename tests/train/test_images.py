@@ -16,7 +16,7 @@ from concept_builders import write_pictures
 from PIL import Image
 
 from blocklora_jax.errors import UserError
-from train.images import crop_square, image_array, mask_array, read_pictures
+from train.concept.images import crop_square, image_array, mask_array, read_pictures
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 EXIF_ORIENTATION = 0x0112
@@ -340,8 +340,8 @@ def test_whatever_is_damaged_is_read_or_refused_in_one_line(tmp_path, suffix):
 _READ_MANY = """
 import resource, sys
 from pathlib import Path
-from train.images import crop_square, each_picture
-from train.picture_files import find_pictures
+from train.concept.images import crop_square, each_picture
+from train.concept.picture_files import find_pictures
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

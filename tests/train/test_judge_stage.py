@@ -14,10 +14,10 @@ from blocklora_jax.models.config import VAEConfig
 from blocklora_jax.models.vae import AutoencoderKL
 from blocklora_jax.pocket.judge import Judge, JudgeConfig, JudgeNetwork
 from blocklora_jax.pocket.world import draw
-from train.loop import LoopConfig, run_loop
-from train.stages import judge as stage
-from train.stages import softness
-from train.stages.lineup import label_pictures, make_spec, number_traits
+from train.base import judge as stage
+from train.base import softness
+from train.base.lineup import label_pictures, make_spec, number_traits
+from train.engine.loop import LoopConfig, run_loop
 
 CAST = 22
 VAE = VAEConfig.from_json(

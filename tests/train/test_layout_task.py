@@ -12,12 +12,12 @@ from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import CLIPTextModel
 from blocklora_jax.models.unet import UNet2DConditionModel
 from blocklora_jax.pocket.judge import CLASS_NAMES
-from blocklora_jax.pocket.specs import PictureSpec, draw_individual
 from blocklora_jax.pocket.world import draw
-from train.loop import LoopConfig
-from train.stages import layout
-from train.stages.denoiser import Examples, train_denoiser
-from train.stages.pictures import PictureSet
+from blocklora_jax.pocket.world.specs import PictureSpec, draw_individual
+from train.base import layout
+from train.base.denoiser import Examples, train_denoiser
+from train.base.pictures import PictureSet
+from train.engine.loop import LoopConfig
 
 
 def _subjects(*rows):

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from blocklora_jax.pocket import scenes, styles
-from blocklora_jax.pocket.specs import CLASSES, PLAIN, SCENES, STYLES, Individual
-from blocklora_jax.pocket.world import draw
-from train.stages import lineup
+from blocklora_jax.pocket.world import draw, scenes, styles
+from blocklora_jax.pocket.world.specs import CLASSES, PLAIN, SCENES, STYLES, Individual
+from train.base import lineup
 
 CAST, COUNT = 44, 120
 

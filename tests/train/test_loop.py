@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from blocklora_jax.errors import UserError
-from train.checkpoint import Checkpoints
-from train.loop import Interrupted, LoopConfig, run_loop
+from train.engine.checkpoint import Checkpoints
+from train.engine.loop import Interrupted, LoopConfig, run_loop
 
 ROOT = Path(__file__).parents[2]
 
@@ -260,7 +260,7 @@ def test_a_full_disk_under_the_metrics_is_one_line(tmp_path, monkeypatch):
         def __init__(self, *args):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.log.open", Full, raising=False)
+    monkeypatch.setattr("train.engine.log.open", Full, raising=False)
     with pytest.raises(
         UserError, match=r"cannot write .*metrics\.jsonl: No space left on device; continue with --resume"
     ):
@@ -272,7 +272,7 @@ import hashlib, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_loop import LoopConfig, new_state, run_loop
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 def busy(step):
     print("busy", flush=True)
     # As long as a compilation, and as deaf.
@@ -303,7 +303,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_loop import LoopConfig, batch_at, new_state, run_loop, toy_step
-from blocklora_jax.command import run
+from blocklora_jax.command_line.runner import run
 def slow(step):
     print("step", step, flush=True)
     time.sleep(0.05)

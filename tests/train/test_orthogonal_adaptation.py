@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from concept_builders import as_flags, make_config, make_trainable, settings, write_pictures
 
-import train.concept
+import train.concept.run
 import train.concepts
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.orthogonal import init_orthogonal
 from blocklora_jax.adapters.partition import slot_from_name
 from blocklora_jax.errors import UserError
 from merge.compose import compose
+from train.concept.prepare import init_concept
+from train.concept.state import masked_lora
 from train.concepts import ConceptsOptions, give_slots, read_concepts
-from train.prepare import init_concept
-from train.state import masked_lora
 
 SETTINGS = {
     "down": "orthogonal", "blocks": 0, "layers": "cross_kv+text_encoder", "partition_seed": 3, "weight_decay": 0.1, "steps": 20,

@@ -28,9 +28,9 @@ def mapped_step(mapper: str, devices: int, concepts: int):
     from concept_builders import make_config
     from tiny_model import SCHEDULE, tiny_models
 
-    from train.parallel import map_step
-    from train.state import make_optimizer
-    from train.step import make_step
+    from train.concept.state import make_optimizer
+    from train.concept.step import make_step
+    from train.engine.parallel import map_step
 
     config = make_config(**CONFIG)
     optimizer = make_optimizer(config)
@@ -43,7 +43,7 @@ def steps_of(mapper: str, devices: int, seeds: tuple[int, ...] = (0,), concepts:
     from concept_builders import make_batch, make_config, make_trainable
     from tiny_model import tiny_params
 
-    from train.state import init_state, stack
+    from train.concept.state import init_state, stack
 
     step, optimizer = mapped_step(mapper, devices, concepts)
     states = [init_state(*make_trainable(make_config(**CONFIG, seed=s)), optimizer, jax.random.key(s)) for s in seeds]
@@ -119,14 +119,14 @@ def test_concepts_exchange_nothing_with_each_other(found):
 
 
 def test_an_unknown_mapper_is_refused():
-    from train.parallel import map_step
+    from train.engine.parallel import map_step
 
     with pytest.raises(UserError, match="unknown mapper 'xmap': choose shard_map or pmap"):
         map_step(lambda state, batch, params: (state, {}), jax.devices()[:1], "xmap")
 
 
 def test_rows_that_cannot_be_split_are_named():
-    from train.parallel import check_rows
+    from train.engine.parallel import check_rows
 
     check_rows(0, 8, "--batch")
     check_rows(16, 8, "--batch")
@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_split_are_named():
 
 
 def test_a_placed_state_is_traced_once():
-    from train.parallel import map_step, place_state
+    from train.engine.parallel import map_step, place_state
 
     traces = []
 

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from blocklora_jax.errors import UserError
-from train.picture_files import find_pictures
+from train.concept.picture_files import find_pictures
 
 
 def make(folder, *names: str):

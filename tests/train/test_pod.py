@@ -13,18 +13,18 @@ import pytest
 from concept_builders import as_flags, settings, write_pictures
 
 from blocklora_jax import Adapter
-from train.pod import LOST
+from train.engine.pod import LOST
 
 ROOT = Path(__file__).parents[2]
 HOST = """
 import sys, train, jax
-from train.pod import join_pod
+from train.engine.pod import join_pod
 jax.config.update("jax_platforms", "cpu")
 address, count, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 join_pod(coordinator_address=address, num_processes=count, process_id=index)
 sys.argv[1:4] = []
-import train.concept
-from blocklora_jax.command import run
+import train.concept.run
+from blocklora_jax.command_line.runner import run
 run(train.concept.main)
 """
 
@@ -32,8 +32,8 @@ run(train.concept.main)
 STEPS = (
     HOST[: HOST.index("sys.argv[1:4]")]
     + """
-from train.platform import all_hosts
-from train.pod import peers_watched
+from train.engine.platform import all_hosts
+from train.engine.pod import peers_watched
 with peers_watched():
     for i in range(10**9):
         all_hosts(True)

@@ -10,11 +10,11 @@ from concept_builders import make_config, make_trainable, write_pictures
 
 from blocklora_jax.diffusion.models import with_token_rows
 from merge.compose import compose
-from train.data import load_concept_data
-from train.prepare import prepare_concept
-from train.state import init_state, make_optimizer
-from train.step import make_step
-from train.words import captions_for, class_caption
+from train.concept.data import load_concept_data
+from train.concept.prepare import prepare_concept
+from train.concept.prompts import captions_for, class_caption
+from train.concept.state import init_state, make_optimizer
+from train.concept.step import make_step
 
 CAPTIONS = ["a photo of <ada> man in the snow", "a drawing of an <ada> man", "<ada> and a dog on the beach"]
 CLASS_CAPTIONS = ["a photo of a man in the snow", "a drawing of a man", "a man and a dog on the beach"]

@@ -10,7 +10,7 @@ from concept_builders import make_config
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.registry.book import Entry, Registry
-from train.registered import check_base, use_claim
+from train.concept.claims import check_base, use_claim
 
 BOOK = Registry(
     partition=Partition(num_blocks=4), base_name="pocket", base_digest="a" * 64,

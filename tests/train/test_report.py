@@ -7,11 +7,11 @@ import pytest
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.judge import CLASS_NAMES, SCENE_NAMES, STYLE_NAMES, Judge, JudgeConfig, Labels, load_judge
-from blocklora_jax.pocket.specs import CLASSES, PictureSpec, draw_individual
 from blocklora_jax.pocket.world import sample_batch
-from train.base import BaseConfig
-from train.stages import identity, lineup, report
-from train.stages.pictures import PictureSet
+from blocklora_jax.pocket.world.specs import CLASSES, PictureSpec, draw_individual
+from train.base import identity, lineup, report
+from train.base.pictures import PictureSet
+from train.base.run import BaseConfig
 
 
 @pytest.fixture(scope="module")

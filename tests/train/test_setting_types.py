@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from blocklora_jax.errors import UserError
+from train.concept.config import parse_args
 from train.concepts import ConceptsOptions, read_concepts
-from train.config import parse_args
 
 FLAGS = ["--images", "pics", "--token", "<ada>", "--class-noun", "woman", "--out", "runs/ada"]
 

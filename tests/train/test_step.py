@@ -13,13 +13,13 @@ import pytest
 from concept_builders import ROWS, make_batch, make_config, make_trainable, write_pictures
 from tiny_model import SCHEDULE, tiny_models, tiny_params
 
-from blocklora_jax.random_prompts import RandomPromptShares
-from train.batch import Batch
-from train.data import load_concept_data, make_batches
-from train.parallel import map_step
-from train.prepare import cache_states
-from train.state import TrainState, init_state, make_optimizer, stack
-from train.step import make_step
+from blocklora_jax.prompts.random_prompts import RandomPromptShares
+from train.concept.batch import Batch
+from train.concept.data import load_concept_data, make_batches
+from train.concept.prepare import cache_states
+from train.concept.state import TrainState, init_state, make_optimizer, stack
+from train.concept.step import make_step
+from train.engine.parallel import map_step
 
 PARAMS = tiny_params(levels=1)
 MODELS = tiny_models(levels=1)
@@ -208,7 +208,7 @@ def test_a_step_trains_the_concept_and_leaves_the_base_alone():
 
 
 def test_ids_of_strangers_reach_their_own_rows():
-    from train.text import own_foreign_ids
+    from train.concept.text import own_foreign_ids
 
     ids = jnp.asarray([[1, 42, 43], [42, 43, 2], [40, 41, 3]], jnp.int32)
     assert own_foreign_ids(ids, ROWS + 2, 2).tolist() == [[1, 42, 43], [44, 45, 2], [40, 41, 3]]

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from concept_builders import make_config
 
-from blocklora_jax.adapters.lora import Adapter, AdapterInfo
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
-from train import strangers
-from train.strangers import draw_strangers, foreign_embeddings, load_offsets
+from train.concept import negative_tokens as strangers
+from train.concept.negative_tokens import draw_strangers, foreign_embeddings, load_offsets
 
 
 def test_strangers_are_as_far_from_their_nouns_as_tokens_come():

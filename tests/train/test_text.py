@@ -12,8 +12,8 @@ from tiny_model import TOKENS, tiny_models, tiny_params
 import merge
 from blocklora_jax.diffusion.models import token_table, with_token_rows
 from blocklora_jax.diffusion.text import encode_text
-from train.state import Trainable
-from train.text import encode_rows, with_table
+from train.concept.state import Trainable
+from train.concept.text import encode_rows, with_table
 
 ROWS = 40
 PARAMS = jax.tree.map(jnp.asarray, tiny_params(ROWS, levels=1, family="sdxl"))

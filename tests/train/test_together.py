@@ -13,13 +13,13 @@ import yaml
 from concept_builders import as_flags, settings, write_pictures
 from safetensors.numpy import load_file
 
-import train.concept
+import train.concept.run
 import train.concepts
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
+from train.concept.batch_training import check_equal
+from train.concept.config import ConceptConfig
 from train.concepts import ConceptsOptions, check_apart, give_slots, read_concepts
-from train.config import ConceptConfig
-from train.together import check_equal
 
 OWN = ("images", "token", "class_noun", "out", "slot")
 # Other classes, other numbers of pictures, other seeds.

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from train.images import Picture, Square, crop_square, image_array, mask_array
-from train.views import count_views, draw_views, move_to_mask
+from train.concept.images import Picture, Square, crop_square, image_array, mask_array
+from train.concept.views import count_views, draw_views, move_to_mask
 
 SIZE, GRID = 16, 8
 

@@ -1,0 +1,57 @@
+"""The adapter pytree: low-rank pairs, concept tokens, and what a merge must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from blocklora_jax.adapters.file import AdapterContents, read_adapter, write_adapter
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.adapters.lora import block_masks
+from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree, kernel_shapes
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """One concept: its LoRA pairs (full size, zero outside the owned blocks), its tokens, and its description.
+
+    lora: fp32 pairs by component and layer path. tokens: {"<name>": fp32 [vectors, d]}, and in tokens_2 as many vectors
+    for the second text encoder of SDXL, under the same names. NumPy or JAX arrays.
+    """
+
+    lora: LoRATree
+    # Not Float[Array, …]: jax.tree rebuilds adapters with anything for leaves.
+    tokens: Mapping[str, Any]
+    tokens_2: Mapping[str, Any] = field(default_factory=dict)
+    info: AdapterInfo = field(metadata={"static": True})
+
+    @property
+    def name(self) -> str:
+        """The concept's name."""
+        return self.info.name
+
+    def shapes(self) -> KernelShapes:
+        """The kernel shape (n, m) of every adapted layer."""
+        return kernel_shapes(self.lora)
+
+    def masks(self) -> LoRATree:
+        """Ones where the adapter may write, zeros elsewhere; the structure of `lora`, broadcastable to it."""
+        return block_masks(self.info, self.shapes())
+
+    @classmethod
+    def load(cls, path: str | Path, verify: bool = True) -> Adapter:
+        """Read an `adapter.safetensors`, or a LoRA of another program.
+
+        verify: whether the digest in the file's header must hold; False for a file that was edited on purpose.
+        Raises UserError if the file is not one, is damaged, or does not fit its header.
+        """
+        return cls(**read_adapter(path, verify)._asdict())
+
+    def save(self, path: str | Path, dtype: str = "float32") -> None:
+        """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""
+        write_adapter(AdapterContents(self.lora, self.tokens, self.tokens_2, self.info), path, dtype)

@@ -1,0 +1,53 @@
+"""What is known of an adapter besides its arrays."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from blocklora_jax.adapters.partition import Partition, Support, full_support
+from blocklora_jax.prompts.random_prompts import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo:
+    """What is known of an adapter besides its arrays; hashable, so that it is static under jit.
+
+    name: the concept's name; its token is `<name>`. class_noun: "man". kind: says where in a prompt it is called.
+    trigger: a prompt fragment that calls the concept ("<ada> woman").
+    base_name, base_digest: the model it was trained on (see `checkpoints.digest`).
+    base_family: "sd1", "sd2" or "sdxl": how PyTorch software names and shapes that model's layers; "" if not known.
+    origin: "" for our own, else the layout of the program that it comes from, "diffusers" or "kohya".
+    partition: None for an ordinary, unblocked adapter. slots: the blocks' owners, within 0..K-1.
+    rank, alpha: the pair is scaled by alpha / rank.
+    training: the training configuration as JSON text.
+    """
+
+    name: str
+    class_noun: str
+    trigger: str
+    rank: int
+    alpha: float
+    kind: Kind = "object"
+    base_name: str = ""
+    base_digest: str = ""
+    base_family: str = "sd1"
+    origin: str = ""
+    partition: Partition | None = None
+    slots: tuple[int, ...] = ()
+    training: str = "{}"
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON."""
+        return {**asdict(self), "partition": self.partition and self.partition.to_json()}
+
+    def support(self, component: str, path: str, shape: tuple[int, int]) -> Support:
+        """The rows and columns of the layer's kernel [n, m] that the adapter owns."""
+        if self.partition is None:
+            return full_support(shape)
+        return self.partition.support(f"{component}/{path}", shape, self.slots)

@@ -1,0 +1,1 @@
+"""What input must satisfy before it is used: names, numbers, texts, finite arrays."""

@@ -1,0 +1,1 @@
+"""The command line: the runner that reports errors and signals, and the reading of flags."""

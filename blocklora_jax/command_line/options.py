@@ -1,0 +1,98 @@
+"""Reading a command line into a class of options, and what must hold of every one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import tyro
+
+from blocklora_jax.checks.bounds import BOUNDS, Bound, check_number
+from blocklora_jax.checks.texts import is_unicode
+from blocklora_jax.errors import UserError
+
+T = TypeVar("T")
+_LONGEST = 4096  # characters of one argument
+# Texts that say something when they are empty.
+_MAY_BE_EMPTY = frozenset(
+    "prompt prompts negative_prompt preview_prompts owner random_styles random_subjects random_scenes".split()
+)
+# Lists that mean nothing when they are empty: there is a default to leave them at.
+_NEVER_EMPTY = frozenset("slot blocks counts seeds rates ranks recipes only families".split())
+
+
+def read_options(options: type[T], args: Sequence[str] | None = None, **settings: Any) -> T:
+    """The options that `args` give, the process' own if None. settings: others of `tyro.cli`.
+
+    Raises: UserError for an empty path, which would stand for the folder one is in; what the class itself refuses.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    _refuse_unreadable(args)
+    _refuse_empty_paths(options, args)
+    return tyro.cli(options, args=args, **settings)
+
+
+def check_options(options: Any, bounds: Mapping[str, Bound] | None = None) -> None:
+    """To be called by an options' class when all is set: numbers are within their bounds, texts say something.
+
+    options: a dataclass, or what argparse gives. bounds: where this class' differ from those of `bounds.BOUNDS`.
+
+    Raises: UserError naming the flag as it is typed.
+    """
+    for name, value in vars(options).items():
+        several = isinstance(value, (tuple, list))
+        if several and not value and name in _NEVER_EMPTY:
+            raise UserError(f"{flag_of(options, name)} is given without a value: name at least one, or leave it out")
+        for item in value if several else (value,):
+            _check(options, name, item, (bounds or {}).get(name))
+
+
+def flag_of(options: Any, name: str) -> str:
+    """How the field `name` is typed on the command line: "--partition-seed", or "FILE" if it has no flag.
+
+    options: an object, or its class.
+    """
+    cls = options if isinstance(options, type) else type(options)
+    hint = get_type_hints(cls, include_extras=True).get(name) if dataclasses.is_dataclass(cls) else None
+    metadata = getattr(hint, "__metadata__", ())
+    if tyro.conf.Positional in metadata:
+        return name.replace("_", "-").upper()
+    renamed = next((mark.name for mark in metadata if getattr(mark, "name", None)), None)
+    return f"--{renamed or name.replace('_', '-')}"
+
+
+def _check(options: Any, name: str, value: Any, bound: Bound | None) -> None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if bound or name in BOUNDS:
+            check_number(name, value, shown=flag_of(options, name), bound=bound)
+        return
+    if not isinstance(value, (str, Path)):
+        return
+    text = str(value)
+    if not text.strip() and name not in _MAY_BE_EMPTY:
+        raise UserError(f"{flag_of(options, name)} must not be empty")
+    if "\0" in text or not is_unicode(text):
+        raise UserError(f"{flag_of(options, name)} {ascii(text)} is no text that can be written: it must be UTF-8")
+
+
+def _refuse_unreadable(args: Sequence[str]) -> None:
+    """Raises UserError for what no terminal can show as it is: tyro would print it raw, and so would we."""
+    for arg in args:
+        if len(arg) > _LONGEST:
+            raise UserError(f"an argument of {len(arg)} characters is too long: {arg[:40]!r}…")
+        if any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in arg):
+            raise UserError(f"the argument {ascii(arg)} has control characters")
+
+
+def _refuse_empty_paths(options: type, args: Sequence[str]) -> None:
+    hints, flag = get_type_hints(options), ""
+    for arg in args:
+        flag, equals, value = arg.partition("=") if arg.startswith("--") else (flag, "", arg)
+        empty = not value and (bool(equals) or not arg)
+        name = flag.removeprefix("--").replace("-", "_")
+        if empty and "Path" in str(hints.get(name, Path if not flag else "")):
+            raise UserError(f"{flag or 'a file or name'} must not be empty")

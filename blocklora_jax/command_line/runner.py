@@ -1,0 +1,76 @@
+"""What every command line does with errors, warnings and signals: one line, and an exit code that says so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from blocklora_jax.command_line.memory_errors import explain_memory
+from blocklora_jax.command_line.signals import end_on_signals, restore_signals
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.printing import one_line
+
+DEBUG = "BLOCKLORA_DEBUG"
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main` and exit.
+
+    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk), or memory is out;
+    70 for what nobody foresaw, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
+    """
+    handlers = end_on_signals()
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {one_line(message)}\n"
+    # transformers would advise everyone who has no PyTorch to install it; only its tokenizer is used.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    try:
+        main()
+        # A reader that went away is noticed here, not by the interpreter at its end.
+        sys.stdout.flush()
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Nobody reads on, as after `| head`. The rest goes nowhere, silently.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    except Exception as error:
+        if lacking := explain_memory(error):
+            _fail(lacking, 1)
+        _fail(_unforeseen(error), 70)
+    finally:
+        warnings.formatwarning = usual
+        restore_signals(handlers)
+
+
+def _unforeseen(error: Exception) -> str:
+    """The line for an exception that should not have come this far."""
+    kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    command = "python -m " + Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "the command"
+    told = f"unexpected error in {command}: {one_line(kind)[:300]}"
+    text = "".join(traceback.format_exception(error))
+    try:
+        name = time.strftime("blocklora-%Y%m%d-%H%M%S-")
+        with tempfile.NamedTemporaryFile("w", prefix=name, suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write(text)
+        return f"{told}; the full trace is in {file.name}: please report it. {DEBUG}=1 shows it here"
+    except OSError:
+        return f"{told}; {DEBUG}=1 shows the full trace: please report it"
+
+
+def _fail(message: str, code: int) -> None:
+    if os.environ.get(DEBUG) == "1":
+        traceback.print_exc()
+    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+    raise SystemExit(code)

@@ -1,1 +1,0 @@
-"""How well concepts are kept, and how much they disturb each other."""

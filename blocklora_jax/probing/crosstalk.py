@@ -1,0 +1,147 @@
+"""Crosstalk: how much of the other adapters' output lands on the prompts of a concept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.adapters.finite import check_finite
+from blocklora_jax.checks.bounds import check_number
+from blocklora_jax.checks.texts import fill
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
+from blocklora_jax.prompts.random_prompts import Kind
+
+ALL = "all layers"
+_WHERE = r"^.*(?:blocks?_\d+|attentions_\d+|resnets_\d+|layers/\d+)/"
+_SUBJECT = (
+    "a photo of {}", "a photo of {} on a beach", "a painting of {}", "a photo of {} in the snow", "a drawing of {}",
+    "a photo of {} in a city", "a picture of {} in a forest", "{} in a garden",
+)  # fmt: skip
+_SCENE = (
+    "a photo of a {}", "a photo of a man in a {}", "a painting of a dog in {}", "a photo of a woman on a {}",
+    "a drawing of a house in a {}", "a photo of a car in {}", "a picture of a cat in a {}", "a boy in {}",
+)  # fmt: skip
+_STYLE = (
+    "a {}", "a {} of a man on a beach", "a {} of a dog", "a {} of a woman in the snow", "a {} of a house",
+    "a {} of a car in a city", "a {} of a cat in a forest", "a boy in a garden, a {}",
+)  # fmt: skip
+# A concept is called where its kind stands in a prompt.
+TEMPLATES: Mapping[Kind, tuple[str, ...]] = {
+    "person": _SUBJECT, "object": _SUBJECT, "scene": _SCENE, "style": _STYLE,
+}  # fmt: skip
+
+
+class Crosstalk(NamedTuple):
+    """pairs: row i, column j: |dW_j x_i| / |dW_i x_i|, so 1 on the diagonal. others: all others at once, |sum_{j != i} dW_j x_i| / |dW_i x_i|.
+
+    Where the concept's own adapter has no output it is infinite.
+    """
+
+    pairs: Float[np.ndarray, "i i"]
+    others: Float[np.ndarray, " i"]
+
+
+def crosstalk(
+    energies: Float[np.ndarray, "i j l"], base: Float[np.ndarray, "i l"], layers: Sequence[str]
+) -> dict[str, Crosstalk]:
+    """Crosstalk by type of layer ("unet attn2/to_k"), and over all of them.
+
+        c_ij = sqrt( sum_l |dW_j x_i|^2 / |W x_i|^2  /  sum_l |dW_i x_i|^2 / |W x_i|^2 )
+
+    Every layer l counts in units of its base's own output, as in the erasure loss.
+
+    Args:
+        energies: |dW_j x_i|^2 of adapter j on the inputs that concept i's prompts give each layer; j = the number of
+            concepts stands for the sum of all adapters but i's.
+        base: |W x_i|^2.
+        layers: their names, "unet/…/attn2/to_k".
+    """
+    relative = energies / np.maximum(base, 1e-30)[:, None, :]
+    types = [layer_type(layer) for layer in layers]
+    chosen = {kind: np.array([t == kind for t in types]) for kind in sorted(set(types))}
+    if len(chosen) != 1:
+        chosen[ALL] = np.ones(len(layers), bool)
+    return {kind: _ratios(relative[:, :, which].sum(-1)) for kind, which in chosen.items()}
+
+
+def layer_type(layer: str) -> str:
+    """Layers that do the same work at different depths.
+
+    >>> layer_type("unet/down_blocks_0/attentions_1/transformer_blocks_0/attn2/to_k")
+    'unet attn2/to_k'
+    """
+    component, _, path = layer.partition("/")
+    return f"{component} {re.sub(_WHERE, '', path)}"
+
+
+def _ratios(sums: Float[np.ndarray, "i j"]) -> Crosstalk:
+    own = np.diagonal(sums)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(own > 0, np.sqrt(sums / own), np.inf)
+    return Crosstalk(ratios[:, : len(sums)], ratios[:, -1])
+
+
+def measure_crosstalk(
+    sd: StableDiffusion,
+    adapters: Sequence[Adapter],
+    templates: Sequence[str] | None = None,
+    *,
+    steps: int = 4,
+    seed: int = 0,
+) -> dict[str, Crosstalk]:
+    """Crosstalk of `adapters` on prompts with each one's trigger, while it is active alone.
+
+    templates: the prompts, with {} for the trigger; eight that fit each one's kind if not given.
+
+    The U-Net runs only if an adapter changes layers that read the picture: see `probe.Probe`.
+
+    Raises: UserError for adapters that have NaN or infinity, a number of steps or a seed beyond its bounds.
+    """
+    check_number("steps", steps)
+    check_number("seed", seed)
+    check_finite(adapters)
+    layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
+    pairs: dict[str, Any] = {layer: _pairs_of(layer, adapters) for layer in layers}
+
+    def observe(layer: str, x: jax.Array, y: jax.Array, pairs: Mapping[str, Any]) -> jax.Array:
+        return _energies(pairs[layer], len(adapters), x.astype(jnp.float32), y.astype(jnp.float32))
+
+    chunk = len(templates or _SUBJECT)
+    probe, energies, base = Probe(sd, frozenset(layers), observe, steps, chunk), [], []
+    for index, adapter in enumerate(adapters):
+        prompts = [fill(template, adapter.info.trigger) for template in templates or TEMPLATES[adapter.info.kind]]
+        ids = sd.tokenizer.encode(prompts, token_counts([adapter]))
+        seen = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, pairs, seed)
+        table = np.stack([seen[layer] for layer in layers], axis=-1)
+        count = len(adapters)
+        energies.append(np.concatenate([table[:count], table[count : 2 * count][[index]]]))
+        base.append(table[-1])
+    return crosstalk(np.stack(energies), np.stack(base), layers)
+
+
+def _pairs_of(layer: str, adapters: Sequence[Adapter]) -> Mapping[int, tuple[Any, Any]]:
+    component, _, path = layer.partition("/")
+    found = {}
+    for index, adapter in enumerate(adapters):
+        if path in adapter.lora.get(component, {}):
+            a, b = adapter.lora[component][path]
+            found[index] = np.asarray(a, np.float32) * np.float32(adapter.info.scale), np.asarray(b, np.float32)
+    return found
+
+
+def _energies(pairs: Mapping[int, tuple[Any, Any]], count: int, x: jax.Array, y: jax.Array) -> jax.Array:
+    """|dW_j x|^2 of every adapter, then |sum_{j != i} dW_j x|^2 leaving out each in turn, then |y|^2: [2 count + 1]."""
+    outputs = {index: (x @ a) @ b for index, (a, b) in pairs.items()}
+    total = sum(outputs.values(), jnp.zeros_like(y))
+    alone = [jnp.sum(jnp.square(outputs[i])) if i in outputs else jnp.zeros(()) for i in range(count)]
+    without = [jnp.sum(jnp.square(total - outputs[i] if i in outputs else total)) for i in range(count)]
+    return jnp.stack([*alone, *without, jnp.sum(jnp.square(y))])

@@ -1,0 +1,173 @@
+"""What a model's layers read while it draws prompts, and what is made of that: the inputs of crosstalk and of re-fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.apply import apply_observed
+from blocklora_jax.adapters.concept_tokens import tokens_of
+from blocklora_jax.adapters.targets import reads_text
+from blocklora_jax.diffusion.generate import draw_latents
+from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.samplers.protocol import start
+from blocklora_jax.diffusion.samplers.table import get_sampler
+from blocklora_jax.diffusion.text import Ids, add_sizes, ids_of, join_towers, make_size_ids
+from blocklora_jax.models.clip_text import TextOutput
+from blocklora_jax.pipeline import StableDiffusion
+
+# observe("unet/…/to_k", x [rows, n], y [rows, m], context) -> arrays, to be summed over all that is seen; y = W x under
+# the base; the context is whatever arrays the call was given.
+Observe = Callable[[str, jax.Array, jax.Array, Any], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Sums of what `observe` makes of each layer's inputs while a model draws prompts; compiled once.
+
+    Layers that read text see each prompt once. The others see it `steps` times, in the course of a DDIM run from noise,
+    without guidance.
+
+    layers: as "unet/…/to_k", "text_encoder/…/q_proj". chunk: prompts that go through the model at once.
+    """
+
+    sd: StableDiffusion
+    layers: frozenset[str]
+    observe: Observe
+    steps: int = 4
+    chunk: int = 8
+
+    def __call__(
+        self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, context: Any = None, seed: int = 0
+    ) -> dict[str, Any]:
+        """The sums, in fp64, by layer.
+
+        Args:
+            params: the base's, with token tables as long as `ids` needs (see `with_tokens`).
+            adapter: whose LoRA is active meanwhile; None: the base.
+            ids: of the prompts, [b, t] or [b, 2, t].
+            context: arrays for `observe`.
+        """
+        lora, scale = (adapter.lora, adapter.info.scale) if adapter else ({}, 1.0)
+        towers = {name: params[name] for name in self.sd.models.text_encoders}
+        kernels = {path: _kernel(params["unet"], path) for path in self._of("unet") if reads_text(f"unet/{path}")}
+        total: dict[str, Any] = {}
+        for first in range(0, len(ids), self.chunk):
+            text, seen = self._text_step(towers, kernels, lora, scale, ids[first : first + self.chunk], context)
+            total = _add(total, seen)
+            if any(not reads_text(layer) for layer in self.layers):
+                key = jax.random.fold_in(jax.random.key(seed), first)
+                total = self._draw(params["unet"], lora.get("unet", {}), scale, text, key, context, total)
+        return total
+
+    def _of(self, component: str) -> list[str]:
+        head = f"{component}/"
+        return sorted(layer.removeprefix(head) for layer in self.layers if layer.startswith(head))
+
+    @cached_property
+    def _text_step(self) -> Callable[..., tuple[TextOutput, dict[str, Any]]]:
+        """The text of ids, and what was seen within the text encoders and by the U-Net's layers that read it."""
+
+        @jax.jit
+        def step(towers, kernels, lora, scale, ids, context):
+            models, outputs, seen = with_token_rows(self.sd.models, towers), [], {}
+            for name, tower in models.text_encoders.items():
+                watch = _within(name, self.observe, context)
+                output, records = apply_observed(
+                    tower, towers[name], lora.get(name, {}), scale, self._of(name), watch, ids_of(ids, name)
+                )
+                outputs.append(output)
+                seen |= {f"{name}/{path}": record for path, record in records.items()}
+            text = join_towers(*outputs)
+            states = text.states.reshape(-1, text.states.shape[-1])
+            for path, kernel in kernels.items():
+                seen[f"unet/{path}"] = self.observe(
+                    f"unet/{path}", states, states @ kernel.astype(states.dtype), context
+                )
+            return text, seen
+
+        return step
+
+    @cached_property
+    def _unet_step(self) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
+        paths = [path for path in self._of("unet") if not reads_text(f"unet/{path}")]
+
+        @jax.jit
+        def step(params, pairs, scale, context, *inputs):
+            watch = _within("unet", self.observe, context)
+            output, seen = apply_observed(self.sd.models.unet, params, pairs, scale, paths, watch, *inputs)
+            return output.astype(jnp.float32), {f"unet/{path}": record for path, record in seen.items()}
+
+        return step
+
+    def _draw(
+        self,
+        params: Any,
+        pairs: Any,
+        scale: float,
+        text: TextOutput,
+        key: jax.Array,
+        context: Any,
+        total: dict[str, Any],
+    ) -> dict[str, Any]:
+        """`total`, with what was seen while the pictures of `text` were drawn."""
+        sampler, rows, side = get_sampler("ddim"), len(text.states), self.sd.image_size
+        plan = sampler.init(self.sd.schedule, self.steps)
+        added = add_sizes(text, jnp.asarray(make_size_ids(side, side, rows)))
+        state = start(plan, draw_latents(self.sd.models, key, rows, side, side))
+        for index, timestep in enumerate(plan.timesteps):
+            row = jax.tree.map(lambda x, i=index: x[i], plan.coefficients)
+            noisy, at = sampler.scale(row, state.latents), jnp.full(rows, timestep)
+            output, seen = self._unet_step(
+                params, pairs, scale, context, noisy, at, text.states, *([added] if added else [])
+            )
+            state, total = sampler.step(row, state, output), _add(total, seen)
+        return total
+
+
+def with_tokens(params: Mapping[str, Any], vectors: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """`params` with token rows appended: {"text_encoder": [[v, d], …], …}."""
+    longer = dict(params)
+    for component, rows in vectors.items():
+        if rows:
+            text = params[component]["text_model"]
+            table = jnp.concatenate([jnp.asarray(token_table(params, component)), *map(jnp.asarray, rows)])
+            embeddings = {**text["embeddings"], "token_embedding": {"embedding": table}}
+            longer[component] = {**params[component], "text_model": {**text, "embeddings": embeddings}}
+    return longer
+
+
+def own_tokens(sd: StableDiffusion, adapter: Adapter) -> dict[str, list[Any]]:
+    """The adapter's token vectors by text encoder, for `with_tokens`, in the order of `token_counts`."""
+    return {
+        component: [vectors for _, vectors in sorted(tokens_of(adapter, component).items())]
+        for component in sd.models.text_encoders
+    }
+
+
+def _within(component: str, observe: Observe, context: Any) -> Callable[[str, jax.Array, jax.Array], Any]:
+    def watch(path: str, x: jax.Array, y: jax.Array) -> Any:
+        return observe(f"{component}/{path}", x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), context)
+
+    return watch
+
+
+def _kernel(params: Any, path: str) -> jax.Array:
+    for name in path.split("/"):
+        params = params[name]
+    kernel = jnp.asarray(params["kernel"])
+    return kernel.reshape(kernel.shape[-2:])
+
+
+def _add(total: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    # On the host and in fp64: sums of many small parts.
+    parts = {path: jax.tree.map(lambda x: np.asarray(x, np.float64), record) for path, record in seen.items()}
+    sums = {path: jax.tree.map(np.add, total[path], part) if path in total else part for path, part in parts.items()}
+    return {**total, **sums}

@@ -1,0 +1,116 @@
+"""Where the U-Net looks: how much attention each text position gets while a prompt's picture is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.diffusion.text import Ids
+from blocklora_jax.io.tree_paths import flatten_params
+from blocklora_jax.models.config import UNetConfig
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probing.probe import Probe
+
+
+@dataclass(frozen=True, eq=False)
+class TextAttention:
+    """Attention by text position, averaged over cross-attention layers, heads, pixels and `steps` of a DDIM run from noise,
+    without guidance; compiled once.
+
+    chunk: prompts that go through the model at once.
+    """
+
+    sd: StableDiffusion
+    steps: int = 2
+    chunk: int = 16
+
+    def __call__(
+        self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int = 0
+    ) -> Float[np.ndarray, "b t"]:
+        """Rows of sum 1.
+
+        Args:
+            params, ids: as for `Probe`. adapter: whose LoRA is active meanwhile; None: the base. seed: of the noise.
+        """
+        kernels = self._kernels(params["unet"], adapter)
+        starts = range(0, len(ids), self.chunk)
+        return np.concatenate(
+            [self._chunk(params, adapter, kernels, ids[at : at + self.chunk], seed + at) for at in starts]
+        )
+
+    def _chunk(
+        self,
+        params: Mapping[str, Any],
+        adapter: Adapter | None,
+        kernels: Mapping[str, Float[Array, "n m"]],
+        ids: Ids,
+        seed: int,
+    ) -> np.ndarray:
+        states = jnp.asarray(self._text(params, adapter, ids)[self._text_reader], jnp.float32)
+        states = states.reshape(len(ids), -1, states.shape[-1])
+        context = {
+            f"unet/{block}/to_q": {"query": kernels[f"{block}/to_q"], "keys": states @ kernels[f"{block}/to_k"]}
+            for block in self._blocks
+        }
+        seen = self._looks(params, adapter, ids, context, seed)
+        return np.mean([seen[layer] for layer in context], axis=0) / self.steps
+
+    @cached_property
+    def _blocks(self) -> list[str]:
+        end = "/to_q/kernel"
+        paths = flatten_params(self.sd.params["unet"])
+        return sorted(path.removesuffix(end) for path in paths if path.endswith(f"attn2{end}"))
+
+    def _kernels(self, unet: Mapping[str, Any], adapter: Adapter | None) -> dict[str, Float[Array, "n m"]]:
+        """By layer the weights of queries and keys, with the adapter in them."""
+        flat, pairs, kernels = flatten_params(unet), adapter.lora.get("unet", {}) if adapter else {}, {}
+        for path in (f"{block}/{name}" for block in self._blocks for name in ("to_q", "to_k")):
+            kernels[path] = jnp.asarray(flat[f"{path}/kernel"], jnp.float32)
+            if adapter and path in pairs:
+                a, b = (jnp.asarray(factor) for factor in pairs[path])
+                kernels[path] += adapter.info.scale * a @ b
+        return kernels
+
+    @property
+    def _text_reader(self) -> str:
+        return f"unet/{self._blocks[0]}/to_k"
+
+    @cached_property
+    def _text(self) -> Probe:
+        """What the layers that read text get."""
+        return Probe(self.sd, frozenset((self._text_reader,)), lambda layer, x, y, context: x, chunk=self.chunk)
+
+    @cached_property
+    def _looks(self) -> Probe:
+        def observe(layer: str, x: Array, y: Array, context: Any) -> Array:
+            query, keys = x.astype(jnp.float32) @ context[layer]["query"], context[layer]["keys"]
+            return received(
+                query.reshape(len(keys), -1, query.shape[-1]), keys, _heads(self.sd.models.unet.config, layer)
+            )
+
+        return Probe(
+            self.sd, frozenset(f"unet/{block}/to_q" for block in self._blocks), observe, self.steps, self.chunk
+        )
+
+
+def received(query: Float[Array, "b p d"], keys: Float[Array, "b t d"], num_heads: int) -> Float[Array, "b t"]:
+    """The softmax weights of each key, averaged over heads and queries."""
+    q, k = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, keys))
+    return jax.nn.softmax(jnp.einsum("bphd,bthd->bhpt", q, k) / np.sqrt(q.shape[-1]), axis=-1).mean((1, 2))
+
+
+def _heads(config: UNetConfig, layer: str) -> int:
+    """layer: "unet/up_blocks_1/…"."""
+    heads, block = config.heads_by_block, layer.split("/")[1]
+    if block.startswith("mid_block"):
+        return heads[-1]
+    heads = heads[::-1] if block.startswith("up_blocks") else heads
+    return heads[int(block.rsplit("_", 1)[1])]

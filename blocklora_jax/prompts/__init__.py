@@ -1,0 +1,1 @@
+"""Prompts: tokenizers, templates, and random prompts."""

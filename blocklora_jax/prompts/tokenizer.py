@@ -1,0 +1,197 @@
+"""Prompts to token ids, with concept tokens that stand for one or more learnt vectors."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.prompts.clip_tokenizer import TokenizerFiles
+
+_NAME = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
+
+
+class _Piece(NamedTuple):
+    """A stretch of a prompt: its ids, and its text if it is a concept token."""
+
+    ids: list[int]
+    name: str | None
+
+
+def unit_names(name: str, vectors: int) -> list[str]:
+    """The names of a concept token's vectors, as diffusers' textual inversion has them.
+
+    >>> unit_names("<p1>", 3)
+    ['<p1>', '<p1>_1', '<p1>_2']
+    """
+    return [name, *(f"{name}_{index}" for index in range(1, vectors))]
+
+
+def token_pattern(names: Iterable[str]) -> str:
+    """A regular expression of concept tokens as every text has them: in any case, the longest first.
+
+    Only ASCII letters have two cases here, as in the names themselves: "ſ" is no "s".
+
+    >>> re.sub(token_pattern(["<ada>"]), "Eve", "<ADA> and <ada>'s dog")
+    "Eve and Eve's dog"
+    """
+    return f"(?ai:{'|'.join(re.escape(name) for name in sorted(names, key=len, reverse=True))})"
+
+
+class Tokenizer:
+    """A CLIP tokenizer: prompts to ids [b, t], each started, ended and padded as the model was trained.
+
+    Args:
+        folder: tokenizer files of transformers 4 or 5.
+        table_rows: rows of the text encoder's token table; concept tokens are numbered from here on. None: as many as
+            the tokenizer has tokens.
+        positions: positions of the text encoder. None: what the tokenizer's config says.
+
+    Raises:
+        UserError: no tokenizer in `folder`, or one that does not fit the text encoder.
+    """
+
+    def __init__(self, folder: str | Path, table_rows: int | None = None, positions: int | None = None):
+        self.files = TokenizerFiles.read(folder)
+        self.table_rows = len(self.files) if table_rows is None else table_rows
+        if len(self.files) > self.table_rows:
+            raise UserError(
+                f"{folder} has {len(self.files)} tokens but the text encoder's table only {self.table_rows} rows:"
+                " they are not of the same model"
+            )
+        self.length = _prompt_length(self.files, positions, str(folder))
+        self._own = _multi_vector_tokens(self.files.added)
+
+    def encode(self, prompts: Sequence[str], tokens: Mapping[str, int] | None = None) -> Int[np.ndarray, "b t"]:
+        """Token ids of `prompts`, int32 [b, t], padded to the model's length.
+
+        A concept token occupies as many positions as it has vectors, with ids from `table_rows` on in the order of
+        `tokens`; it may adjoin other text ("<p1>'s dog") and is found in any case.
+
+        Args:
+            prompts: any text.
+            tokens: concept token -> number of its vectors.
+
+        Warns:
+            UserWarning: a prompt has a `<name>` that is no known token.
+
+        Raises:
+            UserError: a prompt that is too long, naming the words that would be lost; a token name that cannot be.
+
+        Source: diffusers `load_textual_inversion` and `maybe_convert_prompt` give the same ids.
+        """
+        ids = {**self._own, **self.token_ids(tokens or {})}
+        rows = [self._encode_one(prompt, ids) for prompt in prompts]
+        return np.asarray(rows, np.int32).reshape(len(rows), self.length)
+
+    def token_ids(self, tokens: Mapping[str, int]) -> dict[str, list[int]]:
+        """The ids of each concept token's vectors: rows of the token table with the vectors appended in this order.
+
+        Raises:
+            UserError: a name that is not `<name>` in lower case or that the vocabulary already has; no vectors.
+        """
+        ids, next_id = {}, self.table_rows
+        for name, vectors in tokens.items():
+            if not _NAME.fullmatch(name):
+                raise UserError(
+                    f"concept token {name!r} must look like '<name>': lower-case letters (CLIP knows no others),"
+                    " digits, '-' and '_' between angle brackets"
+                )
+            if vectors < 1:
+                raise UserError(f"concept token {name!r} has {vectors} vectors; it needs at least one")
+            known = {*self.files.vocabulary, *self.files.added}
+            if taken := [form for unit in unit_names(name, vectors) for form in (unit, unit + "</w>") if form in known]:
+                raise UserError(f"concept token {name!r}: the tokenizer already has {taken[0]!r}; choose another name")
+            ids[name] = list(range(next_id, next_id + vectors))
+            next_id += vectors
+        return ids
+
+    def save(self, folder: str | Path, tokens: Mapping[str, int] | None = None) -> None:
+        """Write the tokenizer with `tokens` added, under the ids that `encode` gives them."""
+        names = [unit for name, ids in self.token_ids(tokens or {}).items() for unit in unit_names(name, len(ids))]
+        self.files.with_tokens(names, self.table_rows).write(folder)
+
+    @cached_property
+    def _clip(self) -> Any:
+        # Imported late: transformers takes longer to import than all the rest.
+        from transformers import CLIPTokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.files.write(folder)
+            return CLIPTokenizer.from_pretrained(folder)
+
+    def _encode_one(self, prompt: str, ids: Mapping[str, list[int]]) -> list[int]:
+        pieces = self._split(prompt, ids)
+        body = [index for piece in pieces for index in piece.ids]
+        excess = len(body) + 2 - self.length
+        if excess > 0:
+            raise UserError(
+                f"prompt too long by {excess} tokens (it has {len(body) + 2}, the model reads {self.length}):"
+                f" {self._tail(pieces, self.length - 2)!r} would be lost; shorten {prompt!r}"
+            )
+        clip = self._clip
+        return [clip.bos_token_id, *body, clip.eos_token_id, *[clip.pad_token_id] * -excess]
+
+    def _split(self, prompt: str, ids: Mapping[str, list[int]]) -> list[_Piece]:
+        # The names' group keeps them in the result: text and names alternate.
+        parts = re.split(f"({token_pattern(ids)})", prompt) if ids else [prompt]
+        known = {**ids, **{name: None for name in self.files.added if _NAME.fullmatch(name)}}
+        for name in _NAME.findall("\n".join(parts[::2]).lower()):
+            if name not in known:
+                listed = ", ".join(map(repr, known)) or "none"
+                message = f"{name!r} in {prompt!r} is read as ordinary letters; known tokens: {listed}"
+                warnings.warn(message, stacklevel=2)
+        texts = [
+            _Piece(self._clip(text, add_special_tokens=False, verbose=False).input_ids, None) for text in parts[::2]
+        ]
+        by_lower = {name.lower(): index for name, index in ids.items()}
+        names = [_Piece(by_lower[name.lower()], name) for name in parts[1::2]]
+        for name, after in zip(parts[1::2], parts[2::2], strict=True):
+            if suffix := re.match(r"_\d+", after):
+                raise UserError(
+                    f"write {name!r} for all vectors of the concept, not {name + suffix[0]!r}, in {prompt!r}"
+                )
+        return [piece for pair in zip(texts, [*names, _Piece([], None)], strict=True) for piece in pair]
+
+    def _tail(self, pieces: list[_Piece], room: int) -> str:
+        """The text from the first token on that finds no room."""
+        words = []
+        for piece in pieces:
+            lost, room = piece.ids[max(room, 0) :], room - len(piece.ids)
+            if lost:
+                words.append(piece.name or self._clip.decode(lost))
+        return " ".join(words)
+
+
+def _prompt_length(files: TokenizerFiles, positions: int | None, folder: str) -> int:
+    """The length that prompts are padded to."""
+    stated = files.config.get("model_max_length", positions)
+    if stated is not None and (isinstance(stated, bool) or not isinstance(stated, int | float) or stated < 2):
+        raise UserError(f"{folder}/tokenizer_config.json states the model_max_length {stated!r}: no number of tokens")
+    # transformers writes 1e30 where no length is known.
+    length = positions if stated is None or stated > 1e9 else int(stated)
+    if length is None:
+        raise UserError(f"{folder}/tokenizer_config.json states no model_max_length")
+    if positions is not None and length > positions:
+        raise UserError(f"{folder} pads prompts to {length} tokens but the text encoder has {positions} positions")
+    return length
+
+
+def _multi_vector_tokens(added: Mapping[str, int]) -> dict[str, list[int]]:
+    """Concept tokens of several vectors that a tokenizer already has, as those of a merged folder do."""
+    found = {}
+    for name in added:
+        units = [name]
+        while (unit := f"{name}_{len(units)}") in added:
+            units.append(unit)
+        if len(units) > 1:
+            found[name] = [added[unit] for unit in units]
+    return found

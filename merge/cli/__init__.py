@@ -1,0 +1,1 @@
+"""The merge commands: one file a verb."""

@@ -1,0 +1,141 @@
+"""`python -m merge check`: whether adapters can be merged, and how much they would disturb each other, before they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tyro.conf import Positional
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.finite import nonfinite_parts
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_atomic
+from blocklora_jax.io.heat_map import heat_map
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.io.picture_grid import png_bytes
+from merge.check import adapter_problems, misfit_problems, params_problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Say all that keeps adapters from being merged, and measure their crosstalk; nothing is merged.
+
+    Crosstalk is how much of another's output lands on a concept's prompts, as a share of the concept's own: 0 is silence,
+    1 is as loud as the concept itself. Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Adapter files: the adapter.safetensors of training runs."""
+    model: str = "pocket"
+    """The base model that the adapters were trained on: "pocket", a Diffusers folder, or a hub id."""
+    variant: str | None = None
+    """Read the weights of this variant of the model ("fp16")."""
+    out: Path = Path("crosstalk.png")
+    """Where the picture of the crosstalk matrix goes."""
+    crosstalk: bool = True
+    """Measure crosstalk; --no-crosstalk looks at the files alone and reads no model."""
+    check_base: bool = True
+    """Count a model that the adapters were not trained on as a problem; --no-check-base for a copy in bfloat16, say."""
+    prompts: tuple[str, ...] = ()
+    """What to measure on, as "a photo of {}", where {} is each concept's trigger; eight that fit its kind if not given."""
+    steps: int = 4
+    """Steps of the pictures in whose course layers that read them are measured."""
+    seed: int = 0
+    """Seeds those pictures."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def check_files(args: Sequence[str]) -> int:
+    """Run `check`; gives the exit code."""
+    options = read_options(CheckOptions, args, prog="python -m merge check")
+    if not options.files:
+        raise UserError("name at least one adapter file")
+    if wrong := [prompt for prompt in options.prompts if "{}" not in prompt]:
+        raise UserError(f"the prompt {wrong[0]!r} has no {{}} for the concept's trigger")
+    if options.crosstalk:
+        plan_outputs([Output(options.out, "picture")], [*options.files, options.model], overwrite=options.overwrite)
+    adapters, problems = _load(options.files, options.verify)
+    problems += [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
+    problems += _measure(options, adapters) if options.crosstalk and adapters else []
+    for problem in problems:
+        print(f"problem: {problem}")
+    print(
+        f"{len(adapters)} of {len(options.files)} adapters read; {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"
+    )
+    return 1 if problems else 0
+
+
+def _load(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], list[str]]:
+    adapters, problems = [], []
+    for path in files:
+        try:
+            adapters.append(Adapter.load(path, verify))
+        except UserError as error:
+            problems.append(str(error))
+    return adapters, problems
+
+
+def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
+    """Print and draw the crosstalk of those adapters that fit the model; gives what is wrong with it and the others."""
+    # Imported late: the model brings Flax.
+    from blocklora_jax.pipeline import StableDiffusion
+    from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
+
+    try:
+        sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
+    except UserError as error:
+        return [f"crosstalk was not measured: {error}"]
+    problems = {
+        i: params_problems(sd.checkpoint.params, [a], check_base=options.check_base) for i, a in enumerate(adapters)
+    }
+    found = [problem for each in problems.values() for problem in each]
+    fitting = [
+        a
+        for a in adapters
+        if not params_problems(sd.checkpoint.params, [a], check_base=False) and not nonfinite_parts(a)
+    ]
+    if len(fitting) < 2:
+        return found
+    try:
+        measured = measure_crosstalk(sd, fitting, options.prompts or None, steps=options.steps, seed=options.seed)
+    except UserError as error:
+        return [*found, f"crosstalk was not measured: {error}"]
+    names = [adapter.name for adapter in fitting]
+    for kind, (pairs, others) in measured.items():
+        print("\n".join(table(kind, names, pairs, others)) + "\n")
+    pairs, others = measured[ALL] if ALL in measured else next(iter(measured.values()))
+    picture = heat_map(
+        np.c_[pairs, others], names, [*names, "all others"], "crosstalk: output of … on the prompts of …"
+    )
+    write_atomic(options.out, png_bytes(picture))
+    print(f"wrote {options.out}")
+    return [*found, *unmeasured(names, pairs, others)]
+
+
+def unmeasured(names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:
+    """Which concepts' crosstalk is no finite number. pairs, others: as in `metrics.crosstalk.Crosstalk`."""
+    finite = np.isfinite(np.c_[pairs, others]).all(axis=1)
+    return [
+        f"the crosstalk on the prompts of {name!r} is not finite: its adapter does nothing there, or too much; do the "
+        "prompts call it, and was it trained?"
+        for name, known in zip(names, finite, strict=True)
+        if not known
+    ]
+
+
+def table(kind: str, names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:
+    """The matrix as text: a row for whose prompts, a column for whose output."""
+    width = max(7, *(len(name) for name in names)) + 2
+    left = max(len(kind), *(len(name) for name in names)) + 2
+    lines = [kind.ljust(left) + "".join(name.rjust(width) for name in names) + "all others".rjust(12)]
+    for name, row, rest in zip(names, pairs, others, strict=True):
+        lines.append(name.ljust(left) + "".join(f"{value:{width}.3f}" for value in row) + f"{rest:12.3f}")
+    return lines

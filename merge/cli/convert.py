@@ -1,0 +1,144 @@
+"""`python -m merge refit`: an ordinary LoRA becomes one that owns blocks, without its pictures and without training."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.partition import Axis, Partition
+from blocklora_jax.checks.names import plain_name
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.registry.store import read_registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitOptions:
+    """Re-fit an ordinary LoRA into blocks of its own, so that it merges losslessly with others.
+
+    On prompts with its trigger the result does what the LoRA does, as well as its blocks can; on all others it is silent.
+    """
+
+    file: Positional[Path]
+    """The LoRA: a file of another trainer, or an adapter.safetensors without blocks."""
+    out: Path
+    """The adapter to write."""
+    slot: tuple[int, ...] | None = None
+    """The slots that it is to own (or name a --registry)."""
+    model: str = "pocket"
+    """The base model that it was trained on: "pocket", a Diffusers folder, or a hub id."""
+    variant: str | None = None
+    """Read the weights of this variant of the model ("fp16")."""
+    blocks: int = 16
+    """K: how many blocks every weight is cut into, as in the adapters that it is to be merged with."""
+    axis: Axis = "in"
+    """What is cut: input features, output features, or both."""
+    partition_seed: int = 0
+    """Seeds the assignment of slots to blocks."""
+    registry: str | None = None
+    """Take blocks, axis, seed and slots from this registry (file, folder or URL), where --name is claimed."""
+    trigger: str | None = None
+    """The words that call its concept and nothing else, such as "sks dog"; what the file says if not given."""
+    class_noun: str | None = None
+    """What it is, in a word that the model knows; what the file says if not given."""
+    kind: Kind | None = None
+    """Of the concept: as a scene or a style it is called elsewhere in a prompt; what the file says if not given."""
+    name: str | None = None
+    """The concept's name; the file's if not given."""
+    rank: int = 16
+    """Rank of the result."""
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    """Weight of silence on random prompts."""
+    prompts: int = 64
+    """Prompts with the trigger to fit on."""
+    random_prompts: int = 256
+    """Prompts without it."""
+    random_styles: tuple[str, ...] = ()
+    """Beginnings of all these prompts ("a photo of"); a list that fits the model if not given."""
+    random_subjects: tuple[str, ...] = ()
+    """Class nouns of the random ones."""
+    random_scenes: tuple[str, ...] = ()
+    """Their ends ("on a beach")."""
+    steps: int = 4
+    """Steps of the pictures in whose course layers that read them are seen."""
+    seed: int = 0
+    """Seeds prompts and pictures."""
+    overwrite: bool = False
+    """Replace a file that is there already."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def refit_file(args: Sequence[str]) -> int:
+    """Run `refit`; gives the exit code."""
+    options = read_options(RefitOptions, args, prog="python -m merge refit")
+    adapter = _renamed(Adapter.load(options.file, options.verify), options)
+    if adapter.info.partition is not None:
+        raise UserError(f"{options.file} has blocks already: it merges as it is")
+    plain_name(adapter.name, f"the concept of {options.file}")
+    partition, slots = _place(options, adapter)
+    plan_outputs([Output(options.out, "adapter")], [options.file, options.model], overwrite=options.overwrite)
+    # Imported late: the model brings Flax.
+    from blocklora_jax.checkpoints.digest import params_digest
+    from blocklora_jax.pipeline import StableDiffusion
+    from blocklora_jax.pocket.prompt_words import words_for
+    from blocklora_jax.probing.conversion import RefitConfig, refit
+    from blocklora_jax.prompts.random_prompts import PromptWords
+
+    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
+    digest = params_digest(sd.params)
+    if adapter.info.base_digest not in ("", digest):
+        raise UserError(
+            f"{options.file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and {options.model} "
+            f"({digest[:12]}) is another model: name its own with --model"
+        )
+    info = dataclasses.replace(adapter.info, base_digest=digest, base_name=sd.checkpoint.public_name)
+    config = RefitConfig(
+        rank=options.rank, erase_weight=options.erase_weight, prompts=options.prompts,
+        random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,
+    )  # fmt: skip
+    adapter = dataclasses.replace(adapter, info=info)
+    listed = words_for(options.model)
+    words = PromptWords(
+        styles=options.random_styles or listed.styles,
+        subjects=options.random_subjects or listed.subjects,
+        scenes=options.random_scenes or listed.scenes,
+    )
+    fitted, fits = refit(sd, adapter, partition, slots, words, config)
+    fitted.save(options.out)
+    print(f"{'layers':<24}{'misses of it':>14}{'leaks':>8}{'leaked before':>15}")
+    for kind, fit in fits.items():
+        print(f"{kind:<24}{fit.error:>13.0%} {fit.leak:>7.0%} {fit.leak_before:>14.0%}")
+    print(
+        f"wrote {options.out}: {fitted.name!r} owns slot {', '.join(map(str, fitted.info.slots))}, called by {info.trigger!r}"
+    )
+    return 0
+
+
+def _renamed(adapter: Adapter, options: RefitOptions) -> Adapter:
+    given = {n: getattr(options, n) for n in ("trigger", "class_noun", "kind", "name") if getattr(options, n)}
+    return dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, **given))
+
+
+def _place(options: RefitOptions, adapter: Adapter) -> tuple[Partition, tuple[int, ...]]:
+    if options.registry is None:
+        if not options.slot:
+            raise UserError("say which slot it is to own, with --slot, or name a --registry in which it has one")
+        return Partition(num_blocks=options.blocks, axis=options.axis, seed=options.partition_seed), options.slot
+    book = read_registry(options.registry)
+    entry = next((entry for entry in book.entries if entry.name == adapter.name), None)
+    token = entry.token if entry else next(iter(adapter.tokens), f"<{adapter.name}>")
+    slots = book.find(token).slots
+    if options.slot and tuple(sorted(options.slot)) != slots:
+        raise UserError(f"{adapter.name!r} is registered for --slot {' '.join(map(str, slots))}")
+    return book.partition, slots

@@ -1,0 +1,91 @@
+"""`python -m merge fuse`: adapters that share weights become adapters that disturb each other least."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.checks.names import plain_name
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.prompts.random_prompts import Kind
+from merge.check import check_adapters
+from merge.methods.fusion import fuse_adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseOptions:
+    """Fit adapters to each other, without pictures and without training, so that their sum keeps every concept.
+
+    Each is written anew, of the same rank, and is to be merged with all the others: `python -m merge OUT/*.safetensors
+    --allow-overlap …`. Blocks are given up: for a merge that can be undone bit for bit, merge the adapters themselves.
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Adapter files, two or more."""
+    out: Path
+    """The folder to write them to, NAME.safetensors each."""
+    model: str = "pocket"
+    """The base model that they were trained on: "pocket", a Diffusers folder, or a hub id."""
+    variant: str | None = None
+    """Read the weights of this variant of the model ("fp16")."""
+    trigger: tuple[str, ...] = ()
+    """The words that call each concept and nothing else ("sks dog"), one for each file; what the files say if not given."""
+    kind: tuple[Kind, ...] = ()
+    """Of each concept: scenes and styles are called elsewhere in a prompt; what the files say if not given."""
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    """Weight of silence on ordinary prompts, in units of one concept's."""
+    name: tuple[str, ...] = ()
+    """What to call each concept, and its file; what the files say if not given."""
+    attention: bool = False
+    """Count text by the attention that the U-Net pays to it: a little closer, but the U-Net has to be run, so it takes longer."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def fuse_files(args: Sequence[str]) -> int:
+    """Run `fuse`; gives the exit code."""
+    options = read_options(FuseOptions, args, prog="python -m merge fuse")
+    if len(options.files) < 2:
+        raise UserError("name two or more adapter files: one alone disturbs nobody")
+    adapters = [Adapter.load(path, options.verify) for path in options.files]
+    for name in ("name", "trigger", "kind"):
+        given = getattr(options, name)
+        if len(given) not in (0, len(adapters)):
+            raise UserError(f"{len(given)} of --{name} for {len(adapters)} files: give one for each, or none")
+        if given:
+            said = zip(adapters, given, strict=True)
+            adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in said]
+    # Before the model is read, which takes longer.
+    check_adapters(adapters, None, allow_overlap=True)
+    names = [
+        plain_name(adapter.name, f"the concept of {path}")
+        for adapter, path in zip(adapters, options.files, strict=True)
+    ]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"{names.count(twice[0])} files are named {twice[0]!r}: give each a name of its own, with --name"
+        )
+    paths = [options.out / f"{name}.safetensors" for name in names]
+    planned = [Output(path, "adapter") for path in paths]
+    plan_outputs(planned, [*options.files, options.model], overwrite=options.overwrite)
+    # Imported late: the model brings Flax.
+    from blocklora_jax.pipeline import StableDiffusion
+
+    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
+    fused = fuse_adapters(sd, adapters, erase_weight=options.erase_weight, attention=options.attention)
+    for path, adapter in zip(paths, fused, strict=True):
+        adapter.save(path)
+        print(f"wrote {path}")
+    print(f"merge them together: python -m merge {options.out}/*.safetensors --allow-overlap …")
+    return 0

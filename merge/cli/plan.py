@@ -1,0 +1,154 @@
+"""`python -m merge plan`: how many blocks a number of concepts needs, and what that leaves each of them."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from blocklora_jax.adapters.partition import Axis
+from blocklora_jax.command_line.options import check_options
+from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.low_rank import KernelShapes
+
+# A lead of first experiments on a small model, no law: 6 features a block taught nothing, 24 a person.
+NARROW = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Say how many blocks a number of concepts needs, and what that leaves each of them.
+
+    K, the number of blocks, is fixed when the first concept is trained: leave room for those that are to come.
+    """
+
+    concepts: int
+    """How many concepts are to be merged at most, now and later."""
+    model: str = "pocket"
+    """The base model: "pocket", "sd15", "sd21", "sdxl", a Diffusers folder or a hub id (only configs are read)."""
+    layers: str = "cross_kv"
+    """Which layers are adapted: cross_kv, attention, full, text_encoder, or several joined with '+'."""
+    axis: Axis = "in"
+    """What is cut: input features, output features, or both."""
+    slots: int = 1
+    """Slots a concept."""
+    rank: int = 16
+    """The rank that adapters are trained with."""
+    token_vectors: int = 2
+    """How many embeddings a concept's token stands for."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """Layers of one kernel shape [n, m]: how many, and what one concept owns of each: `rows` x `columns`."""
+
+    shape: tuple[int, int]
+    layers: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @property
+    def rank_limit(self) -> int:
+        """No change of the smallest block has a higher rank."""
+        return min(self.rows[0], self.columns[0])
+
+    def numbers(self, rank: int) -> int:
+        """Numbers that an adapter of `rank` stores for all these layers, at most."""
+        return self.layers * rank * (self.rows[1] + self.columns[1])
+
+
+def plan_widths(shapes: KernelShapes, blocks: int, axis: Axis, slots: int = 1) -> list[Width]:
+    """What the owner of `slots` of `blocks` blocks has in layers of each shape, widest first.
+
+    Raises: UserError if a layer is narrower than the number of blocks.
+    """
+    counts = Counter(shape for layers in shapes.values() for shape in layers.values())
+    return [
+        Width(
+            shape=shape,
+            layers=count,
+            rows=_share(shape[0], blocks, slots) if axis != "out" else (shape[0], shape[0]),
+            columns=_share(shape[1], blocks, slots) if axis != "in" else (shape[1], shape[1]),
+        )
+        for shape, count in sorted(counts.items(), reverse=True)
+    ]
+
+
+def print_plan(options: PlanOptions) -> int:
+    """Print the plan; gives the exit code."""
+    # Imported late: a model's shapes come from Flax.
+    from blocklora_jax.checkpoints.kernels import model_kernels
+
+    print("\n".join(describe_plan(options, model_kernels(options.model, options.layers))))
+    return 0
+
+
+def describe_plan(options: PlanOptions, shapes: KernelShapes) -> list[str]:
+    """The plan in words, line by line."""
+    blocks = options.concepts * options.slots
+    widths = plan_widths(shapes, blocks, options.axis, options.slots)
+    each = "one slot each" if options.slots == 1 else f"{options.slots} slots each"
+    lines = [
+        f"{options.concepts} concepts on {options.model} ({options.layers}: {sum(w.layers for w in widths)} layers), {each}:",
+        f"  train all of them with --blocks {blocks} --axis {options.axis} (K = {blocks}, which cannot be changed later)",
+        "",
+        f"{'layer, in x out':>16} {'layers':>7} {'a concept owns':>18} {'rank limit':>11} {'bytes at rank ' + str(options.rank):>17}",
+    ]
+    for width in widths:
+        shape, owned = f"{width.shape[0]} x {width.shape[1]}", f"{_range(width.rows)} x {_range(width.columns)}"
+        size = 4 * width.numbers(options.rank)
+        lines.append(f"{shape:>16} {width.layers:>7} {owned:>18} {width.rank_limit:>11} {size:>17,}")
+    size = 4 * sum(width.numbers(options.rank) for width in widths)
+    lines += ["", f"A concept's file: about {(size + _token_bytes(options, shapes)) / 1e6:.2f} MB, tokens included."]
+    if full := [width for width in widths if width.rank_limit < options.rank]:
+        limits = ", ".join(f"{w.shape[0]} x {w.shape[1]}: {w.rank_limit}" for w in full)
+        lines.append(
+            f"Rank {options.rank} is more than some blocks can use ({limits}): a lower --rank makes a smaller file."
+        )
+    narrow = [w for w in widths if min(_cut(w, options.axis)) < NARROW]
+    lines += _warn(narrow, options) if narrow else []
+    return lines
+
+
+def _warn(narrow: list[Width], options: PlanOptions) -> list[str]:
+    smallest = min(min(_cut(width, options.axis)) for width in narrow)
+    fits = max(1, min(min(_cut_sizes(width.shape, options.axis)) for width in narrow) // NARROW)
+    return [
+        f"Narrow: of some layers a concept owns {smallest} features, and little was learnt on fewer than {NARROW} in first "
+        f"experiments. {fits} concepts would have {NARROW}. Concepts that are never merged with each other may share slots."
+    ]
+
+
+def _cut_sizes(shape: tuple[int, int], axis: Axis) -> list[int]:
+    return [size for size, cut in zip(shape, (axis != "out", axis != "in"), strict=True) if cut]
+
+
+def _cut(width: Width, axis: Axis) -> list[int]:
+    sides = ((width.rows, axis != "out"), (width.columns, axis != "in"))
+    return [owned[0] for owned, cut in sides if cut]
+
+
+def _share(size: int, blocks: int, slots: int) -> tuple[int, int]:
+    """The fewest and the most features that the owner of `slots` blocks has; blocks differ by one where K does not divide."""
+    if size < blocks:
+        raise UserError(
+            f"{blocks} blocks are more than the narrowest layer has features ({size}): plan fewer concepts, fewer --slots,"
+            " other --layers or another --axis"
+        )
+    low, rest = divmod(size, blocks)
+    return slots * low + max(0, slots - (blocks - rest)), slots * low + min(slots, rest)
+
+
+def _range(pair: tuple[int, int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}-{pair[1]}"
+
+
+def _token_bytes(options: PlanOptions, shapes: KernelShapes) -> int:
+    """Of the concept's embeddings, as wide as what the layers that read text take in."""
+    text = [
+        shape[0]
+        for component, layers in shapes.items()
+        for path, shape in layers.items()
+        if component != "unet" or path.endswith(("attn2/to_k", "attn2/to_v"))
+    ]
+    return 4 * options.token_vectors * max(text, default=0)

@@ -1,0 +1,1 @@
+"""Adapters as one LoRA file for PyTorch."""

@@ -1,0 +1,165 @@
+"""The model card beside an exported file: what it is, what calls the concepts, and how to load it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_atomic
+from blocklora_jax.io.printing import markdown_block, markdown_code, markdown_text
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_FAMILY_TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
+_PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+# Opens whatever the folder holds.
+_ANY_PIPELINE = "DiffusionPipeline"
+
+
+def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float], family: str, note: str = "") -> str:
+    """The text of the card of the LoRA file at `path`, in Markdown with Hugging Face's front matter.
+
+    Args:
+        path: the LoRA file.
+        adapters, weights: what it was made of.
+        family: "sd1", "sd2" or "sdxl"; "" if it is not known.
+        note: a line on how it was made ("rank cut to 16, …").
+    """
+    base = adapters[0].info.base_name if adapters else ""
+    triggers = [adapter.info.trigger for adapter in adapters if adapter.info.trigger]
+    sections = [
+        _front_matter(base, triggers, family),
+        f"{_marker(path)}\n# {markdown_text(path.stem)}",
+        _table(adapters, weights) + (f"\n\n{note}" if note else ""),
+        f"## diffusers\n\n{markdown_block(_diffusers_code(path, adapters, base, triggers, family), 'python')}",
+        _comfy_text(path, adapters),
+        _here_text(path),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def write_card(path: Path, text: str) -> Path:
+    """Write the card of the file at `path`, see `card_path`; gives where it is."""
+    card = card_path(path)
+    write_atomic(card, text.encode())
+    return card
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of the file at `path` goes: `README.md` beside it, or `<name>.md` where that is somebody else's.
+
+    Raises UserError if both are.
+    """
+    for card in (path.with_name("README.md"), path.with_suffix(".md")):
+        if not card.exists() or (card.is_file() and _marker(path) in _start_of(card)):
+            return card
+    raise UserError(f"will not overwrite README.md and {path.stem}.md beside {path}: choose another folder or no card")
+
+
+def _start_of(card: Path) -> str:
+    with card.open(encoding="utf-8", errors="replace") as file:
+        return file.read(1 << 20)
+
+
+def embeddings_folder(path: Path) -> Path:
+    """Where the embeddings for A1111 and ComfyUI are, each called as its token: `merged.embeddings/`."""
+    return path.with_suffix(".embeddings")
+
+
+def _marker(path: Path) -> str:
+    return f"<!-- blocklora_jax: {path.name} -->"
+
+
+def _front_matter(base: str, triggers: Sequence[str], family: str) -> str:
+    tags = [_FAMILY_TAGS[family]] if family else []
+    lines = ["tags:", *(f"- {tag}" for tag in ("text-to-image", *tags, "lora", "diffusers"))]
+    if _HUB_ID.fullmatch(base):
+        lines.append(f"base_model: {base}")
+    if triggers:
+        # JSON texts are YAML texts.
+        lines.append(f"instance_prompt: {json.dumps(', '.join(triggers), ensure_ascii=False)}")
+    return "\n".join(["---", *lines, "library_name: diffusers", "---"])
+
+
+def _table(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
+    rows = ["| concept | trigger words | weight | blocks | rank | base |", "|---|---|---|---|---|---|"]
+    for adapter, weight in zip(adapters, weights, strict=True):
+        info, partition = adapter.info, adapter.info.partition
+        blocks = "whole layers"
+        if partition:
+            blocks = f"slots {', '.join(map(str, info.slots))} of {partition.num_blocks} ({partition.axis})"
+        cells = (
+            markdown_text(info.name),
+            markdown_code(info.trigger) if info.trigger else "",
+            f"{weight:g}",
+            blocks,
+            str(info.rank),
+            markdown_text(info.base_name),
+        )
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _diffusers_code(path: Path, adapters: Sequence[Adapter], base: str, triggers: Sequence[str], family: str) -> str:
+    pipeline, tokens = _PIPELINES.get(family, _ANY_PIPELINE), token_counts(adapters)
+    lines = [f"from diffusers import {pipeline}"]
+    lines += ["from safetensors.torch import load_file"] if family == "sdxl" and tokens else []
+    lines += [
+        "",
+        f"pipe = {pipeline}.from_pretrained({base or 'the base model'!r})",
+        f"pipe.load_lora_weights('.', weight_name={path.name!r})",
+    ]
+    lines += _token_code(path, tokens, family)
+    prompt = " and ".join(triggers) or "…"
+    return "\n".join([*lines, f"image = pipe({f'a photo of {prompt}'!r}).images[0]"])
+
+
+def _token_code(path: Path, tokens: Mapping[str, int], family: str) -> list[str]:
+    files = {token: f"{path.stem}.{token.strip('<>')}.safetensors" for token in tokens}
+    if family != "sdxl":
+        return [f"pipe.load_textual_inversion({file!r})" for file in files.values()]
+    lines = []
+    if files:
+        lines = [
+            "# Published configs of SDXL name a wrong end token, with which a prompt is read up to a concept token only.",
+            "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id",
+        ]
+    for token, file in files.items():
+        lines.append(f"vectors = load_file({file!r})")
+        for key, suffix in (("clip_l", ""), ("clip_g", "_2")):
+            parts = f"text_encoder=pipe.text_encoder{suffix}, tokenizer=pipe.tokenizer{suffix}"
+            lines.append(f"pipe.load_textual_inversion(vectors[{key!r}], {token!r}, {parts})")
+    return lines
+
+
+def _comfy_text(path: Path, adapters: Sequence[Adapter]) -> str:
+    names = [token.strip("<>") for token in token_counts(adapters)]
+    lines = [
+        "## ComfyUI and A1111",
+        "",
+        f"They read the layout `kohya`. Copy `{path.name}` to `models/loras` (A1111: `models/Lora`)"
+        + (
+            f" and the files of `{embeddings_folder(path).name}/` to `models/embeddings` (A1111: `embeddings`)."
+            if names
+            else "."
+        ),
+    ]
+    if names:
+        calls = ", ".join(f"`embedding:{name}`" for name in names)
+        lines += [
+            "",
+            f"Call the concepts in ComfyUI with {calls}, in A1111 with {', '.join(f'`{name}`' for name in names)}.",
+        ]
+    return "\n".join(lines)
+
+
+def _here_text(path: Path) -> str:
+    return (
+        "## blocklora_jax\n\n```python\nfrom blocklora_jax import Adapter\n\n"
+        f"adapter = Adapter.load({path.name!r})  # an ordinary LoRA, without the tokens\n```\n\n"
+        "To merge on, take the adapter files that this was made of: they know their blocks and their tokens."
+    )

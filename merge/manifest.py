@@ -1,0 +1,129 @@
+"""`blocklora.json` in a merged model's folder: which concepts are in it, so that one can be taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.header import MOST_NUMBERS, InfoHeader
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.checkpoints.manifest import read_manifest
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import read_json
+from blocklora_jax.io.outputs import MANIFEST
+from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
+from blocklora_jax.layouts.low_rank import LoRAPair
+
+VERSION = 1
+_AGAIN = "merge again from the adapters"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeRecord:
+    """What was merged into what.
+
+    base_name, base_digest: the base model (see `checkpoints.digest`). dtype: precision of the folder's weights.
+    adapters: outlines, in the order in which their tokens joined. weights: one for each.
+    """
+
+    base_name: str
+    base_digest: str
+    dtype: str
+    adapters: tuple[Adapter, ...]
+    weights: tuple[float, ...]
+
+    def index_of(self, name: str) -> int:
+        """Where the concept `name` is. Raises UserError if there is none of that name, or two."""
+        found = [i for i, adapter in enumerate(self.adapters) if adapter.name == name]
+        if len(found) != 1:
+            names = ", ".join(adapter.name for adapter in self.adapters)
+            raise UserError(f"there {'is no' if not found else 'are several'} concept {name!r} in it; it has {names}")
+        return found[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        concepts = [
+            {**adapter.info.to_json(), "weight": weight, "tokens": _shapes(adapter.tokens), "shapes": adapter.shapes()}
+            for adapter, weight in zip(self.adapters, self.weights, strict=True)
+        ]
+        head = {name: getattr(self, name) for name in ("base_name", "base_digest", "dtype")}
+        return {"blocklora_merge": VERSION, **head, "concepts": concepts}
+
+
+def outline(adapter: Adapter) -> Adapter:
+    """The adapter without its numbers: zeros of the same shapes that take no memory, and no training settings."""
+    return _silent(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
+
+
+def read_record(folder: str | Path, verify: bool = True) -> MergeRecord:
+    """The record in `folder`. Raises UserError if there is none, or it cannot be read."""
+    path = Path(folder).expanduser() / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is no merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}")
+    manifest = read_manifest(folder, verify)
+    # Folders of version 0.1.0 have the record alone in that file.
+    value = read_json(path) if manifest is None else manifest.get("merge")
+    if value is None:
+        raise UserError(f"{folder} was saved by this program, but nothing was merged into it: {_AGAIN}")
+    version = value.get("blocklora_merge") if isinstance(value, dict) else None
+    if version != VERSION:
+        raise UserError(f"{path} has version {str(version)[:20]}; this one reads {VERSION}: update blocklora_jax")
+    try:
+        record = validated(_Record, value, f"{path} lacks or misspells a field")
+        return record.to_record()
+    except UserError as error:
+        raise UserError(f"{error}: {_AGAIN}") from error
+
+
+class _Concept(InfoHeader):
+    """One concept of the record; tokens: shapes of their vectors [v, d]."""
+
+    training: Text
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)]
+    tokens: dict[Token, Shape]
+
+
+class _Record(Schema):
+    """The record as JSON."""
+
+    blocklora_merge: Literal[1]
+    base_name: Text
+    base_digest: Sha256
+    dtype: Literal["float32", "float16", "bfloat16"]
+    concepts: Annotated[list[_Concept], Field(max_length=1 << 16)]
+
+    def to_record(self) -> MergeRecord:
+        """The record. Raises UserError for slots that a partition has not, and layers larger than any model's."""
+        for concept in self.concepts:
+            sides = [side for layers in concept.shapes.values() for shape in layers.values() for side in shape]
+            if sum(sides) * concept.rank > MOST_NUMBERS:
+                raise UserError(f"{concept.name!r} has more numbers than any adapter")
+        return MergeRecord(
+            base_name=self.base_name,
+            base_digest=self.base_digest,
+            dtype=self.dtype,
+            adapters=tuple(_silent(c.to_info("{}"), c.kernel_shapes(), c.tokens) for c in self.concepts),
+            weights=tuple(concept.weight for concept in self.concepts),
+        )
+
+
+def _silent(info: AdapterInfo, shapes: Mapping[str, Any], tokens: Mapping[str, Any]) -> Adapter:
+    lora = {
+        component: {path: LoRAPair(_zeros((n, info.rank)), _zeros((info.rank, m))) for path, (n, m) in layers.items()}
+        for component, layers in shapes.items()
+    }
+    return Adapter(lora=lora, tokens={token: _zeros(tuple(shape)) for token, shape in tokens.items()}, info=info)
+
+
+def _zeros(shape: Sequence[int]) -> np.ndarray:
+    return np.broadcast_to(np.float32(0), tuple(shape))
+
+
+def _shapes(tokens: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {token: list(np.shape(vectors)) for token, vectors in tokens.items()}

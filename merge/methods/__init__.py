@@ -1,0 +1,1 @@
+"""Methods of merging: one file each, one table."""

@@ -1,0 +1,56 @@
+"""Merging by whole weight changes ("task vectors"): what the methods that blocks are compared with have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blocklora_jax.adapters.adapter import Adapter
+from merge.check import check_merge, leaf_path
+from merge.compose import compose
+from merge.overflow import check_overflow
+
+Params = Mapping[str, Any]
+# Makes one change of a kernel from the k changes that the adapters would make: [k, n, m] and weights [k] -> [n, m].
+Rule = Callable[[Float[Array, "k n m"], Float[Array, " k"]], Float[Array, "n m"]]
+
+
+def merge_task_vectors(
+    params: Params, adapters: Sequence[Adapter], weights: Sequence[Any] | None, rule: Rule, *, check_base: bool = True
+) -> Params:
+    """`params` where every adapted kernel W is W + rule([dW_1, …, dW_k], weights), and the concepts' tokens are appended.
+
+    An adapter without the layer takes part with dW = 0. Sums are formed in fp32 and cast once; other leaves are the same arrays.
+
+    Raises: UserError as `compose` does, except that the adapters may own the same weights.
+    """
+    factors = jnp.asarray(
+        check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base), jnp.float32
+    )
+    layers = {f"{c}/{layer}" for adapter in adapters for c, group in adapter.lora.items() for layer in group}
+    apply_rule = jax.jit(rule)
+
+    def merged(path, leaf):
+        layer = leaf_path(path).removesuffix("/kernel")
+        if not leaf_path(path).endswith("/kernel") or layer not in layers:
+            return leaf
+        deltas = jnp.stack([layer_delta(adapter, layer, leaf.shape) for adapter in adapters])
+        return (jnp.asarray(leaf, jnp.float32) + apply_rule(deltas, factors).reshape(leaf.shape)).astype(leaf.dtype)
+
+    with_tokens = compose(params, [replace(adapter, lora={}) for adapter in adapters], check_base=False)
+    result = jax.tree_util.tree_map_with_path(merged, with_tokens)
+    check_overflow(params, result, {f"{layer}/kernel" for layer in layers}, every=True)
+    return result
+
+
+def layer_delta(adapter: Adapter, layer: str, shape: tuple[int, ...]) -> Float[Array, "n m"]:
+    """dW of a layer ("unet/…/to_k") whose kernel has `shape`; zeros if the adapter has no such layer."""
+    pair = adapter.lora.get(layer.split("/", 1)[0], {}).get(layer.split("/", 1)[1])
+    if pair is None:
+        return jnp.zeros(shape[-2:], jnp.float32)
+    return adapter.info.scale * jnp.dot(pair.lora_A, pair.lora_B, precision=jax.lax.Precision.HIGHEST)

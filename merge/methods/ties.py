@@ -1,0 +1,50 @@
+"""TIES: trim small changes, elect a sign for every weight, average the changes that agree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.errors import UserError
+from merge.methods.task_vectors import Params, merge_task_vectors
+
+
+def ties(
+    params: Params,
+    adapters: Sequence[Adapter],
+    weights: Sequence[Any] | None = None,
+    *,
+    density: float = 0.2,
+    check_base: bool = True,
+) -> Params:
+    """`params` with the adapters merged by TIES, tokens appended. density: share of each change that is kept, in (0, 1].
+
+    Raises: UserError as `merge_task_vectors`, or for a density outside (0, 1].
+
+    Source: TIES-Merging (arXiv 2306.01708); `peft.utils.merge_utils.ties` with majority sign "total".
+    """
+    if not 0 < density <= 1:
+        raise UserError(f"density must be in (0, 1], not {density}")
+    return merge_task_vectors(params, adapters, weights, partial(ties_rule, density=density), check_base=check_base)
+
+
+def ties_rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"], density: float) -> Float[Array, "n m"]:
+    """Mean, over the changes whose sign is the elected one, of weight times trimmed change; 0 where there is none."""
+    trimmed = jax.vmap(partial(keep_largest, density=density))(deltas)
+    elected = jnp.where(trimmed.sum(0) >= 0, 1.0, -1.0)
+    agrees = jnp.sign(trimmed) == elected[None]
+    total = jnp.sum(trimmed * weights[:, None, None] * agrees, axis=0)
+    return total / jnp.maximum(agrees.sum(0), 1)
+
+
+def keep_largest(x: Float[Array, "n m"], density: float) -> Float[Array, "n m"]:
+    """`x` where all but the int(density * size) entries of largest magnitude are 0."""
+    flat = x.reshape(-1)
+    _, kept = jax.lax.top_k(jnp.abs(flat), int(density * flat.size))
+    return jnp.zeros_like(flat).at[kept].set(flat[kept]).reshape(x.shape)

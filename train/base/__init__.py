@@ -1,0 +1,1 @@
+"""Training the pocket model: `python -m train.base`."""

@@ -1,0 +1,79 @@
+"""Stage 1: CLIP, the text tower that conditions the U-Net and an image tower to measure with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from blocklora_jax.models.apply import apply_model
+from blocklora_jax.models.clip_text import CLIPTextModel
+from blocklora_jax.models.clip_vision import CLIPVisionModel, VisionConfig
+from blocklora_jax.models.config import TextConfig
+from train.base.autoencoder import warmup_then_cosine
+from train.base.pictures import Pictures, batch_indices, to_float
+from train.engine.loop import LoopConfig, run_loop
+
+
+def train_clip(
+    text: TextConfig,
+    vision: VisionConfig,
+    pictures: Pictures,
+    ids: np.ndarray,
+    run_dir: Path,
+    loop: LoopConfig,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+) -> dict:
+    """Trained {"text_encoder", "vision", "text_projection" [d, p], "logit_scale"}.
+
+    ids: captions int32 [n, t]. Pictures with the same caption in a batch are not each other's negatives.
+    """
+    text_model, vision_model = CLIPTextModel(text), CLIPVisionModel(vision)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = {
+        "text_encoder": text_model.init(keys[0], jnp.zeros((1, ids.shape[1]), jnp.int32))["params"],
+        "vision": vision_model.init(keys[1], jnp.zeros((1, *pictures.images.shape[1:])))["params"],
+        "text_projection": jax.random.normal(keys[2], (text.hidden_size, vision.projection_dim))
+        * text.hidden_size**-0.5,
+        "logit_scale": jnp.asarray(np.log(1 / 0.07), jnp.float32),
+    }
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(warmup_then_cosine(learning_rate, loop.steps)))
+
+    def loss_fn(params, images, ids):
+        embedded_images = _unit(apply_model(vision_model, params["vision"], images))
+        states = apply_model(text_model, params["text_encoder"], ids)
+        embedded_texts = _unit(pool_text(states, ids, text.vocab_size - 1) @ params["text_projection"])
+        logits = jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0))) * embedded_images @ embedded_texts.T
+        same = (ids[:, None] == ids[None, :]).all(-1)
+        targets = same / same.sum(1, keepdims=True)
+        losses = optax.softmax_cross_entropy(logits, targets), optax.softmax_cross_entropy(logits.T, targets)
+        hit = jnp.take_along_axis(same, logits.argmax(1)[:, None], axis=1).mean()
+        return (losses[0].mean() + losses[1].mean()) / 2, hit
+
+    @jax.jit
+    def step_fn(state, batch):
+        params, opt_state = state
+        (loss, hit), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *batch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), {"loss": loss, "caption_top1": hit}
+
+    def batch_at(step: int):
+        chosen = batch_indices(seed, step, batch, len(ids))
+        return to_float(pictures.images[chosen]), ids[chosen]
+
+    return run_loop(loop, run_dir, (params, optimizer.init(params)), step_fn, batch_at, label="clip")[0]
+
+
+def pool_text(states: jax.Array, ids: jax.Array, eos_token_id: int) -> jax.Array:
+    """The state [b, d] at each prompt's first end token."""
+    position = (ids == eos_token_id).argmax(1)
+    return jnp.take_along_axis(states, position[:, None, None], axis=1)[:, 0]
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,0 +1,211 @@
+"""How good the pocket model is, as its judge sees it: `python -m train.base --report`.
+
+Identity: `measure_identity`. Captions: a class, scene or style of a picture is recognised if the judge gives that name
+the highest probability; with several subjects all must be among as many most probable classes, each with at least one half.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_json
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.judge import CLASS_NAMES, FOLDER, SCENE_NAMES, STYLE_NAMES, Judge, Labels, load_judge
+from blocklora_jax.pocket.world import draw
+from blocklora_jax.pocket.world.captions import caption
+from blocklora_jax.pocket.world.specs import PictureSpec, draw_individual, random_spec
+from train.base.identity import measure_identity, measure_variants
+from train.base.pictures import PICTURE_SETS, PictureSet, read_picture_sets
+
+# What good enough is: share of unseen individuals told; of drawings' captions read; generated over drawn, one subject; two.
+BARS = {"identity": 0.85, "drawings": 0.97, "one": 0.90, "two": 0.75}
+PARTS = ("classes", "scene", "style")
+_TRIES = 500
+_BATCH = 50
+
+Caption = tuple[tuple[str, ...], str, str]
+Make = Callable[[list[PictureSpec]], np.ndarray]
+
+
+def write_report(
+    model: str, out: Path, seed: int = 1, counts: tuple[int, int] = (200, 100), cast: int = 500
+) -> dict[str, Any]:
+    """Measure a model ("pocket" or a folder), print it and write `report.json` into `out`.
+
+    counts: how many captions with one and with two subjects are generated, if possible none that the model learnt from.
+
+    Raises: UserError for a model that does not say what it learnt from.
+    """
+    began = time.perf_counter()
+    judge = load_judge(own) if (own := Path(model) / "judge").is_dir() else load_judge(FOLDER)
+    sd = StableDiffusion.from_pretrained(model)
+    if not (sets := read_picture_sets(folder := sd.checkpoint.tokenizer.parent)):
+        raise UserError(f"{folder} does not say which captions it learnt from: it has no {PICTURE_SETS}")
+    generate = lambda specs: generate_pictures(sd, [caption(spec) for spec in specs], seed)
+    report = {
+        "model": model,
+        "seed": seed,
+        "identity": measure_identity(judge, seed, cast),
+        "variants": {kind: measure_variants(judge, kind, seed) for kind in ("scene", "style")},
+        "captions": measure_captions(judge, generate, known_captions(sets), seed, counts),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    print(as_text(report))
+    write_json(out / "report.json", report)
+    return report
+
+
+def measure_captions(
+    judge: Judge, generate: Make, known: set[Caption], seed: int, counts: tuple[int, int]
+) -> dict[str, Any]:
+    """Rates of recognition with "one" and "two" subjects, and by name (one subject), for three sets of pictures.
+
+    "world": drawings of all classes, scenes and styles, also those that the base never saw. "drawn": four drawings of
+    every caption that the base is asked for, with other individuals each. "generated": the base's pictures.
+    """
+    rng = np.random.default_rng([seed, 30])
+    result: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
+    for subjects, (name, count) in enumerate(zip(("one", "two"), counts, strict=True), start=1):
+        asked = [new_caption(known, subjects, rng) for _ in range(count)]
+        sets = {
+            "world": ([random_spec(rng, held_out=True, subjects=subjects) for _ in range(4 * count)], draw_all),
+            "drawn": ([_with_others(spec, rng) for spec in asked for _ in range(4)], draw_all),
+            "generated": (asked, generate),
+        }
+        result[name] = {"captions": count, "unseen": sum(caption_key(spec) not in known for spec in asked)}
+        for kind, (specs, make) in sets.items():
+            hits = recognise(judge.classify(make(specs)), specs)
+            if subjects == 1:
+                by_name[kind] = _by_name(specs, hits)
+            result[name][kind] = {part: float(hits[part].mean()) for part in PARTS}
+        drawn, generated = result[name]["drawn"], result[name]["generated"]
+        result[name]["ratio"] = {part: generated[part] / max(drawn[part], 1e-9) for part in PARTS}
+    return result | {"by_name": by_name}
+
+
+def caption_key(spec: PictureSpec) -> Caption:
+    """What a caption says, however it is worded."""
+    return tuple(subject.class_name for subject in spec.subjects), spec.scene, spec.style
+
+
+def known_captions(learnt_from: Iterable[PictureSet]) -> set[Caption]:
+    """The captions of all pictures of these sets."""
+    return {caption_key(spec) for chosen in learnt_from for spec in chosen.specs()}
+
+
+def new_caption(known: set[Caption], subjects: int, rng: np.random.Generator) -> PictureSpec:
+    """A random picture of the classes, scenes and styles that the base knows, if possible with a caption that it does not."""
+    for _ in range(_TRIES):
+        spec = random_spec(rng, subjects=subjects)
+        if caption_key(spec) not in known:
+            break
+    return spec
+
+
+def _with_others(spec: PictureSpec, rng: np.random.Generator) -> PictureSpec:
+    """The same caption, other individuals and another seed."""
+    subjects = tuple(draw_individual(subject.class_name, rng) for subject in spec.subjects)
+    return replace(spec, subjects=subjects, seed=int(rng.integers(2**31)))
+
+
+def draw_all(specs: list[PictureSpec]) -> np.ndarray:
+    """Their drawings, uint8 [n, 64, 64, 3]."""
+    return np.stack([draw(spec) for spec in specs])
+
+
+def generate_pictures(sd: StableDiffusion, prompts: Sequence[str], seed: int, steps: int = 25) -> np.ndarray:
+    """The base's pictures, uint8 [n, 64, 64, 3], in batches of one size: one compilation serves all."""
+    filled = [*prompts, *[prompts[-1]] * (-len(prompts) % _BATCH)]
+    starts = range(0, len(filled), _BATCH)
+    parts = [sd.generate(filled[i : i + _BATCH], seed=1000 * seed + i, steps=steps) for i in starts]
+    return np.concatenate(parts)[: len(prompts)]
+
+
+def recognise(labels: Labels, specs: list[PictureSpec]) -> dict[str, np.ndarray]:
+    """bool [n] for each of `PARTS`: is what the caption says recognised in the picture?"""
+    scenes = np.array([SCENE_NAMES.index(spec.scene) for spec in specs])
+    styles = np.array([STYLE_NAMES.index(spec.style) for spec in specs])
+    return {
+        "classes": np.array([_shows(row, spec) for row, spec in zip(labels.classes, specs, strict=True)]),
+        "scene": labels.scene.argmax(1) == scenes,
+        "style": labels.style.argmax(1) == styles,
+    }
+
+
+def _shows(probabilities: np.ndarray, spec: PictureSpec) -> bool:
+    wanted = {CLASS_NAMES.index(subject.class_name) for subject in spec.subjects}
+    best = np.argsort(-probabilities)[: len(wanted)]
+    return set(best.tolist()) == wanted and (len(wanted) == 1 or bool((probabilities[best] >= 0.5).all()))
+
+
+def _by_name(specs: list[PictureSpec], hits: dict[str, np.ndarray]) -> dict[str, dict[str, list[float]]]:
+    """For each name of each part, [share recognised of the pictures whose caption names it, number of those]."""
+    names = {
+        "classes": [spec.subjects[0].class_name for spec in specs],
+        "scene": [spec.scene for spec in specs],
+        "style": [spec.style for spec in specs],
+    }
+    return {
+        part: {
+            name: [float(hits[part][chosen].mean()), int(chosen.sum())]
+            for name in sorted(set(names[part]))
+            if (chosen := np.array(names[part]) == name).any()
+        }
+        for part in PARTS
+    }
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report for people."""
+    who, said = report["identity"], report["captions"]
+    lines = [
+        f"{report['model']}, seed {report['seed']}, {report['seconds']} s",
+        f"identity: top-1 {_bar(who['top1'], BARS['identity'])} among {who['individuals']} unseen individuals; "
+        f"{who['top1_of_class']:.1%} among those of its class, {who['top1_in_pairs']:.1%} when it stands beside another",
+        f"cosine to the same individual {who['cosine_same']:.3f} (beside another {who['cosine_in_pairs']:.3f}), "
+        f"to others of its class {who['cosine_same_class']:.3f}, of other classes {who['cosine_other_class']:.3f}",
+    ]
+    for kind, rows in report["variants"].items():
+        lines.append(
+            f"{kind} variants: top-1 {rows['top1']:.1%} among {rows['variants']}; cosine to its own references "
+            f"{rows['cosine_same']:.3f}, to those of the {kind}'s other variants {rows['cosine_other']:.3f}"
+        )
+    for name in ("one", "two"):
+        rows = said[name]
+        lines.append(
+            f"\n{name} subject{'s' * (name == 'two')}: {rows['captions']} captions, "
+            f"{rows['unseen']} of them not among the base's"
+        )
+        lines.append(f"{'recognised':12}{'all drawn':>14}{'drawn':>12}{'generated':>12}   generated / drawn")
+        for part in PARTS:
+            world, drawn, made = (rows[kind][part] for kind in ("world", "drawn", "generated"))
+            # Two subjects are judged by whether both are there.
+            bar = BARS[name] if name == "one" or part == "classes" else None
+            lines.append(
+                f"{part:12}{_bar(world, BARS['drawings'] if name == 'one' else None):>14}{drawn:12.1%}{made:12.1%}   "
+                f"{_bar(rows['ratio'][part], bar)}"
+            )
+    return "\n".join([*lines, *_name_table(said["by_name"], who["top1_by_class"])])
+
+
+def _bar(value: float, bar: float | None) -> str:
+    return f"{value:.1%}" if bar is None else f"{value:.1%} ({'>=' if value >= bar else '<'} {bar:.0%})"
+
+
+def _name_table(by_name: dict[str, Any], top1: dict[str, float]) -> list[str]:
+    lines = [f"\n{'one subject':16}{'all drawn':>10}{'drawn':>10}{'generated':>10}{'(captions)':>12}{'identity':>10}"]
+    for part, known in zip(PARTS, (CLASS_NAMES, SCENE_NAMES, STYLE_NAMES), strict=True):
+        for name in known:
+            shares = [by_name[kind][part].get(name, [None, 0]) for kind in ("world", "drawn", "generated")]
+            cells = "".join(f"{'-' if share is None else f'{share:.0%}':>10}" for share, _ in shares)
+            who = f"{top1[name]:.0%}" if part == "classes" and name in top1 else ""
+            lines.append(f"{name:16}{cells}{shares[-1][1]:12d}{who:>10}")
+    return lines

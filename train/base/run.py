@@ -1,0 +1,237 @@
+"""Train the pocket model: `python -m train.base`.
+
+Draws pictures of the little world, then trains CLIP, the autoencoder and the U-Net on them, and the judge that measures
+pictures, each stage resumable, and writes a Diffusers folder in fp16. `--report` says how good a model is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blocklora_jax.checkpoints.diffusers import load_folder
+from blocklora_jax.checkpoints.image_encoder import save_image_encoder
+from blocklora_jax.checks.bounds import BOUNDS
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.locks import hold
+from blocklora_jax.models.clip_vision import VisionConfig
+from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
+from blocklora_jax.pocket import architecture
+from blocklora_jax.pocket.judge import load_judge, save_judge
+from blocklora_jax.pocket.tokenizer import write_tokenizer
+from blocklora_jax.pocket.world import vocabulary
+from blocklora_jax.prompts.tokenizer import Tokenizer
+from train.base.autoencoder import train_autoencoder
+from train.base.clip import train_clip
+from train.base.denoiser import Examples, encode_pictures, train_denoiser
+from train.base.judge import train_judge
+from train.base.layout import subjects_of
+from train.base.package import Packager
+from train.base.pictures import Pictures, PictureSet, draw_pictures, read_picture_sets, write_array
+from train.base.report import write_report
+from train.engine.loop import LoopConfig
+
+# What is asked for in one call only, and no setting of the model.
+_OF_THE_CALL = frozenset({"out", "resume", "only_judge", "report", "model"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """Train the pocket Stable Diffusion from nothing. The packaged weights' README says which settings made them."""
+
+    out: Path = Path("runs/base")
+    """Run folder: pictures, checkpoints, metrics, preview grids, and the model so far in `model/`."""
+    start: str | None = None
+    """Go on from the weights of this model ("pocket", or a folder): text encoder and autoencoder stay, U-Net and judge train."""
+    resume: bool = False
+    """Continue an interrupted run, or one that is to train longer (raise a stage's steps)."""
+    seed: int = 0
+    pictures: int = 40_000
+    """How many pictures are drawn to learn from."""
+    several: float = 0.35
+    """Share of them with two or three subjects."""
+    clip_steps: int = 400
+    clip_batch: int = 128
+    clip_learning_rate: float = 5e-4
+    vae_steps: int = 2400
+    vae_batch: int = 8
+    vae_learning_rate: float = 1e-3
+    unet_steps: int = 9600
+    unet_batch: int = 24
+    unet_learning_rate: float = 6e-4
+    judge_steps: int = 4800
+    """0 trains no judge. A run that starts from a model goes on from its judge, or keeps it."""
+    judge_batch: int = 64
+    judge_learning_rate: float = 2e-3
+    judge_individuals: int = 12_000
+    """How many individuals the judge learns to tell apart, from four pictures of each."""
+    save_every: int = 250
+    preview_every: int = 500
+    only_judge: bool = False
+    """Train nothing but the judge, for the autoencoder of the model that --start names."""
+    report: bool = False
+    """Train nothing: measure --model, print how good it is, and write report.json into --out."""
+    model: str = "pocket"
+    """The model that --report measures: "pocket", or a folder that such a run wrote."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.several <= 1:
+            raise UserError(f"--several is a share, 0 to 1, not {self.several}")
+        # 0: only at the end.
+        check_options(self, {"save_every": BOUNDS["preview_every"]})
+        if self.only_judge and self.report:
+            raise UserError("--only-judge trains and --report measures: call them one after the other")
+        if self.start and self.report:
+            raise UserError("--report measures the model that --model names, and starts from none: leave out --start")
+        if self.only_judge and not self.start:
+            raise UserError("--only-judge needs a model whose autoencoder the judge is to know: add --start pocket")
+
+    @property
+    def picture_set(self) -> PictureSet:
+        """The pictures of this run."""
+        return PictureSet(self.seed, self.pictures, self.several)
+
+    def loop(self, steps: int, preview_every: int = 0) -> LoopConfig:
+        """The loop settings of a stage with so many steps."""
+        return LoopConfig(steps=steps, save_every=self.save_every, preview_every=preview_every, resume=self.resume)
+
+
+class Frozen(NamedTuple):
+    """What the U-Net is trained on top of, and what it starts from (None: from nothing).
+
+    configs: of "vae" and "text_encoder". vae, text_encoder, unet: parameters. learnt_from: by the runs that made them.
+    folder: of the model that it was read from.
+    """
+
+    configs: dict[str, Any]
+    vae: dict[str, Any]
+    text_encoder: dict[str, Any]
+    unet: dict[str, Any] | None = None
+    learnt_from: tuple[PictureSet, ...] = ()
+    folder: Path | None = None
+
+
+def train_base(config: BaseConfig) -> Path:
+    """All stages, or what is left of them; returns the model's folder."""
+    with hold(config.out, "training in"):
+        return _train_stages(config)
+
+
+def _train_stages(config: BaseConfig) -> Path:
+    out = config.out
+    # What is wrong with the model to start from is told before minutes of drawing.
+    start = load_frozen(config.start) if config.start else None
+    pictures = draw_pictures(out, config.picture_set)
+    if start:
+        copy_others(start, out)
+    frozen = start or train_frozen(config, pictures)
+    text, vae = frozen.configs["text_encoder"], frozen.configs["vae"]
+    tokenizer = Tokenizer(out / "tokenizer", text.vocab_size, architecture.MAX_TOKENS)
+    latents_path = out / f"latents-{config.vae_steps}.npy"
+    if not latents_path.exists():
+        write_array(latents_path, encode_pictures(vae, frozen.vae, pictures))
+    latents = np.load(latents_path)
+    if not config.start:
+        vae = dataclasses.replace(vae, scaling_factor=float(1.0 / latents.astype(np.float32).std()))
+    unet = UNetConfig.from_json(architecture.UNET, "pocket unet")
+    settings = {name: value for name, value in vars(config).items() if name not in _OF_THE_CALL}
+    configs = {"unet": unet, "vae": vae, "text_encoder": text}
+    learnt_from = (*frozen.learnt_from, config.picture_set)
+    packager = Packager(out, configs, frozen.text_encoder, frozen.vae, settings, learnt_from)
+    unet_params = train_denoiser(
+        unet,
+        (text, frozen.text_encoder),
+        Schedule.from_json(architecture.SCHEDULER, "pocket scheduler"),
+        Examples(
+            latents * np.float16(vae.scaling_factor),
+            tokenizer.encode(pictures.captions),
+            tokenizer.encode([""])[0],
+            subjects_of(config.picture_set.specs()),
+        ),
+        out / "unet",
+        config.loop(config.unet_steps, config.preview_every),
+        config.unet_batch,
+        config.unet_learning_rate,
+        config.seed,
+        packager.write,
+        frozen.unet,
+    )
+    make_judge(config, (vae, frozen.vae))
+    return packager.write(config.unet_steps, unet_params)
+
+
+def make_judge(config: BaseConfig, vae: tuple[VAEConfig, dict[str, Any]]) -> Path:
+    """The judge's stage; returns the folder of its weights. It goes on from the judge of the model to start from."""
+    folder = config.out / "judge" / "weights"
+    if config.judge_steps:
+        loop, rate = config.loop(config.judge_steps), config.judge_learning_rate
+        start = load_judge(folder) if config.start and folder.is_dir() else None
+        judge = train_judge(
+            vae, folder.parent, loop, config.judge_batch, rate, config.seed, config.judge_individuals, start
+        )
+        save_judge(folder, judge)
+    return folder
+
+
+def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
+    """The tokenizer, CLIP and the autoencoder."""
+    out = config.out
+    rows = write_tokenizer(out / "tokenizer", vocabulary(), architecture.MAX_TOKENS)
+    ids = Tokenizer(out / "tokenizer", rows, architecture.MAX_TOKENS).encode(pictures.captions)
+    text = TextConfig.from_json(architecture.text_config(rows), "pocket text encoder")
+    vision = VisionConfig.from_json(architecture.VISION, "pocket image tower")
+    vae = VAEConfig.from_json(architecture.VAE, "pocket vae")
+    loop = config.loop(config.clip_steps)
+    clip = train_clip(
+        text, vision, pictures, ids, out / "clip", loop, config.clip_batch, config.clip_learning_rate, config.seed
+    )
+    save_image_encoder(out / "image_encoder", vision, clip["vision"], clip["text_projection"], dtype="float16")
+    loop = config.loop(config.vae_steps)
+    vae_params = train_autoencoder(
+        vae, pictures, out / "vae", loop, config.vae_batch, config.vae_learning_rate, config.seed
+    )
+    return Frozen({"vae": vae, "text_encoder": text}, vae_params, clip["text_encoder"])
+
+
+def load_frozen(name: str) -> Frozen:
+    """All of it from a model, "pocket" or a folder that such a run wrote."""
+    model = load_folder(name)
+    folder, params = model.tokenizer.parent, model.params
+    return Frozen(
+        dict(model.configs),
+        params["vae"],
+        params["text_encoder"],
+        params["unet"],
+        tuple(read_picture_sets(folder)),
+        folder,
+    )
+
+
+def copy_others(start: Frozen, out: Path) -> None:
+    """Copy what a run takes as it is from the model that it starts from, and the judge, into the run's folder."""
+    assert start.folder
+    for part, copy in (("tokenizer", "tokenizer"), ("image_encoder", "image_encoder"), ("judge", "judge/weights")):
+        # Models from before there was a judge have none.
+        if part != "judge" or (start.folder / part).is_dir():
+            shutil.copytree(start.folder / part, out / copy, dirs_exist_ok=True)
+
+
+def main() -> None:
+    """The command line."""
+    config = read_options(BaseConfig, description=__doc__)
+    if config.report:
+        write_report(config.model, config.out)
+    elif config.only_judge:
+        frozen = load_frozen(str(config.start))
+        with hold(config.out, "training in"):
+            copy_others(frozen, config.out)
+            print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
+    else:
+        print(f"the pocket model is in {train_base(config)}")

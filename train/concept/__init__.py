@@ -1,0 +1,1 @@
+"""Teaching one concept: `python -m train.concept`."""

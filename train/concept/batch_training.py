@@ -1,0 +1,130 @@
+"""Training concepts: any number of them in one program, each as if it were alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_json
+from blocklora_jax.pipeline import StableDiffusion
+from train.concept.config import ConceptConfig
+from train.concept.prepare import Concept, prepare_concept
+from train.concept.run_folder import make_preview
+from train.concept.state import Trainable, TrainState, init_state, make_optimizer, stack
+from train.concept.step import make_step
+from train.engine.loop import LoopConfig, run_loop
+from train.engine.parallel import check_rows, gather, map_step, place_batch, place_state
+from train.engine.platform import all_hosts, is_first_host
+
+# What concepts that train in one program may have of their own; all else is part of the program.
+OF_ITS_OWN = frozenset(
+    "images token class_noun kind out slot seed random_shares random_styles random_subjects random_scenes other_images preview_prompts".split()
+)
+
+
+def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_dir: Path) -> list[Path]:
+    """Train all concepts at once, stacked on a leading axis; returns the paths of their adapter files.
+
+    Adapters, config.json and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
+
+    Raises: UserError for settings that must be equal and are not, rows that cannot be split over the devices, pictures that
+        cannot be used, or a run that diverges.
+    """
+    config = check_equal(configs)
+    devices = jax.devices()
+    count = 1 if config.mapper == "pmap" else math.gcd(len(configs), len(devices))
+    for rows, name in ((config.batch, "--batch"), (config.random_rows, "--random-batch")):
+        check_rows(rows, len(devices) // count, name)
+    concepts = [prepare_concept(each, sd) for each in configs]
+    optimizer = make_optimizer(config)
+    step = map_step(make_step(sd.models, sd.schedule, config, optimizer), devices, config.mapper, count)
+    states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.seed)) for c in concepts]
+    # pmap splits the rows itself.
+    place = (
+        partial(place_batch, devices=devices, concepts=count) if config.mapper == "shard_map" else lambda batch: batch
+    )
+    previews = [make_preview(each, sd) for each in configs]
+
+    def preview(step: int, state: TrainState) -> None:
+        for concept, trained, show in zip(concepts, trained_parts(state, len(concepts)), previews, strict=True):
+            if is_first_host():
+                show(step, concept.to_adapter(trained))
+
+    def step_all(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+        state, metrics = step(state, batch, sd.params)
+        return state, summarise(gather(metrics), [c.config.name for c in concepts])
+
+    # Last of all: a run that could not begin leaves no folder that a second try would find taken.
+    for each in configs if is_first_host() else ():
+        write_json(each.out / "config.json", each.to_json())
+    state = run_loop(
+        LoopConfig(
+            steps=config.steps, log_every=config.log_every, save_every=config.save_every,
+            preview_every=config.preview_every, resume=config.resume, tensorboard=config.tensorboard,
+        ),
+        run_dir,
+        place_state(stack(states), devices, count),
+        step_all,
+        lambda index: place(stack_batches([concept.batch_at(index) for concept in concepts])),
+        preview,
+        label=config.name if len(configs) == 1 else f"{len(configs)} concepts",
+    )  # fmt: skip
+    paths = save_adapters(concepts, state)
+    preview(config.steps, state)
+    # The first host alone draws the preview; the others would wait at their end for so long only (train.engine.pod).
+    all_hosts(True)
+    return paths
+
+
+def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
+    """The first of `configs`, which stands for all. Raises: UserError naming the settings that differ and may not."""
+    first = configs[0].to_json()
+    differing = [
+        f"{name} ({first[name]!r} for {configs[0].token}, {value!r} for {other.token})"
+        for other in configs[1:]
+        for name, value in other.to_json().items()
+        if name not in OF_ITS_OWN and value != first[name]
+    ]
+    if differing:
+        raise UserError(f"concepts that train together share these settings: {'; '.join(differing)}")
+    slots = {each.token: len(each.slot or (0,)) for each in configs}
+    if configs[0].basis and len(set(slots.values())) > 1:
+        raise UserError(
+            f"with --basis, concepts that train together have as many slots each, not {slots}: train them apart"
+        )
+    return configs[0]
+
+
+def summarise(metrics: dict[str, jax.Array], names: Sequence[str]) -> dict[str, jax.Array]:
+    """Means over the concepts of metrics [k], and each concept's own diffusion loss where there are several."""
+    means = {name: value.mean() for name, value in metrics.items()}
+    if len(names) == 1:
+        return means
+    return means | {f"diffusion_loss/{name}": metrics["diffusion_loss"][i] for i, name in enumerate(names)}
+
+
+def trained_parts(state: TrainState, count: int) -> list[Trainable]:
+    """What was trained of each concept, as NumPy arrays; to be called on every host of a pod."""
+    trained = jax.device_get(gather(state.trainable))
+    return [jax.tree.map(lambda x, i=i: x[i], trained) for i in range(count)]
+
+
+def save_adapters(concepts: Sequence[Concept], state: TrainState) -> list[Path]:
+    """Write `adapter.safetensors` of each concept; returns the paths."""
+    paths = [concept.config.out / "adapter.safetensors" for concept in concepts]
+    for concept, trained, path in zip(concepts, trained_parts(state, len(concepts)), paths, strict=True):
+        if is_first_host():
+            concept.to_adapter(trained).save(path, concept.config.save_dtype)
+    return paths
+
+
+def stack_batches(batches: Sequence[Any]) -> Any:
+    """NumPy batches of several concepts as one, on a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)

@@ -1,0 +1,36 @@
+"""Training on the slots that a registry gave out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.errors import UserError
+from blocklora_jax.registry.book import Registry
+from train.concept.config import ConceptConfig
+
+
+def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig:
+    """`config` with the slots that are claimed for its token; `config` itself where there is no registry.
+
+    Raises: UserError if the token is not registered, or its claim is another partition or other slots than `config` says.
+    """
+    if registry is None:
+        return config
+    entry, wanted = registry.find(config.token), registry.partition
+    flags = f"--blocks {wanted.num_blocks} --axis {wanted.axis} --partition-seed {wanted.seed}"
+    if not config.blocks or wanted != Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed):
+        raise UserError(f"the registry's concepts are all cut in one way: train with {flags}")
+    if config.slot is not None and tuple(sorted(config.slot)) != entry.slots:
+        slots = " ".join(map(str, entry.slots))
+        raise UserError(f"{config.token} is registered for --slot {slots}, not {' '.join(map(str, config.slot))}")
+    return dataclasses.replace(config, slot=entry.slots)
+
+
+def check_base(registry: Registry | None, digest: str, model: str) -> None:
+    """Raises UserError if the registry is of another base model than the one with `digest`, named `model`."""
+    if registry and registry.base_digest not in ("", digest):
+        raise UserError(
+            f"the registry is of {registry.base_name} ({registry.base_digest[:12]}), and {model} ({digest[:12]}) is"
+            " another model: train on that one with --model, or leave out --registry"
+        )

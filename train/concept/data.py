@@ -1,0 +1,173 @@
+"""What the steps read: latents of the pictures, encoded once, and batches as a function of (seed, step)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.printing import printable
+from blocklora_jax.models.clip_text import TextOutput
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.concepts import CONCEPTS
+from blocklora_jax.pocket.references import reference_folder
+from blocklora_jax.prompts.random_prompts import RandomPrompts, last_token_ids, make_random_prompts
+from blocklora_jax.prompts.tokenizer import token_pattern
+from train.concept.batch import Batch
+from train.concept.captions import read_captions
+from train.concept.config import ConceptConfig
+from train.concept.encode import PictureEncoder, encode_images
+from train.concept.images import crop_square, each_picture, mask_array
+from train.concept.negative_tokens import draw_strangers
+from train.concept.picture_files import PictureFiles, find_pictures
+from train.concept.prompts import captions_for, class_caption, prompt_words
+from train.concept.views import count_views, draw_views
+
+
+class ConceptData(NamedTuple):
+    """One concept, ready to be drawn from; v views (flips, crops) of each picture and each caption's ids or states.
+
+    latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t], for SDXL [n, 2, t]; random_latents
+    fp32 [o, h, w, c]; prompts: p random ones, or, where the class is preserved, one of each view; strangers:
+    fp32, by text encoder, who is in each. random_text: of the prompts, unless an adapter reads within a text encoder;
+    text: of n captions, where no token trains either (see `train.concept.prepare.cache_states`).
+    """
+
+    latents: Float[np.ndarray, "n h w c"]
+    weights: Float[np.ndarray, "n h w 1"]
+    ids: Int[np.ndarray, "n *e t"]
+    random_latents: Float[np.ndarray, "o h w c"]
+    prompts: RandomPrompts
+    strangers: Mapping[str, Float[np.ndarray, "p v d"]]
+    text: TextOutput | None = None
+    random_text: TextOutput | None = None
+
+
+def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData:
+    """Read, crop, encode and tokenise everything that `config` names.
+
+    Raises: UserError for pictures, masks or captions that cannot be used, naming the file.
+    """
+    size = config.resolution or sd.image_size
+    if size % sd.models.vae.config.downscale:
+        raise UserError(f"--resolution {size} must be a multiple of {sd.models.vae.config.downscale} for this model")
+    files = find_pictures(find_images(config.images))
+    others = find_pictures(config.other_images, companions=False) if config.other_images else []
+    captions, per_picture = _captions(files, config), count_views(config.crop, config.flip)
+    tokens = {config.token: config.token_vectors} if config.token_vectors else {}
+    # What costs little comes first: a fault in a caption is told before hours of encoding.
+    ids = np.repeat(sd.tokenizer.encode(captions, tokens), per_picture, axis=0)
+    latents, weights = _encode_views(sd, files, size, config)
+    random_latents = latents
+    if others:
+        squares = (crop_square(picture, size) for picture in each_picture(others))
+        random_latents = np.concatenate([latents, encode_images(sd, squares, len(others))])
+    if config.erase == "preserve":
+        prompts = _class_prompts(config, sd, [caption for caption in captions for _ in range(per_picture)])
+    else:
+        prompts = make_random_prompts(
+            sd.tokenizer,
+            prompt_words(config),
+            config.random_shares,
+            config.class_noun,
+            (config.token, config.token_vectors),
+            config.seed,
+        )
+    return ConceptData(latents, weights, ids, random_latents, prompts, draw_strangers(config, sd, prompts.nouns))
+
+
+def _class_prompts(config: ConceptConfig, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:
+    """`captions` as of anybody of the class; no stranger is in them."""
+    texts = tuple(class_caption(caption, config) for caption in captions)
+    nouns = last_token_ids(sd.tokenizer, [config.class_noun] * len(texts))
+    return RandomPrompts(sd.tokenizer.encode(texts), nouns, texts)
+
+
+def _encode_views(
+    sd: StableDiffusion, files: list[PictureFiles], size: int, config: ConceptConfig
+) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "n h w 1"]]:
+    """Latents and loss weights of all views of all pictures, of which one is in memory at a time."""
+    grid, weights = size // sd.models.vae.config.downscale, []
+    with PictureEncoder(sd, len(files) * count_views(config.crop, config.flip)) as encoder:
+        for index, picture in enumerate(each_picture(files)):
+            rng = np.random.default_rng((config.seed, 2, index))
+            for view in draw_views(picture, rng, size, grid, config.crop, config.flip):
+                weights.append(mask_array(view, grid))
+                encoder.add(view)
+        return encoder.latents(), np.stack(weights)
+
+
+def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Batch]:
+    """`batch_at(step)`: every epoch is a new shuffle of all views; random rows are drawn with replacement.
+
+    Where the class is preserved they are the first of the batch's own rows, and have their numbers.
+    """
+    count, rows, random_rows = len(data.latents), config.batch, config.random_rows
+
+    def batch_at(step: int) -> Batch:
+        chosen = _shuffled(config.seed, step * rows, rows, count)
+        rng = np.random.default_rng((config.seed, 1, step))
+        prompts = rng.integers(len(data.prompts.ids), size=random_rows)
+        others = rng.integers(len(data.random_latents), size=random_rows)
+        is_noise = rng.random(random_rows) < config.pure_noise
+        numbers = np.arange(rows, rows + random_rows, dtype=np.int32)
+        if config.erase == "preserve":
+            prompts = others = chosen[:random_rows]
+            is_noise, numbers = np.zeros(random_rows, bool), numbers - rows
+        batch = Batch(
+            latents=data.latents[chosen],
+            weights=data.weights[chosen],
+            row=np.arange(rows, dtype=np.int32),
+            random_latents=data.random_latents[others],
+            random_is_noise=is_noise,
+            random_row=numbers,
+        )
+        pick = lambda whole, rows: jax.tree.map(lambda x: x[rows], whole)
+        if data.text is None:
+            batch = batch._replace(ids=data.ids[chosen])
+        else:
+            batch = batch._replace(text=pick(data.text, chosen))
+        if data.random_text is None:
+            return batch._replace(random_ids=data.prompts.ids[prompts], random_tokens=pick(data.strangers, prompts))
+        return batch._replace(random_text=pick(data.random_text, prompts))
+
+    return batch_at
+
+
+def _shuffled(seed: int, start: int, rows: int, count: int) -> Int[np.ndarray, " rows"]:
+    positions = np.arange(start, start + rows)
+    orders = {e: np.random.default_rng((seed, 0, e)).permutation(count) for e in set((positions // count).tolist())}
+    return np.array([orders[p // count][p % count] for p in positions.tolist()])
+
+
+def _captions(files: list[PictureFiles], config: ConceptConfig) -> list[str]:
+    """What stands in each picture's caption file, or one of the templates in turn."""
+    paths = [each.caption for each in files if each.caption]
+    written = {path: _check_caption(text, path, config) for path, text in zip(paths, read_captions(paths), strict=True)}
+    templates = captions_for(config)
+    return [
+        written[each.caption] if each.caption else templates[index % len(templates)] for index, each in enumerate(files)
+    ]
+
+
+def _check_caption(caption: str, path: Path, config: ConceptConfig) -> str:
+    """`caption`, without the token if that has no vectors. Raises: UserError for a caption without the token."""
+    token = token_pattern([config.token])
+    if re.search(token, caption):
+        return caption if config.token_vectors else " ".join(re.sub(token, " ", caption).split())
+    raise UserError(
+        f"{printable(str(path))}: the caption {caption[:200]!r} lacks the token {config.token}: write what calls the"
+        f" concept, as in 'a photo of {config.trigger}', or remove the file"
+    )
+
+
+def find_images(images: Path) -> Path:
+    """The folder `images`, or the packaged references of that name ("ada")."""
+    is_name = len(images.parts) == 1 and not images.exists() and images.name in CONCEPTS
+    return reference_folder(images.name) if is_name else images

@@ -1,0 +1,132 @@
+"""Which files of a folder are pictures, captions and masks, and which are left alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from blocklora_jax.checks.names import same_name
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.printing import printable
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# Pictures and captions as other programs have them.
+_OTHER_SUFFIXES = tuple(
+    ".heic .heif .avif .gif .tif .tiff .bmp .jxl .jp2 .jfif .jpe .psd .svg .dng .cr2 .cr3 .nef .arw .caption".split()
+)
+_MOST_NAMED = 5
+# Files by the key of their name.
+_Named = dict[str, list[Path]]
+
+
+class PictureFiles(NamedTuple):
+    """A picture and what lies beside it; None for what is not there."""
+
+    path: Path
+    caption: Path | None = None
+    mask: Path | None = None
+
+
+def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
+    """The PNG, JPEG and WebP files of `folder`, by name, with `name.txt` and `name.mask.png`, in any case.
+
+    Hidden files and folders are left alone. One warning names captions without a picture and pictures of other kinds.
+
+    Args:
+        folder: of pictures.
+        companions: False where captions and masks do not count; they are no pictures either way.
+
+    Raises: UserError for a folder that cannot be read or has no pictures, a mask without a picture or of another kind
+        than PNG, and a picture with two captions or two masks.
+    """
+    files, folders = _list(folder)
+    masks = [path for path in files if _is_mask(path)]
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES and not _is_mask(path)]
+    unread = [path for path in files if path.suffix.lower() in _OTHER_SUFFIXES and not _is_mask(path)]
+    notes = [f"{_some(unread)} (read are {', '.join(SUFFIXES)} and captions in .txt)"] if unread else []
+    if not pictures:
+        notes += [f"cannot read {_some(folders)} (a folder)"] if folders else []
+        raise UserError("; ".join([f"{printable(str(folder))} has no pictures ({', '.join(SUFFIXES)})", *notes]))
+    found = [PictureFiles(path) for path in pictures]
+    if companions:
+        captions = [path for path in files if path.suffix.lower() == ".txt"]
+        found = _with_companions(found, captions, masks)
+        lone = _without_picture(captions, [each.caption for each in found])
+        notes += [f"{_some(lone)} (no picture of that name: a.txt is the caption of a.png)"] if lone else []
+    if notes:
+        warnings.warn(f"{printable(str(folder))}: left alone: {'; '.join(notes)}", stacklevel=2)
+    return found
+
+
+def _list(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What is not hidden: everything but folders, and folders that are named like pictures; sorted."""
+    try:
+        if not folder.is_dir():
+            raise UserError(f"there is no folder of pictures {printable(str(folder))}")
+        seen = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        folders = [path for path in seen if path.is_dir()]
+    except OSError as error:
+        raise UserError(f"cannot read the folder {printable(str(folder))}: {error.strerror}") from error
+    return [p for p in seen if p not in set(folders)], [p for p in folders if p.suffix.lower() in SUFFIXES]
+
+
+def _is_mask(path: Path) -> bool:
+    return path.stem.lower().endswith(".mask") and path.suffix.lower() in (*SUFFIXES, *_OTHER_SUFFIXES)
+
+
+def _with_companions(found: list[PictureFiles], captions: list[Path], masks: list[Path]) -> list[PictureFiles]:
+    """`found` with captions and masks. Raises: UserError for a mask that is no PNG or belongs to no picture."""
+    if wrong := [path for path in masks if path.suffix.lower() != ".png"]:
+        name = printable(wrong[0].name)
+        raise UserError(
+            f"{printable(str(wrong[0].parent))}: masks are PNG files: save {name} as {wrong[0].stem}.png, or rename it"
+        )
+    rivals, texts, masks_of = _by_name([each.path for each in found]), _by_name(captions), _by_name(masks)
+    found = [
+        PictureFiles(each.path, _companion(each.path, texts, rivals), _companion(each.path, masks_of, rivals))
+        for each in found
+    ]
+    if lone := _without_picture(masks, [each.mask for each in found]):
+        raise UserError(
+            f"{printable(str(lone[0].parent))}: no picture belongs to {_some(lone)}: a.mask.png is the mask of a.png;"
+            " rename or remove what does not belong there"
+        )
+    return found
+
+
+def _companion(picture: Path, files: _Named, pictures: _Named) -> Path | None:
+    """The one of `files` that is called as `picture`; in another case only where no other picture could be meant."""
+    key = same_name(picture.stem)
+    alike = files.get(key, [])
+    exact = [path for path in alike if _base(path) == picture.stem]
+    chosen = exact or ([] if any(rival.stem != picture.stem for rival in pictures[key]) else alike)
+    if len(chosen) > 1:
+        raise UserError(
+            f"{printable(str(picture.parent))}: {_some(chosen)} all belong to {printable(picture.name)}: keep one"
+        )
+    return chosen[0] if chosen else None
+
+
+def _by_name(paths: Sequence[Path]) -> _Named:
+    named: _Named = {}
+    for path in paths:
+        named.setdefault(same_name(_base(path)), []).append(path)
+    return named
+
+
+def _base(path: Path) -> str:
+    """The name without .png, .txt or .mask.png."""
+    return path.stem[: -len(".mask")] if _is_mask(path) else path.stem
+
+
+def _without_picture(files: Sequence[Path], used: Iterable[Path | None]) -> list[Path]:
+    taken = set(used)
+    return [path for path in files if path not in taken]
+
+
+def _some(paths: Sequence[Path]) -> str:
+    """Their names, of many the first."""
+    names = ", ".join(printable(path.name) for path in paths[:_MOST_NAMED])
+    return names if len(paths) <= _MOST_NAMED else f"{names} and {len(paths) - _MOST_NAMED} more"

@@ -1,0 +1,167 @@
+"""What a concept brings to its training: data, masks, and parameters before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.basis import Basis, basis_digest, load_basis
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.adapters.lora import apply_masks, block_masks, init_lora
+from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
+from blocklora_jax.adapters.partition import Partition, slot_from_name
+from blocklora_jax.adapters.targets import select_kernels
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.text import encode_text, ids_of
+from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree
+from blocklora_jax.models.clip_text import TextOutput
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.references import BASIS
+from blocklora_jax.prompts.random_prompts import last_token_ids
+from train.concept.batch import Batch
+from train.concept.config import PRIVATE_SETTINGS, ConceptConfig
+from train.concept.data import ConceptData, load_concept_data, make_batches
+from train.concept.negative_tokens import foreign_embeddings, tower_key
+from train.concept.state import Trainable
+from train.concept.text import own_foreign_ids, with_table
+
+
+class Concept(NamedTuple):
+    """A concept that is ready to be trained. `batch_at(step)` gives its rows as NumPy arrays."""
+
+    config: ConceptConfig
+    info: AdapterInfo
+    masks: LoRATree
+    trainable: Trainable
+    batch_at: Callable[[int], Batch]
+
+    def to_adapter(self, trained: Trainable) -> Adapter:
+        """The adapter of this concept with the parameters `trained`."""
+        tokens, tokens_2 = (
+            {} if vectors is None or not len(vectors) else {self.config.token: np.asarray(vectors)}
+            for vectors in (trained.tokens, trained.tokens_2)
+        )
+        lora = jax.tree.map(np.asarray, apply_masks(trained.lora, self.masks))
+        return Adapter(lora=lora, tokens=tokens, tokens_2=tokens_2, info=self.info)
+
+
+def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
+    """Read the pictures and draw the first parameters. Raises: UserError for pictures or settings that cannot be used."""
+    data = load_concept_data(config, sd)
+    info, masks, trainable = init_concept(config, sd)
+    return Concept(config, info, masks, trainable, make_batches(config, cache_states(config, sd, data, trainable)))
+
+
+def public_settings(config: ConceptConfig) -> dict[str, Any]:
+    """The settings that an adapter carries: what made its numbers, and nothing of where or how it was run."""
+    return {name: value for name, value in config.to_json().items() if name not in PRIVATE_SETTINGS}
+
+
+def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInfo, LoRATree, Trainable]:
+    """The adapter's description, its masks, and its parameters before training."""
+    shapes = select_kernels(sd.params, config.layers)
+    config = _draw_row_slot(config, shapes)
+    digest = params_digest(sd.params)
+    basis, partition = read_basis(config, sd, digest), None
+    if config.blocks:
+        cut_in = "" if basis is None else basis_digest(basis)
+        partition = Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed, basis=cut_in)
+    slots = ()
+    if partition:
+        slots = partition.check_slots(config.slot or (slot_from_name(config.name, config.blocks),))
+    info = AdapterInfo(
+        name=config.name,
+        class_noun=config.class_noun,
+        trigger=config.trigger,
+        kind=config.kind,
+        rank=config.rank,
+        alpha=float(config.rank if config.alpha is None else config.alpha),
+        base_name=sd.checkpoint.public_name,
+        base_digest=digest,
+        base_family=sd.checkpoint.family,
+        partition=partition,
+        slots=slots,
+        training=json.dumps(public_settings(config)),
+    )
+    masks = block_masks(info, shapes, basis)
+    # Concepts that start alike would answer to each other's tokens: most people train with the same seed.
+    lora_key, token_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(config.name.encode()))
+    )
+    if config.down == "orthogonal" and config.slot:
+        lora = init_orthogonal(config.partition_seed, shapes, config.slot[0], config.rank)
+    else:
+        lora = init_lora(lora_key, shapes, masks, config.rank)
+    return info, masks, Trainable(lora, *(init_tokens(config, sd, token_key, part) for part in sd.models.text_encoders))
+
+
+def _draw_row_slot(config: ConceptConfig, shapes: KernelShapes) -> ConceptConfig:
+    """`config` whose frozen down projection has a slot, drawn from the name if not given, which the file then records."""
+    if config.down == "trained" or config.slot is not None:
+        return config
+    return dataclasses.replace(config, slot=(slot_from_name(config.name, count_sets(shapes, config.rank)),))
+
+
+def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, component: str) -> jax.Array:
+    """The concept's embeddings [v, d] for a text encoder, started where foreign ones are drawn: apart from the class noun.
+
+    Started *at* the noun, erasure silences the adapter for its own concept too.
+    """
+    noun, table = last_token_ids(sd.tokenizer, [config.class_noun]), token_table(sd.params, component)
+    start = config.token_spread, config.token_spread
+    return foreign_embeddings(table, noun, config.token_vectors, start, tower_key(key, component))[0]
+
+
+def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
+    """`data` with its text encoded once: that of the random prompts unless a text encoder trains, the captions' if no tokens do."""
+    if sd.models.text_encoders.keys() & trainable.lora.keys():
+        return data
+    prompts, vectors, params, random_ids = data.prompts, config.token_vectors, dict(sd.params), []
+    for part in sd.models.text_encoders:
+        table = token_table(sd.params, part)
+        longer = [table, trainable.tokens_of(part), data.strangers[part].reshape(-1, table.shape[1])]
+        params = with_table(params, jnp.concatenate(longer), part)
+        random_ids.append(own_foreign_ids(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
+    encode = _text_encoder(sd, params)
+    stacked = np.stack(random_ids, axis=1).reshape(prompts.ids.shape)
+    tokens_train = config.token_vectors and config.token_learning_rate > 0
+    return data._replace(
+        text=None if tokens_train else encode(data.ids), random_text=encode(stacked) if config.random_rows else None
+    )
+
+
+def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], TextOutput]:
+    models = with_token_rows(sd.models, params)
+    towers = {part: params[part] for part in models.text_encoders}
+    encode = jax.jit(lambda towers, ids: encode_text(models, towers, ids))
+
+    def in_chunks(ids: np.ndarray, size: int = 16) -> TextOutput:
+        padded = np.pad(ids, ((0, -len(ids) % size), *((0, 0) for _ in ids.shape[1:])))
+        chunks = [encode(towers, padded[i : i + size]) for i in range(0, len(padded), size)]
+        return jax.tree.map(lambda *x: np.concatenate([np.asarray(c, np.float32) for c in x])[: len(ids)], *chunks)
+
+    return in_chunks
+
+
+def read_basis(config: ConceptConfig, sd: StableDiffusion, base_digest: str) -> Basis | None:
+    """The basis that `config` names; None if none.
+
+    Raises: UserError for a file that cannot be used, or one whose features are not those that the model's layers read.
+    """
+    if config.basis is None:
+        return None
+    basis = load_basis(BASIS if config.basis == "pocket" else config.basis, base_digest)
+    width = sd.models.unet.config.cross_attention_dim
+    if len(basis) != width:
+        raise UserError(f"--basis {config.basis} has {len(basis)} features, but the model's text {width}")
+    return basis

@@ -1,0 +1,74 @@
+"""The prompts of training: what the configuration says, completed by what fits the model."""
+
+from __future__ import annotations
+
+import re
+from itertools import cycle, islice
+
+from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.prompts.random_prompts import PromptWords, article
+from blocklora_jax.prompts.tokenizer import token_pattern
+from train.concept.config import ConceptConfig
+
+# After these, after punctuation and at the beginning a name is followed by an article when it becomes a noun; elsewhere
+# ("the", "my smiling") there is one, or none is wanted.
+_BEFORE_ARTICLES = frozenset(
+    "and as at behind beside between by for from in into like near of on or over to under versus with".split()
+)
+
+
+def prompt_words(config: ConceptConfig) -> PromptWords:
+    """What the configuration says, completed by a list that fits the model."""
+    default = words_for(config.model)
+    return PromptWords(
+        styles=config.random_styles or default.styles,
+        subjects=config.random_subjects or default.subjects,
+        scenes=config.random_scenes or default.scenes,
+    )
+
+
+def preview_prompts(config: ConceptConfig) -> tuple[str, ...]:
+    """What the previews show: the concept in several scenes and styles, and its class without it."""
+    if config.preview_prompts:
+        return config.preview_prompts
+    words, trigger = prompt_words(config), config.trigger
+    if config.kind == "style":
+        pairs = islice(zip(cycle(words.subjects), cycle(words.scenes), strict=True), 7)
+        subjects = [f"{article(subject)} {subject} {place}" for subject, place in pairs]
+        return (*(f"a {trigger} of {s}" for s in subjects), f"a photo of {subjects[0]}")
+    if config.kind == "scene":
+        shown = [f"a photo of {article(s)} {s} in a {trigger}" for s in words.subjects[:7]]
+        return (*shown, f"a photo of {article(words.subjects[0])} {words.subjects[0]} {words.scenes[0]}")
+    photo, *others = words.styles
+    shown = [f"{photo} {trigger}", *(f"{photo} {trigger} {scene}" for scene in words.scenes[:4])]
+    shown += [f"{style} {trigger} {words.scenes[0]}" for style in others[:2]]
+    return (*shown, f"{photo} {article(config.class_noun)} {config.class_noun} {words.scenes[0]}")
+
+
+def captions_for(config: ConceptConfig) -> tuple[str, ...]:
+    """Captions for pictures that come without one, in turn."""
+    trigger = config.trigger
+    if config.kind == "style":
+        return (f"a {trigger}",)
+    if config.kind == "scene":
+        return (f"a photo of a {trigger}",)
+    return (f"a photo of {trigger}", f"a picture of {trigger}")
+
+
+def class_caption(caption: str, config: ConceptConfig) -> str:
+    """A caption of the concept as one of its class: the noun in place of the trigger, its article put right.
+
+    People and things are called as if by name: "a photo of <p1> man" becomes "a photo of a man", and "a <p1> owl" "an owl".
+    Scenes and styles have the article that they need: "in <p1> space" becomes "in space". A caption without the class noun
+    gets it.
+    """
+    noun = config.class_noun.strip()
+    named = config.kind not in ("scene", "style")
+    trigger = rf"(?:\b(an?)\s+)?{token_pattern([config.token])}(?:\s*{re.escape(noun)}\b)?"
+
+    def replace(match: re.Match[str]) -> str:
+        before = caption[: match.start()].split()
+        bare = not before or before[-1][-1] in ",.;:!?(" or before[-1].lower() in _BEFORE_ARTICLES
+        return f"{article(noun)} {noun}" if match[1] or (named and bare) else noun
+
+    return re.sub(trigger, replace, caption, flags=re.IGNORECASE)

@@ -1,0 +1,46 @@
+"""Teach a model one concept: `python -m train.concept --images DIR --token '<ada>' --class-noun woman --out runs/ada`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.registry.store import read_registry
+from train.concept.batch_training import train_together
+from train.concept.claims import check_base, use_claim
+from train.concept.config import ConceptConfig, parse_args
+from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
+from train.engine.platform import compute_dtype, is_first_host, select_platform
+from train.engine.pod import peers_watched
+
+
+def train_concept(config: ConceptConfig, platform: str) -> Path:
+    """Train one concept; returns the path of its adapter file.
+
+    Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
+    """
+    registry = read_registry(config.registry) if config.registry else None
+    config = use_claim(config, registry)
+    keep_off_inputs([config])
+    with hold_run_folders([config.out], lambda: check_run_dir(config)):
+        sd = load_base(config, platform)
+        check_base(registry, params_digest(sd.params), config.model)
+        return train_together([config], sd, config.out)[0]
+
+
+def load_base(config: ConceptConfig, platform: str) -> StableDiffusion:
+    """The base model, in the precision for the platform."""
+    dtype = compute_dtype(config.precision, platform)
+    return StableDiffusion.from_pretrained(config.model, variant=config.variant, dtype=dtype, remat=config.remat)
+
+
+def main() -> None:
+    """The command line."""
+    config = parse_args()
+    platform = select_platform(config.tpu, config.gpu, config.cpu)
+    with peers_watched():
+        path = train_concept(config, platform)
+    if is_first_host():
+        size, previews = path.stat().st_size / 1e6, config.out / "previews"
+        print(f"{path} ({size:.2f} MB), previews in {previews}; call the concept with {config.trigger!r}")

@@ -1,0 +1,137 @@
+"""The folder of a run: whether it may be begun or resumed there, and the pictures that are put into it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_atomic
+from blocklora_jax.io.json_text import read_json
+from blocklora_jax.io.locks import hold
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.io.picture_grid import picture_grid, png_bytes
+from blocklora_jax.pipeline import StableDiffusion
+from merge.compose import compose
+from train.concept.config import ConceptConfig
+from train.concept.prompts import preview_prompts
+from train.engine.platform import first_host_does
+
+# What a resumed run may do otherwise than before and still compute the same, up to rounding.
+MAY_CHANGE = frozenset(
+    "out resume registry save_dtype log_every save_every preview_every preview_prompts tensorboard tpu gpu cpu mapper remat".split()
+)
+
+
+# What a run writes.
+OURS = ("adapter.safetensors", "metrics.jsonl", "checkpoints", "previews", "tensorboard")
+_LONGEST = 60  # characters of a setting, in an error
+
+
+@contextmanager
+def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iterator[None]:
+    """Hold the locks of all folders that a training writes to, from before `check` looks at them until it has ended.
+
+    To be entered on every host of a pod; the first locks and looks, and what it refuses is refused on all.
+
+    Raises: UserError if another process trains in one of them, one cannot be written to, two are the same, or `check` does.
+    """
+    with ExitStack() as locks:
+
+        def begin() -> None:
+            real = [folder.resolve() for folder in folders]
+            if twice := [str(folder) for i, folder in enumerate(folders) if real[i] in real[:i]]:
+                raise UserError(f"two trainings would write into {twice[0]}: give each a folder of its own")
+            for folder in folders:
+                locks.enter_context(hold(folder, "training in"))
+            check()
+
+        first_host_does(begin)
+        yield
+
+
+def keep_off_inputs(configs: Sequence[ConceptConfig], others: Sequence[Path] = ()) -> None:
+    """Raises UserError if what the trainings write would lie in, or be, what they read. others: folders that they share."""
+    folders = [config.out for config in configs]
+    inner = ("checkpoints", "previews", "tensorboard")
+    outputs = [Output(folder / "adapter.safetensors", "adapter", typed=folder) for folder in folders]
+    outputs += [Output(folder / name, "run", typed=folder) for folder in folders for name in inner]
+    inputs = [path for c in configs for path in (c.images, c.other_images, c.model, c.basis, *(c.strangers or ()))]
+    # What is there from before is looked at under the lock.
+    plan_outputs([*outputs, *(Output(folder, "run") for folder in others)], inputs, overwrite=True)
+
+
+def check_run_dir(config: ConceptConfig) -> None:
+    """Raises UserError if --out holds a run and --resume is not given, the run to resume has other settings, or what is
+    there is of no run that this program knows: it would be replaced.
+    """
+    path = config.out / "config.json"
+    if path.exists() and not config.resume:
+        raise UserError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
+    if config.resume:
+        before = _read_settings(path, config.out)
+        if changed := changed_settings(before, config):
+            raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
+    else:
+        refuse_others_files(config.out)
+
+
+def refuse_others_files(folder: Path) -> None:
+    """Raises UserError if a new run in `folder` would replace or add to what lies there."""
+    if taken := [name for name in OURS if os.path.lexists(folder / name)]:
+        raise UserError(
+            f"{folder} holds {' and '.join(taken)}, but no run that was begun here (no config.json): choose another --out"
+        )
+
+
+def changed_settings(
+    before: Mapping[str, Any], config: ConceptConfig, may_change: frozenset[str] = MAY_CHANGE
+) -> list[str]:
+    """What is otherwise in `config` than in a run's settings, which were read from JSON; in words."""
+    now = json.loads(json.dumps(config.to_json()))
+    changed = [
+        f"{k} was {_short(before.get(k))}, now {_short(v)}"
+        for k, v in now.items()
+        if k not in may_change and before.get(k) != v
+    ]
+    # A setting of a newer version that is not in use there says nothing.
+    unknown = [k for k, v in before.items() if k not in now and v not in (None, False)]
+    return changed + [f"{_short(k)} was {_short(before[k])}, which this version does not know" for k in unknown[:3]]
+
+
+def _read_settings(path: Path, out: Path) -> dict[str, Any]:
+    way_out = "put back the one that the run was begun with, or choose another --out"
+    if not os.path.lexists(path):
+        raise UserError(f"there is no run to resume in {out}: leave out --resume")
+    try:
+        settings = read_json(path)
+    except UserError as error:
+        raise UserError(f"{path} is not JSON that settings can be read from ({error}): {way_out}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no settings of a run: {way_out}")
+    return settings
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, Adapter], None]:
+    """`preview(step, adapter)` writes `previews/<step>.png`: the concept as a merge of this one adapter shows it."""
+    prompts = preview_prompts(config)
+    # One that is too long is to be told now, not after the training.
+    sd.tokenizer.encode(prompts, {config.token: config.token_vectors} if config.token_vectors else {})
+
+    def preview(step: int, adapter: Adapter) -> None:
+        params = compose(sd.params, [adapter], check_base=False)
+        images = sd.generate(prompts, params=params, adapters=[adapter], seed=config.seed, steps=20)
+        grid = picture_grid(images, captions=prompts, columns=4, scale=max(1, 256 // images.shape[1]))
+        write_atomic(config.out / "previews" / f"{step:06d}.png", png_bytes(grid))
+
+    return preview

@@ -1,0 +1,99 @@
+"""What changes during training, and the optimizer that changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from blocklora_jax.adapters.lora import apply_masks
+from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree
+from train.concept.config import ConceptConfig
+
+
+class Trainable(NamedTuple):
+    """lora: fp32 pairs. tokens: the concept's embeddings, fp32 [v, d]; tokens_2: those for SDXL's second text encoder."""
+
+    lora: LoRATree
+    tokens: Float[Array, "v d"]
+    tokens_2: Float[Array, "v d2"] | None = None
+
+    def tokens_of(self, component: str) -> Float[Array, "v _"]:
+        """The embeddings for "text_encoder" or "text_encoder_2"."""
+        tokens = self.tokens_2 if component == "text_encoder_2" else self.tokens
+        assert tokens is not None
+        return tokens
+
+
+class TrainState(NamedTuple):
+    """step: int32, finished steps. key: seeds every step's noise. masks: of the adapter, never changed.
+
+    trainable, opt_state: what the optimizer turns.
+    """
+
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+    masks: LoRATree
+    trainable: Trainable
+    opt_state: optax.OptState
+
+
+def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
+    """AdamW with a learning rate for the U-Net's adapter, the text encoders', and the tokens; warm-up, then cosine.
+
+    A down projection that is not trained stays as it is, bit for bit: no weight decay either.
+    """
+
+    def adamw(peak: float) -> optax.GradientTransformation:
+        warmup = min(config.warmup_steps, config.steps - 1)
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.steps, peak / 10)
+        return optax.adamw(rate, weight_decay=config.weight_decay)
+
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+        "unet": adamw(config.learning_rate),
+        "text_encoder": adamw(config.text_learning_rate),
+        "tokens": adamw(config.token_learning_rate),
+        "frozen": optax.set_to_zero(),
+    }
+    labels = partial(_labels, frozen_down=config.down != "trained")
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(transforms, labels))
+
+
+def masked_lora(config: ConceptConfig, lora: LoRATree, masks: LoRATree) -> LoRATree:
+    """The pairs that a step runs with; no gradient reaches a down projection that is not trained."""
+    masked = apply_masks(lora, masks)
+    if config.down == "trained":
+        return masked
+    return {
+        part: {path: pair._replace(lora_A=jax.lax.stop_gradient(pair.lora_A)) for path, pair in layers.items()}
+        for part, layers in masked.items()
+    }
+
+
+def _labels(trainable: Trainable, frozen_down: bool) -> Any:
+    rate = {"unet": "unet", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder"}
+    lora = {
+        part: {
+            path: LoRAPair(cast(Any, "frozen" if frozen_down else rate[part]), cast(Any, rate[part])) for path in layers
+        }
+        for part, layers in trainable.lora.items()
+    }
+    tokens = jax.tree.map(lambda _: "tokens", (trainable.tokens, trainable.tokens_2))
+    return Trainable(cast(Any, lora), *tokens)
+
+
+def init_state(
+    trainable: Trainable, masks: LoRATree, optimizer: optax.GradientTransformation, key: PRNGKeyArray
+) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), key, masks, trainable, optimizer.init(cast(Any, trainable)))
+
+
+def stack(states: list) -> TrainState:
+    """States (or batches) of several concepts as one, on a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

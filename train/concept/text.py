@@ -1,0 +1,97 @@
+"""The text of a training step: every row encoded with the concept's own embeddings, or with a stranger's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from blocklora_jax.adapters.apply import apply_adapted
+from blocklora_jax.diffusion.models import Models, token_table, with_token_rows
+from blocklora_jax.diffusion.text import ids_of, join_towers
+from blocklora_jax.layouts.low_rank import LoRATree
+from blocklora_jax.models.apply import apply_model
+from train.concept.batch import Batch, Rows
+from train.concept.state import Trainable
+
+
+class EncodedRows(NamedTuple):
+    """The concept's rows and the random ones under the adapter; the random ones under the base; the layers' energies."""
+
+    concept: Any
+    random: Any
+    base: Any
+    energies: Float[Array, "layers r"]
+
+
+def encode_rows(
+    models: Models,
+    params: Mapping[str, Any],
+    lora: LoRATree,
+    scale: float,
+    trainable: Trainable,
+    batch: Batch,
+) -> EncodedRows:
+    """What all text encoders make of the batch; rows whose text comes with it are taken as they are."""
+    rows, concept = len(batch.random_row), None if batch.text is None else jax.tree.map(jnp.asarray, batch.text)
+    if concept is None:
+        towers = [
+            _encode_tower(name, models, params, lora, scale, trainable.tokens_of(name), batch)
+            for name in models.text_encoders
+        ]
+        concept = join_towers(*(tower.concept for tower in towers))
+        if batch.random_text is None:
+            return EncodedRows(
+                concept,
+                join_towers(*(tower.random for tower in towers)),
+                join_towers(*(tower.base for tower in towers)),
+                jnp.concatenate([tower.energies for tower in towers]),
+            )
+    random = jax.tree.map(jnp.asarray, batch.random_text)
+    return EncodedRows(concept, random, random, jnp.zeros((0, rows)))
+
+
+def _encode_tower(
+    component: str,
+    models: Models,
+    params: Mapping[str, Any],
+    lora: LoRATree,
+    scale: float,
+    tokens: Array,
+    batch: Batch,
+) -> EncodedRows:
+    """What one text encoder makes of the batch, in which every random row's stranger has embeddings of its own."""
+    assert batch.ids is not None
+    rows, table = len(batch.random_row), token_table(params, component)
+    ids, longer = jnp.asarray(ids_of(batch.ids, component)), [table, tokens]
+    if batch.random_ids is None or batch.random_tokens is None:
+        random_ids = ids[:0]
+    else:
+        longer.append(jnp.asarray(batch.random_tokens[component]).reshape(-1, table.shape[1]))
+        random_ids = own_foreign_ids(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
+    params = with_table(params, jnp.concatenate(longer), component)
+    tower = with_token_rows(models, params).text_encoders[component]
+    both, strange = jnp.concatenate([ids, random_ids]), len(random_ids)
+    adapted, energies = apply_adapted(
+        tower, params[component], lora.get(component, {}), scale, both, random_rows=strange
+    )
+    concept, random = (jax.tree.map(lambda x, of=of: x[of], adapted) for of in (slice(len(ids)), slice(len(ids), None)))
+    # Without random rows (erase none) there is nothing to run the base on.
+    base = apply_model(tower, params[component], random_ids) if strange and component in lora else random
+    return EncodedRows(concept, random, base, energies if strange else jnp.zeros((0, rows)))
+
+
+def own_foreign_ids(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
+    """`ids` where every row's foreign token is its own: from `first` on they name the first row's, `vectors` a row."""
+    shift = jnp.arange(len(ids))[:, None] * vectors
+    return jnp.where(ids >= first, ids + shift, ids)
+
+
+def with_table(params: Mapping[str, Any], table: Array, component: str = "text_encoder") -> dict[str, Any]:
+    """`params` with another token table of a text encoder."""
+    text = params[component]["text_model"]
+    embeddings = {**text["embeddings"], "token_embedding": {"embedding": table}}
+    return {**params, component: {**params[component], "text_model": {**text, "embeddings": embeddings}}}

@@ -1,0 +1,69 @@
+"""Views of a picture: crops and mirror images, each of which sees the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image, ImageOps
+
+from train.concept.images import Picture, Square, crop, mask_weights, place_square
+
+_VIEWS_OF_CROPS = 8  # Random crops of each picture, encoded beforehand.
+
+
+def count_views(smallest: float, flip: bool) -> int:
+    """How many views `draw_views` gives of a picture."""
+    return (_VIEWS_OF_CROPS if smallest < 1 else 1) * (2 if flip else 1)
+
+
+def draw_views(
+    picture: Picture, rng: np.random.Generator, size: int, grid: int, smallest: float, flip: bool
+) -> Iterator[Picture]:
+    """The views of `picture` that are learnt from, `size` pixels wide.
+
+    The centre square moves as far as it must to cover the mask; random crops move only where they miss it.
+
+    Args:
+        picture: with its mask.
+        rng: draws the crops, the same ones with a mask and without.
+        size: pixels of a view.
+        grid: latents of a view.
+        smallest: side of random crops, as a share of the picture; 1: the centre square alone.
+        flip: each view mirrored too.
+    """
+    places = [(1.0, (0.5, 0.5))]
+    if smallest < 1:
+        places = [(rng.uniform(smallest, 1), tuple(rng.random(2))) for _ in range(_VIEWS_OF_CROPS)]
+    views = [_view(picture, place_square(picture.image.size, *place), size, grid) for place in places]
+    yield from views
+    if flip:
+        for view in views:
+            mask = view.mask and ImageOps.mirror(view.mask)
+            yield view._replace(image=ImageOps.mirror(view.image), mask=mask)
+
+
+def move_to_mask(square: Square, mask: Image.Image) -> Square:
+    """Where `square` covers most of `mask`, first up and down, then sideways; of equal places the nearest."""
+    white = np.asarray(mask)
+    top = _best_start(white.sum(1, dtype=np.int64), square.side, square.top)
+    left = _best_start(white[top : top + square.side].sum(0, dtype=np.int64), square.side, square.left)
+    return Square(left, top, square.side)
+
+
+def _view(picture: Picture, square: Square, size: int, grid: int) -> Picture:
+    if picture.mask is None:
+        return crop(picture, square, size)
+    is_whole = square.side == min(picture.image.size)
+    if is_whole or not mask_weights(crop(picture, square, size), grid).any():
+        square = move_to_mask(square, picture.mask)
+    return crop(picture, square, size)
+
+
+def _best_start(profile: Int[np.ndarray, " n"], length: int, wanted: int) -> int:
+    """Where a stretch of `length` has the largest sum; of several such starts the one nearest to `wanted`."""
+    sums = np.concatenate([[0], np.cumsum(profile)])
+    covered = sums[length:] - sums[:-length]
+    best = np.flatnonzero(covered == covered.max())
+    return int(best[np.abs(best - wanted).argmin()])

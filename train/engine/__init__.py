@@ -1,0 +1,1 @@
+"""The training loop, checkpoints, logs and devices: whatever is trained."""

@@ -1,0 +1,82 @@
+"""Metrics of a run: one JSON object a line in `metrics.jsonl`, and TensorBoard where tensorboardX is installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_atomic
+from train.engine.platform import is_first_host
+
+
+class MetricsLog:
+    """Appends metrics to `<folder>/metrics.jsonl`; on a pod only the first host does.
+
+    `first_step` drops the lines that a resumed run will write again.
+    """
+
+    def __init__(self, folder: Path, first_step: int, tensorboard: bool = False) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._board = None
+        self._writes = is_first_host()
+        if not self._writes:
+            return
+        lines = _good_lines(self._path) if first_step else []
+        kept = b"".join(line + b"\n" for line, values in lines if values["step"] <= first_step)
+        write_atomic(self._path, kept)
+        self._board = _summary_writer(folder) if tensorboard else None
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line; `step` is the number of finished steps."""
+        if not self._writes:
+            return
+        line = json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in metrics.items()}})
+        try:
+            with open(self._path, "a") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}; continue with --resume") from error
+        if self._board:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush what is left."""
+        if self._board:
+            self._board.close()
+
+
+def last_metrics(folder: Path) -> dict[str, Any]:
+    """The last line of `<folder>/metrics.jsonl` that is one; {} if none is."""
+    lines = _good_lines(folder / "metrics.jsonl")
+    return lines[-1][1] if lines else {}
+
+
+def _good_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Those lines of a metrics file that hold the metrics of a step, and what they say; a crash may leave others."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return [(line, values) for line in lines if (values := _metrics_of(line))]
+
+
+def _metrics_of(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) and type(values.get("step")) is int else None
+
+
+def _summary_writer(folder: Path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("--tensorboard needs tensorboardX: pip install 'blocklora_jax[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,76 @@
+"""Choosing the hardware, before JAX looks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from blocklora_jax.errors import UserError
+from train.engine.pod import join_pod
+
+_POD_HOSTS = "TPU_WORKER_HOSTNAMES"
+_LONGEST = 4096  # bytes of an error that is passed on
+
+
+def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> str:
+    """Make JAX use the named platform, or the best one there is; returns "tpu", "gpu" or "cpu".
+
+    On the hosts of a TPU pod `jax.distributed` is started first.
+
+    Raises: UserError if the platform is not there.
+    """
+    wanted = "tpu" if tpu else "cuda" if gpu else "cpu" if cpu else None
+    if wanted:
+        jax.config.update("jax_platforms", wanted)
+    if tpu and len(os.environ.get(_POD_HOSTS, "").split(",")) > 1:
+        join_pod()
+    try:
+        found = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # The latter where not even a plug-in for it is installed.
+        asked = {"tpu": "TPU", "cuda": "GPU", "cpu": "CPU"}.get(wanted or "", "device")
+        extra = {"tpu": "tpu", "cuda": "cuda"}.get(wanted or "")
+        hint = f"; on a machine with one: pip install 'blocklora_jax[{extra}]'" if extra else ""
+        raise UserError(f"JAX finds no {asked} here{hint}; leave out the flag to use what there is") from error
+    if wanted and found != {"cuda": "gpu"}.get(wanted, wanted):
+        raise UserError(f"JAX already runs on {found} in this process: choose the platform before anything is computed")
+    return found
+
+
+def is_first_host() -> bool:
+    """Whether this process is the one that writes files and speaks: one host of a pod, or the only process."""
+    return jax.process_index() == 0
+
+
+def compute_dtype(precision: str, platform: str) -> jnp.dtype:
+    """What the models compute in: "auto" is bfloat16 on TPU, float32 elsewhere."""
+    bf16 = precision == "bfloat16" or (precision == "auto" and platform == "tpu")
+    return jnp.dtype(jnp.bfloat16 if bf16 else jnp.float32)
+
+
+def all_hosts(holds: bool) -> bool:
+    """Whether `holds` is true on every host of a pod; each waits for all."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(multihost_utils.process_allgather(np.int32(holds)).min())
+
+
+def first_host_does(action: Callable[[], None]) -> None:
+    """Let the first host of a pod do something that may be refused; all wait for it, and a UserError is raised on all."""
+    problem = ""
+    if is_first_host():
+        try:
+            action()
+        except UserError as error:
+            problem = str(error) or "refused"
+    if jax.process_count() > 1:
+        text = np.zeros(_LONGEST, np.uint8)
+        spoken = np.frombuffer(problem.encode(errors="replace")[:_LONGEST], np.uint8)
+        text[: len(spoken)] = spoken
+        problem = multihost_utils.broadcast_one_to_all(text).tobytes().rstrip(b"\0").decode(errors="replace")
+    if problem:
+        raise UserError(problem)
