@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 
 MODULES = (
     "merge.cli.options merge.cli.fit merge.cli.convert merge.cli.plan merge.cli.registry merge.cli.remove merge.cli.check train.concept.config "
-    "train.base train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ "
+    "train.base.run train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ "
     "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
     "benchmarks.modular.strangers benchmarks.modular.real"
 ).split()

@@ -77,7 +77,8 @@ CASES = [
 def test_misuse_is_one_line_and_writes_nothing(module, args, text, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [module, *args])
-    name = f"{module}.__main__" if module in ("merge", "benchmarks.modular") else module
+    packages = ("merge", "benchmarks.modular", "train.concept", "train.base")
+    name = f"{module}.__main__" if module in packages else module
     main = importlib.import_module(name).main
     with pytest.raises(SystemExit) as stop:
         run(main)

@@ -52,7 +52,7 @@ def teach(tiny_folder, pictures, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["train.concept", *as_flags(values), *flags])
         code = 0
         try:
-            run(train.concept.main)
+            run(train.concept.run.main)
         except SystemExit as stop:
             code = stop.code
         return code, capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_changes_of_two_concepts_read_orthogonal_inputs(together):
 
 def test_a_concept_in_a_group_is_the_one_trained_alone(together, concepts_folder, tiny_folder, tmp_path):
     configs = read_concepts(ConceptsOptions(concepts=concepts_folder, out=tmp_path), common_flags(tiny_folder))
-    alone = Adapter.load(train.concept.train_concept(give_slots(configs)[1], "cpu"))
+    alone = Adapter.load(train.concept.run.train_concept(give_slots(configs)[1], "cpu"))
     for x, y in zip(jax.tree.leaves(together[1].lora), jax.tree.leaves(alone.lora), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
 

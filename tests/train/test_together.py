@@ -62,7 +62,7 @@ def test_a_concept_in_a_group_is_the_one_trained_alone(together, entries_file, t
     found = Adapter.load(together / name / "adapter.safetensors")
     configs = read_concepts(options_for(entries_file, tmp_path), common_flags(tiny_folder))
     config = next(c for c in give_slots(configs) if c.out.name == name)
-    alone = Adapter.load(train.concept.train_concept(config, "cpu"))
+    alone = Adapter.load(train.concept.run.train_concept(config, "cpu"))
     assert found.info.slots == alone.info.slots
     for x, y in zip(jax.tree.leaves(found.lora), jax.tree.leaves(alone.lora), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
