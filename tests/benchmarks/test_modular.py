@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 import tyro
-from adapter_builders import random_adapter
 
 import merge
 from benchmarks.modular import __main__ as bench
@@ -27,6 +26,7 @@ from benchmarks.modular.report import interval, markdown, per_concept, retention
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.world.specs import Individual
+from blocklora_jax.testing.random_adapter import random_adapter
 from train.concept.config import parse_args, settings_as_flags
 
 CONCEPTS = draw_concepts(15, 0)
