@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import BitImageProcessor, CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model
 
-from benchmarks.modular.sentences import SENTENCES
+from benchmarks.modular.worlds.sentences import SENTENCES
 from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
 from blocklora_jax.pocket.prompt_words import PHOTO_WORDS
 from blocklora_jax.pocket.tokenizer import write_tokenizer

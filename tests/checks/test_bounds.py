@@ -17,7 +17,7 @@ MODULES = (
     "merge.cli.options merge.cli.fit merge.cli.convert merge.cli.plan merge.cli.registry merge.cli.remove merge.cli.check train.concept.config "
     "train.base train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ "
     "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
-    "benchmarks.modular.strangers benchmarks.modular.real"
+    "benchmarks.modular.distractors benchmarks.modular.worlds.encoder_measures"
 ).split()
 
 

@@ -66,7 +66,7 @@ CASES = [
     ("benchmarks.modular.rates", ["--rates", "nan"], "--rates must be at least 0, not nan"),
     ("benchmarks.modular.narrow", ["--blocks", "0"], "--blocks must be at least 1, not 0"),
     ("benchmarks.modular.ablation", ["--concepts", "0"], "--concepts must be at least 1, not 0"),
-    ("benchmarks.modular.strangers", ["--draws", str(10**9)], "--draws must be at most 65536"),
+    ("benchmarks.modular.distractors", ["--draws", str(10**9)], "--draws must be at most 65536"),
     ("benchmarks.training", ["--rounds", "0"], "--rounds must be at least 1, not 0"),
     ("benchmarks.compose", ["--ranks", "4", "0"], "--ranks must be at least 1, not 0"),
     ("blocklora_jax.pocket.world_sheet", ["--columns", "0"], "--columns must be at least 1, not 0"),

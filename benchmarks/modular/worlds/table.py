@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.modular import prompts
-from benchmarks.modular.concepts import draw_concepts, references, write_references
-from benchmarks.modular.folder import concept_entries, fair_recipes, first_concepts, read_folder
-from benchmarks.modular.measure import Measures
-from benchmarks.modular.measures import World
-from benchmarks.modular.methods import RECIPES
-from benchmarks.modular.real import Encoders, RealMeasures
-from benchmarks.modular.sentences import SENTENCES, Sentences
+from benchmarks.modular.core.measures import World
+from benchmarks.modular.core.methods import RECIPES
+from benchmarks.modular.pocket import prompts
+from benchmarks.modular.pocket.concepts import draw_concepts, references, write_references
+from benchmarks.modular.pocket.measures import Measures
+from benchmarks.modular.worlds.encoder_measures import Encoders, RealMeasures
+from benchmarks.modular.worlds.folder import concept_entries, fair_recipes, first_concepts, read_folder
+from benchmarks.modular.worlds.sentences import SENTENCES, Sentences
 from blocklora_jax.pipeline import StableDiffusion
 
 POCKET = World(

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.modular.concepts import write_references
-from benchmarks.modular.measures import Subject
+from benchmarks.modular.core.measures import Subject
+from benchmarks.modular.pocket.concepts import write_references
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json

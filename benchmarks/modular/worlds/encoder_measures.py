@@ -28,10 +28,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks.modular.encoders import ClipEncoder, ImageEncoder
-from benchmarks.modular.faces import SAME_PERSON, FaceEncoder, is_installed
-from benchmarks.modular.folder import RealConcept
-from benchmarks.modular.sentences import Pair
+from benchmarks.modular.worlds.encoders import ClipEncoder, ImageEncoder
+from benchmarks.modular.worlds.faces import SAME_PERSON, FaceEncoder, is_installed
+from benchmarks.modular.worlds.folder import RealConcept
+from benchmarks.modular.worlds.sentences import Pair
 from blocklora_jax.errors import UserError
 
 PREFIX, CLIP_SCORE = "A photo depicts ", 2.5

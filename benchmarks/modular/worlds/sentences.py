@@ -8,8 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.modular.folder import RealConcept
-from benchmarks.modular.prompts import Prompt
+from benchmarks.modular.pocket.prompts import Prompt
+from benchmarks.modular.worlds.folder import RealConcept
 from blocklora_jax.checks.texts import fill
 from blocklora_jax.errors import UserError
 from train.concept.config import read_yaml

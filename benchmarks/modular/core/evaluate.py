@@ -14,10 +14,10 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 import merge
-from benchmarks.modular import prompts as pocket_prompts
-from benchmarks.modular.measures import Measurer, Scores, Subject, Tasks
-from benchmarks.modular.methods import Method, trainable
-from benchmarks.modular.pictures import Artist
+from benchmarks.modular.core.measures import Measurer, Scores, Subject, Tasks
+from benchmarks.modular.core.methods import Method, trainable
+from benchmarks.modular.core.pictures import Artist
+from benchmarks.modular.pocket import prompts as pocket_prompts
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError

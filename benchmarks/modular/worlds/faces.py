@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.modular.encoders import to_unit
+from benchmarks.modular.worlds.encoders import to_unit
 from blocklora_jax.checkpoints.hub import find_source
 from blocklora_jax.errors import UserError
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.modular.methods import PLAIN_RANK, RECIPES
+from benchmarks.modular.core.methods import PLAIN_RANK, RECIPES
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.modular.methods import METHODS
+from benchmarks.modular.core.methods import METHODS
 from blocklora_jax.io.atomic import write_atomic, write_json
 
 Interval = tuple[float, float, float]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.modular.measures import Subject
-from benchmarks.modular.methods import METHODS
+from benchmarks.modular.core.measures import Subject
+from benchmarks.modular.core.methods import METHODS
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.heat_map import heat_map

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from benchmarks.modular.concepts import draw_strangers, references
-from benchmarks.modular.prompts import Pair
+from benchmarks.modular.pocket.concepts import draw_strangers, references
+from benchmarks.modular.pocket.prompts import Pair
 from blocklora_jax.checkpoints.image_encoder import load_image_encoder
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_vision import CLIPVisionModel
