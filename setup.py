@@ -24,6 +24,7 @@ setup(
     package_data={
         "blocklora_jax": ["py.typed"],
         "blocklora_jax.pocket": ["*.safetensors", "references/*/*", "weights/*", "weights/*/*"],
+        "blocklora_jax.testing": ["published/*/*.json"],
         "train": ["py.typed"],
         "merge": ["py.typed"],
     },

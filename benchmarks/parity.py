@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.random_model import write_model
 from blocklora_jax.command_line.options import check_options
 from blocklora_jax.command_line.runner import run
+from blocklora_jax.testing.random_folder import write_model
 
 TOLERANCE, PICTURE_TOLERANCE = 1e-4, 2
 SIDES = ("torch", "jax")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.random_model import PROMPTS
+from blocklora_jax.testing.random_folder import PROMPTS
 
 GUIDANCE, TIMESTEP = 4.0, 501
 Cases = dict[str, Callable[[], Any]]

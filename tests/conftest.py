@@ -16,8 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A Diffusers folder with the smallest Stable Diffusion 1.x (see tiny_model.py)."""
-    from tiny_model import save_tiny
+    """A Diffusers folder with the smallest Stable Diffusion 1.x (see blocklora_jax/testing/tiny_model.py)."""
+    from blocklora_jax.testing.tiny_model import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny") / "model")
 
@@ -43,8 +43,7 @@ def tiny_xl(tmp_path_factory):
 
 
 def _load_tiny(tmp_path_factory, family):
-    from tiny_model import save_tiny
-
     from blocklora_jax import StableDiffusion
+    from blocklora_jax.testing.tiny_model import save_tiny
 
     return StableDiffusion.from_pretrained(save_tiny(tmp_path_factory.mktemp(family) / "model", family))

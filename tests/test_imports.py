@@ -1,4 +1,4 @@
-"""Who imports whom: `train -> blocklora_jax <- merge`, and merging brings no Flax."""
+"""Which installed packages are imported, and when: merging brings no Flax. test_order.py has the order among our own."""
 
 from __future__ import annotations
 
@@ -25,30 +25,8 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-def imported(package: str) -> dict[str, set[str]]:
-    """What each file of `package` imports of ours."""
-    ours = ("blocklora_jax", "train", "merge")
-    files = {str(p.relative_to(ROOT)): imports_of(p) for p in sorted((ROOT / package).rglob("*.py"))}
-    assert files
-    return {file: {name for name in names if name.split(".")[0] in ours} for file, names in files.items()}
-
-
 def top(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
-
-
-def test_the_library_imports_neither_train_nor_merge():
-    wrong = {file: names for file, names in imported("blocklora_jax").items() if top(names) - {"blocklora_jax"}}
-    assert not wrong
-
-
-def test_merge_imports_nothing_of_train():
-    assert not {file for file, names in imported("merge").items() if "train" in top(names)}
-
-
-def test_train_takes_of_merge_only_compose():
-    taken = {name for names in imported("train").values() for name in names if name.startswith("merge")}
-    assert taken <= {"merge.compose.compose"}
 
 
 def test_runtime_packages_are_the_declared_ones():
@@ -59,6 +37,11 @@ def test_runtime_packages_are_the_declared_ones():
     for package in ("blocklora_jax", "train", "merge"):
         for path in (ROOT / package).rglob("*.py"):
             assert top(imports_of(path)) - allowed - set(sys.stdlib_module_names) == set(), path
+
+
+def test_the_drawing_program_needs_nothing_but_pil_and_numpy():
+    for path in (ROOT / "blocklora_jax" / "pocket" / "world").rglob("*.py"):
+        assert top(imports_of(path)) <= {"PIL", "numpy", "blocklora_jax", *sys.stdlib_module_names}, path
 
 
 def loaded_by(statement: str, *names: str) -> list[str]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
-from adapter_builders import random_adapter
+from concept_builders import make_batch, make_config, make_trainable
 from jax import export
-from tiny_model import SCHEDULE, TEXT_WIDTH, tiny_models, tiny_params
 
 import merge
 from blocklora_jax.diffusion.generate import compile_generate
-
-sys.path.insert(0, str(Path(__file__).parent / "train"))
-from concept_builders import make_batch, make_config, make_trainable
-
+from blocklora_jax.testing.random_adapter import random_adapter
+from blocklora_jax.testing.tiny_model import SCHEDULE, TEXT_WIDTH, tiny_models, tiny_params
 from train.concept.state import init_state, make_optimizer, stack
 from train.concept.step import make_step
 from train.engine.parallel import map_step

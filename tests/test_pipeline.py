@@ -7,14 +7,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from adapter_builders import random_adapter
-from tiny_model import SIZE
 
 import merge
 from blocklora_jax import StableDiffusion
 from blocklora_jax.diffusion.generate import compile_generate, draw_latents
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
+from blocklora_jax.testing.random_adapter import random_adapter
+from blocklora_jax.testing.tiny_model import SIZE
 
 QUICK = {"steps": 2, "sampler": "ddim"}
 PROMPTS = ["a photo of a man", "a drawing of a dog in the snow"]

@@ -10,16 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# The small models are those of the tests.
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-
-from adapter_builders import random_adapter  # pyright: ignore[reportMissingImports]
-from folder_builders import SCHEDULER, random_params  # pyright: ignore[reportMissingImports]
-from tiny_model import WORDS, tiny_configs  # pyright: ignore[reportMissingImports]
-
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.pocket.tokenizer import write_tokenizer
+from blocklora_jax.testing.folders import SCHEDULER, random_params
+from blocklora_jax.testing.random_adapter import random_adapter
+from blocklora_jax.testing.tiny_model import WORDS, tiny_configs
 
 MODEL, ADA, BOB, LORA, PICTURES = "model", "ada.safetensors", "bob.safetensors", "lora.safetensors", "pictures"
 # The prompts of joint fits and conversions are long in a tokenizer that knows few words.

@@ -30,15 +30,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.modular import figures
-from benchmarks.modular.evaluate import Bench, keep_to
-from benchmarks.modular.measures import World
-from benchmarks.modular.methods import METHODS, Method, check_known
-from benchmarks.modular.pictures import Artist
-from benchmarks.modular.real import Encoders
-from benchmarks.modular.report import SHORT, by_kind, markdown, summarise
-from benchmarks.modular.teach import teach
-from benchmarks.modular.worlds import POCKET, real_world
+from benchmarks.modular.core import figures
+from benchmarks.modular.core.evaluate import Bench, keep_to
+from benchmarks.modular.core.measures import World
+from benchmarks.modular.core.methods import METHODS, Method, check_known
+from benchmarks.modular.core.pictures import Artist
+from benchmarks.modular.core.report import SHORT, by_kind, markdown, summarise
+from benchmarks.modular.core.teach import teach
+from benchmarks.modular.worlds.encoder_measures import Encoders
+from benchmarks.modular.worlds.table import POCKET, real_world
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.modular.__main__ import measure_merged, say
-from benchmarks.modular.concepts import HELD_OUT_SEED, draw_concepts
-from benchmarks.modular.evaluate import Bench, keep_to
-from benchmarks.modular.measure import Measures
-from benchmarks.modular.methods import METHODS, RECIPES, check_known
-from benchmarks.modular.pictures import Artist
-from benchmarks.modular.report import mean_over, write_rows
-from benchmarks.modular.teach import teach
+from benchmarks.modular.core.evaluate import Bench, keep_to
+from benchmarks.modular.core.methods import METHODS, RECIPES, check_known
+from benchmarks.modular.core.pictures import Artist
+from benchmarks.modular.core.report import mean_over, write_rows
+from benchmarks.modular.core.teach import teach
+from benchmarks.modular.pocket.concepts import HELD_OUT_SEED, draw_concepts
+from benchmarks.modular.pocket.measures import Measures
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adapter_builders import random_adapter
-from tiny_model import TEXT_WIDTH, tiny_models, tiny_params
 
 from blocklora_jax.adapters.apply import apply_adapted
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import LoRAPair
+from blocklora_jax.testing.random_adapter import random_adapter
+from blocklora_jax.testing.tiny_model import TEXT_WIDTH, tiny_models, tiny_params
 
 TOLERANCE = 1e-5  # of the largest |reference|, fp32
 # "full" has 1x1 convolutions and dense layers with and without a bias.

@@ -8,15 +8,15 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from adapter_builders import random_adapter
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from tiny_model import tiny_params
 
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.file import FORMAT_VERSION, read_header
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
+from blocklora_jax.testing.random_adapter import random_adapter
+from blocklora_jax.testing.tiny_model import tiny_params
 
 LAYER = "unet/mid_block/attentions_0/transformer_blocks_0/attn2/to_k"  # kernel [32, 32]
 

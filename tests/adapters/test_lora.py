@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from adapter_builders import random_adapter
-from tiny_model import tiny_params
 
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.lora import apply_masks, block_masks, init_lora
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.layouts.low_rank import LoRAPair
+from blocklora_jax.testing.random_adapter import random_adapter
+from blocklora_jax.testing.tiny_model import tiny_params
 
 SHAPES = {"unet": {"attn2/to_k": (12, 9), "attn2/to_v": (12, 8)}, "text_encoder": {"q_proj": (8, 8)}}
 AXES = ["in", "out", "grid"]

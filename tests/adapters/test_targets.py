@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_model import tiny_params
 
 from blocklora_jax.adapters.targets import LAYER_SETS, parse_layers, select_kernels
 from blocklora_jax.errors import UserError
+from blocklora_jax.testing.tiny_model import tiny_params
 
 
 def paths(layers: str) -> set[str]:

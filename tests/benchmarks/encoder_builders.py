@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from folder_builders import SCHEDULER
-from tiny_model import _draw, tiny_configs
 from transformers import BitImageProcessor, CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model
 
-from benchmarks.modular.sentences import SENTENCES
+from benchmarks.modular.worlds.sentences import SENTENCES
 from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
 from blocklora_jax.pocket.prompt_words import PHOTO_WORDS
 from blocklora_jax.pocket.tokenizer import write_tokenizer
+from blocklora_jax.testing.folders import SCHEDULER
+from blocklora_jax.testing.tiny_model import _draw, tiny_configs
 
 LENGTH = 77
 TEXTS = [SENTENCES.read_text(), *PHOTO_WORDS.styles, *PHOTO_WORDS.subjects, *PHOTO_WORDS.scenes, "depicts owl"]

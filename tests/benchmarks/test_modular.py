@@ -11,22 +11,23 @@ import jax
 import numpy as np
 import pytest
 import tyro
-from adapter_builders import random_adapter
 
 import merge
 from benchmarks.modular import __main__ as bench
-from benchmarks.modular import ablation, rates, teach
+from benchmarks.modular import ablation, rates
 from benchmarks.modular.ablation import VARIANTS
-from benchmarks.modular.concepts import ORDER, draw_concepts, draw_strangers
-from benchmarks.modular.evaluate import CONDITIONS, Bench, keep_to
-from benchmarks.modular.measure import crop_half
-from benchmarks.modular.methods import METHODS, RECIPES, trainable
-from benchmarks.modular.pictures import Artist
-from benchmarks.modular.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
-from benchmarks.modular.report import interval, markdown, per_concept, retention, summarise
+from benchmarks.modular.core import teach
+from benchmarks.modular.core.evaluate import CONDITIONS, Bench, keep_to
+from benchmarks.modular.core.methods import METHODS, RECIPES, trainable
+from benchmarks.modular.core.pictures import Artist
+from benchmarks.modular.core.report import interval, markdown, per_concept, retention, summarise
+from benchmarks.modular.pocket.concepts import ORDER, draw_concepts, draw_strangers
+from benchmarks.modular.pocket.measures import crop_half
+from benchmarks.modular.pocket.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.world.specs import Individual
+from blocklora_jax.testing.random_adapter import random_adapter
 from train.concept.config import parse_args, settings_as_flags
 
 CONCEPTS = draw_concepts(15, 0)

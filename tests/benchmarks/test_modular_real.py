@@ -15,14 +15,14 @@ from PIL import Image
 from safetensors.numpy import load_file
 from transformers import BitImageProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Model
 
-from benchmarks.modular import faces
 from benchmarks.modular.__main__ import available, main
-from benchmarks.modular.encoders import ClipEncoder, ImageEncoder, Preprocessing
-from benchmarks.modular.folder import RealConcept, equal_rank, read_folder
-from benchmarks.modular.methods import METHODS
-from benchmarks.modular.real import Encoders, Looks, RealMeasures
-from benchmarks.modular.sentences import CATEGORIES, SENTENCES, Sentences
-from benchmarks.modular.worlds import POCKET, real_world
+from benchmarks.modular.core.methods import METHODS
+from benchmarks.modular.worlds import faces
+from benchmarks.modular.worlds.encoder_measures import Encoders, Looks, RealMeasures
+from benchmarks.modular.worlds.encoders import ClipEncoder, ImageEncoder, Preprocessing
+from benchmarks.modular.worlds.folder import RealConcept, equal_rank, read_folder
+from benchmarks.modular.worlds.sentences import CATEGORIES, SENTENCES, Sentences
+from benchmarks.modular.worlds.table import POCKET, real_world
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.config import parse_args
@@ -231,7 +231,7 @@ def test_missing_opencv_is_told_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match=r"blocklora_jax\[faces\]"):
         faces.FaceEncoder(str(tmp_path), str(tmp_path)).faces(random_picture(20, 10))
-    monkeypatch.setattr("benchmarks.modular.real.is_installed", lambda: False)
+    monkeypatch.setattr("benchmarks.modular.worlds.encoder_measures.is_installed", lambda: False)
     assert "stands in" in Encoders().told and Encoders(faces="opencv").sees_faces
 
 

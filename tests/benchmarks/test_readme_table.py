@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from benchmarks.modular.__main__ import Options, gather
-from benchmarks.modular.evaluate import CONDITIONS
-from benchmarks.modular.methods import RECIPES
-from benchmarks.modular.report import SHORT, markdown, summarise
-from benchmarks.modular.worlds import POCKET
+from benchmarks.modular.core.evaluate import CONDITIONS
+from benchmarks.modular.core.methods import RECIPES
+from benchmarks.modular.core.report import SHORT, markdown, summarise
+from benchmarks.modular.worlds.table import POCKET
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.pipeline import StableDiffusion
 

@@ -2,17 +2,17 @@ import dataclasses
 import json
 import shutil
 
-import folder_builders as build
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_model import save_tiny, tiny_configs
 
+import blocklora_jax.testing.folders as build
 from blocklora_jax.checkpoints.diffusers import Checkpoint, load_folder, save_folder
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
+from blocklora_jax.testing.tiny_model import save_tiny, tiny_configs
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"

@@ -1,8 +1,8 @@
-import folder_builders as build
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+import blocklora_jax.testing.folders as build
 from blocklora_jax.checkpoints.diffusers import load_folder, save_folder
 from blocklora_jax.checkpoints.hub import HubRepository, LocalFolder, find_source
 from blocklora_jax.errors import UserError

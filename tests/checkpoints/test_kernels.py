@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from benchmarks.random_model import read_configs
 from blocklora_jax.checkpoints.checkpoint import CONFIGS
 from blocklora_jax.checkpoints.kernels import FAMILIES, model_kernels
+from blocklora_jax.testing.random_folder import read_configs
 
 # What shapes no parameter.
 OTHER = {"sample_size", "upcast_attention", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id"}

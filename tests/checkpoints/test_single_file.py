@@ -11,10 +11,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from flax.traverse_util import flatten_dict
-from folder_builders import assert_same_params, rewrite
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from single_file_builders import FAMILIES, make_family
 
 from blocklora_jax.checkpoints import config_source
 from blocklora_jax.checkpoints.diffusers import save_folder
@@ -23,6 +21,8 @@ from blocklora_jax.checkpoints.single_file import load_single_file, save_single_
 from blocklora_jax.checkpoints.weights import DTYPES
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.torch_names import to_torch
+from blocklora_jax.testing.folders import assert_same_params, rewrite
+from blocklora_jax.testing.small_families import FAMILIES, make_family
 
 
 @pytest.fixture(scope="module")

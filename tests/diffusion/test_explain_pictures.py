@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import tiny_configs
 
 from blocklora_jax.checks.texts import check_texts
 from blocklora_jax.diffusion.explain_pictures import explain_pictures
 from blocklora_jax.diffusion.models import make_models
 from blocklora_jax.errors import UserError
+from blocklora_jax.testing.tiny_model import tiny_configs
 
 QUICK = {"steps": 2, "sampler": "ddim"}
 PROMPTS = ["a photo of a man", "a dog"]

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adapter_builders import random_adapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from merge_builders import flatten, make_adapter, make_params, same_bits
@@ -21,6 +20,7 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.manifest import write_manifest
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
+from blocklora_jax.testing.random_adapter import random_adapter
 from merge.__main__ import main
 from merge.manifest import MergeRecord, outline, read_record
 from merge.remove import check_untouched

@@ -8,12 +8,14 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from blocklora_jax.testing.random_folder import PUBLISHED
+
 ROOT = Path(__file__).parents[2]
 
 
 def read_config(component: str, model: str = "sd15") -> dict:
     """The published config.json of a component."""
-    return json.loads((ROOT / "benchmarks" / model / f"{component}.json").read_text())
+    return json.loads((PUBLISHED / model / f"{component}.json").read_text())
 
 
 def reference_shapes(component: str) -> dict[str, tuple[int, ...]]:

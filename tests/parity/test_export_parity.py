@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from adapter_builders import random_adapter
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -18,6 +17,7 @@ import merge
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.layouts.torch_names import to_torch
+from blocklora_jax.testing.random_adapter import random_adapter
 from merge.__main__ import main
 
 PROMPTS = ["a photo of <ada> man and <bob> dog", "a photo of a man"]

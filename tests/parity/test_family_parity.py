@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from tiny_model import save_tiny, tiny_configs
 
 from blocklora_jax import StableDiffusion
+from blocklora_jax.testing.tiny_model import save_tiny, tiny_configs
 
 PROMPTS = ["a photo of a man!", "a drawing of a dog in the snow"]
 BOTH = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}

@@ -1,11 +1,11 @@
 """Folders that we write, opened by PyTorch diffusers, and the other way round."""
 
-import folder_builders as build
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+import blocklora_jax.testing.folders as build
 from blocklora_jax.checkpoints.diffusers import load_folder, save_folder
 from blocklora_jax.layouts.torch_names import to_torch
 from blocklora_jax.prompts.tokenizer import unit_names

@@ -6,14 +6,12 @@ import jax
 import numpy as np
 import pytest
 import torch
-from adapter_builders import random_adapter
 from comfy_rules import key_map, read_patches
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.numpy import load_file, save_file
-from single_file_builders import FAMILIES, make_family
 from torch_lora import kohya_file, random_lora, torch_weights
 
 import merge
@@ -21,6 +19,8 @@ from blocklora_jax import Adapter
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.layouts.ldm import unet_name, unet_prefixes
 from blocklora_jax.layouts.torch_names import to_torch
+from blocklora_jax.testing.random_adapter import random_adapter
+from blocklora_jax.testing.small_families import FAMILIES, make_family
 
 CONVOLUTIONS = (
     "resnets.0.conv1",

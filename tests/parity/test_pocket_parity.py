@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from adapter_builders import random_adapter
 from diffusers import StableDiffusionPipeline
 
 import merge
 from blocklora_jax import StableDiffusion
 from blocklora_jax.checkpoints.hub import find_source
+from blocklora_jax.testing.random_adapter import random_adapter
 
 PROMPTS = ["a photo of a dog on a beach", "a sketch of a man and a cat in a city"]
 CALLED = ["a photo of <ada> woman on a beach", "a photo of <ada> woman and <bob> dog in a city"]

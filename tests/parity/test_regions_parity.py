@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from tiny_model import save_tiny, tiny_configs
 
 from blocklora_jax import Region, StableDiffusion
+from blocklora_jax.testing.tiny_model import save_tiny, tiny_configs
 
 PROMPTS = ["a photo of a man and a dog", "a drawing of an owl in the snow"]
 LEFT, RIGHT = ["a man", "an owl"], ["a dog", "snow"]

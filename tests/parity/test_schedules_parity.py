@@ -7,7 +7,6 @@ import json
 import diffusers
 import numpy as np
 import pytest
-from folder_builders import make_checkpoint
 
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.diffusers import load_folder, save_folder
@@ -15,6 +14,7 @@ from blocklora_jax.checkpoints.prediction import ZERO_SNR_CLASSES
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.schedule_json import CLASSES
 from blocklora_jax.errors import UserError
+from blocklora_jax.testing.folders import make_checkpoint
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 # One of them needs torchsde.

@@ -1,0 +1,1 @@
+"""Teaching, merging, drawing, measuring and the table: the same for every world."""

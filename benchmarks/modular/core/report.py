@@ -1,0 +1,178 @@
+"""The table: means and 95 % bootstrap intervals over concepts and seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.modular.core.methods import METHODS
+from blocklora_jax.io.atomic import write_atomic, write_json
+
+Interval = tuple[float, float, float]
+_DRAWS = 2000
+
+
+def interval(rows: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Interval:
+    """`statistic(rows [n, …])`, and the 2.5th and 97.5th percentile of it over rows drawn with replacement."""
+    rng, count = np.random.default_rng(0), len(rows)
+    drawn = [statistic(rows[rng.integers(count, size=count)]) for _ in range(_DRAWS)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return float(statistic(rows)), float(low), float(high)
+
+
+def mean_over(results: Sequence[Mapping[str, Any]], score: str) -> Interval:
+    """A score's mean over all concepts of all seeds; the concepts are what is drawn again."""
+    return interval(per_concept(results, score), lambda rows: float(rows.mean()))
+
+
+def retention(merged: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]], score: str) -> Interval:
+    """A score's mean while merged over its mean alone, of the same concepts."""
+    kept = [
+        {"concepts": {name: a["concepts"][name] for name in m["concepts"]}} for m, a in zip(merged, alone, strict=True)
+    ]
+    pairs = np.stack([per_concept(merged, score), per_concept(kept, score)], axis=1)
+    return interval(pairs, lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean()))
+
+
+def difference(results: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], score: str) -> Interval:
+    """A score's mean minus that of other results of the same concepts, paired."""
+    return interval(per_concept(results, score) - per_concept(others, score), lambda rows: float(rows.mean()))
+
+
+def per_concept(results: Sequence[Mapping[str, Any]], score: str) -> np.ndarray:
+    """Each concept's mean over its pictures, of all seeds."""
+    return np.array([np.mean(scores[score]) for result in results for scores in result["concepts"].values()])
+
+
+def summarise(
+    alone: Mapping[str, list[dict]], merged: Mapping[tuple[str, int], list[dict]], base: list[dict]
+) -> list[dict[str, Any]]:
+    """One row for each method and number of merged concepts, and rows for the base and for real drawings.
+
+    alone: results by recipe; merged: by (method, n); each a list over seeds.
+    """
+    rows, scores = [], _scores(base)
+    for name in ("drawings", "base"):
+        results = [{"concepts": result[name]} for result in base]
+        kept = [score for score in scores if score != "leakage"]
+        rows.append({"method": name, "n": 0} | {score: mean_over(results, score) for score in kept})
+    rows[0] |= _together(base)
+    for (name, count), results in merged.items():
+        single = alone[METHODS[name].recipe]
+        row: dict[str, Any] = {"method": name, "n": count}
+        row |= {score: mean_over(results, score) for score in scores}
+        row |= {f"{score}_alone": mean_over(single, score) for score in scores if score != "leakage"}
+        row |= {
+            f"{score}_retention": retention(results, single, score) for score in ("image", "identity", *_more(scores))
+        }
+        first = next(key for key in merged if key[1] == count)
+        if (name, count) != first:
+            row["identity_difference"] = difference(results, merged[first], "identity")
+        row["drift"] = interval(np.concatenate([r["drift"] for r in results]), lambda x: float(x.mean()))
+        row["seconds"] = float(np.median([r["seconds"] for r in results]))
+        row["parameters"] = float(np.mean([r["parameters"] for r in single]))
+        row |= _together(results)
+        rows.append(row)
+    return rows
+
+
+def by_kind(
+    alone: Mapping[str, list[dict]], merged: Mapping[tuple[str, int], list[dict]], base: list[dict], names: set[str]
+) -> tuple[dict[str, list[dict]], dict[tuple[str, int], list[dict]], list[dict]]:
+    """The arguments of `summarise` for some of the concepts; merges in which none of them is are left out."""
+
+    def chosen(results: Sequence[Mapping[str, Any]], key: str = "concepts") -> list[dict]:
+        return [{**r, key: {name: scores for name, scores in r[key].items() if name in names}} for r in results]
+
+    merges = {key: chosen(results) for key, results in merged.items()}
+    return (
+        {recipe: chosen(results) for recipe, results in alone.items()},
+        {key: results for key, results in merges.items() if all(r["concepts"] for r in results)},
+        chosen(chosen(base, "base"), "drawings"),
+    )
+
+
+def _scores(base: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of what was measured."""
+    return list(next(iter(base[0]["base"].values())))
+
+
+def _more(scores: Sequence[str]) -> list[str]:
+    """Those of them that only real concepts have, and that say how much is kept."""
+    return [score for score in scores if score in ("image_large", "dino")]
+
+
+def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
+    found = {}
+    for task in ("both", "apart"):
+        if all(task in result for result in results):
+            both = np.concatenate([np.asarray(r[task], float) for r in results])
+            found[task] = interval(both, lambda x: float(x.mean()))
+    for task, part in itertools.product(("stylised", "stylised_apart"), ("individual", "style")):
+        if all(task in result for result in results):
+            values = np.array([p[part] for r in results for p in r[task]])
+            found[f"{task}_{part}"] = interval(values, lambda x: float(x.mean()))
+    return found
+
+
+def write_rows(
+    found: Iterable[dict[str, Any]],
+    cells: Callable[[dict[str, Any]], Sequence[str]],
+    columns: Sequence[str],
+    path: Path,
+) -> None:
+    """A table of results, a line printed as soon as one is there; PATH.json and PATH.md. cells: of a result, as many as columns."""
+    results, lines = [], ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for result in found:
+        results.append(result)
+        lines.append("| " + " | ".join(cells(result)) + " |")
+        print(lines[-1], flush=True)
+        write_json(path.with_suffix(".json"), results)
+    write_atomic(path.with_suffix(".md"), "\n".join(lines).encode())
+    print("\n".join(lines))
+
+
+_COLUMNS = {
+    "identity_alone": "identity alone", "identity": "identity merged", "identity_retention": "kept",
+    "identity_difference": "identity merged, minus the first method's", "right": "recognised", "image": "image",
+    "image_retention": "image kept", "text": "text", "leakage": "leakage",
+    "drift": "drift", "both": "both in one", "apart": "side by side", "stylised_individual": "stylised: who",
+    "stylised_style": "stylised: style", "stylised_apart_individual": "side by side: who",
+    "stylised_apart_style": "side by side: style", "seconds": "merge s", "parameters": "trained",
+}  # fmt: skip
+
+# What to read first; the README shows these.
+SHORT = ("identity_alone", "identity", "identity_retention", "right", "drift", "both", "apart", "seconds")
+
+_MORE_COLUMNS = {
+    "clip_score": "CLIP score", "text_large": "text L/14", "image_large": "image L/14", "dino": "DINOv2",
+    "dino_retention": "DINOv2 kept",
+}  # fmt: skip
+
+
+def markdown(
+    rows: Sequence[Mapping[str, Any]], count: int, ceiling: str = "*real drawings*", only: Sequence[str] = ()
+) -> str:
+    """The table of `count` merged concepts, as Markdown. ceiling: what real pictures are called. only: these scores."""
+    chosen = [row for row in rows if row["n"] in (0, count)]
+    columns = _COLUMNS | {name: label for name, label in _MORE_COLUMNS.items() if any(name in row for row in chosen)}
+    columns = {name: label for name, label in columns.items() if name in (only or columns)}
+    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    labels = {"base": "*base, class noun*", "drawings": ceiling}
+    for row in chosen:
+        label = labels.get(row["method"]) or METHODS[row["method"]].label
+        lines.append(f"| {label} | " + " | ".join(_cell(row.get(name)) for name in columns) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, tuple | list) and np.isnan(value[0])):
+        return "–"
+    if isinstance(value, tuple | list):
+        mean, low, high = value
+        return f"{mean:.3f} [{low:.2f}, {high:.2f}]"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"

@@ -1,0 +1,69 @@
+"""Training the concepts of a bench, each apart from the others, by every recipe; what is finished is used again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.modular.core.measures import Subject
+from benchmarks.modular.pocket.concepts import write_references
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_json
+from train.concept.config import PRIVATE_SETTINGS, ConceptConfig, settings_as_flags
+from train.concept.run_folder import MAY_CHANGE, changed_settings
+from train.concepts import ConceptsOptions, read_concepts, train_concepts
+from train.engine.platform import select_platform
+
+
+def teach(
+    concepts: Sequence[Subject],
+    settings: Mapping[str, Any],
+    folder: Path,
+    at_once: int,
+    blocks: int = 16,
+    slots_each: int = 1,
+    write: Callable[..., dict[str, dict[str, Any]]] = write_references,
+) -> list[Adapter]:
+    """Adapters of `concepts`, in their order; the first has the first `slots_each` slots, and so on.
+
+    settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots, where
+    the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their pictures a folder.
+    """
+    entries = write(concepts, folder.parent / "references")
+    adapters: list[Adapter] = []
+    for start in range(0, len(concepts), at_once):
+        group, place = concepts[start : start + at_once], folder / f"{start:03d}"
+        slots = np.arange(start * slots_each, (start + len(group)) * slots_each).reshape(len(group), -1)
+        named = {c.name: entries[c.name] | {"slot": own.tolist()} for c, own in zip(group, slots, strict=True)}
+        options, configs = _read(named, {"blocks": blocks, **settings}, place)
+        paths = [config.out / "adapter.safetensors" for config in configs]
+        if not all(path.is_file() for path in paths):
+            train_concepts(configs, options, select_platform())
+        taught = [Adapter.load(path) for path in paths]
+        for path, adapter, config in zip(paths, taught, configs, strict=True):
+            _check_taught(path, adapter, config)
+        adapters += taught
+    return adapters
+
+
+def _read(
+    entries: dict[str, dict[str, Any]], settings: Mapping[str, Any], place: Path
+) -> tuple[ConceptsOptions, list[ConceptConfig]]:
+    listing = place / "concepts.yaml"
+    write_json(listing, entries)  # JSON is YAML
+    begun = any((place / name / "config.json").exists() for name in entries)
+    flags = settings_as_flags({"preview_every": 0, "save_every": 100, **settings, "resume": begun})
+    options = ConceptsOptions(concepts=listing, out=place, at_once=len(entries))
+    return options, read_concepts(options, flags)
+
+
+def _check_taught(path: Path, adapter: Adapter, config: ConceptConfig) -> None:
+    """Raises: UserError for an adapter that was taught with other settings than `config`'s, wherever its pictures lay."""
+    may_change = MAY_CHANGE | PRIVATE_SETTINGS
+    if changed := changed_settings(json.loads(adapter.info.training), config, may_change):
+        raise UserError(f"{path} was taught with other settings: {'; '.join(changed)}: use another --out")

@@ -1,0 +1,1 @@
+"""What concepts are taught and how their pictures are judged: the pocket world, and folders of photographs."""

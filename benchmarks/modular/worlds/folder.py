@@ -1,0 +1,142 @@
+"""Concepts that are folders of pictures, as `train.concepts --concepts DIR` reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.modular.core.methods import PLAIN_RANK, RECIPES
+from blocklora_jax.adapters.targets import select_kernels
+from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from train.concept.batch_training import OF_ITS_OWN
+from train.concept.config import ConceptConfig, parse_args, settings_as_flags
+from train.concept.images import Picture, crop_square, read_pictures
+from train.concept.prompts import captions_for, class_caption
+from train.concepts import ConceptsOptions, read_concepts
+
+# What a folder's concept.yaml may say here; slots, seeds and run folders are the bench's.
+_OWN = OF_ITS_OWN - {"slot", "seed", "out"}
+
+
+@dataclass(frozen=True)
+class RealConcept:
+    """A folder of pictures and its settings."""
+
+    config: ConceptConfig
+
+    @property
+    def name(self) -> str:
+        """The token without its brackets."""
+        return self.config.name
+
+    @property
+    def kind(self) -> str:
+        """person, object, scene or style."""
+        return self.config.kind
+
+    @property
+    def token(self) -> str:
+        """The word that stands for the concept in prompts."""
+        return self.config.token
+
+    @property
+    def class_noun(self) -> str:
+        """What it is, in a word that the model knows."""
+        return self.config.class_noun
+
+    @property
+    def folder(self) -> Path:
+        """Where the pictures are."""
+        return self.config.images
+
+    @cached_property
+    def _read(self) -> list[Picture]:
+        return read_pictures(self.folder)
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        """The references, RGB, of any sizes."""
+        return [picture.image for picture in self._read]
+
+    @property
+    def plain_captions(self) -> list[str]:
+        """What the references show, with the class noun for the concept."""
+        templates = captions_for(self.config)
+        written = [p.caption or templates[i % len(templates)] for i, p in enumerate(self._read)]
+        return [class_caption(caption, self.config) for caption in written]
+
+    def thumbnail(self, size: int) -> np.ndarray:
+        """The first reference, uint8 [size, size, 3]."""
+        return np.asarray(crop_square(self._read[0], size).image)
+
+
+def read_folder(folder: Path, settings: Mapping[str, Any]) -> list[RealConcept]:
+    """The concepts of a folder of folders, by name. settings: of `train.concept`, for all.
+
+    Raises: UserError for what `train.concepts` does not take either, two of one token, and a training without tokens.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--concepts {folder} is no folder: it holds a folder of pictures for each concept")
+    options = ConceptsOptions(concepts=folder, out=folder)
+    found = [RealConcept(config) for config in read_concepts(options, settings_as_flags(settings))]
+    names = [concept.name for concept in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"{folder}: two concepts have the token <{twice[0]}>: give one another `token` in its concept.yaml"
+        )
+    if found[0].config.token_vectors == 0:
+        raise UserError("the bench calls concepts by their tokens: set token_vectors to 1 or more")
+    return found
+
+
+def first_concepts(found: Sequence[RealConcept], count: int) -> Sequence[RealConcept]:
+    """The first `count`. Raises: UserError if there are fewer."""
+    if count > len(found):
+        raise UserError(f"--counts asks for {count} concepts, and there are {len(found)}: give --counts 1 {len(found)}")
+    return found[:count]
+
+
+def concept_entries(concepts: Sequence[RealConcept], folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a concepts file (see `train.concepts`); nothing is written into `folder`."""
+    defaults = {field.name: field.default for field in dataclasses.fields(ConceptConfig)}
+    entries = {}
+    for concept in concepts:
+        # A concept's own folders are found from anywhere.
+        config = dataclasses.replace(concept.config, images=concept.folder.resolve())
+        if config.other_images:
+            config = dataclasses.replace(config, other_images=config.other_images.resolve())
+        changed = {name for name in _OWN if getattr(config, name) != defaults[name]} | {"token"}
+        entries[concept.name] = {name: value for name, value in config.to_json().items() if name in changed}
+    return entries
+
+
+def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) -> dict[str, dict[str, Any]]:
+    """The recipes, where those without blocks have the rank at which they train as many numbers as ours on this model.
+
+    Those with the pocket model's basis are left out.
+    """
+    needed = {"images": ".", "token": "<a>", "class-noun": "a", "out": "."}
+    config = parse_args(settings_as_flags({**needed, **settings}))
+    shapes = [shape for group in select_kernels(sd.params, config.layers).values() for shape in group.values()]
+    rank = equal_rank([(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.axis)
+    general = {name: recipe for name, recipe in RECIPES.items() if "basis" not in recipe}
+    return {name: r | ({"rank": rank} if r.get("rank") == PLAIN_RANK else {}) for name, r in general.items()}
+
+
+def equal_rank(layers: Sequence[tuple[int, int]], rank: int, blocks: int, axis: str) -> int:
+    """At which rank all of the layers (inputs, outputs) train as many numbers as at `rank` one of their blocks.
+
+    >>> equal_rank([(160, 40)], rank=10, blocks=16, axis="in")
+    2
+    """
+    inputs, outputs = (1 / blocks if axis in cut else 1.0 for cut in (("in", "grid"), ("out", "grid")))
+    ours = sum(rank * (n * inputs + m * outputs) for n, m in layers)
+    return max(1, round(ours / sum(n + m for n, m in layers)))

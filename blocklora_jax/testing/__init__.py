@@ -1,0 +1,1 @@
+"""Small random models, folders and adapters, for tests and benchmarks."""

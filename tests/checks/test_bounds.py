@@ -1,0 +1,87 @@
+"""Every number that a person can set has bounds, and what is beyond them is named as it was typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+
+from blocklora_jax.checks.bounds import BOUNDS, Bound, check_number
+from blocklora_jax.command_line.options import flag_of
+from blocklora_jax.errors import UserError
+
+MODULES = (
+    "merge.cli.options merge.cli.fit merge.cli.convert merge.cli.plan merge.cli.registry merge.cli.remove merge.cli.check train.concept.config "
+    "train.base.run train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ "
+    "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
+    "benchmarks.modular.distractors benchmarks.modular.worlds.encoder_measures"
+).split()
+
+
+def option_classes() -> list[type]:
+    found = {
+        value
+        for module in map(importlib.import_module, MODULES)
+        for name, value in vars(module).items()
+        if dataclasses.is_dataclass(value) and name.endswith(("Options", "Config", "Encoders", "Shares"))
+    }
+    return sorted(
+        (cls for cls in found if cls.__module__ in MODULES), key=lambda cls: f"{cls.__module__} {cls.__name__}"
+    )
+
+
+def kinds(hint: Any) -> set[Any]:
+    return {hint, *(kind for argument in get_args(hint) for kind in kinds(argument))}
+
+
+def test_all_option_classes_are_found():
+    assert len(option_classes()) >= 24
+
+
+@pytest.mark.parametrize("cls", option_classes(), ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_every_number_of_every_command_has_bounds(cls):
+    numbers = [name for name, hint in get_type_hints(cls).items() if {int, float} & kinds(hint)]
+    assert [name for name in numbers if name not in BOUNDS] == []
+    assert all(np.isfinite([BOUNDS[name].least, BOUNDS[name].most]).all() for name in numbers)
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "demand"),
+    [
+        (Bound(1, 10), 0, "must be at least 1"),
+        (Bound(1, 10), 11, "must be at most 10"),
+        (Bound(1, 10), 10**400, "must be at most 10"),
+        (Bound(1, 10), -(10**400), "must be at least 1"),
+        (Bound(1, 10), 2.5, "must be a whole number"),
+        (Bound(1, 10), 2.0, "must be a whole number"),
+        (Bound(1, 10), True, "must be a whole number"),
+        (Bound(1, 10), "3", "must be a whole number"),
+        (Bound(1, 10), None, "must be a whole number"),
+        (Bound(1, 10), np.int64(3), ""),
+        (Bound(0, 10, above=True, whole=False), 0.0, "must be above 0"),
+        (Bound(0, 10, whole=False), float("nan"), "must be at least 0"),
+        (Bound(-5, 5, whole=False), float("nan"), "must be a finite number"),
+        (Bound(-5, 5, whole=False), float("-inf"), "must be at least -5"),
+        (Bound(0, 1, whole=False), float("inf"), "must lie in 0..1"),
+        (Bound(0, 1, whole=False), np.float32(0.5), ""),
+    ],
+)
+def test_what_a_bound_demands(bound, value, demand):
+    assert bound.demand(value) == demand
+
+
+def test_a_number_of_many_digits_is_not_written_out():
+    with pytest.raises(UserError, match=r"--rank must be at most 4096, not a number of more than 60 digits"):
+        check_number("rank", 10**3000, shown="--rank")
+
+
+def test_flags_are_named_as_they_are_typed():
+    fused = importlib.import_module("merge.cli.fit").FuseOptions
+    assert [flag_of(fused, name) for name in ("erase_weight", "files", "attention")] == [
+        "--lambda",
+        "FILES",
+        "--attention",
+    ]

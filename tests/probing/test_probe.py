@@ -1,0 +1,55 @@
+"""What layers read while prompts are drawn."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+import merge
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.diffusion.models import with_token_rows
+from blocklora_jax.diffusion.text import encode_text
+from blocklora_jax.probing.probe import Probe, own_tokens, reads_text, with_tokens
+from blocklora_jax.testing.random_adapter import random_adapter
+
+ATTENTION = "unet/down_blocks_0/attentions_0/transformer_blocks_0"
+TEXT, PICTURE, TOWER = (
+    f"{ATTENTION}/attn2/to_k", f"{ATTENTION}/attn1/to_v", "text_encoder/text_model/encoder/layers/1/self_attn/q_proj",
+)  # fmt: skip
+PROMPTS = ["a photo of <ada> man", "a drawing of <ada> man in the snow"]
+
+
+def moments(layer, x, y, context):
+    return {"gram": x.T @ x, "rows": jnp.float32(len(x)), "cross": x.T @ y}
+
+
+def close(actual, expected, tolerance):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def test_layers_see_what_fused_weights_show_them(tiny_sd):
+    adapter = random_adapter("ada", tiny_sd.params, slots=(1,), size=0.3)
+    ids = tiny_sd.tokenizer.encode(PROMPTS, token_counts([adapter]))
+    probe = Probe(tiny_sd, frozenset((TEXT, PICTURE, TOWER)), moments, steps=2, chunk=2)
+    own = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter))
+    adapted, base = probe(own, adapter, ids), probe(own, None, ids)
+    merged = merge.compose(tiny_sd.params, [adapter])
+    fused = probe(merged, None, ids)
+    for layer in (TEXT, PICTURE, TOWER):
+        close(adapted[layer]["gram"], fused[layer]["gram"], 1e-5)
+        assert np.abs(adapted[layer]["gram"] - base[layer]["gram"]).max() > 1e-3 * np.abs(base[layer]["gram"]).max()
+        kernel = tiny_sd.params
+        for name in (*layer.split("/"), "kernel"):
+            kernel = kernel[name]
+        # y is the base's output: without the adapter, and without the bias that text encoders have.
+        close(adapted[layer]["cross"], adapted[layer]["gram"] @ np.asarray(kernel, np.float64), 1e-5)
+    states = np.asarray(encode_text(with_token_rows(tiny_sd.models, merged), merged, ids).states).reshape(-1, 32)
+    close(adapted[TEXT]["gram"], states.T @ states, 1e-5)
+    tokens = ids.size
+    assert (adapted[TEXT]["rows"], adapted[TOWER]["rows"]) == (tokens, tokens)
+    assert adapted[PICTURE]["rows"] == 2 * len(PROMPTS) * 64  # steps x pictures x positions
+
+
+def test_what_reads_text_needs_no_picture():
+    assert [reads_text(layer) for layer in (TEXT, TEXT.replace("to_k", "to_v"), TOWER)] == [True] * 3
+    assert [reads_text(layer) for layer in (PICTURE, TEXT.replace("to_k", "to_q"))] == [False] * 2

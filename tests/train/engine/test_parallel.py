@@ -1,0 +1,151 @@
+"""The same step over one device and eight, under both mappers, and over several concepts; in a process with eight devices."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from blocklora_jax.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+STEPS = 3
+CONFIG = {"batch": 8, "random_batch": 8, "layers": "cross_kv+text_encoder", "warmup_steps": 0}
+
+
+@functools.cache
+def mapped_step(mapper: str, devices: int, concepts: int):
+    """The training step over so many devices, and its optimizer."""
+    from concept_builders import make_config
+
+    from blocklora_jax.testing.tiny_model import SCHEDULE, tiny_models
+    from train.concept.state import make_optimizer
+    from train.concept.step import make_step
+    from train.engine.parallel import map_step
+
+    config = make_config(**CONFIG)
+    optimizer = make_optimizer(config)
+    step = make_step(tiny_models(levels=1), SCHEDULE, config, optimizer)
+    return map_step(step, jax.devices()[:devices], mapper, concepts), optimizer
+
+
+def steps_of(mapper: str, devices: int, seeds: tuple[int, ...] = (0,), concepts: int = 1) -> dict:
+    """Everything trained and the last metrics after some steps; the leading axis is that of concepts."""
+    from concept_builders import make_batch, make_config, make_trainable
+
+    from blocklora_jax.testing.tiny_model import tiny_params
+    from train.concept.state import init_state, stack
+
+    step, optimizer = mapped_step(mapper, devices, concepts)
+    states = [init_state(*make_trainable(make_config(**CONFIG, seed=s)), optimizer, jax.random.key(s)) for s in seeds]
+    state, params = stack(states), jax.tree.map(jnp.asarray, tiny_params(levels=1))
+    collectives = set()
+    for i in range(STEPS):
+        batch = stack([make_batch(8, 8, seed=100 * seed + i) for seed in seeds])
+        if i == 0 and concepts > 1:
+            text = step.lower(state, batch, params).compile().as_text()
+            collectives |= set(re.findall(r"(?:replica_groups|source_target_pairs)=(.*?), ", text))
+        state, metrics = step(state, batch, params)
+    leaves = jax.tree_util.tree_leaves_with_path({"trainable": state.trainable, "metrics": metrics})
+    found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return found | {"collectives": sorted(collectives)} if concepts > 1 else found
+
+
+def difference(one: dict, other: dict) -> float:
+    """Largest difference, each leaf's relative to its largest value."""
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[k] - other[k]).max() / np.abs(other[k]).max()) for k in one)
+
+
+def concept(found: dict, index: int) -> dict:
+    return {name: value[index] for name, value in found.items()}
+
+
+def compare() -> dict[str, float | list[str]]:
+    assert jax.device_count() == 8
+    alone = steps_of("shard_map", 1)
+    both = steps_of("shard_map", 8, seeds=(0, 1), concepts=2)
+    return {
+        "collectives": both.pop("collectives"),
+        "shard_map": difference(steps_of("shard_map", 8), alone),
+        "pmap": difference(steps_of("pmap", 8), alone),
+        "first of two": difference(concept(both, 0), concept(alone, 0)),
+        "second of two": difference(concept(both, 1), concept(steps_of("shard_map", 1, seeds=(1,)), 0)),
+        "seeds differ by": difference(concept(both, 1), concept(both, 0)),
+    }
+
+
+@pytest.fixture(scope="module")
+def found():
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    paths = [ROOT, ROOT / "tests"]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+    }
+    code = "import json, test_parallel; print(json.dumps(test_parallel.compare()))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+def test_eight_devices_train_as_one_with_the_same_global_batch(found, mapper):
+    assert found[mapper] <= 1e-6  # of each leaf's largest value
+
+
+@pytest.mark.parametrize("which", ["first of two", "second of two"])
+def test_concepts_that_train_together_equal_each_alone(found, which):
+    assert found[which] <= 1e-6  # of each leaf's largest value
+    assert found["seeds differ by"] > 0.1
+
+
+def test_concepts_exchange_nothing_with_each_other(found):
+    # The compiled program's own words for "the first four devices among themselves, and the last four"; newer jax names the axis.
+    within = {"{{0,1,2,3},{4,5,6,7}}", "mesh['concept'=2,'data'=4] {'data'}"}
+    assert found["collectives"]
+    assert set(found["collectives"]) <= within
+
+
+def test_an_unknown_mapper_is_refused():
+    from train.engine.parallel import map_step
+
+    with pytest.raises(UserError, match="unknown mapper 'xmap': choose shard_map or pmap"):
+        map_step(lambda state, batch, params: (state, {}), jax.devices()[:1], "xmap")
+
+
+def test_rows_that_cannot_be_split_are_named():
+    from train.engine.parallel import check_rows
+
+    check_rows(0, 8, "--batch")
+    check_rows(16, 8, "--batch")
+    with pytest.raises(UserError, match="--batch of 6 rows cannot be split over 8 devices: use a multiple of 8"):
+        check_rows(6, 8, "--batch")
+
+
+def test_a_placed_state_is_traced_once():
+    from train.engine.parallel import map_step, place_state
+
+    traces = []
+
+    def step(state, batch, params):
+        traces.append(state)
+        return state + jax.lax.pmean(batch.sum(), "data") * params, {}
+
+    devices = jax.devices()[:1]
+    mapped, state = map_step(step, devices), place_state(jnp.zeros(1), devices)
+    for _ in range(3):
+        state, _ = mapped(state, np.ones((1, 2), np.float32), jnp.ones(()))
+    assert float(state[0]) == 6.0
+    assert len(traces) == 1
