@@ -76,7 +76,7 @@ def test_changes_of_two_concepts_read_orthogonal_inputs(together):
 
 def test_a_concept_in_a_group_is_the_one_trained_alone(together, concepts_folder, tiny_folder, tmp_path):
     configs = read_concepts(ConceptsOptions(concepts=concepts_folder, out=tmp_path), common_flags(tiny_folder))
-    alone = Adapter.load(train.concept.train_concept(give_slots(configs)[1], "cpu"))
+    alone = Adapter.load(train.concept.run.train_concept(give_slots(configs)[1], "cpu"))
     for x, y in zip(jax.tree.leaves(together[1].lora), jax.tree.leaves(alone.lora), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
 
@@ -120,7 +120,7 @@ def test_a_slot_without_rows_is_told_before_training(tiny_sd):
 def test_slots_are_given_out_where_rows_need_them():
     slots = [None, (1,), None, (0,)]
     configs = [make_config(**SETTINGS | {"slot": slot, "token": f"<c{i}>"}) for i, slot in enumerate(slots)]
-    assert [config.slot for config in give_slots(configs)] == [(2,), (1,), (3,), (0,)]
+    assert [config.adapter.slot for config in give_slots(configs)] == [(2,), (1,), (3,), (0,)]
     plain = [make_config(blocks=0, slot=None)]
     assert give_slots(plain) == plain
 
@@ -129,9 +129,9 @@ def test_slots_are_given_out_where_rows_need_them():
 def test_a_frozen_projection_gets_no_gradient(down, moves):
     config = make_config(down=down, blocks=0)
     trainable, masks = make_trainable(config)
-    grads = jax.grad(lambda lora: sum(jnp.sum(x) for x in jax.tree.leaves(masked_lora(config, lora, masks))))(
-        trainable.lora
-    )
+    grads = jax.grad(
+        lambda lora: sum(jnp.sum(x) for x in jax.tree.leaves(masked_lora(lora, masks, config.adapter.down_is_frozen)))
+    )(trainable.lora)
     for pair in grads["unet"].values():
         np.testing.assert_array_equal(pair.lora_A, np.full(pair.lora_A.shape, moves))
         np.testing.assert_array_equal(pair.lora_B, np.ones(pair.lora_B.shape))

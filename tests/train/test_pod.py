@@ -25,7 +25,7 @@ join_pod(coordinator_address=address, num_processes=count, process_id=index)
 sys.argv[1:4] = []
 import train.concept.run
 from blocklora_jax.command_line.runner import run
-run(train.concept.main)
+run(train.concept.run.main)
 """
 
 # What a training does on each host, without the training.

@@ -135,7 +135,7 @@ def test_an_out_that_is_a_file_is_told_before_anything_is_computed(tmp_path, pla
     def load(*args):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("train.concept.load_base", load)
+    monkeypatch.setattr("train.concept.run.load_base", load)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"^nothing was written: cannot write --out \S+: \S+file is a file$"):
         train_concept(make_config(out=tmp_path / place, images=write_pictures(tmp_path / "pictures")), "cpu")

@@ -62,7 +62,7 @@ def test_a_concept_in_a_group_is_the_one_trained_alone(together, entries_file, t
     found = Adapter.load(together / name / "adapter.safetensors")
     configs = read_concepts(options_for(entries_file, tmp_path), common_flags(tiny_folder))
     config = next(c for c in give_slots(configs) if c.out.name == name)
-    alone = Adapter.load(train.concept.train_concept(config, "cpu"))
+    alone = Adapter.load(train.concept.run.train_concept(config, "cpu"))
     assert found.info.slots == alone.info.slots
     for x, y in zip(jax.tree.leaves(found.lora), jax.tree.leaves(alone.lora), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
@@ -107,7 +107,7 @@ def test_a_folder_of_folders_names_concepts_too(tmp_path, tiny_folder):
 
 def test_more_concepts_than_slots_are_refused():
     values = settings(slot=None, blocks=2)
-    configs = [ConceptConfig(**values | {"token": f"<c{i}>"}) for i in range(3)]
+    configs = [ConceptConfig.from_settings(**values | {"token": f"<c{i}>"}) for i in range(3)]
     with pytest.raises(UserError, match="3 concepts do not fit in 2 slots: use --blocks 3 or more"):
         give_slots(configs)
 
@@ -121,14 +121,14 @@ def test_more_concepts_than_slots_are_refused():
     ],
 )
 def test_concepts_that_can_never_be_merged_are_refused(other, message):
-    one = ConceptConfig(**settings(slot=(0, 1), out=Path("run/ada")))
+    one = ConceptConfig.from_settings(**settings(slot=(0, 1), out=Path("run/ada")))
     with pytest.raises(UserError, match=message):
-        check_apart([one, ConceptConfig(**settings(out=Path("run/rex"), **other))])
+        check_apart([one, ConceptConfig.from_settings(**settings(out=Path("run/rex"), **other))])
 
 
 def test_without_slots_only_the_token_counts():
     values = settings(blocks=0, slot=None)
-    check_apart([ConceptConfig(**values), ConceptConfig(**values | {"token": "<rex>"})])
+    check_apart([ConceptConfig.from_settings(**values), ConceptConfig.from_settings(**values | {"token": "<rex>"})])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,10 @@ def test_hidden_folders_are_no_concepts(tmp_path, tiny_folder):
 
 
 def test_settings_of_the_program_are_shared():
-    configs = [ConceptConfig(**settings()), ConceptConfig(**settings(token="<ben>", rank=4))]
+    configs = [
+        ConceptConfig.from_settings(**settings()),
+        ConceptConfig.from_settings(**settings(token="<ben>", rank=4)),
+    ]
     with pytest.raises(UserError, match=r"share these settings: rank \(2 for <ada>, 4 for <ben>\)"):
         check_equal(configs)
 
