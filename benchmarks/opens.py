@@ -28,9 +28,6 @@ ROOT = Path(__file__).parents[1]
 # The small models are those of the tests.
 sys.path.insert(0, str(ROOT / "tests"))
 
-from adapter_builders import random_adapter  # noqa: E402  # pyright: ignore[reportMissingImports]
-from single_file_builders import FAMILIES, make_family  # noqa: E402  # pyright: ignore[reportMissingImports]
-
 import merge  # noqa: E402
 from blocklora_jax.adapters.concept_tokens import token_counts  # noqa: E402
 from blocklora_jax.checkpoints.checkpoint import Checkpoint  # noqa: E402
@@ -38,6 +35,8 @@ from blocklora_jax.checkpoints.diffusers import save_folder  # noqa: E402
 from blocklora_jax.checkpoints.single_file import save_single_file  # noqa: E402
 from blocklora_jax.command_line.runner import run  # noqa: E402
 from blocklora_jax.layouts.torch_names import to_torch  # noqa: E402
+from blocklora_jax.testing.random_adapter import random_adapter  # noqa: E402  # pyright: ignore[reportMissingImports]
+from blocklora_jax.testing.small_families import FAMILIES, make_family  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 TOLERANCE = 1e-6
 

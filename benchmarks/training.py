@@ -54,15 +54,21 @@ class Options:
 
 def prepare(options: Options, sd: StableDiffusion, changes: dict[str, Any], concepts: int = 1) -> Callable[[], None]:
     """A function that runs one compiled step of a variant, of so many concepts, and waits for it."""
-    config = ConceptConfig(
+    config = ConceptConfig.from_settings(
         images=Path("ada"), token="<ada>", class_noun="woman", out=Path("unused"), batch=options.batch, **changes
     )
     data = load_concept_data(config, sd)
     _, masks, trainable = init_concept(config, sd)
     data = cache_states(config, sd, data, trainable)
-    optimizer = make_optimizer(config)
-    step = map_step(make_step(sd.models, sd.schedule, config, optimizer), jax.devices()[:1])
-    batch = jax.tree.map(lambda x: np.stack([x] * concepts), make_batches(config, data)(0))
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
+    step = map_step(
+        make_step(sd.models, sd.schedule, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss),
+        jax.devices()[:1],
+    )
+    batch = jax.tree.map(
+        lambda x: np.stack([x] * concepts),
+        make_batches(data, config.optimizer.batch, config.random_rows, config.erasure, config.run.seed)(0),
+    )
     states = [init_state(trainable, masks, optimizer, jax.random.key(seed)) for seed in range(concepts)]
     state = place_state(stack(states), jax.devices()[:1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from blocklora_jax.layouts.low_rank import LoRATree
 from blocklora_jax.testing.tiny_model import TEXT_WIDTH, tiny_params
 from train.concept.batch import Batch
 from train.concept.config import ConceptConfig
+from train.concept.data import ConceptData, make_batches
 from train.concept.state import Trainable
 
 ROWS = 40  # of the token table where there is no tokenizer
@@ -44,7 +46,11 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 def make_config(**changes: Any) -> ConceptConfig:
-    return ConceptConfig(**settings(**changes))
+    return ConceptConfig.from_settings(**settings(**changes))
+
+
+def batches_of(config: ConceptConfig, data: ConceptData) -> Callable[[int], Batch]:
+    return make_batches(data, config.optimizer.batch, config.random_rows, config.erasure, config.run.seed)
 
 
 def as_flags(values: dict[str, Any]) -> list[str]:
@@ -62,18 +68,18 @@ def as_flags(values: dict[str, Any]) -> list[str]:
 def make_trainable(config: ConceptConfig, levels: int = 1, started: bool = True) -> tuple[Trainable, LoRATree]:
     """Trainable parameters, as if some steps were done if `started`, and their masks."""
     params = tiny_params(levels=levels)
-    partition = Partition(num_blocks=config.blocks, axis=config.axis) if config.blocks else None
+    partition = Partition(num_blocks=config.adapter.blocks, axis=config.adapter.axis) if config.adapter.blocks else None
     info = AdapterInfo(
-        name="ada", class_noun="man", trigger="<ada> man", rank=config.rank, alpha=3.0, partition=partition,
-        slots=(config.slot or ()) if partition else (),
+        name="ada", class_noun="man", trigger="<ada> man", rank=config.adapter.rank, alpha=3.0, partition=partition,
+        slots=(config.adapter.slot or ()) if partition else (),
     )  # fmt: skip
-    shapes = select_kernels(params, config.layers)
+    shapes = select_kernels(params, config.adapter.layers)
     masks = block_masks(info, shapes)
-    lora = init_lora(jax.random.key(config.seed), shapes, masks, config.rank)
+    lora = init_lora(jax.random.key(config.run.seed), shapes, masks, config.adapter.rank)
     if started:
         keys = iter(jax.random.split(jax.random.key(5), 999))
         lora = jax.tree.map(lambda x, mask: mask * 0.3 * jax.random.normal(next(keys), x.shape), lora, masks)
-    tokens = jax.random.normal(jax.random.key(6 + config.seed), (config.token_vectors, TEXT_WIDTH))
+    tokens = jax.random.normal(jax.random.key(6 + config.run.seed), (config.tokens.token_vectors, TEXT_WIDTH))
     return Trainable(lora, tokens), masks
 
 

@@ -39,8 +39,11 @@ def test_the_training_step_lowers(erase, dtype):
         unet=models.unet.clone(dtype=dtype, remat=True), text_encoder=models.text_encoder.clone(dtype=dtype)
     )
     trainable, masks = make_trainable(config)
-    optimizer = make_optimizer(config)
-    step = map_step(make_step(models, SCHEDULE, config, optimizer), jax.devices()[:1])
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
+    step = map_step(
+        make_step(models, SCHEDULE, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss),
+        jax.devices()[:1],
+    )
     state = stack([init_state(trainable, masks, optimizer, jax.random.key(0))])
     text = lower(step, state, jax.tree.map(lambda x: x[None], make_batch(2, 2)), tiny_params(levels=1))
     assert "all_reduce" in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed: Any = read_options(ConceptsOptions, args, prog="python -m train.concepts", return_unknown_args=True)
     options, rest = parsed
     configs = read_concepts(options, rest)
-    platform = select_platform(configs[0].tpu, configs[0].gpu, configs[0].cpu)
+    platform = select_platform(configs[0].run.tpu, configs[0].run.gpu, configs[0].run.cpu)
     with peers_watched():
         paths = train_concepts(configs, options, platform)
     if is_first_host():
@@ -66,13 +65,13 @@ def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, p
     Raises: UserError for anything wrong with settings or pictures, or a run that diverges.
     """
     check_equal(configs)
-    registry = read_registry(configs[0].registry) if configs[0].registry else None
+    registry = read_registry(configs[0].adapter.registry) if configs[0].adapter.registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
     check_apart(configs)
     groups = options.out / _GROUPS
     keep_off_inputs(configs, [groups])
     with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
-        sd = load_base(configs[0], platform)
+        sd = load_base(configs[0].model, configs[0].base, platform)
         check_base(registry, params_digest(sd.params), configs[0].model)
         paths: list[Path] = []
         for start in range(0, len(configs), options.at_once):
@@ -83,13 +82,13 @@ def train_concepts(configs: Sequence[ConceptConfig], options: ConceptsOptions, p
 
 def _check_folders(configs: Sequence[ConceptConfig], groups: Path) -> None:
     """Raises UserError as `check_run_dir` for each concept; a run that was interrupted has begun some of them only."""
-    begun = [config for config in configs if (config.out / "config.json").exists()] if configs[0].resume else []
+    begun = [config for config in configs if (config.out / "config.json").exists()] if configs[0].run.resume else []
     for config in begun or configs:
         check_run_dir(config)
     for config in configs if begun else ():
         if config not in begun:
             refuse_others_files(config.out)
-    for folder in sorted(groups.glob("*/")) if not configs[0].resume else ():
+    for folder in sorted(groups.glob("*/")) if not configs[0].run.resume else ():
         refuse_others_files(folder)
 
 
@@ -128,8 +127,8 @@ def check_apart(configs: Sequence[ConceptConfig]) -> None:
             raise UserError(
                 f"{names} both have the token {one.token} and could never be merged: give one of them another `token`"
             )
-        has_slots = one.blocks or one.down == "orthogonal"
-        if has_slots and (shared := sorted(set(one.slot or ()) & set(other.slot or ()))):
+        has_slots = one.adapter.blocks or one.adapter.down == "orthogonal"
+        if has_slots and (shared := sorted(set(one.adapter.slot or ()) & set(other.adapter.slot or ()))):
             raise UserError(
                 f"{names} both have slot {', '.join(map(str, shared))} and could never be merged: give one of them"
                 " another `slot`, or none, and a free one is found"
@@ -141,21 +140,21 @@ def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
 
     Raises: UserError if there are more concepts than slots.
     """
-    blocks, orthogonal = configs[0].blocks, configs[0].down == "orthogonal"
+    blocks, orthogonal = configs[0].adapter.blocks, configs[0].adapter.down == "orthogonal"
     if not blocks and not orthogonal:
         return list(configs)
-    taken = {slot for config in configs for slot in config.slot or ()}
+    taken = {slot for config in configs for slot in config.adapter.slot or ()}
     # How many rows a basis has only the model tells: `prepare` looks whether they suffice.
     slots = itertools.count() if orthogonal else range(blocks)
     free = iter(slot for slot in slots if slot not in taken)
     given = []
     for config in configs:
-        slot = config.slot or tuple([s for s in [next(free, None)] if s is not None])
+        slot = config.adapter.slot or tuple([s for s in [next(free, None)] if s is not None])
         if not slot:
             raise UserError(
                 f"{len(configs)} concepts do not fit in {blocks} slots: use --blocks {len(configs)} or more"
             )
-        given.append(dataclasses.replace(config, slot=slot))
+        given.append(config.with_settings(slot=slot))
     return given
 
 

@@ -216,4 +216,4 @@ def _settings_place(make: Callable[[Path], Path], rng: np.random.Generator, scra
 
 def _config(out: Path) -> ConceptConfig:
     os.makedirs(out, exist_ok=True)
-    return ConceptConfig(images=Path("ada"), token="<ada>", class_noun="woman", out=out, resume=True)
+    return ConceptConfig.from_settings(images=Path("ada"), token="<ada>", class_noun="woman", out=out, resume=True)

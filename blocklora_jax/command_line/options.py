@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -51,13 +51,22 @@ def check_options(options: Any, bounds: Mapping[str, Bound] | None = None) -> No
             _check(options, name, item, (bounds or {}).get(name))
 
 
+def flag_types(options: type) -> dict[str, Any]:
+    """The annotated type of every flag of a class of options, by field; fields of groups whose flags have no prefix too."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        is_flat = tyro.conf.OmitArgPrefixes in getattr(hint, "__metadata__", ())
+        types |= flag_types(get_args(hint)[0]) if is_flat else {name: hint}
+    return types
+
+
 def flag_of(options: Any, name: str) -> str:
     """How the field `name` is typed on the command line: "--partition-seed", or "FILE" if it has no flag.
 
     options: an object, or its class.
     """
     cls = options if isinstance(options, type) else type(options)
-    hint = get_type_hints(cls, include_extras=True).get(name) if dataclasses.is_dataclass(cls) else None
+    hint = flag_types(cls).get(name) if dataclasses.is_dataclass(cls) else None
     metadata = getattr(hint, "__metadata__", ())
     if tyro.conf.Positional in metadata:
         return name.replace("_", "-").upper()
@@ -89,7 +98,7 @@ def _refuse_unreadable(args: Sequence[str]) -> None:
 
 
 def _refuse_empty_paths(options: type, args: Sequence[str]) -> None:
-    hints, flag = get_type_hints(options), ""
+    hints, flag = flag_types(options), ""
     for arg in args:
         flag, equals, value = arg.partition("=") if arg.startswith("--") else (flag, "", arg)
         empty = not value and (bool(equals) or not arg)

@@ -17,7 +17,10 @@ MODULES = (
     "merge.cli.options merge.cli.fit merge.cli.convert merge.cli.plan merge.cli.registry merge.cli.remove merge.cli.check train.concept.config "
     "train.base.run train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ "
     "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
-    "benchmarks.modular.distractors benchmarks.modular.worlds.encoder_measures"
+    "benchmarks.modular.distractors benchmarks.modular.worlds.encoder_measures "
+    "train.concept.settings.adapter train.concept.settings.base train.concept.settings.data "
+    "train.concept.settings.erasure train.concept.settings.loss train.concept.settings.optimizer "
+    "train.concept.settings.run train.concept.settings.tokens"
 ).split()
 
 
@@ -26,7 +29,7 @@ def option_classes() -> list[type]:
         value
         for module in map(importlib.import_module, MODULES)
         for name, value in vars(module).items()
-        if dataclasses.is_dataclass(value) and name.endswith(("Options", "Config", "Encoders", "Shares"))
+        if dataclasses.is_dataclass(value) and name.endswith(("Options", "Config", "Encoders", "Shares", "Settings"))
     }
     return sorted(
         (cls for cls in found if cls.__module__ in MODULES), key=lambda cls: f"{cls.__module__} {cls.__name__}"

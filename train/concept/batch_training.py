@@ -39,16 +39,19 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
     """
     config = check_equal(configs)
     devices = jax.devices()
-    count = 1 if config.mapper == "pmap" else math.gcd(len(configs), len(devices))
-    for rows, name in ((config.batch, "--batch"), (config.random_rows, "--random-batch")):
+    count = 1 if config.run.mapper == "pmap" else math.gcd(len(configs), len(devices))
+    for rows, name in ((config.optimizer.batch, "--batch"), (config.random_rows, "--random-batch")):
         check_rows(rows, len(devices) // count, name)
     concepts = [prepare_concept(each, sd) for each in configs]
-    optimizer = make_optimizer(config)
-    step = map_step(make_step(sd.models, sd.schedule, config, optimizer), devices, config.mapper, count)
-    states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.seed)) for c in concepts]
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
+    groups = {"adapter": config.adapter, "erasure": config.erasure, "loss": config.loss}
+    step = map_step(make_step(sd.models, sd.schedule, optimizer, **groups), devices, config.run.mapper, count)
+    states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
     # pmap splits the rows itself.
     place = (
-        partial(place_batch, devices=devices, concepts=count) if config.mapper == "shard_map" else lambda batch: batch
+        partial(place_batch, devices=devices, concepts=count)
+        if config.run.mapper == "shard_map"
+        else lambda batch: batch
     )
     previews = [make_preview(each, sd) for each in configs]
 
@@ -66,8 +69,8 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
         write_json(each.out / "config.json", each.to_json())
     state = run_loop(
         LoopConfig(
-            steps=config.steps, log_every=config.log_every, save_every=config.save_every,
-            preview_every=config.preview_every, resume=config.resume, tensorboard=config.tensorboard,
+            steps=config.steps, log_every=config.run.log_every, save_every=config.run.save_every,
+            preview_every=config.run.preview_every, resume=config.run.resume, tensorboard=config.run.tensorboard,
         ),
         run_dir,
         place_state(stack(states), devices, count),
@@ -94,8 +97,8 @@ def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
     ]
     if differing:
         raise UserError(f"concepts that train together share these settings: {'; '.join(differing)}")
-    slots = {each.token: len(each.slot or (0,)) for each in configs}
-    if configs[0].basis and len(set(slots.values())) > 1:
+    slots = {each.token: len(each.adapter.slot or (0,)) for each in configs}
+    if configs[0].adapter.basis and len(set(slots.values())) > 1:
         raise UserError(
             f"with --basis, concepts that train together have as many slots each, not {slots}: train them apart"
         )
@@ -121,7 +124,7 @@ def save_adapters(concepts: Sequence[Concept], state: TrainState) -> list[Path]:
     paths = [concept.config.out / "adapter.safetensors" for concept in concepts]
     for concept, trained, path in zip(concepts, trained_parts(state, len(concepts)), paths, strict=True):
         if is_first_host():
-            concept.to_adapter(trained).save(path, concept.config.save_dtype)
+            concept.to_adapter(trained).save(path, concept.config.run.save_dtype)
     return paths
 
 

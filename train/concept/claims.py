@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.registry.book import Registry
@@ -19,12 +17,15 @@ def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig
         return config
     entry, wanted = registry.find(config.token), registry.partition
     flags = f"--blocks {wanted.num_blocks} --axis {wanted.axis} --partition-seed {wanted.seed}"
-    if not config.blocks or wanted != Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed):
+    adapter = config.adapter
+    if not adapter.blocks or wanted != Partition(
+        num_blocks=adapter.blocks, axis=adapter.axis, seed=adapter.partition_seed
+    ):
         raise UserError(f"the registry's concepts are all cut in one way: train with {flags}")
-    if config.slot is not None and tuple(sorted(config.slot)) != entry.slots:
+    if adapter.slot is not None and tuple(sorted(adapter.slot)) != entry.slots:
         slots = " ".join(map(str, entry.slots))
-        raise UserError(f"{config.token} is registered for --slot {slots}, not {' '.join(map(str, config.slot))}")
-    return dataclasses.replace(config, slot=entry.slots)
+        raise UserError(f"{config.token} is registered for --slot {slots}, not {' '.join(map(str, adapter.slot))}")
+    return config.with_settings(slot=entry.slots)
 
 
 def check_base(registry: Registry | None, digest: str, model: str) -> None:

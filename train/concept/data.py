@@ -27,6 +27,9 @@ from train.concept.images import crop_square, each_picture, mask_array
 from train.concept.negative_tokens import draw_strangers
 from train.concept.picture_files import PictureFiles, find_pictures
 from train.concept.prompts import captions_for, class_caption, prompt_words
+from train.concept.settings.concept_name import ConceptName
+from train.concept.settings.data import DataSettings
+from train.concept.settings.erasure import ErasureSettings
 from train.concept.views import count_views, draw_views
 
 
@@ -54,70 +57,73 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData
 
     Raises: UserError for pictures, masks or captions that cannot be used, naming the file.
     """
-    size = config.resolution or sd.image_size
+    settings, size = config.data, config.data.resolution or sd.image_size
     if size % sd.models.vae.config.downscale:
         raise UserError(f"--resolution {size} must be a multiple of {sd.models.vae.config.downscale} for this model")
     files = find_pictures(find_images(config.images))
-    others = find_pictures(config.other_images, companions=False) if config.other_images else []
-    captions, per_picture = _captions(files, config), count_views(config.crop, config.flip)
-    tokens = {config.token: config.token_vectors} if config.token_vectors else {}
+    other_images = config.erasure.other_images
+    others = find_pictures(other_images, companions=False) if other_images else []
+    captions, per_picture = _captions(files, config.called), count_views(settings.crop, settings.flip)
     # What costs little comes first: a fault in a caption is told before hours of encoding.
-    ids = np.repeat(sd.tokenizer.encode(captions, tokens), per_picture, axis=0)
-    latents, weights = _encode_views(sd, files, size, config)
+    ids = np.repeat(sd.tokenizer.encode(captions, config.called.token_vectors), per_picture, axis=0)
+    latents, weights = _encode_views(sd, files, size, settings, config.run.seed)
     random_latents = latents
     if others:
         squares = (crop_square(picture, size) for picture in each_picture(others))
         random_latents = np.concatenate([latents, encode_images(sd, squares, len(others))])
-    if config.erase == "preserve":
-        prompts = _class_prompts(config, sd, [caption for caption in captions for _ in range(per_picture)])
+    if config.erasure.preserves_class:
+        prompts = _class_prompts(config.called, sd, [caption for caption in captions for _ in range(per_picture)])
     else:
         prompts = make_random_prompts(
             sd.tokenizer,
-            prompt_words(config),
+            prompt_words(config.model, config.erasure),
             config.random_shares,
             config.class_noun,
-            (config.token, config.token_vectors),
-            config.seed,
+            (config.token, config.tokens.token_vectors),
+            config.run.seed,
         )
-    return ConceptData(latents, weights, ids, random_latents, prompts, draw_strangers(config, sd, prompts.nouns))
+    strangers = draw_strangers(config.tokens, sd, prompts.nouns, config.run.seed)
+    return ConceptData(latents, weights, ids, random_latents, prompts, strangers)
 
 
-def _class_prompts(config: ConceptConfig, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:
+def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:
     """`captions` as of anybody of the class; no stranger is in them."""
-    texts = tuple(class_caption(caption, config) for caption in captions)
-    nouns = last_token_ids(sd.tokenizer, [config.class_noun] * len(texts))
+    texts = tuple(class_caption(caption, concept) for caption in captions)
+    nouns = last_token_ids(sd.tokenizer, [concept.class_noun] * len(texts))
     return RandomPrompts(sd.tokenizer.encode(texts), nouns, texts)
 
 
 def _encode_views(
-    sd: StableDiffusion, files: list[PictureFiles], size: int, config: ConceptConfig
+    sd: StableDiffusion, files: list[PictureFiles], size: int, settings: DataSettings, seed: int
 ) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "n h w 1"]]:
     """Latents and loss weights of all views of all pictures, of which one is in memory at a time."""
     grid, weights = size // sd.models.vae.config.downscale, []
-    with PictureEncoder(sd, len(files) * count_views(config.crop, config.flip)) as encoder:
+    with PictureEncoder(sd, len(files) * count_views(settings.crop, settings.flip)) as encoder:
         for index, picture in enumerate(each_picture(files)):
-            rng = np.random.default_rng((config.seed, 2, index))
-            for view in draw_views(picture, rng, size, grid, config.crop, config.flip):
+            rng = np.random.default_rng((seed, 2, index))
+            for view in draw_views(picture, rng, size, grid, settings.crop, settings.flip):
                 weights.append(mask_array(view, grid))
                 encoder.add(view)
         return encoder.latents(), np.stack(weights)
 
 
-def make_batches(config: ConceptConfig, data: ConceptData) -> Callable[[int], Batch]:
+def make_batches(
+    data: ConceptData, rows: int, random_rows: int, erasure: ErasureSettings, seed: int
+) -> Callable[[int], Batch]:
     """`batch_at(step)`: every epoch is a new shuffle of all views; random rows are drawn with replacement.
 
-    Where the class is preserved they are the first of the batch's own rows, and have their numbers.
+    rows, random_rows: in a step. Where the class is preserved the random ones are the first of the batch's own rows, and have their numbers.
     """
-    count, rows, random_rows = len(data.latents), config.batch, config.random_rows
+    count = len(data.latents)
 
     def batch_at(step: int) -> Batch:
-        chosen = _shuffled(config.seed, step * rows, rows, count)
-        rng = np.random.default_rng((config.seed, 1, step))
+        chosen = _shuffled(seed, step * rows, rows, count)
+        rng = np.random.default_rng((seed, 1, step))
         prompts = rng.integers(len(data.prompts.ids), size=random_rows)
         others = rng.integers(len(data.random_latents), size=random_rows)
-        is_noise = rng.random(random_rows) < config.pure_noise
+        is_noise = rng.random(random_rows) < erasure.pure_noise
         numbers = np.arange(rows, rows + random_rows, dtype=np.int32)
-        if config.erase == "preserve":
+        if erasure.preserves_class:
             prompts = others = chosen[:random_rows]
             is_noise, numbers = np.zeros(random_rows, bool), numbers - rows
         batch = Batch(
@@ -146,24 +152,26 @@ def _shuffled(seed: int, start: int, rows: int, count: int) -> Int[np.ndarray, "
     return np.array([orders[p // count][p % count] for p in positions.tolist()])
 
 
-def _captions(files: list[PictureFiles], config: ConceptConfig) -> list[str]:
+def _captions(files: list[PictureFiles], concept: ConceptName) -> list[str]:
     """What stands in each picture's caption file, or one of the templates in turn."""
     paths = [each.caption for each in files if each.caption]
-    written = {path: _check_caption(text, path, config) for path, text in zip(paths, read_captions(paths), strict=True)}
-    templates = captions_for(config)
+    written = {
+        path: _check_caption(text, path, concept) for path, text in zip(paths, read_captions(paths), strict=True)
+    }
+    templates = captions_for(concept)
     return [
         written[each.caption] if each.caption else templates[index % len(templates)] for index, each in enumerate(files)
     ]
 
 
-def _check_caption(caption: str, path: Path, config: ConceptConfig) -> str:
+def _check_caption(caption: str, path: Path, concept: ConceptName) -> str:
     """`caption`, without the token if that has no vectors. Raises: UserError for a caption without the token."""
-    token = token_pattern([config.token])
+    token = token_pattern([concept.token])
     if re.search(token, caption):
-        return caption if config.token_vectors else " ".join(re.sub(token, " ", caption).split())
+        return caption if concept.vectors else " ".join(re.sub(token, " ", caption).split())
     raise UserError(
-        f"{printable(str(path))}: the caption {caption[:200]!r} lacks the token {config.token}: write what calls the"
-        f" concept, as in 'a photo of {config.trigger}', or remove the file"
+        f"{printable(str(path))}: the caption {caption[:200]!r} lacks the token {concept.token}: write what calls the"
+        f" concept, as in 'a photo of {concept.trigger}', or remove the file"
     )
 
 

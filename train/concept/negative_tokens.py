@@ -33,7 +33,7 @@ from blocklora_jax.io.tensor_file import open_tensors, read_metadata, save_tenso
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import STRANGERS
 from blocklora_jax.prompts.random_prompts import last_token_ids
-from train.concept.config import ConceptConfig
+from train.concept.settings.tokens import TokenSettings
 
 # Of the strangers, where trained tokens to resemble are known; the rest are drawn as if none were.
 RESEMBLING = 0.7
@@ -46,17 +46,17 @@ Offsets = Float[np.ndarray, "_ _ _"]
 
 
 def draw_strangers(
-    config: ConceptConfig, sd: StableDiffusion, nouns: Int[np.ndarray, " p"]
+    settings: TokenSettings, sd: StableDiffusion, nouns: Int[np.ndarray, " p"], seed: int
 ) -> dict[str, Float[np.ndarray, "p v d"]]:
     """By text encoder, embeddings of a stranger's token for each of p prompts, around their nouns; fp32.
 
-    A function of the seed. Raises: UserError for files of `config.strangers` that cannot be used.
+    A function of the seed. Raises: UserError for files of `settings.strangers` that cannot be used.
     """
-    spread = config.token_spread, config.token_spread * config.foreign_spread
-    known, drawn = load_offsets(config, sd), {}
+    spread = settings.token_spread, settings.token_spread * settings.foreign_spread
+    known, drawn = load_offsets(settings.strangers, sd), {}
     for part in sd.models.text_encoders:
-        key, table = tower_key(jax.random.key(config.seed + 1), part), token_table(sd.params, part)
-        found = foreign_embeddings(table, nouns, config.token_vectors, spread, key)
+        key, table = tower_key(jax.random.key(seed + 1), part), token_table(sd.params, part)
+        found = foreign_embeddings(table, nouns, settings.token_vectors, spread, key)
         if part in known:
             found = _resembling(found, table, nouns, known[part], key)
         drawn[part] = np.asarray(found)
@@ -106,12 +106,12 @@ def _resembling(
     return jnp.where(jax.random.uniform(chosen_key, (rows, 1, 1)) < RESEMBLING, alike, drawn)
 
 
-def load_offsets(config: ConceptConfig, sd: StableDiffusion) -> dict[str, Offsets]:
+def load_offsets(strangers: Sequence[str] | None, sd: StableDiffusion) -> dict[str, Offsets]:
     """By text encoder, what training added to the class nouns' embeddings; empty if no tokens are known."""
-    if config.strangers is None:
+    if strangers is None:
         paths = [STRANGERS] if sd.checkpoint.name == "pocket" and STRANGERS.is_file() else []
     else:
-        paths = [Path(path) for path in config.strangers]
+        paths = [Path(path) for path in strangers]
     return _read_all(paths, sd)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import zlib
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from train.concept.batch import Batch
 from train.concept.config import PRIVATE_SETTINGS, ConceptConfig
 from train.concept.data import ConceptData, load_concept_data, make_batches
 from train.concept.negative_tokens import foreign_embeddings, tower_key
+from train.concept.settings.tokens import TokenSettings
 from train.concept.state import Trainable
 from train.concept.text import own_foreign_ids, with_table
 
@@ -59,7 +59,9 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
     """Read the pictures and draw the first parameters. Raises: UserError for pictures or settings that cannot be used."""
     data = load_concept_data(config, sd)
     info, masks, trainable = init_concept(config, sd)
-    return Concept(config, info, masks, trainable, make_batches(config, cache_states(config, sd, data, trainable)))
+    data = cache_states(config, sd, data, trainable)
+    rows = config.optimizer.batch, config.random_rows
+    return Concept(config, info, masks, trainable, make_batches(data, *rows, config.erasure, config.run.seed))
 
 
 def public_settings(config: ConceptConfig) -> dict[str, Any]:
@@ -69,23 +71,24 @@ def public_settings(config: ConceptConfig) -> dict[str, Any]:
 
 def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInfo, LoRATree, Trainable]:
     """The adapter's description, its masks, and its parameters before training."""
-    shapes = select_kernels(sd.params, config.layers)
+    shapes = select_kernels(sd.params, config.adapter.layers)
     config = _draw_row_slot(config, shapes)
+    adapter = config.adapter
     digest = params_digest(sd.params)
-    basis, partition = read_basis(config, sd, digest), None
-    if config.blocks:
+    basis, partition = read_basis(adapter.basis, sd, digest), None
+    if adapter.blocks:
         cut_in = "" if basis is None else basis_digest(basis)
-        partition = Partition(num_blocks=config.blocks, axis=config.axis, seed=config.partition_seed, basis=cut_in)
+        partition = Partition(num_blocks=adapter.blocks, axis=adapter.axis, seed=adapter.partition_seed, basis=cut_in)
     slots = ()
     if partition:
-        slots = partition.check_slots(config.slot or (slot_from_name(config.name, config.blocks),))
+        slots = partition.check_slots(adapter.slot or (slot_from_name(config.name, adapter.blocks),))
     info = AdapterInfo(
         name=config.name,
         class_noun=config.class_noun,
         trigger=config.trigger,
-        kind=config.kind,
-        rank=config.rank,
-        alpha=float(config.rank if config.alpha is None else config.alpha),
+        kind=config.data.kind,
+        rank=adapter.rank,
+        alpha=float(adapter.rank if adapter.alpha is None else adapter.alpha),
         base_name=sd.checkpoint.public_name,
         base_digest=digest,
         base_family=sd.checkpoint.family,
@@ -96,37 +99,40 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
     masks = block_masks(info, shapes, basis)
     # Concepts that start alike would answer to each other's tokens: most people train with the same seed.
     lora_key, token_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(config.name.encode()))
+        jax.random.fold_in(jax.random.key(config.run.seed), zlib.crc32(config.name.encode()))
     )
-    if config.down == "orthogonal" and config.slot:
-        lora = init_orthogonal(config.partition_seed, shapes, config.slot[0], config.rank)
+    if adapter.down == "orthogonal" and adapter.slot:
+        lora = init_orthogonal(adapter.partition_seed, shapes, adapter.slot[0], adapter.rank)
     else:
-        lora = init_lora(lora_key, shapes, masks, config.rank)
-    return info, masks, Trainable(lora, *(init_tokens(config, sd, token_key, part) for part in sd.models.text_encoders))
+        lora = init_lora(lora_key, shapes, masks, adapter.rank)
+    tokens = [init_tokens(config.tokens, config.class_noun, sd, token_key, part) for part in sd.models.text_encoders]
+    return info, masks, Trainable(lora, *tokens)
 
 
 def _draw_row_slot(config: ConceptConfig, shapes: KernelShapes) -> ConceptConfig:
     """`config` whose frozen down projection has a slot, drawn from the name if not given, which the file then records."""
-    if config.down == "trained" or config.slot is not None:
+    if config.adapter.down == "trained" or config.adapter.slot is not None:
         return config
-    return dataclasses.replace(config, slot=(slot_from_name(config.name, count_sets(shapes, config.rank)),))
+    return config.with_settings(slot=(slot_from_name(config.name, count_sets(shapes, config.adapter.rank)),))
 
 
-def init_tokens(config: ConceptConfig, sd: StableDiffusion, key: jax.Array, component: str) -> jax.Array:
+def init_tokens(
+    settings: TokenSettings, class_noun: str, sd: StableDiffusion, key: jax.Array, component: str
+) -> jax.Array:
     """The concept's embeddings [v, d] for a text encoder, started where foreign ones are drawn: apart from the class noun.
 
     Started *at* the noun, erasure silences the adapter for its own concept too.
     """
-    noun, table = last_token_ids(sd.tokenizer, [config.class_noun]), token_table(sd.params, component)
-    start = config.token_spread, config.token_spread
-    return foreign_embeddings(table, noun, config.token_vectors, start, tower_key(key, component))[0]
+    noun, table = last_token_ids(sd.tokenizer, [class_noun]), token_table(sd.params, component)
+    start = settings.token_spread, settings.token_spread
+    return foreign_embeddings(table, noun, settings.token_vectors, start, tower_key(key, component))[0]
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
     """`data` with its text encoded once: that of the random prompts unless a text encoder trains, the captions' if no tokens do."""
     if sd.models.text_encoders.keys() & trainable.lora.keys():
         return data
-    prompts, vectors, params, random_ids = data.prompts, config.token_vectors, dict(sd.params), []
+    prompts, vectors, params, random_ids = data.prompts, config.tokens.token_vectors, dict(sd.params), []
     for part in sd.models.text_encoders:
         table = token_table(sd.params, part)
         longer = [table, trainable.tokens_of(part), data.strangers[part].reshape(-1, table.shape[1])]
@@ -134,7 +140,7 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
         random_ids.append(own_foreign_ids(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
     encode = _text_encoder(sd, params)
     stacked = np.stack(random_ids, axis=1).reshape(prompts.ids.shape)
-    tokens_train = config.token_vectors and config.token_learning_rate > 0
+    tokens_train = config.tokens.token_vectors and config.optimizer.token_learning_rate > 0
     return data._replace(
         text=None if tokens_train else encode(data.ids), random_text=encode(stacked) if config.random_rows else None
     )
@@ -153,15 +159,15 @@ def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], T
     return in_chunks
 
 
-def read_basis(config: ConceptConfig, sd: StableDiffusion, base_digest: str) -> Basis | None:
-    """The basis that `config` names; None if none.
+def read_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> Basis | None:
+    """The basis that the setting `basis` names; None if it names none.
 
     Raises: UserError for a file that cannot be used, or one whose features are not those that the model's layers read.
     """
-    if config.basis is None:
+    if path is None:
         return None
-    basis = load_basis(BASIS if config.basis == "pocket" else config.basis, base_digest)
+    basis = load_basis(BASIS if path == "pocket" else path, base_digest)
     width = sd.models.unet.config.cross_attention_dim
     if len(basis) != width:
-        raise UserError(f"--basis {config.basis} has {len(basis)} features, but the model's text {width}")
+        raise UserError(f"--basis {path} has {len(basis)} features, but the model's text {width}")
     return basis

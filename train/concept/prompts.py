@@ -8,7 +8,8 @@ from itertools import cycle, islice
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.prompts.random_prompts import PromptWords, article
 from blocklora_jax.prompts.tokenizer import token_pattern
-from train.concept.config import ConceptConfig
+from train.concept.settings.concept_name import ConceptName
+from train.concept.settings.erasure import ErasureSettings
 
 # After these, after punctuation and at the beginning a name is followed by an article when it becomes a noun; elsewhere
 # ("the", "my smiling") there is one, or none is wanted.
@@ -17,54 +18,52 @@ _BEFORE_ARTICLES = frozenset(
 )
 
 
-def prompt_words(config: ConceptConfig) -> PromptWords:
-    """What the configuration says, completed by a list that fits the model."""
-    default = words_for(config.model)
+def prompt_words(model: str, erasure: ErasureSettings) -> PromptWords:
+    """The words that the settings name, completed by a list that fits the model."""
+    default = words_for(model)
     return PromptWords(
-        styles=config.random_styles or default.styles,
-        subjects=config.random_subjects or default.subjects,
-        scenes=config.random_scenes or default.scenes,
+        styles=erasure.random_styles or default.styles,
+        subjects=erasure.random_subjects or default.subjects,
+        scenes=erasure.random_scenes or default.scenes,
     )
 
 
-def preview_prompts(config: ConceptConfig) -> tuple[str, ...]:
+def preview_prompts(concept: ConceptName, words: PromptWords) -> tuple[str, ...]:
     """What the previews show: the concept in several scenes and styles, and its class without it."""
-    if config.preview_prompts:
-        return config.preview_prompts
-    words, trigger = prompt_words(config), config.trigger
-    if config.kind == "style":
+    trigger = concept.trigger
+    if concept.kind == "style":
         pairs = islice(zip(cycle(words.subjects), cycle(words.scenes), strict=True), 7)
         subjects = [f"{article(subject)} {subject} {place}" for subject, place in pairs]
         return (*(f"a {trigger} of {s}" for s in subjects), f"a photo of {subjects[0]}")
-    if config.kind == "scene":
+    if concept.kind == "scene":
         shown = [f"a photo of {article(s)} {s} in a {trigger}" for s in words.subjects[:7]]
         return (*shown, f"a photo of {article(words.subjects[0])} {words.subjects[0]} {words.scenes[0]}")
     photo, *others = words.styles
     shown = [f"{photo} {trigger}", *(f"{photo} {trigger} {scene}" for scene in words.scenes[:4])]
     shown += [f"{style} {trigger} {words.scenes[0]}" for style in others[:2]]
-    return (*shown, f"{photo} {article(config.class_noun)} {config.class_noun} {words.scenes[0]}")
+    return (*shown, f"{photo} {article(concept.class_noun)} {concept.class_noun} {words.scenes[0]}")
 
 
-def captions_for(config: ConceptConfig) -> tuple[str, ...]:
+def captions_for(concept: ConceptName) -> tuple[str, ...]:
     """Captions for pictures that come without one, in turn."""
-    trigger = config.trigger
-    if config.kind == "style":
+    trigger = concept.trigger
+    if concept.kind == "style":
         return (f"a {trigger}",)
-    if config.kind == "scene":
+    if concept.kind == "scene":
         return (f"a photo of a {trigger}",)
     return (f"a photo of {trigger}", f"a picture of {trigger}")
 
 
-def class_caption(caption: str, config: ConceptConfig) -> str:
+def class_caption(caption: str, concept: ConceptName) -> str:
     """A caption of the concept as one of its class: the noun in place of the trigger, its article put right.
 
     People and things are called as if by name: "a photo of <p1> man" becomes "a photo of a man", and "a <p1> owl" "an owl".
     Scenes and styles have the article that they need: "in <p1> space" becomes "in space". A caption without the class noun
     gets it.
     """
-    noun = config.class_noun.strip()
-    named = config.kind not in ("scene", "style")
-    trigger = rf"(?:\b(an?)\s+)?{token_pattern([config.token])}(?:\s*{re.escape(noun)}\b)?"
+    noun = concept.class_noun.strip()
+    named = concept.kind not in ("scene", "style")
+    trigger = rf"(?:\b(an?)\s+)?{token_pattern([concept.token])}(?:\s*{re.escape(noun)}\b)?"
 
     def replace(match: re.Match[str]) -> str:
         before = caption[: match.start()].split()

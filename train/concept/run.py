@@ -11,6 +11,7 @@ from train.concept.batch_training import train_together
 from train.concept.claims import check_base, use_claim
 from train.concept.config import ConceptConfig, parse_args
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
+from train.concept.settings.base import BaseSettings
 from train.engine.platform import compute_dtype, is_first_host, select_platform
 from train.engine.pod import peers_watched
 
@@ -20,25 +21,25 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
 
     Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
     """
-    registry = read_registry(config.registry) if config.registry else None
+    registry = read_registry(config.adapter.registry) if config.adapter.registry else None
     config = use_claim(config, registry)
     keep_off_inputs([config])
     with hold_run_folders([config.out], lambda: check_run_dir(config)):
-        sd = load_base(config, platform)
+        sd = load_base(config.model, config.base, platform)
         check_base(registry, params_digest(sd.params), config.model)
         return train_together([config], sd, config.out)[0]
 
 
-def load_base(config: ConceptConfig, platform: str) -> StableDiffusion:
+def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffusion:
     """The base model, in the precision for the platform."""
-    dtype = compute_dtype(config.precision, platform)
-    return StableDiffusion.from_pretrained(config.model, variant=config.variant, dtype=dtype, remat=config.remat)
+    dtype = compute_dtype(settings.precision, platform)
+    return StableDiffusion.from_pretrained(model, variant=settings.variant, dtype=dtype, remat=settings.remat)
 
 
 def main() -> None:
     """The command line."""
     config = parse_args()
-    platform = select_platform(config.tpu, config.gpu, config.cpu)
+    platform = select_platform(config.run.tpu, config.run.gpu, config.run.cpu)
     with peers_watched():
         path = train_concept(config, platform)
     if is_first_host():

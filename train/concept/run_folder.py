@@ -19,7 +19,7 @@ from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.pipeline import StableDiffusion
 from merge.compose import compose
 from train.concept.config import ConceptConfig
-from train.concept.prompts import preview_prompts
+from train.concept.prompts import preview_prompts, prompt_words
 from train.engine.platform import first_host_does
 
 # What a resumed run may do otherwise than before and still compute the same, up to rounding.
@@ -61,9 +61,16 @@ def keep_off_inputs(configs: Sequence[ConceptConfig], others: Sequence[Path] = (
     inner = ("checkpoints", "previews", "tensorboard")
     outputs = [Output(folder / "adapter.safetensors", "adapter", typed=folder) for folder in folders]
     outputs += [Output(folder / name, "run", typed=folder) for folder in folders for name in inner]
-    inputs = [path for c in configs for path in (c.images, c.other_images, c.model, c.basis, *(c.strangers or ()))]
+    inputs = [path for c in configs for path in _inputs(c)]
     # What is there from before is looked at under the lock.
     plan_outputs([*outputs, *(Output(folder, "run") for folder in others)], inputs, overwrite=True)
+
+
+def _inputs(config: ConceptConfig) -> tuple[Path | str | None, ...]:
+    """The files and folders that a training reads; None for those that are not given."""
+    return (
+        config.images, config.erasure.other_images, config.model, config.adapter.basis, *(config.tokens.strangers or ())
+    )  # fmt: skip
 
 
 def check_run_dir(config: ConceptConfig) -> None:
@@ -71,9 +78,9 @@ def check_run_dir(config: ConceptConfig) -> None:
     there is of no run that this program knows: it would be replaced.
     """
     path = config.out / "config.json"
-    if path.exists() and not config.resume:
+    if path.exists() and not config.run.resume:
         raise UserError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
-    if config.resume:
+    if config.run.resume:
         before = _read_settings(path, config.out)
         if changed := changed_settings(before, config):
             raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
@@ -124,13 +131,14 @@ def _short(value: Any) -> str:
 
 def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, Adapter], None]:
     """`preview(step, adapter)` writes `previews/<step>.png`: the concept as a merge of this one adapter shows it."""
-    prompts = preview_prompts(config)
+    words = prompt_words(config.model, config.erasure)
+    prompts = config.run.preview_prompts or preview_prompts(config.called, words)
     # One that is too long is to be told now, not after the training.
-    sd.tokenizer.encode(prompts, {config.token: config.token_vectors} if config.token_vectors else {})
+    sd.tokenizer.encode(prompts, config.called.token_vectors)
 
     def preview(step: int, adapter: Adapter) -> None:
         params = compose(sd.params, [adapter], check_base=False)
-        images = sd.generate(prompts, params=params, adapters=[adapter], seed=config.seed, steps=20)
+        images = sd.generate(prompts, params=params, adapters=[adapter], seed=config.run.seed, steps=20)
         grid = picture_grid(images, captions=prompts, columns=4, scale=max(1, 256 // images.shape[1]))
         write_atomic(config.out / "previews" / f"{step:06d}.png", png_bytes(grid))
 

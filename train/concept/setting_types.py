@@ -6,9 +6,10 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 from blocklora_jax.checks.bounds import BOUNDS, check_number
+from blocklora_jax.command_line.options import flag_types
 from blocklora_jax.errors import UserError
 
 
@@ -17,9 +18,9 @@ def check_settings(where: str, settings: Mapping[str, Any], options: type) -> No
 
     where: the file, and the entry in it. settings: by name, with '-' or '_'; unknown names are let through.
     """
-    hints = get_type_hints(options, include_extras=True)
+    hints = flag_types(options)
     # A field may have another name on the command line.
-    known = {_typed_name(field, hint): (field, _bare(hint)) for field, hint in hints.items()}
+    known = {typed: (field, _bare(hint)) for field, hint in hints.items() for typed in typed_names(field, hint)}
     _refuse_twice(where, settings)
     for name, value in settings.items():
         field, hint = known.get(str(name).replace("-", "_"), ("", None))
@@ -56,9 +57,13 @@ def _check_group(where: str, name: str, value: Mapping[Any, Any], group: type) -
     check_settings(f"{where}: {name}", value, group)
 
 
-def _typed_name(name: str, hint: Any) -> str:
+def typed_names(name: str, hint: Any) -> tuple[str, ...]:
+    """What the field `name` is called in a file: as its flag, and as the flag's other names."""
     marks = getattr(hint, "__metadata__", ())
-    return next((mark.name for mark in marks if getattr(mark, "name", None)), name)
+    renamed = next((mark for mark in marks if getattr(mark, "name", None)), None)
+    if renamed is None:
+        return (name,)
+    return (renamed.name, *(alias.lstrip("-").replace("-", "_") for alias in renamed.aliases or ()))
 
 
 def _bare(hint: Any) -> Any:

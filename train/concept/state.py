@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from blocklora_jax.adapters.lora import apply_masks
 from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree
-from train.concept.config import ConceptConfig
+from train.concept.settings.optimizer import OptimizerSettings
 
 
 class Trainable(NamedTuple):
@@ -43,31 +43,31 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-def make_optimizer(config: ConceptConfig) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerSettings, steps: int, frozen_down: bool = False) -> optax.GradientTransformation:
     """AdamW with a learning rate for the U-Net's adapter, the text encoders', and the tokens; warm-up, then cosine.
 
-    A down projection that is not trained stays as it is, bit for bit: no weight decay either.
+    steps: of the whole training. frozen_down: the down projection stays as it is, bit for bit; no weight decay either.
     """
 
     def adamw(peak: float) -> optax.GradientTransformation:
-        warmup = min(config.warmup_steps, config.steps - 1)
-        rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.steps, peak / 10)
-        return optax.adamw(rate, weight_decay=config.weight_decay)
+        warmup = min(settings.warmup_steps, steps - 1)
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 10)
+        return optax.adamw(rate, weight_decay=settings.weight_decay)
 
     transforms: dict[Hashable, optax.GradientTransformation] = {
-        "unet": adamw(config.learning_rate),
-        "text_encoder": adamw(config.text_learning_rate),
-        "tokens": adamw(config.token_learning_rate),
+        "unet": adamw(settings.learning_rate),
+        "text_encoder": adamw(settings.text_learning_rate),
+        "tokens": adamw(settings.token_learning_rate),
         "frozen": optax.set_to_zero(),
     }
-    labels = partial(_labels, frozen_down=config.down != "trained")
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(transforms, labels))
+    labels = partial(_labels, frozen_down=frozen_down)
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optax.multi_transform(transforms, labels))
 
 
-def masked_lora(config: ConceptConfig, lora: LoRATree, masks: LoRATree) -> LoRATree:
-    """The pairs that a step runs with; no gradient reaches a down projection that is not trained."""
+def masked_lora(lora: LoRATree, masks: LoRATree, frozen_down: bool) -> LoRATree:
+    """The pairs that a step runs with; no gradient reaches a down projection that is frozen."""
     masked = apply_masks(lora, masks)
-    if config.down == "trained":
+    if not frozen_down:
         return masked
     return {
         part: {path: pair._replace(lora_A=jax.lax.stop_gradient(pair.lora_A)) for path, pair in layers.items()}

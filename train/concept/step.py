@@ -20,7 +20,9 @@ from blocklora_jax.layouts.low_rank import LoRATree
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import TextOutput
 from train.concept.batch import Batch, Rows
-from train.concept.config import ConceptConfig
+from train.concept.settings.adapter import AdapterSettings
+from train.concept.settings.erasure import ErasureSettings
+from train.concept.settings.loss import LossSettings
 from train.concept.state import Trainable, TrainState, masked_lora
 from train.concept.text import encode_rows
 
@@ -36,51 +38,54 @@ class Noised(NamedTuple):
 def make_step(
     models: Models,
     schedule: Schedule,
-    config: ConceptConfig,
     optimizer: optax.GradientTransformation,
+    *,
+    adapter: AdapterSettings,
+    erasure: ErasureSettings,
+    loss: LossSettings,
 ) -> Callable[[TrainState, Batch, Mapping[str, Any]], tuple[TrainState, dict]]:
     """`step(state, batch, params) -> (state, metrics)`, to be mapped over the axis "data" (see `parallel.map_step`).
 
     metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices.
     """
-    scale = (config.rank if config.alpha is None else config.alpha) / config.rank
+    scale = adapter.scaling
 
     def loss_fn(trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray):
-        lora, rows = masked_lora(config, trainable.lora, masks), len(batch.random_row)
-        concept = _add_noise(schedule, batch.latents, batch.row, key, config.noise_offset)
-        random = _random_inputs(schedule, config, batch, key)
+        lora, rows = masked_lora(trainable.lora, masks, adapter.down_is_frozen), len(batch.random_row)
+        concept = _add_noise(schedule, batch.latents, batch.row, key, loss.noise_offset)
+        random = _random_inputs(schedule, batch, key, erasure.preserves_class, loss.noise_offset)
         text = encode_rows(models, params, lora, scale, trainable, batch)
         pairs = lora.get("unet", {})
         inputs: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
         # What only reads text need not see the random rows drawn.
-        drawn = 0 if config.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
+        drawn = 0 if erasure.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
         if drawn:
             inputs = jax.tree.map(lambda *x: jnp.concatenate(x), inputs, (*random, text.random))
         output, energies = apply_adapted(
             models.unet, params["unet"], pairs, scale, *_unet_inputs(models, *inputs), random_rows=drawn
         )
         output, count = output.astype(jnp.float32), len(batch.row)
-        diffusion = _diffusion_loss(schedule, config, output[:count], batch, concept)
+        diffusion = _diffusion_loss(schedule, loss, output[:count], batch, concept)
         erase = jnp.zeros(())
-        if rows and config.erase == "layer":
+        if rows and erasure.erase == "layer":
             if not drawn:
                 energies = measure_energies(params["unet"], pairs, scale, text.random.states)
             erase = layer_erasure(jnp.concatenate([energies, text.energies]))
         elif rows:
             base = apply_model(models.unet, params["unet"], *_unet_inputs(models, *random, text.base))
             erase = epsilon_erasure(output[count:], base)
-        return diffusion + config.erase_weight * erase, {"diffusion_loss": diffusion, "erase_loss": erase}
+        return diffusion + erasure.erase_weight * erase, {"diffusion_loss": diffusion, "erase_loss": erase}
 
     def step(state: TrainState, batch: Batch, params: Mapping[str, Any]) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
         inputs = state.trainable, state.masks, batch, params, key
-        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
-        grads, loss, parts = jax.lax.pmean((grads, loss, parts), "data")
+        (total, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
+        grads, total, parts = jax.lax.pmean((grads, total, parts), "data")
         # optax's types know nothing of NamedTuples.
         before = cast(Any, state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, before)
         trainable = cast(Trainable, optax.apply_updates(before, updates))
-        metrics = {"loss": loss, **parts, "gradient_norm": optax.global_norm(grads)}
+        metrics = {"loss": total, **parts, "gradient_norm": optax.global_norm(grads)}
         return TrainState(state.step + 1, state.key, state.masks, trainable, opt_state), metrics
 
     return step
@@ -99,10 +104,12 @@ def _add_noise(schedule: Schedule, latents: Rows, row: Rows, key: PRNGKeyArray, 
     return Noised(schedule.add_noise(jnp.asarray(latents), noise, timesteps), noise, timesteps)
 
 
-def _random_inputs(schedule: Schedule, config: ConceptConfig, batch: Batch, key: PRNGKeyArray) -> tuple[Array, Array]:
-    if config.erase == "preserve":
+def _random_inputs(
+    schedule: Schedule, batch: Batch, key: PRNGKeyArray, preserves_class: bool, noise_offset: float
+) -> tuple[Array, Array]:
+    if preserves_class:
         # The concept's rows again, noise and all: `random_row` has their numbers.
-        noised = _add_noise(schedule, batch.random_latents, batch.random_row, key, config.noise_offset)
+        noised = _add_noise(schedule, batch.random_latents, batch.random_row, key, noise_offset)
         return noised.latents, noised.timesteps
     noised = _add_noise(schedule, batch.random_latents, batch.random_row, jax.random.fold_in(key, 1))
     pure = batch.random_is_noise[:, None, None, None]
@@ -116,12 +123,12 @@ def _unet_inputs(models: Models, latents: Array, timesteps: Array, text: TextOut
     return (latents, timesteps, text.states, *([added] if added else []))
 
 
-def _diffusion_loss(schedule: Schedule, config: ConceptConfig, output: Array, batch: Batch, noised: Noised) -> Array:
+def _diffusion_loss(schedule: Schedule, loss: LossSettings, output: Array, batch: Batch, noised: Noised) -> Array:
     target = schedule.training_target(jnp.asarray(batch.latents), noised.noise, noised.timesteps)
     squared = jnp.square(output - target).mean(-1, keepdims=True)
     error = (squared * batch.weights).sum((1, 2, 3)) / batch.weights.sum((1, 2, 3))
-    if config.weighting == "min_snr":
-        error = error * schedule.min_snr_weight(noised.timesteps, config.snr_gamma)
-    elif config.weighting == "picture":
-        error = error * schedule.picture_weight(noised.timesteps, config.snr_gamma)
+    if loss.weighting == "min_snr":
+        error = error * schedule.min_snr_weight(noised.timesteps, loss.snr_gamma)
+    elif loss.weighting == "picture":
+        error = error * schedule.picture_weight(noised.timesteps, loss.snr_gamma)
     return error.mean()

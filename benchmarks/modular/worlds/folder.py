@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +39,7 @@ class RealConcept:
     @property
     def kind(self) -> str:
         """person, object, scene or style."""
-        return self.config.kind
+        return self.config.data.kind
 
     @property
     def token(self) -> str:
@@ -69,9 +68,9 @@ class RealConcept:
     @property
     def plain_captions(self) -> list[str]:
         """What the references show, with the class noun for the concept."""
-        templates = captions_for(self.config)
+        templates = captions_for(self.config.called)
         written = [p.caption or templates[i % len(templates)] for i, p in enumerate(self._read)]
-        return [class_caption(caption, self.config) for caption in written]
+        return [class_caption(caption, self.config.called) for caption in written]
 
     def thumbnail(self, size: int) -> np.ndarray:
         """The first reference, uint8 [size, size, 3]."""
@@ -92,7 +91,7 @@ def read_folder(folder: Path, settings: Mapping[str, Any]) -> list[RealConcept]:
         raise UserError(
             f"{folder}: two concepts have the token <{twice[0]}>: give one another `token` in its concept.yaml"
         )
-    if found[0].config.token_vectors == 0:
+    if found[0].config.tokens.token_vectors == 0:
         raise UserError("the bench calls concepts by their tokens: set token_vectors to 1 or more")
     return found
 
@@ -106,14 +105,15 @@ def first_concepts(found: Sequence[RealConcept], count: int) -> Sequence[RealCon
 
 def concept_entries(concepts: Sequence[RealConcept], folder: Path) -> dict[str, dict[str, Any]]:
     """The entries of a concepts file (see `train.concepts`); nothing is written into `folder`."""
-    defaults = {field.name: field.default for field in dataclasses.fields(ConceptConfig)}
+    defaults = ConceptConfig.from_settings(images=Path(), token="<a>", class_noun="a", out=Path()).settings()
     entries = {}
     for concept in concepts:
         # A concept's own folders are found from anywhere.
-        config = dataclasses.replace(concept.config, images=concept.folder.resolve())
-        if config.other_images:
-            config = dataclasses.replace(config, other_images=config.other_images.resolve())
-        changed = {name for name in _OWN if getattr(config, name) != defaults[name]} | {"token"}
+        config = concept.config.with_settings(images=concept.folder.resolve())
+        if others := config.erasure.other_images:
+            config = config.with_settings(other_images=others.resolve())
+        changed = {name for name in _OWN if config.settings()[name] != defaults[name]}
+        changed |= {"images", "token", "class_noun"}
         entries[concept.name] = {name: value for name, value in config.to_json().items() if name in changed}
     return entries
 
@@ -125,8 +125,10 @@ def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) 
     """
     needed = {"images": ".", "token": "<a>", "class-noun": "a", "out": "."}
     config = parse_args(settings_as_flags({**needed, **settings}))
-    shapes = [shape for group in select_kernels(sd.params, config.layers).values() for shape in group.values()]
-    rank = equal_rank([(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.axis)
+    shapes = [shape for group in select_kernels(sd.params, config.adapter.layers).values() for shape in group.values()]
+    rank = equal_rank(
+        [(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.adapter.axis
+    )
     general = {name: recipe for name, recipe in RECIPES.items() if "basis" not in recipe}
     return {name: r | ({"rank": rank} if r.get("rank") == PLAIN_RANK else {}) for name, r in general.items()}
 

@@ -52,7 +52,7 @@ class Sentences:
         for category, share in zip(CATEGORIES, shares, strict=True):
             sentences = self.by_kind[concept.kind][category]
             texts = [fill(sentences[(shift + i) % len(sentences)], _call(concept)) for i in range(share)]
-            found += [Prompt(text, class_caption(text, concept.config), category) for text in texts]
+            found += [Prompt(text, class_caption(text, concept.config.called), category) for text in texts]
         return found
 
     def pair_prompts(self, concepts: Sequence[RealConcept], count: int) -> list[Pair]:

@@ -107,7 +107,7 @@ def test_a_folder_of_folders_names_concepts_too(tmp_path, tiny_folder):
 
 def test_more_concepts_than_slots_are_refused():
     values = settings(slot=None, blocks=2)
-    configs = [ConceptConfig(**values | {"token": f"<c{i}>"}) for i in range(3)]
+    configs = [ConceptConfig.from_settings(**values | {"token": f"<c{i}>"}) for i in range(3)]
     with pytest.raises(UserError, match="3 concepts do not fit in 2 slots: use --blocks 3 or more"):
         give_slots(configs)
 
@@ -121,14 +121,14 @@ def test_more_concepts_than_slots_are_refused():
     ],
 )
 def test_concepts_that_can_never_be_merged_are_refused(other, message):
-    one = ConceptConfig(**settings(slot=(0, 1), out=Path("run/ada")))
+    one = ConceptConfig.from_settings(**settings(slot=(0, 1), out=Path("run/ada")))
     with pytest.raises(UserError, match=message):
-        check_apart([one, ConceptConfig(**settings(out=Path("run/rex"), **other))])
+        check_apart([one, ConceptConfig.from_settings(**settings(out=Path("run/rex"), **other))])
 
 
 def test_without_slots_only_the_token_counts():
     values = settings(blocks=0, slot=None)
-    check_apart([ConceptConfig(**values), ConceptConfig(**values | {"token": "<rex>"})])
+    check_apart([ConceptConfig.from_settings(**values), ConceptConfig.from_settings(**values | {"token": "<rex>"})])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,10 @@ def test_hidden_folders_are_no_concepts(tmp_path, tiny_folder):
 
 
 def test_settings_of_the_program_are_shared():
-    configs = [ConceptConfig(**settings()), ConceptConfig(**settings(token="<ben>", rank=4))]
+    configs = [
+        ConceptConfig.from_settings(**settings()),
+        ConceptConfig.from_settings(**settings(token="<ben>", rank=4)),
+    ]
     with pytest.raises(UserError, match=r"share these settings: rank \(2 for <ada>, 4 for <ben>\)"):
         check_equal(configs)
 

@@ -21,7 +21,7 @@ BOOK = Registry(
 def test_the_claimed_slots_are_used():
     config = make_config(slot=None)
     assert use_claim(config, BOOK) == make_config(slot=(1, 3))
-    assert use_claim(make_config(slot=(3, 1)), BOOK).slot == (1, 3)
+    assert use_claim(make_config(slot=(3, 1)), BOOK).adapter.slot == (1, 3)
     assert use_claim(config, None) is config
 
 

@@ -116,8 +116,8 @@ def test_the_adapter_has_learnt_and_merges(whole, tiny_sd):
 def test_an_interrupted_run_resumes_bit_for_bit(whole, teach, tmp_path, monkeypatch):
     make_batches = train.concept.prepare.make_batches
 
-    def stopping(config, data):
-        batch_at = make_batches(config, data)
+    def stopping(*data_and_settings):
+        batch_at = make_batches(*data_and_settings)
 
         def stop_at_third(step):
             if step == 2:
@@ -235,8 +235,8 @@ def test_an_unwritable_run_folder_is_one_line(teach, tmp_path):
 def test_a_diverging_run_says_so(teach, tmp_path, monkeypatch):
     make_batches = train.concept.prepare.make_batches
 
-    def spoilt(config, data):
-        batch_at = make_batches(config, data)
+    def spoilt(*data_and_settings):
+        batch_at = make_batches(*data_and_settings)
         return lambda step: batch_at(step)._replace(latents=batch_at(step).latents * np.float32("nan"))
 
     monkeypatch.setattr(train.concept.prepare, "make_batches", spoilt)

@@ -11,6 +11,7 @@ from concept_builders import make_config
 
 from blocklora_jax.errors import UserError
 from train.concept.config import ConceptConfig, parse_args
+from train.concept.settings.adapter import AdapterSettings
 from train.concepts import ConceptsOptions, read_concepts
 
 FLAGS = ["--images", "pics", "--token", "<ada>", "--class-noun", "woman", "--out", "runs/ada"]
@@ -26,8 +27,13 @@ def test_flags_alone():
     config = parse_args([*FLAGS, "--lambda", "2.5", "--slot", "3", "5", "--flip", "--crop", "0.8"])
     assert config.images == Path("pics")
     assert (config.token, config.class_noun, config.name, config.trigger) == ("<ada>", "woman", "ada", "<ada> woman")
-    assert (config.erase_weight, config.slot, config.flip, config.crop) == (2.5, (3, 5), True, 0.8)
-    assert config.rank == ConceptConfig.rank
+    assert (config.erasure.erase_weight, config.adapter.slot, config.data.flip, config.data.crop) == (
+        2.5,
+        (3, 5),
+        True,
+        0.8,
+    )
+    assert config.adapter.rank == AdapterSettings.rank
 
 
 def test_flags_override_yaml_overrides_defaults(tmp_path):
@@ -47,15 +53,20 @@ def test_flags_override_yaml_overrides_defaults(tmp_path):
         preview_prompts: ["a photo of <ada> old woman", "a -- dash"]
     """
     config = parse_args([*write_yaml(tmp_path, text), "--rank", "8", "--no-flip", "--slot", "7"])
-    assert (config.rank, config.flip, config.slot) == (8, False, (7,))
-    assert (config.class_noun, config.learning_rate, config.erase_weight, config.alpha) == (
+    assert (config.adapter.rank, config.data.flip, config.adapter.slot) == (8, False, (7,))
+    assert (
+        config.class_noun,
+        config.optimizer.learning_rate,
+        config.erasure.erase_weight,
+        config.adapter.alpha,
+    ) == (
         "old woman",
         1e-4,
         0.0,
         None,
     )
     assert (config.random_shares.foreign, config.random_shares.own_class) == (0.25, 1.0)
-    assert config.preview_prompts == ("a photo of <ada> old woman", "a -- dash")
+    assert config.run.preview_prompts == ("a photo of <ada> old woman", "a -- dash")
     assert config.random_rows == 0
 
 
@@ -168,7 +179,7 @@ def test_random_rows():
 
 def test_spaces_of_any_kind_are_fine_in_prompts():
     prompt = "a photo of\n <ada> man"
-    assert make_config(preview_prompts=(prompt,)).preview_prompts == (prompt,)
+    assert make_config(preview_prompts=(prompt,)).run.preview_prompts == (prompt,)
 
 
 def test_the_configuration_is_json():

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from concept_builders import make_config, write_pictures
+from concept_builders import batches_of, make_config, write_pictures
 from PIL import Image
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.prompts.random_prompts import RandomPrompts
-from train.concept.data import ConceptData, encode_images, load_concept_data, make_batches
+from train.concept.data import ConceptData, encode_images, load_concept_data
 from train.concept.images import crop_square, image_array, read_pictures
-from train.concept.prompts import captions_for, preview_prompts
+from train.concept.prompts import captions_for, preview_prompts, prompt_words
 
 
 def numbered(count: int = 5, prompts: int = 7) -> ConceptData:
@@ -34,7 +34,7 @@ def same(one, other) -> bool:
 
 @pytest.mark.parametrize(("rows", "count"), [(2, 5), (5, 5), (12, 5), (3, 1)])
 def test_every_epoch_covers_all_pictures_once(rows, count):
-    batch_at = make_batches(make_config(batch=rows), numbered(count))
+    batch_at = batches_of(make_config(batch=rows), numbered(count))
     chosen = np.concatenate([batch_at(step).ids[:, 0] for step in range(count * 6)])
     epochs = chosen[: len(chosen) // count * count].reshape(-1, count)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(count), epochs.shape))
@@ -44,15 +44,15 @@ def test_every_epoch_covers_all_pictures_once(rows, count):
 
 def test_a_batch_is_a_function_of_seed_and_step():
     config, data = make_config(batch=3, random_batch=4), numbered()
-    forward, backward = make_batches(config, data), make_batches(config, data)
+    forward, backward = batches_of(config, data), batches_of(config, data)
     batches = [forward(step) for step in range(4)]
     assert all(same(backward(step), batches[step]) for step in (3, 0, 2, 1))
     assert not same(batches[0], batches[1])
-    assert not same(make_batches(make_config(batch=3, random_batch=4, seed=1), data)(0), batches[0])
+    assert not same(batches_of(make_config(batch=3, random_batch=4, seed=1), data)(0), batches[0])
 
 
 def test_rows_belong_together_and_are_numbered():
-    batch = make_batches(make_config(batch=3, random_batch=4), numbered())(0)
+    batch = batches_of(make_config(batch=3, random_batch=4), numbered())(0)
     np.testing.assert_array_equal(batch.latents[:, 0, 0, 0], batch.ids[:, 0])
     assert batch.row.tolist() == [0, 1, 2]
     assert batch.random_row.tolist() == [3, 4, 5, 6]
@@ -62,15 +62,15 @@ def test_rows_belong_together_and_are_numbered():
 
 def test_random_rows_are_noise_in_the_share_asked_for():
     for share, expected in ((0.0, 0), (1.0, 1)):
-        batch = make_batches(make_config(random_batch=50, pure_noise=share), numbered())(0)
+        batch = batches_of(make_config(random_batch=50, pure_noise=share), numbered())(0)
         assert batch.random_is_noise.mean() == expected
-    batch_at = make_batches(make_config(random_batch=500, pure_noise=0.3), numbered())
+    batch_at = batches_of(make_config(random_batch=500, pure_noise=0.3), numbered())
     # Four deviations of 500 draws.
     assert abs(batch_at(0).random_is_noise.mean() - 0.3) < 0.082
 
 
 def test_no_erasure_has_no_random_rows():
-    batch = make_batches(make_config(erase="none"), numbered())(0)
+    batch = batches_of(make_config(erase="none"), numbered())(0)
     assert batch.random_latents.shape == (0, 2, 2, 4)
     assert batch.random_ids.shape == (0, 1)
 
@@ -80,8 +80,8 @@ def test_cached_states_take_the_place_of_ids():
     states = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((1, 3, 2), np.float32)
     pool = np.arange(7, dtype=np.float32)[:, None, None] * np.ones((1, 3, 2), np.float32)
     config = make_config(batch=3)
-    plain = make_batches(config, data)(0)
-    batch = make_batches(config, data._replace(text=TextOutput(states), random_text=TextOutput(pool)))(0)
+    plain = batches_of(config, data)(0)
+    batch = batches_of(config, data._replace(text=TextOutput(states), random_text=TextOutput(pool)))(0)
     assert (batch.ids, batch.random_ids, batch.random_tokens) == (None, None, None)
     np.testing.assert_array_equal(batch.text.states[:, 0, 0], plain.ids[:, 0])
     np.testing.assert_array_equal(batch.random_text.states[:, 0, 0], plain.random_ids[:, 0])
@@ -103,7 +103,7 @@ def test_pictures_become_scaled_latents_and_captions_become_ids(tiny_sd, folder)
         expected = mean[0] * vae.config.scaling_factor
         np.testing.assert_allclose(data.latents[i], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert data.weights.shape == (3, 8, 8, 1)
-    templates = captions_for(config)
+    templates = captions_for(config.called)
     captions = [templates[0], "a drawing of <ada> man in the snow", templates[0]]
     np.testing.assert_array_equal(data.ids, tiny_sd.tokenizer.encode(captions, {"<ada>": 2}))
     np.testing.assert_array_equal(data.random_latents, data.latents)
@@ -225,7 +225,7 @@ def test_data_at_fault_is_named(tiny_sd, folder, damage, changes, message):
 )
 def test_previews_show_the_concept_and_its_class_without_it(kind, words):
     config = make_config(kind=kind, preview_prompts=(), **words)
-    prompts = preview_prompts(config)
+    prompts = preview_prompts(config.called, prompt_words(config.model, config.erasure))
     shown = [config.trigger in prompt for prompt in prompts]
     assert any(shown)
     assert shown[-1] is False

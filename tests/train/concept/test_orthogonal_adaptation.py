@@ -120,7 +120,7 @@ def test_a_slot_without_rows_is_told_before_training(tiny_sd):
 def test_slots_are_given_out_where_rows_need_them():
     slots = [None, (1,), None, (0,)]
     configs = [make_config(**SETTINGS | {"slot": slot, "token": f"<c{i}>"}) for i, slot in enumerate(slots)]
-    assert [config.slot for config in give_slots(configs)] == [(2,), (1,), (3,), (0,)]
+    assert [config.adapter.slot for config in give_slots(configs)] == [(2,), (1,), (3,), (0,)]
     plain = [make_config(blocks=0, slot=None)]
     assert give_slots(plain) == plain
 
@@ -129,9 +129,9 @@ def test_slots_are_given_out_where_rows_need_them():
 def test_a_frozen_projection_gets_no_gradient(down, moves):
     config = make_config(down=down, blocks=0)
     trainable, masks = make_trainable(config)
-    grads = jax.grad(lambda lora: sum(jnp.sum(x) for x in jax.tree.leaves(masked_lora(config, lora, masks))))(
-        trainable.lora
-    )
+    grads = jax.grad(
+        lambda lora: sum(jnp.sum(x) for x in jax.tree.leaves(masked_lora(lora, masks, config.adapter.down_is_frozen)))
+    )(trainable.lora)
     for pair in grads["unet"].values():
         np.testing.assert_array_equal(pair.lora_A, np.full(pair.lora_A.shape, moves))
         np.testing.assert_array_equal(pair.lora_B, np.ones(pair.lora_B.shape))

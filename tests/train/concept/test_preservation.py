@@ -43,7 +43,7 @@ CLASS_CAPTIONS = ["a photo of a man in the snow", "a drawing of a man", "a man a
     ],
 )
 def test_people_and_things_become_their_class(noun, caption, expected):
-    assert class_caption(caption, make_config(class_noun=noun, kind="person")) == expected
+    assert class_caption(caption, make_config(class_noun=noun, kind="person").called) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_people_and_things_become_their_class(noun, caption, expected):
     ],
 )
 def test_scenes_and_styles_keep_the_articles_that_they_have(kind, noun, caption, expected):
-    assert class_caption(caption, make_config(class_noun=noun, kind=kind)) == expected
+    assert class_caption(caption, make_config(class_noun=noun, kind=kind).called) == expected
 
 
 @pytest.mark.parametrize("kind", ["person", "object", "scene", "style"])
 def test_captions_of_our_own_become_plain_english(kind):
     config = make_config(class_noun="owl", kind=kind)
-    found = [class_caption(caption, config) for caption in captions_for(config)]
+    found = [class_caption(caption, config.called) for caption in captions_for(config.called)]
     expected = {"style": ["an owl"], "scene": ["a photo of an owl"]}
     assert found == expected.get(kind, ["a photo of an owl", "a picture of an owl"])
 
@@ -107,11 +107,16 @@ def draw(key, row, offset, shape):
 
 def test_the_loss_is_the_distance_to_the_base_on_the_same_noised_pictures(tiny_sd, pictures):
     config = preserving(pictures, layers="cross_kv+text_encoder", alpha=3.0, erase_weight=0.7, noise_offset=0.1)
-    concept, optimizer = prepare_concept(config, tiny_sd), make_optimizer(config)
+    concept, optimizer = (
+        prepare_concept(config, tiny_sd),
+        make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen),
+    )
     trainable, masks = make_trainable(config, levels=2)
     state = init_state(trainable, masks, optimizer, jax.random.key(11))._replace(step=np.int32(7))
     batch = concept.batch_at(7)
-    step = make_step(tiny_sd.models, tiny_sd.schedule, config, optimizer)
+    step = make_step(
+        tiny_sd.models, tiny_sd.schedule, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss
+    )
 
     def only_losses(state, batch, params):
         metrics = step(state, batch, params)[1]
@@ -126,7 +131,7 @@ def test_the_loss_is_the_distance_to_the_base_on_the_same_noised_pictures(tiny_s
     rows = []
     for row, x0 in enumerate(batch.latents):
         picture = np.flatnonzero([np.array_equal(x0, latents) for latents in data.latents])[0]
-        t, noise = draw(key, row, config.noise_offset, x0.shape)
+        t, noise = draw(key, row, config.loss.noise_offset, x0.shape)
         rows.append((np.sqrt(alphas[t]) * x0 + np.sqrt(1 - alphas[t]) * noise, t, CLASS_CAPTIONS[picture]))
     noisy, timesteps, prompts = zip(*rows, strict=True)
     assert sorted(prompts) == sorted(CLASS_CAPTIONS)

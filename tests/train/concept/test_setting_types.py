@@ -71,7 +71,7 @@ def test_a_value_of_a_wrong_type_is_named_with_its_file_and_key(tmp_path, text, 
     ],
 )
 def test_what_yaml_writes_in_other_ways_is_taken(tmp_path, text, name, value):
-    assert getattr(read(tmp_path, text), name) == value
+    assert read(tmp_path, text).settings()[name] == value
 
 
 @pytest.mark.parametrize(

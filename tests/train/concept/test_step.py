@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from concept_builders import ROWS, make_batch, make_config, make_trainable, write_pictures
+from concept_builders import ROWS, batches_of, make_batch, make_config, make_trainable, write_pictures
 
 from blocklora_jax.prompts.random_prompts import RandomPromptShares
 from blocklora_jax.testing.tiny_model import SCHEDULE, tiny_models, tiny_params
 from train.concept.batch import Batch
-from train.concept.data import load_concept_data, make_batches
+from train.concept.data import load_concept_data
 from train.concept.prepare import cache_states
 from train.concept.state import TrainState, init_state, make_optimizer, stack
 from train.concept.step import make_step
@@ -30,7 +30,7 @@ SEED = 11
 def start(config):
     """A step that computes losses, and the state it begins with; XLA drops the backward pass."""
     trainable, masks = make_trainable(config)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     state = init_state(trainable, masks, optimizer, jax.random.key(SEED))
     return trainable, masks, optimizer, state._replace(step=jnp.int32(7))
 
@@ -120,8 +120,8 @@ def energy(params: dict, path: str, pair, scale: float, x) -> float:
 def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
     key = jax.random.fold_in(jax.random.key(SEED), 7)
     alphas = schedule.alphas_cumprod.astype(np.float64)
-    scale, count = config.alpha / config.rank, len(batch.row)
-    noisy, noise, timesteps = noised_rows(batch, key, config.noise_offset, alphas)
+    scale, count = config.adapter.alpha / config.adapter.rank, len(batch.row)
+    noisy, noise, timesteps = noised_rows(batch, key, config.loss.noise_offset, alphas)
     timesteps = timesteps.astype(np.int32)
     states, text_inputs = text_rows(PARAMS, trainable, scale, batch)
     layers = trainable.lora["unet"]
@@ -134,11 +134,11 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
         target = np.sqrt(a) * noise[i] - np.sqrt(1 - a) * batch.latents[i] if velocity else noise[i]
         squared = np.mean((np.asarray(output[i], np.float64) - target) ** 2, axis=-1)
         weight = np.asarray(batch.weights[i, :, :, 0], np.float64)
-        capped = min(snr, config.snr_gamma) + (config.weighting == "picture")
-        importance = 1 if config.weighting == "none" else capped / (snr + 1 if velocity else snr)
+        capped = min(snr, config.loss.snr_gamma) + (config.loss.weighting == "picture")
+        importance = 1 if config.loss.weighting == "none" else capped / (snr + 1 if velocity else snr)
         diffusion.append(importance * (squared * weight).sum() / weight.sum())
     erase = 0.0
-    if config.erase == "layer" and config.random_rows:
+    if config.erasure.erase == "layer" and config.random_rows:
         energies = [
             energy(PARAMS["unet"], p, pair, scale, heard[p][i])
             for p, pair in layers.items()
@@ -151,13 +151,13 @@ def plain_losses(config, trainable, batch: Batch, schedule) -> dict[str, float]:
             for inputs in text_inputs[count:]
         ]
         erase = np.mean(energies)
-    if config.erase == "epsilon":
+    if config.erasure.erase == "epsilon":
         silent = trainable._replace(lora=jax.tree.map(jnp.zeros_like, trainable.lora))
         base_states, _ = text_rows(PARAMS, silent, scale, batch)
         base, _ = unet_and_inputs(PARAMS["unet"], layers, noisy, timesteps, base_states)
         erase = np.mean(np.square(output[count:] - base[count:]))
     diffusion = np.mean(diffusion)
-    return {"loss": diffusion + config.erase_weight * erase, "diffusion_loss": diffusion, "erase_loss": erase}
+    return {"loss": diffusion + config.erasure.erase_weight * erase, "diffusion_loss": diffusion, "erase_loss": erase}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,12 @@ def test_losses_equal_a_plain_computation_with_fused_weights(erase, prediction, 
     schedule = replace(SCHEDULE, prediction_type=prediction)
     trainable, masks, optimizer, state = start(config)
     batch = make_batch(2, config.random_rows)
-    found = losses(make_step(MODELS, schedule, config, optimizer), state, batch, PARAMS)
+    found = losses(
+        make_step(MODELS, schedule, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss),
+        state,
+        batch,
+        PARAMS,
+    )
     expected = plain_losses(config, trainable, batch, schedule)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-4), name  # fp32 sums in another order
@@ -187,9 +192,12 @@ def test_losses_equal_a_plain_computation_with_fused_weights(erase, prediction, 
 def test_a_step_trains_the_concept_and_leaves_the_base_alone():
     config = make_config(layers=LAYERS, alpha=3.0, warmup_steps=0)
     trainable, masks = make_trainable(config, started=False)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     before = jax.device_get((PARAMS, trainable))
-    step = map_step(make_step(MODELS, SCHEDULE, config, optimizer), jax.devices()[:1])
+    step = map_step(
+        make_step(MODELS, SCHEDULE, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss),
+        jax.devices()[:1],
+    )
     state = stack([init_state(trainable, masks, optimizer, jax.random.key(0))])
     batch = jax.tree.map(lambda x: x[None], make_batch(2, 2))
     base = jax.tree.map(jnp.asarray, PARAMS)
@@ -221,12 +229,13 @@ def test_cached_states_give_the_losses_of_encoding_in_the_step(tiny_sd, tmp_path
     trainable, masks = make_trainable(config, levels=2)
     cached = cache_states(config, tiny_sd, data, trainable)
     assert (cached.text is None) == (rate > 0) and cached.random_text is not None
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     state = init_state(trainable, masks, optimizer, jax.random.key(0))
-    step = make_step(tiny_sd.models, tiny_sd.schedule, config, optimizer)
+    step = make_step(
+        tiny_sd.models, tiny_sd.schedule, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss
+    )
     one, other = (
-        losses(step, state, jax.tree.map(jnp.asarray, make_batches(config, d)(3)), tiny_sd.params)
-        for d in (data, cached)
+        losses(step, state, jax.tree.map(jnp.asarray, batches_of(config, d)(3)), tiny_sd.params) for d in (data, cached)
     )
     assert one == pytest.approx(other, rel=1e-5)
 
@@ -266,7 +275,7 @@ def test_gradients_are_clipped_and_labels_reach_every_part():
         warmup_steps=0,
     )
     trainable, _ = make_trainable(config)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, trainable), optimizer.init(trainable), trainable)
     changed = optax.apply_updates(trainable, updates)
     for component, moves in (("unet", True), ("text_encoder", False)):
@@ -282,7 +291,7 @@ def test_gradients_are_clipped_and_labels_reach_every_part():
 def test_learning_rates_are_finite_for_any_length(steps, warmup):
     config = make_config(steps=steps, warmup_steps=warmup, token_learning_rate=0.0)
     trainable, _ = make_trainable(config)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     opt_state = optimizer.init(trainable)
     for _ in range(min(steps, 5)):
         updates, opt_state = optimizer.update(jax.tree.map(jnp.ones_like, trainable), opt_state, trainable)

@@ -33,8 +33,10 @@ def mapped_step(mapper: str, devices: int, concepts: int):
     from train.engine.parallel import map_step
 
     config = make_config(**CONFIG)
-    optimizer = make_optimizer(config)
-    step = make_step(tiny_models(levels=1), SCHEDULE, config, optimizer)
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
+    step = make_step(
+        tiny_models(levels=1), SCHEDULE, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss
+    )
     return map_step(step, jax.devices()[:devices], mapper, concepts), optimizer
 
 

@@ -1,0 +1,71 @@
+"""What the adapter is: its layers, its rank, and the slots that it owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from blocklora_jax.adapters.partition import Axis
+from blocklora_jax.command_line.options import check_options
+from blocklora_jax.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """Layers, rank, and slots."""
+
+    layers: str = "cross_kv"
+    """Which layers are adapted: cross_kv, attention, full, text_encoder, or several joined with '+'."""
+    rank: int = 16
+    """Rank of every adapted layer."""
+    alpha: float | None = None
+    """The adapter's output is scaled by alpha / rank. Equal to the rank if not given."""
+    down: Literal["trained", "orthogonal"] = "trained"
+    """The down projection A: trained, or frozen to disjoint rows of a shared basis (Orthogonal Adaptation,
+    arXiv 2312.02432). The latter needs --blocks 0; --slot k takes `rank` rows from row k * rank on."""
+    blocks: int = 16
+    """K: how many blocks every weight is cut into, which is also the number of slots. 0: no blocks, an ordinary LoRA."""
+    axis: Axis = "in"
+    """What is cut: input features, output features, or both."""
+    slot: tuple[int, ...] | None = None
+    """Which slots this concept owns; drawn from its name if not given. Adapters merge if their slots differ."""
+    registry: str | None = None
+    """A slot registry (file, folder or URL): train on the slots that are claimed there for the token."""
+    partition_seed: int = 0
+    """Seeds the assignment of slots to blocks, and shared bases. Adapters that are to be merged share it."""
+    basis: str | None = None
+    """Cut the blocks along the directions of this basis of the text features, not along the features themselves: a file
+    of `python -m train.basis`, or pocket, which comes with the pocket model. Adapters that are to be merged share it."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        self._check_basis()
+        self._check_orthogonal()
+
+    @property
+    def scaling(self) -> float:
+        """The factor alpha / rank of the adapter's output."""
+        return (self.rank if self.alpha is None else self.alpha) / self.rank
+
+    @property
+    def down_is_frozen(self) -> bool:
+        """Whether the down projection stays as it is initialized."""
+        return self.down != "trained"
+
+    def _check_basis(self) -> None:
+        """Raises UserError for a basis with settings that it does not work with."""
+        demands = {
+            "--blocks 2 or more": self.blocks >= 2,
+            "--axis in": self.axis == "in",
+            "--layers cross_kv, which read text": self.layers == "cross_kv",
+            "no --registry": self.registry is None,
+        }
+        if self.basis is not None and (missing := [demand for demand, met in demands.items() if not met]):
+            raise UserError(f"--basis cuts blocks of the text features: it takes {' and '.join(missing)}")
+
+    def _check_orthogonal(self) -> None:
+        """Raises UserError for Orthogonal Adaptation with settings that it does not work with."""
+        if self.down == "orthogonal" and self.blocks:
+            raise UserError("--down orthogonal keeps concepts apart without blocks: give --blocks 0 too")
+        if self.down == "orthogonal" and self.slot is not None and len(self.slot) != 1:
+            raise UserError(f"--down orthogonal takes one --slot, not {len(self.slot)}: a higher --rank has more rows")

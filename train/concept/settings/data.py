@@ -1,0 +1,25 @@
+"""How the concept's pictures become training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blocklora_jax.command_line.options import check_options
+from blocklora_jax.prompts.random_prompts import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Pictures and captions of the concept."""
+
+    kind: Kind = "object"
+    """What sort of concept it is. This decides where in a prompt its token stands."""
+    flip: bool = False
+    """Also learn from mirrored pictures."""
+    crop: float = 1.0
+    """Smallest side of random crops, as a share of the picture. 1: no random crops, only the centre square."""
+    resolution: int | None = None
+    """Side of a training picture, in pixels. The model's own if not given."""
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -1,0 +1,48 @@
+"""Settings by name, as flags and files have them: `rank`, not `adapter.rank`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# The keys of config.json and of an adapter's "training" header, in the order in which they are written there.
+KEYS = tuple(
+    "images token class_noun out model variant kind resume"
+    " layers rank alpha down blocks axis slot registry partition_seed basis"
+    " token_vectors token_spread foreign_spread strangers"
+    " erase erase_weight random_batch random_shares random_styles random_subjects random_scenes pure_noise other_images"
+    " steps batch learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps clip_norm"
+    " weighting snr_gamma noise_offset flip crop"
+    " resolution precision remat save_dtype seed tpu gpu cpu mapper"
+    " log_every save_every preview_every preview_prompts tensorboard".split()
+)
+
+
+def nest(settings: Mapping[str, Any], groups: Mapping[str, type]) -> dict[str, Any]:
+    """Arguments of a class with `groups`, by field, from settings by name."""
+    rest, arguments = dict(settings), {}
+    for field, group in groups.items():
+        names = [each.name for each in dataclasses.fields(group) if each.name in rest]
+        arguments[field] = group(**{name: rest.pop(name) for name in names})
+    return rest | arguments
+
+
+def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
+    """The settings of `config` by name, those of its groups among the others; the inverse of `nest`."""
+    flat = dict(vars(config))
+    for field in groups:
+        flat |= vars(flat.pop(field))
+    return flat
+
+
+def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name as JSON values, in the order of `KEYS`; paths become strings."""
+    return {key: _json_value(settings[key]) for key in KEYS}
+
+
+def _json_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value) if isinstance(value, Path) else value

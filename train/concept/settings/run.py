@@ -1,0 +1,46 @@
+"""Where a training runs, and what it writes how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from blocklora_jax.command_line.options import check_options
+from blocklora_jax.errors import UserError
+from train.concept.settings.visible_text import check_visible
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Seed, hardware, checkpoints, previews and logs."""
+
+    resume: bool = False
+    """Continue an interrupted run, bit for bit."""
+    seed: int = 0
+    """Seeds everything."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of adapter.safetensors."""
+    tpu: bool = False
+    """Run on TPUs (bf16, all cores, all hosts of a pod)."""
+    gpu: bool = False
+    """Run on GPUs."""
+    cpu: bool = False
+    """Run on the CPU."""
+    mapper: Literal["shard_map", "pmap"] = "shard_map"
+    """How the step is mapped over the devices."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    preview_every: int = 250
+    """Steps between preview grids. 0: one grid, at the end."""
+    preview_prompts: tuple[str, ...] = ()
+    """Prompts of the preview grids. A few that fit the concept if not given."""
+    tensorboard: bool = False
+    """Write TensorBoard files too."""
+
+    def __post_init__(self) -> None:
+        if sum((self.tpu, self.gpu, self.cpu)) > 1:
+            raise UserError("choose one of --tpu, --gpu and --cpu")
+        check_options(self)
+        check_visible(self, ("preview_prompts",))

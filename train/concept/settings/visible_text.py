@@ -1,0 +1,24 @@
+"""Texts must have no characters that nobody sees: those would be tokens of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.printing import visible_text
+
+
+def check_visible(settings: Any, names: Iterable[str], *, only_spaces: bool = False) -> None:
+    """Raises UserError if one of the texts, or lists of texts, `names` of `settings` has invisible characters.
+
+    only_spaces: no other white space than ordinary spaces either.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        for text in (value,) if isinstance(value, str) else value:
+            written = text.replace(" ", "") if only_spaces else "".join(text.split())
+            if written != "".join(visible_text(text).split()):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {text!r} has characters that nobody sees: write {visible_text(text)!r}"
+                )
