@@ -23,7 +23,6 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.token_side import (
     direction_energies,
     log_ratio,
-    natural_norm,
     norm_excess,
     own_and_others,
     owned_mask,
@@ -73,7 +72,9 @@ def split_words(words: PromptWords) -> tuple[PromptWords, PromptWords]:
 
     def half(first: int) -> PromptWords:
         parts = (words.styles, words.subjects, words.scenes)
-        return PromptWords(**dict(zip(("styles", "subjects", "scenes"), (p[first::2] or p for p in parts), strict=True)))
+        return PromptWords(
+            **dict(zip(("styles", "subjects", "scenes"), (p[first::2] or p for p in parts), strict=True))
+        )
 
     return half(0), half(1)
 
@@ -129,7 +130,9 @@ def speech_ratios(
     ids, owned = sd.tokenizer.encode(prompts, {FOREIGN: vectors}), slot_masks(count, len(whitened))
     measure = jax.jit(lambda tokens, params, owned: -_log_ratios(sd.models, tokens, params, ids, owned, whitened))
     chunks = [np.arange(first, first + chunk) % count for first in range(0, count, chunk)]
-    found = [measure({p: jnp.asarray(t)[slots] for p, t in tokens.items()}, sd.params, owned[slots]) for slots in chunks]
+    found = [
+        measure({p: jnp.asarray(t)[slots] for p, t in tokens.items()}, sd.params, owned[slots]) for slots in chunks
+    ]
     return np.exp(np.concatenate([np.asarray(each) for each in found])[:count])
 
 

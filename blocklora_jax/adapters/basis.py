@@ -117,7 +117,9 @@ def load_text_basis(path: str | Path, base_digest: str) -> TextBasis:
 
 
 def _energies(energies: np.ndarray | None, basis: Basis, path: str | Path) -> np.ndarray | None:
-    usable = energies is None or (energies.shape == (len(basis),) and np.isfinite(energies).all() and energies.max() > 0)
+    usable = energies is None or (
+        energies.shape == (len(basis),) and np.isfinite(energies).all() and energies.max() > 0
+    )
     if not usable or (energies is not None and energies.min() < 0):
         raise UserError(f"the energies in {path} do not fit its directions: make it again, with python -m train.basis")
     return energies

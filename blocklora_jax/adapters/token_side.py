@@ -42,9 +42,7 @@ def direction_energies(
     return (jnp.einsum("btd,bt->bd", spoken, counted) / counted.sum(1, keepdims=True)).mean(0)
 
 
-def own_and_others(
-    energies: Float[Array, " d"], owned: Bool[Array, " d"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def own_and_others(energies: Float[Array, " d"], owned: Bool[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean energy over the `owned` directions, and over all others."""
     mask = owned.astype(jnp.float32)
     return (energies * mask).sum() / mask.sum(), (energies * (1 - mask)).sum() / jnp.maximum((1 - mask).sum(), 1)
