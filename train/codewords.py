@@ -34,6 +34,8 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompts.random_prompts import FOREIGN, PromptWords, RandomPromptShares, random_prompt
 from train.concept.text import with_table
 
+# Some arguments come from the host.
+Rows = Array | np.ndarray
 # By text encoder, [slots, v, d].
 Tokens = dict[str, Any]
 _EVERY = RandomPromptShares(own_class=0.0, foreign=1.0, empty=0.0)
@@ -145,14 +147,14 @@ def crop_padding(ids: Int[np.ndarray, "p *e t"]) -> Int[np.ndarray, "p *e s"]:
 def _make_update(models: Models, settings: CodewordSettings, optimizer: optax.GradientTransformation) -> Callable:
     """One Adam step of c slots' tokens; their losses are summed, so that each has its own gradient alone."""
 
-    def loss(scaled: Tokens, params: Mapping[str, Any], ids: Array, owned: Array, whitened: Array) -> Array:
+    def loss(scaled: Tokens, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows) -> Array:
         tokens = {part: _unscale(scaled[part], token_table(params, part)) for part in scaled}
         spread = [
             norm_excess(tokens[part], natural_norm_of(token_table(params, part)), settings.limit) for part in tokens
         ]
         return (_log_ratios(models, tokens, params, ids, owned, whitened) + sum(spread)).sum()
 
-    def update(tokens: Tokens, state: Any, params: Mapping[str, Any], ids: Array, owned: Array, whitened: Array):
+    def update(tokens: Tokens, state: Any, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows):
         gradient = jax.grad(loss)(tokens, params, ids, owned, whitened)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(tokens, updates), state
@@ -170,7 +172,7 @@ def _unscale(scaled: Float[Array, "c v d"], table: Float[Array, "n d"]) -> Float
 
 
 def _log_ratios(
-    models: Models, tokens: Tokens, params: Mapping[str, Any], ids: Array, owned: Bool[Array, "c d"], whitened: Array
+    models: Models, tokens: Tokens, params: Mapping[str, Any], ids: Rows, owned: Bool[Rows, "c d"], whitened: Rows
 ) -> Float[Array, " c"]:
     """log(others / own) of c slots' tokens, each in the same p prompts."""
     ids, longer = jnp.asarray(ids), dict(params)

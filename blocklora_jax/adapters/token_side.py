@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+# Constants of a base come from the host.
+Rows = Array | np.ndarray
+
 # Of ordinary text's whole energy: what is weaker is rounding, such as the direction that a layer norm leaves empty.
 _FAINTEST = 1e-7
 # Ordinary text has an energy of 1 along every direction; keeps the logarithm finite where nothing is said.
@@ -29,7 +32,7 @@ def whitened_directions(basis: Float[np.ndarray, "d d"], energies: Float[np.ndar
 
 
 def direction_energies(
-    states: Float[Array, "b t d"], start: Int[Array, " b"], whitened: Float[Array, "d d"]
+    states: Float[Array, "b t d"], start: Int[Rows, " b"], whitened: Float[Rows, "d d"]
 ) -> Float[Array, " d"]:
     """e_d, fp32 [d]: 1 for ordinary text.
 
@@ -37,14 +40,14 @@ def direction_energies(
     whitened: see `whitened_directions`.
     """
     spoken = jnp.square(jnp.matmul(states.astype(jnp.float32), whitened, precision="highest"))
-    counted = (jnp.arange(states.shape[1]) >= start[:, None]).astype(jnp.float32)
+    counted = (jnp.arange(states.shape[1]) >= jnp.asarray(start)[:, None]).astype(jnp.float32)
     # A mean for each prompt first, so that a token near the end counts as much as one at the beginning.
     return (jnp.einsum("btd,bt->bd", spoken, counted) / counted.sum(1, keepdims=True)).mean(0)
 
 
-def own_and_others(energies: Float[Array, " d"], owned: Bool[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def own_and_others(energies: Float[Array, " d"], owned: Bool[Rows, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean energy over the `owned` directions, and over all others."""
-    mask = owned.astype(jnp.float32)
+    mask = jnp.asarray(owned, jnp.float32)
     return (energies * mask).sum() / mask.sum(), (energies * (1 - mask)).sum() / jnp.maximum((1 - mask).sum(), 1)
 
 
@@ -73,9 +76,9 @@ def natural_norm(table: Float[Array | np.ndarray, "n d"]) -> Float[np.ndarray, "
 
 def token_side_loss(
     states: Float[Array, "b t d"],
-    start: Int[Array, " b"],
-    whitened: Float[Array, "d d"],
-    owned: Bool[Array, " d"],
+    start: Int[Rows, " b"],
+    whitened: Float[Rows, "d d"],
+    owned: Bool[Rows, " d"],
     tau: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The hinge (without mu), and own / others to be logged. Arguments: see `direction_energies`, `own_and_others`."""
@@ -83,12 +86,12 @@ def token_side_loss(
     return hinge(own, others, tau), jax.lax.stop_gradient(jnp.exp(-log_ratio(own, others)))
 
 
-def token_starts(ids: Int[Array, "b t"], rows: int) -> Int[Array, " b"]:
+def token_starts(ids: Int[Rows, "b t"], rows: int) -> Int[Array, " b"]:
     """The position of the first concept token in each prompt. rows: of the token table; concept tokens have ids from there.
 
     A prompt without one gets its last position.
     """
-    found = ids >= rows
+    found = jnp.asarray(ids) >= rows
     return jnp.where(found.any(1), found.argmax(1), ids.shape[1] - 1)
 
 
