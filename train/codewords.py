@@ -168,7 +168,7 @@ def natural_norm_of(table: Float[Array, "n d"]) -> Float[Array, ""]:
 
 
 def _unscale(scaled: Float[Array, "c v d"], table: Float[Array, "n d"]) -> Float[Array, "c v d"]:
-    return table.mean(0) + table.std() * scaled
+    return table.mean(0)[None, None] + table.std() * scaled
 
 
 def _log_ratios(
@@ -182,7 +182,7 @@ def _log_ratios(
         table = token_table(params, part)
         longer = with_table(longer, jnp.concatenate([table, token.reshape(-1, table.shape[1])]), part)
     shift = (jnp.arange(count) * vectors).reshape(-1, *(1,) * ids.ndim)
-    each = jnp.where(ids >= rows, ids + shift, ids).reshape(count * prompts, *ids.shape[1:])
+    each = jnp.where(ids[None] >= rows, ids[None] + shift, ids[None]).reshape(count * prompts, *ids.shape[1:])
     states = encode_text(with_token_rows(models, longer), longer, each).states
     starts = token_starts(jnp.asarray(ids_of(ids, "text_encoder")), rows)
     energies = jax.vmap(direction_energies, (0, None, None))(

@@ -40,7 +40,7 @@ def direction_energies(
     whitened: see `whitened_directions`.
     """
     spoken = jnp.square(jnp.matmul(states.astype(jnp.float32), whitened, precision="highest"))
-    counted = (jnp.arange(states.shape[1]) >= jnp.asarray(start)[:, None]).astype(jnp.float32)
+    counted = (jnp.arange(states.shape[1])[None] >= jnp.asarray(start)[:, None]).astype(jnp.float32)
     # A mean for each prompt first, so that a token near the end counts as much as one at the beginning.
     return (jnp.einsum("btd,bt->bd", spoken, counted) / counted.sum(1, keepdims=True)).mean(0)
 

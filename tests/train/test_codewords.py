@@ -46,11 +46,6 @@ def test_codewords_speak_in_their_slots_directions_on_prompts_never_seen(model, 
     after = speech_ratios(sd, found, whitened, prompts)
     before = speech_ratios(sd, first_tokens(sd, np.arange(BLOCKS), settings), whitened, prompts)
     assert (after > 1.5 * before).all()
-    # Chunks of other sizes give the same but for rounding, which Adam's steps amplify.
-    again = optimise_codewords(
-        sd, whitened, 2 * BLOCKS, codeword_prompts(own, 8, 0), CodewordSettings(steps=1, prompts=2, chunk=8)
-    )
-    assert len(again["text_encoder"]) == 2 * BLOCKS
 
 
 def test_slots_share_out_all_directions_in_turn():
