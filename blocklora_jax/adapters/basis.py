@@ -125,7 +125,7 @@ def _energies(energies: np.ndarray | None, basis: Basis, path: str | Path) -> np
     return energies
 
 
-def _codewords(tensors: Mapping[str, np.ndarray], path: str | Path) -> dict[int, Codewords]:
+def _codewords(tensors: Mapping[str, np.ndarray], path: str | Path) -> Mapping[int, Codewords]:
     found: dict[int, dict[str, np.ndarray]] = {}
     for key, tokens in tensors.items():
         if not (match := _CODEWORDS_KEY.fullmatch(key)):
