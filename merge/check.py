@@ -260,7 +260,8 @@ def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str
         verb = "have" if len(unblocked) == 2 else "has"
         return f"{names} overlap, because {' and '.join(unblocked)} {verb} no blocks: retrain with blocks and a --slot"
     if partition != other.info.partition:
-        return f"{names} overlap, because their partitions differ ({partition} and {other.info.partition}): retrain one"
+        cuts = f"{one.name!r}: {partition}; {other.name!r}: {other.info.partition}"
+        return f"{names} overlap, because their partitions differ ({cuts}): train one again, with the other's settings"
     shared = sorted(set(one.info.slots) & set(other.info.slots))
     taken = {slot for adapter in adapters if adapter.info.partition == partition for slot in adapter.info.slots}
     free = [slot for slot in range(partition.num_blocks) if slot not in taken]

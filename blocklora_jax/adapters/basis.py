@@ -1,26 +1,58 @@
-"""A basis of the text features in whose directions blocks are cut; those who want to merge share its file."""
+"""A basis of the text features in whose directions blocks are cut; those who want to merge share its file.
+
+The file may also hold what teaches a token to speak in its own directions only: how much ordinary text says along each, and
+codewords, start tokens that were optimised for every slot. As safetensors:
+
+    directions                  fp32 [d, d]: orthonormal columns, the strongest of ordinary text first
+    energies                    fp32 [d]: mean of (u_d . x)^2 over the positions of ordinary text
+    codewords/<K>/<encoder>     fp16 [K, v, d']: token embeddings of each slot, where there are K; once for each text encoder
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from blocklora_jax.checks.finite import narrow
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import KIND_KEY
 from blocklora_jax.io.tensor_file import open_tensors, save_tensors
 
-_KEY, _TENSOR = "blocklora_basis", "directions"
+_KEY, _TENSOR, _ENERGIES, _CODEWORDS = "blocklora_basis", "directions", "energies", "codewords/"
 # |Q^T Q - 1|; fp32 leaves about 1e-6.
 _ORTHONORMAL = 1e-4
+_CODEWORDS_KEY = re.compile(_CODEWORDS + r"([1-9][0-9]{0,4})/(text_encoder(?:_2)?)")
 
 # Columns are directions of unit length, those in which ordinary text speaks most first.
 Basis = Float[np.ndarray, "d d"]
+# By text encoder, [K, v, d]: v embeddings for each of K slots.
+Codewords = Mapping[str, Float[np.ndarray, "_ _ _"]]
+
+
+class TextBasis(NamedTuple):
+    """What a file holds, fp32. energies: None in files from before there were any. codewords: by the number of blocks K."""
+
+    directions: Basis
+    energies: Float[np.ndarray, " d"] | None = None
+    codewords: Mapping[int, Codewords] = {}
+
+    def codewords_for(self, num_blocks: int) -> Codewords:
+        """The codewords of K = `num_blocks`. Raises: UserError if the file has none."""
+        if num_blocks not in self.codewords:
+            known = ", ".join(str(count) for count in sorted(self.codewords)) or "none"
+            raise UserError(
+                f"the basis has no codewords for {num_blocks} blocks (it has them for: {known}): python -m train.basis"
+                f" --extend FILE --blocks {num_blocks} adds them"
+            )
+        return self.codewords[num_blocks]
 
 
 def basis_digest(basis: Basis) -> str:
@@ -28,14 +60,38 @@ def basis_digest(basis: Basis) -> str:
     return hashlib.sha256(np.ascontiguousarray(basis, "<f4").tobytes()).hexdigest()[:16]
 
 
-def save_basis(path: str | Path, basis: Basis, base_digest: str) -> None:
-    """Write a basis in fp32. base_digest: of the model whose text it is of (see `checkpoints.digest`)."""
-    header = json.dumps({"base_digest": base_digest})
-    save_tensors(path, {_TENSOR: np.asarray(basis, np.float32)}, {_KEY: header, KIND_KEY: "basis"})
+def codewords_digest(codewords: Codewords) -> str:
+    """16 hexadecimal digits for the codewords of one K: which ones an adapter was trained with.
+
+    No part of `basis_digest`: adapters of one basis meet nowhere, whatever their tokens started from.
+    """
+    digest = hashlib.sha256()
+    for part in sorted(codewords):
+        digest.update(f"{part} {list(codewords[part].shape)}".encode())
+        digest.update(np.ascontiguousarray(codewords[part], "<f2").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_basis(path: str | Path, basis: Basis | TextBasis, base_digest: str) -> None:
+    """Write a basis in fp32, codewords in fp16. base_digest: of the model whose text it is of (see `checkpoints.digest`)."""
+    whole = basis if isinstance(basis, TextBasis) else TextBasis(basis)
+    tensors = {_TENSOR: np.asarray(whole.directions, np.float32)}
+    if whole.energies is not None:
+        tensors[_ENERGIES] = np.asarray(whole.energies, np.float32)
+    for count, codewords in whole.codewords.items():
+        for part, tokens in codewords.items():
+            key = f"{_CODEWORDS}{count}/{part}"
+            tensors[key] = narrow(key, np.asarray(tokens), np.dtype(np.float16))
+    save_tensors(path, tensors, {_KEY: json.dumps({"base_digest": base_digest}), KIND_KEY: "basis"})
 
 
 def load_basis(path: str | Path, base_digest: str) -> Basis:
-    """The basis of a file, fp32.
+    """The directions in a file, fp32. Raises: UserError as `load_text_basis`."""
+    return load_text_basis(path, base_digest).directions
+
+
+def load_text_basis(path: str | Path, base_digest: str) -> TextBasis:
+    """All that a file holds, fp32.
 
     Raises: UserError for a file that is missing, incomplete, no basis, or of another base than `base_digest`.
     """
@@ -43,9 +99,11 @@ def load_basis(path: str | Path, base_digest: str) -> Basis:
         raise UserError(f"--basis: there is no file {path}; python -m train.basis makes one")
     with open_tensors(path, "basis") as file:
         header = _header(file.metadata.get(_KEY), str(path))
-        if file.keys != [_TENSOR] or "base_digest" not in header:
+        others = [key for key in file.keys if key not in (_TENSOR, _ENERGIES) and not _CODEWORDS_KEY.fullmatch(key)]
+        if _TENSOR not in file.keys or others or "base_digest" not in header:
             raise UserError(f"{path} is no basis: python -m train.basis makes one")
-        basis = np.asarray(file.read_all()[_TENSOR], np.float32)
+        tensors = {key: np.asarray(tensor, np.float32) for key, tensor in file.tensors()}
+    basis = tensors[_TENSOR]
     if header["base_digest"] != base_digest:
         raise UserError(
             f"--basis {path} is of another base model: python -m train.basis --model MODEL makes one of yours"
@@ -55,7 +113,27 @@ def load_basis(path: str | Path, base_digest: str) -> Basis:
     # Written so that NaN fails too.
     if not np.abs(basis.T @ basis - np.eye(len(basis))).max() <= _ORTHONORMAL:
         raise UserError(f"the directions in {path} are not orthonormal: make it again, with python -m train.basis")
-    return basis
+    return TextBasis(basis, _energies(tensors.get(_ENERGIES), basis, path), _codewords(tensors, path))
+
+
+def _energies(energies: np.ndarray | None, basis: Basis, path: str | Path) -> np.ndarray | None:
+    usable = energies is None or (
+        energies.shape == (len(basis),) and np.isfinite(energies).all() and energies.max() > 0
+    )
+    if not usable or (energies is not None and energies.min() < 0):
+        raise UserError(f"the energies in {path} do not fit its directions: make it again, with python -m train.basis")
+    return energies
+
+
+def _codewords(tensors: Mapping[str, np.ndarray], path: str | Path) -> Mapping[int, Codewords]:
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for key, tokens in tensors.items():
+        if not (match := _CODEWORDS_KEY.fullmatch(key)):
+            continue
+        if tokens.ndim != 3 or len(tokens) != int(match[1]) or not tokens.size or not np.isfinite(tokens).all():
+            raise UserError(f"{key} in {path} is {list(tokens.shape)}, or not finite: make it again, with train.basis")
+        found.setdefault(int(match[1]), {})[match[2]] = tokens
+    return found
 
 
 def _header(text: str | None, source: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from blocklora_jax.adapters.info import AdapterInfo
-from blocklora_jax.adapters.partition import MOST_BLOCKS, Axis, Partition
+from blocklora_jax.adapters.partition import MOST_BLOCKS, Assignment, Axis, Partition
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
 from blocklora_jax.layouts.low_rank import COMPONENTS
@@ -30,6 +30,7 @@ class PartitionHeader(Schema):
     axis: Axis
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
     basis: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})?$")] = ""
+    assignment: Assignment = "layer"
 
 
 class InfoHeader(Schema):
@@ -50,7 +51,7 @@ class InfoHeader(Schema):
     shapes: Annotated[dict[_Component, dict[_LayerPath, Shape]], Field(max_length=len(COMPONENTS))]
 
     def to_info(self, training: str) -> AdapterInfo:
-        """The adapter's description. Raises UserError for slots that the partition lacks, and a name that is none."""
+        """The adapter's description. Raises UserError for a partition that cannot be, slots that it lacks, and a name that is none."""
         values = {name: getattr(self, name) for name in AdapterInfo.__dataclass_fields__ if name != "training"}
         partition = Partition(**dict(self.partition)) if self.partition else None
         slots = partition.check_slots(tuple(self.slots)) if partition else ()

@@ -12,6 +12,7 @@ import numpy as np
 from blocklora_jax.errors import UserError
 
 Axis = Literal["in", "out", "grid"]
+Assignment = Literal["layer", "text"]
 MOST_BLOCKS = 1 << 16  # wider than any layer
 
 
@@ -36,6 +37,9 @@ class Partition:
     basis: "" cuts the features themselves; else the digest of a basis (see `adapters.basis`), whose directions are dealt to
         the blocks in turn, so that each has strong and weak ones. Such adapters change all input features of a weight, each
         in directions of its own.
+    assignment: "layer" draws a slot's block for each layer anew. "text" gives a slot one block for all layers, which all
+        read the same text: slot s has the directions s, s + K, s + 2K, …, so that a token can speak where its adapter
+        listens. It needs a basis, and nothing is drawn: the seed is 0.
 
     Source: BlockLoRA (arXiv 2503.08575), our reading: contiguous blocks, one permutation a layer.
     """
@@ -44,6 +48,7 @@ class Partition:
     axis: Axis = "in"
     seed: int = 0
     basis: str = ""
+    assignment: Assignment = "layer"
 
     def __post_init__(self) -> None:
         if self.basis and self.axis != "in":
@@ -52,6 +57,16 @@ class Partition:
             raise UserError(f"num_blocks is {self.num_blocks}; it must be at least 1, at most {MOST_BLOCKS}")
         if self.axis not in get_args(Axis):
             raise UserError(f"unknown block axis {self.axis!r}; choose one of {', '.join(get_args(Axis))}")
+        if self.assignment not in get_args(Assignment):
+            raise UserError(f"unknown assignment {self.assignment!r}; choose one of {', '.join(get_args(Assignment))}")
+        if self.assignment == "text" and (not self.basis or self.seed):
+            raise UserError("one block for all layers that read text takes a basis, and a partition seed of 0")
+
+    def __str__(self) -> str:
+        if not self.basis:
+            return f"{self.num_blocks} blocks of features, axis {self.axis!r}, seed {self.seed}"
+        cut = f"{self.num_blocks} blocks in the basis {self.basis}"
+        return f"{cut}, one for all layers" if self.assignment == "text" else f"{cut}, one a layer, seed {self.seed}"
 
     def check_slots(self, slots: tuple[int, ...]) -> tuple[int, ...]:
         """`slots` sorted; raises UserError if one is outside 0..K-1 or named twice."""
@@ -75,11 +90,14 @@ class Partition:
     def directions(self, path: str, n: int, slots: tuple[int, ...]) -> np.ndarray:
         """Which of a basis' n directions the owner of `slots` has in the layer `path`; sorted int.
 
+        With the assignment "text" the layer makes no difference.
+
         Raises: UserError if there are fewer directions than blocks.
         """
         if n < self.num_blocks:
             raise UserError(f"a basis of {n} directions has none for each of {self.num_blocks} blocks: choose fewer")
-        blocks = _slot_permutation(self.num_blocks, self.seed, path)[list(slots)]
+        drawn = self.assignment == "layer"
+        blocks = _slot_permutation(self.num_blocks, self.seed, path)[list(slots)] if drawn else slots
         return np.sort(np.concatenate([np.arange(block, n, self.num_blocks) for block in blocks]))
 
     def _features(self, blocks: np.ndarray, size: int, path: str, side: str) -> np.ndarray:
@@ -93,9 +111,9 @@ class Partition:
         return np.concatenate([np.arange(bounds[b], bounds[b + 1]) for b in sorted(blocks)])
 
     def to_json(self) -> dict:
-        """The fields as plain JSON; no basis is left out, as in files from before there were any."""
-        fields = asdict(self)
-        return fields if self.basis else {k: v for k, v in fields.items() if k != "basis"}
+        """The fields as plain JSON; no basis, and one block a layer, are left out, as in files from before there were any."""
+        usual = {"basis": "", "assignment": "layer"}
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
 
 @cache

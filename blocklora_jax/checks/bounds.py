@@ -49,6 +49,8 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("columns zoom", Bound(1, 100)),
     ("slot", Bound(0, 2**16 - 1)),
     ("token_vectors", Bound(0, 75)),
+    ("vectors", Bound(1, 75)),
+    ("limit", _real(0, 1e3, above=True)),
     ("steps clip_steps vae_steps unet_steps sampler_steps log_every save_every", _STEPS),
     ("judge_steps warmup_steps preview_every", Bound(0, 10**7)),
     ("pictures prompts random_prompts chunk", Bound(1, 10**7)),

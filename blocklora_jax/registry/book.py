@@ -16,6 +16,7 @@ from blocklora_jax.io.printing import printable
 VERSION = 1
 Draw = Literal["free", "name"]
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
+_BASIS = re.compile(r"([0-9a-f]{16})?")
 _LONGEST = 1000  # characters
 _TOKEN = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
 _FIELDS = {"blocklora_registry", "base_name", "base_digest", "partition", "entries"}
@@ -51,7 +52,8 @@ class Registry:
           "entries": [{"name": "ada", "token": "<ada>", "slots": [0], "owner": "ada@example.org", "date": "2026-11-21"}]
         }
 
-    owner and date may be missing, everything else must be there, and nothing else may be.
+    owner and date may be missing, everything else must be there, and nothing else may be. A partition in a basis has
+    "basis": "<its digest>" too, and may have "assignment": "text" (see `Partition`).
     """
 
     partition: Partition
@@ -181,12 +183,15 @@ def _check_texts(texts: Mapping[str, str]) -> None:
 
 
 def _partition(value: Any) -> Partition:
-    if not isinstance(value, Mapping) or value.keys() != {"num_blocks", "axis", "seed"}:
-        raise UserError(f"the partition {value!r} must have num_blocks, axis and seed")
+    known = [field.name for field in fields(Partition)]
+    if not isinstance(value, Mapping) or not {"num_blocks", "axis", "seed"} <= value.keys() <= set(known):
+        raise UserError(f"the partition {value!r} must have num_blocks, axis and seed (and may have basis, assignment)")
     if not all(type(value[name]) is int and abs(value[name]) < 1 << 64 for name in ("num_blocks", "seed")):
         raise UserError(f"num_blocks and seed of the partition {value!r:.300} must be whole numbers of at most 64 bits")
     if value["axis"] not in get_args(Axis):
         raise UserError(f"unknown block axis {value['axis']!r}; choose one of {', '.join(get_args(Axis))}")
+    if not isinstance(value.get("basis", ""), str) or not _BASIS.fullmatch(value.get("basis", "")):
+        raise UserError(f"basis of the partition {value!r:.300} must be 16 hexadecimal digits, or empty")
     return Partition(**value)
 
 

@@ -1,0 +1,102 @@
+"""The token side of erasure: a concept's token is taught to speak only in its own directions of the text basis.
+
+    e_d = mean over prompts and over positions from the token on of w_d (u_d . x)^2
+    L_token = mu relu(log(others / own) + tau) + relu(|token| / natural - limit)^2
+
+own: the mean of e_d over the directions of the concept's slots; others: over all other directions.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+# Constants of a base come from the host.
+Rows = Array | np.ndarray
+
+# Of ordinary text's whole energy: what is weaker is rounding, such as the direction that a layer norm leaves empty.
+_FAINTEST = 1e-7
+# Ordinary text has an energy of 1 along every direction; keeps the logarithm finite where nothing is said.
+_SILENCE = 1e-8
+
+
+def whitened_directions(basis: Float[np.ndarray, "d d"], energies: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d"]:
+    """sqrt(w_d) u_d as columns, fp32, so that e_d is the square of one product.
+
+    basis: orthonormal columns u_d. energies: of ordinary text along each, mean over positions; w_d = 1 / energy.
+    """
+    energies = np.asarray(energies, np.float64)
+    return (basis / np.sqrt(np.maximum(energies, _FAINTEST * energies.sum()))).astype(np.float32)
+
+
+def direction_energies(
+    states: Float[Array, "b t d"], start: Int[Rows, " b"], whitened: Float[Rows, "d d"]
+) -> Float[Array, " d"]:
+    """e_d, fp32 [d]: 1 for ordinary text.
+
+    states: what cross-attention reads of prompts. start: the position of the token in each prompt.
+    whitened: see `whitened_directions`.
+    """
+    spoken = jnp.square(jnp.matmul(states.astype(jnp.float32), whitened, precision="highest"))
+    counted = (jnp.arange(states.shape[1])[None] >= jnp.asarray(start)[:, None]).astype(jnp.float32)
+    # A mean for each prompt first, so that a token near the end counts as much as one at the beginning.
+    return (jnp.einsum("btd,bt->bd", spoken, counted) / counted.sum(1, keepdims=True)).mean(0)
+
+
+def own_and_others(energies: Float[Array, " d"], owned: Bool[Rows, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean energy over the `owned` directions, and over all others."""
+    mask = jnp.asarray(owned, jnp.float32)
+    return (energies * mask).sum() / mask.sum(), (energies * (1 - mask)).sum() / jnp.maximum((1 - mask).sum(), 1)
+
+
+def log_ratio(own: Float[Array, ""], others: Float[Array, ""]) -> Float[Array, ""]:
+    """log(others / own): 0 for a token as ordinary text, log(1 / 40) for one that speaks 40 times as much in its own."""
+    return jnp.log(others + _SILENCE) - jnp.log(own + _SILENCE)
+
+
+def hinge(own: Float[Array, ""], others: Float[Array, ""], tau: float) -> Float[Array, ""]:
+    """relu(log(others / own) + tau): 0 once own / others is e^tau."""
+    return jax.nn.relu(log_ratio(own, others) + tau)
+
+
+def norm_excess(tokens: Float[Array, "*k v d"], natural: Float[Array, ""], limit: float) -> Float[Array, "*k"]:
+    """relu(|token| / natural - limit)^2, mean over the v vectors. natural: see `natural_norm`."""
+    # The square root has no gradient at 0.
+    norms = jnp.sqrt(jnp.square(tokens.astype(jnp.float32)).sum(-1) + 1e-12)
+    return jnp.square(jax.nn.relu(norms / natural - limit)).mean(-1)
+
+
+def natural_norm(table: Float[Array | np.ndarray, "n d"]) -> Float[np.ndarray, ""]:
+    """The median length of a text encoder's token embeddings, fp32."""
+    norms = np.linalg.norm(np.asarray(table, np.float32), axis=1)
+    return np.asarray(np.median(norms), np.float32)
+
+
+def token_side_loss(
+    states: Float[Array, "b t d"],
+    start: Int[Rows, " b"],
+    whitened: Float[Rows, "d d"],
+    owned: Bool[Rows, " d"],
+    tau: float,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The hinge (without mu), and own / others to be logged. Arguments: see `direction_energies`, `own_and_others`."""
+    own, others = own_and_others(direction_energies(states, start, whitened), owned)
+    return hinge(own, others, tau), jax.lax.stop_gradient(jnp.exp(-log_ratio(own, others)))
+
+
+def token_starts(ids: Int[Rows, "b t"], rows: int) -> Int[Array, " b"]:
+    """The position of the first concept token in each prompt. rows: of the token table; concept tokens have ids from there.
+
+    A prompt without one gets its last position.
+    """
+    found = jnp.asarray(ids) >= rows
+    return jnp.where(found.any(1), found.argmax(1), ids.shape[1] - 1)
+
+
+def owned_mask(directions: Int[np.ndarray, " s"], count: int) -> Bool[np.ndarray, " count"]:
+    """True for a slot's directions (see `Partition.directions`) among `count`."""
+    mask = np.zeros(count, bool)
+    mask[directions] = True
+    return mask

@@ -1,0 +1,191 @@
+"""Codewords: for every slot a start token that speaks in the slot's directions of the text basis, and hardly elsewhere.
+
+    minimise over the slot's token   log(others / own) + relu(|token| / natural - limit)^2
+
+for prompts that it stands in (see `adapters.token_side`). Each slot's token is optimised apart from the others, with the text
+encoders alone: no pictures, and nobody's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
+
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.token_side import (
+    direction_energies,
+    log_ratio,
+    norm_excess,
+    own_and_others,
+    owned_mask,
+    token_starts,
+)
+from blocklora_jax.diffusion.models import Models, token_table, with_token_rows
+from blocklora_jax.diffusion.text import encode_text, ids_of
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.prompts.random_prompts import FOREIGN, PromptWords, RandomPromptShares, random_prompt
+from train.concept.text import with_table
+
+# Some arguments come from the host.
+Rows = Array | np.ndarray
+# By text encoder, [slots, v, d].
+Tokens = dict[str, Any]
+_EVERY = RandomPromptShares(own_class=0.0, foreign=1.0, empty=0.0)
+# Of the padding after the longest prompt so many positions are read: the rest is alike.
+_PADDING = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodewordSettings:
+    """vectors: v, embeddings of a token. prompts: how many each slot's token stands in, a step.
+
+    learning_rate: Adam's, in deviations of the token table. limit: of a token's length, in natural ones.
+    chunk: slots that are optimised at the same time; what they need of memory grows with chunk * prompts.
+    """
+
+    vectors: int = 2
+    steps: int = 60
+    prompts: int = 4
+    learning_rate: float = 0.1
+    limit: float = 3.0
+    chunk: int = 8
+    seed: int = 0
+
+
+def codeword_prompts(words: PromptWords, count: int, seed: int) -> list[str]:
+    """`count` prompts with a token in them, every fourth without a noun after it."""
+    rng = np.random.default_rng((seed, 0xC0DE))
+    pairs = [random_prompt(rng, words, _EVERY, words.subjects[0]) for _ in range(count)]
+    return [
+        text.replace(f"{FOREIGN} {subject}", FOREIGN) if i % 4 == 3 else text for i, (text, subject) in enumerate(pairs)
+    ]
+
+
+def split_words(words: PromptWords) -> tuple[PromptWords, PromptWords]:
+    """Words to optimise on, and those held out to test the result: every other one."""
+
+    def half(first: int) -> PromptWords:
+        parts = (words.styles, words.subjects, words.scenes)
+        return PromptWords(
+            **dict(zip(("styles", "subjects", "scenes"), (p[first::2] or p for p in parts), strict=True))
+        )
+
+    return half(0), half(1)
+
+
+def optimise_codewords(
+    sd: StableDiffusion,
+    whitened: Float[np.ndarray, "d d"],
+    num_blocks: int,
+    prompts: Sequence[str],
+    settings: CodewordSettings = CodewordSettings(),
+) -> Tokens:
+    """The codewords of all slots, fp32 by text encoder [K, v, d]. whitened: see `token_side.whitened_directions`."""
+    ids = crop_padding(sd.tokenizer.encode(prompts, {FOREIGN: settings.vectors}))
+    owned = slot_masks(num_blocks, len(whitened))
+    optimizer = optax.adam(settings.learning_rate)
+    update, chunk = jax.jit(_make_update(sd.models, settings, optimizer)), min(settings.chunk, num_blocks)
+    finished = []
+    with tqdm(total=-(-num_blocks // chunk) * settings.steps, desc=f"codewords, K = {num_blocks}", unit="step") as bar:
+        for first in range(0, num_blocks, chunk):
+            # The last chunk is filled up with the first slots: one program serves all.
+            slots = np.arange(first, first + chunk) % num_blocks
+            tokens = first_tokens(sd, slots, settings)
+            state, rng = optimizer.init(tokens), np.random.default_rng((settings.seed, 0xADA))
+            for _ in range(settings.steps):
+                chosen = ids[rng.integers(len(ids), size=settings.prompts)]
+                tokens, state = update(tokens, state, sd.params, chosen, owned[slots], whitened)
+                bar.update()
+            finished.append({part: _unscale(tokens[part], token_table(sd.params, part)) for part in tokens})
+    return {part: np.concatenate([each[part] for each in finished])[:num_blocks] for part in finished[0]}
+
+
+def first_tokens(sd: StableDiffusion, slots: Int[np.ndarray, " c"], settings: CodewordSettings) -> Tokens:
+    """Where the slots' tokens start, in deviations of the table around its mean: drawn from a key for each slot."""
+    keys = [jax.random.fold_in(jax.random.key(settings.seed), int(slot)) for slot in slots]
+    widths = {part: token_table(sd.params, part).shape[1] for part in sd.models.text_encoders}
+    return {
+        part: jnp.stack([jax.random.normal(jax.random.fold_in(k, i), (settings.vectors, width)) for k in keys])
+        for i, (part, width) in enumerate(widths.items())
+    }
+
+
+def slot_masks(num_blocks: int, width: int) -> Bool[np.ndarray, "K d"]:
+    """Which of `width` directions each of the slots owns, where all layers that read text share one assignment."""
+    partition = Partition(num_blocks=num_blocks, basis="0" * 16, assignment="text")
+    return np.stack([owned_mask(partition.directions("", width, (slot,)), width) for slot in range(num_blocks)])
+
+
+def speech_ratios(
+    sd: StableDiffusion, tokens: Tokens, whitened: Float[np.ndarray, "d d"], prompts: Sequence[str], chunk: int = 8
+) -> Float[np.ndarray, " K"]:
+    """own / others of each slot's token, over all `prompts` in their full length."""
+    count, vectors = next(iter(tokens.values())).shape[:2]
+    ids, owned = sd.tokenizer.encode(prompts, {FOREIGN: vectors}), slot_masks(count, len(whitened))
+    measure = jax.jit(lambda tokens, params, owned: -_log_ratios(sd.models, tokens, params, ids, owned, whitened))
+    chunks = [np.arange(first, first + chunk) % count for first in range(0, count, chunk)]
+    found = [
+        measure({p: jnp.asarray(t)[slots] for p, t in tokens.items()}, sd.params, owned[slots]) for slots in chunks
+    ]
+    return np.exp(np.concatenate([np.asarray(each) for each in found])[:count])
+
+
+def crop_padding(ids: Int[np.ndarray, "p *e t"]) -> Int[np.ndarray, "p *e s"]:
+    """`ids` without most of the padding that they all end with; what is read before it stays the same (causal)."""
+    spoken = np.flatnonzero((ids != ids[..., -1:]).reshape(-1, ids.shape[-1]).any(0))
+    return ids[..., : (spoken.max(initial=0) + 2 + _PADDING)]
+
+
+def _make_update(models: Models, settings: CodewordSettings, optimizer: optax.GradientTransformation) -> Callable:
+    """One Adam step of c slots' tokens; their losses are summed, so that each has its own gradient alone."""
+
+    def loss(scaled: Tokens, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows) -> Array:
+        tokens = {part: _unscale(scaled[part], token_table(params, part)) for part in scaled}
+        spread = [
+            norm_excess(tokens[part], natural_norm_of(token_table(params, part)), settings.limit) for part in tokens
+        ]
+        return (_log_ratios(models, tokens, params, ids, owned, whitened) + sum(spread)).sum()
+
+    def update(tokens: Tokens, state: Any, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows):
+        gradient = jax.grad(loss)(tokens, params, ids, owned, whitened)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(tokens, updates), state
+
+    return update
+
+
+def natural_norm_of(table: Float[Array, "n d"]) -> Float[Array, ""]:
+    """`token_side.natural_norm` of a table within jit."""
+    return jnp.median(jnp.linalg.norm(table.astype(jnp.float32), axis=1))
+
+
+def _unscale(scaled: Float[Array, "c v d"], table: Float[Array, "n d"]) -> Float[Array, "c v d"]:
+    return table.mean(0)[None, None] + table.std() * scaled
+
+
+def _log_ratios(
+    models: Models, tokens: Tokens, params: Mapping[str, Any], ids: Rows, owned: Bool[Rows, "c d"], whitened: Rows
+) -> Float[Array, " c"]:
+    """log(others / own) of c slots' tokens, each in the same p prompts."""
+    ids, longer = jnp.asarray(ids), dict(params)
+    count, vectors = next(iter(tokens.values())).shape[:2]
+    rows, prompts = len(token_table(params)), len(ids)
+    for part, token in tokens.items():
+        table = token_table(params, part)
+        longer = with_table(longer, jnp.concatenate([table, token.reshape(-1, table.shape[1])]), part)
+    shift = (jnp.arange(count) * vectors).reshape(-1, *(1,) * ids.ndim)
+    each = jnp.where(ids[None] >= rows, ids[None] + shift, ids[None]).reshape(count * prompts, *ids.shape[1:])
+    states = encode_text(with_token_rows(models, longer), longer, each).states
+    starts = token_starts(jnp.asarray(ids_of(ids, "text_encoder")), rows)
+    energies = jax.vmap(direction_energies, (0, None, None))(
+        states.reshape(count, prompts, *states.shape[1:]), starts, jnp.asarray(whitened)
+    )
+    return jax.vmap(lambda energy, mask: log_ratio(*own_and_others(energy, mask)))(energies, owned)
