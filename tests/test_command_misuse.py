@@ -77,7 +77,7 @@ CASES = [
 def test_misuse_is_one_line_and_writes_nothing(module, args, text, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [module, *args])
-    name = f"{module}.__main__" if module in ("merge", "benchmarks.modular") else module
+    name = f"{module}.__main__" if module in ("merge", "benchmarks.modular", "train.concept", "train.base") else module
     main = importlib.import_module(name).main
     with pytest.raises(SystemExit) as stop:
         run(main)

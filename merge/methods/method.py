@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.options import check_options
@@ -30,6 +30,7 @@ class NoSettings:
         check_options(self)
 
 
+@runtime_checkable
 class MergeFunction(Protocol):
     """How every method is called.
 
