@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blocklora_jax.diffusion.samplers.table import SAMPLERS
 
 from blocklora_jax.diffusion.generate import Models, decode, draw_latents, generate, to_uint8
-from blocklora_jax.diffusion.samplers.table import SAMPLERS
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blocklora_jax.diffusion.samplers.table import SAMPLERS, get_sampler
 
 from blocklora_jax.diffusion.generate import sample
-from blocklora_jax.diffusion.samplers.table import SAMPLERS, get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
 

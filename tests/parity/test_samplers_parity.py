@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-
 from blocklora_jax.diffusion.samplers.table import SAMPLERS, start
+
 from blocklora_jax.diffusion.schedule import Schedule
 
 REFERENCE = {
