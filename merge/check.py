@@ -233,14 +233,14 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
             "the adapters are fitted to each other and share weights: sum them with allow_overlap=True (--allow-overlap)"
         ]
     told[-1] += (
-        "; or fit them to each other (merge.fuse_adapters, python -m merge fuse) and sum them with allow_overlap=True "
+        "; or fit them to each other (merge.fit_jointly, python -m merge fit) and sum them with allow_overlap=True "
         "(--allow-overlap)"
     )
     return told
 
 
 def _fitted(one: Adapter, other: Adapter) -> bool:
-    """Whether `fuse_adapters` made both of them, together."""
+    """Whether `fit_jointly` made both of them, together."""
     pairs = ((one, other), (other, one))
     fitted = [(json.loads(a.info.training or "{}").get("fused_with"), b.name) for a, b in pairs]
     return all(isinstance(names, list) and name in names for names, name in fitted)
@@ -252,8 +252,8 @@ def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str
     if foreign:
         verb = "are LoRAs" if len(foreign) == 2 else "is a LoRA"
         return (
-            f"{names} overlap, because {' and '.join(foreign)} {verb} of another program, without blocks: re-fit "
-            "what has none into a slot (python -m merge refit FILE --slot N)"
+            f"{names} overlap, because {' and '.join(foreign)} {verb} of another program, without blocks: convert "
+            "what has none into a slot (python -m merge convert FILE --slot N)"
         )
     unblocked = [repr(a.name) for a in (one, other) if a.info.partition is None]
     if partition is None or unblocked:

@@ -145,13 +145,13 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "merge",
-        "fuse ada.safetensors plain.safetensors --out fused --model model",
+        "fit ada.safetensors plain.safetensors --out fused --model model",
         _flags(number="lambda", text="trigger", choice="kind", input="model", output="out"),
         1,
     ),
     Command(
         "merge",
-        "refit lora.safetensors --out refit.safetensors --slot 2 --model model --blocks 4 --trigger sks"
+        "convert lora.safetensors --out refit.safetensors --slot 2 --model model --blocks 4 --trigger sks"
         " --class-noun dog",
         _flags(
             whole="slot blocks partition_seed",

@@ -82,7 +82,7 @@ def test_a_number_of_many_digits_is_not_written_out():
 
 
 def test_flags_are_named_as_they_are_typed():
-    fused = importlib.import_module("merge.cli.fit").FuseOptions
+    fused = importlib.import_module("merge.cli.fit").FitOptions
     assert [flag_of(fused, name) for name in ("erase_weight", "files", "attention")] == [
         "--lambda",
         "FILES",
