@@ -21,10 +21,11 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.apply import output_energy
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
-from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.probe import with_tokens
 from blocklora_jax.prompts.random_prompts import last_token_ids
