@@ -31,11 +31,11 @@ from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.checks.renamed import old_names
-from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.diffusion.text import ids_of
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.crosstalk import layer_type
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens

@@ -25,11 +25,11 @@ from blocklora_jax.adapters.concept_tokens import tokens_of
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.checks.finite import narrow
 from blocklora_jax.command_line.options import check_options, read_options
-from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
 from blocklora_jax.io.tensor_file import open_tensors, read_metadata, save_tensors
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import STRANGERS
 from blocklora_jax.prompts.random_prompts import last_token_ids

@@ -19,10 +19,11 @@ from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import BASIS

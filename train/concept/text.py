@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from blocklora_jax.adapters.apply import apply_adapted
-from blocklora_jax.diffusion.models import Models, token_table, with_token_rows
+from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.text import ids_of, join_towers
 from blocklora_jax.layouts.low_rank import LoRATree
+from blocklora_jax.layouts.token_tables import token_table, with_token_table
 from blocklora_jax.models.apply import apply_model
 from train.concept.batch import Batch, Rows
 from train.concept.state import Trainable
@@ -92,6 +93,4 @@ def own_foreign_ids(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Arra
 
 def with_table(params: Mapping[str, Any], table: Array, component: str = "text_encoder") -> dict[str, Any]:
     """`params` with another token table of a text encoder."""
-    text = params[component]["text_model"]
-    embeddings = {**text["embeddings"], "token_embedding": {"embedding": table}}
-    return {**params, component: {**params[component], "text_model": {**text, "embeddings": embeddings}}}
+    return {**params, component: with_token_table(params[component], table)}
