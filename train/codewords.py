@@ -9,7 +9,6 @@ encoders alone: no pictures, and nobody's data.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -31,33 +30,18 @@ from blocklora_jax.adapters.token_side import (
 from blocklora_jax.diffusion.models import Models, token_table, with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.prompts.random_prompts import FOREIGN, PromptWords, RandomPromptShares, random_prompt
+from blocklora_jax.prompts.random_prompts import FOREIGN, PromptWords, random_prompt
+from blocklora_jax.prompts.shares import RandomPromptShares
+from train.codeword_settings import CodewordSettings
 from train.concept.text import with_table
 
 # Some arguments come from the host.
 Rows = Array | np.ndarray
 # By text encoder, [slots, v, d].
 Tokens = dict[str, Any]
-_EVERY = RandomPromptShares(own_class=0.0, foreign=1.0, empty=0.0)
+_EVERY = RandomPromptShares(own_class=0.0, negative=1.0, empty=0.0)
 # Of the padding after the longest prompt so many positions are read: the rest is alike.
 _PADDING = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodewordSettings:
-    """vectors: v, embeddings of a token. prompts: how many each slot's token stands in, a step.
-
-    learning_rate: Adam's, in deviations of the token table. limit: of a token's length, in natural ones.
-    chunk: slots that are optimised at the same time; what they need of memory grows with chunk * prompts.
-    """
-
-    vectors: int = 2
-    steps: int = 60
-    prompts: int = 4
-    learning_rate: float = 0.1
-    limit: float = 3.0
-    chunk: int = 8
-    seed: int = 0
 
 
 def codeword_prompts(words: PromptWords, count: int, seed: int) -> list[str]:

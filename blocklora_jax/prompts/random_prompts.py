@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
-# What a concept is, which says where in a prompt it is called.
-Kind = Literal["person", "object", "scene", "style"]
 FOREIGN = "<foreign>"
 
 
@@ -33,26 +32,6 @@ class PromptWords:
         empty = [name for name in ("styles", "subjects", "scenes") if not getattr(self, name)]
         if empty:
             raise UserError(f"random prompts need at least one entry in {', '.join(empty)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomPromptShares:
-    """How often a random prompt has what, each a share in 0..1.
-
-    own_class: the subject is the concept's own class. foreign: a stranger's token stands before the subject.
-    second: a second subject joins. scene: a scene is named. empty: the empty prompt (classifier-free guidance).
-    """
-
-    own_class: float = 0.4
-    foreign: float = 0.5
-    second: float = 0.2
-    scene: float = 0.8
-    empty: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                raise UserError(f"random prompt share {name}={value} must lie in 0..1")
 
 
 class RandomPrompts(NamedTuple):

@@ -27,9 +27,10 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.prompts.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
+from blocklora_jax.prompts.random_prompts import PromptWords, make_random_prompts
+from blocklora_jax.prompts.shares import RandomPromptShares
 from merge.cli.describe import describe, overlap_report
-from train.basis import principal_directions, text_moments
+from train.text_basis import principal_directions, text_moments
 from train.concept.batch_training import check_equal
 from train.concept.prepare import read_basis
 

@@ -13,7 +13,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.pocket.references import BASIS
 from blocklora_jax.prompts.random_prompts import PromptWords
-from train.basis import energies_along, principal_directions, text_moments
+from train.text_basis import energies_along, principal_directions, text_moments
 from train.codewords import (
     CodewordSettings,
     codeword_prompts,

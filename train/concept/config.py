@@ -14,7 +14,7 @@ import tyro
 from blocklora_jax.command_line.options import check_options, flag_types, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
-from blocklora_jax.prompts.random_prompts import RandomPromptShares
+from blocklora_jax.prompts.shares import RandomPromptShares
 from train.concept.setting_types import check_settings, typed_names
 from train.concept.settings.adapter import AdapterSettings
 from train.concept.settings.base import BaseSettings

@@ -12,7 +12,7 @@ import optax
 import pytest
 from concept_builders import ROWS, batches_of, make_batch, make_config, make_trainable, write_pictures
 
-from blocklora_jax.prompts.random_prompts import RandomPromptShares
+from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.testing.tiny_model import SCHEDULE, tiny_models, tiny_params
 from train.concept.batch import Batch
 from train.concept.data import load_concept_data
