@@ -42,6 +42,7 @@ Tokens = dict[str, Any]
 _EVERY = RandomPromptShares(own_class=0.0, negative=1.0, empty=0.0)
 # Of the padding after the longest prompt so many positions are read: the rest is alike.
 _PADDING = 4
+_DEFAULTS = CodewordSettings()
 
 
 def codeword_prompts(words: PromptWords, count: int, seed: int) -> list[str]:
@@ -70,7 +71,7 @@ def optimise_codewords(
     whitened: Float[np.ndarray, "d d"],
     num_blocks: int,
     prompts: Sequence[str],
-    settings: CodewordSettings = CodewordSettings(),
+    settings: CodewordSettings = _DEFAULTS,
 ) -> Tokens:
     """The codewords of all slots, fp32 by text encoder [K, v, d]. whitened: see `token_side.whitened_directions`."""
     ids = crop_padding(sd.tokenizer.encode(prompts, {FOREIGN: settings.vectors}))

@@ -7,7 +7,13 @@ import pytest
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.tokenizer import write_tokenizer
-from blocklora_jax.prompts.random_prompts import FOREIGN, PromptWords, last_token_ids, make_random_prompts, random_prompt
+from blocklora_jax.prompts.random_prompts import (
+    FOREIGN,
+    PromptWords,
+    last_token_ids,
+    make_random_prompts,
+    random_prompt,
+)
 from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.testing.tiny_model import WORDS

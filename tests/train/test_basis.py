@@ -30,9 +30,9 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompts.random_prompts import PromptWords, make_random_prompts
 from blocklora_jax.prompts.shares import RandomPromptShares
 from merge.cli.describe import describe, overlap_report
-from train.text_basis import principal_directions, text_moments
-from train.concept.batch_training import check_equal
+from train.concept.common_settings import check_equal
 from train.concept.prepare import read_basis
+from train.text_basis import principal_directions, text_moments
 
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow", "on the beach")

@@ -23,6 +23,7 @@ from train.engine.loop import LoopConfig, run_loop
 from train.engine.parallel import check_rows, gather, map_step, place_batch, place_state
 from train.engine.platform import all_hosts, is_first_host
 
+
 def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_dir: Path) -> list[Path]:
     """Train all concepts at once, stacked on a leading axis; returns the paths of their adapter files.
 

@@ -11,9 +11,9 @@ from train.concept.batch_training import train_together
 from train.concept.claims import check_base, use_claim
 from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
-from train.concept.give_slots import check_apart, give_slots
 from train.concept.run import load_base
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, refuse_others_files
+from train.concept.slots import check_apart, give_slots
 from train.engine.platform import is_first_host, select_platform
 from train.engine.pod import peers_watched
 

@@ -15,8 +15,10 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
 from train.concept.config import PRIVATE_SETTINGS, ConceptConfig, settings_as_flags
+from train.concept.groups import train_concepts
 from train.concept.run_folder import MAY_CHANGE, changed_settings
-from train.concepts import ConceptsOptions, read_concepts, train_concepts
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 from train.engine.platform import select_platform
 
 

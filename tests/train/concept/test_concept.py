@@ -16,7 +16,7 @@ from PIL import Image
 
 import merge
 import train.concept.prepare
-import train.concept.run
+from train.concept.__main__ import main
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.file import read_header
 from blocklora_jax.adapters.partition import Partition
@@ -52,7 +52,7 @@ def teach(tiny_folder, pictures, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["train.concept", *as_flags(values), *flags])
         code = 0
         try:
-            run(train.concept.run.main)
+            run(main)
         except SystemExit as stop:
             code = stop.code
         return code, capsys.readouterr().err

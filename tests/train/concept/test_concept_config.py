@@ -12,7 +12,8 @@ from concept_builders import make_config
 from blocklora_jax.errors import UserError
 from train.concept.config import ConceptConfig, parse_args
 from train.concept.settings.adapter import AdapterSettings
-from train.concepts import ConceptsOptions, read_concepts
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 FLAGS = ["--images", "pics", "--token", "<ada>", "--class-noun", "woman", "--out", "runs/ada"]
 ROOT = Path(__file__).parents[3]

@@ -13,9 +13,10 @@ from concept_builders import make_config, write_pictures
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.locks import hold
+from train.concept.groups import train_concepts
 from train.concept.run import train_concept
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
-from train.concepts import ConceptsOptions, train_concepts
+from train.concepts_options import ConceptsOptions
 
 ROOT = Path(__file__).parents[3]
 

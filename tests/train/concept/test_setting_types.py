@@ -6,7 +6,8 @@ import pytest
 
 from blocklora_jax.errors import UserError
 from train.concept.config import parse_args
-from train.concepts import ConceptsOptions, read_concepts
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 FLAGS = ["--images", "pics", "--token", "<ada>", "--class-noun", "woman", "--out", "runs/ada"]
 
