@@ -30,7 +30,7 @@ from blocklora_jax.adapters.token_side import (
 from blocklora_jax.diffusion.models import Models, token_table, with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.prompts.random_prompts import FOREIGN, PromptWords, random_prompt
+from blocklora_jax.prompts.random_prompts import NEGATIVE, PromptWords, random_prompt
 from blocklora_jax.prompts.shares import RandomPromptShares
 from train.codeword_settings import CodewordSettings
 from train.concept.text import with_table
@@ -50,7 +50,8 @@ def codeword_prompts(words: PromptWords, count: int, seed: int) -> list[str]:
     rng = np.random.default_rng((seed, 0xC0DE))
     pairs = [random_prompt(rng, words, _EVERY, words.subjects[0]) for _ in range(count)]
     return [
-        text.replace(f"{FOREIGN} {subject}", FOREIGN) if i % 4 == 3 else text for i, (text, subject) in enumerate(pairs)
+        text.replace(f"{NEGATIVE} {subject}", NEGATIVE) if i % 4 == 3 else text
+        for i, (text, subject) in enumerate(pairs)
     ]
 
 
@@ -74,7 +75,7 @@ def optimise_codewords(
     settings: CodewordSettings = _DEFAULTS,
 ) -> Tokens:
     """The codewords of all slots, fp32 by text encoder [K, v, d]. whitened: see `token_side.whitened_directions`."""
-    ids = crop_padding(sd.tokenizer.encode(prompts, {FOREIGN: settings.vectors}))
+    ids = crop_padding(sd.tokenizer.encode(prompts, {NEGATIVE: settings.vectors}))
     owned = slot_masks(num_blocks, len(whitened))
     optimizer = optax.adam(settings.learning_rate)
     update, chunk = jax.jit(_make_update(sd.models, settings, optimizer)), min(settings.chunk, num_blocks)
@@ -114,7 +115,7 @@ def speech_ratios(
 ) -> Float[np.ndarray, " K"]:
     """own / others of each slot's token, over all `prompts` in their full length."""
     count, vectors = next(iter(tokens.values())).shape[:2]
-    ids, owned = sd.tokenizer.encode(prompts, {FOREIGN: vectors}), slot_masks(count, len(whitened))
+    ids, owned = sd.tokenizer.encode(prompts, {NEGATIVE: vectors}), slot_masks(count, len(whitened))
     measure = jax.jit(lambda tokens, params, owned: -_log_ratios(sd.models, tokens, params, ids, owned, whitened))
     chunks = [np.arange(first, first + chunk) % count for first in range(0, count, chunk)]
     found = [

@@ -12,13 +12,14 @@ from blocklora_jax.io.printing import printable
 from train.concept.common_settings import OF_ITS_OWN
 from train.concept.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
 from train.concept.setting_types import check_settings
+from train.concept.settings.old_names import rename_settings
 from train.concepts_options import GROUPS, ConceptsOptions
 
 
 def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[ConceptConfig]:
     """The configuration of each concept that `options.concepts` names, under the common `flags`.
 
-    Raises: UserError for a file or folder that is missing or malformed, or settings that a concept cannot have of its own.
+    Raises: UserError for a file or folder that is missing or malformed, or a setting that must be the same for all.
     """
     entries = _read_folder(options.concepts) if options.concepts.is_dir() else _read_file(options.concepts)
     if not entries:
@@ -26,18 +27,17 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
     _check_names(entries, options.concepts)
     configs = []
     for name, settings in entries.items():
+        where = f"{options.concepts}: {name}"
         # YAML has numbers, dates and more for keys.
-        settings = {str(key): value for key, value in settings.items()}
+        settings = rename_settings(where, {str(key): value for key, value in settings.items()})
         if "out" in settings:
-            raise UserError(
-                f"{options.concepts}: {name} sets 'out', but its folder is {options.out / name}: leave it out"
-            )
-        if foreign := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
-            raise UserError(f"{options.concepts}: {name} sets {foreign[0]!r}, which holds for all: give it as a flag")
+            raise UserError(f"{where} sets 'out', but its folder is {options.out / name}: leave it out")
+        if common := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
+            raise UserError(f"{where} sets {common[0]!r}, which holds for all: give it as a flag")
         own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
         if "class_noun" not in {key.replace("-", "_") for key in settings}:
-            raise UserError(f"{options.concepts}: {name} needs a class_noun: what it is, such as 'dog'")
-        check_settings(f"{options.concepts}: {name}", settings, ConceptConfig)
+            raise UserError(f"{where} needs a class_noun: what it is, such as 'dog'")
+        check_settings(where, settings, ConceptConfig)
         configs.append(parse_args([*flags, *settings_as_flags(own)]))
     return configs
 

@@ -68,10 +68,10 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("clip_norm snr_gamma", _real(0, 1e9, above=True)),
     ("erase_weight", _real(0, 1e9)),
     ("ridge token_spread noise_offset weight_decay", _RATE),
-    ("foreign_spread", _real(1, 1e3)),
+    ("negative_spread", _real(1, 1e3)),
     ("learning_rate text_learning_rate token_learning_rate", _RATE),
     ("clip_learning_rate vae_learning_rate unet_learning_rate judge_learning_rate rates", _RATE),
-    ("pure_noise several own_class foreign second scene empty", _real(0, 1)),
+    ("pure_noise several own_class negative second scene empty", _real(0, 1)),
     ("crop", _real(0.1, 1)),
     ("same_person", _real(-1, 1)),
 )

@@ -14,7 +14,7 @@ from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
-FOREIGN = "<foreign>"
+NEGATIVE = "<negative>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +56,13 @@ def random_prompt(
     ''
     """
     empty, own, foreign, second, scene = rng.random(5) < [
-        shares.empty, shares.own_class, shares.foreign, shares.second, shares.scene
+        shares.empty, shares.own_class, shares.negative, shares.second, shares.scene
     ]  # fmt: skip
     subject = class_noun if own else str(rng.choice(words.subjects))
     style, other, place = (str(rng.choice(options)) for options in (words.styles, words.subjects, words.scenes))
     if empty:
         return "", subject
-    named = f"{FOREIGN} {subject}" if foreign else f"{article(subject)} {subject}"
+    named = f"{NEGATIVE} {subject}" if foreign else f"{article(subject)} {subject}"
     phrases = [named] + ([f"{article(other)} {other}"] if second else [])
     if second and rng.random() < 0.5:
         phrases.reverse()
@@ -84,15 +84,15 @@ def make_random_prompts(
     the concept has none. Raises UserError if the concept's token is the one that stands for foreign ones.
     """
     name, vectors = own_token
-    if name == FOREIGN:
+    if name == NEGATIVE:
         raise UserError(
-            f"the token {FOREIGN} stands for other people's concepts in random prompts: choose another name"
+            f"the token {NEGATIVE} stands for other people's concepts in random prompts: choose another name"
         )
     if not vectors:
-        shares = replace(shares, foreign=0.0)
+        shares = replace(shares, negative=0.0)
     rng = np.random.default_rng((seed, 0x0E0E))
     texts, subjects = zip(*(random_prompt(rng, words, shares, class_noun) for _ in range(count)), strict=True)
-    ids = tokenizer.encode(texts, {name: vectors, FOREIGN: vectors} if vectors else {})
+    ids = tokenizer.encode(texts, {name: vectors, NEGATIVE: vectors} if vectors else {})
     return RandomPrompts(ids, last_token_ids(tokenizer, subjects), texts)
 
 

@@ -101,7 +101,7 @@ def test_pairs_lie_in_the_owned_directions_whatever_was_trained(width, blocks):
 def test_moments_are_those_of_all_prompts_at_once(model, request):
     sd = request.getfixturevalue(model)
     moments = text_moments(sd, WORDS, PROMPTS)
-    shares = RandomPromptShares(foreign=0.0, own_class=0.0)
+    shares = RandomPromptShares(negative=0.0, own_class=0.0)
     ids = make_random_prompts(sd.tokenizer, WORDS, shares, "dog", ("<x>", 0), 0, count=PROMPTS).ids
     x = np.asarray(encode_text(sd.models, sd.params, ids).states, np.float64).reshape(-1, len(moments))
     # The text encoders compute in fp32, whose rounding depends on the batch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,13 @@ from train.concept.settings.data import DataSettings
 from train.concept.settings.erasure import ErasureSettings
 from train.concept.settings.flat import flatten, nest, to_json
 from train.concept.settings.loss import LossSettings
+from train.concept.settings.old_names import rename_flags, rename_settings
 from train.concept.settings.optimizer import OptimizerSettings
 from train.concept.settings.run import RunSettings
 from train.concept.settings.tokens import TokenSettings
 from train.concept.settings.visible_text import check_visible
 
-# Where and how a run was made, which is nobody else's business and changes no number.
+# Keys of settings that say where and how a run was made. They are private and change no number.
 PRIVATE_SETTINGS = frozenset(
     "images other_images out model registry basis strangers resume save_dtype log_every save_every preview_every"
     " preview_prompts tensorboard tpu gpu cpu mapper remat".split()
@@ -151,7 +153,7 @@ def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:
     """
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--config", type=Path)
-    known, rest = reader.parse_known_args(args)
+    known, rest = reader.parse_known_args(rename_flags(sys.argv[1:] if args is None else args))
     flags = _flags_of(known.config) if known.config else []
     # tyro lets the last of two equal flags win, so the file's come first.
     return read_options(ConceptConfig, [*flags, *rest], prog="python -m train.concept")
@@ -159,7 +161,7 @@ def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:
 
 def _flags_of(path: Path) -> list[str]:
     """The settings of a YAML file as command-line flags."""
-    settings = read_yaml(path)
+    settings = rename_settings(str(path), read_yaml(path))
     known = {name for field, hint in flag_types(ConceptConfig).items() for name in typed_names(field, hint)}
     unknown = [name for name in settings if name.replace("-", "_") not in known]
     if unknown:

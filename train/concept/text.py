@@ -71,7 +71,7 @@ def _encode_tower(
         random_ids = ids[:0]
     else:
         longer.append(jnp.asarray(batch.random_tokens[component]).reshape(-1, table.shape[1]))
-        random_ids = own_foreign_ids(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
+        random_ids = ids_by_row(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
     params = with_table(params, jnp.concatenate(longer), component)
     tower = with_token_rows(models, params).text_encoders[component]
     both, strange = jnp.concatenate([ids, random_ids]), len(random_ids)
@@ -84,7 +84,7 @@ def _encode_tower(
     return EncodedRows(concept, random, base, energies if strange else jnp.zeros((0, rows)))
 
 
-def own_foreign_ids(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
+def ids_by_row(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
     """`ids` where every row's foreign token is its own: from `first` on they name the first row's, `vectors` a row."""
     shift = jnp.arange(len(ids))[:, None] * vectors
     return jnp.where(ids >= first, ids + shift, ids)

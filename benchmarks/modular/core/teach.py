@@ -45,7 +45,7 @@ def teach(
         options, configs = _read(named, {"blocks": blocks, **settings}, place)
         paths = [config.out / "adapter.safetensors" for config in configs]
         if not all(path.is_file() for path in paths):
-            train_concepts(configs, options, select_platform())
+            train_concepts(configs, options.groups, options.at_once, select_platform())
         taught = [Adapter.load(path) for path in paths]
         for path, adapter, config in zip(paths, taught, configs, strict=True):
             _check_taught(path, adapter, config)
