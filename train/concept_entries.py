@@ -10,7 +10,7 @@ from blocklora_jax.checks.names import plain_name, same_name
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
 from train.concept.common_settings import OF_ITS_OWN
-from train.concept.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
+from train.concept.config import ConceptConfig, parse_args, read_flags, read_yaml, settings_as_flags
 from train.concept.setting_types import check_settings
 from train.concept.settings.old_names import rename_settings
 from train.concepts_options import GROUPS, ConceptsOptions
@@ -25,7 +25,7 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
     if not entries:
         raise UserError(f"{options.concepts} names no concepts")
     _check_names(entries, options.concepts)
-    configs = []
+    configs, flags = [], read_flags(flags)
     for name, settings in entries.items():
         where = f"{options.concepts}: {name}"
         # YAML has numbers, dates and more for keys.

@@ -7,7 +7,6 @@ from typing import Any
 
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.runner import run
-from train.concept.settings.old_names import rename_flags
 from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 
@@ -17,7 +16,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # With unknown arguments let through, tyro gives a pair.
     parsed: Any = read_options(ConceptsOptions, args, prog="python -m train.concepts", return_unknown_args=True)
     options, rest = parsed
-    configs = read_concepts(options, rename_flags(rest))
+    configs = read_concepts(options, rest)
     # JAX and Flax load here, so that --help and wrong options answer at once.
     from train.concept.groups import train_and_report
 

@@ -1,4 +1,4 @@
-"""What is random in ROE: prompts about anything, some with a stranger's token in them."""
+"""The random prompts of Randomized Output Erasure: about anything, some with a negative token."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class PromptWords:
 class RandomPrompts(NamedTuple):
     """A pool to draw from.
 
-    ids: int32 [p, t], or [p, 2, t] for two text encoders; ids from `table_rows + own vectors` on are the foreign token's. nouns: int32 [p], the token that
-    a foreign token's embedding is drawn around (the last token of the subject). texts: the prompts.
+    ids: int32 [p, t], or [p, 2, t] for two text encoders. Ids from `table_rows + own vectors` on are the negative
+    token's. nouns: int32 [p], the last token of the subject; the negative token's embedding is drawn around it.
+    texts: the prompts.
     """
 
     ids: Int[np.ndarray, "p *e t"]
@@ -49,20 +50,20 @@ class RandomPrompts(NamedTuple):
 def random_prompt(
     rng: np.random.Generator, words: PromptWords, shares: RandomPromptShares, class_noun: str
 ) -> tuple[str, str]:
-    """One prompt and the subject that a foreign token in it precedes.
+    """One prompt, and its subject. A negative token, if there is one, stands before the subject.
 
     >>> words = PromptWords(styles=("a photo of",), subjects=("dog",), scenes=("on a beach",))
     >>> random_prompt(np.random.default_rng(0), words, RandomPromptShares(empty=1.0), "man")[0]
     ''
     """
-    empty, own, foreign, second, scene = rng.random(5) < [
+    empty, own_class, negative, second, scene = rng.random(5) < [
         shares.empty, shares.own_class, shares.negative, shares.second, shares.scene
     ]  # fmt: skip
-    subject = class_noun if own else str(rng.choice(words.subjects))
+    subject = class_noun if own_class else str(rng.choice(words.subjects))
     style, other, place = (str(rng.choice(options)) for options in (words.styles, words.subjects, words.scenes))
     if empty:
         return "", subject
-    named = f"{NEGATIVE} {subject}" if foreign else f"{article(subject)} {subject}"
+    named = f"{NEGATIVE} {subject}" if negative else f"{article(subject)} {subject}"
     phrases = [named] + ([f"{article(other)} {other}"] if second else [])
     if second and rng.random() < 0.5:
         phrases.reverse()
@@ -80,8 +81,8 @@ def make_random_prompts(
 ) -> RandomPrompts:
     """A pool of `count` prompts, a function of the seed.
 
-    own_token: (name, vectors) of the concept being taught; a foreign token has as many vectors, and there is none if
-    the concept has none. Raises UserError if the concept's token is the one that stands for foreign ones.
+    own_token: (name, vectors) of the concept being taught. A negative token has as many vectors; a concept without
+    vectors has no negative tokens. Raises UserError if the concept's token is the placeholder of negative tokens.
     """
     name, vectors = own_token
     if name == NEGATIVE:

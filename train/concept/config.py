@@ -16,6 +16,7 @@ from blocklora_jax.command_line.options import check_options, flag_types, read_o
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.prompts.shares import RandomPromptShares
+from train.concept.config_files import find_config
 from train.concept.setting_types import check_settings, typed_names
 from train.concept.settings.adapter import AdapterSettings
 from train.concept.settings.base import BaseSettings
@@ -55,7 +56,7 @@ GROUPS: dict[str, type] = {
 class ConceptConfig:
     """Teach a model one concept from a handful of pictures, as a block-partitioned LoRA adapter.
 
-    --config FILE reads defaults from a YAML file (see configs/); flags override it.
+    --config FILE reads defaults from a YAML file, or from a shipped one by its name (ada); flags override it.
     """
 
     images: Path
@@ -147,16 +148,20 @@ class ConceptConfig:
 
 
 def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:
-    """The configuration of the command line `args`, whose `--config FILE` is read first and overridden by the rest.
+    """The configuration of the command line `args`, the process' own if None; see `read_flags`."""
+    return read_options(ConceptConfig, read_flags(args), prog="python -m train.concept")
+
+
+def read_flags(args: Sequence[str] | None = None) -> list[str]:
+    """`args` with the settings of its `--config FILE` as flags before all others, and new names for old ones.
 
     Raises: UserError for a YAML file that is missing, malformed, or has an unknown setting.
     """
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--config", type=Path)
     known, rest = reader.parse_known_args(rename_flags(sys.argv[1:] if args is None else args))
-    flags = _flags_of(known.config) if known.config else []
-    # tyro lets the last of two equal flags win, so the file's come first.
-    return read_options(ConceptConfig, [*flags, *rest], prog="python -m train.concept")
+    # tyro lets the last of two equal flags win, so the file's flags come first.
+    return [*(_flags_of(find_config(known.config)) if known.config else []), *rest]
 
 
 def _flags_of(path: Path) -> list[str]:

@@ -119,9 +119,10 @@ def _draw_row_slot(config: ConceptConfig, shapes: KernelShapes) -> ConceptConfig
 def init_tokens(
     settings: TokenSettings, class_noun: str, sd: StableDiffusion, key: jax.Array, component: str
 ) -> jax.Array:
-    """The concept's embeddings [v, d] for a text encoder, started where foreign ones are drawn: apart from the class noun.
+    """The concept's embeddings [v, d] for a text encoder before training.
 
-    Started *at* the noun, erasure silences the adapter for its own concept too.
+    They start at a distance from the class noun, as negative tokens do. If they started at the noun, erasure would
+    silence the adapter for its own concept too.
     """
     noun, table = last_token_ids(sd.tokenizer, [class_noun]), token_table(sd.params, component)
     start = settings.token_spread, settings.token_spread

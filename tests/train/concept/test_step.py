@@ -259,7 +259,7 @@ def test_cached_prompts_meet_different_negative_tokens(tiny_sd, tmp_path):
     assert len(set(data.prompts.texts)) == 1
     few = data._replace(
         prompts=data.prompts._replace(ids=data.prompts.ids[:4], nouns=data.prompts.nouns[:4]),
-        negative_tokens={part: rows[:4] for part, rows in data.strangers.items()},
+        negative_tokens={part: rows[:4] for part, rows in data.negative_tokens.items()},
     )
     states = cache_states(config, tiny_sd, few, make_trainable(config, levels=2)[0]).random_text.states
     assert len({row.tobytes() for row in states}) == 4

@@ -14,6 +14,8 @@ OLD_NAMES = {
     "foreign_spread": "negative_spread",
     "random_shares.foreign": "random_shares.negative",
 }
+# Shipped configuration files, without .yaml.
+OLD_CONFIGS = {"wide": "one_block", "fused": "one_block_fit", "quiet": "text_basis"}
 _FILE_KEYS = {new: old for old, new in OLD_NAMES.items()}
 
 
