@@ -251,7 +251,8 @@ def main(args: Sequence[str] | None = None) -> None:
         # Nothing of an earlier check is used again.
         shutil.rmtree(options.out / "quick", ignore_errors=True)
         options = replace(
-            options, out=options.out / "quick", methods=options.methods or QUICK, counts=(1, 3), steps=4, batch=2, at_once=3,
+            options, out=options.out / "quick", methods=options.methods or QUICK, counts=(1, 3), steps=4, batch=2,
+            at_once=3,
             prompts=4, sampler_steps=2,
         )  # fmt: skip
     sd, world = StableDiffusion.from_pretrained(options.model), POCKET

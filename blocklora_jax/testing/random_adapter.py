@@ -29,7 +29,8 @@ def random_adapter(
     rng = np.random.default_rng(sum(name.encode()))
     info = AdapterInfo(
         name=name, class_noun="man", trigger=f"<{name}> man", rank=rank, alpha=3.0, base_name="small",
-        base_digest=params_digest(params), base_family=family_of(params), partition=partition, slots=slots if partition else (),
+        base_digest=params_digest(params), base_family=family_of(params), partition=partition,
+        slots=slots if partition else (),
     )  # fmt: skip
     lora: dict = {}
     for component, shapes in select_kernels(params, layers).items():

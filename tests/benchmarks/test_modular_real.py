@@ -270,7 +270,13 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     report = json.loads((out / "report.json").read_text())
     row = next(row for row in report["rows"] if (row["method"], row["n"]) == ("average", 2))
     drawn = load_file(out / "seed-0/results/average-2.safetensors")
-    assert {key: x.shape for key, x in drawn.items()} == {"rex": (4, 16, 16, 3), "una": (4, 16, 16, 3), "plain": (12, 16, 16, 3), "pairs": (12, 16, 16, 3), "apart": (12, 16, 16, 3)}  # fmt: skip
+    assert {key: x.shape for key, x in drawn.items()} == {
+        "rex": (4, 16, 16, 3),
+        "una": (4, 16, 16, 3),
+        "plain": (12, 16, 16, 3),
+        "pairs": (12, 16, 16, 3),
+        "apart": (12, 16, 16, 3),
+    }
     expected = [
         measured_by_transformers(models, concepts / name, name, noun, drawn[name])
         for name, noun in (("rex", "dog"), ("una", "owl"))
@@ -289,7 +295,14 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     )
     table = (out / "table.md").read_text()
     assert "averaged" in table and "its own pictures" in table and "DINOv2 kept" in table
-    assert {path.name for path in out.glob("*.png")} == {"apart.png", "curves.png", "crosstalk-blocklora.png", "crosstalk-plain.png", "grid.png", "pairs.png"}  # fmt: skip
+    assert {path.name for path in out.glob("*.png")} == {
+        "apart.png",
+        "curves.png",
+        "crosstalk-blocklora.png",
+        "crosstalk-plain.png",
+        "grid.png",
+        "pairs.png",
+    }
     # Results of other prompts are not used with these.
     other = tmp_path / "other.yaml"
     shutil.copy(SENTENCES, other)

@@ -48,7 +48,8 @@ from blocklora_jax.pocket.world.traits import draw_traits
 __all__ = [
     "CLASSES", "HELD_OUT_CLASSES", "HELD_OUT_SCENES", "HELD_OUT_STYLES", "PEOPLE", "PLAIN", "SCENES", "SCENE_PHRASES",
     "STYLES", "STYLE_NOUNS", "TEMPLATES", "TRAIN_CLASSES", "TRAIN_SCENES", "TRAIN_STYLES", "Individual", "PictureSpec",
-    "caption", "draw", "draw_individual", "prompt", "random_spec", "sample_batch", "sample_spec", "scene_phrase", "style_phrase",
+    "caption", "draw", "draw_individual", "prompt", "random_spec", "sample_batch", "sample_spec", "scene_phrase",
+    "style_phrase",
     "subject_boxes", "subject_phrase", "vocabulary",
 ]  # fmt: skip
 

@@ -11,13 +11,16 @@ from blocklora_jax.pocket.world.specs import CLASSES, PLAIN, SCENES, STYLES, Pic
 
 # {0} is the noun, so that a concept's token can stand before it: "in a <g1> garden".
 SCENE_PHRASES = {
-    "beach": ("on a {}", "beach"), "forest": ("in a {}", "forest"), "city": ("in a {}", "city"), "snow": ("in the {}", "snow"),
-    "desert": ("in a {}", "desert"), "night": ("at {}", "night"), "room": ("in a {}", "room"), "garden": ("in a {}", "garden"),
+    "beach": ("on a {}", "beach"), "forest": ("in a {}", "forest"), "city": ("in a {}", "city"),
+    "snow": ("in the {}", "snow"),
+    "desert": ("in a {}", "desert"), "night": ("at {}", "night"), "room": ("in a {}", "room"),
+    "garden": ("in a {}", "garden"),
     "space": ("in {}", "space"), "volcano": ("by a {}", "volcano"),
 }  # fmt: skip
 STYLE_NOUNS = {
     "photo": ("photo", "picture"), "sketch": ("sketch", "drawing"), "watercolour": ("watercolour", "watercolor"),
-    "blueprint": ("blueprint",), "neon": ("neon sign",), "sepia": ("sepia photo",), "mosaic": ("mosaic",), "poster": ("poster",),
+    "blueprint": ("blueprint",), "neon": ("neon sign",), "sepia": ("sepia photo",), "mosaic": ("mosaic",),
+    "poster": ("poster",),
     "stained glass": ("stained glass window",),
 }  # fmt: skip
 TEMPLATES = ("{style} of {subjects}{place}", "{subjects}{place}, {style}", "{subjects}{place}")
