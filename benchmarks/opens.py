@@ -1,8 +1,8 @@
 """Do PyTorch's diffusers, of this or another version, open what we write, and get the same weights?
 
-Small random models of Stable Diffusion 1.x, 2.x and SDXL, as folder, as single file, and merged adapters as LoRA in every
-layout with their tokens. Another Python opens them and hands back its weights. Prints a table and one line of JSON; exits
-with 1 if a weight differs by more than 1e-6, or what is merged is no different from the base.
+Small random models of Stable Diffusion 1.x, 2.x and SDXL, as folder, as single file, and merged adapters as LoRA in
+every layout with their tokens. Another Python opens them and hands back its weights. Prints a table and one line of
+JSON; exits with 1 if a weight differs by more than 1e-6, or what is merged is no different from the base.
 
     python -m benchmarks.opens [--python path/to/python]
 

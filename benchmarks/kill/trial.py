@@ -20,7 +20,8 @@ class Scenario:
     """A command that is to be killed. All functions take the folder in which it writes.
 
     prepare: makes the state before. restart: how to go on after a kill, None if there is nothing left to do.
-    units: folders that are replaced as a whole. growing: files to which lines are appended. read: the state on disk, without what may differ between two runs.
+    units: folders that are replaced as a whole. growing: files to which lines are appended. read: the state on disk,
+    without what may differ between two runs.
     check: more that is wrong after a kill.
     """
 

@@ -1,9 +1,10 @@
 """Fifteen concepts at once, by every method: `python -m benchmarks.modular`.
 
-Concepts of the little world (people, animals, objects, scenes, styles) are taught apart from each other, by BlockLoRA and by its
-rivals with as many trained parameters, steps and pictures; then merged; then drawn in new settings and measured
-(see measure.py). Everything is kept under --out and used again under the same conditions; all is seeded. Writes report.json, table.md,
-crosstalk.json (what all other adapters add to a concept's own output, by recipe), curves, heat maps and picture grids there.
+Concepts of the little world (people, animals, objects, scenes, styles) are taught apart from each other, by BlockLoRA
+and by its rivals with as many trained parameters, steps and pictures; then merged; then drawn in new settings and
+measured (see measure.py). Everything is kept under --out and used again under the same conditions; all is seeded.
+Writes report.json, table.md, crosstalk.json (what all other adapters add to a concept's own output, by recipe), curves,
+heat maps and picture grids there.
 
 On a real model, with real concepts (needs PyTorch, and OpenCV to know people by their faces: pip install
 'blocklora_jax[torch,bench,faces]'; the measures are defined in real.py):
@@ -13,8 +14,8 @@ On a real model, with real concepts (needs PyTorch, and OpenCV to know people by
 
 DIR holds a folder of pictures for each concept, with a concept.yaml as `train.concepts` reads it: `class_noun: dog` and
 `kind: object` (person, object, scene or style); captions and masks may lie beside the pictures. The first n by name are
-merged. --config gives the settings of the training that fit the model, prompts are those of sentences.yaml or --sentences,
---encoders.* are hub ids or folders of who measures. A table for each kind follows the one of all.
+merged. --config gives the settings of the training that fit the model, prompts are those of sentences.yaml or
+--sentences, --encoders.* are hub ids or folders of who measures. A table for each kind follows the one of all.
 """
 
 from __future__ import annotations

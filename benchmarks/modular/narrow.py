@@ -1,9 +1,9 @@
 """What a narrow block of text features costs, in closed form: `python -m benchmarks.modular.narrow`.
 
-Ordinary LoRAs, which the bench has taught (`python -m benchmarks.modular --methods sum` first), are re-fitted into one of K
-blocks (blocklora_jax/refit.py): of all changes that lie within it, the one with the least error on the concept's prompts
-and the least output on random ones. No training of ours can do better on these prompts, whatever its steps. Prints
-a table by K, and in how many directions of the text features ordinary prompts speak.
+Ordinary LoRAs, which the bench has taught (`python -m benchmarks.modular --methods sum` first), are re-fitted into one
+of K blocks (blocklora_jax/refit.py): of all changes that lie within it, the one with the least error on the concept's
+prompts and the least output on random ones. No training of ours can do better on these prompts, whatever its steps.
+Prints a table by K, and in how many directions of the text features ordinary prompts speak.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def load_folder(
         verify: whether the digests of a folder that we saved must hold.
 
     Raises:
-        UserError: no such model; files that are damaged; a pipeline, class or config value that is not supported; weights that are missing,
+        UserError: no such model; files that are damaged; a pipeline, class or config value that is not supported;
+        weights that are missing,
             pickled or corrupt; or, all in one message, every tensor that is missing, not expected or of another shape.
     """
     source = find_source(path_or_hub_id, revision)
@@ -109,8 +110,8 @@ def save_folder(
 ) -> None:
     """Write a Diffusers folder that PyTorch's `StableDiffusionPipeline.from_pretrained` (or `…XL…`) opens.
 
-    It is written beside `path` and then moved into place. A model that we saved there before is replaced; what else lies
-    there stays.
+    It is written beside `path` and then moved into place. A model that we saved there before is replaced; what else
+    lies there stays.
 
     Args:
         path: the folder.

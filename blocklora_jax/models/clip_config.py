@@ -44,8 +44,8 @@ class CLIPConfig(ModelConfig):
 class TextConfig(CLIPConfig):
     """The CLIP text encoder: `text_encoder/config.json`.
 
-    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back. Stable Diffusion
-    2.x reads the layer before OpenCLIP's last: its folders simply hold one layer less.
+    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back. Stable
+    Diffusion 2.x reads the layer before OpenCLIP's last: its folders simply hold one layer less.
     """
 
     vocab_size: int = 49408

@@ -118,7 +118,8 @@ def _measure(config: JudgeConfig, params: Mapping[str, Any], pictures: Array) ->
 class Judge:
     """A trained judge.
 
-    params: of `JudgeNetwork`, fp32. training: how it was made (its cast's `seed` and `individuals`, …), plain JSON values.
+    params: of `JudgeNetwork`, fp32. training: how it was made (its cast's `seed` and `individuals`, …), plain JSON
+    values.
 
     >>> judge = load_judge()
     >>> judge.embed(np.zeros((2, 64, 64, 3), np.uint8)).subject.shape

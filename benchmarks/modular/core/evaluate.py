@@ -38,7 +38,8 @@ def keep_to(
 ) -> None:
     """Write beside the results what they are made under, so that results made otherwise are not used with them.
 
-    folder: of the results. options: has the steps, batch, prompts and sampler_steps. others: more of that sort, as JSON.
+    folder: of the results. options: has the steps, batch, prompts and sampler_steps. others: more of that sort, as
+    JSON.
     Raises: UserError if they differ.
     """
     own = {name: getattr(options, name) for name in ("steps", "batch", "prompts", "sampler_steps")} | dict(others or {})

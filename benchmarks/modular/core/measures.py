@@ -93,10 +93,10 @@ class Tasks(Protocol):
 class World:
     """What a bench is about.
 
-    concepts: (count, seed) -> those that are taught. write: (concepts, folder) -> entries of a file for `train.concepts`,
-    pictures in the folder where they have none. recipes: settings of the trainings by name. measures: (model, concepts,
-    seed) -> who looks at pictures. reference: a concept's first picture, uint8 [h, w, 3]. ceiling: what real pictures are
-    called in the table.
+    concepts: (count, seed) -> those that are taught. write: (concepts, folder) -> entries of a file for
+    `train.concepts`, pictures in the folder where they have none. recipes: settings of the trainings by name. measures:
+    (model, concepts, seed) -> who looks at pictures. reference: a concept's first picture, uint8 [h, w, 3]. ceiling:
+    what real pictures are called in the table.
     """
 
     concepts: Callable[[int, int], Sequence[Any]]

@@ -31,8 +31,9 @@ def teach(
 ) -> list[Adapter]:
     """Adapters of `concepts`, in their order; the first has the first `slots_each` slots, and so on.
 
-    settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots, where
-    the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their pictures a folder.
+    settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots,
+    where the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their pictures a
+    folder.
     """
     entries = write(concepts, folder.parent / "references")
     adapters: list[Adapter] = []

@@ -6,7 +6,8 @@ Definitions. A cosine to the references is the mean over the concept's own pictu
     identity     people: cosine of the face encoder's embeddings, of the face that is most like the references' (of each
                  the largest face); 0 where no face is found. Others, and people without a face encoder: DINOv2's cosine
     right        people: whether identity is at least `same_person`, so that the mean is the rate at which the person is
-                 detected. Others: whether identity is more than to any other concept of the kind (not a number without one)
+                 detected. Others: whether identity is more than to any other concept of the kind (not a number without
+                 one)
     leakage      greatest such identity of another concept of the kind in the same merge (not a number without one)
     clip_score   max(2.5 cosine, 0) of ViT-B/32 to "A photo depicts" and the text: text alignment
     text_large, image_large   as text and image, of ViT-L/14
@@ -146,8 +147,8 @@ class RealMeasures:
     def both_there(self, pair: Pair, pictures: np.ndarray) -> np.ndarray:
         """Whether each picture shows both of a pair: bool [n].
 
-        A person is there if a face is more like theirs than anybody's, and enough; another if the left or the right part
-        of the picture is more like it, to DINOv2, than like any other person or object.
+        A person is there if a face is more like theirs than anybody's, and enough; another if the left or the right
+        part of the picture is more like it, to DINOv2, than like any other person or object.
         """
         return self._is_there(pair.first, pictures) & self._is_there(pair.second, pictures)
 

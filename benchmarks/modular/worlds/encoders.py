@@ -22,7 +22,8 @@ _BATCH = 16
 class Preprocessing:
     """How a picture becomes an encoder's input. Source: transformers' image processors of CLIP and of DINOv2 (`BitImageProcessor`).
 
-    edge: pixels of the shorter side after resizing. crop: side of the square in the middle. mean, std: of the channels, in 0..1.
+    edge: pixels of the shorter side after resizing. crop: side of the square in the middle. mean, std: of the channels,
+    in 0..1.
     """
 
     edge: int

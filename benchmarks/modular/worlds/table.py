@@ -37,8 +37,8 @@ def real_world(
 ) -> World:
     """Real concepts, the same for every seed.
 
-    folder: of folders of pictures. settings: of `train.concept`, for all. blocks: slots. sentences: the prompts, if not the
-    packaged ones. size: pixels of thumbnails, the model's own if not given.
+    folder: of folders of pictures. settings: of `train.concept`, for all. blocks: slots. sentences: the prompts, if not
+    the packaged ones. size: pixels of thumbnails, the model's own if not given.
 
     Raises: UserError for what is missing or malformed.
     """

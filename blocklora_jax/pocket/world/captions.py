@@ -27,19 +27,19 @@ TEMPLATES = ("{style} of {subjects}{place}", "{subjects}{place}, {style}", "{sub
 assert set(SCENE_PHRASES) == set(SCENES) and set(STYLE_NOUNS) == set(STYLES)
 
 SPARE_WORDS = """
-    red orange yellow lime green teal blue purple pink brown tan white grey gray black gold silver dark light bright pale colourful
-    person people child kid baby lady guy friend king queen doctor chef pirate sailor farmer wizard astronaut police
-    animal puppy kitten horse cow sheep pig fish frog duck owl fox wolf lion tiger mouse monkey panda bear bunny
-    object toy ball book chair table bed sofa cup plate bottle box bag hat cap crown scarf tie shirt dress coat shoes glasses
-    flower tree plant apple cake bike bus truck train plane ship balloon clock phone guitar piano vase tower bridge castle
-    sky sun moon stars cloud clouds rain wind fire water river lake sea ocean mountain hill field farm park street road town
-    village school kitchen window door wall floor roof grass sand ice cave island jungle meadow market
-    portrait painting artwork art illustration cartoon poster print image icon logo style styled oil pastel ink pencil paper
-    pixel comic retro vintage modern abstract
+    red orange yellow lime green teal blue purple pink brown tan white grey gray black gold silver dark light bright
+    pale colourful person people child kid baby lady guy friend king queen doctor chef pirate sailor farmer wizard
+    astronaut police animal puppy kitten horse cow sheep pig fish frog duck owl fox wolf lion tiger mouse monkey panda
+    bear bunny object toy ball book chair table bed sofa cup plate bottle box bag hat cap crown scarf tie shirt dress
+    coat shoes glasses flower tree plant apple cake bike bus truck train plane ship balloon clock phone guitar piano
+    vase tower bridge castle sky sun moon stars cloud clouds rain wind fire water river lake sea ocean mountain hill
+    field farm park street road town village school kitchen window door wall floor roof grass sand ice cave island
+    jungle meadow market portrait painting artwork art illustration cartoon poster print image icon logo style styled
+    oil pastel ink pencil paper pixel comic retro vintage modern abstract
     wearing holding riding sitting standing smiling looking sleeping running jumping flying playing eating reading
     happy sad angry sleepy funny cute small big large little tall short round old young new beautiful nice good
-    one two three four many some both with without near next to beside behind front under over between left right side top
-    of in on at by the a an and from for is are his her their it this that very no not my your
+    one two three four many some both with without near next to beside behind front under over between left right side
+    top of in on at by the a an and from for is are his her their it this that very no not my your
     close up full view day morning evening sunset winter summer spring autumn background plain
 """
 
