@@ -62,10 +62,10 @@ def make_jobs(family: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str
     ]
     for layout in ("diffusers", "kohya"):
         merge.export(adapters, folder / f"{layout}.safetensors", layout)
-        found = files(folder, layout, tokens)
-        jobs.append(job(family, folder, f"LoRA, {layout}", "base", lora=layout, tokens=found))
-    found = {token: str(folder / "kohya.embeddings" / f"{token.strip('<>')}.safetensors") for token in tokens}
-    jobs.append(job(family, folder, "A1111 embeddings", "base", lora="kohya", tokens=found))
+        token_files = files(folder, layout, tokens)
+        jobs.append(job(family, folder, f"LoRA, {layout}", "base", lora=layout, tokens=token_files))
+    token_files = {token: str(folder / "kohya.embeddings" / f"{token.strip('<>')}.safetensors") for token in tokens}
+    jobs.append(job(family, folder, "A1111 embeddings", "base", lora="kohya", tokens=token_files))
     return jobs, dict(checkpoint.params), dict(params)
 
 
@@ -92,7 +92,7 @@ def job(family: str, folder: Path, name: str, config: str, **options: Any) -> di
 
 
 def errors(job: dict[str, Any], base: dict[str, Any], merged: dict[str, Any]) -> dict[str, float]:
-    """Largest difference of a weight from ours, and, for what is merged, its largest change (else equality says nothing)."""
+    """Largest difference of a weight from ours; for merged models also its largest change, which must not be zero."""
     theirs = load_file(job["out"])
     if job["name"].startswith("base "):
         return {"error": largest_difference(job, theirs, base), "change": 0.0}

@@ -6,8 +6,8 @@ memory at any time: SDXL takes about 15 GiB, Stable Diffusion 1.5 and 2.1 about 
 
     python -m benchmarks.parity --model sdxl [--side 64] [--steps 2] [--disk-dtype float16] [--small]
 
-Prints a table and one line of JSON; exits with 1 if a model differs by more than 1e-4 of max |reference|, or a picture by
-more than 2 of 255.
+Prints a table and one line of JSON. Exits with 1 if a model differs by more than 1e-4 of max |reference|, or a picture
+by more than 2 of 255.
 """
 
 from __future__ import annotations

@@ -101,7 +101,8 @@ def main() -> None:
     }
     device = jax.devices()[0]
     print(
-        f"{platform.processor() or platform.machine()}, {device.device_kind}, batch {options.batch}, {options.concepts} concepts"
+        f"{platform.processor() or platform.machine()}, {device.device_kind}, batch {options.batch},"
+        f" {options.concepts} concepts"
     )
     for name, row in rows.items():
         print(f"{name:44s} {row['steps_per_second']:8.2f} steps/s {row['time_ratio']:6.2f} x no erasure")

@@ -1,4 +1,4 @@
-"""Which installed packages are imported, and when: merging brings no Flax. test_order.py has the order among our own."""
+"""Which installed packages are imported, and when: merging imports no Flax. test_order.py tests our own imports."""
 
 from __future__ import annotations
 

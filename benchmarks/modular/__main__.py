@@ -75,7 +75,7 @@ class Options:
     """Pictures of each concept."""
     sampler_steps: int = 20
     model: str = "pocket"
-    """The base: "pocket", a Diffusers folder, or a hub id. Those that know nothing of the pocket world need --concepts."""
+    """The base: "pocket", a Diffusers folder, or a hub id. Models other than the pocket model need --concepts."""
     concepts: Path | None = None
     """A folder of folders of pictures, each with a concept.yaml, instead of the pocket world's concepts."""
     config: Path | None = None

@@ -1,4 +1,4 @@
-"""What a narrow block of text features costs, in closed form: `python -m benchmarks.modular.narrow`.
+"""The error that a narrow block of text features causes, in closed form: `python -m benchmarks.modular.narrow`.
 
 Ordinary LoRAs, which the bench has taught (`python -m benchmarks.modular --methods sum` first), are re-fitted into one
 of K blocks (blocklora_jax/refit.py): of all changes that lie within it, the one with the least error on the concept's
@@ -70,7 +70,8 @@ def main() -> None:
         )
     adapters = [Adapter.load(path) for path in paths]
     print(
-        "| K | text features a block | error on own prompts, to_k / to_v | output on random prompts over own, to_k / to_v |"
+        "| K | text features a block | error on own prompts, to_k / to_v"
+        " | output on random prompts over own, to_k / to_v |"
     )
     print("|---" * 4 + "|")
     for blocks in options.blocks:

@@ -43,7 +43,7 @@ class Checkpoint:
 
     @property
     def public_name(self) -> str:
-        """The name without where it is on this machine, for files that are passed on: "pocket", a hub id, a folder's name."""
+        """The name without its path, for files that are passed on: "pocket", a hub id, or a folder's name."""
         return Path(self.name).name if os.path.exists(os.path.expanduser(self.name)) else self.name
 
     @property

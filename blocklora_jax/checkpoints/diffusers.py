@@ -74,7 +74,7 @@ def load_folder(
 
 
 def read_description(source: Source, verify: bool = True) -> Checkpoint:
-    """Everything of a Diffusers folder but its parameters: configs, scheduler and tokenizers. Raises UserError as `load_folder`."""
+    """The configs, scheduler and tokenizers of a Diffusers folder, without its parameters. Raises as `load_folder`."""
     folder = source.fetch([_INDEX, "*/config.json", _SCHEDULER, "tokenizer*/*.json", "tokenizer*/merges.txt", MANIFEST])
     if verify:
         check_files(folder)

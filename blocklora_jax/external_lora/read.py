@@ -112,7 +112,8 @@ def _group(
         )
     if unknown:
         raise UserError(
-            f"{path} has {len(unknown)} tensors of no known layer or kind ({', '.join(sorted(unknown)[:3])}); {SUPPORTED} are read"
+            f"{path} has {len(unknown)} tensors of no known layer or kind ({', '.join(sorted(unknown)[:3])});"
+            f" {SUPPORTED} are read"
         )
     if doubled:
         raise UserError(f"{path} has layers under two names: {', '.join(doubled[:3])}; which of them holds is unclear")

@@ -59,7 +59,7 @@ class TextConfig(CLIPConfig):
 
     @classmethod
     def from_json(cls: type[AnyConfig], raw: Mapping[str, Any], source: str) -> AnyConfig:
-        """As `ModelConfig.from_json`. Raises UserError also for ids outside of the vocabulary, if the file gives them."""
+        """As `ModelConfig.from_json`. Raises UserError also if the file gives ids outside the vocabulary."""
         config = super().from_json(raw, source)
         for name in raw.keys() & {"pad_token_id", "bos_token_id", "eos_token_id"}:
             value, rows = getattr(config, name), getattr(config, "vocab_size")  # noqa: B009 (of a class below)

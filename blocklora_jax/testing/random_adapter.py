@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from blocklora_jax.adapters.adapter import Adapter
@@ -16,7 +19,7 @@ FOUR_BLOCKS = Partition(num_blocks=4)
 
 def random_adapter(
     name: str,
-    params: dict,
+    params: Mapping[str, Any],
     *,
     slots: tuple[int, ...],
     layers: str = "attention+text_encoder",
@@ -43,7 +46,7 @@ def random_adapter(
     return Adapter(lora=lora, **tokens, info=info)
 
 
-def family_of(params: dict) -> str:
+def family_of(params: Mapping[str, Any]) -> str:
     """The kind of model that has `params`."""
     kernel = next(value["proj_in"]["kernel"] for value in params["unet"]["mid_block"].values() if "proj_in" in value)
     return "sdxl" if "text_encoder_2" in params else "sd2" if kernel.ndim == 2 else "sd1"

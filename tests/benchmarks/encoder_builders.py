@@ -1,4 +1,4 @@
-"""Small random CLIP and DINOv2 folders as transformers writes them, and a Stable Diffusion that knows the bench's words."""
+"""Small random CLIP and DINOv2 folders as transformers writes them, and a Stable Diffusion with the bench's words."""
 
 from __future__ import annotations
 

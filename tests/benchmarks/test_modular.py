@@ -21,7 +21,7 @@ from benchmarks.modular.core.evaluate import CONDITIONS, Bench, keep_to
 from benchmarks.modular.core.methods import METHODS, RECIPES, trainable
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import interval, markdown, per_concept, retention, summarise
-from benchmarks.modular.pocket.concepts import ORDER, draw_concepts, draw_strangers
+from benchmarks.modular.pocket.concepts import ORDER, draw_concepts, draw_distractors
 from benchmarks.modular.pocket.measures import crop_half
 from benchmarks.modular.pocket.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from blocklora_jax.adapters.partition import Partition
@@ -46,11 +46,11 @@ def test_fewer_concepts_are_the_first_of_more():
     assert len({concept.token for concept in draw_concepts(60, 0)}) == 60
 
 
-def test_strangers_are_others_of_the_class():
+def test_distractors_are_others_of_the_class():
     for concept in CONCEPTS:
-        strangers = draw_strangers(concept, 5, 0)
-        assert {s.class_noun for s in strangers} == {concept.class_noun}
-        assert len({concept.thing, *(s.thing for s in strangers)}) == 1 + len(strangers) >= 4
+        distractors = draw_distractors(concept, 5, 0)
+        assert {s.class_noun for s in distractors} == {concept.class_noun}
+        assert len({concept.thing, *(s.thing for s in distractors)}) == 1 + len(distractors) >= 4
 
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=lambda c: c.name)

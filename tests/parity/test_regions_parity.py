@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 24, 16
 
 
 class Regional:
-    """Cross-attention whose guided half answers to a region's text where the region is, computed one pixel at a time."""
+    """Cross-attention, one pixel at a time. In the guided half, a region's pixels attend to the region's text."""
 
     def __init__(self, texts: list[torch.Tensor]):
         self.texts = texts

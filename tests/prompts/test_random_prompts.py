@@ -1,4 +1,4 @@
-"""Random prompts: what is in them and how often, and the ids of strangers' tokens."""
+"""Random prompts: what is in them and how often, and the ids of negative tokens."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def test_the_pool_is_a_function_of_the_seed(tokenizer):
 def test_foreign_ids_follow_the_concepts_own(tokenizer, vectors):
     pool = make(tokenizer, vectors=vectors)
     first = tokenizer.table_rows + vectors
-    strangers = [FOREIGN in text for text in pool.texts]
-    np.testing.assert_array_equal((pool.ids >= first).any(1), strangers)
-    assert any(strangers)
-    assert not all(strangers)
-    for ids, stranger in zip(pool.ids, strangers, strict=True):
-        assert ids[ids >= tokenizer.table_rows].tolist() == ([*range(first, first + vectors)] if stranger else [])
+    has_negative_token = [FOREIGN in text for text in pool.texts]
+    np.testing.assert_array_equal((pool.ids >= first).any(1), has_negative_token)
+    assert any(has_negative_token)
+    assert not all(has_negative_token)
+    for ids, negative in zip(pool.ids, has_negative_token, strict=True):
+        assert ids[ids >= tokenizer.table_rows].tolist() == ([*range(first, first + vectors)] if negative else [])
 
 
-def test_nouns_are_the_subjects_that_strangers_stand_before(tokenizer):
+def test_nouns_are_the_subjects_that_negative_tokens_stand_before(tokenizer):
     pool = make(tokenizer, RandomPromptShares(foreign=1.0, empty=0.0))
     for ids, noun in zip(pool.ids, pool.nouns, strict=True):
         last = np.flatnonzero(ids >= tokenizer.table_rows)[-1]
@@ -76,7 +76,7 @@ def test_nouns_are_the_subjects_that_strangers_stand_before(tokenizer):
     assert {int(noun) for noun in pool.nouns} == {word_id(tokenizer, word) for word in ("man", "dog", "owl")}
 
 
-def test_a_concept_without_tokens_meets_no_strangers(tokenizer):
+def test_a_concept_without_tokens_meets_no_negative_tokens(tokenizer):
     pool = make(tokenizer, RandomPromptShares(foreign=1.0, empty=0.0), vectors=0)
     assert not any("<" in text for text in pool.texts)
     assert pool.ids.max() < tokenizer.table_rows
@@ -88,7 +88,7 @@ def test_articles_fit_their_nouns(tokenizer):
     assert not any("a owl" in text or "an dog" in text for text in texts)
 
 
-def test_the_token_of_strangers_cannot_be_the_concepts_own(tokenizer):
+def test_a_negative_token_cannot_be_the_concepts_own(tokenizer):
     with pytest.raises(UserError, match="<foreign>.*another"):
         make(tokenizer, token=FOREIGN)
 

@@ -1,4 +1,4 @@
-"""Training the concepts of a bench, each apart from the others, by every recipe; what is finished is used again."""
+"""Train the concepts of a bench by every recipe, each apart from the others. Finished adapters are used again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _read(
 
 
 def _check_taught(path: Path, adapter: Adapter, config: ConceptConfig) -> None:
-    """Raises: UserError for an adapter that was taught with other settings than `config`'s, wherever its pictures lay."""
+    """Raises: UserError if an adapter was trained with other settings than `config`. The images' folder may differ."""
     may_change = MAY_CHANGE | PRIVATE_SETTINGS
     if changed := changed_settings(json.loads(adapter.info.training), config, may_change):
         raise UserError(f"{path} was taught with other settings: {'; '.join(changed)}: use another --out")

@@ -93,7 +93,7 @@ def _stylised(single: Concept, style: Concept, index: int) -> Pair:
 
 
 def plain_prompts(concepts: Sequence[Concept]) -> list[str]:
-    """Prompts without any concept, half of them of the concepts' own classes: merging should leave these pictures alone."""
+    """Prompts without any concept, half of them of the concepts' classes. Merging should not change these pictures."""
     classes = dict.fromkeys(c.class_noun for c in concepts if isinstance(c.thing, Individual))
     nouns = dict.fromkeys([*list(classes)[:6], *_COMPANY])
     return [

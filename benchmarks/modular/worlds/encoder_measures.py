@@ -1,4 +1,4 @@
-"""What is measured of pictures of real concepts, by CLIP, DINOv2 and, for people, a face encoder.
+"""The scores of pictures of real concepts, by CLIP, DINOv2 and, for people, a face encoder.
 
 Definitions. A cosine to the references is the mean over the concept's own pictures.
     text         cosine of CLIP ViT-B/32's picture and text embeddings, the text with the class noun for the concept
@@ -40,17 +40,17 @@ PREFIX, CLIP_SCORE = "A photo depicts ", 2.5
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """Who measures: hub ids, or folders in transformers' format."""
+    """The models that measure: hub ids, or folders in transformers' format."""
 
     clip: str = "openai/clip-vit-base-patch32"
     clip_large: str = "openai/clip-vit-large-patch14"
     dino: str = "facebook/dinov2-base"
     faces: Literal["auto", "opencv", "none"] = "auto"
-    """Recognise people by their faces: auto if OpenCV is installed (the extra "faces"); else, and with none, DINOv2 stands in."""
+    """How people are recognised: by faces (auto: if OpenCV, the extra "faces", is installed), else by DINOv2."""
     face_detector: str = "opencv/face_detection_yunet"
     face_encoder: str = "opencv/face_recognition_sface"
     same_person: float = SAME_PERSON
-    """The cosine from which on a face is the person's."""
+    """The least cosine at which a face counts as the person's."""
 
     @property
     def sees_faces(self) -> bool:
@@ -61,7 +61,8 @@ class Encoders:
     def told(self) -> str:
         """Who tells people apart, for the report."""
         if self.sees_faces:
-            return f"people: faces by {self.face_encoder}, one person from a cosine of {self.same_person:g} on; others: {self.dino}"
+            people = f"faces by {self.face_encoder}, one person from a cosine of {self.same_person:g} on"
+            return f"people: {people}; others: {self.dino}"
         return f"no face encoder: {self.dino} stands in for people too, so `recognised` is no rate of detected faces"
 
 
@@ -127,7 +128,7 @@ class RealMeasures:
     def score(
         self, concept: RealConcept, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[RealConcept]
     ) -> RealScores:
-        """The scores of pictures uint8 [n, h, w, 3] of a concept, while `merged` are in the model. plain: without tokens."""
+        """Scores of a concept's pictures uint8 [n, h, w, 3], with `merged` in the model. plain: prompts without tokens."""
         looks = self.look([Image.fromarray(p) for p in pictures], self._by_face(concept))
         return self._score(concept, looks, self._own[concept.name], list(plain), merged)
 
@@ -181,8 +182,8 @@ class RealMeasures:
         looks = self.look(concept.pictures, self._by_face(concept))
         if self._by_face(concept) and not any(len(found) for found in looks.faces):
             raise UserError(
-                f"{concept.folder}: no face is found in its pictures: write `kind: object` into its concept.yaml, or give"
-                " --encoders.faces none"
+                f"{concept.folder}: no face is found in its pictures: write `kind: object` into its concept.yaml,"
+                " or give --encoders.faces none"
             )
         return looks
 

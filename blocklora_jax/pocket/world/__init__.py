@@ -76,7 +76,7 @@ _PLACES = {
 
 
 def subject_boxes(count: int) -> list[tuple[float, float, float, float]]:
-    """The part of the picture, left to right, that each of `count` subjects is given: left, top, right, bottom in 0..1."""
+    """The box of each of `count` subjects, from left to right in the picture: left, top, right, bottom in 0..1."""
     centres, wide, high = _PLACES[count]
     return [(x - wide / 2, 0.9 - high, x + wide / 2, 1.0) for x in centres]
 

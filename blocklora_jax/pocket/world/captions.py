@@ -73,8 +73,9 @@ def join_subjects(phrases: Sequence[str]) -> str:
 
 
 def prompt(subjects: Sequence[str], scene: str = "", style: str = "a photo", template: str = TEMPLATES[0]) -> str:
-    """A prompt from ready phrases: prompt(["<p1> man", "a dog"], "on a beach") = "a photo of <p1> man and a dog on a beach".
+    """A prompt from ready phrases.
 
+    prompt(["<p1> man", "a dog"], "on a beach") = "a photo of <p1> man and a dog on a beach".
     `scene` and `style` may also be names among `SCENES` (or "plain") and `STYLES`.
     """
     place = scene_phrase(scene) if scene in SCENE_PHRASES or scene == PLAIN else scene
