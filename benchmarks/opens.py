@@ -1,12 +1,12 @@
-"""Do PyTorch's diffusers, of this or another version, open what we write, and get the same weights?
+"""Whether PyTorch's diffusers, of this or another version, opens our files and gets the same weights.
 
-Small random models of Stable Diffusion 1.x, 2.x and SDXL, as folder, as single file, and merged adapters as LoRA in
-every layout with their tokens. Another Python opens them and hands back its weights. Prints a table and one line of
-JSON; exits with 1 if a weight differs by more than 1e-6, or what is merged is no different from the base.
+The files hold small random models of Stable Diffusion 1.x, 2.x and SDXL, as folders and as single files, and merged
+adapters as LoRAs in every layout with their tokens. Another Python opens them and returns its weights. Prints a table
+and one line of JSON. Exits with 1 if a weight differs by more than 1e-6, or if a merged model equals the base.
 
     python -m benchmarks.opens [--python path/to/python]
 
-The other Python needs torch, diffusers, transformers, peft and safetensors; not this project.
+The other Python needs torch, diffusers, transformers, peft and safetensors; it does not need this project.
 """
 
 from __future__ import annotations

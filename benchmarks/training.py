@@ -1,6 +1,7 @@
-"""What erasure costs, and what training concepts together gains: steps a second of a concept, on the pocket model.
+"""The cost of erasure, and the gain of training concepts together, in steps a second for each concept.
 
-`python -m benchmarks.training [--quick]`. The variants take turns, so that their ratios hold on a noisy machine.
+`python -m benchmarks.training [--quick]` measures on the pocket model. The variants take turns, so that the ratios hold
+on a noisy machine.
 """
 
 from __future__ import annotations

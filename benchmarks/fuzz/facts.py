@@ -1,4 +1,4 @@
-"""What was read, as plain values that can be compared: every array is named by its type, shape and digest."""
+"""Loaded values as plain data that can be compared: every array is named by its type, shape and digest."""
 
 from __future__ import annotations
 

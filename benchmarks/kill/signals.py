@@ -43,7 +43,7 @@ STARTING = 2.0  # seconds in which everything is imported
 
 @dataclass
 class Row:
-    """What became of one command."""
+    """The results of one command."""
 
     name: str
     signals: int = 0

@@ -1,10 +1,10 @@
 """How strongly an adapter answers tokens that are not its own: `python -m benchmarks.modular.distractors`.
 
-Adapters that the bench has taught (`--adapters`) read prompts in which other tokens than their own stand: drawn at
-random around the class noun, as erasure draws strangers where no tokens are known; other concepts' trained ones; draws
-that resemble those (with their mean, or as a Gaussian with their covariance too); the trained ones with their
-coordinates shuffled. Prints each one's output, |dW x| over |W x|, as a share of what the adapter puts out on its own
-prompts.
+The bench has trained the adapters (`--adapters`). They read prompts with distractors, that is, tokens other than their
+own. Distractors are drawn at random around the class noun, as erasure draws negative tokens where no tokens are known.
+Others are trained tokens of other concepts; draws that resemble those (with their mean, or as a Gaussian with their
+covariance too); and trained tokens with their coordinates shuffled. Prints the output for each kind, |dW x| over |W x|,
+as a share of the adapter's output on its own prompts.
 """
 
 from __future__ import annotations

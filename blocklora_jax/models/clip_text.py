@@ -158,7 +158,7 @@ class CLIPTextModelWithProjection(nn.Module):
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> TextOutput:
-        """States [b, t, hidden_size] before the last layer, and the end token's last one, projected [b, projection_dim].
+        """States [b, t, hidden_size] before the last layer, and the end token's last, projected [b, projection_dim].
 
         Raises: ValueError if the prompts are longer than the position table.
         """

@@ -1,7 +1,7 @@
 """The pocket model's shape: the same fields as Stable Diffusion 1.5's config files, small numbers.
 
-Widths serve the method: 512 text features leave 32 a block at K = 16. Attention sits where the latents are 8 x 8 and 4
-x 4.
+Widths serve the method: 512 text features leave 32 a block at K = 16.
+Attention sits where the latents are 8 x 8 and 4 x 4.
 """
 
 IMAGE_SIZE = 64

@@ -58,6 +58,6 @@ def save_dino(folder: Path) -> Path:
     config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
     torch.manual_seed(5)
     Dinov2Model(config).save_pretrained(folder)
-    crop = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}
-    BitImageProcessor(**crop, **IMAGENET).save_pretrained(folder)
+    crop: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}, **IMAGENET}
+    BitImageProcessor(**crop).save_pretrained(folder)
     return folder

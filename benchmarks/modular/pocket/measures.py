@@ -3,9 +3,10 @@
 Definitions. The references' centroid is the unit mean of their unit embeddings.
     text      cosine of CLIP's picture and text embeddings, the text without tokens
     image     mean cosine of CLIP's embedding to the references'
-    identity  cosine of the judge's embedding (of the subject, the scene or the style, as the concept is) to the
-    centroid right     whether that is more than to any other concept's centroid of that sort, and to any of 19
-    strangers' of the class leakage   greatest such cosine to another concept of the same merge
+    identity  cosine of the judge's embedding (of the subject, scene or style, by the concept's kind) to the centroid
+    right     whether identity is higher than the cosine to any other concept's centroid of that kind, and to the
+              centroid of any of 19 distractors of the class
+    leakage   greatest such cosine to another concept of the same merge
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is asked of a merged model, after the protocol of Mix-of-Show: new places, other styles, company.
+"""The prompts for a merged model, after the protocol of Mix-of-Show: new places, other styles, company.
 
 Its fourth category, changed properties, has no words in this world: captions name classes, places and styles only.
 """

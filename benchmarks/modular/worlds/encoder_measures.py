@@ -12,7 +12,7 @@ Definitions. A cosine to the references is the mean over the concept's own pictu
     clip_score   max(2.5 cosine, 0) of ViT-B/32 to "A photo depicts" and the text: text alignment
     text_large, image_large   as text and image, of ViT-L/14
     dino         DINOv2's cosine, for all kinds
-The ceiling are the references themselves, each against the others.
+The upper bound is each reference picture against the other references.
 
 Source: image (w = 1) and clip_score (w = 2.5, that prefix, ViT-B/32) as in the evaluation scripts that Mix-of-Show
 published; the rate of detection is Orthogonal Adaptation's identity alignment (its face encoder and threshold are not
@@ -46,7 +46,7 @@ class Encoders:
     clip_large: str = "openai/clip-vit-large-patch14"
     dino: str = "facebook/dinov2-base"
     faces: Literal["auto", "opencv", "none"] = "auto"
-    """How people are recognised: by faces (auto: if OpenCV, the extra "faces", is installed), else by DINOv2."""
+    """How people are recognised: by faces (auto: if the extra "faces" is installed), else by DINOv2."""
     face_detector: str = "opencv/face_detection_yunet"
     face_encoder: str = "opencv/face_recognition_sface"
     same_person: float = SAME_PERSON

@@ -1,4 +1,4 @@
-"""What the bench runs on: the pocket world, or a real model and a folder of real concepts."""
+"""The worlds of the bench: the pocket world, or a real model with a folder of real concepts."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def real_world(
 
     Raises: UserError for what is missing or malformed.
     """
-    found, side = read_folder(folder, settings), size or sd.image_size
+    known, side = read_folder(folder, settings), size or sd.image_size
     return World(
-        concepts=lambda count, seed: first_concepts(found, count),
+        concepts=lambda count, seed: first_concepts(known, count),
         write=concept_entries,
         recipes=fair_recipes(sd, settings, blocks),
         tasks=Sentences.read(sentences or SENTENCES),
