@@ -68,7 +68,8 @@ def _published(path: Path, family: str, stated: Stated, metadata: Mapping[str, s
     if stated.prediction is None:
         raise UserError(
             f"{path} is Stable Diffusion 2.x, which the tensors do not tell apart:"
-            " give config='sd21' (--model-config sd21) if it makes 768 x 768 (v-prediction), 'sd21-base' if 512 x 512, or a folder of the model"
+            " give config='sd21' (--model-config sd21) if it makes 768 x 768 (v-prediction), 'sd21-base' if"
+            " 512 x 512, or a folder of the model"
         )
     return "sd21" if stated.prediction == "v_prediction" else "sd21-base"
 

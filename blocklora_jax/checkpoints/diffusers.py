@@ -60,7 +60,8 @@ def load_folder(
 
     Raises:
         UserError: no such model; files that are damaged; a pipeline, class or config value that is not supported;
-            weights that are missing, pickled or corrupt; or, all in one message, every tensor that is missing, not expected or of another shape.
+            weights that are missing, pickled or corrupt; or, all in one message,
+            every tensor that is missing, not expected or of another shape.
     """
     source = find_source(path_or_hub_id, revision)
     names = source.list_names()

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,7 +188,7 @@ def test_people_are_detected_by_their_faces(monkeypatch):
     scores = measures.score(ada, pictures, ["a woman"] * 4, [ada, ben])
     assert scores.identity.tolist() == [1, 0, 0, 1] and scores.right.tolist() == [1, 0, 0, 1]
     assert scores.leakage.tolist() == [0, 1, 0, 0]
-    pair = SimpleNamespace(first=ada, second=ben)
+    pair: Any = SimpleNamespace(first=ada, second=ben)
     assert measures.both_there(pair, np.concatenate([faced(0, 1), faced(0, 0), faced()])).tolist() == [
         True,
         False,

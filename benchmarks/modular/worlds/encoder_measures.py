@@ -128,7 +128,7 @@ class RealMeasures:
     def score(
         self, concept: RealConcept, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[RealConcept]
     ) -> RealScores:
-        """Scores of a concept's pictures uint8 [n, h, w, 3], with `merged` in the model. plain: prompts without tokens."""
+        """Scores of a concept's pictures, uint8 [n, h, w, 3], with `merged` in the model. plain: tokenless prompts."""
         looks = self.look([Image.fromarray(p) for p in pictures], self._by_face(concept))
         return self._score(concept, looks, self._own[concept.name], list(plain), merged)
 
