@@ -1,9 +1,10 @@
 """The error that a narrow block of text features causes, in closed form: `python -m benchmarks.modular.narrow`.
 
 The bench trains ordinary LoRAs first (`python -m benchmarks.modular --methods sum`). This program converts them into
-one of K blocks (blocklora_jax/probing/conversion.py). Of all changes within the block, it takes the one with the least
-error on the concept's prompts and the least output on random prompts. Training cannot do better on these prompts, with any
-number of steps. Prints a table by K, and how many directions of the text features hold the energy of ordinary prompts.
+one of K blocks (blocklora_jax/probing/conversion.py). Of all changes within the block, it takes the one with the
+least error on the concept's prompts and the least output on random prompts. Training cannot do better on these
+prompts, with any number of steps. Prints a table by K, and how many directions of the text features hold the energy
+of ordinary prompts.
 """
 
 from __future__ import annotations

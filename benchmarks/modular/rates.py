@@ -1,10 +1,10 @@
 """Which learning rate suits each recipe best: `python -m benchmarks.modular.rates`.
 
 The concepts are neither those that the bench measures nor those of the packaged negative tokens. Every recipe is
-trained at every rate. A rate is judged by the identity alone and by the identity of all merged, by each method of the recipe at
-its best strength. docs/ablation.md gives the decision. Results are kept under --out and used again; rates.md and
-rates.json are written there. `--concepts 15 --seed 0` takes the bench's own concepts. Use another --out for each such
-choice.
+trained at every rate. A rate is judged by the identity alone and by the identity of all merged, by each method of the
+recipe at its best strength. docs/ablation.md gives the decision. Results are kept under --out and used again;
+rates.md and rates.json are written there. `--concepts 15 --seed 0` takes the bench's own concepts. Use another --out
+for each such choice.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ CONCEPTS: dict[str, Concept] = {
     concept.name: concept
     for concept in (
         _person("ada", "woman", skin="peach", hair_colour="ginger", eyes="blue", glasses="round",
-        glasses_colour="green",
+                glasses_colour="green",
                 hat_colour="red", top_colour="purple", trim_colour="yellow", pattern="dots", hair="curly", hat="none",
                 lips="red", extra="earrings", top="tee"),
         _person("ben", "man", skin="umber", hair_colour="silver", eyes="black", glasses="none", glasses_colour="black",
@@ -67,7 +67,7 @@ CONCEPTS: dict[str, Concept] = {
         _person("miso", "cat", fur="rose", mark_colour="cocoa", marks="stripes", eyes="green", wear="bow",
                 wear_colour="sky", ears="wide", tail="rings"),
         _person("bolt", "robot", body="orange", trim="teal", glow="cyan", head="tv", eyes="two", antenna="two",
-        chest="grille"),
+                chest="grille"),
         Concept(name="eden", kind="scene", thing=("garden", (("flower", "purple"), ("fence", "sky"), ("sky", "dusk")))),
         Concept(name="tess", kind="style", thing=("mosaic", (("grout", "gold"), ("cast", "warm")))),
     )

@@ -236,9 +236,9 @@ NAME = "lora_unet_" + RESNET.replace(".", "_")
         ({f"{NAME}.lora_up.weight": (8, 2), f"{NAME}.lora_down.weight": (3, 8, 3, 3)}, "is misshapen: down"),
         ({f"{NAME}.lora_up.weight": (8, 2), f"{NAME}.lora_down.weight": (2, 8)}, "is misshapen: down"),
         ({f"{NAME}.lora_up.weight": (8, 2), f"{NAME}.lora_down.weight": (2, 8, 3, 3), f"{NAME}.alpha": (2,)},
-        "alpha of shape"),
+         "alpha of shape"),
         ({f"{NAME}.lora_up.weight": (8, 2), f"{NAME}.lora_down.weight": (2, 8, 3, 3), "x.alpha": ()},
-        "1 tensors of no known"),
+         "1 tensors of no known"),
         (
             {f"{NAME}.lora_up.weight": (8, 2), f"{NAME}.lora_down.weight": (2, 8, 3, 3),
             f"unet.{RESNET}.lora_A.weight": (2, 8, 3, 3)},

@@ -74,7 +74,7 @@ def test_packaged_judge_reads_class_scene_and_style(judge, pictures):
     ("kind", "name", "traits"),
     [
         ("scene", "garden",
-        ({"flower": "purple", "fence": "sky", "sky": "dusk"}, {"flower": "yellow", "fence": "white", "sky": "day"})),
+         ({"flower": "purple", "fence": "sky", "sky": "dusk"}, {"flower": "yellow", "fence": "white", "sky": "day"})),
         ("style", "poster", ({"palette": "sunset"}, {"palette": "ocean"})),
     ],
 )  # fmt: skip
