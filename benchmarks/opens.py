@@ -1,12 +1,12 @@
-"""Do PyTorch's diffusers, of this or another version, open what we write, and get the same weights?
+"""Whether PyTorch's diffusers, of this or another version, opens our files and gets the same weights.
 
-Small random models of Stable Diffusion 1.x, 2.x and SDXL, as folder, as single file, and merged adapters as LoRA in every
-layout with their tokens. Another Python opens them and hands back its weights. Prints a table and one line of JSON; exits
-with 1 if a weight differs by more than 1e-6, or what is merged is no different from the base.
+The files hold small random models of Stable Diffusion 1.x, 2.x and SDXL, as folders and as single files, and merged
+adapters as LoRAs in every layout with their tokens. Another Python opens them and returns its weights. Prints a table
+and one line of JSON. Exits with 1 if a weight differs by more than 1e-6, or if a merged model equals the base.
 
     python -m benchmarks.opens [--python path/to/python]
 
-The other Python needs torch, diffusers, transformers, peft and safetensors; not this project.
+The other Python needs torch, diffusers, transformers, peft and safetensors; it does not need this project.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def make_jobs(family: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str
     ]
     for layout in ("diffusers", "kohya"):
         merge.export(adapters, folder / f"{layout}.safetensors", layout)
-        found = files(folder, layout, tokens)
-        jobs.append(job(family, folder, f"LoRA, {layout}", "base", lora=layout, tokens=found))
-    found = {token: str(folder / "kohya.embeddings" / f"{token.strip('<>')}.safetensors") for token in tokens}
-    jobs.append(job(family, folder, "A1111 embeddings", "base", lora="kohya", tokens=found))
+        token_files = files(folder, layout, tokens)
+        jobs.append(job(family, folder, f"LoRA, {layout}", "base", lora=layout, tokens=token_files))
+    token_files = {token: str(folder / "kohya.embeddings" / f"{token.strip('<>')}.safetensors") for token in tokens}
+    jobs.append(job(family, folder, "A1111 embeddings", "base", lora="kohya", tokens=token_files))
     return jobs, dict(checkpoint.params), dict(params)
 
 
@@ -92,7 +92,7 @@ def job(family: str, folder: Path, name: str, config: str, **options: Any) -> di
 
 
 def errors(job: dict[str, Any], base: dict[str, Any], merged: dict[str, Any]) -> dict[str, float]:
-    """Largest difference of a weight from ours, and, for what is merged, its largest change (else equality says nothing)."""
+    """Largest difference of a weight from ours; for merged models also its largest change, which must not be zero."""
     theirs = load_file(job["out"])
     if job["name"].startswith("base "):
         return {"error": largest_difference(job, theirs, base), "change": 0.0}

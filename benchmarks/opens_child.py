@@ -1,4 +1,4 @@
-"""Run by `benchmarks.opens` under another Python: opens each file with the diffusers there, and writes the weights it gets.
+"""Opens each file with diffusers and writes the weights that it gets. `benchmarks.opens` runs it under another Python.
 
 Imports nothing of this project.
 """

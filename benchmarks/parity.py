@@ -1,13 +1,13 @@
 """How far our models are from PyTorch's at full size: whole random models in fp32, from one folder on disk.
 
-A random Diffusers folder is written; then diffusers, in a process of its own, and we, in another, open it and compute the
-same text states, U-Net prediction, latents and pictures from the same inputs. No two copies of a model are in memory at
-any time: SDXL takes about 15 GiB, Stable Diffusion 1.5 and 2.1 about 6, and on two cores some minutes.
+The program writes a random Diffusers folder. diffusers and our library open it, each in a process of its own, and
+compute the same text states, U-Net prediction, latents and pictures from the same inputs. Memory never holds two copies
+of a model: SDXL takes about 15 GiB, Stable Diffusion 1.5 and 2.1 about 6. A run takes some minutes on two cores.
 
     python -m benchmarks.parity --model sdxl [--side 64] [--steps 2] [--disk-dtype float16] [--small]
 
-Prints a table and one line of JSON; exits with 1 if a model differs by more than 1e-4 of max |reference|, or a picture by
-more than 2 of 255.
+Prints a table and one line of JSON. Exits with 1 if a model differs by more than 1e-4 of max |reference|, or a picture
+by more than 2 of 255.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two sides of `benchmarks.parity`: one framework opens the folder and computes every case. Runs in its own process."""
+"""The two sides of `benchmarks.parity`. Each opens the folder in a process of its own and computes every case."""
 
 from __future__ import annotations
 

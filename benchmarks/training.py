@@ -1,6 +1,7 @@
-"""What erasure costs, and what training concepts together gains: steps a second of a concept, on the pocket model.
+"""The cost of erasure, and the gain of training concepts together, in steps a second for each concept.
 
-`python -m benchmarks.training [--quick]`. The variants take turns, so that their ratios hold on a noisy machine.
+`python -m benchmarks.training [--quick]` measures on the pocket model. The variants take turns, so that the ratios hold
+on a noisy machine.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def main() -> None:
     }
     device = jax.devices()[0]
     print(
-        f"{platform.processor() or platform.machine()}, {device.device_kind}, batch {options.batch}, {options.concepts} concepts"
+        f"{platform.processor() or platform.machine()}, {device.device_kind}, batch {options.batch},"
+        f" {options.concepts} concepts"
     )
     for name, row in rows.items():
         print(f"{name:44s} {row['steps_per_second']:8.2f} steps/s {row['time_ratio']:6.2f} x no erasure")

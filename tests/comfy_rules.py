@@ -1,8 +1,8 @@
 """A reader of LoRA files by the rules of ComfyUI's `comfy/lora.py`, as it stands in for ComfyUI.
 
 Names: every weight of the U-Net under LDM's name and under Diffusers' name, dots written as underscores, behind
-`lora_unet_`; Diffusers' dotted names with `.processor` before the projections of attention; the linear layers of the text
-encoders under `lora_te_`, `lora_te1_`, `lora_te2_`. Scale: alpha / rank, 1.0 without an alpha.
+`lora_unet_`; Diffusers' dotted names with `.processor` before the projections of attention; the linear layers of the
+text encoders under `lora_te_`, `lora_te1_`, `lora_te2_`. Scale: alpha / rank, 1.0 without an alpha.
 """
 
 from __future__ import annotations

@@ -39,8 +39,10 @@ def settings(**changes: Any) -> dict[str, Any]:
     """Settings of a short run on the tiny model."""
     return {
         "images": Path("pictures"), "token": "<ada>", "class_noun": "man", "out": Path("run"), "model": "tiny",
-        "rank": 2, "blocks": 4, "slot": (1,), "steps": 4, "batch": 2, "warmup_steps": 1, "log_every": 1, "save_every": 2,
-        "preview_every": 0, "preview_prompts": ("a photo of <ada> man",), "random_styles": ("a photo of", "a drawing of"),
+        "rank": 2, "blocks": 4, "slot": (1,), "steps": 4, "batch": 2, "warmup_steps": 1, "log_every": 1,
+        "save_every": 2,
+        "preview_every": 0, "preview_prompts": ("a photo of <ada> man",),
+        "random_styles": ("a photo of", "a drawing of"),
         "random_subjects": ("dog", "owl"), "random_scenes": ("in the snow", "on the beach"), **changes,
     }  # fmt: skip
 
@@ -84,7 +86,7 @@ def make_trainable(config: ConceptConfig, levels: int = 1, started: bool = True)
 
 
 def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
-    """A batch of noise, whose prompts hold the concept's token (ids 40, 41) and, every second random one, a negative one."""
+    """A batch of noise. Its prompts hold the concept's token (ids 40, 41), every second random one a negative token."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, ROWS, (rows + random_rows, 6)).astype(np.int32)
     ids[:rows, 2:4] = [ROWS, ROWS + 1]

@@ -1,4 +1,4 @@
-"""Which installed packages are imported, and when: merging brings no Flax. test_order.py has the order among our own."""
+"""Which installed packages are imported, and when: merging imports no Flax. test_order.py tests our own imports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def top(names: set[str]) -> set[str]:
 def test_runtime_packages_are_the_declared_ones():
     allowed = {
         "jax", "flax", "optax", "orbax", "numpy", "PIL", "tyro", "tqdm", "yaml", "safetensors", "huggingface_hub",
-        "transformers", "jaxtyping", "ml_dtypes", "pydantic", "filelock", "tensorboardX", "blocklora_jax", "train", "merge",
+        "transformers", "jaxtyping", "ml_dtypes", "pydantic", "filelock", "tensorboardX", "blocklora_jax", "train",
+        "merge",
     }  # fmt: skip
     for package in ("blocklora_jax", "train", "merge"):
         for path in (ROOT / package).rglob("*.py"):

@@ -1,14 +1,15 @@
-"""Are damaged files and wrong commands refused in one line, and is nothing read wrong without a word?
+"""Whether damaged files and wrong commands are refused in one line, and nothing is read wrong in silence.
 
-Thousands of damaged adapters, LoRAs, Diffusers folders, manifests, registries, checkpoints, pictures and command
-lines, each read in a process that is watched. Prints a table and exits with 1 if any of these is not 0: loaded changed,
+Makes thousands of damaged adapters, LoRAs, Diffusers folders, manifests, registries, checkpoints, pictures and command
+lines. A watched process reads each of them. Prints a table and exits with 1 if any of these is not 0: loaded changed,
 tracebacks, hangs, memory, unreadable output (more than one line, control characters), good ones refused.
 
     python -m benchmarks.fuzz [--quick] [--only KIND] [--case KIND:INDEX] [--out FOLDER]
 
-The column "apart" counts what nothing in the file can tell: flipped bits in files without a digest (other programs'
-LoRAs, models and pictures, registries that people edit) whose numbers are finite; and checkpoints restored exactly from
-an older state, where the newest is damaged. A usage box is what the parser of the command line prints for a wrong flag.
+The column "apart" counts damage that the file gives no means to detect. One sort is flipped bits, with finite numbers,
+in files without a digest: other programs' LoRAs, models and pictures, and registries that people edit. The other sort
+is checkpoints that are restored exactly from an older state because the newest is damaged. A usage box is what the
+parser of the command line prints for a wrong flag.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What other programs say beside the tensors: PEFT's settings, in a file or in the header, and kohya's texts."""
+"""Settings that other programs write beside the tensors: PEFT's, in a file or in the header, and kohya's texts."""
 
 from __future__ import annotations
 

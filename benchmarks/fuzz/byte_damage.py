@@ -1,4 +1,4 @@
-"""Damage to the bytes of any file, as disks, networks and people do it."""
+"""Damage to the bytes of any file, as disks, networks and people cause it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged checkpoints of a run: the newest good one is restored, exactly, or the damage is told."""
+"""Damaged checkpoints of a run: either the newest good one is restored exactly, or the damage is reported."""
 
 from __future__ import annotations
 

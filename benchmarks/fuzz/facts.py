@@ -1,4 +1,4 @@
-"""What was read, as plain values that can be compared: every array is named by its type, shape and digest."""
+"""Loaded values as plain data that can be compared: every array is named by its type, shape and digest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def facts_of(value: Any) -> Any:
     return repr(value)
 
 
-def edited(facts: Any, path: Sequence[str], value: Any) -> Any:
+def edited(facts: Any, path: Sequence[str | int], value: Any) -> Any:
     """A copy of `facts` in which what lies at `path` is `value`."""
     result = copy.deepcopy(facts)
     place = result

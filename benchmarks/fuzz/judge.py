@@ -1,4 +1,4 @@
-"""From how a trial ended to the column that it counts in."""
+"""Decides in which column of the table a trial counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands are given: sound files, and some that are none."""
+"""The inputs of the commands: sound files and unusable ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may lie where a file is expected."""
+"""Things other than a file, put where a file is expected."""
 
 from __future__ import annotations
 

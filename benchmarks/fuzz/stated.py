@@ -1,4 +1,4 @@
-"""Which of the wrong values a field may have after all, and what then comes out."""
+"""Wrong values that a field may have after all, and the result for each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a case is: one damaged input, the call that reads it, and what may come of that."""
+"""A case: one damaged input, the call that reads it, and the allowed results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Verdict(StrEnum):
-    """What came of a case; the values are the columns of the table."""
+    """The result of a case. The values are the columns of the table."""
 
     REFUSED = "refused in one line"
     BOX = "refused by a usage box"

@@ -1,4 +1,4 @@
-"""Settings in YAML that no run should start with."""
+"""YAML settings that every run must refuse."""
 
 from __future__ import annotations
 

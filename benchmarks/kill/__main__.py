@@ -1,9 +1,12 @@
-"""What do a kill, a full disk and a signal leave behind? `python -m benchmarks.kill [--quick]`.
+"""What a kill, a full disk and a signal leave behind: `python -m benchmarks.kill [--quick]`.
 
-Three tables. Kills: SIGKILL at random moments of every command that writes, and before every system call by which it
-changes the disk (these need strace); after each the files are compared with those before and after, the command is run
-again, and the end is compared with an undisturbed run. Full disk: every writer on a 4 MB file system with little room.
-Signals: SIGINT and SIGTERM from the first import to the end. Exit code 1 if anything is not as it must be.
+Prints three tables.
+Kills: SIGKILL at random moments of every command that writes, and before every system call that changes the disk (these
+need strace). After each kill the files are compared with those before and after. Then the command runs again, and its
+result is compared with an undisturbed run.
+Full disk: every writer on a 4 MB file system with little room.
+Signals: SIGINT and SIGTERM from the first import to the end.
+Exits with 1 if a row is bad.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _QUICK = ("training", "merged folder, over one", "export, over one", "registry, 
 
 @dataclass
 class Row:
-    """What became of one writer."""
+    """The results of one writer."""
 
     name: str
     disk: str = ""

@@ -60,8 +60,11 @@ def measure(
             trials.kill_at_calls(plan.quick if quick else plan.calls)
         rows.append(trials.counts)
         row = trials.counts
-        print(f"{name}: {random} at random, {row.kills - random} before a system call, {time.monotonic() - begun:.0f} s; "
-              f"{row.continued} continued, {row.lost} lost, {row.half_written} half-written, {row.wrong} wrong", flush=True)  # fmt: skip
+        print(
+            f"{name}: {random} at random, {row.kills - random} before a system call, {time.monotonic() - begun:.0f} s; "
+            f"{row.continued} continued, {row.lost} lost, {row.half_written} half-written, {row.wrong} wrong",
+            flush=True,
+        )
     print_table(HEADINGS, [_cells(row) for row in [*rows, _total(rows)]])
     if not by_calls:
         print("strace is not here, or may not trace: no kills before system calls, only at random times")

@@ -1,4 +1,4 @@
-"""What a command said that it does not say in an undisturbed run."""
+"""Lines that a command prints only if it was disturbed."""
 
 from __future__ import annotations
 

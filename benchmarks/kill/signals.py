@@ -33,7 +33,8 @@ def hook(event, args):
 pipe = [int(os.environ["KILL_PIPE"])]
 sys.addaudithook(hook)
 """
-# The loop says at once that it saves first, and in the end that it has stopped: the first of these lines is not counted.
+# The loop says at once that it saves first, and in the end that it has stopped: the first of these lines is not
+# counted.
 NOTICE = "saving after this step"
 # Seconds until the import of the first module has begun to run it.
 FIRST = 0.02
@@ -42,7 +43,7 @@ STARTING = 2.0  # seconds in which everything is imported
 
 @dataclass
 class Row:
-    """What became of one command."""
+    """The results of one command."""
 
     name: str
     signals: int = 0

@@ -1,4 +1,4 @@
-"""What lies on the disk: the digest of every file of a folder, and what a kill may and may not make of them."""
+"""The state of a folder, as a digest of every file, and the changes that a kill may cause."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def judge_killed(before: State, after: State, now: State, units: Sequence[str] =
 
 
 def judge_finished(after: State, now: State) -> Findings:
-    """What is otherwise when the restart has ended than after an undisturbed run."""
+    """The differences between the state after the restart and the state after an undisturbed run."""
     return Findings(
         lost=[name for name in after if name not in now and _is_final(name)],
         wrong=[name for name, digest in now.items() if _is_final(name) and digest != after.get(name)],

@@ -20,7 +20,8 @@ class Scenario:
     """A command that is to be killed. All functions take the folder in which it writes.
 
     prepare: makes the state before. restart: how to go on after a kill, None if there is nothing left to do.
-    units: folders that are replaced as a whole. growing: files to which lines are appended. read: the state on disk, without what may differ between two runs.
+    units: folders that are replaced as a whole. growing: files to which lines are appended. read: the state on disk,
+    without what may differ between two runs.
     check: more that is wrong after a kill.
     """
 
@@ -114,7 +115,7 @@ class Trials:
         return self.scenario.read(self._place), writing, took
 
     def kill_after(self, seconds: float) -> None:
-        """A kill so long after the start."""
+        """Kill the command at a time after the start."""
         self._reset()
         child = start(self.scenario.command(self._place), self._log("killed"))
         time.sleep(max(child.begun + seconds - time.time(), 0.0))
@@ -123,7 +124,7 @@ class Trials:
             self._judge(f"after {seconds:.3f} s")
 
     def _try_writing(self, seconds: float) -> None:
-        """A kill so long after the first change of the folder."""
+        """Kill the command at a time after the first change of the folder."""
         self._reset()
         before = set(self._place.rglob("*"))
         child = start(self.scenario.command(self._place), self._log("killed"))

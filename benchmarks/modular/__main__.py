@@ -1,9 +1,10 @@
 """Fifteen concepts at once, by every method: `python -m benchmarks.modular`.
 
-Concepts of the little world (people, animals, objects, scenes, styles) are taught apart from each other, by BlockLoRA and by its
-rivals with as many trained parameters, steps and pictures; then merged; then drawn in new settings and measured
-(see measure.py). Everything is kept under --out and used again under the same conditions; all is seeded. Writes report.json, table.md,
-crosstalk.json (what all other adapters add to a concept's own output, by recipe), curves, heat maps and picture grids there.
+Concepts of the little world (people, animals, objects, scenes, styles) are taught apart from each other, by BlockLoRA
+and by its rivals with as many trained parameters, steps and pictures; then merged; then drawn in new settings and
+measured (see measure.py). Everything is kept under --out and used again under the same conditions; all is seeded.
+Writes report.json, table.md, crosstalk.json (what all other adapters add to a concept's own output, by recipe), curves,
+heat maps and picture grids there.
 
 On a real model, with real concepts (needs PyTorch, and OpenCV to know people by their faces: pip install
 'blocklora_jax[torch,bench,faces]'; the measures are defined in real.py):
@@ -13,8 +14,8 @@ On a real model, with real concepts (needs PyTorch, and OpenCV to know people by
 
 DIR holds a folder of pictures for each concept, with a concept.yaml as `train.concepts` reads it: `class_noun: dog` and
 `kind: object` (person, object, scene or style); captions and masks may lie beside the pictures. The first n by name are
-merged. --config gives the settings of the training that fit the model, prompts are those of sentences.yaml or --sentences,
---encoders.* are hub ids or folders of who measures. A table for each kind follows the one of all.
+merged. --config gives the settings of the training that fit the model, prompts are those of sentences.yaml or
+--sentences, --encoders.* are hub ids or folders of who measures. A table for each kind follows the one of all.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Options:
     """Pictures of each concept."""
     sampler_steps: int = 20
     model: str = "pocket"
-    """The base: "pocket", a Diffusers folder, or a hub id. Those that know nothing of the pocket world need --concepts."""
+    """The base: "pocket", a Diffusers folder, or a hub id. Models other than the pocket model need --concepts."""
     concepts: Path | None = None
     """A folder of folders of pictures, each with a concept.yaml, instead of the pocket world's concepts."""
     config: Path | None = None
@@ -251,7 +252,8 @@ def main(args: Sequence[str] | None = None) -> None:
         # Nothing of an earlier check is used again.
         shutil.rmtree(options.out / "quick", ignore_errors=True)
         options = replace(
-            options, out=options.out / "quick", methods=options.methods or QUICK, counts=(1, 3), steps=4, batch=2, at_once=3,
+            options, out=options.out / "quick", methods=options.methods or QUICK, counts=(1, 3), steps=4, batch=2,
+            at_once=3,
             prompts=4, sampler_steps=2,
         )  # fmt: skip
     sd, world = StableDiffusion.from_pretrained(options.model), POCKET

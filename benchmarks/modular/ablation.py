@@ -1,8 +1,9 @@
-"""What each choice is worth: `python -m benchmarks.modular.ablation`.
+"""What each choice of the training contributes: `python -m benchmarks.modular.ablation`.
 
-Every variant of the training teaches the same concepts (not those of the bench), which are measured alone and merged.
-Results are kept under --out and used again; --only names a few. Prints a table and writes ablation.md and ablation.json.
-"Difference" is that of the merged identity to the variant named first, with its standard error over the same pictures.
+Every variant of the training learns the same concepts, which are not those of the bench. They are measured alone and
+merged. Results are kept under --out and used again; --only selects variants. Prints a table and writes ablation.md and
+ablation.json. "Difference" is the merged identity minus that of the first variant, with its standard error over the
+same pictures.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Whom an adapter answers that should not: `python -m benchmarks.modular.distractors`.
+"""How strongly an adapter answers tokens that are not its own: `python -m benchmarks.modular.distractors`.
 
-Adapters that the bench has taught (`--adapters`) read prompts in which other tokens than their own stand: drawn at random around
-the class noun, as erasure draws strangers where no tokens are known; other concepts' trained ones; draws that resemble those
-(with their mean, or as a Gaussian with their covariance too); the trained ones with their coordinates shuffled. Prints each one's
-output, |dW x| over |W x|, as a share of what the adapter puts out on its own prompts.
+The bench has trained the adapters (`--adapters`). They read prompts with distractors, that is, tokens other than their
+own. Distractors are drawn at random around the class noun, as erasure draws negative tokens where no tokens are known.
+Others are trained tokens of other concepts; draws that resemble those (with their mean, or as a Gaussian with their
+covariance too); and trained tokens with their coordinates shuffled. Prints the output for each kind, |dW x| over |W x|,
+as a share of the adapter's output on its own prompts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Options:
     adapters: Path = Path("runs/modular/seed-0/wide_random")
     """A folder of adapters on the pocket model, of one number of token vectors."""
     count: int = 8
-    """How many of them are asked; all of them are the others."""
+    """How many of them are measured. The tokens of all of them serve as distractors."""
     draws: int = 32
     seed: int = 0
 
@@ -52,7 +53,10 @@ class Options:
 def answers(
     sd: StableDiffusion, encode: Callable[..., jax.Array], adapter: Adapter, nouns: Sequence[str], offsets: Offsets
 ) -> float:
-    """The adapter's mean output on prompts about `nouns`, before each of which a token stands that is so far from it."""
+    """The adapter's mean output on prompts about `nouns`.
+
+    A token stands before each noun; its vectors are the noun's plus `offsets`.
+    """
     table, vectors = np.asarray(token_table(sd.params)), offsets.shape[1]
     rows = table[last_token_ids(sd.tokenizer, list(nouns))][:, None] + offsets
     prompts = [[f"a photo of <x> {noun}{scene}" for scene in SCENES] for noun in nouns]
@@ -71,7 +75,10 @@ def answers(
 
 
 def kinds(others: Offsets, deviation: float, options: Options) -> dict[str, Callable[[np.random.Generator], Offsets]]:
-    """How tokens of others may be drawn, as offsets [draws, v, d]. others: the trained ones. deviation: of the token table."""
+    """The ways to draw distractors, as offsets [draws, v, d].
+
+    others: the trained offsets of other concepts. deviation: the standard deviation of the token table.
+    """
     count, mean = options.draws, others.mean(0)
     noise = lambda rng: deviation * rng.standard_normal((count, *others.shape[1:]))
     some = lambda rng: others[rng.integers(len(others), size=count)]
@@ -98,20 +105,20 @@ def main() -> None:
             f"{options.adapters} holds fewer than three adapters: teach some by python -m benchmarks.modular"
         )
     table, nouns = np.asarray(token_table(sd.params)), [adapter.info.class_noun for adapter in adapters]
-    own = table[last_token_ids(sd.tokenizer, nouns)]
-    offsets = np.stack([next(iter(a.tokens.values())) - noun for a, noun in zip(adapters, own, strict=True)])
+    noun_rows = table[last_token_ids(sd.tokenizer, nouns)]
+    offsets = np.stack([next(iter(a.tokens.values())) - noun for a, noun in zip(adapters, noun_rows, strict=True)])
     far, deviation = np.sqrt(np.square(offsets).mean()) / table.std(), float(table.std())
     print(f"{len(adapters)} trained tokens lie {far:.2f} deviations of the token table from their nouns")
     encode = jax.jit(lambda towers, ids: encode_text(with_token_rows(sd.models, towers), towers, ids).states)
-    found: dict[str, list[float]] = {}
+    outputs: dict[str, list[float]] = {}
     for k, adapter in enumerate(adapters[: options.count]):
         mine = answers(sd, encode, adapter, [nouns[k]], offsets[k : k + 1])
         for name, draw in kinds(np.delete(offsets, k, 0), deviation, options).items():
             rng = np.random.default_rng((options.seed, k))
-            strangers = [nouns[i] for i in rng.integers(len(nouns), size=options.draws)]
-            found.setdefault(name, []).append(answers(sd, encode, adapter, strangers, draw(rng)) / mine)
+            distractors = [nouns[i] for i in rng.integers(len(nouns), size=options.draws)]
+            outputs.setdefault(name, []).append(answers(sd, encode, adapter, distractors, draw(rng)) / mine)
     print("| tokens in the prompt | output over own |\n|---|---|")
-    for name, values in found.items():
+    for name, values in outputs.items():
         print(f"| {name} | {np.mean(values):.3f} |")
 
 

@@ -1,9 +1,10 @@
-"""What a narrow block of text features costs, in closed form: `python -m benchmarks.modular.narrow`.
+"""The error that a narrow block of text features causes, in closed form: `python -m benchmarks.modular.narrow`.
 
-Ordinary LoRAs, which the bench has taught (`python -m benchmarks.modular --methods sum` first), are converted into one of K
-blocks (blocklora_jax/probing/conversion.py): of all changes that lie within it, the one with the least error on the concept's prompts
-and the least output on random ones. No training of ours can do better on these prompts, whatever its steps. Prints
-a table by K, and in how many directions of the text features ordinary prompts speak.
+The bench trains ordinary LoRAs first (`python -m benchmarks.modular --methods sum`). This program converts them into
+one of K blocks (blocklora_jax/probing/conversion.py). Of all changes within the block, it takes the one with the
+least error on the concept's prompts and the least output on random prompts. Training cannot do better on these
+prompts, with any number of steps. Prints a table by K, and how many directions of the text features hold the energy
+of ordinary prompts.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def main() -> None:
         )
     adapters = [Adapter.load(path) for path in paths]
     print(
-        "| K | text features a block | error on own prompts, to_k / to_v | output on random prompts over own, to_k / to_v |"
+        "| K | text features a block | error on own prompts, to_k / to_v"
+        " | output on random prompts over own, to_k / to_v |"
     )
     print("|---" * 4 + "|")
     for blocks in options.blocks:

@@ -1,9 +1,10 @@
-"""Which learning rate each recipe learns best with: `python -m benchmarks.modular.rates`.
+"""Which learning rate suits each recipe best: `python -m benchmarks.modular.rates`.
 
-On concepts that the bench does not measure and that the packaged strangers are not of. Every recipe is taught at every rate; a
-rate is judged by the identity alone and by that of all merged, by each method of the recipe at the best of its strengths.
-docs/ablation.md says what was decided. Kept under --out and used again; writes rates.md and rates.json there. With
-`--concepts 15 --seed 0` they are the bench's own; an --out for each such choice.
+The concepts are neither those that the bench measures nor those of the packaged negative tokens. Every recipe is
+trained at every rate. A rate is judged by the identity alone and by the identity of all merged, by each method of the
+recipe at its best strength. docs/ablation.md gives the decision. Results are kept under --out and used again;
+rates.md and rates.json are written there. `--concepts 15 --seed 0` takes the bench's own concepts. Use another --out
+for each such choice.
 """
 
 from __future__ import annotations

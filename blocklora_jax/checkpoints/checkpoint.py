@@ -25,10 +25,11 @@ CONFIGS = {
 class Checkpoint:
     """A Stable Diffusion model as data.
 
-    name: as it was asked for. configs and params: by "unet", "vae", "text_encoder", for SDXL also "text_encoder_2"; params
-    are nested dicts in Flax names and layout. scheduler: the parsed `scheduler_config.json`. tokenizer, tokenizer_2: folders
-    of the tokenizers' files. force_zeros_for_empty_prompt: whether SDXL's empty negative prompt is a text of zeros. source:
-    the folder or file on this machine that it was read from; saving never writes there.
+    name: as it was asked for. configs and params: by "unet", "vae", "text_encoder", for SDXL also "text_encoder_2";
+    params are nested dicts in Flax names and layout. scheduler: the parsed `scheduler_config.json`. tokenizer,
+    tokenizer_2: folders of the tokenizers' files. force_zeros_for_empty_prompt: whether SDXL's empty negative prompt is
+    a text of zeros.
+    source: the folder or file on this machine that it was read from; saving never writes there.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Checkpoint:
 
     @property
     def public_name(self) -> str:
-        """The name without where it is on this machine, for files that are passed on: "pocket", a hub id, a folder's name."""
+        """The name without its path, for files that are passed on: "pocket", a hub id, or a folder's name."""
         return Path(self.name).name if os.path.exists(os.path.expanduser(self.name)) else self.name
 
     @property

@@ -67,8 +67,9 @@ def _published(path: Path, family: str, stated: Stated, metadata: Mapping[str, s
         return {"sd1": "sd15", "sdxl": "sdxl"}[family]
     if stated.prediction is None:
         raise UserError(
-            f"{path} is Stable Diffusion 2.x, which the tensors do not tell apart: give config='sd21' (--model-config sd21)"
-            " if it makes 768 x 768 (v-prediction), 'sd21-base' if 512 x 512, or a folder of the model"
+            f"{path} is Stable Diffusion 2.x, which the tensors do not tell apart:"
+            " give config='sd21' (--model-config sd21) if it makes 768 x 768 (v-prediction), 'sd21-base' if"
+            " 512 x 512, or a folder of the model"
         )
     return "sd21" if stated.prediction == "v_prediction" else "sd21-base"
 
@@ -78,7 +79,7 @@ def _check_agreement(path: Path, name: str, stated: Stated, scheduler: Mapping[s
     if differences := stated.differences(scheduler):
         raise UserError(
             f"the header of {path} says that its {', '.join(differences)} as in the config {name}, which was named. If"
-            " the file is right, name a config whose scheduler/scheduler_config.json says the same; if the config is right,"
-            " save the file again without the header:"
+            " the file is right, name a config whose scheduler/scheduler_config.json says the same; if the config is"
+            " right, save the file again without the header:"
             " safetensors.numpy.save_file(safetensors.numpy.load_file(path), new_path)"
         )

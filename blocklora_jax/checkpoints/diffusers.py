@@ -59,8 +59,9 @@ def load_folder(
         verify: whether the digests of a folder that we saved must hold.
 
     Raises:
-        UserError: no such model; files that are damaged; a pipeline, class or config value that is not supported; weights that are missing,
-            pickled or corrupt; or, all in one message, every tensor that is missing, not expected or of another shape.
+        UserError: no such model; files that are damaged; a pipeline, class or config value that is not supported;
+            weights that are missing, pickled or corrupt; or, all in one message,
+            every tensor that is missing, not expected or of another shape.
     """
     source = find_source(path_or_hub_id, revision)
     names = source.list_names()
@@ -73,7 +74,7 @@ def load_folder(
 
 
 def read_description(source: Source, verify: bool = True) -> Checkpoint:
-    """Everything of a Diffusers folder but its parameters: configs, scheduler and tokenizers. Raises UserError as `load_folder`."""
+    """The configs, scheduler and tokenizers of a Diffusers folder, without its parameters. Raises as `load_folder`."""
     folder = source.fetch([_INDEX, "*/config.json", _SCHEDULER, "tokenizer*/*.json", "tokenizer*/merges.txt", MANIFEST])
     if verify:
         check_files(folder)
@@ -109,8 +110,8 @@ def save_folder(
 ) -> None:
     """Write a Diffusers folder that PyTorch's `StableDiffusionPipeline.from_pretrained` (or `…XL…`) opens.
 
-    It is written beside `path` and then moved into place. A model that we saved there before is replaced; what else lies
-    there stays.
+    It is written beside `path` and then moved into place. A model that we saved there before is replaced; what else
+    lies there stays.
 
     Args:
         path: the folder.

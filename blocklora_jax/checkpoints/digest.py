@@ -19,8 +19,8 @@ def params_digest(params: Mapping[str, Any]) -> str:
     """Hex SHA-256 of the U-Net and the text encoders: of each parameter's path, shape and 16 evenly spaced values.
 
     Values are rounded to fp16, so that fp32 and fp16 files of one model agree. (A bfloat16 file was rounded otherwise:
-    it is another model.) The autoencoder is left out, as adapters do not depend on it. A sample is enough to tell models,
-    and merges of one model, apart, and lets `merge.compose` check without reading all weights.
+    it is another model.) The autoencoder is left out, as adapters do not depend on it. A sample is enough to tell
+    models, and merges of one model, apart, and lets `merge.compose` check without reading all weights.
 
     Args:
         params: {"unet": nested dict of arrays, "text_encoder": …, for SDXL "text_encoder_2": …}; others are ignored.

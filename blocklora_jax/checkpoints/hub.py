@@ -115,8 +115,8 @@ def find_source(name: str | os.PathLike[str], revision: str | None = None) -> So
         raise UserError(f"{text} is a file, where a Diffusers folder or a hub id is needed")
     if not isinstance(name, str) or not _HUB_ID.fullmatch(text):
         raise UserError(
-            f"there is no folder {text!r}; a model is {POCKET!r}, a Diffusers folder, a single .safetensors file, or a hub id"
-            " 'owner/name'"
+            f"there is no folder {text!r}; a model is {POCKET!r}, a Diffusers folder, a single .safetensors file, or"
+            " a hub id 'owner/name'"
         )
     return HubRepository(text, revision)
 

@@ -99,7 +99,8 @@ def _torch_name(component: str, path: str) -> str:
 
 
 def _describe_shapes(component: str, path: str, found: Shape, expected: Shape) -> str:
-    return f"{_torch_name(component, path)} is {list(torch_shape(path, found))} instead of {list(torch_shape(path, expected))}"
+    stored, wanted = (list(torch_shape(path, shape)) for shape in (found, expected))
+    return f"{_torch_name(component, path)} is {stored} instead of {wanted}"
 
 
 def _shorten(names: list[str], count: int) -> str:

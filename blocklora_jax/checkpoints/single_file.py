@@ -84,14 +84,15 @@ def save_single_file(
 
     Args:
         path: the file.
-        checkpoint: what to write; its token tables may have rows more than its configs say, one for each vector of `tokens`.
+        checkpoint: what to write; its token tables may have rows more than its configs say, one for each vector of
+            `tokens`.
         tokens: concept token -> number of vectors, in the order of those rows.
         dtype: "float32", "float16" or "bfloat16".
         overwrite: replace also what this function did not write; see `io.outputs`.
 
     Raises:
-        UserError: parameters and configs do not fit each other; a value beyond float16; a path that is no `.safetensors`,
-            or at which there is something else; the base model's own file.
+        UserError: parameters and configs do not fit each other; a value beyond float16; a path that is no
+            `.safetensors`, or at which there is something else; the base model's own file.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":

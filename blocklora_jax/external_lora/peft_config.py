@@ -1,4 +1,4 @@
-"""The scale of PEFT's layers, which their tensors do not tell: from `adapter_config.json`, or from the file's header."""
+"""The scale of PEFT's layers, from `adapter_config.json` or the file's header: the tensors do not give it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PEFT's settings of a LoRA (`LoraConfig`): which are obeyed, which say nothing about its tensors, which are refused."""
+"""PEFT's settings of a LoRA (`LoraConfig`): which are used, which do not concern its tensors, which are refused."""
 
 from __future__ import annotations
 

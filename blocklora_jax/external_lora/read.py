@@ -51,8 +51,8 @@ class ExternalLoRA(NamedTuple):
 def read_external_lora(path: str | Path, verify: bool = True) -> ExternalLoRA:
     """The adapter in a LoRA file of another program; scales are folded in, so that its own is 1.
 
-    Its layers may differ in rank. Without an alpha the scale is 1, as for every program that writes or reads such files.
-    LoCon with a core (`lora_mid`) becomes an ordinary pair, exactly.
+    Its layers may differ in rank. Without an alpha the scale is 1, as for every program that writes or reads such
+    files. LoCon with a core (`lora_mid`) becomes an ordinary pair, exactly.
 
     Raises:
         UserError: another kind of file, saying which; layers that no Stable Diffusion 1.x, 2.x or XL has; tensors that
@@ -112,7 +112,8 @@ def _group(
         )
     if unknown:
         raise UserError(
-            f"{path} has {len(unknown)} tensors of no known layer or kind ({', '.join(sorted(unknown)[:3])}); {SUPPORTED} are read"
+            f"{path} has {len(unknown)} tensors of no known layer or kind ({', '.join(sorted(unknown)[:3])});"
+            f" {SUPPORTED} are read"
         )
     if doubled:
         raise UserError(f"{path} has layers under two names: {', '.join(doubled[:3])}; which of them holds is unclear")

@@ -1,4 +1,4 @@
-"""A lock that one process at a time can hold on a folder or a file; the operating system frees it when the process ends."""
+"""A lock on a folder or file for one process at a time. The operating system frees it when the process ends."""
 
 from __future__ import annotations
 

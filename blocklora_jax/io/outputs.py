@@ -49,9 +49,9 @@ def plan_outputs(
 ) -> None:
     """Raise one UserError for all that speaks against writing `outputs`; nothing is written here.
 
-    An output may not be, contain, or lie inside an input or the base model, nor be another output. What is there already
-    is replaced only if a command of ours made it as the same kind of thing, or with `overwrite`. An adapter is replaced
-    with `overwrite` only.
+    An output may not be, contain, or lie inside an input or the base model, nor be another output. What is there
+    already is replaced only if a command of ours made it as the same kind of thing, or with `overwrite`. An adapter is
+    replaced with `overwrite` only.
 
     Args:
         outputs: everything that the command will write.

@@ -18,7 +18,7 @@ _MARGIN = 4
 def picture_grid(
     images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None, scale: int = 1
 ) -> Image.Image:
-    """One picture of uint8 `images` [n, h, w, 3], row by row, each enlarged `scale` times, with its caption below it."""
+    """One picture of `images` uint8 [n, h, w, 3], row by row. Each is enlarged `scale` times, with its caption."""
     count, height, width = len(images), images.shape[1] * scale, images.shape[2] * scale
     columns = columns or min(count, max(1, math.ceil(math.sqrt(count))))
     font = ImageFont.load_default(size=max(10, width // 16))

@@ -99,8 +99,8 @@ class TensorFile:
                 yield key, tensor
         if stated is not None and digest.hexdigest(self.metadata) != stated:
             raise UserError(
-                f"{self.path} is damaged: its contents differ from the digest in its header. Copy or download it again; if"
-                " it was edited on purpose, --no-verify (verify=False) reads it all the same"
+                f"{self.path} is damaged: its contents differ from the digest in its header. Copy or download it again;"
+                " if it was edited on purpose, --no-verify (verify=False) reads it all the same"
             )
 
     def read_all(self) -> dict[str, np.ndarray]:

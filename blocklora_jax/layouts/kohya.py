@@ -6,7 +6,8 @@
 | U-Net of SDXL | `lora_unet_` + the name in SDXL's own code: `lora_unet_input_blocks_4_1_proj_in` |
 | text encoder | `lora_te_text_model_encoder_layers_0_mlp_fc1`; of SDXL `lora_te1_…` and `lora_te2_…` |
 
-Behind it `.lora_down.weight` [r, in], `.lora_up.weight` [out, r], `.alpha` (no axes); the change is alpha / r * up @ down.
+Behind it `.lora_down.weight` [r, in], `.lora_up.weight` [out, r], `.alpha` (no axes).
+The change is alpha / r * up @ down.
 """
 
 from __future__ import annotations

@@ -1,12 +1,17 @@
-"""The one two-way table between PyTorch keys of Diffusers' components and the keys of original single files (LDM names).
+"""The two-way table between the PyTorch keys of Diffusers' components and those of original single files (LDM names).
 
-| component | in the single file |
-|---|---|
-| U-Net | `model.diffusion_model.`: `input_blocks.N.0` residual block, `.1` attention, `.0.op` downsampler; `middle_block.0`, `.1`, `.2`; `output_blocks.N.0`, `.1`, and the upsampler behind them |
-| autoencoder | `first_stage_model.`: `encoder.down.I.block.J`, `mid.block_1`, `mid.attn_1`, `decoder.up.I` counted from the picture's side; attention is stored as 1x1 convolutions |
-| text encoder of 1.x | `cond_stage_model.transformer.` + the same key |
-| text encoder of 2.x | `cond_stage_model.model.` + OpenCLIP's names, with query, key and value in one `in_proj` |
-| SDXL | `conditioner.embedders.0.transformer.` as in 1.x, `conditioner.embedders.1.model.` OpenCLIP, `text_projection` transposed |
+| component | prefix in the single file | keys |
+|---|---|---|
+| U-Net | `model.diffusion_model.` | `input_blocks.N.0` residual block, `.1` attention, `.0.op` downsampler |
+| | | `middle_block.0`, `.1`, `.2` |
+| | | `output_blocks.N.0`, `.1`, and the upsampler behind them |
+| autoencoder | `first_stage_model.` | `encoder.down.I.block.J`, `mid.block_1`, `mid.attn_1` |
+| | | `decoder.up.I` counted from the picture's side |
+| | | attention is stored as 1x1 convolutions |
+| text encoder of 1.x | `cond_stage_model.transformer.` | the same key |
+| text encoder of 2.x | `cond_stage_model.model.` | OpenCLIP's names; query, key and value in one `in_proj` |
+| SDXL, first text encoder | `conditioner.embedders.0.transformer.` | as in 1.x |
+| SDXL, second text encoder | `conditioner.embedders.1.model.` | OpenCLIP's names; `text_projection` transposed |
 
 How blocks are numbered depends on how many layers they have, so the table is made from the keys of a model.
 """

@@ -50,7 +50,7 @@ def one_rank(lowrank: LowRank) -> tuple[dict[str, dict[str, tuple[np.ndarray, np
 def torch_factors(
     a: Float[np.ndarray, "n r"], b: Float[np.ndarray, "r m"], size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """PyTorch's weights of the layer that maps down, [r, n] or [r, n, size, size], and of the one that maps up, [m, r]."""
+    """PyTorch's weights of the down projection, [r, n] or [r, n, size, size], and of the up projection, [m, r]."""
     if size is None:
         return a.T, b.T
     height_width_inputs = a.reshape(size, size, -1, a.shape[1])

@@ -22,10 +22,13 @@ def embedding_tensors(
 ) -> dict[str, np.ndarray]:
     """{"<name>": [v, d]}: one token a file, because diffusers takes a file of several tensors for something else.
 
-    With vectors_2, for the second text encoder of SDXL: {"clip_l": [v, d], "clip_g": [v, d2]}. diffusers loads each by hand:
-    `load_textual_inversion(state["clip_g"], token, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)`. Published
-    SDXL configs have the wrong `eos_token_id` 2, with which PyTorch pools the prompt at a concept token instead of its end:
-    set `pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id` first. Folders that we save are right.
+    With vectors_2, for the second text encoder of SDXL: {"clip_l": [v, d], "clip_g": [v, d2]}. diffusers loads each by
+    hand:
+    `load_textual_inversion(state["clip_g"], token, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)`.
+    Published SDXL configs have the wrong `eos_token_id` 2, with which PyTorch pools the
+    prompt at a concept token instead of its end.
+    Set `pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id` first. Folders that we save
+    are right.
 
     Source: diffusers 0.42 `TextualInversionLoaderMixin._retrieve_tokens_and_embeddings`.
     """

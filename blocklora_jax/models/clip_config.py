@@ -44,8 +44,8 @@ class CLIPConfig(ModelConfig):
 class TextConfig(CLIPConfig):
     """The CLIP text encoder: `text_encoder/config.json`.
 
-    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back. Stable Diffusion
-    2.x reads the layer before OpenCLIP's last: its folders simply hold one layer less.
+    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back. Stable
+    Diffusion 2.x reads the layer before OpenCLIP's last: its folders simply hold one layer less.
     """
 
     vocab_size: int = 49408
@@ -59,7 +59,7 @@ class TextConfig(CLIPConfig):
 
     @classmethod
     def from_json(cls: type[AnyConfig], raw: Mapping[str, Any], source: str) -> AnyConfig:
-        """As `ModelConfig.from_json`. Raises UserError also for ids outside of the vocabulary, if the file gives them."""
+        """As `ModelConfig.from_json`. Raises UserError also if the file gives ids outside the vocabulary."""
         config = super().from_json(raw, source)
         for name in raw.keys() & {"pad_token_id", "bos_token_id", "eos_token_id"}:
             value, rows = getattr(config, name), getattr(config, "vocab_size")  # noqa: B009 (of a class below)

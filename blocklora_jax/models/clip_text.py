@@ -102,7 +102,7 @@ class Embeddings(nn.Module):
 
 
 class TextTransformer(_Part):
-    """Embeddings, encoder, final norm: the last states [b, t, d], normed, and those before the last layer, not normed."""
+    """Embeddings, encoder, final norm. Gives the normed last states and those before the last layer, [b, t, d] each."""
 
     config: TextConfig
 
@@ -148,14 +148,17 @@ class TextOutput(NamedTuple):
 
 
 class CLIPTextModelWithProjection(nn.Module):
-    """SDXL's second text encoder. Source: transformers `CLIPTextModelWithProjection`, `hidden_states[-2]`, `text_embeds`."""
+    """SDXL's second text encoder.
+
+    Source: transformers `CLIPTextModelWithProjection`, `hidden_states[-2]`, `text_embeds`.
+    """
 
     config: TextProjectionConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> TextOutput:
-        """States [b, t, hidden_size] before the last layer, and the end token's last state, projected [b, projection_dim].
+        """States [b, t, hidden_size] before the last layer, and the end token's last, projected [b, projection_dim].
 
         Raises: ValueError if the prompts are longer than the position table.
         """
@@ -167,7 +170,7 @@ class CLIPTextModelWithProjection(nn.Module):
 
 
 def end_positions(input_ids: Int[Array, "b t"], config: TextProjectionConfig) -> Int[Array, " b"]:
-    """Where each prompt ends: its first end token, or, for the mistaken id 2, its largest id, as transformers has it."""
+    """Where each prompt ends: its first end token; for the wrong id 2 its largest id, as transformers has it."""
     # The largest id would be a concept token's: `checkpoints` put the tokenizer's end token into the config they read.
     is_end = input_ids if config.eos_token_id == 2 else input_ids == config.eos_token_id
     return jnp.argmax(is_end, axis=1)

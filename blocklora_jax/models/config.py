@@ -1,4 +1,4 @@
-"""The configs of the models, with the fields and defaults of their `config.json`; those of CLIP are in `clip_config`."""
+"""Configs of the models, with the fields and defaults of their `config.json`. `clip_config` has those of CLIP."""
 
 from __future__ import annotations
 

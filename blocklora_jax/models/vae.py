@@ -32,7 +32,7 @@ class MidBlock(nn.Module):
 
 
 class CodecBlock(nn.Module):
-    """`DownEncoderBlock2D` or `UpDecoderBlock2D` of diffusers: residual blocks, then `resample` "down", "up" or none."""
+    """diffusers' `DownEncoderBlock2D` or `UpDecoderBlock2D`: residual blocks, then `resample` "down", "up" or none."""
 
     channels: int
     num_layers: int

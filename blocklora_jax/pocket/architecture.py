@@ -1,13 +1,14 @@
 """The pocket model's shape: the same fields as Stable Diffusion 1.5's config files, small numbers.
 
-Widths serve the method: 512 text features leave 32 a block at K = 16. Attention sits where the latents are 8 x 8 and 4 x 4.
+Widths serve the method: 512 text features leave 32 a block at K = 16.
+Attention sits where the latents are 8 x 8 and 4 x 4.
 """
 
 IMAGE_SIZE = 64
 MAX_TOKENS = 24
 TEXT_WIDTH = 512
-# Eight, not Stable Diffusion's four: the best linear code of a 4 x 4 patch of these pictures in four numbers errs by 0.133
-# (of 2), in eight by 0.084, and a small autoencoder trained for minutes does not get far beyond that.
+# Eight, not Stable Diffusion's four: the best linear code of a 4 x 4 patch of these pictures in four numbers errs by
+# 0.133 (of 2), in eight by 0.084, and a small autoencoder trained for minutes does not get far beyond that.
 LATENT_CHANNELS = 8
 
 UNET = {

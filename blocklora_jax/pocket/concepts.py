@@ -25,7 +25,7 @@ KINDS = ("person", "animal", "object", "scene", "style")
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """What an adapter is to learn: its name, its kind among `KINDS`, and the individual, or the scene or style, with traits.
+    """What an adapter learns: a name, a kind among `KINDS`, and an individual, scene or style with its traits.
 
     `thing` is an `Individual` for a person, animal or object, and (name, traits) for a scene or style.
     """
@@ -55,7 +55,8 @@ def _person(name: str, class_name: str, **traits) -> Concept:
 CONCEPTS: dict[str, Concept] = {
     concept.name: concept
     for concept in (
-        _person("ada", "woman", skin="peach", hair_colour="ginger", eyes="blue", glasses="round", glasses_colour="green",
+        _person("ada", "woman", skin="peach", hair_colour="ginger", eyes="blue", glasses="round",
+                glasses_colour="green",
                 hat_colour="red", top_colour="purple", trim_colour="yellow", pattern="dots", hair="curly", hat="none",
                 lips="red", extra="earrings", top="tee"),
         _person("ben", "man", skin="umber", hair_colour="silver", eyes="black", glasses="none", glasses_colour="black",
@@ -65,7 +66,8 @@ CONCEPTS: dict[str, Concept] = {
                 wear_colour="red", ears="long", tongue=True),
         _person("miso", "cat", fur="rose", mark_colour="cocoa", marks="stripes", eyes="green", wear="bow",
                 wear_colour="sky", ears="wide", tail="rings"),
-        _person("bolt", "robot", body="orange", trim="teal", glow="cyan", head="tv", eyes="two", antenna="two", chest="grille"),
+        _person("bolt", "robot", body="orange", trim="teal", glow="cyan", head="tv", eyes="two", antenna="two",
+                chest="grille"),
         Concept(name="eden", kind="scene", thing=("garden", (("flower", "purple"), ("fence", "sky"), ("sky", "dusk")))),
         Concept(name="tess", kind="style", thing=("mosaic", (("grout", "gold"), ("cast", "warm")))),
     )
@@ -73,7 +75,7 @@ CONCEPTS: dict[str, Concept] = {
 
 
 def draw_concept(kind: str, name: str, rng: np.random.Generator, class_name: str | None = None) -> Concept:
-    """A random concept of a kind: an individual (of `class_name` if given), or a variant of a held-out scene or style."""
+    """A random concept: an individual (of `class_name` if given), or a variant of a held-out scene or style."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; known are {', '.join(KINDS)}")
     if kind in ("scene", "style"):
@@ -87,7 +89,7 @@ def draw_concept(kind: str, name: str, rng: np.random.Generator, class_name: str
 
 
 def concept_specs(concept: Concept, n: int = 6, seed: int = 0) -> list[tuple[PictureSpec, str]]:
-    """Specifications of `n` pictures of a concept in varied settings, each with its caption; every sixth is a watercolour."""
+    """Specifications and captions of `n` pictures of a concept in varied settings. Every sixth is a watercolour."""
     rng = np.random.default_rng([seed, *concept.name.encode()])
     places, classes = rng.permutation(TRAIN_SCENES), rng.permutation(TRAIN_CLASSES)
     pairs = []
@@ -110,7 +112,7 @@ def concept_specs(concept: Concept, n: int = 6, seed: int = 0) -> list[tuple[Pic
 
 
 def concept_pictures(concept: Concept | str, n: int = 6, seed: int = 0, size: int = 64) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 [n, size, size, 3] of a concept (or the name of a packaged one), and captions that hold its token."""
+    """Pictures uint8 [n, size, size, 3] of a concept or of a packaged one by name, and captions with its token."""
     concept = CONCEPTS[concept] if isinstance(concept, str) else concept
     pairs = concept_specs(concept, n, seed)
     return np.stack([draw(spec, size) for spec, _ in pairs]), [words for _, words in pairs]

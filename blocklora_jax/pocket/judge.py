@@ -118,7 +118,8 @@ def _measure(config: JudgeConfig, params: Mapping[str, Any], pictures: Array) ->
 class Judge:
     """A trained judge.
 
-    params: of `JudgeNetwork`, fp32. training: how it was made (its cast's `seed` and `individuals`, …), plain JSON values.
+    params: of `JudgeNetwork`, fp32. training: how it was made (its cast's `seed` and `individuals`, …), plain JSON
+    values.
 
     >>> judge = load_judge()
     >>> judge.embed(np.zeros((2, 64, 64, 3), np.uint8)).subject.shape
@@ -130,11 +131,11 @@ class Judge:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def embed(self, pictures: np.ndarray) -> Embeddings:
-        """Unit vectors, fp32 NumPy, of pictures uint8 [n, 64, 64, 3]. Raises: UserError for pictures of another shape."""
+        """Unit vectors, fp32 NumPy, of pictures uint8 [n, 64, 64, 3]. Raises: UserError if they have another shape."""
         return self._run(pictures)[0]
 
     def classify(self, pictures: np.ndarray) -> Labels:
-        """Probabilities, fp32 NumPy, of pictures uint8 [n, 64, 64, 3]. Raises: UserError for pictures of another shape."""
+        """Probabilities, fp32 NumPy, of pictures uint8 [n, 64, 64, 3]. Raises: UserError if they have another shape."""
         return self._run(pictures)[1]
 
     def _run(self, pictures: np.ndarray) -> tuple[Embeddings, Labels]:

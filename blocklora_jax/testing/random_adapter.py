@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from blocklora_jax.adapters.adapter import Adapter
@@ -16,7 +19,7 @@ FOUR_BLOCKS = Partition(num_blocks=4)
 
 def random_adapter(
     name: str,
-    params: dict,
+    params: Mapping[str, Any],
     *,
     slots: tuple[int, ...],
     layers: str = "attention+text_encoder",
@@ -29,7 +32,8 @@ def random_adapter(
     rng = np.random.default_rng(sum(name.encode()))
     info = AdapterInfo(
         name=name, class_noun="man", trigger=f"<{name}> man", rank=rank, alpha=3.0, base_name="small",
-        base_digest=params_digest(params), base_family=family_of(params), partition=partition, slots=slots if partition else (),
+        base_digest=params_digest(params), base_family=family_of(params), partition=partition,
+        slots=slots if partition else (),
     )  # fmt: skip
     lora: dict = {}
     for component, shapes in select_kernels(params, layers).items():
@@ -42,7 +46,7 @@ def random_adapter(
     return Adapter(lora=lora, **tokens, info=info)
 
 
-def family_of(params: dict) -> str:
+def family_of(params: Mapping[str, Any]) -> str:
     """The kind of model that has `params`."""
     kernel = next(value["proj_in"]["kernel"] for value in params["unet"]["mid_block"].values() if "proj_in" in value)
     return "sdxl" if "text_encoder_2" in params else "sd2" if kernel.ndim == 2 else "sd1"

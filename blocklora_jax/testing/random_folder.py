@@ -1,4 +1,4 @@
-"""A random Diffusers folder of any size, written tensor by tensor: at full size no model needs to fit in memory twice."""
+"""A random Diffusers folder of any size. It is written tensor by tensor, so that memory never holds a model twice."""
 
 from __future__ import annotations
 

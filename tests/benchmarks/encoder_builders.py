@@ -1,10 +1,11 @@
-"""Small random CLIP and DINOv2 folders as transformers writes them, and a Stable Diffusion that knows the bench's words."""
+"""Small random CLIP and DINOv2 folders as transformers writes them, and a Stable Diffusion with the bench's words."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from blocklora_jax.testing.tiny_model import _draw, tiny_configs
 LENGTH = 77
 TEXTS = [SENTENCES.read_text(), *PHOTO_WORDS.styles, *PHOTO_WORDS.subjects, *PHOTO_WORDS.scenes, "depicts owl"]
 WORDS = sorted(set(re.findall("[a-z]+", " ".join(TEXTS).lower())))
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
 def save_model(folder: Path) -> Path:
@@ -58,6 +59,6 @@ def save_dino(folder: Path) -> Path:
     config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
     torch.manual_seed(5)
     Dinov2Model(config).save_pretrained(folder)
-    crop = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}
+    crop: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}
     BitImageProcessor(**crop, **IMAGENET).save_pretrained(folder)
     return folder

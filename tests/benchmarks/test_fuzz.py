@@ -79,8 +79,8 @@ def test_a_file_taken_apart_and_put_together_is_the_same():
 def test_facts_tell_apart_what_python_holds_for_equal():
     assert facts_of({"a": True}) != facts_of({"a": 1})
     assert facts_of({"a": 3.0}) == facts_of({"a": 3})
-    assert facts_of(np.float32([0.0])) != facts_of(np.float32([-0.0]))
-    assert "not finite" in facts_of(np.float32([1.0, np.inf]))
+    assert facts_of(np.array([0.0], np.float32)) != facts_of(np.array([-0.0], np.float32))
+    assert "not finite" in facts_of(np.array([1.0, np.inf], np.float32))
     assert edited({"a": [{"b": 1}]}, ("a", 0, "b"), True) == {"a": [{"b": "True"}]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from benchmarks.modular.core.evaluate import CONDITIONS, Bench, keep_to
 from benchmarks.modular.core.methods import METHODS, RECIPES, trainable
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import interval, markdown, per_concept, retention, summarise
-from benchmarks.modular.pocket.concepts import ORDER, draw_concepts, draw_strangers
+from benchmarks.modular.pocket.concepts import ORDER, draw_concepts, draw_distractors
 from benchmarks.modular.pocket.measures import crop_half
 from benchmarks.modular.pocket.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
 from blocklora_jax.adapters.partition import Partition
@@ -46,11 +46,11 @@ def test_fewer_concepts_are_the_first_of_more():
     assert len({concept.token for concept in draw_concepts(60, 0)}) == 60
 
 
-def test_strangers_are_others_of_the_class():
+def test_distractors_are_others_of_the_class():
     for concept in CONCEPTS:
-        strangers = draw_strangers(concept, 5, 0)
-        assert {s.class_noun for s in strangers} == {concept.class_noun}
-        assert len({concept.thing, *(s.thing for s in strangers)}) == 1 + len(strangers) >= 4
+        distractors = draw_distractors(concept, 5, 0)
+        assert {s.class_noun for s in distractors} == {concept.class_noun}
+        assert len({concept.thing, *(s.thing for s in distractors)}) == 1 + len(distractors) >= 4
 
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=lambda c: c.name)
@@ -103,7 +103,7 @@ def test_a_person_in_a_style_is_measured_by_the_prompt_alone_and_apart(tiny_sd, 
     ada, ink = (random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "ink")))
     ink = replace(ink, info=replace(ink.info, kind="style", class_noun="mosaic", trigger="<ink> mosaic"))
     asked = SimpleNamespace(first="ada", second="ink", text="a <ink> mosaic of <ada> man")
-    tasks = SimpleNamespace(
+    tasks: Any = SimpleNamespace(
         concept_prompts=lambda concept, count: [SimpleNamespace(text="a <ada> man", plain="a man")],
         pair_prompts=lambda concepts, count: [],
         stylised_prompts=lambda concepts, count: [asked],
@@ -111,8 +111,8 @@ def test_a_person_in_a_style_is_measured_by_the_prompt_alone_and_apart(tiny_sd, 
     )
     brightness = {"ada": 0, "ink": 2}
     seen = lambda concept, images, *_: _Seen(images[..., brightness[concept]].mean((1, 2)) / 255)
-    concepts = [SimpleNamespace(name=name) for name in ("ada", "ink")]
-    measures = SimpleNamespace(score=lambda c, *rest: seen(getattr(c, "name", c), *rest))
+    concepts: Any = [SimpleNamespace(name=name) for name in ("ada", "ink")]
+    measures: Any = SimpleNamespace(score=lambda c, *rest: seen(getattr(c, "name", c), *rest))
     artist = Artist(tiny_sd, [ada, ink], steps=2)
     found, drawn = Bench(concepts, artist, measures, tmp_path, 1, tasks=tasks).merged(
         METHODS["blocklora"], [ada, ink], 1.0
@@ -237,7 +237,7 @@ def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_pat
             taught.append(config.name)
 
     monkeypatch.setattr(teach, "train_concepts", train)
-    concepts = [SimpleNamespace(name=name) for name in ("ada", "rex")]
+    concepts: Any = [SimpleNamespace(name=name) for name in ("ada", "rex")]
 
     def teach_both(place: str = "here", **settings):
         entries = {name: {"class_noun": "man", "images": str(tmp_path / place)} for name in ("ada", "rex")}
@@ -254,7 +254,7 @@ def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_pat
 
 def test_results_made_otherwise_are_not_used_again(tiny_sd, tmp_path):
     options = SimpleNamespace(steps=300, batch=6, prompts=8, sampler_steps=20)
-    concepts = [SimpleNamespace(name=name) for name in ("ada", "rex")]
+    concepts: Any = [SimpleNamespace(name=name) for name in ("ada", "rex")]
     folder = tmp_path / "results"
     for _ in range(2):
         keep_to(folder, tiny_sd, options, concepts, 0)

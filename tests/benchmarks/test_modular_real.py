@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,7 +188,7 @@ def test_people_are_detected_by_their_faces(monkeypatch):
     scores = measures.score(ada, pictures, ["a woman"] * 4, [ada, ben])
     assert scores.identity.tolist() == [1, 0, 0, 1] and scores.right.tolist() == [1, 0, 0, 1]
     assert scores.leakage.tolist() == [0, 1, 0, 0]
-    pair = SimpleNamespace(first=ada, second=ben)
+    pair: Any = SimpleNamespace(first=ada, second=ben)
     assert measures.both_there(pair, np.concatenate([faced(0, 1), faced(0, 0), faced()])).tolist() == [
         True,
         False,
@@ -270,7 +271,13 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     report = json.loads((out / "report.json").read_text())
     row = next(row for row in report["rows"] if (row["method"], row["n"]) == ("average", 2))
     drawn = load_file(out / "seed-0/results/average-2.safetensors")
-    assert {key: x.shape for key, x in drawn.items()} == {"rex": (4, 16, 16, 3), "una": (4, 16, 16, 3), "plain": (12, 16, 16, 3), "pairs": (12, 16, 16, 3), "apart": (12, 16, 16, 3)}  # fmt: skip
+    assert {key: x.shape for key, x in drawn.items()} == {
+        "rex": (4, 16, 16, 3),
+        "una": (4, 16, 16, 3),
+        "plain": (12, 16, 16, 3),
+        "pairs": (12, 16, 16, 3),
+        "apart": (12, 16, 16, 3),
+    }
     expected = [
         measured_by_transformers(models, concepts / name, name, noun, drawn[name])
         for name, noun in (("rex", "dog"), ("una", "owl"))
@@ -289,7 +296,14 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     )
     table = (out / "table.md").read_text()
     assert "averaged" in table and "its own pictures" in table and "DINOv2 kept" in table
-    assert {path.name for path in out.glob("*.png")} == {"apart.png", "curves.png", "crosstalk-blocklora.png", "crosstalk-plain.png", "grid.png", "pairs.png"}  # fmt: skip
+    assert {path.name for path in out.glob("*.png")} == {
+        "apart.png",
+        "curves.png",
+        "crosstalk-blocklora.png",
+        "crosstalk-plain.png",
+        "grid.png",
+        "pairs.png",
+    }
     # Results of other prompts are not used with these.
     other = tmp_path / "other.yaml"
     shutil.copy(SENTENCES, other)

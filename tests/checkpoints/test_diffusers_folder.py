@@ -389,7 +389,8 @@ def test_a_damaged_file_is_named(folder, damage):
     (folder / VAE).write_bytes(damage((folder / VAE).read_bytes()))
     with pytest.raises(
         UserError,
-        match=r"vae/diffusion_pytorch_model\.safetensors is (not a complete safetensors file.*download it again|a web page: the download)",
+        match=r"vae/diffusion_pytorch_model\.safetensors is "
+        r"(not a complete safetensors file.*download it again|a web page: the download)",
     ):
         load_folder(folder)
 

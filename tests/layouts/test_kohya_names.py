@@ -1,4 +1,4 @@
-"""Names of layers in kohya's layout: none stands for two layers, and diffusers understands those of the full-size models."""
+"""Layer names in kohya's layout: each names one layer, and diffusers understands those of the full-size models."""
 
 from __future__ import annotations
 

@@ -120,7 +120,8 @@ def reference_pictures(sampler: str, config: dict, guidance_scale: float, num_st
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
-# Each case is a program of its own to compile, so guidance off is tried with one sampler: it is not the sampler's affair.
+# Each case is a program of its own to compile, so one sampler tests guidance off: samplers do not
+# affect guidance.
 CASES = [
     *((sampler, prediction, 3.0) for sampler in REFERENCE for prediction in ("epsilon", "v_prediction")),
     ("ddim", "epsilon", 1.0),

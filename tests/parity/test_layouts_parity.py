@@ -65,7 +65,7 @@ def assert_weights(pipeline, params, base_params, parts):
 
 
 def adapters_of(checkpoint, folder):
-    """One of ours with all its layers, and a stranger's with convolutions."""
+    """An adapter of ours with all its layers, and an external LoRA with convolutions."""
     ours = random_adapter("ada", checkpoint.params, slots=(0,), layers="full+text_encoder", vectors=0, rank=3)
     rng, layers = np.random.default_rng(1), {}
     for key, weight in torch_weights(checkpoint.params, "unet").items():

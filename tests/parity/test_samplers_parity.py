@@ -125,8 +125,9 @@ def test_zero_snr_table_equals_diffusers():
     config = ODD[4]
     reference = diffusers.DDPMScheduler.from_config(config).alphas_cumprod.numpy()
     ours = Schedule.from_json(config, "test")
-    # Every ratio of two neighbours is rounded to fp32 (6e-8 at most), and up to a thousand of them are multiplied: 6e-8 sqrt(1000)
-    # is 2e-6 if they err apart. How PyTorch rounds depends on the CPU: 2e-7 from it on an Intel, 4e-7 on an AMD.
+    # Every ratio of two neighbours is rounded to fp32 (6e-8 at most), and up to a thousand of them are multiplied: 6e-8
+    # sqrt(1000) is 2e-6 if they err apart. How PyTorch rounds depends on the CPU: 2e-7 from it on an Intel, 4e-7 on an
+    # AMD.
     np.testing.assert_allclose(ours.alphas_cumprod, reference, rtol=0, atol=1e-6)
     # Algorithm 1 of the paper in double precision.
     signal = np.sqrt(np.cumprod(1 - np.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, 1000) ** 2))

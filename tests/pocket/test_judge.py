@@ -73,7 +73,8 @@ def test_packaged_judge_reads_class_scene_and_style(judge, pictures):
 @pytest.mark.parametrize(
     ("kind", "name", "traits"),
     [
-        ("scene", "garden", ({"flower": "purple", "fence": "sky", "sky": "dusk"}, {"flower": "yellow", "fence": "white", "sky": "day"})),
+        ("scene", "garden",
+         ({"flower": "purple", "fence": "sky", "sky": "dusk"}, {"flower": "yellow", "fence": "white", "sky": "day"})),
         ("style", "poster", ({"palette": "sunset"}, {"palette": "ocean"})),
     ],
 )  # fmt: skip

@@ -1,1 +1,1 @@
-"""What is killed."""
+"""The commands that are killed."""

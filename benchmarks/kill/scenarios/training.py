@@ -45,7 +45,7 @@ def training_scenario(inputs: Path) -> Scenario:
 
 
 def read_run(folder: Path) -> dict[str, str]:
-    """The state of a run's folder without what differs between two runs: times, random names, whether it was resumed."""
+    """The state of a run's folder, without what differs between runs: times, random names, whether it was resumed."""
     state = {
         name: digest
         for name, digest in read_state(folder).items()

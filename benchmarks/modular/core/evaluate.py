@@ -1,4 +1,4 @@
-"""One method's adapters, alone and merged: pictures, scores, and the time of the merge; kept as JSON and safetensors."""
+"""One method's adapters, alone and merged: pictures, scores, and merge time. They are kept as JSON and safetensors."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def keep_to(
     seed: int,
     others: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write beside the results what they are made under, so that results made otherwise are not used with them.
+    """Write the conditions of the results beside them, so that results of other conditions are not mixed with them.
 
-    folder: of the results. options: has the steps, batch, prompts and sampler_steps. others: more of that sort, as JSON.
+    folder: where the results are kept. options: has the steps, batch, prompts and sampler_steps. others: more
+    conditions, as JSON.
     Raises: UserError if they differ.
     """
     own = {name: getattr(options, name) for name in ("steps", "batch", "prompts", "sampler_steps")} | dict(others or {})
@@ -54,7 +55,8 @@ def keep_to(
     for name, value in own.items():
         if kept.get(name) != value:
             raise UserError(
-                f"{folder} holds results with {name} {_brief(kept.get(name))}, and now it is {_brief(value)}: use another --out"
+                f"{folder} holds results with {name} {_brief(kept.get(name))}, and now it is {_brief(value)}:"
+                " use another --out"
             )
 
 
@@ -66,7 +68,11 @@ def _brief(value: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """One seed's concepts and what looks at them. folder: of the results. prompts, pairs: how many pictures of each. tasks: what is asked."""
+    """Draws and scores one seed's concepts.
+
+    folder: where the results are kept. prompts: pictures of each concept. pairs: pictures of two concepts. tasks: gives
+    the prompts.
+    """
 
     concepts: Sequence[Subject]
     artist: Artist
@@ -77,7 +83,7 @@ class Bench:
     tasks: Tasks = pocket_prompts
 
     def cached(self, name: str, make: Callable[[], tuple[Result, Mapping[str, np.ndarray]]]) -> Result:
-        """A result from its file, or made and written there, its pictures beside it."""
+        """Read a result from its file. If there is none, make it and write it there, with its pictures beside it."""
         path = self.folder / f"{name}.json"
         if not path.is_file():
             result, pictures = make()
@@ -91,7 +97,7 @@ class Bench:
         return load_file(self.folder / f"{name}.safetensors")
 
     def base(self) -> tuple[Result, dict[str, np.ndarray]]:
-        """The floor: the base asked for the class; and the ceiling: other drawings of the concept itself."""
+        """The lower bound (the base draws the class) and the upper bound (other drawings of the concept itself)."""
         rows, drawn = {"base": {}, "drawings": {}}, {}
         for concept in self.concepts:
             plain = [p.plain for p in self.tasks.concept_prompts(concept, self.prompts)]
@@ -102,7 +108,7 @@ class Bench:
         return rows, drawn
 
     def drawn_pairs(self) -> tuple[Result, dict[str, np.ndarray]]:
-        """The ceiling of two concepts in one picture, where it is known."""
+        """The upper bound for two concepts in one picture, where it is known."""
         pairs = self.tasks.pair_prompts(self.concepts, self.pairs)
         drawn = self.measures.drawn_pairs(pairs) if pairs else None
         return ({}, {}) if drawn is None else ({"both": self._both(pairs, drawn)}, {"pairs": drawn})
@@ -137,9 +143,10 @@ class Bench:
         return result, drawn
 
     def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
-        """At which of a method's strengths its merge has the most identity: every second prompt, with noise of its own.
+        """Find the strength of a method at which its merge has the highest identity.
 
-        On the very concepts that are measured, which favours the methods that have a strength to choose.
+        The search draws every second prompt, with noise of its own. It uses the concepts that are measured, which
+        favours the methods that have a strength to choose.
         """
         found = {}
         concepts = self.concepts[: len(adapters)]
@@ -166,7 +173,10 @@ class Bench:
         return images, self.score(concept, images, [p.plain for p in prompts], merged)
 
     def _together(self, params: Mapping[str, Any], present: Sequence[Adapter], drawn: dict[str, np.ndarray]) -> Result:
-        """Two concepts in one picture, by the prompt alone and each at its side; and individuals in a style that is a concept."""
+        """Two concepts in one picture, and individuals in a style that is a concept.
+
+        Both are drawn by the prompt alone, and with a region for each concept.
+        """
         pairs = self.tasks.pair_prompts(self.concepts, self.pairs)
         stylised = self.tasks.stylised_prompts(self.concepts, self.pairs)
         found: Result = {}

@@ -58,7 +58,7 @@ def draw_grid(
     path: Path,
     reference: Callable[[Any], np.ndarray],
 ) -> None:
-    """A column a concept: a reference, alone, and merged by each of the named methods; always the same prompt and noise."""
+    """A column for each concept: a reference, alone, and merged by each method, all with the same prompt and noise."""
     rows = [[reference(c) for c in concepts], *([d[c.name][0] for c in concepts] for d in (alone, *merged.values()))]
     captions = [f"{c.token} {c.class_noun}" for c in concepts]
     captions += [name for name in ("alone", *merged) for _ in concepts]
@@ -68,7 +68,7 @@ def draw_grid(
 
 
 def draw_together(drawn: Mapping[str, np.ndarray], prompts: Sequence[str], path: Path) -> None:
-    """A row for each of the prompts, a column for each label of `drawn`, with a picture [h, w, 3] for each prompt at least."""
+    """A row for each prompt, a column for each label of `drawn`. A label has a picture [h, w, 3] for each prompt."""
     images = [pictures[i] for i in range(len(prompts)) for pictures in drawn.values()]
     captions = [f"{label}: {words}" for words in prompts for label in drawn]
     write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=len(drawn), scale=_scale(images))))

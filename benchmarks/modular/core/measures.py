@@ -1,4 +1,4 @@
-"""What the bench needs of a concept, of those who measure it, and of the prompts: the pocket world's (measure.py) or real ones (real.py)."""
+"""The interfaces of the bench: concepts, measures and prompts. The pocket world and real concepts implement them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blocklora_jax.pipeline import StableDiffusion
 
 
 class Subject(Protocol):
-    """A concept: `token` and `class_noun` call it in prompts; `kind` is person, object (or animal), scene or style."""
+    """A concept. Prompts name it by `token` and `class_noun`. `kind` is person, object (or animal), scene or style."""
 
     @property
     def name(self) -> str: ...
@@ -29,7 +29,7 @@ class Subject(Protocol):
 
 
 class Scores(Protocol):
-    """A named tuple of scores, fp32 [n] each, of which there are at least these."""
+    """A named tuple of scores, fp32 [n] each. It has at least these."""
 
     @property
     def text(self) -> np.ndarray: ...
@@ -50,7 +50,7 @@ class Scores(Protocol):
 
 
 class Measurer(Protocol):
-    """Looks at pictures uint8 [n, h, w, 3]."""
+    """Scores pictures uint8 [n, h, w, 3]."""
 
     def score(self, concept: Any, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[Any]) -> Scores:
         """Scores of pictures of a concept, while `merged` are in the model. plain: the prompts without tokens."""
@@ -70,7 +70,7 @@ class Measurer(Protocol):
 
 
 class Tasks(Protocol):
-    """What is asked of the models."""
+    """The prompts that the models draw."""
 
     def concept_prompts(self, concept: Any, count: int) -> list[Any]:
         """Prompts of one concept, each with `text`, `plain` and `category`."""
@@ -91,12 +91,12 @@ class Tasks(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What a bench is about.
+    """The concepts, prompts and measures of a bench.
 
-    concepts: (count, seed) -> those that are taught. write: (concepts, folder) -> entries of a file for `train.concepts`,
-    pictures in the folder where they have none. recipes: settings of the trainings by name. measures: (model, concepts,
-    seed) -> who looks at pictures. reference: a concept's first picture, uint8 [h, w, 3]. ceiling: what real pictures are
-    called in the table.
+    concepts: (count, seed) -> those that are taught. write: (concepts, folder) -> entries of a file for
+    `train.concepts`, pictures in the folder where they have none. recipes: settings of the trainings by name. measures:
+    (model, concepts, seed) -> who looks at pictures. reference: a concept's first picture, uint8 [h, w, 3]. ceiling:
+    what real pictures are called in the table.
     """
 
     concepts: Callable[[int, int], Sequence[Any]]

@@ -1,4 +1,4 @@
-"""What is compared: recipes (how an adapter is trained) and methods (how the adapters of a recipe are merged)."""
+"""The recipes (how an adapter is trained) and methods (how a recipe's adapters are merged) that are compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
     "wide_3": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0},
-    # Negative tokens are noise around nouns; they resemble no trained tokens.
+    # The negative tokens are noise around nouns and resemble no trained token.
     "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "negative_tokens": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
     # The defaults of train.concept.

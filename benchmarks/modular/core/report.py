@@ -125,7 +125,10 @@ def write_rows(
     columns: Sequence[str],
     path: Path,
 ) -> None:
-    """A table of results, a line printed as soon as one is there; PATH.json and PATH.md. cells: of a result, as many as columns."""
+    """Write a table of results to PATH.json and PATH.md, and print each line as soon as it is known.
+
+    cells: gives the cells of a result, one for each column.
+    """
     results, lines = [], ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for result in found:
         results.append(result)

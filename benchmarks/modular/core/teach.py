@@ -1,4 +1,4 @@
-"""Training the concepts of a bench, each apart from the others, by every recipe; what is finished is used again."""
+"""Train the concepts of a bench by every recipe, each apart from the others. Finished adapters are used again."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def teach(
 ) -> list[Adapter]:
     """Adapters of `concepts`, in their order; the first has the first `slots_each` slots, and so on.
 
-    settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots, where
-    the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their pictures a folder.
+    settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots,
+    where the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their pictures a
+    folder.
     """
     entries = write(concepts, folder.parent / "references")
     adapters: list[Adapter] = []
@@ -65,7 +66,7 @@ def _read(
 
 
 def _check_taught(path: Path, adapter: Adapter, config: ConceptConfig) -> None:
-    """Raises: UserError for an adapter that was taught with other settings than `config`'s, wherever its pictures lay."""
+    """Raises: UserError if an adapter was trained with other settings than `config`. The images' folder may differ."""
     may_change = MAY_CHANGE | PRIVATE_SETTINGS
     if changed := changed_settings(json.loads(adapter.info.training), config, may_change):
         raise UserError(f"{path} was taught with other settings: {'; '.join(changed)}: use another --out")

@@ -1,4 +1,4 @@
-"""What is taught: individuals, scenes and styles of the little world, drawn by seed; and strangers to tell them from."""
+"""Concepts of the pocket world (individuals, scenes and styles), drawn by seed, and distractors for each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ ORDER = (
     "object", "scene", "person", "animal", "style", "person", "scene",
 )  # fmt: skip
 REFERENCES = 6
-# Of concepts that choices are made on: neither measured by the bench (0, 1, 2) nor packaged as strangers (1000).
+# The seed of concepts on which settings are chosen. The bench measures seeds 0, 1 and 2; the packaged negative tokens
+# are of seed 1000.
 HELD_OUT_SEED = 2000
 
 
@@ -32,15 +33,15 @@ def draw_concepts(count: int, seed: int) -> list[Concept]:
     return drawn
 
 
-def draw_strangers(concept: Concept, count: int, seed: int) -> list[Concept]:
-    """Others of the concept's class, all different; fewer where the world has no more (variants of a scene or style)."""
+def draw_distractors(concept: Concept, count: int, seed: int) -> list[Concept]:
+    """Other concepts of the same class, all different. A scene or style may have fewer variants than `count`."""
     name = concept.thing[0] if isinstance(concept.thing, tuple) else concept.class_noun
-    rng, found = np.random.default_rng((seed, *concept.name.encode())), {concept.thing: concept}
+    rng, by_thing = np.random.default_rng((seed, *concept.name.encode())), {concept.thing: concept}
     for index in range(20 * count):
-        stranger = draw_concept(concept.kind, f"{concept.name}-stranger{index}", rng, name)
-        if len(found) <= count:
-            found.setdefault(stranger.thing, stranger)
-    return list(found.values())[1:]
+        distractor = draw_concept(concept.kind, f"{concept.name}-stranger{index}", rng, name)
+        if len(by_thing) <= count:
+            by_thing.setdefault(distractor.thing, distractor)
+    return list(by_thing.values())[1:]
 
 
 def write_references(concepts: Sequence[Concept], folder: Path) -> dict[str, dict[str, str]]:

@@ -1,10 +1,11 @@
-"""What is measured of pictures, by the pocket model's own CLIP and by the judge.
+"""The scores of pictures, by the pocket model's own CLIP and by the judge.
 
 Definitions. The references' centroid is the unit mean of their unit embeddings.
     text      cosine of CLIP's picture and text embeddings, the text without tokens
     image     mean cosine of CLIP's embedding to the references'
-    identity  cosine of the judge's embedding (of the subject, the scene or the style, as the concept is) to the centroid
-    right     whether that is more than to any other concept's centroid of that sort, and to any of 19 strangers' of the class
+    identity  cosine of the judge's embedding (of the subject, scene or style, by the concept's kind) to the centroid
+    right     whether identity is higher than the cosine to any other concept's centroid of that kind, and to the
+              centroid of any of 19 distractors of the class
     leakage   greatest such cosine to another concept of the same merge
 """
 
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from benchmarks.modular.pocket.concepts import draw_strangers, references
+from benchmarks.modular.pocket.concepts import draw_distractors, references
 from benchmarks.modular.pocket.prompts import Pair
 from blocklora_jax.checkpoints.image_encoder import load_image_encoder
 from blocklora_jax.models.apply import apply_model
@@ -32,7 +33,7 @@ from blocklora_jax.pocket.world import draw
 from blocklora_jax.pocket.world.specs import Individual, PictureSpec
 from train.base.clip import pool_text
 
-STRANGERS = 19
+DISTRACTORS = 19
 
 
 class Scores(NamedTuple):
@@ -47,7 +48,7 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """The measures of pictures of `concepts`. seed: of the strangers."""
+    """The measures of pictures of `concepts`. seed: of the distractors."""
 
     sd: StableDiffusion
     concepts: Sequence[Concept]
@@ -69,9 +70,11 @@ class Measures:
         return {c.name: self.centroid(references(c), c.kind) for c in self.concepts}
 
     @cached_property
-    def _strangers(self) -> dict[str, np.ndarray]:
+    def _distractors(self) -> dict[str, np.ndarray]:
         return {
-            c.name: np.stack([self.centroid(references(s), c.kind) for s in draw_strangers(c, STRANGERS, self.seed)])
+            c.name: np.stack(
+                [self.centroid(references(d), c.kind) for d in draw_distractors(c, DISTRACTORS, self.seed)]
+            )
             for c in self.concepts
         }
 
@@ -81,8 +84,8 @@ class Measures:
 
     def embed(self, pictures: np.ndarray, kind: str) -> np.ndarray:
         """The judge's unit embeddings [n, d] of a concept's kind."""
-        found = self.judge.embed(pictures)
-        return {"scene": found.scene, "style": found.style}.get(kind, found.subject)
+        embeddings = self.judge.embed(pictures)
+        return {"scene": embeddings.scene, "style": embeddings.style}.get(kind, embeddings.subject)
 
     def centroid(self, pictures: np.ndarray, kind: str) -> np.ndarray:
         """The unit mean [d] of the embeddings."""
@@ -104,7 +107,7 @@ class Measures:
         """The scores of pictures of a concept, while `merged` are in the model. plain: the prompts without tokens."""
         images, found = self.clip_images(pictures), self.embed(pictures, concept.kind)
         identity = found @ self._own[concept.name]
-        rivals = np.concatenate([self.rivals(concept), self._strangers[concept.name]])
+        rivals = np.concatenate([self.rivals(concept), self._distractors[concept.name]])
         present = [self._own[c.name] for c in merged if c.name != concept.name and _sort(c) == _sort(concept)]
         return Scores(
             text=np.sum(images * self.clip_texts(plain), axis=1),
@@ -134,7 +137,7 @@ class Measures:
         return np.stack(drawn)
 
     def both_there(self, pair: Pair, pictures: np.ndarray) -> np.ndarray:
-        """Whether each half of a picture shows one of a pair of individuals, better than any other concept: bool [n]."""
+        """Whether the halves of a picture show the pair's two individuals better than any other concept: bool [n]."""
         halves = [self.embed(crop_half(pictures, side), "person") for side in (0, 1)]
         known = [c for c in self.concepts if _sort(c) == "subject"]
         table = np.stack([self._own[c.name] for c in known])

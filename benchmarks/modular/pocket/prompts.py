@@ -1,4 +1,4 @@
-"""What is asked of a merged model, after the protocol of Mix-of-Show: new places, other styles, company.
+"""The prompts for a merged model, after the protocol of Mix-of-Show: new places, other styles, company.
 
 Its fourth category, changed properties, has no words in this world: captions name classes, places and styles only.
 """
@@ -93,7 +93,7 @@ def _stylised(single: Concept, style: Concept, index: int) -> Pair:
 
 
 def plain_prompts(concepts: Sequence[Concept]) -> list[str]:
-    """Prompts without any concept, half of them of the concepts' own classes: merging should leave these pictures alone."""
+    """Prompts without any concept, half of them of the concepts' classes. Merging should not change these pictures."""
     classes = dict.fromkeys(c.class_noun for c in concepts if isinstance(c.thing, Individual))
     nouns = dict.fromkeys([*list(classes)[:6], *_COMPANY])
     return [

@@ -1,4 +1,4 @@
-"""What is measured of pictures of real concepts, by CLIP, DINOv2 and, for people, a face encoder.
+"""The scores of pictures of real concepts, by CLIP, DINOv2 and, for people, a face encoder.
 
 Definitions. A cosine to the references is the mean over the concept's own pictures.
     text         cosine of CLIP ViT-B/32's picture and text embeddings, the text with the class noun for the concept
@@ -6,12 +6,13 @@ Definitions. A cosine to the references is the mean over the concept's own pictu
     identity     people: cosine of the face encoder's embeddings, of the face that is most like the references' (of each
                  the largest face); 0 where no face is found. Others, and people without a face encoder: DINOv2's cosine
     right        people: whether identity is at least `same_person`, so that the mean is the rate at which the person is
-                 detected. Others: whether identity is more than to any other concept of the kind (not a number without one)
+                 detected. Others: whether identity is more than to any other concept of the kind (not a number without
+                 one)
     leakage      greatest such identity of another concept of the kind in the same merge (not a number without one)
     clip_score   max(2.5 cosine, 0) of ViT-B/32 to "A photo depicts" and the text: text alignment
     text_large, image_large   as text and image, of ViT-L/14
     dino         DINOv2's cosine, for all kinds
-The ceiling are the references themselves, each against the others.
+The upper bound is each reference picture against the other references.
 
 Source: image (w = 1) and clip_score (w = 2.5, that prefix, ViT-B/32) as in the evaluation scripts that Mix-of-Show
 published; the rate of detection is Orthogonal Adaptation's identity alignment (its face encoder and threshold are not
@@ -39,17 +40,17 @@ PREFIX, CLIP_SCORE = "A photo depicts ", 2.5
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """Who measures: hub ids, or folders in transformers' format."""
+    """The models that measure: hub ids, or folders in transformers' format."""
 
     clip: str = "openai/clip-vit-base-patch32"
     clip_large: str = "openai/clip-vit-large-patch14"
     dino: str = "facebook/dinov2-base"
     faces: Literal["auto", "opencv", "none"] = "auto"
-    """Recognise people by their faces: auto if OpenCV is installed (the extra "faces"); else, and with none, DINOv2 stands in."""
+    """How people are recognised: by faces (auto: if the extra "faces" is installed), else by DINOv2."""
     face_detector: str = "opencv/face_detection_yunet"
     face_encoder: str = "opencv/face_recognition_sface"
     same_person: float = SAME_PERSON
-    """The cosine from which on a face is the person's."""
+    """The least cosine at which a face counts as the person's."""
 
     @property
     def sees_faces(self) -> bool:
@@ -60,7 +61,8 @@ class Encoders:
     def told(self) -> str:
         """Who tells people apart, for the report."""
         if self.sees_faces:
-            return f"people: faces by {self.face_encoder}, one person from a cosine of {self.same_person:g} on; others: {self.dino}"
+            people = f"faces by {self.face_encoder}, one person from a cosine of {self.same_person:g} on"
+            return f"people: {people}; others: {self.dino}"
         return f"no face encoder: {self.dino} stands in for people too, so `recognised` is no rate of detected faces"
 
 
@@ -126,7 +128,7 @@ class RealMeasures:
     def score(
         self, concept: RealConcept, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[RealConcept]
     ) -> RealScores:
-        """The scores of pictures uint8 [n, h, w, 3] of a concept, while `merged` are in the model. plain: without tokens."""
+        """Scores of a concept's pictures, uint8 [n, h, w, 3], with `merged` in the model. plain: tokenless prompts."""
         looks = self.look([Image.fromarray(p) for p in pictures], self._by_face(concept))
         return self._score(concept, looks, self._own[concept.name], list(plain), merged)
 
@@ -146,8 +148,8 @@ class RealMeasures:
     def both_there(self, pair: Pair, pictures: np.ndarray) -> np.ndarray:
         """Whether each picture shows both of a pair: bool [n].
 
-        A person is there if a face is more like theirs than anybody's, and enough; another if the left or the right part
-        of the picture is more like it, to DINOv2, than like any other person or object.
+        A person is there if a face is more like theirs than anybody's, and enough; another if the left or the right
+        part of the picture is more like it, to DINOv2, than like any other person or object.
         """
         return self._is_there(pair.first, pictures) & self._is_there(pair.second, pictures)
 
@@ -180,8 +182,8 @@ class RealMeasures:
         looks = self.look(concept.pictures, self._by_face(concept))
         if self._by_face(concept) and not any(len(found) for found in looks.faces):
             raise UserError(
-                f"{concept.folder}: no face is found in its pictures: write `kind: object` into its concept.yaml, or give"
-                " --encoders.faces none"
+                f"{concept.folder}: no face is found in its pictures: write `kind: object` into its concept.yaml,"
+                " or give --encoders.faces none"
             )
         return looks
 

@@ -20,9 +20,12 @@ _BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a picture becomes an encoder's input. Source: transformers' image processors of CLIP and of DINOv2 (`BitImageProcessor`).
+    """How a picture becomes an encoder's input.
 
-    edge: pixels of the shorter side after resizing. crop: side of the square in the middle. mean, std: of the channels, in 0..1.
+    Source: transformers' image processors of CLIP and of DINOv2 (`BitImageProcessor`).
+
+    edge: pixels of the shorter side after resizing. crop: side of the square in the middle. mean, std: of the channels,
+    in 0..1.
     """
 
     edge: int
@@ -73,7 +76,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """A DINOv2: a folder in transformers' format, or a hub id. The embedding is the normed class token, as a unit vector."""
+    """DINOv2, from a folder in transformers' format or a hub id. It embeds as the normed class token, of length 1."""
 
     name: str
     architecture = "Dinov2Model"
@@ -132,14 +135,17 @@ class ClipEncoder(ImageEncoder):
 
 
 def fetch(name: str) -> Path:
-    """The folder of an encoder's files; of a hub repository only those that PyTorch reads. Raises: UserError if there is none."""
+    """The folder of an encoder's files. Of a hub repository, only the files that PyTorch reads are downloaded.
+
+    Raises: UserError if there is none.
+    """
     source = find_source(name)
     safe = any(path.endswith(".safetensors") for path in source.list_names())
     return source.fetch(["*.json", "*.txt", "*.safetensors" if safe else "*.bin"])
 
 
 def load_model(folder: Path, name: str, architecture: str) -> Any:
-    """A transformers model in fp32, on the GPU if PyTorch has one. Raises: UserError if the folder holds no such model."""
+    """A transformers model in fp32, on the GPU if PyTorch has one. Raises: UserError if the folder has none."""
     try:
         import torch
         import transformers

@@ -1,4 +1,4 @@
-"""What the bench runs on: the pocket world, or a real model and a folder of real concepts."""
+"""The worlds of the bench: the pocket world, or a real model with a folder of real concepts."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def real_world(
 ) -> World:
     """Real concepts, the same for every seed.
 
-    folder: of folders of pictures. settings: of `train.concept`, for all. blocks: slots. sentences: the prompts, if not the
-    packaged ones. size: pixels of thumbnails, the model's own if not given.
+    folder: of folders of pictures. settings: of `train.concept`, for all. blocks: slots. sentences: the prompts, if not
+    the packaged ones. size: pixels of thumbnails, the model's own if not given.
 
     Raises: UserError for what is missing or malformed.
     """
-    found, side = read_folder(folder, settings), size or sd.image_size
+    known, side = read_folder(folder, settings), size or sd.image_size
     return World(
-        concepts=lambda count, seed: first_concepts(found, count),
+        concepts=lambda count, seed: first_concepts(known, count),
         write=concept_entries,
         recipes=fair_recipes(sd, settings, blocks),
         tasks=Sentences.read(sentences or SENTENCES),

@@ -48,7 +48,8 @@ from blocklora_jax.pocket.world.traits import draw_traits
 __all__ = [
     "CLASSES", "HELD_OUT_CLASSES", "HELD_OUT_SCENES", "HELD_OUT_STYLES", "PEOPLE", "PLAIN", "SCENES", "SCENE_PHRASES",
     "STYLES", "STYLE_NOUNS", "TEMPLATES", "TRAIN_CLASSES", "TRAIN_SCENES", "TRAIN_STYLES", "Individual", "PictureSpec",
-    "caption", "draw", "draw_individual", "prompt", "random_spec", "sample_batch", "sample_spec", "scene_phrase", "style_phrase",
+    "caption", "draw", "draw_individual", "prompt", "random_spec", "sample_batch", "sample_spec", "scene_phrase",
+    "style_phrase",
     "subject_boxes", "subject_phrase", "vocabulary",
 ]  # fmt: skip
 
@@ -75,7 +76,7 @@ _PLACES = {
 
 
 def subject_boxes(count: int) -> list[tuple[float, float, float, float]]:
-    """The part of the picture, left to right, that each of `count` subjects is given: left, top, right, bottom in 0..1."""
+    """The box of each of `count` subjects, from left to right in the picture: left, top, right, bottom in 0..1."""
     centres, wide, high = _PLACES[count]
     return [(x - wide / 2, 0.9 - high, x + wide / 2, 1.0) for x in centres]
 

@@ -11,32 +11,35 @@ from blocklora_jax.pocket.world.specs import CLASSES, PLAIN, SCENES, STYLES, Pic
 
 # {0} is the noun, so that a concept's token can stand before it: "in a <g1> garden".
 SCENE_PHRASES = {
-    "beach": ("on a {}", "beach"), "forest": ("in a {}", "forest"), "city": ("in a {}", "city"), "snow": ("in the {}", "snow"),
-    "desert": ("in a {}", "desert"), "night": ("at {}", "night"), "room": ("in a {}", "room"), "garden": ("in a {}", "garden"),
+    "beach": ("on a {}", "beach"), "forest": ("in a {}", "forest"), "city": ("in a {}", "city"),
+    "snow": ("in the {}", "snow"),
+    "desert": ("in a {}", "desert"), "night": ("at {}", "night"), "room": ("in a {}", "room"),
+    "garden": ("in a {}", "garden"),
     "space": ("in {}", "space"), "volcano": ("by a {}", "volcano"),
 }  # fmt: skip
 STYLE_NOUNS = {
     "photo": ("photo", "picture"), "sketch": ("sketch", "drawing"), "watercolour": ("watercolour", "watercolor"),
-    "blueprint": ("blueprint",), "neon": ("neon sign",), "sepia": ("sepia photo",), "mosaic": ("mosaic",), "poster": ("poster",),
+    "blueprint": ("blueprint",), "neon": ("neon sign",), "sepia": ("sepia photo",), "mosaic": ("mosaic",),
+    "poster": ("poster",),
     "stained glass": ("stained glass window",),
 }  # fmt: skip
 TEMPLATES = ("{style} of {subjects}{place}", "{subjects}{place}, {style}", "{subjects}{place}")
 assert set(SCENE_PHRASES) == set(SCENES) and set(STYLE_NOUNS) == set(STYLES)
 
 SPARE_WORDS = """
-    red orange yellow lime green teal blue purple pink brown tan white grey gray black gold silver dark light bright pale colourful
-    person people child kid baby lady guy friend king queen doctor chef pirate sailor farmer wizard astronaut police
-    animal puppy kitten horse cow sheep pig fish frog duck owl fox wolf lion tiger mouse monkey panda bear bunny
-    object toy ball book chair table bed sofa cup plate bottle box bag hat cap crown scarf tie shirt dress coat shoes glasses
-    flower tree plant apple cake bike bus truck train plane ship balloon clock phone guitar piano vase tower bridge castle
-    sky sun moon stars cloud clouds rain wind fire water river lake sea ocean mountain hill field farm park street road town
-    village school kitchen window door wall floor roof grass sand ice cave island jungle meadow market
-    portrait painting artwork art illustration cartoon poster print image icon logo style styled oil pastel ink pencil paper
-    pixel comic retro vintage modern abstract
+    red orange yellow lime green teal blue purple pink brown tan white grey gray black gold silver dark light bright
+    pale colourful person people child kid baby lady guy friend king queen doctor chef pirate sailor farmer wizard
+    astronaut police animal puppy kitten horse cow sheep pig fish frog duck owl fox wolf lion tiger mouse monkey panda
+    bear bunny object toy ball book chair table bed sofa cup plate bottle box bag hat cap crown scarf tie shirt dress
+    coat shoes glasses flower tree plant apple cake bike bus truck train plane ship balloon clock phone guitar piano
+    vase tower bridge castle sky sun moon stars cloud clouds rain wind fire water river lake sea ocean mountain hill
+    field farm park street road town village school kitchen window door wall floor roof grass sand ice cave island
+    jungle meadow market portrait painting artwork art illustration cartoon poster print image icon logo style styled
+    oil pastel ink pencil paper pixel comic retro vintage modern abstract
     wearing holding riding sitting standing smiling looking sleeping running jumping flying playing eating reading
     happy sad angry sleepy funny cute small big large little tall short round old young new beautiful nice good
-    one two three four many some both with without near next to beside behind front under over between left right side top
-    of in on at by the a an and from for is are his her their it this that very no not my your
+    one two three four many some both with without near next to beside behind front under over between left right side
+    top of in on at by the a an and from for is are his her their it this that very no not my your
     close up full view day morning evening sunset winter summer spring autumn background plain
 """
 
@@ -70,8 +73,9 @@ def join_subjects(phrases: Sequence[str]) -> str:
 
 
 def prompt(subjects: Sequence[str], scene: str = "", style: str = "a photo", template: str = TEMPLATES[0]) -> str:
-    """A prompt from ready phrases: prompt(["<p1> man", "a dog"], "on a beach") = "a photo of <p1> man and a dog on a beach".
+    """A prompt from ready phrases.
 
+    prompt(["<p1> man", "a dog"], "on a beach") = "a photo of <p1> man and a dog on a beach".
     `scene` and `style` may also be names among `SCENES` (or "plain") and `STYLES`.
     """
     place = scene_phrase(scene) if scene in SCENE_PHRASES or scene == PLAIN else scene

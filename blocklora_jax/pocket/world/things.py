@@ -13,17 +13,21 @@ TRAITS: dict[str, Choices] = {
         "badge": ("none", "heart", "star", "face"), "steam": (False, True),
     },
     "teapot": {
-        "body": PAINT, "trim": PAINT, "pattern": _PATTERNS, "shape": ("round", "tall", "squat"), "knob": ("ball", "cone"),
+        "body": PAINT, "trim": PAINT, "pattern": _PATTERNS, "shape": ("round", "tall", "squat"),
+        "knob": ("ball", "cone"),
     },
     "lamp": {
-        "shade": VIVID, "stand": PAINT, "pattern": _PATTERNS, "shape": ("cone", "drum", "dome"), "base": ("ball", "stick", "vase"),
+        "shade": VIVID, "stand": PAINT, "pattern": _PATTERNS, "shape": ("cone", "drum", "dome"),
+        "base": ("ball", "stick", "vase"),
     },
     "backpack": {
-        "body": VIVID, "pocket": PAINT, "pattern": _PATTERNS, "shape": ("round", "square"), "badge": ("none", "star", "heart"),
+        "body": VIVID, "pocket": PAINT, "pattern": _PATTERNS, "shape": ("round", "square"),
+        "badge": ("none", "star", "heart"),
         "straps": PAINT,
     },
     "house": {
-        "wall": (*PAINT, "tan"), "roof": (*VIVID, "brown", "black"), "door": VIVID, "roof_shape": ("gable", "flat", "steep", "barn"),
+        "wall": (*PAINT, "tan"), "roof": (*VIVID, "brown", "black"), "door": VIVID,
+        "roof_shape": ("gable", "flat", "steep", "barn"),
         "pattern": ("plain", "plain", "bands", "stripes"), "chimney": (False, True), "windows": ("square", "round"),
     },
 }  # fmt: skip
