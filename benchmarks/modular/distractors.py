@@ -1,7 +1,7 @@
 """Whom an adapter answers that should not: `python -m benchmarks.modular.distractors`.
 
 Adapters that the bench has taught (`--adapters`) read prompts in which other tokens than their own stand: drawn at random around
-the class noun, as erasure draws strangers where no tokens are known; other concepts' trained ones; draws that resemble those
+the class noun, as erasure draws negative tokens where no tokens are known; other concepts' trained ones; draws that resemble those
 (with their mean, or as a Gaussian with their covariance too); the trained ones with their coordinates shuffled. Prints each one's
 output, |dW x| over |W x|, as a share of what the adapter puts out on its own prompts.
 """

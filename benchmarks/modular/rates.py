@@ -1,6 +1,6 @@
 """Which learning rate each recipe learns best with: `python -m benchmarks.modular.rates`.
 
-On concepts that the bench does not measure and that the packaged strangers are not of. Every recipe is taught at every rate; a
+On concepts that the bench does not measure and that the packaged negative tokens are not of. Every recipe is taught at every rate; a
 rate is judged by the identity alone and by that of all merged, by each method of the recipe at the best of its strengths.
 docs/ablation.md says what was decided. Kept under --out and used again; writes rates.md and rates.json there. With
 `--concepts 15 --seed 0` they are the bench's own; an --out for each such choice.
