@@ -2,8 +2,8 @@
 
     minimise over the slot's token   log(others / own) + relu(|token| / natural - limit)^2
 
-for prompts that it stands in (see `adapters.token_side`). Each slot's token is optimised apart from the others, with the text
-encoders alone: no pictures, and nobody's data.
+over prompts with the token (see `adapters.token_side`). Each slot's token is optimised separately. This needs only the
+text encoders: no pictures and no user data.
 """
 
 from __future__ import annotations

@@ -67,12 +67,12 @@ def write_text_basis(options: BasisOptions) -> None:
     old = load_text_basis(options.extend, digest) if options.extend else None
     moments = text_moments(sd, words, options.prompts, options.seed)
     basis = principal_directions(moments)[1] if old is None else old.directions
-    _require_directions(basis, options.blocks)
+    _require_directions(basis, options.blocks or ())
     energies = energies_along(basis, moments) / (options.prompts * sd.tokenizer.encode([""]).shape[-1])
     if old is not None and old.energies is not None:
         energies = old.energies
     codewords = {} if old is None else dict(old.codewords)
-    for count in options.blocks:
+    for count in options.blocks or ():
         codewords[count] = _make_codewords(sd, basis, energies, words, count, options.codewords)
     save_basis(options.out, TextBasis(basis, energies, codewords), digest)
     held = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
