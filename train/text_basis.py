@@ -94,13 +94,14 @@ def _make_codewords(
     num_blocks: int,
     settings: CodewordSettings,
 ) -> Codewords:
-    """The codewords of K = `num_blocks`, rounded to fp16 as files have them; says how well they hold on other words."""
-    whitened, (own, held_out) = whitened_directions(basis, energies), split_words(words)
-    found = optimise_codewords(sd, whitened, num_blocks, codeword_prompts(own, 64, settings.seed), settings)
-    rounded = {part: np.asarray(tokens, np.float16).astype(np.float32) for part, tokens in found.items()}
+    """The codewords of K = `num_blocks`, rounded to fp16 as in files. Prints a test of them on other words."""
+    whitened, (used, held_out) = whitened_directions(basis, energies), split_words(words)
+    tokens = optimise_codewords(sd, whitened, num_blocks, codeword_prompts(used, 64, settings.seed), settings)
+    rounded = {part: np.asarray(each, np.float16).astype(np.float32) for part, each in tokens.items()}
     ratios = speech_ratios(sd, rounded, whitened, codeword_prompts(held_out, 16, settings.seed + 1))
     print(
-        f"{num_blocks} codewords, {codewords_digest(rounded)}: on words not used, own directions have {np.median(ratios):.0f}"
-        f" times the energy of all others (the least {ratios.min():.0f}, the most {ratios.max():.0f}; ordinary text 1)"
+        f"{num_blocks} codewords, {codewords_digest(rounded)}: on words not used, own directions have "
+        f"{np.median(ratios):.0f} times the energy of all others (the least "
+        f"{ratios.min():.0f}, the most {ratios.max():.0f}; ordinary text 1)"
     )
     return rounded

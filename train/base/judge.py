@@ -2,9 +2,9 @@
 
 A small network describes each individual by a vector, computed from the individual's parameters. The `subject`
 embedding of a picture is pulled to the descriptions of the individuals that it shows and pushed away from those of
-others. An individual without a picture in the batch is a negative too. `scene` and `style` are trained in the same way, against all
-variants. One more head predicts every trait of what the picture shows, so that the trunk learns sooner to see traits.
-The describing networks and this head are not kept.
+others. An individual without a picture in the batch is a negative too. `scene` and `style` are trained in the same way,
+against all variants. One more head predicts every trait of what the picture shows, so that the trunk learns sooner to
+see traits. The describing networks and this head are not kept.
 """
 
 from __future__ import annotations

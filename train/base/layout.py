@@ -2,8 +2,8 @@
 
 The drawing program knows where each subject stands, so no labels are needed. Without this task, cells on the right of
 a picture attend to the first noun of the caption instead of the second for a very long time. With it, this changes
-after a few hundred steps. One linear layer per feature map makes the prediction. These layers are not kept, so the model's
-architecture does not change.
+after a few hundred steps. One linear layer per feature map makes the prediction. These layers are not kept, so the
+model's architecture does not change.
 Source: TokenCompose (arXiv 2312.03626) supervises attention maps; here features are classified instead.
 """
 

@@ -1,6 +1,6 @@
 """Teach a model one concept.
 
-    python -m train.concept --images DIR --token '<ada>' --class-noun woman --out runs/ada
+python -m train.concept --images DIR --token '<ada>' --class-noun woman --out runs/ada
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from train.concept.config import ConceptConfig
 def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig:
     """`config` with the slots that are claimed for its token; `config` itself if there is no registry.
 
-    Raises: UserError if the token is not registered, or if `config` has another partition or other slots than its claim.
+    Raises: UserError if the token is not registered, or `config` has another partition or other slots than its claim.
     """
     if registry is None:
         return config
