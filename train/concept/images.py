@@ -134,7 +134,7 @@ def _open(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Im
             ImageOps.exif_transpose(file, in_place=True)
             file.load()
             return convert(file)
-    # Decoders raise many kinds of errors for damaged files: OSError, SyntaxError, struct.error, DecompressionBombError, …
+    # Decoders raise many errors for damaged files: OSError, SyntaxError, struct.error, DecompressionBombError, …
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{printable(path.name)} ({printable(reason)})") from error

@@ -135,7 +135,10 @@ def test_a_missing_yaml_file_is_named():
         (["--class-noun", "dog\u200b"], r"--class-noun 'dog\\u200b' has invisible characters: write 'dog'"),
         (["--class-noun", "old\u00a0man"], "invisible characters: write 'old man'"),
         (["--class-noun", "old\nman"], "invisible characters: write 'old man'"),
-        (["--random-scenes", "in the snow", "on\u00ad a beach"], "--random-scenes .* invisible characters: write 'on a beach'"),
+        (
+            ["--random-scenes", "in the snow", "on\u00ad a beach"],
+            r"--random-scenes .* invisible .*: write 'on a beach'",
+        ),
         (["--preview-prompts", "<ada>\u200b man"], "--preview-prompts .* invisible characters"),
         (["--preview-prompts", "<ada>\x1b man"], "control characters"),
         (["--random-shares.negative", "2"], r"negative=2.0 must lie in 0\.\.1"),
