@@ -21,10 +21,10 @@ class BasisOptions:
     """The base: "pocket", a Diffusers folder, a single file, or a hub id."""
     prompts: int = 512
     """How many random prompts are read."""
-    blocks: tuple[int, ...] = ()
-    """Add codewords for so many blocks; several numbers make several sets."""
+    blocks: tuple[int, ...] | None = None
+    """Add codewords for this number of blocks; several numbers give several sets. No codewords if not given."""
     extend: Path | None = None
-    """Keep the directions and codewords of this basis, so that its adapters stay compatible, and add what is missing."""
+    """Keep the directions and codewords of this basis, so that its adapters stay compatible; add what is missing."""
     codewords: CodewordSettings = CodewordSettings()
     """How codewords are optimised."""
     seed: int = 0
@@ -33,5 +33,5 @@ class BasisOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if wrong := [count for count in self.blocks if not 2 <= count <= MOST_BLOCKS]:
+        if wrong := [count for count in self.blocks or () if not 2 <= count <= MOST_BLOCKS]:
             raise UserError(f"--blocks {wrong[0]} must be at least 2, at most {MOST_BLOCKS}")

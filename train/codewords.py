@@ -2,8 +2,8 @@
 
     minimise over the slot's token   log(others / own) + relu(|token| / natural - limit)^2
 
-for prompts that it stands in (see `adapters.token_side`). Each slot's token is optimised apart from the others, with the text
-encoders alone: no pictures, and nobody's data.
+over prompts with the token (see `adapters.token_side`). Each slot's token is optimised separately. This needs only the
+text encoders: no pictures and no user data.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def speech_ratios(
     ids, owned = sd.tokenizer.encode(prompts, {NEGATIVE: vectors}), slot_masks(count, len(whitened))
     measure = jax.jit(lambda tokens, params, owned: -_log_ratios(sd.models, tokens, params, ids, owned, whitened))
     chunks = [np.arange(first, first + chunk) % count for first in range(0, count, chunk)]
-    found = [
+    ratios = [
         measure({p: jnp.asarray(t)[slots] for p, t in tokens.items()}, sd.params, owned[slots]) for slots in chunks
     ]
-    return np.exp(np.concatenate([np.asarray(each) for each in found])[:count])
+    return np.exp(np.concatenate([np.asarray(each) for each in ratios])[:count])
 
 
 def crop_padding(ids: Int[np.ndarray, "p *e t"]) -> Int[np.ndarray, "p *e s"]:

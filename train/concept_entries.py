@@ -34,11 +34,11 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
             raise UserError(f"{where} sets 'out', but its folder is {options.out / name}: leave it out")
         if common := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
             raise UserError(f"{where} sets {common[0]!r}, which holds for all: give it as a flag")
-        own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
+        all_settings = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
         if "class_noun" not in {key.replace("-", "_") for key in settings}:
             raise UserError(f"{where} needs a class_noun: what it is, such as 'dog'")
         check_settings(where, settings, ConceptConfig)
-        configs.append(parse_args([*flags, *settings_as_flags(own)]))
+        configs.append(parse_args([*flags, *settings_as_flags(all_settings)]))
     return configs
 
 

@@ -13,17 +13,18 @@ GROUPS = "groups"
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptsOptions:
-    """Teach a model many concepts in one program, each as if it were alone; every adapter is a file of its own.
+    """Teach a model many concepts in one program. Each result is the same as if the concept were trained alone.
 
     All other settings are those of `python -m train.concept` (see its --help) and hold for all concepts.
     """
 
     concepts: Path
-    """A YAML file `name: {class_noun: …, images: …, token: …, slot: …}`, or a folder of folders of pictures, each with such settings in its concept.yaml."""
+    """A YAML file `name: {class_noun: …, images: …, token: …, slot: …}`, or a folder of folders of pictures, each with
+    such settings in its concept.yaml."""
     out: Path
     """Run folder: each concept's adapter.safetensors and previews/ in a folder of its name; metrics in groups/."""
     at_once: int = 16
-    """How many concepts train at the same time: what fits in memory. The others follow in groups."""
+    """How many concepts train at the same time; memory limits this. The others follow in groups."""
 
     def __post_init__(self) -> None:
         check_options(self)

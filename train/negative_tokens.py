@@ -2,8 +2,8 @@
 
     python -m train.negative_tokens ADAPTER_OR_FOLDER ... --out negative_tokens.safetensors
 
-The tokens of other people's concepts are not known when a concept is trained. What training does to tokens on a base can
-be seen on a few concepts that are not to be merged. Most negative tokens are drawn to resemble those.
+The tokens of other people's concepts are not known when a concept is trained. What training does to tokens on a base
+can be seen on a few concepts that are not to be merged. Most negative tokens are drawn to resemble those.
 """
 
 from __future__ import annotations

@@ -67,12 +67,12 @@ def write_text_basis(options: BasisOptions) -> None:
     old = load_text_basis(options.extend, digest) if options.extend else None
     moments = text_moments(sd, words, options.prompts, options.seed)
     basis = principal_directions(moments)[1] if old is None else old.directions
-    _require_directions(basis, options.blocks)
+    _require_directions(basis, options.blocks or ())
     energies = energies_along(basis, moments) / (options.prompts * sd.tokenizer.encode([""]).shape[-1])
     if old is not None and old.energies is not None:
         energies = old.energies
     codewords = {} if old is None else dict(old.codewords)
-    for count in options.blocks:
+    for count in options.blocks or ():
         codewords[count] = _make_codewords(sd, basis, energies, words, count, options.codewords)
     save_basis(options.out, TextBasis(basis, energies, codewords), digest)
     held = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
@@ -94,13 +94,14 @@ def _make_codewords(
     num_blocks: int,
     settings: CodewordSettings,
 ) -> Codewords:
-    """The codewords of K = `num_blocks`, rounded to fp16 as files have them; says how well they hold on other words."""
-    whitened, (own, held_out) = whitened_directions(basis, energies), split_words(words)
-    found = optimise_codewords(sd, whitened, num_blocks, codeword_prompts(own, 64, settings.seed), settings)
-    rounded = {part: np.asarray(tokens, np.float16).astype(np.float32) for part, tokens in found.items()}
+    """The codewords of K = `num_blocks`, rounded to fp16 as in files. Prints a test of them on other words."""
+    whitened, (used, held_out) = whitened_directions(basis, energies), split_words(words)
+    tokens = optimise_codewords(sd, whitened, num_blocks, codeword_prompts(used, 64, settings.seed), settings)
+    rounded = {part: np.asarray(each, np.float16).astype(np.float32) for part, each in tokens.items()}
     ratios = speech_ratios(sd, rounded, whitened, codeword_prompts(held_out, 16, settings.seed + 1))
     print(
-        f"{num_blocks} codewords, {codewords_digest(rounded)}: on words not used, own directions have {np.median(ratios):.0f}"
-        f" times the energy of all others (the least {ratios.min():.0f}, the most {ratios.max():.0f}; ordinary text 1)"
+        f"{num_blocks} codewords, {codewords_digest(rounded)}: on words not used, own directions have "
+        f"{np.median(ratios):.0f} times the energy of all others (the least "
+        f"{ratios.min():.0f}, the most {ratios.max():.0f}; ordinary text 1)"
     )
     return rounded

@@ -29,7 +29,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.concepts import Concept
 from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
-# The settings of configs/wide.yaml: as many trained numbers as rank 16 in one of sixteen blocks has.
+# The settings of configs/one_block.yaml: as many trained numbers as rank 16 in one of sixteen blocks has.
 ONE_BLOCK = RECIPES["wide"]
 
 # What each differs in from the defaults of train.concept: sixteen column blocks, a slot each, rank 16, lambda 1.

@@ -12,19 +12,20 @@ from blocklora_jax.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class BaseConfig:
-    """Train the pocket Stable Diffusion from nothing. The packaged weights' README says which settings made them."""
+    """Train the pocket Stable Diffusion from scratch. The README of the packaged weights has their settings."""
 
     out: Path = Path("runs/base")
     """Run folder: pictures, checkpoints, metrics, preview grids, and the model so far in `model/`."""
     start: str | None = None
-    """Go on from the weights of this model ("pocket", or a folder): text encoder and autoencoder stay, U-Net and judge train."""
+    """Continue from the weights of this model: "pocket", or a folder. The text encoder and the autoencoder stay as they
+    are; the U-Net and the judge train."""
     resume: bool = False
-    """Continue an interrupted run, or one that is to train longer (raise a stage's steps)."""
+    """Continue an interrupted run, or train a finished one for longer (raise the steps of a stage)."""
     seed: int = 0
     pictures: int = 40_000
-    """How many pictures are drawn to learn from."""
+    """Number of training pictures."""
     several: float = 0.35
-    """Share of them with two or three subjects."""
+    """Share of the pictures that show two or three subjects."""
     clip_steps: int = 400
     clip_batch: int = 128
     clip_learning_rate: float = 5e-4
@@ -35,15 +36,15 @@ class BaseConfig:
     unet_batch: int = 24
     unet_learning_rate: float = 6e-4
     judge_steps: int = 4800
-    """0 trains no judge. A run that starts from a model goes on from its judge, or keeps it."""
+    """0: no judge is trained. A run that starts from a model continues to train its judge, or keeps it."""
     judge_batch: int = 64
     judge_learning_rate: float = 2e-3
     judge_individuals: int = 12_000
-    """How many individuals the judge learns to tell apart, from four pictures of each."""
+    """Number of individuals that the judge learns to tell apart, from four pictures of each."""
     save_every: int = 250
     preview_every: int = 500
     only_judge: bool = False
-    """Train nothing but the judge, for the autoencoder of the model that --start names."""
+    """Train only the judge, for the autoencoder of the model that --start names."""
     report: bool = False
     """Train nothing: measure --model, print how good it is, and write report.json into --out."""
     model: str = "pocket"
@@ -52,7 +53,7 @@ class BaseConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.several <= 1:
             raise UserError(f"--several is a share, 0 to 1, not {self.several}")
-        # 0: only at the end.
+        # 0 saves only at the end.
         check_options(self, {"save_every": BOUNDS["preview_every"]})
         if self.only_judge and self.report:
             raise UserError("--only-judge trains and --report measures: call them one after the other")

@@ -1,4 +1,4 @@
-"""Stage 3: the U-Net, on latents encoded once; classifier-free dropout, a second task, a moving average."""
+"""Stage 3: the U-Net. Latents are encoded once; captions are dropped at random; the result is a moving average."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from train.engine.loop import LoopConfig, run_loop
 CAPTION_DROPOUT = 0.1
 SNR_CLIP = 5.0
 EMA_DECAY = 0.998
-# Of the second task: at first it is about as large as the loss, later nearly nothing.
+# Weight of the second task. Its loss is about as large as the main loss at first, and nearly zero later.
 LAYOUT_WEIGHT = 0.1
 
 
@@ -47,7 +47,11 @@ class Examples(NamedTuple):
 
 
 class DenoiserState(NamedTuple):
-    """step: int32; params: of the "unet" and of the "heads" of its second task; average: theirs, moving; opt_state: optax's."""
+    """The state of the U-Net's training.
+
+    step: int32. params: of the "unet", and of the "heads" of its second task. average: the moving average of params.
+    opt_state: optax's.
+    """
 
     step: jax.Array
     params: Any
@@ -56,7 +60,7 @@ class DenoiserState(NamedTuple):
 
 
 def encode_pictures(config: VAEConfig, params: dict, pictures: Pictures, batch: int = 64) -> np.ndarray:
-    """Latents fp16 [n, h, w, c] of all pictures: their means, unscaled."""
+    """Latents fp16 [n, h, w, c] of all pictures: the means of the encoder, unscaled."""
     model = AutoencoderKL(config)
     encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
     count = len(pictures.images)
@@ -81,7 +85,8 @@ def train_denoiser(
 ) -> dict:
     """The moving average of the U-Net's parameters.
 
-    start: parameters to go on from. preview(step, params): called with the average every `loop.preview_every` steps.
+    start: parameters to continue from. preview(step, params): called with the average every `loop.preview_every`
+    steps.
     """
     latents, ids, empty_ids, subjects = data
     model, text_model = UNet2DConditionModel(config), CLIPTextModel(text[0])
@@ -112,7 +117,7 @@ def train_denoiser(
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, step_key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # Short memory at first, so that the average forgets the random start.
+        # A small decay at first, so that the average forgets the random start.
         decay = jnp.minimum(EMA_DECAY, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
         metrics["gradient_norm"] = optax.global_norm(grads)
@@ -128,7 +133,7 @@ def train_denoiser(
 
 
 def _hold_then_decay(peak: float, steps: int) -> optax.Schedule:
-    """Warm-up, a plateau to 75 % of the steps, then linear to 5 %: a run resumed with more steps only holds longer."""
+    """Warm-up, constant to 75 % of the steps, then linear to 5 %. With more steps only the constant part is longer."""
     hold = steps * 3 // 4
     warm = min(200, max(1, hold))
     pieces = [

@@ -1,4 +1,4 @@
-"""How well the judge tells individuals that it has never seen, and variants of scenes and styles."""
+"""How well the judge recognises individuals that it was not trained on, and variants of scenes and styles."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def measure_identity(judge: Judge, seed: int, count: int = 500) -> dict[str, Any
     names = np.array([member.class_name for member in cast])
     same_class = names[:, None] == names[None, :]
     cosines, itself = query @ gallery.T, np.eye(count, dtype=bool)
-    found = cosines.argmax(1) == np.arange(count)
+    is_hit = cosines.argmax(1) == np.arange(count)
     return {
         "individuals": count,
-        "top1": float(found.mean()),
+        "top1": float(is_hit.mean()),
         "top1_of_class": _top1(np.where(same_class, cosines, -2)),
         "top1_in_pairs": _top1(np.where(same_class, pairs @ gallery.T, -2)),
         "cosine_same": float(cosines[itself].mean()),
         "cosine_same_class": float(cosines[same_class & ~itself].mean()),
         "cosine_other_class": float(cosines[~same_class].mean()),
         "cosine_in_pairs": float((pairs @ gallery.T)[itself].mean()),
-        "top1_by_class": {name: float(found[names == name].mean()) for name in CLASSES if (names == name).any()},
+        "top1_by_class": {name: float(is_hit[names == name].mean()) for name in CLASSES if (names == name).any()},
     }
 
 

@@ -1,4 +1,4 @@
-"""How the pocket model's networks start: every residual branch silent, so that signals and gradients pass straight."""
+"""The initial parameters of the pocket model's networks: every residual branch gives zero at the start."""
 
 from __future__ import annotations
 

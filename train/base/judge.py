@@ -1,9 +1,10 @@
 """Stage 4: the judge, which measures pictures: metric learning over individuals and variants, and caption classes.
 
-A picture's `subject` embedding is drawn to a description of the individuals that it shows, made from their parameters
-by a small network that is thrown away afterwards, and pushed from the descriptions of others: an individual that no
-picture shows is as good a negative as one that is in the batch. `scene` and `style` are taught in the same way, from all variants there are.
-Another head that is thrown away names each trait of what is there, which teaches the trunk sooner what there is to see.
+A small network describes each individual by a vector, computed from the individual's parameters. The `subject`
+embedding of a picture is pulled to the descriptions of the individuals that it shows and pushed away from those of
+others. An individual without a picture in the batch is a negative too. `scene` and `style` are trained in the same way,
+against all variants. One more head predicts every trait of what the picture shows, so that the trunk learns sooner to
+see traits. The describing networks and this head are not kept.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from train.base.softness import augment, soften
 from train.engine.loop import LoopConfig, run_loop
 
 PICTURES_EACH = 4
-DESCRIPTIONS = 1024  # Individuals that a step tells its pictures' from: some fifty of each class.
-# What each loss counts in the first and in the second half; a judge that goes on begins with the second. Scenes and styles fill the picture and are learnt at once; at
-# equal weights their gradients drown those of the subjects, which take long to begin.
+DESCRIPTIONS = 1024  # Individuals that a step compares its pictures with: about fifty of each class.
+# Weights of the losses in the first and in the second half of the steps. A judge that continues from another one starts
+# with the second half. Scenes and styles fill the picture and are learnt quickly. With equal weights their gradients
+# would dominate those of the subjects, which are learnt slowly at first.
 WEIGHTS = {
     "subject": (2.0, 2.0),
     "classes": (2.0, 2.0),
@@ -47,8 +49,9 @@ WEIGHTS = {
     "style_variant": (0.25, 1.5),
     "traits": (0.3, 0.1),
 }
-SCALE = 16.0  # Of cosines in the softmax (arXiv 1811.12649).
-SOFTENED = 6  # Every so many-th picture also comes as the autoencoder gives it back: generated ones look like that.
+SCALE = 16.0  # Factor of the cosines in the softmax (arXiv 1811.12649).
+# Every sixth picture is also shown as the autoencoder reconstructs it, because generated pictures look like that.
+SOFTENED = 6
 _SCENES, _STYLES = variant_traits(SCENE_VARIANTS), variant_traits(STYLE_VARIANTS)
 _OWNERS = np.array([name for name, _, _ in TRAIT_VALUES])
 _IS_NAME = np.array([not trait for _, trait, _ in TRAIT_VALUES])
@@ -64,7 +67,7 @@ class Describer(nn.Module):
 
     @nn.compact
     def __call__(self, traits: Int[Array, "p t"]) -> Float[Array, "p d"]:
-        """The traits' vectors added up, then two layers: whether a hat's colour counts depends on there being a hat."""
+        """The sum of the traits' vectors, then two layers: the colour of a hat counts only if there is a hat."""
         vectors = nn.Embed(len(TRAIT_VALUES), self.width)(jnp.maximum(traits, 0))
         x = nn.LayerNorm()((vectors * (traits >= 0)[..., None]).sum(1))
         x = x + nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(x)))
@@ -72,8 +75,11 @@ class Describer(nn.Module):
 
 
 class Batch(NamedTuple):
-    """pictures: uint8 [b, s, s, 3]. traits: int32 [p, t] of the individuals to tell apart; target: fp32 [b, p], which of
-    them a picture shows, rows add up to one. values: fp32 [b, v], which of all trait values its subjects, scene and style have. classes, scene, style, scene_variant, style_variant: as in `Labels`.
+    """What one step reads.
+
+    pictures: uint8 [b, s, s, 3]. traits: int32 [p, t] of the individuals to tell apart. target: fp32 [b, p], which of
+    them a picture shows; rows add up to one. values: fp32 [b, v], which of all trait values the subjects, the scene and
+    the style of a picture have. classes, scene, style, scene_variant, style_variant: as in `Labels`.
     """
 
     pictures: np.ndarray
@@ -97,7 +103,10 @@ def train_judge(
     individuals: int,
     start: Judge | None = None,
 ) -> Judge:
-    """The trained judge. vae: the autoencoder whose softness it is to see through. start: a judge to go on from."""
+    """The trained judge.
+
+    vae: the autoencoder whose softened pictures it learns to read. start: a judge to continue from.
+    """
     count = PICTURES_EACH * individuals
     pictures = draw_lineup(run_dir, seed, individuals, count)
     softened = soften(*vae, pictures[::SOFTENED], run_dir / "softened.npy")
@@ -169,15 +178,15 @@ def _loss(
         "classes": optax.sigmoid_binary_cross_entropy(logits.classes, batch.classes).sum(-1),
         "scene": integer_loss(logits.scene, batch.scene),
         "style": integer_loss(logits.style, batch.style),
-        # Of classes, scenes and styles that are not there, there is nothing to say.
+        # Traits of classes, scenes and styles that the picture does not show do not count.
         "traits": (optax.sigmoid_binary_cross_entropy(values, batch.values) * present).sum(-1),
     }
     means = {name: loss.mean() for name, loss in losses.items()}
-    found = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
+    hits = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
     total = jnp.zeros(())
     for name, (early, late) in WEIGHTS.items():
         total += jnp.where(second_half, late, early) * means[name]
-    return total, {"top1": found.mean(), **means}
+    return total, {"top1": hits.mean(), **means}
 
 
 def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed: int, step: int, batch: int) -> Batch:
@@ -187,18 +196,18 @@ def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed:
     images = np.stack([_pick(pictures, softened, int(i), rng) for i in chosen])
     shown = labels.subjects[chosen]
     present = np.unique(shown[shown >= 0])
-    others = np.setdiff1d(rng.choice(len(labels.traits), min(DESCRIPTIONS, len(labels.traits)), replace=False), present)
-    people = np.concatenate([present, others])[: min(DESCRIPTIONS, len(labels.traits))]
+    absent = np.setdiff1d(rng.choice(len(labels.traits), min(DESCRIPTIONS, len(labels.traits)), replace=False), present)
+    people = np.concatenate([present, absent])[: min(DESCRIPTIONS, len(labels.traits))]
     target = (people[None, None] == shown[:, :, None]).any(1).astype(np.float32)
     values = np.zeros((batch, len(TRAIT_VALUES) + 1), np.float32)
     subjects = np.where(shown[..., None] >= 0, labels.traits[shown], -1).reshape(batch, -1)
     numbers = (subjects, _SCENES[labels.scene_variant[chosen]], _STYLES[labels.style_variant[chosen]])
-    # Fillers are -1: they land in a last column, which is cut off.
+    # Padding is -1. It lands in a last column, which is cut off.
     np.put_along_axis(values, np.concatenate(numbers, axis=1), 1, axis=1)
     rest = (array[chosen] for array in labels[2:])
     return Batch(images, labels.traits[people], target / target.sum(1, keepdims=True), values[:, :-1], *rest)
 
 
 def _pick(pictures: np.ndarray, softened: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
-    # The softened ones are a few, so they are mostly taken where there is one.
+    # There are few softened pictures, so one is used in most cases where it exists.
     return softened[i // SOFTENED] if i % SOFTENED == 0 and rng.random() < 0.75 else pictures[i]

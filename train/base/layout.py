@@ -1,9 +1,10 @@
-"""The U-Net's second task: to know, at every cell of its feature maps, which class is drawn there.
+"""The U-Net's second task: to predict, at every cell of its feature maps, which class is drawn there.
 
-The world says where each subject stands, so nobody needs to label anything. Without this task the cells on the right of a
-picture read the caption's first noun more readily than its second, for very long; with it, they have changed over after a
-few hundred steps. It is graded by one linear layer a feature map, thrown away in the end: the model's form does not change.
-Source: the idea of telling attention what is where, as in TokenCompose (arXiv 2312.03626), here as classes of features.
+The drawing program knows where each subject stands, so no labels are needed. Without this task, cells on the right of
+a picture attend to the first noun of the caption instead of the second for a very long time. With it, this changes
+after a few hundred steps. One linear layer per feature map makes the prediction. These layers are not kept, so the
+model's architecture does not change.
+Source: TokenCompose (arXiv 2312.03626) supervises attention maps; here features are classified instead.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ def subjects_of(specs: Iterable[PictureSpec]) -> Int[np.ndarray, "n 3"]:
 
 
 def apply_with_features(unet: nn.Module, params: Any, *inputs: Any) -> tuple[jax.Array, Features]:
-    """The U-Net's answer, and what each of its transformers makes, by the transformer's path."""
-    own = lambda module, method: isinstance(module, Transformer2DModel) and method == "__call__"
-    answer, kept = unet.apply({"params": params}, *inputs, capture_intermediates=own, mutable=["intermediates"])
+    """The output of the U-Net, and the output of each of its transformers, by the transformer's path."""
+    is_kept = lambda module, method: isinstance(module, Transformer2DModel) and method == "__call__"
+    answer, kept = unet.apply({"params": params}, *inputs, capture_intermediates=is_kept, mutable=["intermediates"])
     leaves = jax.tree_util.tree_leaves_with_path(kept["intermediates"])
     return answer, {leaf_path(path[:-2]): leaf for path, leaf in leaves}
 
 
 def silent_heads(features: Mapping[str, Any]) -> dict[str, Float[Array, "c k"]]:
-    """The linear layers before training, zero: for `features` (arrays or their shapes), by path."""
+    """The linear layers before training, by path; all zero. features: arrays, or their shapes."""
     return {path: jnp.zeros((leaf.shape[-1], len(CLASS_NAMES))) for path, leaf in features.items()}
 
 
@@ -54,11 +55,14 @@ def layout_loss(
     subjects: Int[Array, "b 3"],
     counts: Bool[Array, " b"],
 ) -> Float[Array, ""]:
-    """Cross entropy of the class drawn at a cell, mean over cells with a subject in pictures that count, and over maps."""
+    """Cross entropy of the class at a cell: the mean over cells with a subject, then over feature maps.
+
+    counts: the pictures that count.
+    """
     losses = []
-    for path, found in features.items():
-        wanted = class_map(subjects, found.shape[1], found.shape[2])
-        scores = jax.nn.standardize(found, epsilon=1e-4) @ heads[path]
+    for path, feature in features.items():
+        wanted = class_map(subjects, feature.shape[1], feature.shape[2])
+        scores = jax.nn.standardize(feature, epsilon=1e-4) @ heads[path]
         shown = (wanted >= 0) & counts[:, None, None]
         errors = optax.losses.softmax_cross_entropy_with_integer_labels(scores, jnp.maximum(wanted, 0))
         losses.append((errors * shown).sum() / jnp.maximum(shown.sum(), 1))
@@ -68,8 +72,8 @@ def layout_loss(
 def class_map(subjects: Int[Array, "b 3"], height: int, width: int) -> Int[Array, "b {height} {width}"]:
     """The class of the subject whose place covers the cell's centre, -1 where none does."""
     inside = jnp.asarray(_inside(height, width))[(subjects >= 0).sum(axis=1)]
-    found = jnp.where(inside, subjects.astype(jnp.int32)[:, :, None, None], -1)
-    return found.max(axis=1)
+    classes = jnp.where(inside, subjects.astype(jnp.int32)[:, :, None, None], -1)
+    return classes.max(axis=1)
 
 
 def _inside(height: int, width: int) -> np.ndarray:

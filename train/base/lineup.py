@@ -1,6 +1,6 @@
-"""What the judge learns from: drawings of many individuals, several of each, whose every parameter is known.
+"""The training pictures of the judge: several drawings of each of many individuals, with all parameters known.
 
-Imports no JAX, so that the processes which draw start quickly.
+Imports no JAX, so that the drawing processes start quickly.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from blocklora_jax.pocket.world.specs import (
 from blocklora_jax.pocket.world.specs import draw_individual as draw_member
 from blocklora_jax.pocket.world.traits import Choices, Traits, draw_traits
 
-_CAST = (*CLASSES, *PEOPLE)  # People come twice: their traits are the most.
+_CAST = (*CLASSES, *PEOPLE)  # People come twice because they have the most traits.
 _PAIRS, _PLAIN, _PHOTO, _WATERCOLOUR = 0.35, 0.07, 0.5, 0.1
 _CHUNK = 250
 
 
 class Labels(NamedTuple):
-    """What is known of n pictures of m individuals.
+    """The labels of n pictures of m individuals.
 
     traits: int32 [m, t], numbers of an individual's class and trait values among `TRAIT_VALUES`, -1 where it has fewer.
     subjects: int32 [n, 2], individuals in a picture, -1 for none. classes: fp32 [n, 18], 1 where a class is in it.
@@ -58,7 +58,7 @@ def number_traits(name: str, traits: Traits) -> list[int]:
 
 
 def _variants(choices: dict[str, Choices]) -> dict[tuple[str, Traits], int]:
-    """Every (name, traits) that there is, numbered."""
+    """All pairs (name, traits), numbered."""
     variants: dict[tuple[str, Traits], int] = {}
     for name, traits in choices.items():
         for values in itertools.product(*(tuple(dict.fromkeys(options)) for options in traits.values())):
@@ -86,24 +86,24 @@ def draw_individual(seed: int, number: int) -> Individual:
 
 
 def make_spec(seed: int, individuals: int, number: int) -> tuple[PictureSpec, list[int]]:
-    """Picture `number` of a cast of so many, and which of them it shows: each is in turn the one that it is about."""
+    """Picture `number`, and which of the `individuals` it shows. Each individual in turn is the main subject."""
     rng = np.random.default_rng([seed, 2, number])
     shown = [number % individuals]
     if rng.random() < _PAIRS:
         # Never two of one class, as in the world's own pictures.
-        other = int(rng.integers(individuals))
-        while _CAST[other % len(_CAST)] == _CAST[shown[0] % len(_CAST)]:
-            other = (other + 1) % individuals
-        shown.insert(int(rng.integers(2)), other)
+        second = int(rng.integers(individuals))
+        while _CAST[second % len(_CAST)] == _CAST[shown[0] % len(_CAST)]:
+            second = (second + 1) % individuals
+        shown.insert(int(rng.integers(2)), second)
     scene = PLAIN if rng.random() < _PLAIN else SCENES[int(rng.integers(len(SCENES)))]
     kind = rng.random()
-    others = tuple(name for name in STYLES if name not in ("photo", "watercolour"))
+    rare_styles = tuple(name for name in STYLES if name not in ("photo", "watercolour"))
     style = (
         "photo"
         if kind < _PHOTO
         else "watercolour"
         if kind < _PHOTO + _WATERCOLOUR
-        else others[rng.integers(len(others))]
+        else rare_styles[rng.integers(len(rare_styles))]
     )
     spec = PictureSpec(
         tuple(draw_individual(seed, shown_one) for shown_one in shown),

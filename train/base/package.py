@@ -44,13 +44,18 @@ PREVIEW_PROMPTS = (
 )
 README = """# The pocket model
 
-A tiny Stable Diffusion (64 x 64 pixels, fp16) that knows the little world of `blocklora_jax/pocket/world.py` and nothing
+A tiny Stable Diffusion (64 x 64 pixels, fp16) that knows the little world of `blocklora_jax/pocket/world.py` and \
+nothing
 else. Every picture it learnt from was drawn by this project; weights and pictures are under Apache-2.0, as the code is.
 
-`unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` are a Diffusers folder that PyTorch opens too. `image_encoder` is the
-CLIP image tower that was trained with the text encoder, for measuring. `judge`, if it is there, is one small convolutional
-network that measures pictures of this world (`blocklora_jax.pocket.judge.load_judge`): which individual, which variant of a
-scene or style, as unit vectors; which classes, scene and style, as probabilities. `python -m train.base --report` says how well.
+`unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` are a Diffusers folder that PyTorch opens too. \
+`image_encoder` is the
+CLIP image tower that was trained with the text encoder, for measuring. `judge`, if it is there, is one small \
+convolutional
+network that measures pictures of this world (`blocklora_jax.pocket.judge.load_judge`): which individual, which \
+variant of a
+scene or style, as unit vectors; which classes, scene and style, as probabilities. `python -m train.base --report` \
+says how well.
 
 Made at commit {commit} with jax {jax} by
 
@@ -66,10 +71,11 @@ Last line of each stage's metrics:
 
 @dataclass(frozen=True)
 class Packager:
-    """Writes what a run has learnt so far.
+    """Writes the model of a run in its present state.
 
-    out: the run folder, with `tokenizer`, `image_encoder` and, once there is one, `judge/weights`. configs: by component. text_params, vae_params: what the
-    U-Net was trained on. settings: for the README. learnt_from: the pictures of this run and of those that it goes on from.
+    out: the run folder, with `tokenizer`, `image_encoder` and, once it is trained, `judge/weights`. configs: by
+    component. text_params, vae_params: those that the U-Net was trained on. settings: for the README. learnt_from: the
+    pictures of this run and of the runs that it continues.
     """
 
     out: Path
@@ -123,5 +129,5 @@ class Packager:
 def _commit() -> str:
     """The checkout's commit, or "unknown" outside of one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"

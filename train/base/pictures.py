@@ -1,4 +1,4 @@
-"""The pictures that the pocket model learns from: drawn once, kept in the run folder."""
+"""The training pictures of the pocket model. They are drawn once and kept in the run folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blocklora_jax.io.json_text import read_json
 from blocklora_jax.pocket.architecture import IMAGE_SIZE
 from blocklora_jax.pocket.world import PictureSpec, sample_batch, sample_spec
 
-# In a model's folder the fields of `PictureSet` for each run, in a run's folder its own.
+# In a model's folder: a list of `PictureSet`, one for each run. In a run's folder: a list with its own.
 PICTURE_SETS = "pictures.json"
 
 
@@ -27,21 +27,21 @@ class Pictures(NamedTuple):
 
 
 class PictureSet(NamedTuple):
-    """Which pictures of the endless set `seed` were learnt from: the first `pictures`, `several` as in `random_spec`."""
+    """The training pictures: the first `pictures` of the endless set `seed`. several: as in `random_spec`."""
 
     seed: int
     pictures: int
     several: float
 
     def specs(self) -> Iterator[PictureSpec]:
-        """What the pictures show, in order, without drawing them."""
+        """Descriptions of the pictures, in order. Nothing is drawn."""
         return (sample_spec(self.seed, index, self.several)[0] for index in range(self.pictures))
 
 
 def read_picture_sets(model: Path) -> list[PictureSet]:
-    """What the model of a folder learnt from, one set for each run that went into it; of a model that says nothing, none.
+    """The training pictures of the model in a folder, one set for each run. Empty if the folder does not name them.
 
-    Raises: UserError for a file that says something else.
+    Raises: UserError for a malformed file.
     """
     path = model / PICTURE_SETS
     try:
@@ -51,15 +51,16 @@ def read_picture_sets(model: Path) -> list[PictureSet]:
 
 
 def draw_pictures(run_dir: Path, chosen: PictureSet, chunk: int = 2000, workers: int = 2) -> Pictures:
-    """Draw the pictures into `run_dir`, or open those that an earlier call drew; an interrupted call goes on.
+    """Draw the pictures into `run_dir`, or open those of an earlier call. An interrupted call is continued.
 
-    Raises: UserError if the earlier call drew others: what was made of them would be taken for these pictures'.
+    Raises: UserError if the earlier call drew other pictures: results made from those would be mistaken for results
+        from these.
     """
     seed, count, several = chosen
     earlier = read_picture_sets(run_dir)
     if earlier not in ([], [chosen]):
         flags = " ".join(f"--{name} {value}" for name, value in earlier[0]._asdict().items())
-        raise UserError(f"{run_dir} holds the pictures of {flags}: ask for the same, or choose another --out")
+        raise UserError(f"{run_dir} holds the pictures of {flags}: use the same settings, or choose another --out")
     write_json(run_dir / PICTURE_SETS, [chosen._asdict()])
     images_path, captions_path = run_dir / "pictures.npy", run_dir / "captions.json"
     captions = read_json(captions_path) if earlier and captions_path.exists() else []
@@ -81,7 +82,7 @@ def draw_pictures(run_dir: Path, chosen: PictureSet, chunk: int = 2000, workers:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Save `array` as .npy, beside `path` first and then moved into place."""
+    """Save `array` as .npy: under another name first, which is then renamed to `path`."""
     temporary = path.with_suffix(".part.npy")
     np.save(temporary, array)
     temporary.replace(path)

@@ -1,7 +1,8 @@
-"""How good the pocket model is, as its judge sees it: `python -m train.base --report`.
+"""How good the pocket model is, measured by its judge: `python -m train.base --report`.
 
-Identity: `measure_identity`. Captions: a class, scene or style of a picture is recognised if the judge gives that name
-the highest probability; with several subjects all must be among as many most probable classes, each with at least one half.
+Identity: see `measure_identity`. Captions: a class, scene or style of a picture is recognised if the judge gives that
+name the highest probability. With n subjects, their classes must be the n most probable ones, each with a probability
+of at least one half.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from blocklora_jax.pocket.world.specs import PictureSpec, draw_individual, rando
 from train.base.identity import measure_identity, measure_variants
 from train.base.pictures import PICTURE_SETS, PictureSet, read_picture_sets
 
-# What good enough is: share of unseen individuals told; of drawings' captions read; generated over drawn, one subject; two.
+# Least values. identity: share of unseen individuals that are recognised. drawings: share of the drawings' captions
+# that are recognised. one, two: rate of generated pictures over that of drawings, with one subject and with two.
 BARS = {"identity": 0.85, "drawings": 0.97, "one": 0.90, "two": 0.75}
 PARTS = ("classes", "scene", "style")
 _TRIES = 500
@@ -37,17 +39,17 @@ Make = Callable[[list[PictureSpec]], np.ndarray]
 def write_report(
     model: str, out: Path, seed: int = 1, counts: tuple[int, int] = (200, 100), cast: int = 500
 ) -> dict[str, Any]:
-    """Measure a model ("pocket" or a folder), print it and write `report.json` into `out`.
+    """Measure a model ("pocket" or a folder), print the result and write `report.json` into `out`.
 
-    counts: how many captions with one and with two subjects are generated, if possible none that the model learnt from.
+    counts: number of captions with one and with two subjects. Captions that the model was not trained on are preferred.
 
-    Raises: UserError for a model that does not say what it learnt from.
+    Raises: UserError for a model that does not name its training pictures.
     """
     began = time.perf_counter()
-    judge = load_judge(own) if (own := Path(model) / "judge").is_dir() else load_judge(FOLDER)
+    judge = load_judge(packed) if (packed := Path(model) / "judge").is_dir() else load_judge(FOLDER)
     sd = StableDiffusion.from_pretrained(model)
     if not (sets := read_picture_sets(folder := sd.checkpoint.tokenizer.parent)):
-        raise UserError(f"{folder} does not say which captions it learnt from: it has no {PICTURE_SETS}")
+        raise UserError(f"{folder} does not name its training captions: it has no {PICTURE_SETS}")
     generate = lambda specs: generate_pictures(sd, [caption(spec) for spec in specs], seed)
     report = {
         "model": model,
@@ -92,7 +94,7 @@ def measure_captions(
 
 
 def caption_key(spec: PictureSpec) -> Caption:
-    """What a caption says, however it is worded."""
+    """The content of a caption, without its wording."""
     return tuple(subject.class_name for subject in spec.subjects), spec.scene, spec.style
 
 
@@ -102,7 +104,7 @@ def known_captions(learnt_from: Iterable[PictureSet]) -> set[Caption]:
 
 
 def new_caption(known: set[Caption], subjects: int, rng: np.random.Generator) -> PictureSpec:
-    """A random picture of the classes, scenes and styles that the base knows, if possible with a caption that it does not."""
+    """A random picture of classes, scenes and styles that the base knows; its caption is new to it if possible."""
     for _ in range(_TRIES):
         spec = random_spec(rng, subjects=subjects)
         if caption_key(spec) not in known:
@@ -111,7 +113,7 @@ def new_caption(known: set[Caption], subjects: int, rng: np.random.Generator) ->
 
 
 def _with_others(spec: PictureSpec, rng: np.random.Generator) -> PictureSpec:
-    """The same caption, other individuals and another seed."""
+    """A picture with the same caption, other individuals and another seed."""
     subjects = tuple(draw_individual(subject.class_name, rng) for subject in spec.subjects)
     return replace(spec, subjects=subjects, seed=int(rng.integers(2**31)))
 
@@ -169,7 +171,8 @@ def as_text(report: dict[str, Any]) -> str:
     lines = [
         f"{report['model']}, seed {report['seed']}, {report['seconds']} s",
         f"identity: top-1 {_bar(who['top1'], BARS['identity'])} among {who['individuals']} unseen individuals; "
-        f"{who['top1_of_class']:.1%} among those of its class, {who['top1_in_pairs']:.1%} when it stands beside another",
+        f"{who['top1_of_class']:.1%} among those of its class, "
+        f"{who['top1_in_pairs']:.1%} when it stands beside another",
         f"cosine to the same individual {who['cosine_same']:.3f} (beside another {who['cosine_in_pairs']:.3f}), "
         f"to others of its class {who['cosine_same_class']:.3f}, of other classes {who['cosine_other_class']:.3f}",
     ]

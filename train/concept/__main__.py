@@ -1,4 +1,7 @@
-"""Teach a model one concept: `python -m train.concept --images DIR --token '<ada>' --class-noun woman --out runs/ada`."""
+"""Teach a model one concept.
+
+python -m train.concept --images DIR --token '<ada>' --class-noun woman --out runs/ada
+"""
 
 from __future__ import annotations
 

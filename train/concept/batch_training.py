@@ -1,4 +1,4 @@
-"""Training concepts: any number of them in one program, each as if it were alone."""
+"""Trains any number of concepts in one program, each with the same result as if it were trained alone."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
 
     Adapters, config.json and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
 
-    Raises: UserError for settings that must be equal and are not, rows that cannot be split over the devices, pictures that
-        cannot be used, or a run that diverges.
+    Raises: UserError for settings that must be equal and are not, rows that cannot be split over the devices, pictures
+        that cannot be used, or a run that diverges.
     """
     config = check_equal(configs)
     devices = jax.devices()
@@ -59,7 +59,7 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
         state, metrics = step(state, batch, sd.params)
         return state, summarise(gather(metrics), [c.config.name for c in concepts])
 
-    # Last of all: a run that could not begin leaves no folder that a second try would find taken.
+    # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.
     for each in configs if is_first_host() else ():
         write_json(each.out / "config.json", each.to_json())
     state = run_loop(
@@ -76,13 +76,13 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
     )  # fmt: skip
     paths = save_adapters(concepts, state)
     preview(config.steps, state)
-    # The first host alone draws the preview; the others would wait at their end for so long only (train.engine.pod).
+    # Only the first host draws the preview. Without this, the others would give up waiting for it at their end.
     all_hosts(True)
     return paths
 
 
 def summarise(metrics: dict[str, jax.Array], names: Sequence[str]) -> dict[str, jax.Array]:
-    """Means over the concepts of metrics [k], and each concept's own diffusion loss where there are several."""
+    """Means over the concepts of metrics [k], and the diffusion loss of each concept if there are several."""
     means = {name: value.mean() for name, value in metrics.items()}
     if len(names) == 1:
         return means
@@ -90,7 +90,7 @@ def summarise(metrics: dict[str, jax.Array], names: Sequence[str]) -> dict[str, 
 
 
 def trained_parts(state: TrainState, count: int) -> list[Trainable]:
-    """What was trained of each concept, as NumPy arrays; to be called on every host of a pod."""
+    """The trained parameters of each concept, as NumPy arrays; to be called on every host of a pod."""
     trained = jax.device_get(gather(state.trainable))
     return [jax.tree.map(lambda x, i=i: x[i], trained) for i in range(count)]
 

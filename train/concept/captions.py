@@ -1,4 +1,4 @@
-"""A caption file as one line of text that a tokenizer reads as it is seen."""
+"""Reads caption files, each as one line of visible text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable, visible_text
 
 _MOST_BYTES = 1 << 16
-# The longest mark first: UTF-32's begins with UTF-16's.
+# The longest marks first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -20,7 +20,7 @@ _MARKS = (
 
 
 def read_captions(paths: list[Path]) -> list[str]:
-    """The text of each caption file: UTF-8, or what its byte order mark says; see `visible_text`.
+    """The text of each caption file, in UTF-8 or the encoding of its byte order mark; see `visible_text`.
 
     Raises: UserError naming every file that is not text, or in an encoding that cannot be known.
     """
@@ -60,5 +60,5 @@ def _decode(data: bytes) -> str:
     if "\0" in text:
         raise ValueError("it holds zero bytes: not text, or UTF-16 without a mark")
     if "\ufffd" in text:
-        raise ValueError("it holds the sign for letters that were lost, U+FFFD")
+        raise ValueError("it holds U+FFFD, the sign for lost letters")
     return text

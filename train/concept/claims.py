@@ -1,4 +1,4 @@
-"""Training on the slots that a registry gave out."""
+"""Training on the slots that are claimed in a registry."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from train.concept.config import ConceptConfig
 
 
 def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig:
-    """`config` with the slots that are claimed for its token; `config` itself where there is no registry.
+    """`config` with the slots that are claimed for its token; `config` itself if there is no registry.
 
-    Raises: UserError if the token is not registered, or its claim is another partition or other slots than `config` says.
+    Raises: UserError if the token is not registered, or `config` has another partition or other slots than its claim.
     """
     if registry is None:
         return config
@@ -21,7 +21,7 @@ def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig
     if not adapter.blocks or wanted != Partition(
         num_blocks=adapter.blocks, axis=adapter.axis, seed=adapter.partition_seed
     ):
-        raise UserError(f"the registry's concepts are all cut in one way: train with {flags}")
+        raise UserError(f"all concepts of the registry share one partition: train with {flags}")
     if adapter.slot is not None and tuple(sorted(adapter.slot)) != entry.slots:
         slots = " ".join(map(str, entry.slots))
         raise UserError(f"{config.token} is registered for --slot {slots}, not {' '.join(map(str, adapter.slot))}")

@@ -1,6 +1,7 @@
-"""Negative tokens from a public codebook: other slots' codewords, moved as far as training moves a token.
+"""Negative tokens from a public codebook: codewords of other slots, moved as far as training moves a token.
 
-Other people's tokens start at their slots' codewords, which everybody has; where training takes them from there nobody knows.
+The tokens of other concepts start at the codewords of their slots, which are public. Training moves them in directions
+that are not known.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from blocklora_jax.adapters.basis import Codewords
 from blocklora_jax.errors import UserError
 
-# Which draws are made of a seed; others' are their own.
+# Separates these draws from other draws of the same seed.
 _STREAM = 0xC0DE
 
 
@@ -25,34 +26,37 @@ def draw_codewords(
     jitter: Mapping[str, float],
     seed: int,
 ) -> dict[str, Float[np.ndarray, "p v d"]]:
-    """By text encoder, another slot's codeword for each of `count` prompts, jittered; fp32, a function of the seed.
+    """By text encoder, a codeword of another slot for each of `count` prompts, with noise; fp32.
 
-    own_slots: whose codewords are never drawn. vectors: of a token; codewords of fewer are repeated, of more cut.
-    jitter: by text encoder, the deviation of the farthest moved; each row is moved by a uniform share of it (see
-    `jitter_deviation`). Both text encoders have the same slot in a row.
+    A function of the seed.
+
+    own_slots: slots whose codewords are never drawn. vectors: embeddings of a token; shorter codewords are repeated,
+    longer ones are cut.
+    jitter: by text encoder, the largest standard deviation of the noise; each row has a uniform share of it (see
+    `jitter_deviation`). A row has the same slot in both text encoders.
 
     Raises: UserError if there is no other slot.
     """
     slots = len(next(iter(codewords.values())))
-    others = np.setdiff1d(np.arange(slots), own_slots)
-    if not len(others):
-        raise UserError(f"all {slots} slots are the concept's own: there is nobody to be silent for")
-    drawn = np.random.default_rng((seed, _STREAM)).choice(others, size=count)
+    other_slots = np.setdiff1d(np.arange(slots), own_slots)
+    if not len(other_slots):
+        raise UserError(f"the concept owns all {slots} slots: no other slot is left for negative tokens")
+    row_slots = np.random.default_rng((seed, _STREAM)).choice(other_slots, size=count)
     shares = np.random.default_rng((seed, _STREAM, 1)).random((count, 1, 1))
-    found = {}
+    negative = {}
     for index, part in enumerate(sorted(codewords)):
         table = np.asarray(codewords[part], np.float32)
-        chosen = table[drawn][:, np.arange(vectors) % table.shape[1]]
+        chosen = table[row_slots][:, np.arange(vectors) % table.shape[1]]
         noise = np.random.default_rng((seed, _STREAM, 2, index)).standard_normal(chosen.shape)
-        found[part] = (chosen + jitter[part] * shares * noise).astype(np.float32)
-    return found
+        negative[part] = (chosen + jitter[part] * shares * noise).astype(np.float32)
+    return negative
 
 
 def jitter_deviation(table_deviation: float, token_spread: float, negative_spread: float) -> float:
-    """How far training moves a token, as a deviation of each of its numbers.
+    """How far training moves a token, as a standard deviation of each of its numbers.
 
     Tokens start `token_spread` deviations of the token table from their noun, and end at up to `token_spread *
-    negative_spread`. What training adds is independent of where they start, so squares add up: of the pocket model's sixteen
-    packaged tokens, which end at 1.9 on average, 1.6; with the defaults 1.7.
+    negative_spread`. The change by training is independent of the start, so the squares add up. For the sixteen
+    packaged tokens of the pocket model, which end at 1.9 on average, this gives 1.6; with the defaults 1.7.
     """
     return table_deviation * token_spread * max(negative_spread**2 - 1, 0.0) ** 0.5

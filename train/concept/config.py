@@ -1,4 +1,4 @@
-"""What can be set when a concept is taught: flags over a YAML file over the defaults."""
+"""The configuration of a training. Flags override a YAML file, which overrides the defaults."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ConceptConfig:
     tokens: tyro.conf.OmitArgPrefixes[TokenSettings] = TokenSettings()
     erasure: tyro.conf.OmitArgPrefixes[ErasureSettings] = ErasureSettings()
     random_shares: RandomPromptShares = RandomPromptShares()
-    """How often a random prompt has what."""
+    """How often a random prompt has each of its parts."""
     optimizer: tyro.conf.OmitArgPrefixes[OptimizerSettings] = OptimizerSettings()
     loss: tyro.conf.OmitArgPrefixes[LossSettings] = LossSettings()
     base: tyro.conf.OmitArgPrefixes[BaseSettings] = BaseSettings()
@@ -91,7 +91,7 @@ class ConceptConfig:
                 " brackets"
             )
         check_options(self)
-        # The noun is shown and searched for: no other white space than ordinary spaces.
+        # The noun is printed and searched for, so it may have no white space other than ordinary spaces.
         check_visible(self, ("class_noun",), only_spaces=True)
         self._check_preservation()
 

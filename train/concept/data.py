@@ -1,4 +1,4 @@
-"""What the steps read: latents of the pictures, encoded once, and batches as a function of (seed, step)."""
+"""The data of the steps: latents of the pictures, encoded once, and batches as a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from train.concept.views import count_views, draw_views
 
 
 class ConceptData(NamedTuple):
-    """One concept, ready to be drawn from; v views (flips, crops) of each picture and each caption's ids or states.
+    """The data of one concept: views (flips, crops) of each picture, and the ids or states of each caption.
 
     latents: fp32 [n, h, w, c], scaled. weights: fp32 [n, h, w, 1]. ids: int32 [n, t], for SDXL [n, 2, t].
     random_latents: fp32 [o, h, w, c]. prompts: p random ones; where the class is preserved, one for each view.
@@ -62,15 +62,15 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData
         raise UserError(f"--resolution {size} must be a multiple of {sd.models.vae.config.downscale} for this model")
     files = find_pictures(find_images(config.images))
     other_images = config.erasure.other_images
-    others = find_pictures(other_images, companions=False) if other_images else []
+    other_files = find_pictures(other_images, companions=False) if other_images else []
     captions, per_picture = _captions(files, config.called), count_views(settings.crop, settings.flip)
-    # What costs little comes first: a fault in a caption is told before hours of encoding.
+    # Captions are checked before the pictures are encoded, which may take hours.
     ids = np.repeat(sd.tokenizer.encode(captions, config.called.token_vectors), per_picture, axis=0)
     latents, weights = _encode_views(sd, files, size, settings, config.run.seed)
     random_latents = latents
-    if others:
-        squares = (crop_square(picture, size) for picture in each_picture(others))
-        random_latents = np.concatenate([latents, encode_images(sd, squares, len(others))])
+    if other_files:
+        squares = (crop_square(picture, size) for picture in each_picture(other_files))
+        random_latents = np.concatenate([latents, encode_images(sd, squares, len(other_files))])
     if config.erasure.preserves_class:
         prompts = _class_prompts(config.called, sd, [caption for caption in captions for _ in range(per_picture)])
     else:
@@ -96,7 +96,7 @@ def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: list[str
 def _encode_views(
     sd: StableDiffusion, files: list[PictureFiles], size: int, settings: DataSettings, seed: int
 ) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "n h w 1"]]:
-    """Latents and loss weights of all views of all pictures, of which one is in memory at a time."""
+    """Latents and loss weights of all views of all pictures. One picture is in memory at a time."""
     grid, weights = size // sd.models.vae.config.downscale, []
     with PictureEncoder(sd, len(files) * count_views(settings.crop, settings.flip)) as encoder:
         for index, picture in enumerate(each_picture(files)):
@@ -112,7 +112,8 @@ def make_batches(
 ) -> Callable[[int], Batch]:
     """`batch_at(step)`: every epoch is a new shuffle of all views; random rows are drawn with replacement.
 
-    rows, random_rows: in a step. Where the class is preserved the random ones are the first of the batch's own rows, and have their numbers.
+    rows, random_rows: in a step. If the class is preserved, the random rows are the first rows of the batch, with the
+    same numbers.
     """
     count = len(data.latents)
 
@@ -120,17 +121,17 @@ def make_batches(
         chosen = _shuffled(seed, step * rows, rows, count)
         rng = np.random.default_rng((seed, 1, step))
         prompts = rng.integers(len(data.prompts.ids), size=random_rows)
-        others = rng.integers(len(data.random_latents), size=random_rows)
+        pictures = rng.integers(len(data.random_latents), size=random_rows)
         is_noise = rng.random(random_rows) < erasure.pure_noise
         numbers = np.arange(rows, rows + random_rows, dtype=np.int32)
         if erasure.preserves_class:
-            prompts = others = chosen[:random_rows]
+            prompts = pictures = chosen[:random_rows]
             is_noise, numbers = np.zeros(random_rows, bool), numbers - rows
         batch = Batch(
             latents=data.latents[chosen],
             weights=data.weights[chosen],
             row=np.arange(rows, dtype=np.int32),
-            random_latents=data.random_latents[others],
+            random_latents=data.random_latents[pictures],
             random_is_noise=is_noise,
             random_row=numbers,
         )
@@ -155,7 +156,7 @@ def _shuffled(seed: int, start: int, rows: int, count: int) -> Int[np.ndarray, "
 
 
 def _captions(files: list[PictureFiles], concept: ConceptName) -> list[str]:
-    """What stands in each picture's caption file, or one of the templates in turn."""
+    """The text of each picture's caption file, or one of the templates in turn."""
     paths = [each.caption for each in files if each.caption]
     written = {
         path: _check_caption(text, path, concept) for path, text in zip(paths, read_captions(paths), strict=True)
@@ -172,8 +173,8 @@ def _check_caption(caption: str, path: Path, concept: ConceptName) -> str:
     if re.search(token, caption):
         return caption if concept.vectors else " ".join(re.sub(token, " ", caption).split())
     raise UserError(
-        f"{printable(str(path))}: the caption {caption[:200]!r} lacks the token {concept.token}: write what calls the"
-        f" concept, as in 'a photo of {concept.trigger}', or remove the file"
+        f"{printable(str(path))}: the caption {caption[:200]!r} lacks the token {concept.token}: write the token"
+        f" and the class noun, as in 'a photo of {concept.trigger}', or remove the file"
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures to latents, as they are read."""
+"""Encodes pictures to latents while they are read."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tqdm import tqdm
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.images import Picture, image_array
 
-# A bar for fewer would be gone before it is read.
+# With fewer pictures a progress bar would end before it can be read.
 _MANY = 50
 _MOST_ROWS, _MOST_PIXELS = 16, 4 * 512 * 512
 
 
 class PictureEncoder:
-    """Encodes pictures a few at a time, in one program, and keeps none longer; a `with` block ends its bar.
+    """Encodes a few pictures at a time, in one program, and then drops them. A `with` block ends the progress bar.
 
     Args:
-        sd: whose autoencoder encodes.
-        count: how many pictures will come, for the bar.
-        rows: how many are encoded at once; as many as `rows_at_once` says if not given.
+        sd: has the autoencoder.
+        count: number of pictures, for the progress bar.
+        rows: how many are encoded at once; see `rows_at_once` for the default.
     """
 
     def __init__(self, sd: StableDiffusion, count: int, rows: int | None = None):
@@ -42,7 +42,7 @@ class PictureEncoder:
         self._bar.close()
 
     def add(self, picture: Picture) -> None:
-        """Encode one more; all are of one size."""
+        """Encode one more picture; all must have the same size."""
         self._waiting.append(image_array(picture))
         if self._rows is None:
             self._rows = rows_at_once(len(self._waiting[0]), jax.default_backend())

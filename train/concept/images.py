@@ -107,7 +107,7 @@ def mask_array(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
 
 
 def mask_weights(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
-    """As `mask_array`, black or not."""
+    """As `mask_array`, but a black mask is allowed."""
     if picture.mask is None:
         return np.ones((size, size, 1), np.float32)
     mask = picture.mask.resize((size, size), Image.Resampling.BOX)
@@ -129,12 +129,12 @@ def _open(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Im
     try:
         if not path.is_file():
             raise OSError("not a file")
-        # EPS is a program, which Pillow hands to Ghostscript, whatever the file is called.
+        # EPS files are programs, which Pillow runs with Ghostscript whatever their suffix.
         with Image.open(path, formats=[kind for kind in Image.ID if kind != "EPS"]) as file:
             ImageOps.exif_transpose(file, in_place=True)
             file.load()
             return convert(file)
-    # Decoders of damaged files raise almost anything: OSError, SyntaxError, struct.error, DecompressionBombError, …
+    # Decoders raise many errors for damaged files: OSError, SyntaxError, struct.error, DecompressionBombError, …
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{printable(path.name)} ({printable(reason)})") from error
@@ -149,7 +149,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_mask(image: Image.Image) -> Image.Image:
-    """Greyscale, white where the loss counts; what is transparent counts as little as what is black."""
+    """Greyscale, white where the loss counts. Transparent parts become black."""
     image = _to_eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")

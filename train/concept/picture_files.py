@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, captions and masks, and which are left alone."""
+"""Which files of a folder are pictures, captions and masks, and which are ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-# Pictures and captions as other programs have them.
+# Pictures and captions of other programs; they are not read.
 _OTHER_SUFFIXES = tuple(
     ".heic .heif .avif .gif .tif .tiff .bmp .jxl .jp2 .jfif .jpe .psd .svg .dng .cr2 .cr3 .nef .arw .caption".split()
 )
@@ -22,7 +22,7 @@ _Named = dict[str, list[Path]]
 
 
 class PictureFiles(NamedTuple):
-    """A picture and what lies beside it; None for what is not there."""
+    """A picture, and its caption and mask files; None if there is none."""
 
     path: Path
     caption: Path | None = None
@@ -32,11 +32,11 @@ class PictureFiles(NamedTuple):
 def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
     """The PNG, JPEG and WebP files of `folder`, by name, with `name.txt` and `name.mask.png`, in any case.
 
-    Hidden files and folders are left alone. One warning names captions without a picture and pictures of other kinds.
+    Hidden files and folders are ignored. One warning names captions without a picture and pictures of other kinds.
 
     Args:
         folder: of pictures.
-        companions: False where captions and masks do not count; they are no pictures either way.
+        companions: False to ignore captions and masks; masks are never read as pictures.
 
     Raises: UserError for a folder that cannot be read or has no pictures, a mask without a picture or of another kind
         than PNG, and a picture with two captions or two masks.
@@ -49,19 +49,19 @@ def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
     if not pictures:
         notes += [f"cannot read {_some(folders)} (a folder)"] if folders else []
         raise UserError("; ".join([f"{printable(str(folder))} has no pictures ({', '.join(SUFFIXES)})", *notes]))
-    found = [PictureFiles(path) for path in pictures]
+    sets = [PictureFiles(path) for path in pictures]
     if companions:
         captions = [path for path in files if path.suffix.lower() == ".txt"]
-        found = _with_companions(found, captions, masks)
-        lone = _without_picture(captions, [each.caption for each in found])
+        sets = _with_companions(sets, captions, masks)
+        lone = _without_picture(captions, [each.caption for each in sets])
         notes += [f"{_some(lone)} (no picture of that name: a.txt is the caption of a.png)"] if lone else []
     if notes:
         warnings.warn(f"{printable(str(folder))}: left alone: {'; '.join(notes)}", stacklevel=2)
-    return found
+    return sets
 
 
 def _list(folder: Path) -> tuple[list[Path], list[Path]]:
-    """What is not hidden: everything but folders, and folders that are named like pictures; sorted."""
+    """Sorted, without hidden ones: the files, and the folders that are named like pictures."""
     try:
         if not folder.is_dir():
             raise UserError(f"there is no folder of pictures {printable(str(folder))}")
@@ -76,28 +76,28 @@ def _is_mask(path: Path) -> bool:
     return path.stem.lower().endswith(".mask") and path.suffix.lower() in (*SUFFIXES, *_OTHER_SUFFIXES)
 
 
-def _with_companions(found: list[PictureFiles], captions: list[Path], masks: list[Path]) -> list[PictureFiles]:
-    """`found` with captions and masks. Raises: UserError for a mask that is no PNG or belongs to no picture."""
+def _with_companions(pictures: list[PictureFiles], captions: list[Path], masks: list[Path]) -> list[PictureFiles]:
+    """`pictures` with captions and masks. Raises: UserError for a mask that is no PNG or belongs to no picture."""
     if wrong := [path for path in masks if path.suffix.lower() != ".png"]:
         name = printable(wrong[0].name)
         raise UserError(
             f"{printable(str(wrong[0].parent))}: masks are PNG files: save {name} as {wrong[0].stem}.png, or rename it"
         )
-    rivals, texts, masks_of = _by_name([each.path for each in found]), _by_name(captions), _by_name(masks)
-    found = [
+    rivals, texts, masks_of = _by_name([each.path for each in pictures]), _by_name(captions), _by_name(masks)
+    complete = [
         PictureFiles(each.path, _companion(each.path, texts, rivals), _companion(each.path, masks_of, rivals))
-        for each in found
+        for each in pictures
     ]
-    if lone := _without_picture(masks, [each.mask for each in found]):
+    if lone := _without_picture(masks, [each.mask for each in complete]):
         raise UserError(
             f"{printable(str(lone[0].parent))}: no picture belongs to {_some(lone)}: a.mask.png is the mask of a.png;"
             " rename or remove what does not belong there"
         )
-    return found
+    return complete
 
 
 def _companion(picture: Path, files: _Named, pictures: _Named) -> Path | None:
-    """The one of `files` that is called as `picture`; in another case only where no other picture could be meant."""
+    """The one of `files` with the name of `picture`. The case may differ if this leaves no doubt."""
     key = same_name(picture.stem)
     alike = files.get(key, [])
     exact = [path for path in alike if _base(path) == picture.stem]
@@ -127,6 +127,6 @@ def _without_picture(files: Sequence[Path], used: Iterable[Path | None]) -> list
 
 
 def _some(paths: Sequence[Path]) -> str:
-    """Their names, of many the first."""
+    """The names of `paths`, or the first few."""
     names = ", ".join(printable(path.name) for path in paths[:_MOST_NAMED])
     return names if len(paths) <= _MOST_NAMED else f"{names} and {len(paths) - _MOST_NAMED} more"

@@ -1,4 +1,4 @@
-"""What a concept brings to its training: data, masks, and parameters before the first step."""
+"""Preparation of a concept for training: its data, its masks, and its parameters before the first step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class Concept(NamedTuple):
 
 
 def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
-    """Read the pictures and draw the first parameters. Raises: UserError for pictures or settings that cannot be used."""
+    """Read the pictures and draw the first parameters.
+
+    Raises: UserError for pictures or settings that cannot be used.
+    """
     data = load_concept_data(config, sd)
     info, masks, trainable = init_concept(config, sd)
     data = cache_states(config, sd, data, trainable)
@@ -66,7 +69,7 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
 
 
 def public_settings(config: ConceptConfig) -> dict[str, Any]:
-    """The settings that an adapter carries: what made its numbers, and nothing of where or how it was run."""
+    """The settings that an adapter carries: what made its numbers, without those that say where or how it was run."""
     return {name: value for name, value in config.to_json().items() if name not in PRIVATE_SETTINGS}
 
 
@@ -98,7 +101,8 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         training=json.dumps(public_settings(config)),
     )
     masks = block_masks(info, shapes, basis)
-    # Concepts that start alike would answer to each other's tokens: most people train with the same seed.
+    # The name is part of the key: most users train with the same seed, and concepts with equal starts would respond to
+    # each other's tokens.
     lora_key, token_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.run.seed), zlib.crc32(config.name.encode()))
     )
@@ -111,7 +115,7 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
 
 
 def _draw_row_slot(config: ConceptConfig, shapes: KernelShapes) -> ConceptConfig:
-    """`config` whose frozen down projection has a slot, drawn from the name if not given, which the file then records."""
+    """`config` with a slot for its frozen down projection: drawn from the name if not given. The file records it."""
     if config.adapter.down == "trained" or config.adapter.slot is not None:
         return config
     return config.with_settings(slot=(slot_from_name(config.name, count_sets(shapes, config.adapter.rank)),))
@@ -131,7 +135,10 @@ def init_tokens(
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
-    """`data` with its text encoded once: that of the random prompts unless a text encoder trains, the captions' if no tokens do."""
+    """`data` with encoded text, where training does not change it.
+
+    Random prompts are encoded unless a text encoder trains; captions only if no token trains either.
+    """
     if sd.models.text_encoders.keys() & trainable.lora.keys():
         return data
     prompts, vectors, params, random_ids = data.prompts, config.tokens.token_vectors, dict(sd.params), []

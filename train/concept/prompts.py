@@ -1,4 +1,4 @@
-"""The prompts of training: what the configuration says, completed by what fits the model."""
+"""The prompts of training: those of the configuration, completed by a list that fits the model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from blocklora_jax.prompts.tokenizer import token_pattern
 from train.concept.settings.concept_name import ConceptName
 from train.concept.settings.erasure import ErasureSettings
 
-# After these, after punctuation and at the beginning a name is followed by an article when it becomes a noun; elsewhere
-# ("the", "my smiling") there is one, or none is wanted.
+# A noun in place of a name needs an article at the beginning, after punctuation, and after one of these words.
+# Elsewhere ("the", "my smiling") there is one already, or none is needed.
 _BEFORE_ARTICLES = frozenset(
     "and as at behind beside between by for from in into like near of on or over to under versus with".split()
 )
@@ -29,7 +29,7 @@ def prompt_words(model: str, erasure: ErasureSettings) -> PromptWords:
 
 
 def preview_prompts(concept: ConceptName, words: PromptWords) -> tuple[str, ...]:
-    """What the previews show: the concept in several scenes and styles, and its class without it."""
+    """The prompts of the previews: the concept in several scenes and styles, and its class without the concept."""
     trigger = concept.trigger
     if concept.kind == "style":
         pairs = islice(zip(cycle(words.subjects), cycle(words.scenes), strict=True), 7)
@@ -38,9 +38,9 @@ def preview_prompts(concept: ConceptName, words: PromptWords) -> tuple[str, ...]
     if concept.kind == "scene":
         shown = [f"a photo of {article(s)} {s} in a {trigger}" for s in words.subjects[:7]]
         return (*shown, f"a photo of {article(words.subjects[0])} {words.subjects[0]} {words.scenes[0]}")
-    photo, *others = words.styles
+    photo, *more_styles = words.styles
     shown = [f"{photo} {trigger}", *(f"{photo} {trigger} {scene}" for scene in words.scenes[:4])]
-    shown += [f"{style} {trigger} {words.scenes[0]}" for style in others[:2]]
+    shown += [f"{style} {trigger} {words.scenes[0]}" for style in more_styles[:2]]
     return (*shown, f"{photo} {article(concept.class_noun)} {concept.class_noun} {words.scenes[0]}")
 
 
@@ -57,9 +57,9 @@ def captions_for(concept: ConceptName) -> tuple[str, ...]:
 def class_caption(caption: str, concept: ConceptName) -> str:
     """A caption of the concept as one of its class: the noun in place of the trigger, its article put right.
 
-    People and things are called as if by name: "a photo of <p1> man" becomes "a photo of a man", and "a <p1> owl" "an owl".
-    Scenes and styles have the article that they need: "in <p1> space" becomes "in space". A caption without the class noun
-    gets it.
+    Triggers of people and objects are used like names: "a photo of <p1> man" becomes "a photo of a man", and "a <p1>
+    owl" becomes "an owl". Scenes and styles keep the article that they have: "in <p1> space" becomes "in space". If the
+    caption lacks the class noun, it is inserted.
     """
     noun = concept.class_noun.strip()
     named = concept.kind not in ("scene", "style")

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it may be begun or resumed there, and the pictures that are put into it."""
+"""The folder of a run: whether a run may begin or be resumed there, and its preview pictures."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from train.concept.config import ConceptConfig
 from train.concept.prompts import preview_prompts, prompt_words
 from train.engine.platform import first_host_does
 
-# What a resumed run may do otherwise than before and still compute the same, up to rounding.
+# Settings that a resumed run may change. The results stay the same, up to rounding.
 MAY_CHANGE = frozenset(
-    "out resume registry save_dtype log_every save_every preview_every preview_prompts tensorboard tpu gpu cpu mapper remat".split()
+    "out resume registry save_dtype log_every save_every preview_every preview_prompts tensorboard tpu gpu cpu mapper"
+    " remat".split()
 )
 
 
-# What a run writes.
+# Files and folders that a run writes.
 OURS = ("adapter.safetensors", "metrics.jsonl", "checkpoints", "previews", "tensorboard")
 _LONGEST = 60  # characters of a setting, in an error
 
 
 @contextmanager
 def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iterator[None]:
-    """Hold the locks of all folders that a training writes to, from before `check` looks at them until it has ended.
+    """Lock all folders that a training writes to, then call `check`; the locks are held to the end of the block.
 
-    To be entered on every host of a pod; the first locks and looks, and what it refuses is refused on all.
+    To be entered on every host of a pod. The first host locks and checks; its errors are raised on all hosts.
 
-    Raises: UserError if another process trains in one of them, one cannot be written to, two are the same, or `check` does.
+    Raises: UserError if another process trains in one of them, one cannot be written to, two are the same, or `check`
+        raises it.
     """
     with ExitStack() as locks:
 
@@ -54,27 +56,33 @@ def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iter
         yield
 
 
-def keep_off_inputs(configs: Sequence[ConceptConfig], others: Sequence[Path] = ()) -> None:
-    """Raises UserError if what the trainings write would lie in, or be, what they read. others: folders that they share."""
+def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = ()) -> None:
+    """Raises UserError if an output of the trainings is, or lies in, one of their inputs.
+
+    shared: output folders that all trainings write to.
+    """
     folders = [config.out for config in configs]
     inner = ("checkpoints", "previews", "tensorboard")
     outputs = [Output(folder / "adapter.safetensors", "adapter", typed=folder) for folder in folders]
     outputs += [Output(folder / name, "run", typed=folder) for folder in folders for name in inner]
     inputs = [path for c in configs for path in _inputs(c)]
-    # What is there from before is looked at under the lock.
-    plan_outputs([*outputs, *(Output(folder, "run") for folder in others)], inputs, overwrite=True)
+    # Files from earlier runs are checked later, under the lock.
+    plan_outputs([*outputs, *(Output(folder, "run") for folder in shared)], inputs, overwrite=True)
 
 
 def _inputs(config: ConceptConfig) -> tuple[Path | str | None, ...]:
     """The files and folders that a training reads; None for those that are not given."""
     return (
-        config.images, config.erasure.other_images, config.model, config.adapter.basis, *(config.tokens.negative_tokens or ())
+        config.images, config.erasure.other_images, config.model, config.adapter.basis,
+        *(config.tokens.negative_tokens or ()),
     )  # fmt: skip
 
 
 def check_run_dir(config: ConceptConfig) -> None:
-    """Raises UserError if --out holds a run and --resume is not given, the run to resume has other settings, or what is
-    there is of no run that this program knows: it would be replaced.
+    """Raises UserError if a run cannot begin or be resumed in --out.
+
+    It cannot begin in the folder of another run, nor where it would replace other files. It cannot be resumed with
+    other settings.
     """
     path = config.out / "config.json"
     if path.exists() and not config.run.resume:
@@ -91,21 +99,22 @@ def refuse_others_files(folder: Path) -> None:
     """Raises UserError if a new run in `folder` would replace or add to what lies there."""
     if taken := [name for name in OURS if os.path.lexists(folder / name)]:
         raise UserError(
-            f"{folder} holds {' and '.join(taken)}, but no run that was begun here (no config.json): choose another --out"
+            f"{folder} holds {' and '.join(taken)}, but no run that was begun here (no config.json): "
+            "choose another --out"
         )
 
 
 def changed_settings(
     before: Mapping[str, Any], config: ConceptConfig, may_change: frozenset[str] = MAY_CHANGE
 ) -> list[str]:
-    """What is otherwise in `config` than in a run's settings, which were read from JSON; in words."""
+    """The settings of `config` that differ from those of an earlier run, in words. before: as read from JSON."""
     now = json.loads(json.dumps(config.to_json()))
     changed = [
         f"{k} was {_short(before.get(k))}, now {_short(v)}"
         for k, v in now.items()
         if k not in may_change and before.get(k) != v
     ]
-    # A setting of a newer version that is not in use there says nothing.
+    # A setting of a newer version that was off in that run has no effect.
     unknown = [k for k, v in before.items() if k not in now and v not in (None, False)]
     return changed + [f"{_short(k)} was {_short(before[k])}, which this version does not know" for k in unknown[:3]]
 
@@ -129,10 +138,10 @@ def _short(value: Any) -> str:
 
 
 def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, Adapter], None]:
-    """`preview(step, adapter)` writes `previews/<step>.png`: the concept as a merge of this one adapter shows it."""
+    """`preview(step, adapter)` writes `previews/<step>.png`: pictures of the model merged with this adapter."""
     words = prompt_words(config.model, config.erasure)
     prompts = config.run.preview_prompts or preview_prompts(config.called, words)
-    # One that is too long is to be told now, not after the training.
+    # A prompt that is too long must be reported now, not after the training.
     sd.tokenizer.encode(prompts, config.called.token_vectors)
 
     def preview(step: int, adapter: Adapter) -> None:

@@ -1,4 +1,4 @@
-"""Whether values from a YAML file are of the types that the settings have: said in one line, by file and key."""
+"""Checks that values from a YAML file have the types of the settings. Errors name the file and the key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _refuse_twice(where: str, settings: Mapping[str, Any]) -> None:
 
 
 def _check_item(shown: str, field: str, item: Any, hint: Any) -> None:
-    """A number must be within its bounds, and a text must not look like a flag, which it is going to stand behind."""
+    """Raises UserError for a number out of bounds, or a text that would be read as a flag on the command line."""
     numbers = {int, float} & {kind for choice in _choices(hint) for kind in (choice, *get_args(choice))}
     if numbers and field in BOUNDS and item is not None:
         check_number(field, numbers.pop()(item), shown=shown)
@@ -58,7 +58,7 @@ def _check_group(where: str, name: str, value: Mapping[Any, Any], group: type) -
 
 
 def typed_names(name: str, hint: Any) -> tuple[str, ...]:
-    """What the field `name` is called in a file: as its flag, and as the flag's other names."""
+    """The names of the field `name` in a file: those of its flag."""
     marks = getattr(hint, "__metadata__", ())
     renamed = next((mark for mark in marks if getattr(mark, "name", None)), None)
     if renamed is None:
@@ -131,5 +131,5 @@ def _told(value: Any) -> str:
 
 def _hint(value: Any, hint: Any) -> str:
     texts = {str, Path} & set(_choices(hint))
-    # YAML reads no, 1.10 and 2024-01-01 as something else than text.
+    # YAML does not read no, 1.10 and 2024-01-01 as text.
     return ": put it in quotes" if texts and not isinstance(value, (list, dict)) and value is not None else ""

@@ -17,7 +17,10 @@ from train.concept.settings.optimizer import OptimizerSettings
 
 
 class Trainable(NamedTuple):
-    """lora: fp32 pairs. tokens: the concept's embeddings, fp32 [v, d]; tokens_2: those for SDXL's second text encoder."""
+    """The trained parameters.
+
+    lora: fp32 pairs. tokens: the concept's embeddings, fp32 [v, d]. tokens_2: those for SDXL's second text encoder.
+    """
 
     lora: LoRATree
     tokens: Float[Array, "v d"]
@@ -31,9 +34,10 @@ class Trainable(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """step: int32, finished steps. key: seeds every step's noise. masks: of the adapter, never changed.
+    """The state between two steps.
 
-    trainable, opt_state: what the optimizer turns.
+    step: int32, finished steps. key: seeds the noise of every step. masks: of the adapter, never changed.
+    trainable, opt_state: changed by the optimizer.
     """
 
     step: Int[Array, ""]

@@ -28,7 +28,7 @@ from train.concept.text import encode_rows
 
 
 class Noised(NamedTuple):
-    """Network inputs of some rows, and the noise that was put in."""
+    """Network inputs of some rows, and the noise in them."""
 
     latents: Float[Array, "b h w c"]
     noise: Float[Array, "b h w c"]
@@ -57,18 +57,18 @@ def make_step(
         text = encode_rows(models, params, lora, scale, trainable, batch)
         pairs = lora.get("unet", {})
         inputs: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
-        # What only reads text need not see the random rows drawn.
-        drawn = 0 if erasure.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
-        if drawn:
+        # Layers that only read text do not need a pass of the U-Net over the random rows.
+        unet_rows = 0 if erasure.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
+        if unet_rows:
             inputs = jax.tree.map(lambda *x: jnp.concatenate(x), inputs, (*random, text.random))
         output, energies = apply_adapted(
-            models.unet, params["unet"], pairs, scale, *_unet_inputs(models, *inputs), random_rows=drawn
+            models.unet, params["unet"], pairs, scale, *_unet_inputs(models, *inputs), random_rows=unet_rows
         )
         output, count = output.astype(jnp.float32), len(batch.row)
         diffusion = _diffusion_loss(schedule, loss, output[:count], batch, concept)
         erase = jnp.zeros(())
         if rows and erasure.erase == "layer":
-            if not drawn:
+            if not unet_rows:
                 energies = measure_energies(params["unet"], pairs, scale, text.random.states)
             erase = layer_erasure(jnp.concatenate([energies, text.energies]))
         elif rows:
@@ -81,7 +81,7 @@ def make_step(
         inputs = state.trainable, state.masks, batch, params, key
         (total, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
         grads, total, parts = jax.lax.pmean((grads, total, parts), "data")
-        # optax's types know nothing of NamedTuples.
+        # The types of optax do not accept NamedTuples.
         before = cast(Any, state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, before)
         trainable = cast(Trainable, optax.apply_updates(before, updates))
@@ -108,7 +108,7 @@ def _random_inputs(
     schedule: Schedule, batch: Batch, key: PRNGKeyArray, preserves_class: bool, noise_offset: float
 ) -> tuple[Array, Array]:
     if preserves_class:
-        # The concept's rows again, noise and all: `random_row` has their numbers.
+        # The concept's rows again, with the same noise: `random_row` has their numbers.
         noised = _add_noise(schedule, batch.random_latents, batch.random_row, key, noise_offset)
         return noised.latents, noised.timesteps
     noised = _add_noise(schedule, batch.random_latents, batch.random_row, jax.random.fold_in(key, 1))
@@ -117,7 +117,7 @@ def _random_inputs(
 
 
 def _unet_inputs(models: Models, latents: Array, timesteps: Array, text: TextOutput) -> tuple[Any, ...]:
-    """What the U-Net is called with. SDXL is told that pictures are neither enlarged nor cropped, as `generate` tells it."""
+    """The inputs of the U-Net. SDXL also gets sizes that say "neither enlarged nor cropped", as in `generate`."""
     height, width = (side * models.vae.config.downscale for side in latents.shape[1:3])
     added = add_sizes(text, jnp.asarray(make_size_ids(height, width, len(latents))))
     return (latents, timesteps, text.states, *([added] if added else []))

@@ -20,7 +20,7 @@ from train.concept.state import Trainable
 
 
 class EncodedRows(NamedTuple):
-    """The concept's rows and the random ones under the adapter; the random ones under the base; the layers' energies."""
+    """Encoded rows. concept, random: with the adapter. base: the random rows without it. energies: of the layers."""
 
     concept: Any
     random: Any
@@ -36,7 +36,7 @@ def encode_rows(
     trainable: Trainable,
     batch: Batch,
 ) -> EncodedRows:
-    """What all text encoders make of the batch; rows whose text comes with it are taken as they are."""
+    """The outputs of all text encoders for the batch. Rows that come with encoded text are used as they are."""
     rows, concept = len(batch.random_row), None if batch.text is None else jax.tree.map(jnp.asarray, batch.text)
     if concept is None:
         towers = [

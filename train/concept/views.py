@@ -1,4 +1,4 @@
-"""Views of a picture: crops and mirror images, each of which sees the mask."""
+"""Views of a picture: crops and mirror images. Every view covers a part of the mask."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def count_views(smallest: float, flip: bool) -> int:
 def draw_views(
     picture: Picture, rng: np.random.Generator, size: int, grid: int, smallest: float, flip: bool
 ) -> Iterator[Picture]:
-    """The views of `picture` that are learnt from, `size` pixels wide.
+    """The training views of `picture`, `size` pixels wide.
 
     The centre square moves as far as it must to cover the mask; random crops move only where they miss it.
 

@@ -17,7 +17,7 @@ from train.engine.orbax_noise import quiet_orbax
 from train.engine.platform import all_hosts, is_first_host
 from train.engine.state_digest import as_numbers, describe_state, layout_digest, tensors_digest
 
-# Says in orbax's own metadata that there is a seal to look for.
+# An entry in orbax's own metadata: this checkpoint has a seal.
 _SEALED = {"sealed": True}
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "Read-only file system")
 
@@ -60,7 +60,7 @@ class Checkpoints:
                 "make room or mend the disk, then continue with --resume from the checkpoint before"
             ) from error
         if is_first_host():
-            # The new name too, before the older ones go.
+            # The new name must be on disk before older checkpoints are deleted.
             flush(self._folder.path)
             self._folder.drop_all_but(self._keep)
 
@@ -91,21 +91,21 @@ class Checkpoints:
                 return step, state
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise UserError(
-            f"every checkpoint in {self._folder.path} is damaged ({reasons}): put a copy of one there, or move the folder "
-            "away and --resume begins again at the first step"
+            f"every checkpoint in {self._folder.path} is damaged ({reasons}): put a copy of one there, or move the "
+            "folder away and --resume begins again at the first step"
         )
 
     def close(self) -> None:
-        """Nothing is left to be done: `save` waits."""
+        """Does nothing: `save` waits until all is written."""
 
     def _make_room(self, step: int) -> None:
-        """Clear away what a killed process left, and what lies where `step` is to be."""
+        """Remove files that a killed process left, and move aside what lies at the place of `step`."""
         self._tidy()
         if is_first_host() and self._folder.of(step).exists():
             self._folder.move_aside(step)
 
     def _tidy(self) -> None:
-        """Clear away what a killed process left, once."""
+        """Remove files that a killed process left; only the first call does so."""
         if is_first_host() and not self._is_tidy:
             self._folder.remove_leftovers()
         self._is_tidy = True
@@ -117,10 +117,11 @@ class Checkpoints:
             except OSError as error:
                 raise UserError(f"cannot rename {self._folder.of(step)}: {error.strerror or error}") from error
             warnings.warn(
-                f"the checkpoint of step {step} is damaged ({reason}): it is now {aside}, and training goes on from step {good}",
+                f"the checkpoint of step {step} is damaged ({reason}): it is now {aside}, "
+                f"and training goes on from step {good}",
                 stacklevel=2,
             )
-        # No host saves the step again before it is out of the way.
+        # No host may save the step again before it is moved.
         all_hosts(True)
 
     def _read(self, step: int, like: Any) -> Any:
@@ -135,11 +136,11 @@ class Checkpoints:
             problem = error
         except Exception as error:  # orbax and tensorstore raise many kinds.
             problem = DamagedError(_reason(error))
-        # What one host cannot read none goes on from.
+        # All hosts must continue from the same checkpoint.
         if not all_hosts(problem is None):
             raise problem or DamagedError("another host of the pod cannot read it")
         if seal and tensors_digest(state) != seal["tensors"]:
-            raise DamagedError("what is in it is not what was saved")
+            raise DamagedError("its contents are not those that were saved")
         return jax.tree.map(lambda x, y: y if x is None else x, state, like, is_leaf=lambda x: x is None)
 
     def _check(self, step: int, seal: Mapping[str, Any] | None, wanted: Any) -> None:
@@ -150,7 +151,7 @@ class Checkpoints:
             if seal["layout"] != layout_digest(wanted):
                 raise MisfitError
             return
-        # From before there were seals, or the seal is lost.
+        # It was saved by a version without seals, or the seal is lost.
         metadata = _checkpointer().metadata(self._folder.of(step))
         if metadata.custom_metadata or not metadata.commit_timestamp_nsecs:
             raise DamagedError(f"its {'seal' if metadata.custom_metadata else '_CHECKPOINT_METADATA'} is missing")
@@ -164,12 +165,12 @@ class Checkpoints:
 
 
 def _checkpointer(alone: bool = False) -> ocp.Checkpointer:
-    """`alone`: hosts do not wait for each other, so that one that fails does not leave the others waiting."""
+    """alone: hosts do not wait for each other, so that the others do not hang if one fails."""
     options = ocp.options.MultiprocessingOptions()
     if alone and jax.process_count() > 1:
-        own = jax.process_index()
+        host = jax.process_index()
         options = ocp.options.MultiprocessingOptions(
-            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
+            primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
         )
     handler = ocp.CompositeCheckpointHandler(default=ocp.StandardCheckpointHandler(multiprocessing_options=options))
     return ocp.Checkpointer(handler, multiprocessing_options=options)
@@ -199,7 +200,7 @@ def _without_empty(state: Any) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Why it failed, in a few words: what comes from orbax can be pages long."""
+    """The reason of a failure in a few words. Messages of orbax can be pages long."""
     text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
     if known := next((words for words in _FULL if words in text), None):
         return known

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: which there are, and moving, dropping and flushing them as wholes."""
+"""The folder of a run's checkpoints: lists, moves and deletes whole checkpoints."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-# What orbax puts into every checkpoint; a folder with none of it is somebody else's.
+# Every checkpoint has at least one of these. A folder with none of them was not written by this program.
 _MARKS = ("_CHECKPOINT_METADATA", "commit_success.txt", "default", "blocklora_seal.json")
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _DROPPED = ".dropped-"
 
 
 class CheckpointFolder:
-    """Checkpoints in `<folder>/<step>`. Whatever else lies there is left alone."""
+    """Checkpoints in `<folder>/<step>`. Other files there are not touched."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.absolute()
@@ -45,10 +45,10 @@ class CheckpointFolder:
                 shutil.rmtree(dropped)
 
     def remove_leftovers(self) -> None:
-        """Delete what a killed process left half-written or half-deleted."""
+        """Delete checkpoints that a killed process had partly written or deleted."""
         for path in list(self.path.iterdir()) if self.path.is_dir() else ():
-            name, found, _ = path.name.partition(_TEMPORARY)
-            if (found and name.isdecimal()) or path.name.startswith(_DROPPED):
+            name, mark, _ = path.name.partition(_TEMPORARY)
+            if (mark and name.isdecimal()) or path.name.startswith(_DROPPED):
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""A seal on a checkpoint's files: a digest of each, so that no damaged one is ever given to orbax to read."""
+"""The seal of a checkpoint: a digest of each of its files. orbax never reads a damaged file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DamagedError(Exception):
 
 
 class SealingHandler(ocp.CompositeCheckpointHandler):
-    """Saves as orbax does; when all is written, and before it is renamed into place, seals it and flushes it to disk."""
+    """Saves as orbax does. Before the finished checkpoint is renamed, it is sealed and flushed to disk."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:
         super().__init__(default=ocp.StandardCheckpointHandler())
@@ -44,9 +44,9 @@ class SealedArgs(ocp.args.Composite):
 
 
 def write_seal(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write down what `record` says of the state and a digest of every file within the subfolders of `folder`.
+    """Write `record` and a digest of every file in the subfolders of `folder`.
 
-    The files beside them orbax still changes; they hold nothing of the state.
+    orbax still changes the files beside the subfolders; these hold no part of the state.
     """
     seal = {"version": _VERSION, **record, "files": _digests(folder)}
     (folder / SEAL).write_text(json.dumps(seal | {"seal": digest_of(seal)}, indent=1))
@@ -67,10 +67,10 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
         raise DamagedError(f"{SEAL} is changed")
     if seal["version"] != _VERSION:
         raise DamagedError("a newer version of this program saved it")
-    found = _digests(folder)
-    for name in sorted(found.keys() | seal["files"].keys()):
-        if found.get(name) != seal["files"].get(name):
-            state = "missing" if name not in found else "changed" if name in seal["files"] else "not part of it"
+    digests = _digests(folder)
+    for name in sorted(digests.keys() | seal["files"].keys()):
+        if digests.get(name) != seal["files"].get(name):
+            state = "missing" if name not in digests else "changed" if name in seal["files"] else "not part of it"
             raise DamagedError(f"its file {name} is {state}")
     return seal
 

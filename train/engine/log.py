@@ -50,13 +50,13 @@ class MetricsLog:
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last line of `<folder>/metrics.jsonl` that is one; {} if none is."""
+    """The last valid line of `<folder>/metrics.jsonl`; {} if there is none."""
     lines = _good_lines(folder / "metrics.jsonl")
     return lines[-1][1] if lines else {}
 
 
 def _good_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Those lines of a metrics file that hold the metrics of a step, and what they say; a crash may leave others."""
+    """The valid lines of a metrics file, and their values. A crash may leave other lines."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:

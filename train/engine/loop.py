@@ -1,25 +1,21 @@
-"""The loop that every training shares: steps, progress, metrics, checkpoints, signals, NaN."""
+"""The loop that every training uses: steps, metrics, checkpoints, previews, signals."""
 
 from __future__ import annotations
 
-import math
 import signal
-import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from blocklora_jax.errors import UserError
 from train.engine.checkpoint import Checkpoints
-from train.engine.log import MetricsLog
 from train.engine.platform import is_first_host
+from train.engine.progress import Progress, require_finite
 from train.engine.signals import CatchSignals
 
 
@@ -57,61 +53,60 @@ def run_loop(
         Interrupted: after a signal.
     """
     checkpoints = Checkpoints(run_dir / "checkpoints")
-    first = 0
-    if checkpoints.latest_step() is not None:
-        if not config.resume:
-            raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --out")
-        first, state = checkpoints.restore(state)
-    log = MetricsLog(run_dir, first, config.tensorboard)
-    shown = {"unit": "step", "dynamic_ncols": True, "mininterval": 1.0, "disable": not is_first_host()}
-    bar = tqdm(total=config.steps, initial=first, desc=label, **shown)
-    began, since = time.perf_counter(), first
+    first, state = _start(checkpoints, state, config.resume, run_dir)
     # The bar and the log end before an error is printed, whatever it is.
-    with CatchSignals() as caught, closing(log), bar:
+    with CatchSignals() as caught, Progress(run_dir, first, config.steps, label, config.tensorboard) as progress:
         if first and _preview_due(first, config):
             # The run may have ended between this step's checkpoint and its preview.
             preview(first, state)
-        for step in range(first, config.steps):
-            state, metrics = step_fn(state, batch_at(step))
-            done = step + 1
-            bar.update()
-            due = _due(done, config.log_every, config.steps)
-            if due:
-                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                _require_finite(values, done, run_dir)
-                now = time.perf_counter()
-                values["steps_per_second"] = (done - since) / (now - began)
-                began, since = now, done
-                log.write(done, values)
-                bar.set_postfix({name: f"{values[name]:.4g}" for name in list(values)[:3]})
-            stop = _agreed(caught.signal, due)
+        for done in range(first + 1, config.steps + 1):
+            state, metrics = step_fn(state, batch_at(done - 1))
+            progress.advance()
+            if is_logged := _due(done, config.log_every, config.steps):
+                progress.report(done, metrics)
+            stop = _agreed(caught.signal, is_logged)
             if stop or _due(done, config.save_every, config.steps):
-                _require_finite(jax.device_get(metrics), done, run_dir)
+                require_finite(jax.device_get(metrics), done, run_dir)
                 checkpoints.save(done, state)
             if not stop and _preview_due(done, config):
                 preview(done, state)
-                began, since = time.perf_counter(), done
-                # A preview takes long: who stops it should not wait for another step.
+                progress.restart_clock(done)
+                # A preview takes long: a signal during it should not have to wait for another step.
                 if stop := _agreed(caught.signal, True):
                     checkpoints.save(done, state)
             if stop:
-                bar.close()
-                _say_stopped(stop, done)
-                raise Interrupted(128 + stop)
+                progress.close_bar()
+                _end_by_signal(stop, done)
     checkpoints.close()
     return state
 
 
+def _start(checkpoints: Checkpoints, state: Any, resume: bool, run_dir: Path) -> tuple[int, Any]:
+    """The first step to do and the state before it: that of the newest checkpoint, if there is one.
+
+    Raises: UserError if there is one and the run is not resumed.
+    """
+    if checkpoints.latest_step() is None:
+        return 0, state
+    if not resume:
+        raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --out")
+    return checkpoints.restore(state)
+
+
 def _agreed(signal_here: int, due: bool) -> int:
-    """The signal to stop by, 0 for none; all hosts of a pod stop after the same step, one at which they wait anyway."""
+    """The signal that ends the run, 0 for none. All hosts of a pod stop after the same step.
+
+    due: whether the hosts of a pod wait for each other at this step anyway; they agree only then.
+    """
     if jax.process_count() == 1:
         return signal_here
     return int(multihost_utils.process_allgather(np.int32(signal_here)).max()) if due else 0
 
 
-def _say_stopped(number: int, step: int) -> None:
+def _end_by_signal(number: int, step: int) -> NoReturn:
     if is_first_host():
         print(f"stopped by {signal.Signals(number).name} after step {step}; continue with --resume", flush=True)
+    raise Interrupted(128 + number)
 
 
 def _preview_due(done: int, config: LoopConfig) -> bool:
@@ -121,12 +116,3 @@ def _preview_due(done: int, config: LoopConfig) -> bool:
 
 def _due(done: int, every: int, total: int) -> bool:
     return done == total or (every > 0 and done % every == 0)
-
-
-def _require_finite(metrics: dict, step: int, run_dir: Path) -> None:
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        raise UserError(
-            f"{', '.join(bad)} became NaN or infinite by step {step}: lower the learning rates or use fp32; "
-            f"the last good checkpoint is in {run_dir / 'checkpoints'}"
-        )

@@ -1,4 +1,4 @@
-"""Keeping what orbax and its threads print from the user, who is told in one line what went wrong."""
+"""Hides what orbax and its threads print when they fail. The user gets one line about the failure instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Silence orbax's log within the block, and what it leaves behind when it fails there."""
+    """Silence the log of orbax in the block, and what its threads print later if it fails there."""
     _silence_remains()
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]
@@ -29,9 +29,9 @@ def quiet_orbax() -> Iterator[None]:
 
 @functools.cache
 def _silence_remains() -> None:
-    """From now on pass over the threads that report to an event loop which ended, and coroutines thrown away.
+    """From now on ignore threads that report to a closed event loop, and coroutines that were never awaited.
 
-    Reads and writes that are under way when one of them fails end later, each with a traceback.
+    When one read or write fails, the others end later, each with a traceback.
     """
     show = sys.unraisablehook
 

@@ -23,8 +23,8 @@ def map_step(step: Step, devices: Sequence[jax.Device], mapper: str = "shard_map
         concepts: how many devices the concepts are spread over.
 
     Returns:
-        The same function where the leaves of `state` and `batch` have a leading axis of concepts, and those of `batch` a
-        second one of rows, which is split over the devices. `params` are shared by all.
+        The same function, but the leaves of `state` and `batch` have a leading axis of concepts. Those of `batch` have
+        a second axis of rows, which is split over the devices. `params` are shared by all.
 
     Raises:
         UserError: an unknown mapper.
@@ -46,7 +46,7 @@ def make_mesh(devices: Sequence[jax.Device], concepts: int = 1) -> Mesh:
 
 
 def place_state(state: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
-    """`state` where `map_step` leaves it after a step, so that the first step's types are those of all others.
+    """`state` placed as `map_step` returns it, so that the first step has the same types as all others.
 
     From anywhere else, the second step would be compiled once more.
     """

@@ -30,15 +30,15 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
     if tpu and len(os.environ.get(_POD_HOSTS, "").split(",")) > 1:
         join_pod()
     try:
-        found = jax.default_backend()
+        backend = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # The latter where not even a plug-in for it is installed.
         asked = {"tpu": "TPU", "cuda": "GPU", "cpu": "CPU"}.get(wanted or "", "device")
         extra = {"tpu": "tpu", "cuda": "cuda"}.get(wanted or "")
         hint = f"; on a machine with one: pip install 'blocklora_jax[{extra}]'" if extra else ""
         raise UserError(f"JAX finds no {asked} here{hint}; leave out the flag to use what there is") from error
-    if wanted and found != {"cuda": "gpu"}.get(wanted, wanted):
-        raise UserError(f"JAX already runs on {found} in this process: choose the platform before anything is computed")
-    return found
+    if wanted and backend != {"cuda": "gpu"}.get(wanted, wanted):
+        raise UserError(f"JAX already runs on {backend} in this process: choose the platform before any computation")
+    return backend
 
 
 def is_first_host() -> bool:
@@ -60,7 +60,7 @@ def all_hosts(holds: bool) -> bool:
 
 
 def first_host_does(action: Callable[[], None]) -> None:
-    """Let the first host of a pod do something that may be refused; all wait for it, and a UserError is raised on all."""
+    """Call `action` on the first host of a pod. All hosts wait for it; its UserError is raised on all of them."""
     problem = ""
     if is_first_host():
         try:

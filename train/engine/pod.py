@@ -1,4 +1,4 @@
-"""The hosts of a pod: starting together, and what the others say when one of them dies."""
+"""The hosts of a pod: how they start, and what the others report when one of them dies."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import jax
 LOST = (
     "another host of the pod ended or cannot be reached: see what it said, then start all of them again with --resume"
 )
-# How long a host may be silent before it counts as dead, in seconds; JAX's own 100 are long to wait for.
+# How long a host may be silent before it counts as dead, in seconds. JAX's default is 100.
 HEARTBEAT = 30
-# How long one that ends with an error waits for the others, which know nothing of it yet; JAX's own 300 likewise.
+# How long a host that ends with an error waits for the others, in seconds. JAX's default is 300.
 SHUTDOWN = 20
-# What JAX and its transports say when a peer is gone.
+# Words in the errors of JAX and its transports when another host is gone.
 _PEER_IS_GONE = re.compile(
-    r"gloo|connection (reset|closed|refused)|socket closed|heartbeat|coordination|barrier|deadline.exceeded|unavailable|peer",
+    r"gloo|connection (reset|closed|refused)|socket closed|heartbeat|coordination|barrier|deadline.exceeded|unavailable"
+    r"|peer",
     re.IGNORECASE,
 )
 _kept_alive: list[Any] = []
@@ -31,7 +32,10 @@ _speaking = threading.Lock()
 
 
 def join_pod(**how: Any) -> None:
-    """Start `jax.distributed`, so that the death of one host ends the others with one line. `how`: as for `initialize`."""
+    """Start `jax.distributed`. If one host dies, the others end with one line.
+
+    how: arguments of `jax.distributed.initialize`.
+    """
     waits = {"heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": SHUTDOWN}
     jax.distributed.initialize(**{**waits, **how})
     _speak_when_aborted()
@@ -39,9 +43,9 @@ def join_pod(**how: Any) -> None:
 
 @contextmanager
 def peers_watched() -> Iterator[None]:
-    """Where something is raised because another host is gone, say so in one line and end with exit code 2.
+    """If an error in the block comes from the loss of another host, print one line and exit with code 2.
 
-    For command lines. To leave in the usual way would be to wait for the dead host, and to be aborted for it.
+    For command lines. An ordinary exit would wait for the dead host and then be aborted.
     """
     try:
         yield
@@ -53,9 +57,9 @@ def peers_watched() -> Iterator[None]:
 
 
 def _speak_when_aborted() -> None:
-    """Say one line and exit with 2 if JAX aborts the process from a thread of its own, as it does when the first host dies.
+    """If one of JAX's threads aborts the process, print one line and exit with 2. JAX aborts when the first host dies.
 
-    Python's own handlers run too late for that: abort() ends the process when they return to it.
+    Handlers of Python run too late: abort() ends the process before.
     """
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_last_words)
     _kept_alive.append(handler)
@@ -65,7 +69,7 @@ def _speak_when_aborted() -> None:
 
 
 def _last_words(number: int) -> None:
-    # Never given back: whoever comes second has nothing to add.
+    # The lock is never released: only the first thread prints the line.
     _speaking.acquire()
     os.write(2, f"\nerror: {LOST}\n".encode())
     os._exit(2)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while training: the first asks the loop to stop, the second is obeyed at once."""
+"""SIGINT and SIGTERM while training: the first one stops the loop after the step, the second one ends at once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-# How long the first may take without a word, in seconds.
+# A stop that takes longer than this is announced, in seconds.
 _PATIENCE = 1.0
-# How long the interpreter has to obey the second, in seconds; compiled code never lets it.
+# How long Python has to handle the second signal, in seconds. Compiled code may block it.
 _GRACE = 2.0
 
 
 class CatchSignals:
-    """Remembers SIGTERM and SIGINT instead of dying of them; a second one is obeyed at once.
+    """Remembers the first SIGTERM or SIGINT; a second one ends the process at once.
 
-    At once also within compiled code: Python runs handlers only between its own instructions, and XLA may compile for
-    minutes. So a thread of its own hears of signals, answers, and ends the process if need be.
+    Python runs signal handlers only between its own instructions, and XLA may compile for minutes. So a separate thread
+    receives the signals, prints a line, and ends the process if Python does not.
     """
 
     signal: int = 0
@@ -28,7 +28,7 @@ class CatchSignals:
     def __enter__(self) -> CatchSignals:
         self._old: dict[int, Any] = {}
         self._reader, self._heard, self._is_over = None, 0, threading.Event()
-        # Only the main thread may; elsewhere signals keep their meaning.
+        # Only the main thread may set handlers. In other threads signals keep their meaning.
         if threading.current_thread() is threading.main_thread():
             self._old = {int(stop): signal.signal(stop, self._remember) for stop in _STOPS}
             self._listen()
@@ -40,7 +40,7 @@ class CatchSignals:
         self._is_over.set()
         if self._reader is not None:
             signal.set_wakeup_fd(self._before)
-            # The thread reads the end of the pipe, and ends.
+            # The thread reads the end of the pipe and ends.
             os.close(self._writer)
             self._thread.join()
             os.close(self._reader)
@@ -82,5 +82,5 @@ def _later(seconds: float, action: Callable[[], object]) -> None:
 
 
 def _is_interactive() -> bool:
-    """Whether more than this training lives in the process: a notebook, a console."""
+    """Whether the process is a notebook or a console, which must outlive the training."""
     return hasattr(sys, "ps1") or "ipykernel" in sys.modules

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the state in it, so that a damaged or mistaken one is noticed when it is read."""
+"""Digests of a state. A checkpoint holds them, so that a damaged or wrong one is noticed when it is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.engine.parallel import gather
 
 
 def describe_state(step: int, state: Any) -> dict[str, Any]:
-    """The step, a digest of the leaves' paths, dtypes and shapes, and one of these and the bytes.
+    """The step, a digest of the leaves' paths, dtypes and shapes, and a digest that includes their bytes.
 
     To be called on every host of a pod.
     """
@@ -55,5 +55,5 @@ def _bytes(array: Any) -> memoryview:
 
 
 def digest_of(value: Any) -> str:
-    """Hex SHA-256 of what JSON can say."""
+    """Hex SHA-256 of `value` as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -111,7 +111,7 @@ METHODS: dict[str, Method] = {
     "wide_3_attended": Method(
         "erasure, one block, lambda 3, fused by attention", "wide_3", partial(_fused, attention=True)
     ),
-    "wide_random": Method("erasure, one block, random strangers", "wide_random", _sum),
+    "wide_random": Method("erasure, one block, random negative tokens", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocklora_1": Method("erasure, 16 blocks, lambda 1", "blocklora_1", _compose),
     "quiet": Method("erasure, 16 blocks in text's basis", "quiet", _compose),

@@ -25,7 +25,7 @@ def test_a_run_goes_on_from_the_packaged_model(tmp_path):
     assert all(" and " in words for words in draw_pictures(tmp_path, own).captions)
     # Labels and latents of other pictures than those in the folder would be wrong.
     with pytest.raises(
-        UserError, match=r"holds the pictures of --seed 5 --pictures 12 --several 1.0: ask for the same"
+        UserError, match=r"holds the pictures of --seed 5 --pictures 12 --several 1.0: use the same settings"
     ):
         train_base(replace(config, several=0.5, resume=True))
     weights = lambda folder, part: load_file(next((folder / part).glob("*.safetensors")))

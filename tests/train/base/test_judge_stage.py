@@ -22,7 +22,8 @@ from train.engine.loop import LoopConfig, run_loop
 CAST = 22
 VAE = VAEConfig.from_json(
     {
-        "block_out_channels": [8, 8], "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "block_out_channels": [8, 8], "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
         "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4, "sample_size": 64,
     },
     "test",

@@ -1,4 +1,4 @@
-"""The U-Net's second task: labels that agree with what is drawn, a loss by closed form, and a U-Net that learns from it."""
+"""The U-Net's second task: labels that agree with the drawing, a loss by closed form, and a U-Net that learns it."""
 
 import json
 

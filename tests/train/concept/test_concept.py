@@ -95,7 +95,8 @@ def test_a_run_leaves_adapter_settings_metrics_previews_and_checkpoints(whole):
 def test_the_adapters_header_tells_what_a_merge_must_know(whole, tiny_sd, tiny_folder):
     header = read_header(whole / "adapter.safetensors")
     expected = {
-        "name": "ada", "class_noun": "man", "trigger": "<ada> man", "kind": "object", "rank": 2, "alpha": 2.0, "slots": [1],
+        "name": "ada", "class_noun": "man", "trigger": "<ada> man", "kind": "object", "rank": 2, "alpha": 2.0,
+        "slots": [1],
         "partition": {"num_blocks": 4, "axis": "in", "seed": 0}, "tokens": {"<ada>": 2}, "base_name": tiny_folder.name,
         "base_digest": params_digest(tiny_sd.params),
     }  # fmt: skip

@@ -25,7 +25,8 @@ from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 
 SETTINGS = {
-    "down": "orthogonal", "blocks": 0, "layers": "cross_kv+text_encoder", "partition_seed": 3, "weight_decay": 0.1, "steps": 20,
+    "down": "orthogonal", "blocks": 0, "layers": "cross_kv+text_encoder", "partition_seed": 3, "weight_decay": 0.1,
+    "steps": 20,
 }  # fmt: skip
 NAMES = ("ada", "rex")
 

@@ -27,7 +27,8 @@ def begun(out: Path, **changes) -> Path:
 
 
 NO_SETTINGS = {
-    "a list": "[]", "a number": "5", "null": "null", "a text": '"x"', "cut": '{"rank": ', "empty": "", "deep": "[" * 100_000,
+    "a list": "[]", "a number": "5", "null": "null", "a text": '"x"', "cut": '{"rank": ',
+    "empty": "", "deep": "[" * 100_000,
     "binary": b"\xff\xfe\x00", "another file's": '{"a": 1}', "infinite": '{"rank": 1e999}',
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The same step over one device and eight, under both mappers, and over several concepts; in a process with eight devices."""
+"""The same step over one device and eight, under both mappers, and over several concepts."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def test_concepts_that_train_together_equal_each_alone(found, which):
 
 
 def test_concepts_exchange_nothing_with_each_other(found):
-    # The compiled program's own words for "the first four devices among themselves, and the last four"; newer jax names the axis.
+    # The compiled program's words for "the first four devices among themselves, and the last four". Newer versions of
+    # jax name the axis.
     within = {"{{0,1,2,3},{4,5,6,7}}", "mesh['concept'=2,'data'=4] {'data'}"}
     assert found["collectives"]
     assert set(found["collectives"]) <= within

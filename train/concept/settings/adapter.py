@@ -24,18 +24,18 @@ class AdapterSettings:
     """The down projection A: trained, or frozen to disjoint rows of a shared basis (Orthogonal Adaptation,
     arXiv 2312.02432). The latter needs --blocks 0; --slot k takes `rank` rows from row k * rank on."""
     blocks: int = 16
-    """K: how many blocks every weight is cut into, which is also the number of slots. 0: no blocks, an ordinary LoRA."""
+    """K: the number of blocks that every weight is cut into, and of slots. 0: no blocks, an ordinary LoRA."""
     axis: Axis = "in"
     """What is cut: input features, output features, or both."""
     slot: tuple[int, ...] | None = None
-    """Which slots this concept owns; drawn from its name if not given. Adapters merge if their slots differ."""
+    """The slots that this concept owns; drawn from its name if not given. Adapters merge if their slots differ."""
     registry: str | None = None
     """A slot registry (file, folder or URL): train on the slots that are claimed there for the token."""
     partition_seed: int = 0
-    """Seeds the assignment of slots to blocks, and shared bases. Adapters that are to be merged share it."""
+    """Seeds the assignment of slots to blocks, and shared bases. Adapters that are to be merged need the same."""
     basis: str | None = None
     """Cut the blocks along the directions of this basis of the text features, not along the features themselves: a file
-    of `python -m train.basis`, or pocket, which comes with the pocket model. Adapters that are to be merged share it."""
+    of `python -m train.basis`, or pocket, the one of the pocket model. Adapters that are to be merged need the same."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -1,4 +1,4 @@
-"""How a concept is called in prompts."""
+"""The name of a concept in prompts."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from train.concept.settings.visible_text import check_visible
 
 @dataclass(frozen=True, kw_only=True)
 class ErasureSettings:
-    """Randomized Output Erasure, which keeps the adapter silent in prompts about anything else."""
+    """Randomized Output Erasure, which suppresses the adapter in prompts about anything else."""
 
     erase: Literal["layer", "epsilon", "preserve", "none"] = "layer"
     """Form of the erasure. preserve is Differential Output Preservation: it uses no random prompts, noise or negative

@@ -18,8 +18,8 @@ class TokenSettings:
     negative_spread: float = 2.0
     """Negative tokens are drawn at up to this many times that distance, which is how far training moves new tokens."""
     negative_tokens: tuple[str, ...] | None = None
-    """Adapters of other concepts on this base, folders of them, or files of `python -m train.negative_tokens`: most negative
-    tokens are drawn to resemble theirs. If not given: those that come with the pocket model. Without a value: none."""
+    """Adapters of other concepts on this base, folders of them, or files of `python -m train.negative_tokens`. Most
+    negative tokens are drawn to resemble theirs. If not given: those of the pocket model. Without a value: none."""
 
     def __post_init__(self) -> None:
         check_options(self)

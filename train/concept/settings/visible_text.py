@@ -1,4 +1,4 @@
-"""Texts must have no characters that nobody sees: those would be tokens of their own."""
+"""Texts must have no invisible characters, because these would become tokens."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def check_visible(settings: Any, names: Iterable[str], *, only_spaces: bool = Fa
             written = text.replace(" ", "") if only_spaces else "".join(text.split())
             if written != "".join(visible_text(text).split()):
                 raise UserError(
-                    f"--{name.replace('_', '-')} {text!r} has characters that nobody sees: write {visible_text(text)!r}"
+                    f"--{name.replace('_', '-')} {text!r} has invisible characters: write {visible_text(text)!r}"
                 )
