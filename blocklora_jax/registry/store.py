@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import parse_json, read_text_bytes
 from blocklora_jax.io.locks import hold_file
-from blocklora_jax.registry.book import Registry
+from blocklora_jax.registry.claims import Registry
 
 FILE = "registry.json"
 _LARGEST = 4 << 20  # bytes; thousands of entries

@@ -53,7 +53,7 @@ class CheckOptions:
         check_options(self)
 
 
-def check_files(args: Sequence[str]) -> int:
+def check_files(args: Sequence[str] | None = None) -> int:
     """Run `check`; gives the exit code."""
     options = read_options(CheckOptions, args, prog="python -m merge check")
     if not options.files:

@@ -79,7 +79,7 @@ class ConvertOptions:
         check_options(self)
 
 
-def convert_file(args: Sequence[str]) -> int:
+def convert_file(args: Sequence[str] | None = None) -> int:
     """Run `convert`; gives the exit code."""
     options = read_options(ConvertOptions, args, prog="python -m merge convert")
     adapter = _renamed(Adapter.load(options.file, options.verify), options)

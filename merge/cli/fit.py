@@ -53,7 +53,7 @@ class FitOptions:
         check_options(self)
 
 
-def fit_files(args: Sequence[str]) -> int:
+def fit_files(args: Sequence[str] | None = None) -> int:
     """Run `fit`; gives the exit code."""
     options = read_options(FitOptions, args, prog="python -m merge fit")
     if len(options.files) < 2:

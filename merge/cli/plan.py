@@ -1,10 +1,11 @@
 """`python -m merge plan`: how many blocks a number of concepts needs, and what that leaves each of them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blocklora_jax.adapters.partition import Axis
-from blocklora_jax.command_line.options import check_options
+from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes
 
@@ -72,6 +73,11 @@ def plan_widths(shapes: KernelShapes, blocks: int, axis: Axis, slots: int = 1) -
         )
         for shape, count in sorted(counts.items(), reverse=True)
     ]
+
+
+def plan_command(args: Sequence[str] | None = None) -> int:
+    """Run `plan`; gives the exit code."""
+    return print_plan(read_options(PlanOptions, args, prog="python -m merge plan"))
 
 
 def print_plan(options: PlanOptions) -> int:

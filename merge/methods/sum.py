@@ -15,5 +15,10 @@ class SumSettings(NoSettings):
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
 
+    @property
+    def shares_weights(self) -> bool:
+        """Only where the user asks for it: the sum is exact where everybody owns weights of their own."""
+        return self.allow_overlap
+
 
 merge_by_sum = from_params(compose)

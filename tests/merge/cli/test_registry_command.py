@@ -12,7 +12,7 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.registry.store import read_registry
-from merge.__main__ import main
+from merge.cli.main import main
 from merge.cli.plan import PlanOptions, describe_plan, plan_widths
 
 

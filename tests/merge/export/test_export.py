@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import merge
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
-from merge.__main__ import main
+from merge.cli.main import main
 from merge.export.lora_file import read_export_header
 from merge.truncate import truncate
 
