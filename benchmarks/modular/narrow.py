@@ -23,7 +23,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion import ConversionConfig, Fit, convert
-from train.basis import principal_directions, text_moments
+from train.text_basis import principal_directions, text_moments
 
 LAYERS = ("unet attn2/to_k", "unet attn2/to_v")
 

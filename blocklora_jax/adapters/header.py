@@ -12,7 +12,7 @@ from blocklora_jax.adapters.partition import MOST_BLOCKS, Assignment, Axis, Part
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
 from blocklora_jax.layouts.components import ADAPTED, Adapted
-from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.prompts.shares import Kind
 
 FORMAT_VERSION = 1
 # Numbers of all pairs together when they have their full size: 4 GB in fp32, more than any adapter.

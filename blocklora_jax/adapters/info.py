@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from blocklora_jax.adapters.partition import Partition, Support, full_support
-from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.prompts.shares import Kind
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from blocklora_jax.adapters.axis import Axis
 from blocklora_jax.errors import UserError
 
-Axis = Literal["in", "out", "grid"]
 Assignment = Literal["layer", "text"]
 MOST_BLOCKS = 1 << 16  # wider than any layer
 

@@ -8,7 +8,7 @@ TRAINING = (
     Command("train", "teach a model one concept from pictures", "train.concept.__main__:main"),
     Command("train-many", "teach a model many concepts in one program", "train.concepts:main"),
     Command("basis", "find the directions of text features to cut blocks in", "train.basis:main"),
-    Command("negative-tokens", "gather the tokens of other concepts for erasure", "train.strangers:main"),
+    Command("negative-tokens", "gather the tokens of other concepts for erasure", "train.negative_tokens:main"),
 )
 MERGING = (
     Command("merge", "merge adapters: pictures, a model folder, or both", "merge.cli.merge:merge_command"),

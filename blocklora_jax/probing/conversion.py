@@ -39,13 +39,8 @@ from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.crosstalk import layer_type
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
-from blocklora_jax.prompts.random_prompts import (
-    PromptWords,
-    RandomPrompts,
-    RandomPromptShares,
-    article,
-    make_random_prompts,
-)
+from blocklora_jax.prompts.random_prompts import PromptWords, RandomPrompts, article, make_random_prompts
+from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.prompts.tokenizer import token_pattern
 
 _BEFORE_SCENES = ("in", "in a", "on a")

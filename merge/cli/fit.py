@@ -13,7 +13,7 @@ from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
-from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.prompts.shares import Kind
 from merge.check import check_adapters
 from merge.methods.joint_fit import fit_jointly
 

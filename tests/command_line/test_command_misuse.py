@@ -56,7 +56,7 @@ CASES = [
     ("train.concepts", ["--concepts", "x", "--out", "o", "--at-once", "0"], "--at-once must be at least 1, not 0"),
     ("train.concepts", ["--concepts", "", "--out", "o"], "--concepts must not be empty"),
     ("train.basis", ["--out", "b", "--prompts", str(10**9)], "--prompts must be at most 10000000"),
-    ("train.strangers", ["", "--out", "b"], "a file or name must not be empty"),
+    ("train.negative_tokens", ["", "--out", "b"], "a file or name must not be empty"),
     ("train.base", ["--pictures", "0"], "--pictures must be at least 1, not 0"),
     ("train.base", ["--seed", BIG], "--seed must be at most 4294967295"),
     ("train.base", ["--vae-learning-rate", "nan"], "--vae-learning-rate must be at least 0, not nan"),

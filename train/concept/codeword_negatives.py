@@ -48,11 +48,11 @@ def draw_codewords(
     return found
 
 
-def jitter_deviation(table_deviation: float, token_spread: float, foreign_spread: float) -> float:
+def jitter_deviation(table_deviation: float, token_spread: float, negative_spread: float) -> float:
     """How far training moves a token, as a deviation of each of its numbers.
 
     Tokens start `token_spread` deviations of the token table from their noun, and end at up to `token_spread *
-    foreign_spread`. What training adds is independent of where they start, so squares add up: of the pocket model's sixteen
+    negative_spread`. What training adds is independent of where they start, so squares add up: of the pocket model's sixteen
     packaged tokens, which end at 1.9 on average, 1.6; with the defaults 1.7.
     """
-    return table_deviation * token_spread * max(foreign_spread**2 - 1, 0.0) ** 0.5
+    return table_deviation * token_spread * max(negative_spread**2 - 1, 0.0) ** 0.5

@@ -68,7 +68,7 @@ def keep_off_inputs(configs: Sequence[ConceptConfig], others: Sequence[Path] = (
 def _inputs(config: ConceptConfig) -> tuple[Path | str | None, ...]:
     """The files and folders that a training reads; None for those that are not given."""
     return (
-        config.images, config.erasure.other_images, config.model, config.adapter.basis, *(config.tokens.strangers or ())
+        config.images, config.erasure.other_images, config.model, config.adapter.basis, *(config.tokens.negative_tokens or ())
     )  # fmt: skip
 
 

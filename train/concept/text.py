@@ -1,4 +1,4 @@
-"""The text of a training step: every row encoded with the concept's own embeddings, or with a stranger's."""
+"""The text of a training step: every row is encoded with the concept's embeddings or a negative token's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _encode_tower(
     tokens: Array,
     batch: Batch,
 ) -> EncodedRows:
-    """What one text encoder makes of the batch, in which every random row's stranger has embeddings of its own."""
+    """The outputs of one text encoder for the batch. The negative token of each random row has its own embeddings."""
     assert batch.ids is not None
     rows, table = len(batch.random_row), token_table(params, component)
     ids, longer = jnp.asarray(ids_of(batch.ids, component)), [table, tokens]
@@ -72,7 +72,7 @@ def _encode_tower(
         random_ids = ids[:0]
     else:
         longer.append(jnp.asarray(batch.random_tokens[component]).reshape(-1, table.shape[1]))
-        random_ids = own_foreign_ids(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
+        random_ids = ids_by_row(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
     params = with_table(params, jnp.concatenate(longer), component)
     tower = with_token_rows(models, params).text_encoders[component]
     both, strange = jnp.concatenate([ids, random_ids]), len(random_ids)
@@ -85,8 +85,11 @@ def _encode_tower(
     return EncodedRows(concept, random, base, energies if strange else jnp.zeros((0, rows)))
 
 
-def own_foreign_ids(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
-    """`ids` where every row's foreign token is its own: from `first` on they name the first row's, `vectors` a row."""
+def ids_by_row(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
+    """`ids` of the random rows, where each row's negative token has ids of its own.
+
+    first: the id from which on negative tokens begin. vectors: embeddings of a token.
+    """
     shift = jnp.arange(len(ids))[:, None] * vectors
     return jnp.where(ids >= first, ids + shift, ids)
 

@@ -28,8 +28,8 @@ RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
     "wide_3": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0},
-    # Strangers' tokens are noise around nouns, and resemble nobody's.
-    "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "strangers": []},
+    # Negative tokens are noise around nouns; they resemble no trained tokens.
+    "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "negative_tokens": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
     # The defaults of train.concept.
     "blocklora_1": {},

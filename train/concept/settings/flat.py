@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# The keys of config.json and of an adapter's "training" header, in the order in which they are written there.
-KEYS = tuple(
+from train.concept.settings.old_names import to_file_keys
+
+# All settings, in the order in which config.json and an adapter's "training" header list them.
+NAMES = tuple(
     "images token class_noun out model variant kind resume"
     " layers rank alpha down blocks axis slot registry partition_seed basis"
-    " token_vectors token_spread foreign_spread strangers"
+    " token_vectors token_spread negative_spread negative_tokens"
     " erase erase_weight random_batch random_shares random_styles random_subjects random_scenes pure_noise other_images"
     " steps batch learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps clip_norm"
     " weighting snr_gamma noise_offset flip crop"
@@ -38,8 +40,8 @@ def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
 
 
 def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name as JSON values, in the order of `KEYS`; paths become strings."""
-    return {key: _json_value(settings[key]) for key in KEYS}
+    """Settings as JSON values by key of a file, in the order of `NAMES`; paths become strings."""
+    return to_file_keys({name: _json_value(settings[name]) for name in NAMES})
 
 
 def _json_value(value: Any) -> Any:
