@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """name: the word that calls it. target: "module:function"; the function reads `sys.argv` and may give an exit code."""
+    """What a word on the command line runs.
+
+    name: the word. help: one line. target: "module:function"; the function reads `sys.argv` and may give an exit code.
+    """
 
     name: str
     help: str
@@ -29,7 +32,9 @@ def list_commands(commands: Iterable[Command]) -> str:
 
 
 def unknown_command(word: str, names: Iterable[str], group: str = "", kind: str = "command") -> str:
-    """The error for a word that names no command. group: whose command it should be, such as "registry". kind: what it names.
+    """The error for a word that names no command.
+
+    group: whose command it should be, such as "registry". kind: what the word should name.
 
     >>> unknown_command("exprot", ["info", "export"])
     "unknown command 'exprot': choose info, export; did you mean 'export'?"

@@ -55,7 +55,7 @@ def check_options(options: Any, bounds: Mapping[str, Bound] | None = None) -> No
 
 
 def flag_types(options: type) -> dict[str, Any]:
-    """The annotated type of every flag of a class of options, by field; fields of groups whose flags have no prefix too."""
+    """The annotated type of every flag of a class of options, by field; also of groups whose flags have no prefix."""
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(options, include_extras=True).items():
         is_flat = tyro.conf.OmitArgPrefixes in getattr(hint, "__metadata__", ())

@@ -24,8 +24,8 @@ DEBUG = "BLOCKLORA_DEBUG"
 def run(main: Callable[[], None]) -> None:
     """Call `main` and exit.
 
-    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk), or memory is out;
-    70 for what nobody foresaw, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
+    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk) or memory is out;
+    70 for an unexpected error, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
     """
     handlers = end_on_signals()
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {one_line(message)}\n"

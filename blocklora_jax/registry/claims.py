@@ -136,7 +136,8 @@ class Registry:
         blocks = self.partition.num_blocks
         return (
             f"all {blocks} slots are taken; have a concept that nobody uses dropped (`registry drop`), or start a new "
-            f"registry with more --blocks, in which all concepts are trained anew (`python -m merge plan --concepts {2 * blocks}`)"
+            "registry with more --blocks, in which all concepts are trained anew "
+            f"(`python -m merge plan --concepts {2 * blocks}`)"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -150,7 +151,8 @@ class Registry:
             raise UserError(f"{source} is no slot registry (it has no 'blocklora_registry')")
         if value["blocklora_registry"] != VERSION:
             raise UserError(
-                f"{source} is a registry of version {value['blocklora_registry']}; this one reads {VERSION}: update blocklora_jax"
+                f"{source} is a registry of version {value['blocklora_registry']}; this one reads {VERSION}: "
+                "update blocklora_jax"
             )
         if wrong := sorted(_FIELDS ^ value.keys()):
             raise UserError(f"{source} must have the fields {', '.join(sorted(_FIELDS))}; look at {', '.join(wrong)}")

@@ -75,7 +75,10 @@ def save_outputs(path: Path, adapters: Sequence[Adapter]) -> list[Output]:
 def _description() -> str:
     methods = "\n".join(f"  {name:<17}{method.help}" for name, method in METHODS.items())
     others = list_commands(command for command in MERGING if command.name != "merge")
-    return f"{MergeOptions.__doc__}\n\nMethods (--method NAME):\n{methods}\n\nOther commands, each with its own --help:\n{others}"
+    return (
+        f"{MergeOptions.__doc__}\n\nMethods (--method NAME):\n{methods}\n\n"
+        f"Other commands, each with its own --help:\n{others}"
+    )
 
 
 def _load_model(options: MergeOptions) -> StableDiffusion:

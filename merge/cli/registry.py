@@ -27,7 +27,8 @@ HELP = """A slot registry: a small JSON file, in a folder or at a URL, that says
   list   who owns what, and what is free   check  the registry itself, and adapter files against it
   drop   give a slot up                    plan   how many blocks a number of concepts needs
 
-python -m merge registry <command> --help says more; `python -m train.concept --registry WHERE` trains on the claimed slot.
+python -m merge registry <command> --help says more.
+`python -m train.concept --registry WHERE` trains on the claimed slot.
 """
 
 
@@ -88,7 +89,10 @@ class ListOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """Say what collides within the registry, and where adapter files differ from their claims; exit code 1 if anything does."""
+    """List collisions within the registry, and where adapter files differ from their claims.
+
+    Exit code 1 if there is any.
+    """
 
     where: Positional[str]
     """The registry: a file, a folder or a URL."""

@@ -48,7 +48,10 @@ def remove_files(args: Sequence[str] | None = None) -> int:
 
 
 def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: Sequence[Path] = ()) -> int:
-    """Exchange the concept `options.name` for `new`, or for nothing; gives the exit code. files: where `new` was read."""
+    """Exchange the concept `options.name` for `new`, or remove it if that is None; gives the exit code.
+
+    files: the file that `new` was read from.
+    """
     manifest = read_merge_manifest(options.merged, options.verify)
     _check_method(manifest, options.merged)
     name = options.base or manifest.base_name
@@ -88,14 +91,14 @@ def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: S
 def _check_method(manifest: MergeManifest, folder: Path) -> None:
     if manifest.method != SUM:
         raise UserError(
-            f"{folder} was merged by the method {manifest.method!r}, which mixes the concepts, so that none can be taken "
-            f"out or replaced: merge the adapters that you want again, with `--method {manifest.method}`"
+            f"{folder} was merged by the method {manifest.method!r}, which mixes the concepts, so that none can be "
+            f"removed or replaced: merge the adapters that you want again, with `--method {manifest.method}`"
         )
 
 
 def _check_digest(digest: str, manifest: MergeManifest, name: str) -> None:
     if digest != manifest.base_digest:
         raise UserError(
-            f"{name} ({digest[:12]}) is not the base model {manifest.base_name} ({manifest.base_digest[:12]}) that the concepts "
-            "were merged into: name it with --base"
+            f"{name} ({digest[:12]}) is not the base model {manifest.base_name} ({manifest.base_digest[:12]}) that the "
+            "concepts were merged into: name it with --base"
         )

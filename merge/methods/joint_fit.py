@@ -35,9 +35,9 @@ class JointFitSettings(NoSettings):
     """Settings of the joint fit."""
 
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
-    """How much silence on ordinary prompts counts, compared with one concept's own prompts."""
+    """Weight of the error on ordinary prompts, compared with that of one concept's own prompts."""
     attention: bool = False
-    """Count text by the attention that the U-Net pays to it: a little closer, but slower, as the U-Net has to be run."""
+    """Weigh text by the attention that the U-Net pays to it: a little closer, but slower, as the U-Net has to run."""
 
 
 def fit_jointly(

@@ -1,4 +1,4 @@
-"""The sum: every concept's change is added to the weights. On blocks it is exact, and a concept can be removed again."""
+"""The sum: every change is added to the weights. On blocks it is exact, and a concept can be removed again."""
 
 from __future__ import annotations
 

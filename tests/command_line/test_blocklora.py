@@ -1,4 +1,4 @@
-"""The console command `blocklora`: what it lists, what it calls things, and that a user's own files do not disturb it."""
+"""The console command `blocklora`: what it lists and names, and that it works beside a user's own files."""
 
 from __future__ import annotations
 
@@ -101,7 +101,10 @@ def test_what_nobody_foresaw_names_the_command(folder):
 
 
 def test_ctrl_c_in_the_first_imports_is_one_line():
-    code = "import sys, os; sys.orig_argv = ['python', '/usr/bin/blocklora', 'train']; import train; os.kill(os.getpid(), 2)"
+    code = (
+        "import sys, os; sys.orig_argv = ['python', '/usr/bin/blocklora', 'train']; import train; "
+        "os.kill(os.getpid(), 2)"
+    )
     usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, preexec_fn=usual)
     assert (ran.returncode, ran.stderr) == (130, "error: interrupted\n")

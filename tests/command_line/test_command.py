@@ -46,7 +46,10 @@ def test_success_says_nothing_and_leaves_nothing(capsys):
 
 
 def test_a_warning_is_one_line():
-    code = "import warnings; from blocklora_jax.command_line.runner import run; run(lambda: warnings.warn('be\\n careful'))"
+    code = (
+        "import warnings; from blocklora_jax.command_line.runner import run; "
+        "run(lambda: warnings.warn('be\\n careful'))"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stderr == "warning: be careful\n"
 
