@@ -73,7 +73,7 @@ def read_merge_manifest(folder: str | Path, verify: bool = True) -> MergeManifes
     if not path.is_file():
         raise UserError(f"{folder} is no merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}")
     manifest = read_manifest(folder, verify)
-    # Folders of version 0.1.0 have the record alone in that file.
+    # Folders of version 0.1.0 have this part alone in that file.
     value = read_json(path) if manifest is None else manifest.get("merge")
     if value is None:
         raise UserError(f"{folder} was saved by this program, but nothing was merged into it: {_AGAIN}")
@@ -88,7 +88,7 @@ def read_merge_manifest(folder: str | Path, verify: bool = True) -> MergeManifes
 
 
 class _Concept(InfoHeader):
-    """One concept of the record; tokens: shapes of their vectors [v, d]."""
+    """One concept of the manifest; tokens: shapes of their vectors [v, d]."""
 
     training: Text
     weight: Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -96,7 +96,7 @@ class _Concept(InfoHeader):
 
 
 class _ManifestJson(Schema):
-    """The record as JSON."""
+    """The manifest as JSON."""
 
     blocklora_merge: Literal[1]
     base_name: Text
@@ -107,7 +107,7 @@ class _ManifestJson(Schema):
     concepts: Annotated[list[_Concept], Field(max_length=1 << 16)]
 
     def to_manifest(self) -> MergeManifest:
-        """The record. Raises UserError for slots that a partition has not, and layers larger than any model's."""
+        """The manifest. Raises UserError for slots that a partition does not have, and layers larger than any model's."""
         for concept in self.concepts:
             sides = [side for layers in concept.shapes.values() for shape in layers.values() for side in shape]
             if sum(sides) * concept.rank > MOST_NUMBERS:

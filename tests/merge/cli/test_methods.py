@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import jax
@@ -12,6 +13,7 @@ from merge_builders import same_bits
 
 import blocklora_jax.checks.renamed as renamed
 import merge
+import merge.manifest
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
@@ -144,12 +146,20 @@ def test_an_old_verb_works_and_tells_the_new_one(old, new, capsys):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [("fuse", "gradient_fusion"), ("fuse_adapters", "fit_jointly"), ("refocus", "fit_to_inputs")],
+    ("module", "old", "new"),
+    [
+        (merge, "fuse", "gradient_fusion"),
+        (merge, "fuse_adapters", "fit_jointly"),
+        (merge, "refocus", "fit_to_inputs"),
+        (merge.manifest, "MergeRecord", "MergeManifest"),
+        (merge.manifest, "outline", "without_values"),
+        (merge.manifest, "read_record", "read_merge_manifest"),
+    ],
 )
-def test_an_old_name_in_python_is_the_new_object_with_a_warning(old, new):
-    with pytest.warns(DeprecationWarning, match=rf"merge\.{old} is now merge\.{new}; the old name goes with"):
-        assert getattr(merge, old) is getattr(merge, new)
+def test_an_old_name_in_python_is_the_new_object_with_a_warning(module, old, new):
+    name = module.__name__
+    with pytest.warns(DeprecationWarning, match=re.escape(f"{name}.{old} is now {name}.{new}; the old name goes with")):
+        assert getattr(module, old) is getattr(module, new)
 
 
 def test_a_name_that_never_was_is_an_attribute_error():
