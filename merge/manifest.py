@@ -64,7 +64,7 @@ class MergeManifest:
 
 def without_values(adapter: Adapter) -> Adapter:
     """The adapter without its numbers: zeros of the same shapes that take no memory, and no training settings."""
-    return _silent(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
+    return _zero_adapter(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
 
 
 def read_merge_manifest(folder: str | Path, verify: bool = True) -> MergeManifest:
@@ -116,14 +116,14 @@ class _ManifestJson(Schema):
             base_name=self.base_name,
             base_digest=self.base_digest,
             dtype=self.dtype,
-            adapters=tuple(_silent(c.to_info("{}"), c.kernel_shapes(), c.tokens) for c in self.concepts),
+            adapters=tuple(_zero_adapter(c.to_info("{}"), c.kernel_shapes(), c.tokens) for c in self.concepts),
             weights=tuple(concept.weight for concept in self.concepts),
             method=self.method,
             settings=self.settings,
         )
 
 
-def _silent(info: AdapterInfo, shapes: Mapping[str, Any], tokens: Mapping[str, Any]) -> Adapter:
+def _zero_adapter(info: AdapterInfo, shapes: Mapping[str, Any], tokens: Mapping[str, Any]) -> Adapter:
     lora = {
         component: {path: LoRAPair(_zeros((n, info.rank)), _zeros((info.rank, m))) for path, (n, m) in layers.items()}
         for component, layers in shapes.items()
