@@ -33,6 +33,7 @@ setup(
         "train.configs": ["*.yaml"],
         "merge": ["py.typed"],
     },
+    entry_points={"console_scripts": ["blocklora=train.blocklora:main"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",

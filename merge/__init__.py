@@ -1,8 +1,8 @@
 """Merging concepts: `compose` adds them to a model's weights, `concatenate` joins their ranks, `export` writes them for
 PyTorch, and `remove` or `replace` changes one of them. `fit_jointly` fits adapters that share weights to each other.
 
-`METHODS` lists all methods of merging by name: the sum (`compose`), `average`, `ties`, `dare`, `gradient_fusion` and the
-joint fit. They have one signature there (see `merge.methods.method`).
+`METHODS` lists all methods of merging by name: the sum (`compose`), `average`, `ties`, `dare`, `gradient_fusion` and
+the joint fit. They have one signature there (see `merge.methods.method`).
 """
 
 from blocklora_jax.adapters.concept_tokens import token_counts

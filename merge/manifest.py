@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.header import MOST_NUMBERS, InfoHeader
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.checkpoints.manifest import read_manifest
+from blocklora_jax.checks.renamed import old_names
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.outputs import MANIFEST
@@ -21,15 +22,17 @@ from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validate
 from blocklora_jax.layouts.low_rank import LoRAPair
 
 VERSION = 1
+SUM = "sum"
 _AGAIN = "merge again from the adapters"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeRecord:
+class MergeManifest:
     """What was merged into what.
 
     base_name, base_digest: the base model (see `checkpoints.digest`). dtype: precision of the folder's weights.
-    adapters: outlines, in the order in which their tokens joined. weights: one for each.
+    adapters: `without_values`, in the order in which their tokens joined. weights: one for each.
+    method, settings: how they were merged; files do not mention them for the sum.
     """
 
     base_name: str
@@ -37,6 +40,8 @@ class MergeRecord:
     dtype: str
     adapters: tuple[Adapter, ...]
     weights: tuple[float, ...]
+    method: str = SUM
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def index_of(self, name: str) -> int:
         """Where the concept `name` is. Raises UserError if there is none of that name, or two."""
@@ -53,21 +58,22 @@ class MergeRecord:
             for adapter, weight in zip(self.adapters, self.weights, strict=True)
         ]
         head = {name: getattr(self, name) for name in ("base_name", "base_digest", "dtype")}
-        return {"blocklora_merge": VERSION, **head, "concepts": concepts}
+        method = {} if self.method == SUM else {"method": self.method, "settings": dict(self.settings)}
+        return {"blocklora_merge": VERSION, **head, **method, "concepts": concepts}
 
 
-def outline(adapter: Adapter) -> Adapter:
+def without_values(adapter: Adapter) -> Adapter:
     """The adapter without its numbers: zeros of the same shapes that take no memory, and no training settings."""
-    return _silent(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
+    return _zero_adapter(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
 
 
-def read_record(folder: str | Path, verify: bool = True) -> MergeRecord:
-    """The record in `folder`. Raises UserError if there is none, or it cannot be read."""
+def read_merge_manifest(folder: str | Path, verify: bool = True) -> MergeManifest:
+    """The manifest in `folder`. Raises UserError if there is none, or it cannot be read."""
     path = Path(folder).expanduser() / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} is no merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}")
     manifest = read_manifest(folder, verify)
-    # Folders of version 0.1.0 have the record alone in that file.
+    # Folders of version 0.1.0 have this part alone in that file.
     value = read_json(path) if manifest is None else manifest.get("merge")
     if value is None:
         raise UserError(f"{folder} was saved by this program, but nothing was merged into it: {_AGAIN}")
@@ -75,45 +81,49 @@ def read_record(folder: str | Path, verify: bool = True) -> MergeRecord:
     if version != VERSION:
         raise UserError(f"{path} has version {str(version)[:20]}; this one reads {VERSION}: update blocklora_jax")
     try:
-        record = validated(_Record, value, f"{path} lacks or misspells a field")
-        return record.to_record()
+        found = validated(_ManifestJson, value, f"{path} lacks or misspells a field")
+        return found.to_manifest()
     except UserError as error:
         raise UserError(f"{error}: {_AGAIN}") from error
 
 
 class _Concept(InfoHeader):
-    """One concept of the record; tokens: shapes of their vectors [v, d]."""
+    """One concept of the manifest; tokens: shapes of their vectors [v, d]."""
 
     training: Text
     weight: Annotated[float, Field(ge=-1e6, le=1e6)]
     tokens: dict[Token, Shape]
 
 
-class _Record(Schema):
-    """The record as JSON."""
+class _ManifestJson(Schema):
+    """The manifest as JSON."""
 
     blocklora_merge: Literal[1]
     base_name: Text
     base_digest: Sha256
     dtype: Literal["float32", "float16", "bfloat16"]
+    method: Text = SUM
+    settings: Annotated[dict[Text, bool | int | float | Text], Field(max_length=100)] = {}
     concepts: Annotated[list[_Concept], Field(max_length=1 << 16)]
 
-    def to_record(self) -> MergeRecord:
-        """The record. Raises UserError for slots that a partition has not, and layers larger than any model's."""
+    def to_manifest(self) -> MergeManifest:
+        """The manifest. Raises UserError for slots that a partition does not have, and layers larger than any model's."""
         for concept in self.concepts:
             sides = [side for layers in concept.shapes.values() for shape in layers.values() for side in shape]
             if sum(sides) * concept.rank > MOST_NUMBERS:
                 raise UserError(f"{concept.name!r} has more numbers than any adapter")
-        return MergeRecord(
+        return MergeManifest(
             base_name=self.base_name,
             base_digest=self.base_digest,
             dtype=self.dtype,
-            adapters=tuple(_silent(c.to_info("{}"), c.kernel_shapes(), c.tokens) for c in self.concepts),
+            adapters=tuple(_zero_adapter(c.to_info("{}"), c.kernel_shapes(), c.tokens) for c in self.concepts),
             weights=tuple(concept.weight for concept in self.concepts),
+            method=self.method,
+            settings=self.settings,
         )
 
 
-def _silent(info: AdapterInfo, shapes: Mapping[str, Any], tokens: Mapping[str, Any]) -> Adapter:
+def _zero_adapter(info: AdapterInfo, shapes: Mapping[str, Any], tokens: Mapping[str, Any]) -> Adapter:
     lora = {
         component: {path: LoRAPair(_zeros((n, info.rank)), _zeros((info.rank, m))) for path, (n, m) in layers.items()}
         for component, layers in shapes.items()
@@ -127,3 +137,8 @@ def _zeros(shape: Sequence[int]) -> np.ndarray:
 
 def _shapes(tokens: Mapping[str, Any]) -> dict[str, list[int]]:
     return {token: list(np.shape(vectors)) for token, vectors in tokens.items()}
+
+
+__getattr__ = old_names(
+    __name__, {"MergeRecord": "MergeManifest", "outline": "without_values", "read_record": "read_merge_manifest"}
+)

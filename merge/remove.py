@@ -28,8 +28,10 @@ def remove(params: Params, base_params: Params, adapters: Sequence[Adapter], nam
     Equals the merge of the others bit for bit: on the concept's blocks the base's values return, its token rows go, and
     everything else is left as it is (untouched leaves are the same arrays).
 
-    adapters: those that `params` were composed of, in that order; their arrays are not read, so that outlines will do
-    (see `merge.manifest`). Raises UserError for an unknown name, another's weights in its blocks, params that do not fit.
+    adapters: those that `params` were composed of, in that order. Their arrays are not read, so that those of
+    `merge.manifest.without_values` will do.
+
+    Raises: UserError for an unknown name, another's weights in its blocks, and params that do not fit.
     """
     index = _index_of(adapters, name)
     return _exchange(params, base_params, adapters, index, None, {})
@@ -75,8 +77,8 @@ def check_untouched(params: Params, base_params: Params, adapters: Sequence[Adap
             wrong.append(path)
     if wrong:
         raise UserError(
-            f"{len(wrong)} tensors differ from the base outside of the concepts' blocks ({wrong[0]}, …): the model was merged "
-            "into other files than these (another precision?), or changed since"
+            f"{len(wrong)} tensors differ from the base outside of the concepts' blocks ({wrong[0]}, …): the model was "
+            "merged into other files than these (another precision?), or changed since"
         )
 
 
@@ -87,7 +89,7 @@ def _index_of(adapters: Sequence[Adapter], name: str) -> int:
     others = [other for i, other in enumerate(adapters) if i != found[0]]
     if sharing := [repr(other.name) for other in others if shared_layers(adapters[found[0]], other)]:
         raise UserError(
-            f"{name!r} shares weights with {', '.join(sharing)}, so that no one knows its part: merge the others again"
+            f"{name!r} shares weights with {', '.join(sharing)}, so its part cannot be told apart: merge the others again"
         )
     return found[0]
 
@@ -159,5 +161,6 @@ def _check_leaves(leaves: Mapping[str, Any], base: Mapping[str, Any], rows: int)
         wrong += [path] if np.shape(leaves[path]) != expected else []
     if wrong:
         raise UserError(
-            f"these params are no merge of these adapters into this base: {len(wrong)} tensors do not fit ({wrong[0]}, …)"
+            f"these params are no merge of these adapters into this base: {len(wrong)} tensors do not fit "
+            f"({wrong[0]}, …)"
         )

@@ -15,8 +15,8 @@ def truncate(lowrank: LowRank, max_rank: int) -> tuple[LowRank, float]:
 
     Layers whose rank is no larger stay as they are. Raises UserError if `max_rank` is less than 1.
 
-    Source: the truncated SVD of A @ B is the best approximation of its rank (Eckart and Young); it is taken of the factors,
-    through their QR decompositions, and never of the whole matrix.
+    Source: the truncated SVD of A @ B is the best approximation of its rank (Eckart and Young). It is computed from the
+    factors, through their QR decompositions, and never of the whole matrix.
     """
     if max_rank < 1:
         raise UserError(f"max_rank is {max_rank}; it must be at least 1")

@@ -44,6 +44,7 @@ LAYERS = (
     "train.base",
     "train.concept",
     "train",
+    "train.blocklora",
     "benchmarks",
 )
 PACKAGES = ("blocklora_jax", "merge", "train", "benchmarks")

@@ -11,6 +11,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
 from train.concept.common_settings import OF_ITS_OWN
 from train.concept.config import ConceptConfig, parse_args, read_flags, read_yaml, settings_as_flags
+from train.concept.config_files import find_config
 from train.concept.setting_types import check_settings
 from train.concept.settings.old_names import rename_settings
 from train.concepts_options import GROUPS, ConceptsOptions
@@ -21,7 +22,8 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
 
     Raises: UserError for a file or folder that is missing or malformed, or a setting that must be the same for all.
     """
-    entries = _read_folder(options.concepts) if options.concepts.is_dir() else _read_file(options.concepts)
+    source = options.concepts
+    entries = _read_folder(source) if source.is_dir() else _read_file(find_config(source, "--concepts"))
     if not entries:
         raise UserError(f"{options.concepts} names no concepts")
     _check_names(entries, options.concepts)

@@ -17,7 +17,7 @@ from benchmarks.fuzz.raw_safetensors import RawFile
 from benchmarks.fuzz.trial import Trial
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.pipeline import StableDiffusion
-from merge.__main__ import main as merge_main
+from merge.cli.main import main as merge_main
 
 MANIFEST = "blocklora.json"
 

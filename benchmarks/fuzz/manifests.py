@@ -19,7 +19,7 @@ from benchmarks.fuzz.stated import stated
 from benchmarks.fuzz.trial import Case, Trial, choose
 from benchmarks.fuzz.wrong_values import NO_JSON, WRONG_VALUES, fields_of, twice, with_value, without
 from blocklora_jax.checkpoints.diffusers import save_folder
-from merge.manifest import read_record
+from merge.manifest import read_merge_manifest
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "manifests", 120.0, 512 << 20, 600
 _FIELDS = 500  # cases of fields
@@ -42,23 +42,23 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
     cases = registry_cases(folder, seed)
     for name in ("sealed", "old"):
         text = (folder / name / MANIFEST).read_text()
-        facts = facts_of(read_record(folder / name))
+        facts = facts_of(read_merge_manifest(folder / name))
         # A digest that is found wrong hides all other checks.
         cases += choose(_field_cases(name, text, facts), _FIELDS if name == "old" else _FIELDS // 5, seed)
         for words, make in NO_JSON.items():
             cases.append(Case(f"{name}: is {words}", functools.partial(_make, make(text), (facts,))))
-    cases += _byte_cases((folder / "sealed" / MANIFEST).read_bytes(), facts_of(read_record(folder / "sealed")))
+    cases += _byte_cases((folder / "sealed" / MANIFEST).read_bytes(), facts_of(read_merge_manifest(folder / "sealed")))
     return cases + [Case(f"{words} as a manifest", functools.partial(_place, m)) for words, m in NOT_FILES.items()]
 
 
 def _make(data: bytes, accept: tuple[Any, ...], rng: np.random.Generator, scratch: Path) -> Trial:
     (scratch / MANIFEST).write_bytes(data)
-    return Trial(call=lambda: facts_of(read_record(scratch)), accept=accept)
+    return Trial(call=lambda: facts_of(read_merge_manifest(scratch)), accept=accept)
 
 
 def _place(make: Any, rng: np.random.Generator, scratch: Path) -> Trial:
     make(scratch / MANIFEST)
-    return Trial(call=lambda: facts_of(read_record(scratch)))
+    return Trial(call=lambda: facts_of(read_merge_manifest(scratch)))
 
 
 def _byte_cases(data: bytes, facts: Any) -> list[Case]:

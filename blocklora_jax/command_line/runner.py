@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blocklora_jax.command_line.memory_errors import explain_memory
+from blocklora_jax.command_line.program import program_name
 from blocklora_jax.command_line.signals import end_on_signals, restore_signals
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import one_line
@@ -23,8 +24,8 @@ DEBUG = "BLOCKLORA_DEBUG"
 def run(main: Callable[[], None]) -> None:
     """Call `main` and exit.
 
-    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk), or memory is
-    out; 70 for what nobody foresaw, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
+    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk) or memory is out;
+    70 for an unexpected error, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
     """
     handlers = end_on_signals()
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {one_line(message)}\n"
@@ -57,7 +58,7 @@ def run(main: Callable[[], None]) -> None:
 def _unforeseen(error: Exception) -> str:
     """The line for an exception that should not have come this far."""
     kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    command = "python -m " + Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "the command"
+    command = program_name(f"python -m {Path(sys.argv[0]).stem}") if sys.argv and sys.argv[0] else "the command"
     told = f"unexpected error in {command}: {one_line(kind)[:300]}"
     text = "".join(traceback.format_exception(error))
     try:

@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
-
-
 COMMANDS = ("blocklora_jax", "train", "merge", "benchmarks")
+# The console script, under the names that it has on different systems.
+SCRIPTS = ("blocklora", "blocklora.exe", "blocklora-script.py")
 
 
 def end_on_signals() -> dict[int, Any]:
@@ -46,10 +47,14 @@ def restore_signals(handlers: dict[int, Any]) -> None:
 
 
 def end_early() -> None:
-    """`end_on_signals` from the first import on, if this process is one of our commands (`python -m train.concept`)."""
+    """`end_on_signals` from the first import on, if this process is one of our commands.
+
+    These are `python -m train.concept` and the like, and the console script `blocklora`.
+    """
     words = getattr(sys, "orig_argv", [])
     module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
-    if module and module[0].split(".")[0] in COMMANDS:
+    is_script = Path(words[1]).name in SCRIPTS if len(words) > 1 else False
+    if is_script or (module and module[0].split(".")[0] in COMMANDS):
         end_on_signals()
 
 

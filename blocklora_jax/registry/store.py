@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import parse_json, read_text_bytes
 from blocklora_jax.io.locks import hold_file
-from blocklora_jax.registry.book import Registry
+from blocklora_jax.registry.claims import Registry
 
 FILE = "registry.json"
 _LARGEST = 4 << 20  # bytes; thousands of entries
@@ -52,7 +52,7 @@ def update_registry(where: str | Path, change: Callable[[Registry], Registry]) -
     A lock beside it lets one writer in after the other, each reading what the one before wrote; a writer that is killed
     leaves no lock. What somebody changed in spite of it, by hand for one, is not written over.
 
-    Raises: UserError as `read_registry`; for a URL; if the file is locked or was changed meanwhile; what `change` raises.
+    Raises: UserError as `read_registry`; for a URL; if the file is locked or was changed meanwhile; as `change`.
     """
     path = _writable(where)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""`python -m merge check`: whether adapters can be merged, and how much they would disturb each other, before they are."""
+"""`python -m merge check`: whether adapters can be merged, and how much they would disturb each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +20,11 @@ from merge.check import adapter_problems, misfit_problems, params_problems
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """Say all that keeps adapters from being merged, and measure their crosstalk; nothing is merged.
+    """List everything that keeps adapters from being merged, and measure their crosstalk. Nothing is merged.
 
-    Crosstalk is how much of another's output lands on a concept's prompts, as a share of the concept's own: 0 is silence,
-    1 is as loud as the concept itself. Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
+    Crosstalk is the output of other concepts on a concept's prompts, as a share of the concept's own output: at 0 they
+    do nothing there, at 1 as much as the concept itself.
+    Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
     """
 
     files: Positional[tuple[Path, ...]]
@@ -39,9 +40,10 @@ class CheckOptions:
     check_base: bool = True
     """Count a model that the adapters were not trained on as a problem; --no-check-base for a copy in bfloat16, say."""
     prompts: tuple[str, ...] = ()
-    """What to measure on, as "a photo of {}", where {} is each concept's trigger; eight that fit its kind if not given."""
+    """Prompts to measure on, such as "a photo of {}", where {} becomes each concept's trigger; eight that fit the
+    concept's kind if not given."""
     steps: int = 4
-    """Steps of the pictures in whose course layers that read them are measured."""
+    """Steps of the pictures on which layers that read pictures are measured."""
     seed: int = 0
     """Seeds those pictures."""
     overwrite: bool = False
@@ -53,7 +55,7 @@ class CheckOptions:
         check_options(self)
 
 
-def check_files(args: Sequence[str]) -> int:
+def check_files(args: Sequence[str] | None = None) -> int:
     """Run `check`; gives the exit code."""
     options = read_options(CheckOptions, args, prog="python -m merge check")
     if not options.files:
@@ -68,7 +70,8 @@ def check_files(args: Sequence[str]) -> int:
     for problem in problems:
         print(f"problem: {problem}")
     print(
-        f"{len(adapters)} of {len(options.files)} adapters read; {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"
+        f"{len(adapters)} of {len(options.files)} adapters read; "
+        f"{len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"
     )
     return 1 if problems else 0
 

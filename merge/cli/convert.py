@@ -1,4 +1,4 @@
-"""`python -m merge convert`: an ordinary LoRA becomes one that owns blocks, without its pictures and without training."""
+"""`python -m merge convert`: an ordinary LoRA becomes one that owns blocks, without pictures or training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,8 @@ from blocklora_jax.registry.store import read_registry
 class ConvertOptions:
     """Convert an ordinary LoRA into blocks of its own, so that it merges losslessly with others.
 
-    On prompts with its trigger the result does what the LoRA does, as well as its blocks can; on all others it is silent.
+    On prompts with its trigger the result does what the LoRA does, as closely as its blocks can; on other prompts it
+    does as little as possible.
     """
 
     file: Positional[Path]
@@ -55,7 +56,7 @@ class ConvertOptions:
     rank: int = 16
     """Rank of the result."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
-    """Weight of silence on random prompts."""
+    """Weight of the loss on random prompts, where the result should do nothing."""
     prompts: int = 64
     """Prompts with the trigger to fit on."""
     random_prompts: int = 256
@@ -67,7 +68,7 @@ class ConvertOptions:
     random_scenes: tuple[str, ...] = ()
     """Their ends ("on a beach")."""
     steps: int = 4
-    """Steps of the pictures in whose course layers that read them are seen."""
+    """Steps of the pictures on which layers that read pictures are fitted."""
     seed: int = 0
     """Seeds prompts and pictures."""
     overwrite: bool = False
@@ -79,7 +80,7 @@ class ConvertOptions:
         check_options(self)
 
 
-def convert_file(args: Sequence[str]) -> int:
+def convert_file(args: Sequence[str] | None = None) -> int:
     """Run `convert`; gives the exit code."""
     options = read_options(ConvertOptions, args, prog="python -m merge convert")
     adapter = _renamed(Adapter.load(options.file, options.verify), options)
@@ -99,8 +100,8 @@ def convert_file(args: Sequence[str]) -> int:
     digest = params_digest(sd.params)
     if adapter.info.base_digest not in ("", digest):
         raise UserError(
-            f"{options.file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and {options.model} "
-            f"({digest[:12]}) is another model: name its own with --model"
+            f"{options.file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and "
+            f"{options.model} ({digest[:12]}) is another model: name its own with --model"
         )
     info = dataclasses.replace(adapter.info, base_digest=digest, base_name=sd.checkpoint.public_name)
     config = ConversionConfig(
@@ -120,7 +121,8 @@ def convert_file(args: Sequence[str]) -> int:
     for kind, fit in fits.items():
         print(f"{kind:<24}{fit.error:>11.0%}{fit.leak:>9.0%}{fit.leak_before:>16.0%}")
     print(
-        f"wrote {options.out}: {fitted.name!r} owns slot {', '.join(map(str, fitted.info.slots))}, called by {info.trigger!r}"
+        f"wrote {options.out}: {fitted.name!r} owns slot {', '.join(map(str, fitted.info.slots))}, "
+        f"called by {info.trigger!r}"
     )
     return 0
 

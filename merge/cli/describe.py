@@ -26,7 +26,7 @@ def describe(adapter: Adapter) -> str:
 
 
 def overlap_report(adapters: Sequence[Adapter]) -> list[str]:
-    """One line for each pair of adapters that own the same weights, for the first few pairs; then how many more there are."""
+    """One line for each of the first few pairs of adapters that own the same weights; then how many more there are."""
     pairs = [(a, b, len(shared)) for a, b in combinations(adapters, 2) if (shared := colliding_layers(a, b))]
     told = [f"{a.name!r} and {b.name!r} are summed where they overlap, in {count} layers" for a, b, count in pairs[:3]]
     return told + ([f"and so are {len(pairs) - 3} other pairs"] if len(pairs) > 3 else [])

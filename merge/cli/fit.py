@@ -35,15 +35,16 @@ class FitOptions:
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
     trigger: tuple[str, ...] = ()
-    """The words that call each concept and nothing else ("sks dog"), one for each file; what the files say if not given."""
+    """The words that call each concept and nothing else ("sks dog"), one for each file; what the files say if not
+    given."""
     kind: tuple[Kind, ...] = ()
     """Of each concept: scenes and styles are called elsewhere in a prompt; what the files say if not given."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
-    """Weight of silence on ordinary prompts, in units of one concept's."""
+    """Weight of the error on ordinary prompts, compared with that of one concept's own prompts."""
     name: tuple[str, ...] = ()
     """What to call each concept, and its file; what the files say if not given."""
     attention: bool = False
-    """Count text by the attention that the U-Net pays to it: a little closer, but the U-Net has to be run, so it takes longer."""
+    """Weigh text by the attention that the U-Net pays to it: a little closer, but slower, as the U-Net has to run."""
     overwrite: bool = False
     """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
     verify: bool = True
@@ -53,11 +54,11 @@ class FitOptions:
         check_options(self)
 
 
-def fit_files(args: Sequence[str]) -> int:
+def fit_files(args: Sequence[str] | None = None) -> int:
     """Run `fit`; gives the exit code."""
     options = read_options(FitOptions, args, prog="python -m merge fit")
     if len(options.files) < 2:
-        raise UserError("name two or more adapter files: one alone disturbs nobody")
+        raise UserError("name two or more adapter files: one alone needs no fit")
     adapters = [Adapter.load(path, options.verify) for path in options.files]
     for name in ("name", "trigger", "kind"):
         given = getattr(options, name)

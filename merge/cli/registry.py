@@ -1,5 +1,6 @@
 """`python -m merge registry …`: give out slots, and say who owns which."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -11,20 +12,23 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Axis, Partition
 from blocklora_jax.checks.bounds import BOUNDS
+from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.program import program_name
 from blocklora_jax.errors import UserError
-from blocklora_jax.registry.book import Draw, Entry, Registry
+from blocklora_jax.registry.claims import Draw, Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
 from merge.cli.plan import PlanOptions, print_plan
-from merge.cli.verbs import unknown_verb
 
+_PROGRAM = "python -m merge registry"
 HELP = """A slot registry: a small JSON file, in a folder or at a URL, that says who owns which slots.
 
   new    start one                         add    claim a slot, before training
   list   who owns what, and what is free   check  the registry itself, and adapter files against it
   drop   give a slot up                    plan   how many blocks a number of concepts needs
 
-python -m merge registry <command> --help says more; `python -m train.concept --registry WHERE` trains on the claimed slot.
+python -m merge registry <command> --help says more.
+`python -m train.concept --registry WHERE` trains on the claimed slot.
 """
 
 
@@ -85,7 +89,10 @@ class ListOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """Say what collides within the registry, and where adapter files differ from their claims; exit code 1 if anything does."""
+    """List collisions within the registry, and where adapter files differ from their claims.
+
+    Exit code 1 if there is any.
+    """
 
     where: Positional[str]
     """The registry: a file, a folder or a URL."""
@@ -109,19 +116,20 @@ class DropOptions:
         check_options(self)
 
 
-def main(args: Sequence[str]) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the command that the first word names; gives the exit code."""
+    args = list(sys.argv[1:] if args is None else args)
     commands: dict[str, tuple[Any, Callable[[Any], int]]] = {
         "new": (NewOptions, start), "add": (AddOptions, add), "list": (ListOptions, show),
         "check": (CheckOptions, check), "drop": (DropOptions, drop), "plan": (PlanOptions, print_plan),
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help"):
-        print(HELP)
+        print(HELP.replace(_PROGRAM, program_name(_PROGRAM)))
         return 0
     if args[0] not in commands:
-        raise UserError(unknown_verb(args[0], commands, "registry"))
+        raise UserError(unknown_command(args[0], commands, "registry"))
     options, command = commands[args[0]]
-    return command(read_options(options, args[1:], prog=f"python -m merge registry {args[0]}"))
+    return command(read_options(options, args[1:], prog=f"{_PROGRAM} {args[0]}"))
 
 
 def start(options: NewOptions) -> int:

@@ -1,4 +1,4 @@
-"""`python -m merge remove` and `replace`: one concept out of a merged model's folder, the others bit for bit as they were."""
+"""`python -m merge remove`: one concept out of a merged model's folder; the others stay bit for bit as they were."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from merge import remove as remove_concept
 from merge import replace as replace_concept
-from merge.manifest import MergeRecord, outline, read_record
+from merge.manifest import SUM, MergeManifest, read_merge_manifest, without_values
 from merge.remove import check_untouched
 
 
@@ -41,67 +41,64 @@ class RemoveOptions:
         check_options(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplaceOptions(RemoveOptions):
-    """Put another adapter in the place of a concept: the result is, bit for bit, the merge with it instead."""
-
-    file: Positional[Path]
-    """The adapter that takes its place."""
-    weight: float = 1.0
-    """How strongly it joins."""
-
-
-def remove_files(args: Sequence[str]) -> int:
+def remove_files(args: Sequence[str] | None = None) -> int:
     """Run `remove`; gives the exit code."""
     options = read_options(RemoveOptions, args, prog="python -m merge remove")
-    return _rewrite(options, None, 1.0)
+    return rewrite(options, None, 1.0)
 
 
-def replace_files(args: Sequence[str]) -> int:
-    """Run `replace`; gives the exit code."""
-    options = read_options(ReplaceOptions, args, prog="python -m merge replace")
-    return _rewrite(options, Adapter.load(options.file, options.verify), options.weight, [options.file])
+def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: Sequence[Path] = ()) -> int:
+    """Exchange the concept `options.name` for `new`, or remove it if that is None; gives the exit code.
 
-
-def _rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: Sequence[Path] = ()) -> int:
-    record = read_record(options.merged, options.verify)
-    name = options.base or record.base_name
+    files: the file that `new` was read from.
+    """
+    manifest = read_merge_manifest(options.merged, options.verify)
+    _check_method(manifest, options.merged)
+    name = options.base or manifest.base_name
     # `--out` may be the merged folder itself: the concept is then exchanged where it is.
     in_place = options.out.resolve() == options.merged.resolve()
     inputs = [name, *files, *([] if in_place else [options.merged])]
     plan_outputs([Output(options.out, "model folder")], inputs, overwrite=options.overwrite)
-    index = record.index_of(options.name)
+    index = manifest.index_of(options.name)
     # Imported late: models bring Flax.
     from blocklora_jax.checkpoints.diffusers import load_folder, save_folder
 
     base = load_folder(name, variant=options.variant, verify=options.verify)
-    _check_digest(params_digest(base.params), record, base.name)
+    _check_digest(params_digest(base.params), manifest, base.name)
     params = load_folder(options.merged, verify=options.verify).params
-    check_untouched(params, base.params, record.adapters, record.dtype)
+    check_untouched(params, base.params, manifest.adapters, manifest.dtype)
     if new is None:
-        params, after = remove_concept(params, base.params, record.adapters, options.name), []
+        params, after = remove_concept(params, base.params, manifest.adapters, options.name), []
     else:
-        params = replace_concept(params, base.params, record.adapters, options.name, new, weight)
-        after = [(outline(new), weight)]
-    members = list(zip(record.adapters, record.weights, strict=True))
+        params = replace_concept(params, base.params, manifest.adapters, options.name, new, weight)
+        after = [(without_values(new), weight)]
+    members = list(zip(manifest.adapters, manifest.weights, strict=True))
     members = [*members[:index], *after, *members[index + 1 :]]
     adapters, weights = [a for a, _ in members], [w for _, w in members]
-    after_record = replace(record, adapters=tuple(adapters), weights=tuple(weights))
+    changed = replace(manifest, adapters=tuple(adapters), weights=tuple(weights))
     save_folder(
         options.out,
         replace(base, params=params),
         tokens=token_counts(adapters),
-        dtype=record.dtype,
-        merge=after_record.to_json(),
+        dtype=manifest.dtype,
+        merge=changed.to_json(),
         overwrite=options.overwrite,
     )
     print(f"wrote {options.out}: {', '.join(adapter.name for adapter in adapters) or 'the base model'}")
     return 0
 
 
-def _check_digest(digest: str, record: MergeRecord, name: str) -> None:
-    if digest != record.base_digest:
+def _check_method(manifest: MergeManifest, folder: Path) -> None:
+    if manifest.method != SUM:
         raise UserError(
-            f"{name} ({digest[:12]}) is not the base model {record.base_name} ({record.base_digest[:12]}) that the concepts "
-            "were merged into: name it with --base"
+            f"{folder} was merged by the method {manifest.method!r}, which mixes the concepts, so that none can be "
+            f"removed or replaced: merge the adapters that you want again, with `--method {manifest.method}`"
+        )
+
+
+def _check_digest(digest: str, manifest: MergeManifest, name: str) -> None:
+    if digest != manifest.base_digest:
+        raise UserError(
+            f"{name} ({digest[:12]}) is not the base model {manifest.base_name} ({manifest.base_digest[:12]}) that the "
+            "concepts were merged into: name it with --base"
         )

@@ -44,16 +44,17 @@ def export(
 
     The LoRA has rank sum r and is exact; weights and scales are folded in. `merged.safetensors` is for
     `pipe.load_lora_weights` (layout "diffusers") or for ComfyUI, A1111 and diffusers ("kohya");
-    `merged.<name>.safetensors` for `pipe.load_textual_inversion`, `merged.embeddings/<name>.safetensors` for ComfyUI and
-    A1111; `README.md` (`merged.md` where there is another) says how to load them.
+    `merged.<name>.safetensors` for `pipe.load_textual_inversion`, `merged.embeddings/<name>.safetensors` for ComfyUI
+    and A1111; `README.md` (`merged.md` where there is another) says how to load them.
 
-    max_rank: cut every layer's rank to it, as closely as can be; the header says how far off that is ("relative_error").
+    max_rank: cut every layer's rank to it, as closely as can be; the header has the error ("relative_error").
     overwrite: replace also files that are no earlier export.
 
     family: the kind of model, "sd1", "sd2" or "sdxl", where the adapters do not say (LoRAs of other programs).
 
-    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, adapters that do not go together, an
-    unknown family where the layers' names or shapes depend on it, and files that are there and are no earlier export.
+    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, adapters that do not go
+    together, an unknown family where the layers' names or shapes depend on it, and files that are there and are no
+    earlier export.
     """
     adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path).expanduser()
     _check_options(path, layout, dtype, family)
@@ -130,8 +131,8 @@ def _layers(
     if any(_outline(tensors) != _outline(made[0]) for tensors in made):
         kinds = sorted(possible)
         raise UserError(
-            f"the adapters do not say whether they are of {' or '.join(kinds)}, and in the layout {layout!r} their layers"
-            f" are not the same for each: give the base model's kind as family=… (--family {'|'.join(kinds)})"
+            f"the adapters do not say whether they are of {' or '.join(kinds)}, and in the layout {layout!r} their"
+            f" layers are not the same for each: give the base model's kind as family=… (--family {'|'.join(kinds)})"
         )
     return (possible.pop() if len(possible) == 1 else ""), made[0]
 

@@ -125,7 +125,8 @@ def _token_code(path: Path, tokens: Mapping[str, int], family: str) -> list[str]
     lines = []
     if files:
         lines = [
-            "# Published configs of SDXL name a wrong end token, with which a prompt is read up to a concept token only.",
+            "# Published configs of SDXL name a wrong end token, with which a prompt is read up to a concept "
+            "token only.",
             "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id",
         ]
     for token, file in files.items():

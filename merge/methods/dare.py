@@ -74,6 +74,6 @@ def merge_by_dare(
     *,
     check_base: bool = True,
 ) -> Merged:
-    """DARE with the signature of every method. (A command's `--seed` seeds pictures, so the mask's has another name.)"""
+    """DARE with the signature of every method. (`--seed` seeds pictures, so the mask's seed has another name.)"""
     density, seed = settings.density, settings.mask_seed
     return Merged(dare(sd.params, adapters, weights, density=density, seed=seed, check_base=check_base), adapters)

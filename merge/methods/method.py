@@ -29,6 +29,11 @@ class NoSettings:
     def __post_init__(self) -> None:
         check_options(self)
 
+    @property
+    def shares_weights(self) -> bool:
+        """Whether adapters that own the same weights may be merged."""
+        return True
+
 
 @runtime_checkable
 class MergeFunction(Protocol):

@@ -1,4 +1,4 @@
-"""The sum: every concept's change is added to the weights. On blocks it is exact, and a concept can be removed again."""
+"""The sum: every change is added to the weights. On blocks it is exact, and a concept can be removed again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ class SumSettings(NoSettings):
 
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
+
+    @property
+    def shares_weights(self) -> bool:
+        """Only where the user asks for it: the sum is exact where everybody owns weights of their own."""
+        return self.allow_overlap
 
 
 merge_by_sum = from_params(compose)

@@ -24,7 +24,7 @@ CASES = [
     ("merge", ["a.s", "--out=", "--prompt", "x"], "--out must not be empty"),
     ("merge", ["a.s", "--model", " "], "--model must not be empty"),
     ("merge", ["", "--prompt", "x"], "a file or name must not be empty"),
-    ("merge", ["frobnicate"], "unknown command 'frobnicate': choose info, export, check"),
+    ("merge", ["frobnicate"], "unknown command 'frobnicate': choose info, check, export"),
     ("merge", ["exprot", "a.safetensors"], "did you mean 'export'?"),
     ("merge", ["registry", "lst", "r.json"], "did you mean 'list'?"),
     ("merge", ["export", "a.s", "--out", "x.safetensors", "--max-rank", "0"], "--max-rank must be at least 1, not 0"),

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import jax
 import numpy as np
 
+from blocklora_jax.command_line.options import read_options
 from blocklora_jax.diffusion.samplers.table import SAMPLERS, get_sampler
 from blocklora_jax.layouts import dialects
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.testing.random_adapter import random_adapter
 from blocklora_jax.testing.tiny_model import SCHEDULE
+from merge.cli.method_flags import options_of, refuse_others_flags
+from merge.methods.table import METHODS
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
@@ -17,9 +25,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 def example(name: str) -> dict:
     """The names that an example defines."""
     code = re.search(rf"```python {name}\n(.+?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)[1]
-    names: dict = {"__name__": name}
-    exec(code, names)
-    return names
+    # A module of its own: dataclasses look their types up there.
+    module = ModuleType(f"example_{name}")
+    sys.modules[module.__name__] = module
+    exec(code, vars(module))
+    return vars(module)
 
 
 def test_the_sampler_of_the_page_is_found_by_name(monkeypatch):
@@ -33,3 +43,19 @@ def test_the_dialect_of_the_page_names_a_layer(monkeypatch):
     assert dialects.find_layer(name) is None
     monkeypatch.setattr(dialects, "DIALECTS", (*dialects.DIALECTS, example("dialect")["line"]))
     assert dialects.find_layer(name) == ("unet", "mid_block/attentions_0/proj_in")
+
+
+def test_the_merge_method_of_the_page_gets_flags_and_merges(monkeypatch, tiny_sd: StableDiffusion):
+    method = example("method")["method"]
+    monkeypatch.setitem(METHODS, "strongest", method)
+    options = read_options(options_of("strongest"), ["a.safetensors", "--ridge", "0.01"])
+    assert options.method_settings == method.settings(ridge=0.01)
+    refuse_others_flags(["--ridge"], "strongest")
+    adapters = [random_adapter(name, tiny_sd.params, slots=(0,), layers="cross_kv") for name in ("ada", "bob")]
+    alone = [method.merge(tiny_sd, [adapter], None, method.settings()).params["unet"] for adapter in adapters]
+    both = method.merge(tiny_sd, adapters, None, method.settings()).params["unet"]
+    for base, one, other, merged in zip(*map(jax.tree.leaves, (tiny_sd.params["unet"], *alone, both)), strict=True):
+        changes = np.stack([one - base, other - base])
+        largest = np.take_along_axis(changes, np.abs(changes).argmax(0)[None], axis=0)[0]
+        # Sums with the base are rounded once more here.
+        np.testing.assert_allclose(merged - base, largest, atol=1e-6)

@@ -21,8 +21,8 @@ from blocklora_jax.checkpoints.manifest import write_manifest
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.testing.random_adapter import random_adapter
-from merge.__main__ import main
-from merge.manifest import MergeRecord, outline, read_record
+from merge.cli.main import main
+from merge.manifest import MergeManifest, read_merge_manifest, without_values
 from merge.remove import check_untouched
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -57,7 +57,7 @@ def test_removing_equals_merging_the_others(case):
     base = make_params(dtype=jnp.dtype(dtype))
     adapters, weights, name = adapters[:3], weights[:3], adapters[index].name
     merged = merge.compose(base, adapters, weights)
-    removed = merge.remove(merged, base, [outline(a) for a in adapters], name)
+    removed = merge.remove(merged, base, [without_values(a) for a in adapters], name)
     rest = [i for i in range(3) if i != index]
     assert_same(removed, merge.compose(base, [adapters[i] for i in rest], [weights[i] for i in rest]))
     one_path, three_path = flatten(base), flatten(merged)
@@ -134,7 +134,9 @@ def test_another_base_shows_outside_of_the_blocks():
         with pytest.raises(UserError, match="differ from the base outside"):
             check_untouched(saved, make_params(seed=1), adapters, dtype)
         with pytest.raises(UserError, match="1 tensors differ"):
-            check_untouched(merge.compose(saved, [make_adapter("cyd", (2,), layers={"unet": {"mid_block/attentions_0/proj_in": (16, 19)}}, vectors=0)]), base, adapters, dtype)  # fmt: skip
+            layers = {"unet": {"mid_block/attentions_0/proj_in": (16, 19)}}
+            other = make_adapter("cyd", (2,), layers=layers, vectors=0)
+            check_untouched(merge.compose(saved, [other]), base, adapters, dtype)
     half = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), base)
     with pytest.raises(UserError, match="another precision"):
         check_untouched(merge.compose(base, adapters), half, adapters, "float32")
@@ -142,14 +144,15 @@ def test_another_base_shows_outside_of_the_blocks():
 
 def test_the_record_keeps_all_but_the_numbers(tmp_path):
     adapters = (make_adapter("ada", (0, 2), vectors=3), make_adapter("bob", partition=None, vectors=0))
-    record = MergeRecord(
-        base_name="small", base_digest="a" * 64, dtype="float16", adapters=tuple(map(outline, adapters)), weights=(1.0, -0.5)
+    record = MergeManifest(
+        base_name="small", base_digest="a" * 64, dtype="float16",
+        adapters=tuple(map(without_values, adapters)), weights=(1.0, -0.5),
     )  # fmt: skip
     write_manifest(tmp_path, record.to_json())
-    again = read_record(tmp_path)
+    again = read_merge_manifest(tmp_path)
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "blocklora.json").write_text(json.dumps(record.to_json()))  # as version 0.1.0 wrote it
-    assert read_record(tmp_path / "old").to_json() == record.to_json()
+    assert read_merge_manifest(tmp_path / "old").to_json() == record.to_json()
     assert again.to_json() == record.to_json()
     for one, other in zip(again.adapters, adapters, strict=True):
         assert one.info == other.info
@@ -157,13 +160,13 @@ def test_the_record_keeps_all_but_the_numbers(tmp_path):
         assert merge.token_counts([one]) == merge.token_counts([other])
     (tmp_path / "blocklora.json").write_text('{"blocklora_merge": 1}')
     with pytest.raises(UserError, match="lacks or misspells a field"):
-        read_record(tmp_path)
+        read_merge_manifest(tmp_path)
     (tmp_path / "blocklora.json").write_text('{"blocklora_merge": 2}')
     with pytest.raises(UserError, match="version 2"):
-        read_record(tmp_path)
+        read_merge_manifest(tmp_path)
     (tmp_path / "blocklora.json").write_text("[")
     with pytest.raises(UserError, match="cannot read"):
-        read_record(tmp_path)
+        read_merge_manifest(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.layouts.torch_names import to_torch
 from blocklora_jax.testing.random_adapter import random_adapter
-from merge.__main__ import main
+from merge.cli.main import main
 
 PROMPTS = ["a photo of <ada> man and <bob> dog", "a photo of a man"]
 STEPS, GUIDANCE = 3, 4.0

@@ -18,7 +18,7 @@ import pytest
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.registry import store
-from blocklora_jax.registry.book import Entry, Registry
+from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
 
 EMPTY = Registry(partition=Partition(num_blocks=64))

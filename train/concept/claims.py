@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
-from blocklora_jax.registry.book import Registry
+from blocklora_jax.registry.claims import Registry
 from train.concept.config import ConceptConfig
 
 

@@ -1,4 +1,4 @@
-"""Which file `--config` means: a path, or the name of a configuration that comes with the package, such as `ada`."""
+"""Which file `--config` or `--concepts` means: a path, or the name of a configuration that comes with the package, such as `ada`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from train.concept.settings.old_names import OLD_CONFIGS
 _FOLDERS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 
 
-def find_config(path: Path) -> Path:
+def find_config(path: Path, flag: str = "--config") -> Path:
     """`path` if there is such a file, else the shipped configuration of that name.
 
     A path with the old name of a shipped configuration stands for the new one; this is reported on stderr.
+    flag: where the path was given.
 
     Raises: UserError for a name that is neither a file nor a shipped configuration.
     """
@@ -25,13 +26,13 @@ def find_config(path: Path) -> Path:
     if new := OLD_CONFIGS.get(path.stem if path.suffix == ".yaml" else path.name):
         file = shipped_configs().get(new) if is_name else path.with_name(f"{new}.yaml")
         if file and file.is_file():
-            print(f"--config {path} is now called {new if is_name else file}", file=sys.stderr)
+            print(f"{flag} {path} is now called {new if is_name else file}", file=sys.stderr)
             return file
     if not is_name:
         return path
     shipped = shipped_configs()
     if path.name not in shipped:
-        raise UserError(f"--config {path} is no file, and no shipped configuration: {', '.join(shipped)}")
+        raise UserError(f"{flag} {path} is no file, and no shipped configuration: {', '.join(shipped)}")
     return shipped[path.name]
 
 

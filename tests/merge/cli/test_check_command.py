@@ -15,7 +15,7 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.testing.random_adapter import random_adapter
-from merge.__main__ import main
+from merge.cli.main import main
 
 
 @pytest.fixture(scope="module")

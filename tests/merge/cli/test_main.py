@@ -16,8 +16,7 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.testing.random_adapter import random_adapter
-from merge.__main__ import COMMANDS, main
-from merge.cli.options import MergeOptions
+from merge.cli.main import VERBS, main
 
 
 @pytest.fixture
@@ -55,9 +54,16 @@ def test_pictures_are_those_of_python(files, tiny_folder, tiny_sd, tmp_path):
     assert np.abs(left - expected).max() <= 1
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "info", "export"])
-def test_help_names_every_command(command):
-    assert command in (MergeOptions.__doc__ or "").partition("Other commands")[2]
+@pytest.mark.parametrize("args", [[], ["--help"]])
+def test_help_lists_every_verb_and_method_one_a_line(args, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    assert exit_.value.code == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name, help_ in [(v.name, v.help) for v in VERBS.values() if v.name != "merge"] + [
+        (name, method.help) for name, method in merge.METHODS.items()
+    ]:
+        assert [name, *help_.split()] in lines
 
 
 def test_info_says_what_is_in_a_file(files, capsys):
@@ -151,7 +157,10 @@ def test_unusable_token_names_are_refused_on_export(tiny_sd, tmp_path):
 
 
 def test_merge_imports_neither_flax_nor_train_nor_torch():
-    code = "import sys, merge, merge.__main__; print([m for m in ('flax', 'train', 'torch', 'transformers') if m in sys.modules])"
+    code = (
+        "import sys, merge, merge.__main__; "
+        "print([m for m in ('flax', 'train', 'torch', 'transformers') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -12,7 +12,7 @@ from blocklora_jax import Adapter, StableDiffusion
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.testing.random_adapter import random_adapter
-from merge.__main__ import main
+from merge.cli.main import main
 
 
 @pytest.fixture

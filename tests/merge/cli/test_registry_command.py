@@ -12,7 +12,7 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.registry.store import read_registry
-from merge.__main__ import main
+from merge.cli.main import main
 from merge.cli.plan import PlanOptions, describe_plan, plan_widths
 
 
@@ -72,7 +72,7 @@ def test_check_compares_files_with_their_claims(tmp_path, capsys):
     assert "bobs.safetensors: slot 1 is registered by 'bob'" in text
     assert "'cyd' is not registered, and owns slot 1" in text
     assert "nobody.safetensors: slot 1 is registered by 'bob'" in text
-    assert "cut by Partition(num_blocks=2" in text
+    assert "cut by 2 blocks of features" in text
     assert "there is no adapter file" in text
     assert text.endswith("7 problems\n")
 

@@ -16,7 +16,7 @@ from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 from blocklora_jax.probing.input_statistics import measure_inputs
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
-from merge.__main__ import main
+from merge.cli.main import main
 from merge.methods.task_vectors import layer_delta
 
 LAYER = "unet/down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"

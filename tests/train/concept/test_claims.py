@@ -9,7 +9,7 @@ from concept_builders import make_config
 
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
-from blocklora_jax.registry.book import Entry, Registry
+from blocklora_jax.registry.claims import Entry, Registry
 from train.concept.claims import check_base, use_claim
 
 BOOK = Registry(

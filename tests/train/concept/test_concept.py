@@ -21,7 +21,7 @@ from blocklora_jax.adapters.file import read_header
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.runner import run
-from blocklora_jax.registry.book import Entry, Registry
+from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry
 from train.concept.__main__ import main
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.errors import UserError
-from blocklora_jax.registry.book import Entry, Registry
+from blocklora_jax.registry.claims import Entry, Registry
 
 NAMES = st.sampled_from([f"p{i}" for i in range(12)])
 

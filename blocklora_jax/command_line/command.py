@@ -1,0 +1,45 @@
+"""One command: its name, a line of help, and the function that it runs, which is imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """What a word on the command line runs.
+
+    name: the word. help: one line. target: "module:function"; the function reads `sys.argv` and may give an exit code.
+    """
+
+    name: str
+    help: str
+    target: str
+
+    def load(self) -> Callable[..., int | None]:
+        """The function. Its module is imported now."""
+        module, _, function = self.target.partition(":")
+        return getattr(import_module(module), function)
+
+
+def list_commands(commands: Iterable[Command]) -> str:
+    """The names with their help, one a line."""
+    commands = list(commands)
+    width = max(len(command.name) for command in commands) + 2
+    return "\n".join(f"  {command.name:<{width}}{command.help}" for command in commands)
+
+
+def unknown_command(word: str, names: Iterable[str], group: str = "", kind: str = "command") -> str:
+    """The error for a word that names no command.
+
+    group: whose command it should be, such as "registry". kind: what the word should name.
+
+    >>> unknown_command("exprot", ["info", "export"])
+    "unknown command 'exprot': choose info, export; did you mean 'export'?"
+    """
+    names = list(names)
+    close = get_close_matches(word.lower(), names, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {f'{group} ' if group else ''}{word!r}: choose {', '.join(names)}{guess}"

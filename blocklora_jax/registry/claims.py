@@ -1,0 +1,217 @@
+"""The registry as data: one partition of one base model, and which concept owns which of its slots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import combinations
+from typing import Any, Literal, get_args
+
+from blocklora_jax.adapters.partition import Axis, Partition, slot_from_name
+from blocklora_jax.checks.names import plain_name
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.printing import printable
+
+VERSION = 1
+Draw = Literal["free", "name"]
+_DIGEST = re.compile(r"([0-9a-f]{64})?")
+_BASIS = re.compile(r"([0-9a-f]{16})?")
+_LONGEST = 1000  # characters
+_TOKEN = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
+_FIELDS = {"blocklora_registry", "base_name", "base_digest", "partition", "entries"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One concept's claim.
+
+    name: "ada". token: "<ada>", its word in prompts. slots: the slots that are its own. owner: whom to ask, in any
+    words. date: when it was claimed, as "2026-11-21".
+    """
+
+    name: str
+    token: str
+    slots: tuple[int, ...]
+    owner: str = ""
+    date: str = ""
+
+    def __str__(self) -> str:
+        return repr(self.name) + (f" (of {self.owner})" if self.owner else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """All claims on the slots of one partition. As JSON:
+
+        {
+          "blocklora_registry": 1,
+          "base_name": "pocket",
+          "base_digest": "<64 hexadecimal digits, see checkpoints/digest.py; empty: any model>",
+          "partition": {"num_blocks": 16, "axis": "in", "seed": 0},
+          "entries": [{"name": "ada", "token": "<ada>", "slots": [0], "owner": "ada@example.org", "date": "2026-11-21"}]
+        }
+
+    owner and date may be missing, everything else must be there, and nothing else may be. A partition in a basis has
+    "basis": "<its digest>" too, and may have "assignment": "text" (see `Partition`).
+    """
+
+    partition: Partition
+    base_name: str = ""
+    base_digest: str = ""
+    entries: tuple[Entry, ...] = ()
+
+    def free_slots(self) -> list[int]:
+        """The slots that nobody owns."""
+        taken = {slot for entry in self.entries for slot in entry.slots}
+        return [slot for slot in range(self.partition.num_blocks) if slot not in taken]
+
+    def collisions(self) -> list[str]:
+        """What two entries both claim; empty if all is well."""
+        found = []
+        for one, other in combinations(self.entries, 2):
+            shared = sorted(set(one.slots) & set(other.slots))
+            found += [f"{one} and {other} both own slot {_numbers(shared)}"] if shared else []
+            found += [f"{one} and {other} both use the token {one.token}"] if one.token == other.token else []
+            found += [f"two entries are named {one.name!r}"] if one.name == other.name else []
+        return found
+
+    def find(self, token: str) -> Entry:
+        """The claim of `token`. Raises UserError if there is none, or if it collides with another."""
+        found = [entry for entry in self.entries if entry.token == token]
+        if not found:
+            raise UserError(
+                f"the registry knows no token {token}: claim a slot first, with `python -m merge registry add`"
+            )
+        others = (other for other in self.entries if other is not found[0])
+        wrong = [other for other in others if set(other.slots) & set(found[0].slots) or other.token == token]
+        if wrong:
+            raise UserError(
+                f"{found[0]} and {wrong[0]} collide in the registry (`python -m merge registry check` says how): "
+                "agree on who moves, and edit the file"
+            )
+        return found[0]
+
+    def claim(self, entry: Entry) -> Registry:
+        """The registry with `entry`. Raises UserError for a name, token or slot that is another's, or is none."""
+        if not _TOKEN.fullmatch(entry.token):
+            raise UserError(f"token {entry.token!r} must look like '<name>': lower-case letters, digits, '-' and '_'")
+        _check_texts({name: getattr(entry, name) for name in ("name", "token", "owner", "date")})
+        plain_name(entry.name, "the concept")
+        slots = self.partition.check_slots(entry.slots)
+        for other in self.entries:
+            if other.name == entry.name:
+                raise UserError(f"the name {entry.name!r} is taken, by {other}: choose another")
+            if other.token == entry.token:
+                raise UserError(f"the token {entry.token} is taken, by {other}: choose another with --token")
+        holders = {slot: other for other in self.entries for slot in other.slots}
+        if taken := [f"slot {slot} is taken, by {holders[slot]}" for slot in slots if slot in holders]:
+            raise UserError(f"{'; '.join(taken)}: {self._advice()}")
+        return replace(self, entries=(*self.entries, replace(entry, slots=slots)))
+
+    def draw_slots(self, name: str, draw: Draw, count: int = 1) -> tuple[int, ...]:
+        """Slots for a concept: the lowest free ones, or the one that its name's hash gives (`slot_from_name`).
+
+        Raises: UserError if there are not so many free ones, or the name's is taken.
+        """
+        if count < 1:
+            raise UserError(f"a concept owns one slot or more, not {count}")
+        if draw == "name":
+            return (slot_from_name(name, self.partition.num_blocks),)
+        free = self.free_slots()
+        if len(free) < count:
+            raise UserError(f"{count} free slot{'s' * (count > 1)} wanted: {self._advice()}")
+        return tuple(free[:count])
+
+    def drop(self, name: str) -> Registry:
+        """The registry without the entry `name`. Raises UserError if there is none."""
+        kept = tuple(entry for entry in self.entries if entry.name != name)
+        if len(kept) == len(self.entries):
+            raise UserError(f"the registry has no entry {name!r}; it has {', '.join(e.name for e in kept) or 'none'}")
+        return replace(self, entries=kept)
+
+    def _advice(self) -> str:
+        if free := self.free_slots():
+            return f"free are {_numbers(free)}"
+        blocks = self.partition.num_blocks
+        return (
+            f"all {blocks} slots are taken; have a concept that nobody uses dropped (`registry drop`), or start a new "
+            "registry with more --blocks, in which all concepts are trained anew "
+            f"(`python -m merge plan --concepts {2 * blocks}`)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as above."""
+        return {"blocklora_registry": VERSION, **asdict(self), "partition": self.partition.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Any, source: str) -> Registry:
+        """Read what `to_json` wrote or a person did. Raises UserError naming `source` and what is wrong with it."""
+        if not isinstance(value, Mapping) or "blocklora_registry" not in value:
+            raise UserError(f"{source} is no slot registry (it has no 'blocklora_registry')")
+        if value["blocklora_registry"] != VERSION:
+            raise UserError(
+                f"{source} is a registry of version {value['blocklora_registry']}; this one reads {VERSION}: "
+                "update blocklora_jax"
+            )
+        if wrong := sorted(_FIELDS ^ value.keys()):
+            raise UserError(f"{source} must have the fields {', '.join(sorted(_FIELDS))}; look at {', '.join(wrong)}")
+        try:
+            if not isinstance(value["entries"], list):
+                raise UserError("entries must be a list")
+            partition = _partition(value["partition"])
+            entries = tuple(_entry(item, partition) for item in value["entries"])
+        except (UserError, TypeError, KeyError) as error:
+            raise UserError(f"{source} cannot be read as a registry: {error}") from error
+        texts = {name: value[name] for name in ("base_name", "base_digest")}
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise UserError(f"{source}: base_name and base_digest must be strings")
+        try:
+            _check_texts(texts)
+            if not _DIGEST.fullmatch(value["base_digest"]):
+                raise UserError(f"base_digest {value['base_digest'][:40]!r} must be 64 hexadecimal digits, or empty")
+        except UserError as error:
+            raise UserError(f"{source} cannot be read as a registry: {error}") from error
+        return cls(partition=partition, entries=entries, **texts)
+
+
+def _check_texts(texts: Mapping[str, str]) -> None:
+    """Raise UserError for a text that is longer than a line, or that a terminal would obey."""
+    for name, text in texts.items():
+        if len(text) > _LONGEST or text != printable(text):
+            raise UserError(
+                f"{name} {text[:40]!r} must be one line of at most {_LONGEST} characters that can be printed"
+            )
+
+
+def _partition(value: Any) -> Partition:
+    known = [field.name for field in fields(Partition)]
+    if not isinstance(value, Mapping) or not {"num_blocks", "axis", "seed"} <= value.keys() <= set(known):
+        raise UserError(f"the partition {value!r} must have num_blocks, axis and seed (and may have basis, assignment)")
+    if not all(type(value[name]) is int and abs(value[name]) < 1 << 64 for name in ("num_blocks", "seed")):
+        raise UserError(f"num_blocks and seed of the partition {value!r:.300} must be whole numbers of at most 64 bits")
+    if value["axis"] not in get_args(Axis):
+        raise UserError(f"unknown block axis {value['axis']!r}; choose one of {', '.join(get_args(Axis))}")
+    if not isinstance(value.get("basis", ""), str) or not _BASIS.fullmatch(value.get("basis", "")):
+        raise UserError(f"basis of the partition {value!r:.300} must be 16 hexadecimal digits, or empty")
+    return Partition(**value)
+
+
+def _entry(value: Any, partition: Partition) -> Entry:
+    known = [field.name for field in fields(Entry)]
+    if not isinstance(value, Mapping) or not {"name", "token", "slots"} <= value.keys() <= set(known):
+        raise UserError(f"the entry {value!r} must have {', '.join(known)} (the last two may be missing)")
+    texts = {name: text for name, text in value.items() if name != "slots"}
+    slots = value["slots"]
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise UserError(f"the entry {value!r:.300} must have texts for all but slots")
+    _check_texts(texts)
+    if not _TOKEN.fullmatch(value["token"]):
+        raise UserError(f"the token {value['token'][:40]!r} must look like '<name>'")
+    if not isinstance(slots, list) or not all(type(slot) is int for slot in slots):
+        raise UserError(f"slots of {value['name']!r} must be a list of whole numbers, not {slots!r}")
+    return Entry(**texts, slots=partition.check_slots(tuple(slots)))
+
+
+def _numbers(slots: Sequence[int]) -> str:
+    return ", ".join(str(slot) for slot in slots)

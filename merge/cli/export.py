@@ -1,0 +1,77 @@
+"""`python -m merge export`: adapters as one LoRA file for PyTorch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.io.outputs import plan_outputs
+from merge.cli.describe import overlap_report
+from merge.cli.files import load_adapters
+from merge.cli.options import Family, Precision
+from merge.export.lora_file import export, export_outputs, read_export_header
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write adapters as one LoRA file for PyTorch, and each concept's token beside it.
+
+    FILE.safetensors is for diffusers' `load_lora_weights`, FILE.<token>.safetensors for `load_textual_inversion`;
+    FILE.embeddings/ holds the tokens for ComfyUI and A1111.
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Adapter files: the adapter.safetensors of training runs."""
+    out: Path
+    """The LoRA file to write (.safetensors)."""
+    layout: str = "diffusers"
+    """Whose names the tensors get: "diffusers", or "kohya" for ComfyUI, A1111 and diffusers."""
+    family: Family | None = None
+    """The kind of model that the adapters are of, where they do not say: other programs' LoRAs of a few layers."""
+    max_rank: int | None = None
+    """Cut every layer's rank to this, by SVD; without it the merge is exact, and its rank the sum of all."""
+    card: bool = True
+    """Write a README.md beside the file, or NAME.md where there is a README.md of something else."""
+    weights: tuple[float, ...] = ()
+    """How strongly each concept joins, one number for each file; 1 for all if not given."""
+    dtype: Precision = "float32"
+    """Precision of the files."""
+    allow_overlap: bool = False
+    """Sum adapters that own the same weights (equal slots) instead of refusing them."""
+    overwrite: bool = False
+    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    verify: bool = True
+    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def export_files(args: Sequence[str] | None = None) -> int:
+    """Run `export`: write the LoRA file and the token files; gives the exit code."""
+    options = read_options(ExportOptions, args, prog="python -m merge export")
+    adapters = load_adapters(options.files, options.verify)
+    planned = export_outputs(options.out, adapters, options.card)
+    plan_outputs(planned, options.files, overwrite=options.overwrite)
+    if options.allow_overlap:
+        print("".join(f"{line}\n" for line in overlap_report(adapters)), end="")
+    written = export(
+        adapters,
+        options.out,
+        options.layout,
+        options.weights or None,
+        options.dtype,
+        allow_overlap=options.allow_overlap,
+        max_rank=options.max_rank,
+        card=options.card,
+        overwrite=options.overwrite,
+        family=options.family,
+    )
+    if options.max_rank is not None:
+        error = read_export_header(options.out)["relative_error"]
+        print(f"ranks cut to {options.max_rank}: {error:.3%} of the change is left out")
+    for path in written:
+        print(f"wrote {path}")
+    return 0

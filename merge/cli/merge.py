@@ -1,0 +1,129 @@
+"""`python -m merge FILES …`: merge adapters by one of the methods, for pictures, for a model folder, or for both."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.command_line.command import list_commands
+from blocklora_jax.command_line.commands import MERGING
+from blocklora_jax.command_line.options import read_options
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_atomic
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.layouts.textual_inversion import embedding_path
+from merge.check import check_adapters
+from merge.cli.describe import overlap_report
+from merge.cli.files import load_adapters
+from merge.cli.method_flags import method_of, options_of, refuse_others_flags
+from merge.cli.options import MergeOptions
+from merge.manifest import MergeManifest, without_values
+from merge.methods.method import Merged
+from merge.methods.table import METHODS
+
+if TYPE_CHECKING:
+    from blocklora_jax.pipeline import MergedModel, StableDiffusion
+
+
+def merge_command(args: Sequence[str] | None = None) -> int:
+    """Read the options and merge; gives the exit code. Without words it prints the help."""
+    args = list(sys.argv[1:] if args is None else args) or ["--help"]
+    method = method_of(args)
+    refuse_others_flags(args, method)
+    merge_files(read_options(options_of(method), args, description=_description(), prog="python -m merge"))
+    return 0
+
+
+def merge_files(options: MergeOptions) -> None:
+    """Merge the files, then make the pictures and write the folder that were asked for."""
+    if not options.prompt and options.save is None:
+        raise UserError("nothing to make: give --prompt '…' for pictures, or --save FOLDER for a merged model")
+    adapters = load_adapters(options.files, options.verify)
+    planned = [Output(options.out, "picture")] if options.prompt else []
+    planned += save_outputs(options.save, adapters) if options.save is not None else []
+    plan_outputs(planned, [*options.files, options.model, options.model_config], overwrite=options.overwrite)
+    settings = options.method_settings
+    # Before the model is read, which takes longer.
+    check_adapters(adapters, options.weights or None, allow_overlap=settings.shares_weights)
+    if options.method == "sum" and settings.shares_weights:
+        print("".join(f"{line}\n" for line in overlap_report(adapters)), end="")
+    sd = _load_model(options)
+    merged = METHODS[options.method].merge(
+        sd, adapters, options.weights or None, settings, check_base=options.check_base
+    )
+    model = sd.with_params(merged.params, merged.adapters, options.weights or None)
+    if options.prompt:
+        _write_pictures(model, options)
+    if options.save is not None:
+        _save(model, merged, options)
+
+
+def save_outputs(path: Path, adapters: Sequence[Adapter]) -> list[Output]:
+    """All files that `--save` writes: a folder, or a single file with the tokens' files beside it."""
+    if path.suffix != ".safetensors":
+        return [Output(path, "model folder", "--save")]
+    tokens = [Output(embedding_path(path, token), "tokens", "--save") for token in token_counts(adapters)]
+    return [Output(path, "model file", "--save"), *tokens]
+
+
+def _description() -> str:
+    methods = "\n".join(f"  {name:<17}{method.help}" for name, method in METHODS.items())
+    others = list_commands(command for command in MERGING if command.name != "merge")
+    return (
+        f"{MergeOptions.__doc__}\n\nMethods (--method NAME):\n{methods}\n\n"
+        f"Other commands, each with its own --help:\n{others}"
+    )
+
+
+def _load_model(options: MergeOptions) -> StableDiffusion:
+    # Imported late: the model brings Flax, which merging as such does not need.
+    from blocklora_jax.pipeline import StableDiffusion
+
+    sd = StableDiffusion.from_pretrained(
+        options.model, config=options.model_config, variant=options.variant, verify=options.verify
+    )
+    # NumPy: merging there compiles nothing.
+    return replace(sd, params=sd.checkpoint.params)
+
+
+def _save(model: MergedModel, merged: Merged, options: MergeOptions) -> None:
+    assert options.save is not None
+    checkpoint = model.base.checkpoint
+    manifest = MergeManifest(
+        base_name=checkpoint.name,
+        base_digest=params_digest(checkpoint.params),
+        dtype=options.dtype,
+        adapters=tuple(without_values(adapter) for adapter in merged.adapters),
+        weights=model.weights,
+        method=options.method,
+        settings=asdict(options.method_settings),
+    )
+    # A single file has no place for the manifest.
+    written = model.save(options.save, dtype=options.dtype, merge=manifest.to_json(), overwrite=options.overwrite)
+    for path in written:
+        print(f"wrote {path}")
+
+
+def _write_pictures(model: MergedModel, options: MergeOptions) -> None:
+    from blocklora_jax.io.picture_grid import picture_grid, png_bytes
+
+    images = model.generate(
+        list(options.prompt),
+        # SDXL's own empty prompt is not the text "".
+        negative_prompts=[options.negative_prompt] if options.negative_prompt else None,
+        seed=options.seed,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        sampler=options.sampler,
+        regions=[model.side_by_side(prompt) for prompt in options.prompt] if options.side_by_side else None,
+    )
+    # Small models' pictures are enlarged, so that they can be looked at.
+    grid = picture_grid(images, options.prompt, scale=max(1, 256 // images.shape[1]))
+    write_atomic(options.out, png_bytes(grid))
+    print(f"wrote {options.out}")

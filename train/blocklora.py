@@ -1,0 +1,53 @@
+"""`blocklora COMMAND …`: all commands for training and merging, from any folder."""
+
+from __future__ import annotations
+
+import sys
+
+from blocklora_jax.command_line.command import list_commands, unknown_command
+from blocklora_jax.command_line.commands import COMMANDS, MERGING, TRAINING
+from blocklora_jax.command_line.program import called_as
+from blocklora_jax.command_line.runner import run
+from blocklora_jax.errors import UserError
+
+HELP = f"""usage: blocklora COMMAND …
+
+Teach a diffusion model concepts, one adapter each, and merge them.
+
+Training:
+{list_commands(TRAINING)}
+
+Merging:
+{list_commands(MERGING)}
+
+`blocklora COMMAND --help` shows the options of a command."""
+
+
+def main() -> None:
+    """What the console script `blocklora` calls. It ends the process with the command's exit code."""
+    # Around `run`, so that its errors name the command as it was called.
+    with called_as(" ".join(sys.argv[1:2])):
+        run(run_command)
+
+
+def run_command() -> None:
+    """Run the command that the first word of `sys.argv` names; without one, list the commands.
+
+    Raises: UserError for an unknown command; SystemExit if the command's exit code is not 0.
+    """
+    program, *words = sys.argv
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return
+    name, *args = words
+    commands = {command.name: command for command in COMMANDS}
+    if name not in commands:
+        raise UserError(f"{unknown_command(name, commands)}. `blocklora` lists the commands")
+    # Every command reads its own words there.
+    sys.argv = [program, *args]
+    if code := commands[name].load()():
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()
