@@ -31,7 +31,7 @@ from blocklora_jax.prompts.random_prompts import PromptWords, RandomPromptShares
 from merge.cli.describe import describe, overlap_report
 from train.basis import principal_directions, text_moments
 from train.concept.batch_training import check_equal
-from train.concept.prepare import read_basis
+from train.concept.text_basis import read_basis
 
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow", "on the beach")

@@ -17,8 +17,10 @@ from blocklora_jax.pipeline import StableDiffusion
 from train.concept.config import ConceptConfig
 from train.concept.prepare import Concept, prepare_concept
 from train.concept.run_folder import make_preview
+from train.concept.settings.flat import with_later
 from train.concept.state import Trainable, TrainState, init_state, make_optimizer, stack
 from train.concept.step import make_step
+from train.concept.text_basis import step_params
 from train.engine.loop import LoopConfig, run_loop
 from train.engine.parallel import check_rows, gather, map_step, place_batch, place_state
 from train.engine.platform import all_hosts, is_first_host
@@ -44,7 +46,10 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
         check_rows(rows, len(devices) // count, name)
     concepts = [prepare_concept(each, sd) for each in configs]
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
-    groups = {"adapter": config.adapter, "erasure": config.erasure, "loss": config.loss}
+    params = step_params(config, sd)
+    groups = {
+        "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
+    }  # fmt: skip
     step = map_step(make_step(sd.models, sd.schedule, optimizer, **groups), devices, config.run.mapper, count)
     states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
     # pmap splits the rows itself.
@@ -61,7 +66,7 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
                 show(step, concept.to_adapter(trained))
 
     def step_all(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
-        state, metrics = step(state, batch, sd.params)
+        state, metrics = step(state, batch, params)
         return state, summarise(gather(metrics), [c.config.name for c in concepts])
 
     # Last of all: a run that could not begin leaves no folder that a second try would find taken.
@@ -88,11 +93,11 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
 
 def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
     """The first of `configs`, which stands for all. Raises: UserError naming the settings that differ and may not."""
-    first = configs[0].to_json()
+    first = with_later(configs[0].to_json())
     differing = [
         f"{name} ({first[name]!r} for {configs[0].token}, {value!r} for {other.token})"
         for other in configs[1:]
-        for name, value in other.to_json().items()
+        for name, value in with_later(other.to_json()).items()
         if name not in OF_ITS_OWN and value != first[name]
     ]
     if differing:

@@ -11,10 +11,30 @@ import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.adapters.basis import Codewords
+from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from train.concept.settings.tokens import TokenSettings
+from train.concept.text_basis import OwnDirections
 
 # Which draws are made of a seed; others' are their own.
 _STREAM = 0xC0DE
+
+
+def codeword_negatives(
+    settings: TokenSettings, sd: StableDiffusion, own: OwnDirections, count: int, seed: int
+) -> dict[str, Float[np.ndarray, "p v d"]]:
+    """`draw_codewords` as far from them as the settings say that training moves a token, for each text encoder."""
+    assert own.codewords is not None
+    jitter = {
+        part: jitter_deviation(
+            float(np.asarray(token_table(sd.params, part), np.float32).std()),
+            settings.token_spread,
+            settings.foreign_spread,
+        )
+        for part in sd.models.text_encoders
+    }
+    return draw_codewords(own.codewords, own.slots, count, settings.token_vectors, jitter, seed)
 
 
 def draw_codewords(

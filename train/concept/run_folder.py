@@ -20,6 +20,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from merge.compose import compose
 from train.concept.config import ConceptConfig
 from train.concept.prompts import preview_prompts, prompt_words
+from train.concept.settings.flat import with_later
 from train.engine.platform import first_host_does
 
 # What a resumed run may do otherwise than before and still compute the same, up to rounding.
@@ -100,7 +101,7 @@ def changed_settings(
     before: Mapping[str, Any], config: ConceptConfig, may_change: frozenset[str] = MAY_CHANGE
 ) -> list[str]:
     """What is otherwise in `config` than in a run's settings, which were read from JSON; in words."""
-    now = json.loads(json.dumps(config.to_json()))
+    before, now = with_later(before), with_later(json.loads(json.dumps(config.to_json())))
     changed = [
         f"{k} was {_short(before.get(k))}, now {_short(v)}"
         for k, v in now.items()
