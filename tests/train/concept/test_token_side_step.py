@@ -88,7 +88,8 @@ def test_the_term_is_that_of_a_plain_computation(model, changes, request, pictur
 def test_it_adds_to_the_tokens_gradient_alone(tiny_sd, pictures, tmp_path):
     basis = write_basis(tmp_path / "basis", tiny_sd)
     on, off = (
-        token_side_config(basis, images=pictures, token_side=mu, learning_rate=0.0, weight_decay=0.0) for mu in (1.0, 0.0)
+        token_side_config(basis, images=pictures, token_side=mu, learning_rate=0.0, weight_decay=0.0)
+        for mu in (1.0, 0.0)
     )
     norms = []
     for config in (on, off):
