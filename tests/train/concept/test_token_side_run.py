@@ -134,7 +134,7 @@ def test_settings_that_are_not_used_leave_no_trace_in_files():
     assert list(usual) == [key for key in KEYS if key not in LATER]
     assert list(make_config(token_norm_limit=2.0).to_json()) == list(KEYS)
     on = token_side_config("basis")
-    assert changed_settings(usual, make_config()) == []
+    assert changed_settings(json.loads(json.dumps(usual)), make_config()) == []
     assert "token_side was 0.0, now 0.5" in changed_settings(usual, on)
     assert "token_side was 0.5, now 0.0" in changed_settings(on.to_json(), make_config())
     with pytest.raises(UserError, match=r"share these settings: .*token_side \(0.0 for <ada>, 0.5 for <bo>\)"):
@@ -227,7 +227,7 @@ def test_a_basis_that_lacks_something_is_refused_before_anything_is_written(case
         ({"assignment": "layer"}, "--token-side needs slots with directions of their own: give --assignment text"),
         ({"token_vectors": 0}, "--token-side needs a token: give --token-vectors 1 or more"),
         ({"partition_seed": 3}, "--assignment text .* takes --basis and --partition-seed 0"),
-        ({"basis": None}, "--assignment text .* takes --basis and --partition-seed 0"),
+        ({"blocks": 0}, "--basis cuts blocks of the text features: it takes --blocks 2 or more"),
         ({"token_side_margin": 99.0}, "--token-side-margin must be at most 30"),
         ({"token_side": 0.0, "assignment": "layer"}, "--token-start codeword needs slots"),
     ],
