@@ -20,12 +20,17 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["blocklora_jax", "blocklora_jax.*", "train", "train.*", "merge", "merge.*"]),
+    packages=[
+        *find_packages(include=["blocklora_jax", "blocklora_jax.*", "train", "train.*", "merge", "merge.*"]),
+        "train.configs",
+    ],
+    package_dir={"train.configs": "configs"},
     package_data={
         "blocklora_jax": ["py.typed"],
         "blocklora_jax.pocket": ["*.safetensors", "references/*/*", "weights/*", "weights/*/*"],
         "blocklora_jax.testing": ["published/*/*.json"],
         "train": ["py.typed"],
+        "train.configs": ["*.yaml"],
         "merge": ["py.typed"],
     },
     python_requires=">=3.11",

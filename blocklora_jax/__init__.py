@@ -7,12 +7,13 @@ from importlib import import_module
 from blocklora_jax.command_line.signals import end_early
 
 __version__ = "0.1.0"
-__all__ = ["Adapter", "Region", "StableDiffusion", "UserError", "side_by_side"]
+__all__ = ["Adapter", "MergedModel", "Region", "StableDiffusion", "UserError", "side_by_side"]
 
 end_early()
 
 _HOMES = {
     "Adapter": "blocklora_jax.adapters.adapter",
+    "MergedModel": "blocklora_jax.pipeline",
     "Region": "blocklora_jax.diffusion.regions",
     "StableDiffusion": "blocklora_jax.pipeline",
     "UserError": "blocklora_jax.errors",

@@ -1,9 +1,11 @@
-"""Stable Diffusion as one object: load, generate, save."""
+"""Stable Diffusion as one object: load, add concepts, generate, save."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from blocklora_jax.checkpoints.load import load_checkpoint
 from blocklora_jax.checkpoints.single_file import save_single_file
 from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.checks.texts import check_texts
+from blocklora_jax.composing.compose import compose
+from blocklora_jax.composing.token_rows import check_token_rows
 from blocklora_jax.diffusion.generate import draw_latents, generate
 from blocklora_jax.diffusion.models import Models, make_models
-from blocklora_jax.diffusion.regions import Region, region_ids
+from blocklora_jax.diffusion.regions import Region, region_ids, side_by_side
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
@@ -30,11 +34,123 @@ from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
 
-@dataclass(frozen=True, kw_only=True)
-class StableDiffusion:
+class Pipeline:
+    """What every model does, with concepts in it or without: make pictures, and write itself to a folder or file."""
+
+    base: StableDiffusion
+    params: Mapping[str, Any]
+    adapters: tuple[Adapter, ...]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        negative_prompts: Sequence[str] | None = None,
+        seed: int = 0,
+        steps: int = 30,
+        guidance_scale: float = 5.0,
+        sampler: str = "dpmpp_2m",
+        height: int | None = None,
+        width: int | None = None,
+        latents: Any = None,
+        original_size: tuple[int, int] | None = None,
+        crops_coords_top_left: tuple[int, int] = (0, 0),
+        target_size: tuple[int, int] | None = None,
+        regions: Sequence[Sequence[Region]] | None = None,
+    ) -> UInt8[np.ndarray, "b h w 3"]:
+        """Pictures of `prompts`, uint8 RGB [b, h, w, 3].
+
+        Args:
+            prompts: concepts are called by their tokens, as in "a photo of <ada> woman".
+            negative_prompts: one a prompt, or one for all; the empty prompt if None (for SDXL a text of zeros, if the
+                model says so).
+            seed: picture i depends on (seed, i) only, whatever the batch size.
+            guidance_scale: 1 switches guidance off.
+            sampler: "ddim", "euler" or "dpmpp_2m".
+            latents: unit normal noise [b, h/8, w/8, 4] instead of the seed's.
+            original_size, crops_coords_top_left, target_size: (height, width) and (top, left) in pixels: what SDXL is
+                told of the picture's origin. By default it is neither enlarged nor cropped. Other models ignore them.
+            regions: for each prompt, what is to be in parts of its picture (see `diffusion.regions`); none if empty. Where
+                regions overlap, the mean of their answers counts. `MergedModel.side_by_side(prompt)` gives one for each
+                concept.
+
+        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number beyond its bounds,
+            and pictures that came out as NaN or infinity.
+        """
+        _check_prompts(prompts, negative_prompts)
+        base, tokens = self.base, token_counts(self.adapters)
+        latents = _first_latents(base, len(prompts), seed, height, width, latents)
+        sizes = None
+        if base.models.text_encoder_2 is not None:
+            pixels = [side * base.models.vae.config.downscale for side in latents.shape[1:3]]
+            for side in (*(original_size or ()), *crops_coords_top_left, *(target_size or ())):
+                check_number("pixels", side)
+            sizes = make_size_ids(pixels[0], pixels[1], len(prompts), original_size, crops_coords_top_left, target_size)
+        pictures = generate(
+            base.models,
+            dict(self.params),
+            base.schedule,
+            sampler,
+            base.tokenizer.encode(prompts, tokens),
+            _negative_ids(base, negative_prompts, len(prompts), tokens),
+            latents,
+            guidance_scale,
+            steps,
+            sizes,
+            region_ids(base.tokenizer, prompts, regions, tokens) if regions is not None else None,
+        )
+        return np.asarray(pictures)
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        merge: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write a Diffusers folder that PyTorch opens, or a single original file if `path` ends in `.safetensors`.
+
+        Gives the paths written: a single file has the concepts' tokens beside it.
+        dtype: "float32", "float16" or "bfloat16". merge: what a folder is to remember of the merge, see
+        `merge.manifest`. overwrite: replace also what this method did not write. The folder or file that the base model
+        was read from is never written to.
+
+        Raises: UserError if it cannot.
+        """
+        checkpoint = replace(self.base.checkpoint, params=self.params)
+        tokens = token_counts(self.adapters)
+        if Path(path).suffix == ".safetensors":
+            return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype, overwrite=overwrite)
+        save_folder(path, checkpoint, tokens=tokens, dtype=dtype, merge=merge, overwrite=overwrite)
+        return [Path(path)]
+
+
+def _takes_pair(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Until 0.2: `params=` and `adapters=` still reach a base model's method, with a DeprecationWarning."""
+
+    @wraps(method)
+    def with_pair(self: StableDiffusion, *args: Any, params: Any = None, adapters: Sequence[Adapter] = (), **kw: Any):
+        if params is None and not adapters:
+            return method(self, *args, **kw)
+        warnings.warn(
+            f"{method.__name__}(params=…, adapters=…) ends with 0.2: use sd.with_adapters(adapters), or "
+            "sd.with_params(params, adapters)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        model = self.with_params(self.params if params is None else params, adapters)
+        return method(model, *args, **kw)
+
+    return with_pair
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StableDiffusion(Pipeline):
     """A Stable Diffusion 1.x, 2.x or SDXL: Flax modules, parameters, tokenizer and noise schedule.
 
-    params: {"unet": …, "text_encoder": …, "vae": …}, for SDXL "text_encoder_2" too, fp32 nested dicts under the names of Flax Stable Diffusion.
+    params: {"unet": …, "text_encoder": …, "vae": …}, for SDXL "text_encoder_2" too, fp32 nested dicts under the names of
+    Flax Stable Diffusion.
 
     >>> sd = StableDiffusion.from_pretrained("pocket")
     >>> sd.generate(["a photo of a dog on a beach"], steps=2).shape
@@ -45,7 +161,7 @@ class StableDiffusion:
     models: Models
     schedule: Schedule
     tokenizer: Tokenizer | TokenizerPair
-    params: Mapping[str, Any] = field(repr=False)
+    params: Mapping[str, Any]
 
     @classmethod
     def from_pretrained(
@@ -84,112 +200,111 @@ class StableDiffusion:
         size = self.models.unet.config.sample_size or 64
         return (size if isinstance(size, int) else size[0]) * self.models.vae.config.downscale
 
-    def generate(
+    generate = _takes_pair(Pipeline.generate)
+    save = _takes_pair(Pipeline.save)
+
+    @property
+    def base(self) -> StableDiffusion:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Itself."""
+        return self
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """None."""
+        return ()
+
+    def with_adapters(
         self,
-        prompts: Sequence[str],
+        adapters: Sequence[Adapter],
+        weights: Sequence[float] | None = None,
         *,
-        params: Mapping[str, Any] | None = None,
-        adapters: Sequence[Adapter] = (),
-        negative_prompts: Sequence[str] | None = None,
-        seed: int = 0,
-        steps: int = 30,
-        guidance_scale: float = 5.0,
-        sampler: str = "dpmpp_2m",
-        height: int | None = None,
-        width: int | None = None,
-        latents: Any = None,
-        original_size: tuple[int, int] | None = None,
-        crops_coords_top_left: tuple[int, int] = (0, 0),
-        target_size: tuple[int, int] | None = None,
-        regions: Sequence[Sequence[Region]] | None = None,
-    ) -> UInt8[np.ndarray, "b h w 3"]:
-        """Pictures of `prompts`, uint8 RGB [b, h, w, 3].
+        allow_overlap: bool = False,
+        check_base: bool = True,
+    ) -> MergedModel:
+        """This model with concepts in it, which is a value of its own; this one stays as it is.
 
-        Args:
-            params: what `merge.compose` gave; the base model if None.
-            adapters: those that `params` were composed of, in the same order: they name the prompts' tokens.
-            negative_prompts: one a prompt, or one for all; the empty prompt if None (for SDXL a text of zeros, if the
-                model says so).
-            seed: picture i depends on (seed, i) only, whatever the batch size.
-            guidance_scale: 1 switches guidance off.
-            sampler: "ddim", "euler" or "dpmpp_2m".
-            latents: unit normal noise [b, h/8, w/8, 4] instead of the seed's.
-            original_size, crops_coords_top_left, target_size: (height, width) and (top, left) in pixels, what SDXL is told
-                of the picture's origin; by default it is neither enlarged nor cropped. Other models do not read them.
-            regions: for each prompt, what is to be in parts of its picture (see `diffusion.regions`); none if empty. Where
-                regions overlap, the mean of their answers counts. `side_by_side(prompt, adapters)` gives one for each concept.
+        weights: how strongly each concept joins, 1 for all by default. allow_overlap, check_base: see `compose`.
 
-        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number beyond its bounds,
-            and pictures that came out as NaN or infinity.
+        Raises: UserError naming everything that keeps the adapters from being merged.
         """
-        _check_prompts(prompts, negative_prompts)
-        latents = self._start(len(prompts), seed, height, width, latents)
-        tokens = token_counts(adapters)
-        sizes = None
-        if self.models.text_encoder_2 is not None:
-            pixels = [side * self.models.vae.config.downscale for side in latents.shape[1:3]]
-            for side in (*(original_size or ()), *crops_coords_top_left, *(target_size or ())):
-                check_number("pixels", side)
-            sizes = make_size_ids(pixels[0], pixels[1], len(prompts), original_size, crops_coords_top_left, target_size)
-        pictures = generate(
-            self.models,
-            dict(self.params if params is None else params),
-            self.schedule,
-            sampler,
-            self.tokenizer.encode(prompts, tokens),
-            self._negative_ids(negative_prompts, len(prompts), tokens),
-            latents,
-            guidance_scale,
-            steps,
-            sizes,
-            region_ids(self.tokenizer, prompts, regions, tokens) if regions is not None else None,
-        )
-        return np.asarray(pictures)
+        params = compose(self.params, adapters, weights, allow_overlap=allow_overlap, check_base=check_base)
+        return self.with_params(params, adapters, weights)
 
-    def _start(self, count: int, seed: int, height: int | None, width: int | None, latents: Any) -> Any:
-        """The noise to begin with, [count, h, w, c]."""
-        if latents is None:
-            check_number("seed", seed)
-            size = self.image_size
-            height, width = (size if side is None else side for side in (height, width))
-            return draw_latents(self.models, jax.random.key(seed), count, height, width)
-        channels = self.models.vae.config.latent_channels
-        shape = list(getattr(latents, "shape", ()))
-        if len(shape) != 4 or (shape[0], shape[3]) != (count, channels) or 0 in shape:
-            raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {count} prompts")
-        return latents
+    def with_params(
+        self, params: Mapping[str, Any], adapters: Sequence[Adapter], weights: Sequence[float] | None = None
+    ) -> MergedModel:
+        """The same for parameters that another method of merging made of this model and `adapters`.
 
-    def _negative_ids(self, prompts: Sequence[str] | None, count: int, tokens: Mapping[str, int]) -> Any:
-        """Ids of `count` negative prompts; None for a text of zeros."""
-        if prompts is None and self.models.text_encoder_2 is not None and self.checkpoint.force_zeros_for_empty_prompt:
-            return None
-        negatives = list(prompts or [""])
-        return self.tokenizer.encode(negatives * (count // len(negatives)), tokens)
+        weights: for people to read; 1 for all by default.
 
-    def save(
-        self,
-        path: str | Path,
-        *,
-        params: Mapping[str, Any] | None = None,
-        adapters: Sequence[Adapter] = (),
-        dtype: str = "float32",
-        merge: Mapping[str, Any] | None = None,
-        overwrite: bool = False,
-    ) -> list[Path]:
-        """Write a Diffusers folder that PyTorch opens, or a single original file if `path` ends in `.safetensors`.
-
-        Other arguments as in `generate`. Gives the paths written: a single file has the concepts' tokens beside it.
-        merge: what a folder is to remember of the merge, see `merge.manifest`. overwrite: replace also what this method did
-        not write; the model's own folder or file is never written to.
-
-        Raises: UserError if it cannot.
+        Raises: UserError if the concepts' tokens are not those in `params`, in this order.
         """
-        checkpoint = replace(self.checkpoint, params=self.params if params is None else params)
-        tokens = token_counts(adapters)
-        if Path(path).suffix == ".safetensors":
-            return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype, overwrite=overwrite)
-        save_folder(path, checkpoint, tokens=tokens, dtype=dtype, merge=merge, overwrite=overwrite)
-        return [Path(path)]
+        strengths = (1.0,) * len(adapters) if weights is None else tuple(weights)
+        return MergedModel(base=self, params=params, adapters=tuple(adapters), weights=strengths)
+
+    def __repr__(self) -> str:
+        size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
+        return f"StableDiffusion({self.checkpoint.name!r}, {self.checkpoint.family}, {size / 1e6:.1f} M parameters)"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class MergedModel(Pipeline):
+    """A model with concepts in it: what `StableDiffusion.with_adapters` gives.
+
+    base: the model without them. params: the merged parameters. adapters: the concepts in them, in the order in which
+    their tokens joined; weights: how strongly each joined.
+
+    Raises: UserError if the concepts' tokens are not those in `params`, in this order.
+    """
+
+    base: StableDiffusion
+    params: Mapping[str, Any]
+    adapters: tuple[Adapter, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.adapters):
+            raise UserError(f"{len(self.weights)} weights for {len(self.adapters)} adapters: give one for each")
+        first_rows = {name: tower.config.vocab_size for name, tower in self.base.models.text_encoders.items()}
+        check_token_rows(self.params, self.adapters, first_rows)
+
+    @property
+    def image_size(self) -> int:
+        """The model's own height and width, in pixels."""
+        return self.base.image_size
+
+    def side_by_side(self, prompt: str) -> list[Region]:
+        """A part of the picture for each concept that the prompt calls; see `diffusion.regions.side_by_side`."""
+        return side_by_side(prompt, self.adapters)
+
+    def __repr__(self) -> str:
+        concepts = [f"{a.name} ({w:g})" for a, w in zip(self.adapters, self.weights, strict=True)]
+        shown = ", ".join(concepts[:8]) + (f", … {len(concepts)} in all" if len(concepts) > 8 else "")
+        return f"MergedModel({self.base.checkpoint.name!r} with {shown or 'no concepts'})"
+
+
+def _first_latents(
+    sd: StableDiffusion, count: int, seed: int, height: int | None, width: int | None, latents: Any
+) -> Any:
+    """The noise to begin with, [count, h, w, c]."""
+    if latents is None:
+        check_number("seed", seed)
+        size = sd.image_size
+        height, width = (size if side is None else side for side in (height, width))
+        return draw_latents(sd.models, jax.random.key(seed), count, height, width)
+    channels = sd.models.vae.config.latent_channels
+    shape = list(getattr(latents, "shape", ()))
+    if len(shape) != 4 or (shape[0], shape[3]) != (count, channels) or 0 in shape:
+        raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {count} prompts")
+    return latents
+
+
+def _negative_ids(sd: StableDiffusion, prompts: Sequence[str] | None, count: int, tokens: Mapping[str, int]) -> Any:
+    """Ids of `count` negative prompts; None for a text of zeros."""
+    if prompts is None and sd.models.text_encoder_2 is not None and sd.checkpoint.force_zeros_for_empty_prompt:
+        return None
+    negatives = list(prompts or [""])
+    return sd.tokenizer.encode(negatives * (count // len(negatives)), tokens)
 
 
 def _check_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> None:

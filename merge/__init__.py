@@ -1,30 +1,39 @@
-"""Merging concepts: `compose` them into a model's weights, `concatenate` their ranks, `export` them to PyTorch,
-and `remove` or `replace` one of them. `fuse_adapters` makes adapters that share weights disturb each other least.
+"""Merging concepts: `compose` adds them to a model's weights, `concatenate` joins their ranks, `export` writes them for
+PyTorch, and `remove` or `replace` changes one of them. `fit_jointly` fits adapters that share weights to each other.
 
-The methods that blocks are compared with are here too: `average`, `ties`, `dare`, `fuse`.
+`METHODS` lists all methods of merging by name: the sum (`compose`), `average`, `ties`, `dare`, `gradient_fusion` and the
+joint fit. They have one signature there (see `merge.methods.method`).
 """
 
 from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.checks.renamed import old_names
 from merge.compose import compose
 from merge.concatenate import concatenate
 from merge.export.lora_file import export
 from merge.methods.average import average
 from merge.methods.dare import dare
-from merge.methods.fusion import fuse, fuse_adapters, refocus
+from merge.methods.gradient_fusion import gradient_fusion
+from merge.methods.joint_fit import fit_jointly, fit_to_inputs
+from merge.methods.table import METHODS
 from merge.methods.ties import ties
 from merge.remove import remove, replace
 
 __all__ = [
+    "METHODS",
     "average",
     "compose",
     "concatenate",
     "dare",
     "export",
-    "fuse",
-    "fuse_adapters",
-    "refocus",
+    "fit_jointly",
+    "fit_to_inputs",
+    "gradient_fusion",
     "remove",
     "replace",
     "ties",
     "token_counts",
 ]
+
+__getattr__ = old_names(
+    __name__, {"fuse": "gradient_fusion", "fuse_adapters": "fit_jointly", "refocus": "fit_to_inputs"}
+)

@@ -18,13 +18,13 @@ from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.check import check_adapters
 from merge.cli import registry
 from merge.cli.check import check_files
-from merge.cli.convert import refit_file
+from merge.cli.convert import convert_file
 from merge.cli.describe import describe, overlap_report
-from merge.cli.fit import fuse_files
+from merge.cli.fit import fit_files
 from merge.cli.options import ExportOptions, InfoOptions, MergeOptions
 from merge.cli.plan import PlanOptions, print_plan
 from merge.cli.remove import remove_files, replace_files
-from merge.cli.verbs import is_verb, unknown_verb
+from merge.cli.verbs import current_name, is_verb, unknown_verb
 from merge.compose import Params, compose
 from merge.export.lora_file import export, export_outputs, read_export_header
 from merge.manifest import MergeRecord, outline
@@ -33,7 +33,7 @@ from merge.manifest import MergeRecord, outline
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command that the first word names; a merge if it is none of them. Exits with a code that is not 0 if it says so."""
     args = list(sys.argv[1:] if args is None else args)
-    command = args[0] if args else ""
+    command = current_name(args[0]) if args else ""
     if command in COMMANDS:
         if code := COMMANDS[command](args[1:]):
             raise SystemExit(code)
@@ -179,9 +179,9 @@ def _plan(args: Sequence[str]) -> int:
 # Each takes the words after its name and gives the exit code.
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "check": check_files,
-    "fuse": fuse_files,
+    "fit": fit_files,
+    "convert": convert_file,
     "plan": _plan,
-    "refit": refit_file,
     "registry": registry.main,
     "remove": remove_files,
     "replace": replace_files,

@@ -84,12 +84,12 @@ def make_trainable(config: ConceptConfig, levels: int = 1, started: bool = True)
 
 
 def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
-    """A batch of noise, whose prompts hold the concept's token (ids 40, 41) and, every second random one, a stranger's."""
+    """A batch of noise, whose prompts hold the concept's token (ids 40, 41) and, every second random one, a negative one."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, ROWS, (rows + random_rows, 6)).astype(np.int32)
     ids[:rows, 2:4] = [ROWS, ROWS + 1]
     ids[rows::2, 1:3] = [ROWS + VECTORS, ROWS + VECTORS + 1]
-    strangers = random_rows, VECTORS, TEXT_WIDTH
+    negative_tokens = random_rows, VECTORS, TEXT_WIDTH
     return Batch(
         latents=jnp.asarray(rng.standard_normal((rows, 8, 8, 4), np.float32)),
         weights=jnp.asarray(rng.uniform(0.1, 1, (rows, 8, 8, 1)).astype(np.float32)),
@@ -100,5 +100,5 @@ def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
         ids=jnp.asarray(ids[:rows]),
         random_ids=jnp.asarray(ids[rows:]),
         # As large as the tiny table's entries.
-        random_tokens={"text_encoder": jnp.asarray(rng.normal(0, 0.1, strangers), jnp.float32)},
+        random_tokens={"text_encoder": jnp.asarray(rng.normal(0, 0.1, negative_tokens), jnp.float32)},
     )

@@ -52,11 +52,17 @@ def loaded_by(statement: str, *names: str) -> list[str]:
     return done.stdout.split()
 
 
+COMMANDS_OF_TRAIN = (
+    "import train.concept.__main__, train.concepts, train.basis, train.negative_tokens, train.base.__main__"
+)
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import merge; from blocklora_jax import Adapter; Adapter.load", ("flax", "torch", "transformers", "train")),
         ("import blocklora_jax", ("jax", "flax", "transformers")),
+        (COMMANDS_OF_TRAIN, ("jax", "flax", "orbax", "transformers")),
         ("import train.concept", ("torch", "diffusers", "transformers", "peft")),
     ],
 )

@@ -10,11 +10,11 @@ from concept_builders import make_config
 
 from blocklora_jax.adapters.basis import TextBasis, save_basis
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.diffusion.models import token_table
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompts.random_prompts import PromptWords
-from train.basis import energies_along, principal_directions, text_moments
 from train.concept.config import ConceptConfig
+from train.text_basis import energies_along, principal_directions, text_moments
 
 BLOCKS, PROMPTS = 4, 20
 WORDS = PromptWords(

@@ -1,101 +1,19 @@
-"""A basis of a model's text features, for blocks that ordinary text leaves quiet: `python -m train.basis`.
+"""Write a basis of a model's text features, for `train.concept --basis`: `python -m train.basis`.
 
-Ordinary text fills its features unevenly: along its eigenvectors a few directions hold almost all of it. Dealt to the blocks in
-turn, every block gets as many quiet directions as any other, where hardly anything but a concept's own token speaks; cut
-along the features themselves, all blocks are full of ordinary text. Train with `--basis FILE`; adapters that are to be merged
-share the file, as they share `--partition-seed`.
+The energy of ordinary text is concentrated in a few eigenvectors of its features. The basis holds all eigenvectors, the
+strongest first. They are dealt to the blocks in turn, so that every block gets the same share of weak directions, in
+which a concept's own token stands out. Blocks that are cut along the features themselves are all full of ordinary text.
+Adapters that are to be merged need the same basis file, as they need the same `--partition-seed`.
 
-With `--blocks` the file also gets codewords, start tokens for the slots that speak in their slot's directions (see `train.codewords`).
+With `--blocks` the file also gets codewords: start tokens whose text features lie in the directions of their slot.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import jax
-import numpy as np
-from jaxtyping import Float
-
-from blocklora_jax.adapters.basis import (
-    Basis,
-    Codewords,
-    TextBasis,
-    basis_digest,
-    codewords_digest,
-    load_text_basis,
-    save_basis,
-)
-from blocklora_jax.adapters.partition import MOST_BLOCKS
-from blocklora_jax.adapters.token_side import whitened_directions
-from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.runner import run
-from blocklora_jax.diffusion.text import encode_text
-from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
-from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.prompts.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
-from train.codewords import (
-    CodewordSettings,
-    codeword_prompts,
-    optimise_codewords,
-    speech_ratios,
-    split_words,
-)
-
-
-def text_moments(sd: StableDiffusion, words: PromptWords, count: int, seed: int = 0) -> Float[np.ndarray, "d d"]:
-    """x^T x in fp64, summed over all positions x of `count` ordinary prompts (no foreign tokens), as cross-attention reads them."""
-    shares = RandomPromptShares(foreign=0.0, own_class=0.0)
-    ids = make_random_prompts(sd.tokenizer, words, shares, words.subjects[0], ("<x>", 0), seed, count=count).ids
-    encode = jax.jit(lambda params, ids: encode_text(sd.models, params, ids).states)
-    total, chunk = 0.0, 16
-    # The last chunk is filled up with the first prompts: one program serves all.
-    for start in range(0, count, chunk):
-        states = encode(sd.params, np.take(ids, range(start, start + chunk), axis=0, mode="wrap"))
-        x = np.asarray(states, np.float64)[: count - start].reshape(-1, states.shape[-1])
-        total = total + x.T @ x
-    return np.asarray(total)
-
-
-def energies_along(basis: Basis, moments: Float[np.ndarray, "d d"]) -> Float[np.ndarray, " d"]:
-    """The sum of (u . x)^2 along each direction u, fp64, from moments x^T x."""
-    wide = np.asarray(basis, np.float64)
-    return np.maximum(np.einsum("ij,ik,kj->j", wide, moments, wide), 0.0)
-
-
-def principal_directions(moments: Float[np.ndarray, "d d"]) -> tuple[Float[np.ndarray, " d"], Basis]:
-    """Energies of the moments' eigenvectors, and these as orthonormal columns, the strongest first."""
-    energies, vectors = np.linalg.eigh(moments)
-    return energies[::-1], vectors[:, ::-1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BasisOptions:
-    """Write the eigenvectors of a model's ordinary text, for `--basis`."""
-
-    out: Path
-    """The file to write."""
-    model: str = "pocket"
-    """The base: "pocket", a Diffusers folder, a single file, or a hub id."""
-    prompts: int = 512
-    """How many random prompts are read."""
-    blocks: tuple[int, ...] = ()
-    """Add codewords for so many blocks; several numbers make several sets."""
-    extend: Path | None = None
-    """Keep the directions (and codewords) of this basis, so that adapters in it stay compatible, and add what is missing."""
-    codewords: CodewordSettings = CodewordSettings()
-    """How codewords are optimised."""
-    seed: int = 0
-    overwrite: bool = False
-    """Replace a file that is there already."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if wrong := [count for count in self.blocks if not 2 <= count <= MOST_BLOCKS]:
-            raise UserError(f"--blocks {wrong[0]} must be at least 2, at most {MOST_BLOCKS}")
+from train.basis_options import BasisOptions
 
 
 def main() -> None:
@@ -103,48 +21,10 @@ def main() -> None:
     options = read_options(BasisOptions, description=__doc__, prog="python -m train.basis")
     inputs = [options.model, *([options.extend] if options.extend else [])]
     plan_outputs([Output(options.out, "basis")], inputs, overwrite=options.overwrite)
-    sd = StableDiffusion.from_pretrained(options.model)
-    digest, words = params_digest(sd.params), words_for(sd.checkpoint.name)
-    old = load_text_basis(options.extend, digest) if options.extend else None
-    moments = text_moments(sd, words, options.prompts, options.seed)
-    basis = principal_directions(moments)[1] if old is None else old.directions
-    _require_directions(basis, options.blocks)
-    energies = energies_along(basis, moments) / (options.prompts * sd.tokenizer.encode([""]).shape[-1])
-    if old is not None and old.energies is not None:
-        energies = old.energies
-    codewords = {} if old is None else dict(old.codewords)
-    for count in options.blocks:
-        codewords[count] = _make_codewords(sd, basis, energies, words, count, options.codewords)
-    save_basis(options.out, TextBasis(basis, energies, codewords), digest)
-    held = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
-    print(f"wrote {options.out}: {len(basis)} directions, {basis_digest(basis)}; {held} hold 95 % of ordinary text")
+    # JAX and Flax load here, so that --help and wrong options answer at once.
+    from train.text_basis import write_text_basis
 
-
-def _require_directions(basis: Basis, blocks: tuple[int, ...]) -> None:
-    if wrong := [count for count in blocks if count > len(basis)]:
-        raise UserError(
-            f"--blocks {wrong[0]}: the text has {len(basis)} directions, too few for each block to have one"
-        )
-
-
-def _make_codewords(
-    sd: StableDiffusion,
-    basis: Basis,
-    energies: Float[np.ndarray, " d"],
-    words: PromptWords,
-    num_blocks: int,
-    settings: CodewordSettings,
-) -> Codewords:
-    """The codewords of K = `num_blocks`, rounded to fp16 as files have them; says how well they hold on other words."""
-    whitened, (own, held_out) = whitened_directions(basis, energies), split_words(words)
-    found = optimise_codewords(sd, whitened, num_blocks, codeword_prompts(own, 64, settings.seed), settings)
-    rounded = {part: np.asarray(tokens, np.float16).astype(np.float32) for part, tokens in found.items()}
-    ratios = speech_ratios(sd, rounded, whitened, codeword_prompts(held_out, 16, settings.seed + 1))
-    print(
-        f"{num_blocks} codewords, {codewords_digest(rounded)}: on words not used, own directions have {np.median(ratios):.0f}"
-        f" times the energy of all others (the least {ratios.min():.0f}, the most {ratios.max():.0f}; ordinary text 1)"
-    )
-    return rounded
+    write_text_basis(options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ encoders alone: no pictures, and nobody's data.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -31,33 +30,19 @@ from blocklora_jax.adapters.token_side import (
 from blocklora_jax.diffusion.models import Models, token_table, with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.prompts.random_prompts import FOREIGN, PromptWords, RandomPromptShares, random_prompt
+from blocklora_jax.prompts.random_prompts import NEGATIVE, PromptWords, random_prompt
+from blocklora_jax.prompts.shares import RandomPromptShares
+from train.codeword_settings import CodewordSettings
 from train.concept.text import with_table
 
 # Some arguments come from the host.
 Rows = Array | np.ndarray
 # By text encoder, [slots, v, d].
 Tokens = dict[str, Any]
-_EVERY = RandomPromptShares(own_class=0.0, foreign=1.0, empty=0.0)
+_EVERY = RandomPromptShares(own_class=0.0, negative=1.0, empty=0.0)
 # Of the padding after the longest prompt so many positions are read: the rest is alike.
 _PADDING = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodewordSettings:
-    """vectors: v, embeddings of a token. prompts: how many each slot's token stands in, a step.
-
-    learning_rate: Adam's, in deviations of the token table. limit: of a token's length, in natural ones.
-    chunk: slots that are optimised at the same time; what they need of memory grows with chunk * prompts.
-    """
-
-    vectors: int = 2
-    steps: int = 60
-    prompts: int = 4
-    learning_rate: float = 0.1
-    limit: float = 3.0
-    chunk: int = 8
-    seed: int = 0
+_DEFAULTS = CodewordSettings()
 
 
 def codeword_prompts(words: PromptWords, count: int, seed: int) -> list[str]:
@@ -65,7 +50,8 @@ def codeword_prompts(words: PromptWords, count: int, seed: int) -> list[str]:
     rng = np.random.default_rng((seed, 0xC0DE))
     pairs = [random_prompt(rng, words, _EVERY, words.subjects[0]) for _ in range(count)]
     return [
-        text.replace(f"{FOREIGN} {subject}", FOREIGN) if i % 4 == 3 else text for i, (text, subject) in enumerate(pairs)
+        text.replace(f"{NEGATIVE} {subject}", NEGATIVE) if i % 4 == 3 else text
+        for i, (text, subject) in enumerate(pairs)
     ]
 
 
@@ -86,10 +72,10 @@ def optimise_codewords(
     whitened: Float[np.ndarray, "d d"],
     num_blocks: int,
     prompts: Sequence[str],
-    settings: CodewordSettings = CodewordSettings(),
+    settings: CodewordSettings = _DEFAULTS,
 ) -> Tokens:
     """The codewords of all slots, fp32 by text encoder [K, v, d]. whitened: see `token_side.whitened_directions`."""
-    ids = crop_padding(sd.tokenizer.encode(prompts, {FOREIGN: settings.vectors}))
+    ids = crop_padding(sd.tokenizer.encode(prompts, {NEGATIVE: settings.vectors}))
     owned = slot_masks(num_blocks, len(whitened))
     optimizer = optax.adam(settings.learning_rate)
     update, chunk = jax.jit(_make_update(sd.models, settings, optimizer)), min(settings.chunk, num_blocks)
@@ -129,7 +115,7 @@ def speech_ratios(
 ) -> Float[np.ndarray, " K"]:
     """own / others of each slot's token, over all `prompts` in their full length."""
     count, vectors = next(iter(tokens.values())).shape[:2]
-    ids, owned = sd.tokenizer.encode(prompts, {FOREIGN: vectors}), slot_masks(count, len(whitened))
+    ids, owned = sd.tokenizer.encode(prompts, {NEGATIVE: vectors}), slot_masks(count, len(whitened))
     measure = jax.jit(lambda tokens, params, owned: -_log_ratios(sd.models, tokens, params, ids, owned, whitened))
     chunks = [np.arange(first, first + chunk) % count for first in range(0, count, chunk)]
     found = [

@@ -1,7 +1,10 @@
-"""Gather the tokens of adapters in one file: `python -m train.strangers`."""
+"""The old name of `python -m train.negative_tokens`, which works for one release."""
+
+import sys
 
 from blocklora_jax.command_line.runner import run
-from train.concept.negative_tokens import main
+from train.negative_tokens import main
 
 if __name__ == "__main__":
+    print("train.strangers is now called train.negative_tokens", file=sys.stderr)
     run(main)

@@ -145,13 +145,13 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "merge",
-        "fuse ada.safetensors plain.safetensors --out fused --model model",
+        "fit ada.safetensors plain.safetensors --out fused --model model",
         _flags(number="lambda", text="trigger", choice="kind", input="model", output="out"),
         1,
     ),
     Command(
         "merge",
-        "refit lora.safetensors --out refit.safetensors --slot 2 --model model --blocks 4 --trigger sks"
+        "convert lora.safetensors --out refit.safetensors --slot 2 --model model --blocks 4 --trigger sks"
         " --class-noun dog",
         _flags(
             whole="slot blocks partition_seed",
@@ -194,10 +194,10 @@ COMMANDS: tuple[Command, ...] = (
             whole="steps rank batch blocks slot seed resolution token_vectors random_batch partition_seed save_every"
             " log_every warmup_steps",
             number="alpha learning_rate lambda token_spread noise_offset weight_decay clip_norm snr_gamma pure_noise"
-            " crop random_shares.foreign",
+            " crop random_shares.negative",
             text="token class_noun preview_prompts random_styles",
             choice="kind axis layers erase weighting precision mapper down save_dtype",
-            input="images model registry basis strangers other_images config variant",
+            input="images model registry basis negative_tokens other_images config variant",
             output="out",
         ),
     ),
@@ -212,8 +212,8 @@ COMMANDS: tuple[Command, ...] = (
         _flags(whole="prompts seed", input="model", output="out"),
     ),
     Command(
-        "train.strangers",
-        "ada.safetensors --out strangers.safetensors --model model",
+        "train.negative_tokens",
+        "ada.safetensors --out negative_tokens.safetensors --model model",
         _flags(input="model", output="out"),
         0,
     ),

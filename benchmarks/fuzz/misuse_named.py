@@ -13,7 +13,7 @@ _ALIASES = {
     "$BASE": "train.base --out base --clip-steps 1 --vae-steps 1 --unet-steps 1 --judge-steps 0",
     "$MERGE": "merge ada.safetensors bob.safetensors --model model",
     "$EXPORT": "merge export ada.safetensors",
-    "$FUSE": "merge fuse ada.safetensors plain.safetensors --model model",
+    "$FUSE": "merge fit ada.safetensors plain.safetensors --model model",
     "$CONCEPTS": "train.concepts --concepts concepts.yaml --out runs --model model --steps 1 --batch 1",
     "$LONG_TOKEN": f"<{'x' * 100_000}>",
     "$LONG": f"'{'dog ' * 100}'",

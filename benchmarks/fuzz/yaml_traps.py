@@ -55,7 +55,7 @@ SETTINGS: Mapping[str, bytes] = {
     "a date": b"rank: 2026-11-27\n",
     "random_shares a list": b"random_shares: [1]\n",
     "an unknown share": b"random_shares: {x: 1}\n",
-    "share NaN": b"random_shares: {foreign: .nan}\n",
+    "share NaN": b"random_shares: {negative: .nan}\n",
 }
 
 CONCEPTS: Mapping[str, bytes] = {

@@ -1,7 +1,7 @@
 """What a narrow block of text features costs, in closed form: `python -m benchmarks.modular.narrow`.
 
-Ordinary LoRAs, which the bench has taught (`python -m benchmarks.modular --methods sum` first), are re-fitted into one of K
-blocks (blocklora_jax/refit.py): of all changes that lie within it, the one with the least error on the concept's prompts
+Ordinary LoRAs, which the bench has taught (`python -m benchmarks.modular --methods sum` first), are converted into one of K
+blocks (blocklora_jax/probing/conversion.py): of all changes that lie within it, the one with the least error on the concept's prompts
 and the least output on random ones. No training of ours can do better on these prompts, whatever its steps. Prints
 a table by K, and in how many directions of the text features ordinary prompts speak.
 """
@@ -22,8 +22,8 @@ from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.probing.conversion import Fit, RefitConfig, refit
-from train.basis import principal_directions, text_moments
+from blocklora_jax.probing.conversion import ConversionConfig, Fit, convert
+from train.text_basis import principal_directions, text_moments
 
 LAYERS = ("unet attn2/to_k", "unet attn2/to_v")
 
@@ -47,9 +47,9 @@ class Options:
 
 def narrow(sd: StableDiffusion, adapters: Sequence[Adapter], blocks: int, options: Options) -> list[Fit]:
     """How well the adapters fit into one of `blocks` blocks: means over them, of each of `LAYERS`."""
-    config = RefitConfig(rank=options.rank, erase_weight=options.erase_weight)
+    config = ConversionConfig(rank=options.rank, erase_weight=options.erase_weight)
     partition, words = Partition(num_blocks=blocks), words_for(sd.checkpoint.name)
-    fits = [refit(sd, adapter, partition, (0,), words, config)[1] for adapter in adapters]
+    fits = [convert(sd, adapter, partition, (0,), words, config)[1] for adapter in adapters]
     return [Fit(*np.mean([fit[layer] for fit in fits], axis=0)) for layer in LAYERS]
 
 

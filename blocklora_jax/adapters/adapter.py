@@ -16,7 +16,7 @@ from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree, kernel_shapes
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Adapter:
     """One concept: its LoRA pairs (full size, zero outside the owned blocks), its tokens, and its description.
 
@@ -34,6 +34,12 @@ class Adapter:
     def name(self) -> str:
         """The concept's name."""
         return self.info.name
+
+    def __repr__(self) -> str:
+        # Of names alone: under jit, and while a tree is rebuilt, leaves may be anything.
+        layers = sum(len(paths) for paths in self.lora.values())
+        tokens = f", called by {' '.join(self.tokens)}" if self.tokens else ""
+        return f"Adapter({self.name!r}, {self.info.kind}, {self.info.place()}, {layers} layers{tokens})"
 
     def shapes(self) -> KernelShapes:
         """The kernel shape (n, m) of every adapted layer."""

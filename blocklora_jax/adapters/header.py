@@ -11,16 +11,14 @@ from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import MOST_BLOCKS, Assignment, Axis, Partition
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
-from blocklora_jax.layouts.low_rank import COMPONENTS
-from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.layouts.components import ADAPTED, Adapted
+from blocklora_jax.prompts.shares import Kind
 
 FORMAT_VERSION = 1
 # Numbers of all pairs together when they have their full size: 4 GB in fp32, more than any adapter.
 MOST_NUMBERS = 1 << 30
 _LayerPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+){0,15}$", max_length=300)]
-_Component = Literal["unet", "text_encoder", "text_encoder_2"]
 _Count = Annotated[int, Field(ge=1, le=1024)]
-assert set(COMPONENTS) == set(_Component.__args__)
 
 
 class PartitionHeader(Schema):
@@ -48,7 +46,7 @@ class InfoHeader(Schema):
     origin: Literal["", "diffusers", "kohya"] = ""
     partition: PartitionHeader | None
     slots: Annotated[list[Annotated[int, Field(ge=0, lt=MOST_BLOCKS)]], Field(max_length=MOST_BLOCKS)]
-    shapes: Annotated[dict[_Component, dict[_LayerPath, Shape]], Field(max_length=len(COMPONENTS))]
+    shapes: Annotated[dict[Adapted, dict[_LayerPath, Shape]], Field(max_length=len(ADAPTED))]
 
     def to_info(self, training: str) -> AdapterInfo:
         """The adapter's description. Raises UserError for a partition that cannot be, slots that it lacks, and a name that is none."""

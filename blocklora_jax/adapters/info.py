@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from blocklora_jax.adapters.partition import Partition, Support, full_support
-from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.prompts.shares import Kind
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AdapterInfo:
     """What is known of an adapter besides its arrays; hashable, so that it is static under jit.
 
@@ -41,6 +41,16 @@ class AdapterInfo:
     def scale(self) -> float:
         """alpha / rank."""
         return self.alpha / self.rank
+
+    def __repr__(self) -> str:
+        return f"AdapterInfo({self.name!r}, {self.kind}, {self.base_family or 'any model'}, {self.place()})"
+
+    def place(self) -> str:
+        """Rank and slots in words: "rank 16, slot 3 of 16"."""
+        if self.partition is None:
+            return f"rank {self.rank}, no blocks"
+        slots = ", ".join(map(str, self.slots[:8])) + (", …" if len(self.slots) > 8 else "")
+        return f"rank {self.rank}, slot{'s' * (len(self.slots) > 1)} {slots} of {self.partition.num_blocks}"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON."""

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.layouts.low_rank import COMPONENTS, KernelShapes
+from blocklora_jax.layouts.components import ADAPTED
+from blocklora_jax.layouts.low_rank import KernelShapes
 
 # The first pattern found in "component/path" decides; a layer that none finds is left alone.
 LAYER_SETS: dict[str, tuple[tuple[str, bool], ...]] = {
@@ -47,7 +48,7 @@ def select_kernels(params: Mapping, layers: str) -> KernelShapes:
     """
     rules = parse_layers(layers)
     chosen: KernelShapes = {}
-    for component in COMPONENTS:
+    for component in ADAPTED:
         found = {
             path: tuple(shape[-2:])
             for path, shape in _kernels(params.get(component, {}))

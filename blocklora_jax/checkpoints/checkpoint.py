@@ -21,7 +21,7 @@ CONFIGS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Checkpoint:
     """A Stable Diffusion model as data.
 
@@ -39,6 +39,9 @@ class Checkpoint:
     tokenizer_2: Path | None = None
     force_zeros_for_empty_prompt: bool = True
     source: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.name!r}, {', '.join(self.configs)})"
 
     @property
     def public_name(self) -> str:

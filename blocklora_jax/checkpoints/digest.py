@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-COMPONENTS = ("text_encoder", "text_encoder_2", "unet")
+from blocklora_jax.io.tree_paths import leaf_path
+from blocklora_jax.layouts.components import ADAPTED
+
 SAMPLES = 16
 
 
@@ -23,11 +25,11 @@ def params_digest(params: Mapping[str, Any]) -> str:
     Args:
         params: {"unet": nested dict of arrays, "text_encoder": …, for SDXL "text_encoder_2": …}; others are ignored.
     """
-    components = {name: params[name] for name in COMPONENTS if name in params}
+    components = {name: params[name] for name in ADAPTED if name in params}
     leaves = jax.tree_util.tree_leaves_with_path(components)
     # Fetched together: one by one, each leaf would wait for the device.
     samples = jax.device_get([_samples(leaf) for _, leaf in leaves])
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    names = [leaf_path(path) for path, _ in leaves]
     digest = hashlib.sha256()
     for i in sorted(range(len(leaves)), key=names.__getitem__):
         with np.errstate(over="ignore"):

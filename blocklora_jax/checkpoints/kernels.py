@@ -15,7 +15,8 @@ from blocklora_jax.checkpoints.shapes import param_shapes
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.tree_paths import unflatten_params
-from blocklora_jax.layouts.low_rank import COMPONENTS, KernelShapes
+from blocklora_jax.layouts.components import ADAPTED
+from blocklora_jax.layouts.low_rank import KernelShapes
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig
 
 # Known by name, so that planning needs no files.
@@ -62,7 +63,7 @@ def model_kernels(model: str, layers: str) -> KernelShapes:
         UserError: no such model or layers.
     """
     configs = FAMILIES.get(model) or _read_configs(model)
-    tree: dict[str, Any] = {component: {} for component in COMPONENTS}
+    tree: dict[str, Any] = {component: {} for component in ADAPTED}
     for component, config in configs.items():
         shapes = param_shapes(config)
         leaves = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()}
@@ -73,7 +74,7 @@ def model_kernels(model: str, layers: str) -> KernelShapes:
 def _read_configs(model: str) -> dict[str, Any]:
     source = find_source(model)
     names, folder = source.list_names(), source.fetch(["*/config.json"])
-    parts = [part for part in COMPONENTS if part != "text_encoder_2" or f"{part}/config.json" in names]
+    parts = [part for part in ADAPTED if part != "text_encoder_2" or f"{part}/config.json" in names]
     return {part: CONFIGS[part].from_json(*_read(folder, f"{part}/config.json")) for part in parts}
 
 

@@ -24,12 +24,13 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
 from blocklora_jax.io.tensor_file import DTYPES, save_tensors, stream_tensors
 from blocklora_jax.io.tree_paths import flatten_params, unflatten_params
+from blocklora_jax.layouts.components import TEXT_ENCODERS
 from blocklora_jax.layouts.ldm import Place, invert_table, is_vae_attention, join_tensors, ldm_table, split_tensor
 from blocklora_jax.layouts.textual_inversion import embedding_path, embedding_tensors
+from blocklora_jax.layouts.token_tables import TOKEN_TABLE, token_table
 from blocklora_jax.layouts.torch_names import to_flax, to_torch, torch_key
 from blocklora_jax.prompts.clip_tokenizer import TokenizerFiles
 
-_TABLE = "text_model/embeddings/token_embedding/embedding"
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
 
 
@@ -104,7 +105,7 @@ def save_single_file(
     def torch_tensor(part: str, key: str) -> np.ndarray:
         flax = names[part][key]
         leaf = np.asarray(leaves[part][flax])
-        leaf = leaf[: checkpoint.configs[part].vocab_size] if flax == _TABLE else leaf
+        leaf = leaf[: checkpoint.configs[part].vocab_size] if flax == TOKEN_TABLE else leaf
         return to_torch(part, unflatten_params({flax: leaf}))[key]
 
     def stored_tensor(key: str) -> np.ndarray:
@@ -240,9 +241,7 @@ def _is_pocket(checkpoint: Checkpoint) -> bool:
 
 def _write_tokens(path: Path, checkpoint: Checkpoint, tokens: Mapping[str, int], dtype: str) -> list[Path]:
     tables = {
-        part: np.asarray(flatten_params(checkpoint.params[part])[_TABLE])
-        for part in ("text_encoder", "text_encoder_2")
-        if part in checkpoint.params
+        part: np.asarray(token_table(checkpoint.params, part)) for part in TEXT_ENCODERS if part in checkpoint.params
     }
     written, start = [], 0
     for token, count in tokens.items():

@@ -27,6 +27,8 @@ class Bound(NamedTuple):
             return ""
         if value != value and self.least < 0:
             return "must be a finite number"
+        if self.above and self.most <= 1:
+            return f"must be above {self.least:g} and at most {self.most:g}"
         if self.most <= 1:
             return f"must lie in {self.least:g}..{self.most:g}"
         if value > self.most:
@@ -60,7 +62,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("pixels", _real(0, 2**16)),
     ("height width", Bound(1, 8192)),
     # JAX takes 32 bits: a larger seed would silently be another one.
-    ("seed seeds", _SEED),
+    ("seed seeds mask_seed", _SEED),
     ("partition_seed", Bound(0, 2**63 - 1)),
     ("weight weights", _real(-1e6, 1e6)),
     ("guidance_scale", _real(-1e3, 1e3)),
@@ -71,11 +73,12 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("token_side_margin", _real(-30, 30)),
     ("token_norm_limit", _real(0, 1e3, above=True)),
     ("ridge token_spread noise_offset weight_decay", _RATE),
-    ("foreign_spread", _real(1, 1e3)),
+    ("negative_spread", _real(1, 1e3)),
     ("learning_rate text_learning_rate token_learning_rate", _RATE),
     ("clip_learning_rate vae_learning_rate unet_learning_rate judge_learning_rate rates", _RATE),
-    ("pure_noise several own_class foreign second scene empty", _real(0, 1)),
+    ("pure_noise several own_class negative second scene empty", _real(0, 1)),
     ("crop", _real(0.1, 1)),
+    ("density", _real(0, 1, above=True)),
     ("same_person", _real(-1, 1)),
 )
 BOUNDS: dict[str, Bound] = {name: bound for names, bound in _ROWS for name in names.split()}

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from blocklora_jax.models.unet import UNet2DConditionModel
 from blocklora_jax.models.vae import AutoencoderKL
@@ -39,11 +40,6 @@ def make_models(configs: Mapping[str, Any], dtype: DTypeLike = jnp.float32, rema
         CLIPTextModel(configs["text_encoder"], dtype=dtype, penultimate=second is not None),
         None if second is None else CLIPTextModelWithProjection(second, dtype=dtype),
     )
-
-
-def token_table(params: Mapping[str, Any], component: str = "text_encoder") -> Any:
-    """The embeddings [n, d] of a text encoder's tokens."""
-    return params[component]["text_model"]["embeddings"]["token_embedding"]["embedding"]
 
 
 def with_token_rows(models: Models, params: Mapping[str, Any]) -> Models:

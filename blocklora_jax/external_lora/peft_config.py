@@ -11,6 +11,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.external_lora.peft_fields import refuse_settings
 from blocklora_jax.external_lora.peft_patterns import check_patterns, matches
 from blocklora_jax.io.json_text import parse_json, read_json
+from blocklora_jax.layouts.components import ADAPTED
 from blocklora_jax.layouts.lora_layers import module_name
 
 _PREFIX = "base_model.model."
@@ -34,7 +35,7 @@ class PeftConfigs:
         """
         if any(key.startswith(_PREFIX) for key in keys):
             config = _read_json(Path(path).with_name("adapter_config.json"), path)
-            configs: dict[str, dict[str, Any]] = dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), config)
+            configs: dict[str, dict[str, Any]] = dict.fromkeys(ADAPTED, config)
         else:
             configs = _by_component(metadata.get("lora_adapter_metadata", "{}"), path)
         for config in configs.values():

@@ -1,8 +1,8 @@
-"""Nested parameters to and from a flat dict by path. Needs no Flax, so that `merge` can use it."""
+"""Nested parameters to and from a flat dict by path. Needs neither Flax nor, until a key path is named, JAX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -32,3 +32,16 @@ def unflatten_params(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(module, {})
         node[name] = leaf
     return tree
+
+
+def leaf_path(key_path: Sequence[Any]) -> str:
+    """What `jax.tree_util` calls a leaf, as `flatten_params` does: "unet/down_blocks_0/…/kernel".
+
+    >>> import jax
+    >>> [(path, leaf)] = jax.tree_util.tree_leaves_with_path({"conv": {"kernel": 1}})
+    >>> leaf_path(path)
+    'conv/kernel'
+    """
+    from jax.tree_util import keystr
+
+    return keystr(tuple(key_path), simple=True, separator="/")

@@ -18,7 +18,8 @@ import numpy as np
 
 from blocklora_jax.checks.finite import narrow
 from blocklora_jax.errors import UserError
-from blocklora_jax.layouts.lora_layers import TEXT_ENCODERS, kernel_size, known_layers, ldm_name, ldm_names, module_name
+from blocklora_jax.layouts.components import ADAPTED
+from blocklora_jax.layouts.lora_layers import kernel_size, known_layers, ldm_name, ldm_names, module_name
 from blocklora_jax.layouts.low_rank import LowRank, one_rank, torch_factors
 from blocklora_jax.layouts.peft import with_attention
 
@@ -55,7 +56,7 @@ def kohya_table(layers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, str
 @lru_cache(maxsize=1)
 def any_kohya_table() -> Mapping[str, tuple[str, str]]:
     """The table of every layer that Stable Diffusion 1.x, 2.x and XL have."""
-    return kohya_table({component: known_layers(component) for component in ("unet", *TEXT_ENCODERS)})
+    return kohya_table({component: known_layers(component) for component in ADAPTED})
 
 
 def kohya_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = "sd1") -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from blocklora_jax.layouts.ldm import unet_name, unet_prefixes
 from blocklora_jax.layouts.torch_names import torch_key
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 # As many as any of these models has: a name is looked up here to be understood, not to be found in one model.
 _BLOCKS, _DEPTH, _TEXT_LAYERS = 4, 10, 32
 _RESNETS = {"down_blocks": 2, "mid_block": 2, "up_blocks": 3}

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
-
 
 class LoRAPair(NamedTuple):
     """One layer's low-rank pair: the change of its Flax kernel [n, m] is `scale * lora_A @ lora_B`.

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.components import ADAPTED
 
-COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
+COMPONENTS = (*ADAPTED, "vae", "image_encoder")
 
 # Module lists: PyTorch numbers their items as an attribute of their own, Flax as part of the name.
 _LISTS = frozenset(

@@ -14,8 +14,9 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.concepts import CONCEPTS, Concept, concept_pictures
 
 FOLDER = Path(__file__).parent / "references"
-# Tokens of concepts of this world that are in no example: what other people's tokens look like (see `train.strangers`).
-STRANGERS = Path(__file__).parent / "strangers.safetensors"
+# Trained tokens of concepts of this world that are in no example. Negative tokens are drawn to resemble them
+# (`train.negative_tokens` makes such files).
+NEGATIVE_TOKENS = Path(__file__).parent / "negative_tokens.safetensors"
 # Eigenvectors of the pocket model's ordinary text (see `train.basis`).
 BASIS = Path(__file__).parent / "basis.safetensors"
 

@@ -1,4 +1,4 @@
-"""Re-fitting: an ordinary LoRA as one that owns blocks, without its pictures, in closed form.
+"""Conversion: an ordinary LoRA as one that owns blocks, without its pictures, in closed form.
 
 A stranger's LoRA F changes whole layers, and merged with others it disturbs them. D does the same on the prompts that
 call its concept, is silent on the rest (ROE), and lies within the owned blocks, so that it merges losslessly:
@@ -30,29 +30,25 @@ from blocklora_jax.adapters.finite import check_finite
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.bounds import check_number
-from blocklora_jax.diffusion.models import token_table
+from blocklora_jax.checks.renamed import old_names
 from blocklora_jax.diffusion.text import ids_of
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.crosstalk import layer_type
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
-from blocklora_jax.prompts.random_prompts import (
-    PromptWords,
-    RandomPrompts,
-    RandomPromptShares,
-    article,
-    make_random_prompts,
-)
+from blocklora_jax.prompts.random_prompts import PromptWords, RandomPrompts, article, make_random_prompts
+from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.prompts.tokenizer import token_pattern
 
 _BEFORE_SCENES = ("in", "in a", "on a")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefitConfig:
-    """Settings of a re-fit.
+class ConversionConfig:
+    """Settings of a conversion.
 
     rank: of the result. erase_weight: lambda. ridge: as a share of the inputs' mean square, 1e-6 at least. prompts: with the trigger;
     random_prompts: without. steps: of the pictures in whose course layers that read them are seen. token_spread: how far
@@ -81,7 +77,7 @@ class RefitConfig:
 
 
 class Fit(NamedTuple):
-    """How well one type of layer was re-fitted; root mean squares, as shares.
+    """How well one type of layer was converted; root mean squares, as shares.
 
     error: |x_t (D - F)| / |x_t F|. leak: |x_e D| / |x_t D|, on random prompts over on its own; leak_before: the same of F.
     """
@@ -119,13 +115,13 @@ def fit_block(
     return a, b
 
 
-def refit(
+def convert(
     sd: StableDiffusion,
     adapter: Adapter,
     partition: Partition,
     slots: Sequence[int],
     words: PromptWords,
-    config: RefitConfig = RefitConfig(),
+    config: ConversionConfig = ConversionConfig(),
 ) -> tuple[Adapter, dict[str, Fit]]:
     """`adapter`, trained on `sd` without blocks, as one that owns `slots`; and how well that went, by type of layer.
 
@@ -158,7 +154,7 @@ def refit(
     return replace(adapter, lora=lora, info=info), {kind: _report(*energy) for kind, energy in energies.items()}
 
 
-def trigger_prompts(adapter: Adapter, words: PromptWords, config: RefitConfig) -> list[str]:
+def trigger_prompts(adapter: Adapter, words: PromptWords, config: ConversionConfig) -> list[str]:
     """Prompts that call the concept where its kind stands in a prompt: a person or thing as the subject, in every style and
     scene; a scene as where others are; a style as how others are shown. A second subject joins in a fifth of them.
     """
@@ -192,7 +188,7 @@ def _check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
     if wrong:
         raise UserError(
             f"{len(wrong)} layers of {adapter.name!r} are no linear layers of this model ({wrong[0]}, …): only linear layers "
-            "and 1x1 convolutions can be re-fitted; is it another base model?"
+            "and 1x1 convolutions can be converted; is it another base model?"
         )
 
 
@@ -209,7 +205,7 @@ def check_trigger(adapter: Adapter, words: PromptWords) -> None:
 
 
 def random_ids(
-    sd: StableDiffusion, adapter: Adapter, words: PromptWords, config: RefitConfig, count: int
+    sd: StableDiffusion, adapter: Adapter, words: PromptWords, config: ConversionConfig, count: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Ids of `count` random prompts, in some of which a stranger's token stands, and params with those tokens' embeddings."""
     vectors = sum(token_counts([adapter]).values()) or 2
@@ -260,7 +256,7 @@ def _fit_layer(
     layer: str,
     own: Mapping[str, Any],
     random: Mapping[str, Any],
-    config: RefitConfig,
+    config: ConversionConfig,
 ) -> tuple[LoRAPair, np.ndarray]:
     """The layer's pair, and mean energies in units of the base's output: [error, own, own before, random, random before]."""
     gram, cross, strange = own["gram"] / own["rows"], own["cross"] / own["rows"], random["gram"] / random["rows"]
@@ -283,3 +279,6 @@ def _report(error: float, own: float, before: float, random: float, random_befor
         return float(np.sqrt(max(part, 0) / whole)) if whole > 0 else 0.0
 
     return Fit(share(error, before), share(random, own), share(random_before, before))
+
+
+__getattr__ = old_names(__name__, {"refit": "convert", "RefitConfig": "ConversionConfig"})

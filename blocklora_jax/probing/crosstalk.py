@@ -18,7 +18,7 @@ from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.checks.texts import fill
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
-from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.prompts.shares import Kind
 
 ALL = "all layers"
 _WHERE = r"^.*(?:blocks?_\d+|attentions_\d+|resnets_\d+|layers/\d+)/"

@@ -1,4 +1,4 @@
-"""What layers read on every concept's prompts and on ordinary ones: all that fusing adapters needs, and no picture of a concept."""
+"""What layers read on every concept's prompts and on ordinary ones: all that fitting adapters to each other needs, and no picture of a concept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.text import Ids
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.probing.conversion import RefitConfig, check_trigger, random_ids, trigger_prompts
+from blocklora_jax.probing.conversion import ConversionConfig, check_trigger, random_ids, trigger_prompts
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.probing.text_attention import TextAttention
 from blocklora_jax.prompts.random_prompts import PromptWords
@@ -40,7 +40,7 @@ def measure_inputs(
     sd: StableDiffusion,
     adapters: Sequence[Adapter],
     words: PromptWords | None = None,
-    config: RefitConfig | None = None,
+    config: ConversionConfig | None = None,
     *,
     attention: bool = False,
 ) -> Inputs:
@@ -52,7 +52,7 @@ def measure_inputs(
 
     Raises: UserError for an adapter without a trigger of its own.
     """
-    words, config = words or words_for(sd.checkpoint.name), config or RefitConfig()
+    words, config = words or words_for(sd.checkpoint.name), config or ConversionConfig()
     for adapter in adapters:
         check_trigger(adapter, words)
     # Whole chunks, so that nothing is compiled for a rest.

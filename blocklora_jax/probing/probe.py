@@ -16,10 +16,11 @@ from blocklora_jax.adapters.apply import apply_observed
 from blocklora_jax.adapters.concept_tokens import tokens_of
 from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.generate import draw_latents
-from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.samplers.protocol import start
 from blocklora_jax.diffusion.samplers.table import get_sampler
 from blocklora_jax.diffusion.text import Ids, add_sizes, ids_of, join_towers, make_size_ids
+from blocklora_jax.layouts.token_tables import token_table, with_token_table
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 
@@ -137,10 +138,8 @@ def with_tokens(params: Mapping[str, Any], vectors: Mapping[str, Sequence[Any]])
     longer = dict(params)
     for component, rows in vectors.items():
         if rows:
-            text = params[component]["text_model"]
             table = jnp.concatenate([jnp.asarray(token_table(params, component)), *map(jnp.asarray, rows)])
-            embeddings = {**text["embeddings"], "token_embedding": {"embedding": table}}
-            longer[component] = {**params[component], "text_model": {**text, "embeddings": embeddings}}
+            longer[component] = with_token_table(params[component], table)
     return longer
 
 

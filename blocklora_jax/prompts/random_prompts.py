@@ -1,21 +1,20 @@
-"""What is random in ROE: prompts about anything, some with a stranger's token in them."""
+"""The random prompts of Randomized Output Erasure: about anything, some with a negative token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
-# What a concept is, which says where in a prompt it is called.
-Kind = Literal["person", "object", "scene", "style"]
-FOREIGN = "<foreign>"
+NEGATIVE = "<negative>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,31 +34,12 @@ class PromptWords:
             raise UserError(f"random prompts need at least one entry in {', '.join(empty)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RandomPromptShares:
-    """How often a random prompt has what, each a share in 0..1.
-
-    own_class: the subject is the concept's own class. foreign: a stranger's token stands before the subject.
-    second: a second subject joins. scene: a scene is named. empty: the empty prompt (classifier-free guidance).
-    """
-
-    own_class: float = 0.4
-    foreign: float = 0.5
-    second: float = 0.2
-    scene: float = 0.8
-    empty: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                raise UserError(f"random prompt share {name}={value} must lie in 0..1")
-
-
 class RandomPrompts(NamedTuple):
     """A pool to draw from.
 
-    ids: int32 [p, t], or [p, 2, t] for two text encoders; ids from `table_rows + own vectors` on are the foreign token's. nouns: int32 [p], the token that
-    a foreign token's embedding is drawn around (the last token of the subject). texts: the prompts.
+    ids: int32 [p, t], or [p, 2, t] for two text encoders. Ids from `table_rows + own vectors` on are the negative
+    token's. nouns: int32 [p], the last token of the subject; the negative token's embedding is drawn around it.
+    texts: the prompts.
     """
 
     ids: Int[np.ndarray, "p *e t"]
@@ -70,20 +50,20 @@ class RandomPrompts(NamedTuple):
 def random_prompt(
     rng: np.random.Generator, words: PromptWords, shares: RandomPromptShares, class_noun: str
 ) -> tuple[str, str]:
-    """One prompt and the subject that a foreign token in it precedes.
+    """One prompt, and its subject. A negative token, if there is one, stands before the subject.
 
     >>> words = PromptWords(styles=("a photo of",), subjects=("dog",), scenes=("on a beach",))
     >>> random_prompt(np.random.default_rng(0), words, RandomPromptShares(empty=1.0), "man")[0]
     ''
     """
-    empty, own, foreign, second, scene = rng.random(5) < [
-        shares.empty, shares.own_class, shares.foreign, shares.second, shares.scene
+    empty, own_class, negative, second, scene = rng.random(5) < [
+        shares.empty, shares.own_class, shares.negative, shares.second, shares.scene
     ]  # fmt: skip
-    subject = class_noun if own else str(rng.choice(words.subjects))
+    subject = class_noun if own_class else str(rng.choice(words.subjects))
     style, other, place = (str(rng.choice(options)) for options in (words.styles, words.subjects, words.scenes))
     if empty:
         return "", subject
-    named = f"{FOREIGN} {subject}" if foreign else f"{article(subject)} {subject}"
+    named = f"{NEGATIVE} {subject}" if negative else f"{article(subject)} {subject}"
     phrases = [named] + ([f"{article(other)} {other}"] if second else [])
     if second and rng.random() < 0.5:
         phrases.reverse()
@@ -101,19 +81,19 @@ def make_random_prompts(
 ) -> RandomPrompts:
     """A pool of `count` prompts, a function of the seed.
 
-    own_token: (name, vectors) of the concept being taught; a foreign token has as many vectors, and there is none if
-    the concept has none. Raises UserError if the concept's token is the one that stands for foreign ones.
+    own_token: (name, vectors) of the concept being taught. A negative token has as many vectors; a concept without
+    vectors has no negative tokens. Raises UserError if the concept's token is the placeholder of negative tokens.
     """
     name, vectors = own_token
-    if name == FOREIGN:
+    if name == NEGATIVE:
         raise UserError(
-            f"the token {FOREIGN} stands for other people's concepts in random prompts: choose another name"
+            f"the token {NEGATIVE} stands for other people's concepts in random prompts: choose another name"
         )
     if not vectors:
-        shares = replace(shares, foreign=0.0)
+        shares = replace(shares, negative=0.0)
     rng = np.random.default_rng((seed, 0x0E0E))
     texts, subjects = zip(*(random_prompt(rng, words, shares, class_noun) for _ in range(count)), strict=True)
-    ids = tokenizer.encode(texts, {name: vectors, FOREIGN: vectors} if vectors else {})
+    ids = tokenizer.encode(texts, {name: vectors, NEGATIVE: vectors} if vectors else {})
     return RandomPrompts(ids, last_token_ids(tokenizer, subjects), texts)
 
 

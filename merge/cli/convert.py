@@ -1,4 +1,4 @@
-"""`python -m merge refit`: an ordinary LoRA becomes one that owns blocks, without its pictures and without training."""
+"""`python -m merge convert`: an ordinary LoRA becomes one that owns blocks, without its pictures and without training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
-from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefitOptions:
-    """Re-fit an ordinary LoRA into blocks of its own, so that it merges losslessly with others.
+class ConvertOptions:
+    """Convert an ordinary LoRA into blocks of its own, so that it merges losslessly with others.
 
     On prompts with its trigger the result does what the LoRA does, as well as its blocks can; on all others it is silent.
     """
@@ -79,9 +79,9 @@ class RefitOptions:
         check_options(self)
 
 
-def refit_file(args: Sequence[str]) -> int:
-    """Run `refit`; gives the exit code."""
-    options = read_options(RefitOptions, args, prog="python -m merge refit")
+def convert_file(args: Sequence[str]) -> int:
+    """Run `convert`; gives the exit code."""
+    options = read_options(ConvertOptions, args, prog="python -m merge convert")
     adapter = _renamed(Adapter.load(options.file, options.verify), options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} has blocks already: it merges as it is")
@@ -92,7 +92,7 @@ def refit_file(args: Sequence[str]) -> int:
     from blocklora_jax.checkpoints.digest import params_digest
     from blocklora_jax.pipeline import StableDiffusion
     from blocklora_jax.pocket.prompt_words import words_for
-    from blocklora_jax.probing.conversion import RefitConfig, refit
+    from blocklora_jax.probing.conversion import ConversionConfig, convert
     from blocklora_jax.prompts.random_prompts import PromptWords
 
     sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
@@ -103,7 +103,7 @@ def refit_file(args: Sequence[str]) -> int:
             f"({digest[:12]}) is another model: name its own with --model"
         )
     info = dataclasses.replace(adapter.info, base_digest=digest, base_name=sd.checkpoint.public_name)
-    config = RefitConfig(
+    config = ConversionConfig(
         rank=options.rank, erase_weight=options.erase_weight, prompts=options.prompts,
         random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,
     )  # fmt: skip
@@ -114,31 +114,31 @@ def refit_file(args: Sequence[str]) -> int:
         subjects=options.random_subjects or listed.subjects,
         scenes=options.random_scenes or listed.scenes,
     )
-    fitted, fits = refit(sd, adapter, partition, slots, words, config)
+    fitted, fits = convert(sd, adapter, partition, slots, words, config)
     fitted.save(options.out)
-    print(f"{'layers':<24}{'misses of it':>14}{'leaks':>8}{'leaked before':>15}")
+    print(f"{'layers':<24}{'fit error':>11}{'leakage':>9}{'leakage before':>16}")
     for kind, fit in fits.items():
-        print(f"{kind:<24}{fit.error:>13.0%} {fit.leak:>7.0%} {fit.leak_before:>14.0%}")
+        print(f"{kind:<24}{fit.error:>11.0%}{fit.leak:>9.0%}{fit.leak_before:>16.0%}")
     print(
         f"wrote {options.out}: {fitted.name!r} owns slot {', '.join(map(str, fitted.info.slots))}, called by {info.trigger!r}"
     )
     return 0
 
 
-def _renamed(adapter: Adapter, options: RefitOptions) -> Adapter:
+def _renamed(adapter: Adapter, options: ConvertOptions) -> Adapter:
     given = {n: getattr(options, n) for n in ("trigger", "class_noun", "kind", "name") if getattr(options, n)}
     return dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, **given))
 
 
-def _place(options: RefitOptions, adapter: Adapter) -> tuple[Partition, tuple[int, ...]]:
+def _place(options: ConvertOptions, adapter: Adapter) -> tuple[Partition, tuple[int, ...]]:
     if options.registry is None:
         if not options.slot:
             raise UserError("say which slot it is to own, with --slot, or name a --registry in which it has one")
         return Partition(num_blocks=options.blocks, axis=options.axis, seed=options.partition_seed), options.slot
-    book = read_registry(options.registry)
-    entry = next((entry for entry in book.entries if entry.name == adapter.name), None)
+    registry = read_registry(options.registry)
+    entry = next((entry for entry in registry.entries if entry.name == adapter.name), None)
     token = entry.token if entry else next(iter(adapter.tokens), f"<{adapter.name}>")
-    slots = book.find(token).slots
+    slots = registry.find(token).slots
     if options.slot and tuple(sorted(options.slot)) != slots:
         raise UserError(f"{adapter.name!r} is registered for --slot {' '.join(map(str, slots))}")
-    return book.partition, slots
+    return registry.partition, slots

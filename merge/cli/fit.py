@@ -1,4 +1,4 @@
-"""`python -m merge fuse`: adapters that share weights become adapters that disturb each other least."""
+"""`python -m merge fit`: adapters that share weights become adapters that disturb each other least."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
-from blocklora_jax.prompts.random_prompts import Kind
+from blocklora_jax.prompts.shares import Kind
 from merge.check import check_adapters
-from merge.methods.fusion import fuse_adapters
+from merge.methods.joint_fit import fit_jointly
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseOptions:
+class FitOptions:
     """Fit adapters to each other, without pictures and without training, so that their sum keeps every concept.
 
     Each is written anew, of the same rank, and is to be merged with all the others: `python -m merge OUT/*.safetensors
@@ -53,9 +53,9 @@ class FuseOptions:
         check_options(self)
 
 
-def fuse_files(args: Sequence[str]) -> int:
-    """Run `fuse`; gives the exit code."""
-    options = read_options(FuseOptions, args, prog="python -m merge fuse")
+def fit_files(args: Sequence[str]) -> int:
+    """Run `fit`; gives the exit code."""
+    options = read_options(FitOptions, args, prog="python -m merge fit")
     if len(options.files) < 2:
         raise UserError("name two or more adapter files: one alone disturbs nobody")
     adapters = [Adapter.load(path, options.verify) for path in options.files]
@@ -83,8 +83,8 @@ def fuse_files(args: Sequence[str]) -> int:
     from blocklora_jax.pipeline import StableDiffusion
 
     sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
-    fused = fuse_adapters(sd, adapters, erase_weight=options.erase_weight, attention=options.attention)
-    for path, adapter in zip(paths, fused, strict=True):
+    fitted = fit_jointly(sd, adapters, erase_weight=options.erase_weight, attention=options.attention)
+    for path, adapter in zip(paths, fitted, strict=True):
         adapter.save(path)
         print(f"wrote {path}")
     print(f"merge them together: python -m merge {options.out}/*.safetensors --allow-overlap …")

@@ -18,8 +18,8 @@ class MergeOptions:
     """Merge adapters into their base model at once, without training: for pictures, for a model folder, or for both.
 
     Other commands, `python -m merge COMMAND`, each with its own --help: info (what is in adapters), check (how much they
-    disturb each other), export (a LoRA for PyTorch), fuse (fit adapters without blocks to each other), refit (an ordinary
-    LoRA into blocks), remove and replace (in a merged folder), plan and registry (who has which slot).
+    disturb each other), export (a LoRA for PyTorch), fit (fit adapters without blocks to each other), convert (an
+    ordinary LoRA into blocks), remove and replace (in a merged folder), plan and registry (who has which slot).
     """
 
     files: Positional[tuple[Path, ...]]

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+
+# Old name -> new name; they work for one release.
+RENAMED = {"fuse": "fit", "refit": "convert"}
+
+
+def current_name(verb: str) -> str:
+    """The verb, or its new name if it was renamed; that is said on stderr."""
+    if verb not in RENAMED:
+        return verb
+    new = RENAMED[verb]
+    print(f"note: `{verb}` is now called `{new}`; the old name goes with version 0.3", file=sys.stderr)
+    return new
 
 
 def is_verb(word: str) -> bool:

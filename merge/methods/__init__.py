@@ -1,1 +1,1 @@
-"""Methods of merging: one file each, one table."""
+"""Methods of merging: one file each; `table.METHODS` lists them all."""

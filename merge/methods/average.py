@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from blocklora_jax.adapters.adapter import Adapter
 from merge.compose import Params, compose
+from merge.methods.method import from_params
 
 
-def average(params: Params, adapters: Sequence[Adapter], *, check_base: bool = True) -> Params:
-    """`params` + mean of all adapters' changes, tokens appended. Source: federated averaging (arXiv 1602.05629)."""
+def average(
+    params: Params, adapters: Sequence[Adapter], weights: Sequence[Any] | None = None, *, check_base: bool = True
+) -> Params:
+    """`params` + mean of all adapters' changes, each times its weight (1 if not given); tokens are appended.
+
+    Raises: UserError as `compose` does, except that the adapters may own the same weights.
+
+    Source: federated averaging (arXiv 1602.05629).
+    """
     share = 1.0 / max(1, len(adapters))
-    return compose(params, adapters, [share] * len(adapters), allow_overlap=True, check_base=check_base)
+    shares = [share] * len(adapters) if weights is None else [share * weight for weight in weights]
+    return compose(params, adapters, shares, allow_overlap=True, check_base=check_base)
+
+
+merge_by_average = from_params(average)

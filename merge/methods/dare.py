@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,21 @@ from jaxtyping import Array, Bool, Float
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.errors import UserError
+from merge.methods.method import Merged, NoSettings
 from merge.methods.task_vectors import Params, merge_task_vectors
+
+if TYPE_CHECKING:
+    from blocklora_jax.pipeline import StableDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class DareSettings(NoSettings):
+    """Settings of DARE."""
+
+    density: float = 0.5
+    """The chance of every entry of a change to be kept. Above 0, at most 1."""
+    mask_seed: int = 0
+    """Seeds the choice of the entries that are kept."""
 
 
 def dare(
@@ -24,7 +39,9 @@ def dare(
     seed: int = 0,
     check_base: bool = True,
 ) -> Params:
-    """`params` with the adapters merged by DARE, tokens appended. density: chance of an entry to be kept, in (0, 1].
+    """`params` with the adapters merged by DARE, tokens appended.
+
+    density: the chance of an entry to be kept, in (0, 1]. seed: of the choice of these entries.
 
     Raises: UserError as `merge_task_vectors`, or for a density outside (0, 1].
 
@@ -47,3 +64,16 @@ def dare_rule(
 ) -> Float[Array, "n m"]:
     """sum_k w_k kept_k dW_k / density."""
     return jnp.sum(jnp.where(kept, deltas, 0.0) * weights[:, None, None], axis=0) / density
+
+
+def merge_by_dare(
+    sd: StableDiffusion,
+    adapters: Sequence[Adapter],
+    weights: Sequence[Any] | None,
+    settings: DareSettings,
+    *,
+    check_base: bool = True,
+) -> Merged:
+    """DARE with the signature of every method. (A command's `--seed` seeds pictures, so the mask's has another name.)"""
+    density, seed = settings.density, settings.mask_seed
+    return Merged(dare(sd.params, adapters, weights, density=density, seed=seed, check_base=check_base), adapters)

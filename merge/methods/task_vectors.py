@@ -1,4 +1,4 @@
-"""Merging by whole weight changes ("task vectors"): what the methods that blocks are compared with have in common."""
+"""Merging by whole weight changes ("task vectors"): what TIES and DARE have in common."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ Rule = Callable[[Float[Array, "k n m"], Float[Array, " k"]], Float[Array, "n m"]
 def merge_task_vectors(
     params: Params, adapters: Sequence[Adapter], weights: Sequence[Any] | None, rule: Rule, *, check_base: bool = True
 ) -> Params:
-    """`params` where every adapted kernel W is W + rule([dW_1, …, dW_k], weights), and the concepts' tokens are appended.
+    """`params` where every adapted kernel W is W + rule([dW_1, …, dW_k], weights); the concepts' tokens are appended.
 
-    An adapter without the layer takes part with dW = 0. Sums are formed in fp32 and cast once; other leaves are the same arrays.
+    An adapter without the layer takes part with dW = 0. Sums are formed in fp32 and cast once. Other leaves are the
+    same arrays.
 
     Raises: UserError as `compose` does, except that the adapters may own the same weights.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,16 @@ from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
+from merge.methods.method import NoSettings, from_params
 from merge.methods.task_vectors import Params, merge_task_vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiesSettings(NoSettings):
+    """Settings of TIES."""
+
+    density: float = 0.2
+    """The share of every change that is kept: its largest entries. Above 0, at most 1."""
 
 
 def ties(
@@ -23,7 +33,9 @@ def ties(
     density: float = 0.2,
     check_base: bool = True,
 ) -> Params:
-    """`params` with the adapters merged by TIES, tokens appended. density: share of each change that is kept, in (0, 1].
+    """`params` with the adapters merged by TIES, tokens appended.
+
+    density: the share of each change that is kept, in (0, 1].
 
     Raises: UserError as `merge_task_vectors`, or for a density outside (0, 1].
 
@@ -48,3 +60,6 @@ def keep_largest(x: Float[Array, "n m"], density: float) -> Float[Array, "n m"]:
     flat = x.reshape(-1)
     _, kept = jax.lax.top_k(jnp.abs(flat), int(density * flat.size))
     return jnp.zeros_like(flat).at[kept].set(flat[kept]).reshape(x.shape)
+
+
+merge_by_ties = from_params(ties)

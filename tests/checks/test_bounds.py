@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 
 MODULES = (
     "merge.cli.options merge.cli.fit merge.cli.convert merge.cli.plan merge.cli.registry merge.cli.remove merge.cli.check train.concept.config "
-    "train.base.run train.basis train.strangers train.concepts benchmarks.training benchmarks.modular.__main__ "
+    "train.base.config blocklora_jax.prompts.shares train.negative_tokens train.concepts_options train.basis_options benchmarks.training benchmarks.modular.__main__ "
     "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
     "benchmarks.modular.distractors benchmarks.modular.worlds.encoder_measures "
     "train.concept.settings.adapter train.concept.settings.base train.concept.settings.data "
@@ -82,7 +82,7 @@ def test_a_number_of_many_digits_is_not_written_out():
 
 
 def test_flags_are_named_as_they_are_typed():
-    fused = importlib.import_module("merge.cli.fit").FuseOptions
+    fused = importlib.import_module("merge.cli.fit").FitOptions
     assert [flag_of(fused, name) for name in ("erase_weight", "files", "attention")] == [
         "--lambda",
         "FILES",

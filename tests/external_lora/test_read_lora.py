@@ -172,7 +172,7 @@ def test_two_foreign_adapters_add_only_when_asked_to(sd1, tmp_path):
     with pytest.raises(UserError) as error:
         merge.compose(sd1.params, [one, other])
     assert "'one' and 'other' are LoRAs of another program, without blocks" in str(error.value)
-    assert "merge refit" in str(error.value)
+    assert "merge convert" in str(error.value)
     assert "--allow-overlap" in str(error.value)
     merged = merge.compose(sd1.params, [one, other], [1.0, 0.5], allow_overlap=True)
     alone = [merge.compose(sd1.params, [adapter], [w]) for adapter, w in ((one, 1.0), (other, 0.5))]

@@ -39,7 +39,7 @@ def spoiled(adapter, value: float = np.nan):
         lambda a: merge.ties(make_params(), [a, BOB]),
         lambda a: merge.dare(make_params(), [a, BOB]),
         lambda a: concatenate([a, BOB]),
-        lambda a: merge.fuse(make_params(), [a, BOB], {}),
+        lambda a: merge.gradient_fusion(make_params(), [a, BOB], {}),
         lambda a: merge.replace(make_params(), make_params(), [BOB], "bob", a),
     ],
 )

@@ -14,7 +14,7 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
-from blocklora_jax.probing.conversion import RefitConfig, fit_block, refit, trigger_prompts
+from blocklora_jax.probing.conversion import ConversionConfig, convert, fit_block, trigger_prompts
 from blocklora_jax.probing.probe import own_tokens, with_tokens
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
@@ -22,7 +22,7 @@ from blocklora_jax.testing.random_adapter import random_adapter
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl", "man"), scenes=("in the snow", "on the beach")
 )
-CONFIG = RefitConfig(rank=8, prompts=16, random_prompts=16, chunk=16, steps=2)
+CONFIG = ConversionConfig(rank=8, prompts=16, random_prompts=16, chunk=16, steps=2)
 LAYER = "down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"
 
 
@@ -94,7 +94,7 @@ def change(adapter):
 
 def test_one_block_and_no_erasure_give_the_lora_back_on_its_prompts(tiny_sd, foreign):
     config = dataclasses.replace(CONFIG, erase_weight=0.0, ridge=1e-8)
-    fitted, fits = refit(tiny_sd, foreign, Partition(num_blocks=1), (0,), WORDS, config)
+    fitted, fits = convert(tiny_sd, foreign, Partition(num_blocks=1), (0,), WORDS, config)
     states = states_of(tiny_sd, foreign, trigger_prompts(foreign, WORDS, config))
     wanted = states @ change(foreign)
     np.testing.assert_allclose(states @ change(fitted), wanted, rtol=0, atol=2e-3 * np.abs(wanted).max())
@@ -103,7 +103,7 @@ def test_one_block_and_no_erasure_give_the_lora_back_on_its_prompts(tiny_sd, for
 
 def test_a_refit_owns_its_blocks_alone_and_merges_losslessly(tiny_sd, foreign):
     partition = Partition(num_blocks=4)
-    fitted, fits = refit(tiny_sd, foreign, partition, (2,), WORDS, CONFIG)
+    fitted, fits = convert(tiny_sd, foreign, partition, (2,), WORDS, CONFIG)
     assert (fitted.info.partition, fitted.info.slots, fitted.info.scale) == (partition, (2,), 1.0)
     assert fitted.info.base_family == tiny_sd.checkpoint.family
     pair, mask = fitted.lora["unet"][LAYER], fitted.masks()["unet"][LAYER]
@@ -139,7 +139,7 @@ def test_erasure_silences_random_prompts(tiny_sd, foreign):
     leaks = []
     for weight in (0.0, 10.0):
         config = dataclasses.replace(CONFIG, erase_weight=weight)
-        fits = refit(tiny_sd, foreign, Partition(num_blocks=2), (1,), WORDS, config)[1]
+        fits = convert(tiny_sd, foreign, Partition(num_blocks=2), (1,), WORDS, config)[1]
         leaks.append(fits["unet attn2/to_v"].leak)
     assert leaks[1] < 0.8 * leaks[0]
 
@@ -160,11 +160,11 @@ def test_what_cannot_be_refitted_is_named(tiny_sd, foreign):
     ]
     for adapter, slots, message in cases:
         with pytest.raises(UserError, match=message):
-            refit(tiny_sd, adapter, Partition(num_blocks=4), slots, WORDS, CONFIG)
+            convert(tiny_sd, adapter, Partition(num_blocks=4), slots, WORDS, CONFIG)
     with pytest.raises(UserError, match="erase_weight is -1"):
-        RefitConfig(erase_weight=-1.0)
+        ConversionConfig(erase_weight=-1.0)
     with pytest.raises(UserError, match="rank is 0"):
-        RefitConfig(rank=0)
+        ConversionConfig(rank=0)
 
 
 @pytest.mark.parametrize(

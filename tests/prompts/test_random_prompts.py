@@ -1,4 +1,4 @@
-"""Random prompts: what is in them and how often, and the ids of strangers' tokens."""
+"""Random prompts: what is in them and how often, and the ids of negative tokens."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.tokenizer import write_tokenizer
 from blocklora_jax.prompts.random_prompts import (
-    FOREIGN,
+    NEGATIVE,
     PromptWords,
-    RandomPromptShares,
     last_token_ids,
     make_random_prompts,
     random_prompt,
 )
+from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.testing.tiny_model import WORDS
 
 WORDS_OF_PROMPTS = PromptWords(styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow",))
-SHARES = RandomPromptShares(own_class=0.4, foreign=0.5, second=0.2, scene=0.8, empty=0.1)
+SHARES = RandomPromptShares(own_class=0.4, negative=0.5, second=0.2, scene=0.8, empty=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_shares_are_those_asked_for(tokenizer):
     named = [text for text in texts if text]
     # Four standard deviations of a share of 4000 draws are 0.032 at most.
     assert abs(1 - len(named) / len(texts) - SHARES.empty) < 0.032
-    for found, share in ((FOREIGN, SHARES.foreign), (" and ", SHARES.second), ("in the snow", SHARES.scene)):
+    for found, share in ((NEGATIVE, SHARES.negative), (" and ", SHARES.second), ("in the snow", SHARES.scene)):
         assert abs(np.mean([found in text for text in named]) - share) < 0.032
     # "man" is said where the own class is drawn, never otherwise.
     assert abs(np.mean(["man" in text for text in named]) - SHARES.own_class) < 0.032
@@ -57,46 +57,46 @@ def test_the_pool_is_a_function_of_the_seed(tokenizer):
 
 
 @pytest.mark.parametrize("vectors", [1, 3])
-def test_foreign_ids_follow_the_concepts_own(tokenizer, vectors):
+def test_negative_ids_follow_the_concepts_own(tokenizer, vectors):
     pool = make(tokenizer, vectors=vectors)
     first = tokenizer.table_rows + vectors
-    strangers = [FOREIGN in text for text in pool.texts]
-    np.testing.assert_array_equal((pool.ids >= first).any(1), strangers)
-    assert any(strangers)
-    assert not all(strangers)
-    for ids, stranger in zip(pool.ids, strangers, strict=True):
-        assert ids[ids >= tokenizer.table_rows].tolist() == ([*range(first, first + vectors)] if stranger else [])
+    has_negative = [NEGATIVE in text for text in pool.texts]
+    np.testing.assert_array_equal((pool.ids >= first).any(1), has_negative)
+    assert any(has_negative)
+    assert not all(has_negative)
+    for ids, negative in zip(pool.ids, has_negative, strict=True):
+        assert ids[ids >= tokenizer.table_rows].tolist() == ([*range(first, first + vectors)] if negative else [])
 
 
-def test_nouns_are_the_subjects_that_strangers_stand_before(tokenizer):
-    pool = make(tokenizer, RandomPromptShares(foreign=1.0, empty=0.0))
+def test_nouns_are_the_subjects_that_negative_tokens_stand_before(tokenizer):
+    pool = make(tokenizer, RandomPromptShares(negative=1.0, empty=0.0))
     for ids, noun in zip(pool.ids, pool.nouns, strict=True):
         last = np.flatnonzero(ids >= tokenizer.table_rows)[-1]
         assert ids[last + 1] == noun
     assert {int(noun) for noun in pool.nouns} == {word_id(tokenizer, word) for word in ("man", "dog", "owl")}
 
 
-def test_a_concept_without_tokens_meets_no_strangers(tokenizer):
-    pool = make(tokenizer, RandomPromptShares(foreign=1.0, empty=0.0), vectors=0)
+def test_a_concept_without_tokens_meets_no_negative_tokens(tokenizer):
+    pool = make(tokenizer, RandomPromptShares(negative=1.0, empty=0.0), vectors=0)
     assert not any("<" in text for text in pool.texts)
     assert pool.ids.max() < tokenizer.table_rows
 
 
 def test_articles_fit_their_nouns(tokenizer):
-    texts = make(tokenizer, RandomPromptShares(foreign=0.0, second=1.0)).texts
+    texts = make(tokenizer, RandomPromptShares(negative=0.0, second=1.0)).texts
     assert any("an owl" in text for text in texts)
     assert not any("a owl" in text or "an dog" in text for text in texts)
 
 
-def test_the_token_of_strangers_cannot_be_the_concepts_own(tokenizer):
-    with pytest.raises(UserError, match="<foreign>.*another"):
-        make(tokenizer, token=FOREIGN)
+def test_the_placeholder_of_negative_tokens_cannot_be_the_concepts_own(tokenizer):
+    with pytest.raises(UserError, match="<negative>.*another"):
+        make(tokenizer, token=NEGATIVE)
 
 
 def test_all_of_nothing():
-    everything = RandomPromptShares(own_class=1.0, foreign=1.0, second=0.0, scene=1.0, empty=0.0)
+    everything = RandomPromptShares(own_class=1.0, negative=1.0, second=0.0, scene=1.0, empty=0.0)
     text, subject = random_prompt(np.random.default_rng(0), WORDS_OF_PROMPTS, everything, "man")
-    assert text in {f"{style} {FOREIGN} man in the snow" for style in WORDS_OF_PROMPTS.styles}
+    assert text in {f"{style} {NEGATIVE} man in the snow" for style in WORDS_OF_PROMPTS.styles}
     assert subject == "man"
 
 
@@ -123,7 +123,7 @@ def test_last_tokens_where_padding_is_not_the_end_token(tmp_path):
     assert last_token_ids(tokenizer, ["a dog"])[0] == word_id(tokenizer, "dog")
 
 
-@pytest.mark.parametrize(("name", "value"), [("foreign", 1.5), ("empty", -0.1)])
+@pytest.mark.parametrize(("name", "value"), [("negative", 1.5), ("empty", -0.1)])
 def test_a_share_outside_0_to_1_is_refused(name, value):
     with pytest.raises(UserError, match=f"{name}={value} must lie in 0..1"):
         RandomPromptShares(**{name: value})

@@ -27,11 +27,12 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.prompts.random_prompts import PromptWords, RandomPromptShares, make_random_prompts
+from blocklora_jax.prompts.random_prompts import PromptWords, make_random_prompts
+from blocklora_jax.prompts.shares import RandomPromptShares
 from merge.cli.describe import describe, overlap_report
-from train.basis import principal_directions, text_moments
-from train.concept.batch_training import check_equal
-from train.concept.text_basis import read_basis
+from train.concept.common_settings import check_equal
+from train.concept.own_directions import read_basis
+from train.text_basis import principal_directions, text_moments
 
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow", "on the beach")
@@ -100,7 +101,7 @@ def test_pairs_lie_in_the_owned_directions_whatever_was_trained(width, blocks):
 def test_moments_are_those_of_all_prompts_at_once(model, request):
     sd = request.getfixturevalue(model)
     moments = text_moments(sd, WORDS, PROMPTS)
-    shares = RandomPromptShares(foreign=0.0, own_class=0.0)
+    shares = RandomPromptShares(negative=0.0, own_class=0.0)
     ids = make_random_prompts(sd.tokenizer, WORDS, shares, "dog", ("<x>", 0), 0, count=PROMPTS).ids
     x = np.asarray(encode_text(sd.models, sd.params, ids).states, np.float64).reshape(-1, len(moments))
     # The text encoders compute in fp32, whose rounding depends on the batch.

@@ -13,7 +13,6 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.pocket.references import BASIS
 from blocklora_jax.prompts.random_prompts import PromptWords
-from train.basis import energies_along, principal_directions, text_moments
 from train.codewords import (
     CodewordSettings,
     codeword_prompts,
@@ -24,6 +23,7 @@ from train.codewords import (
     split_words,
 )
 from train.concept.codeword_negatives import draw_codewords, jitter_deviation
+from train.text_basis import energies_along, principal_directions, text_moments
 
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow", "on the beach")

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from blocklora_jax.io.tree_paths import leaf_path
+
 _LAST_OF_BRANCH = re.compile(r"(resnets_\d+/conv2|attentions_\d+/proj_out|attentions_\d+/proj_attn)/kernel$")
 
 
@@ -19,7 +21,7 @@ def silence_branches(params: Mapping[str, Any]) -> dict[str, Any]:
     """
 
     def silence(path: Any, leaf: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = leaf_path(path)
         return jnp.zeros_like(leaf) if _LAST_OF_BRANCH.search(name) else leaf
 
     return jax.tree_util.tree_map_with_path(silence, params)

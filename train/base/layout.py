@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from blocklora_jax.io.tree_paths import leaf_path
 from blocklora_jax.models.attention import Transformer2DModel
 from blocklora_jax.pocket.judge import CLASS_NAMES
 from blocklora_jax.pocket.world import subject_boxes
@@ -39,7 +40,7 @@ def apply_with_features(unet: nn.Module, params: Any, *inputs: Any) -> tuple[jax
     own = lambda module, method: isinstance(module, Transformer2DModel) and method == "__call__"
     answer, kept = unet.apply({"params": params}, *inputs, capture_intermediates=own, mutable=["intermediates"])
     leaves = jax.tree_util.tree_leaves_with_path(kept["intermediates"])
-    return answer, {jax.tree_util.keystr(path[:-2], simple=True, separator="/"): leaf for path, leaf in leaves}
+    return answer, {leaf_path(path[:-2]): leaf for path, leaf in leaves}
 
 
 def silent_heads(features: Mapping[str, Any]) -> dict[str, Float[Array, "c k"]]:

@@ -1,14 +1,9 @@
-"""Train the pocket model: `python -m train.base`.
-
-Draws pictures of the little world, then trains CLIP, the autoencoder and the U-Net on them, and the judge that measures
-pictures, each stage resumable, and writes a Diffusers folder in fp16. `--report` says how good a model is.
-"""
+"""The stages of training the pocket model, one after the other."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +11,7 @@ import numpy as np
 
 from blocklora_jax.checkpoints.diffusers import load_folder
 from blocklora_jax.checkpoints.image_encoder import save_image_encoder
-from blocklora_jax.checks.bounds import BOUNDS
-from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.diffusion.schedule import Schedule
-from blocklora_jax.errors import UserError
 from blocklora_jax.io.locks import hold
 from blocklora_jax.models.clip_vision import VisionConfig
 from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
@@ -30,6 +22,7 @@ from blocklora_jax.pocket.world import vocabulary
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from train.base.autoencoder import train_autoencoder
 from train.base.clip import train_clip
+from train.base.config import BaseConfig
 from train.base.denoiser import Examples, encode_pictures, train_denoiser
 from train.base.judge import train_judge
 from train.base.layout import subjects_of
@@ -40,67 +33,6 @@ from train.engine.loop import LoopConfig
 
 # What is asked for in one call only, and no setting of the model.
 _OF_THE_CALL = frozenset({"out", "resume", "only_judge", "report", "model"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseConfig:
-    """Train the pocket Stable Diffusion from nothing. The packaged weights' README says which settings made them."""
-
-    out: Path = Path("runs/base")
-    """Run folder: pictures, checkpoints, metrics, preview grids, and the model so far in `model/`."""
-    start: str | None = None
-    """Go on from the weights of this model ("pocket", or a folder): text encoder and autoencoder stay, U-Net and judge train."""
-    resume: bool = False
-    """Continue an interrupted run, or one that is to train longer (raise a stage's steps)."""
-    seed: int = 0
-    pictures: int = 40_000
-    """How many pictures are drawn to learn from."""
-    several: float = 0.35
-    """Share of them with two or three subjects."""
-    clip_steps: int = 400
-    clip_batch: int = 128
-    clip_learning_rate: float = 5e-4
-    vae_steps: int = 2400
-    vae_batch: int = 8
-    vae_learning_rate: float = 1e-3
-    unet_steps: int = 9600
-    unet_batch: int = 24
-    unet_learning_rate: float = 6e-4
-    judge_steps: int = 4800
-    """0 trains no judge. A run that starts from a model goes on from its judge, or keeps it."""
-    judge_batch: int = 64
-    judge_learning_rate: float = 2e-3
-    judge_individuals: int = 12_000
-    """How many individuals the judge learns to tell apart, from four pictures of each."""
-    save_every: int = 250
-    preview_every: int = 500
-    only_judge: bool = False
-    """Train nothing but the judge, for the autoencoder of the model that --start names."""
-    report: bool = False
-    """Train nothing: measure --model, print how good it is, and write report.json into --out."""
-    model: str = "pocket"
-    """The model that --report measures: "pocket", or a folder that such a run wrote."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.several <= 1:
-            raise UserError(f"--several is a share, 0 to 1, not {self.several}")
-        # 0: only at the end.
-        check_options(self, {"save_every": BOUNDS["preview_every"]})
-        if self.only_judge and self.report:
-            raise UserError("--only-judge trains and --report measures: call them one after the other")
-        if self.start and self.report:
-            raise UserError("--report measures the model that --model names, and starts from none: leave out --start")
-        if self.only_judge and not self.start:
-            raise UserError("--only-judge needs a model whose autoencoder the judge is to know: add --start pocket")
-
-    @property
-    def picture_set(self) -> PictureSet:
-        """The pictures of this run."""
-        return PictureSet(self.seed, self.pictures, self.several)
-
-    def loop(self, steps: int, preview_every: int = 0) -> LoopConfig:
-        """The loop settings of a stage with so many steps."""
-        return LoopConfig(steps=steps, save_every=self.save_every, preview_every=preview_every, resume=self.resume)
 
 
 class Frozen(NamedTuple):
@@ -128,7 +60,7 @@ def _train_stages(config: BaseConfig) -> Path:
     out = config.out
     # What is wrong with the model to start from is told before minutes of drawing.
     start = load_frozen(config.start) if config.start else None
-    pictures = draw_pictures(out, config.picture_set)
+    pictures = draw_pictures(out, _picture_set(config))
     if start:
         copy_others(start, out)
     frozen = start or train_frozen(config, pictures)
@@ -143,7 +75,7 @@ def _train_stages(config: BaseConfig) -> Path:
     unet = UNetConfig.from_json(architecture.UNET, "pocket unet")
     settings = {name: value for name, value in vars(config).items() if name not in _OF_THE_CALL}
     configs = {"unet": unet, "vae": vae, "text_encoder": text}
-    learnt_from = (*frozen.learnt_from, config.picture_set)
+    learnt_from = (*frozen.learnt_from, _picture_set(config))
     packager = Packager(out, configs, frozen.text_encoder, frozen.vae, settings, learnt_from)
     unet_params = train_denoiser(
         unet,
@@ -153,10 +85,10 @@ def _train_stages(config: BaseConfig) -> Path:
             latents * np.float16(vae.scaling_factor),
             tokenizer.encode(pictures.captions),
             tokenizer.encode([""])[0],
-            subjects_of(config.picture_set.specs()),
+            subjects_of(_picture_set(config).specs()),
         ),
         out / "unet",
-        config.loop(config.unet_steps, config.preview_every),
+        _loop_config(config, config.unet_steps, config.preview_every),
         config.unet_batch,
         config.unet_learning_rate,
         config.seed,
@@ -171,7 +103,7 @@ def make_judge(config: BaseConfig, vae: tuple[VAEConfig, dict[str, Any]]) -> Pat
     """The judge's stage; returns the folder of its weights. It goes on from the judge of the model to start from."""
     folder = config.out / "judge" / "weights"
     if config.judge_steps:
-        loop, rate = config.loop(config.judge_steps), config.judge_learning_rate
+        loop, rate = _loop_config(config, config.judge_steps), config.judge_learning_rate
         start = load_judge(folder) if config.start and folder.is_dir() else None
         judge = train_judge(
             vae, folder.parent, loop, config.judge_batch, rate, config.seed, config.judge_individuals, start
@@ -188,12 +120,12 @@ def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
     text = TextConfig.from_json(architecture.text_config(rows), "pocket text encoder")
     vision = VisionConfig.from_json(architecture.VISION, "pocket image tower")
     vae = VAEConfig.from_json(architecture.VAE, "pocket vae")
-    loop = config.loop(config.clip_steps)
+    loop = _loop_config(config, config.clip_steps)
     clip = train_clip(
         text, vision, pictures, ids, out / "clip", loop, config.clip_batch, config.clip_learning_rate, config.seed
     )
     save_image_encoder(out / "image_encoder", vision, clip["vision"], clip["text_projection"], dtype="float16")
-    loop = config.loop(config.vae_steps)
+    loop = _loop_config(config, config.vae_steps)
     vae_params = train_autoencoder(
         vae, pictures, out / "vae", loop, config.vae_batch, config.vae_learning_rate, config.seed
     )
@@ -223,9 +155,8 @@ def copy_others(start: Frozen, out: Path) -> None:
             shutil.copytree(start.folder / part, out / copy, dirs_exist_ok=True)
 
 
-def main() -> None:
-    """The command line."""
-    config = read_options(BaseConfig, description=__doc__)
+def run_stages(config: BaseConfig) -> None:
+    """Do what `config` asks for: measure a model, train the judge alone, or train all stages; print where it is."""
     if config.report:
         write_report(config.model, config.out)
     elif config.only_judge:
@@ -235,3 +166,13 @@ def main() -> None:
             print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
     else:
         print(f"the pocket model is in {train_base(config)}")
+
+
+def _picture_set(config: BaseConfig) -> PictureSet:
+    """The pictures of this run."""
+    return PictureSet(config.seed, config.pictures, config.several)
+
+
+def _loop_config(config: BaseConfig, steps: int, preview_every: int = 0) -> LoopConfig:
+    """The loop settings of a stage with this number of steps."""
+    return LoopConfig(steps=steps, save_every=config.save_every, preview_every=preview_every, resume=config.resume)

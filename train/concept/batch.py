@@ -25,12 +25,13 @@ class OwnPrompts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The rows of one step: b of the concept, r random ones. `row` numbers seed each row's noise.
+    """The rows of one step: b of the concept, r random ones. The numbers in `row` seed each row's noise.
 
-    Where the class is preserved (`erase="preserve"`) the random rows are the concept's once more, under other prompts.
+    If the class is preserved (`erase="preserve"`), the random rows repeat the concept's rows under other prompts.
 
-    Text comes as ids (encoded in the step; SDXL's are [b, 2, t]; random_tokens: each row's stranger, by text encoder) or as what the text encoders make of it: the random rows'
-    where no text encoder is adapted, the concept's where no token trains either. What is not given is None.
+    Text comes as ids, which the step encodes (SDXL's are [b, 2, t]), or as the outputs of the text encoders: for the
+    random rows if no text encoder is adapted, for the concept's rows if no token trains either. random_tokens: each
+    row's negative token, by text encoder. What is not given is None.
     """
 
     latents: Float[Rows, "b h w c"]

@@ -11,24 +11,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.pipeline import StableDiffusion
+from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
+from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept
 from train.concept.run_folder import make_preview
-from train.concept.settings.flat import with_later
 from train.concept.state import Trainable, TrainState, init_state, make_optimizer, stack
 from train.concept.step import make_step
-from train.concept.text_basis import step_params
 from train.engine.loop import LoopConfig, run_loop
 from train.engine.parallel import check_rows, gather, map_step, place_batch, place_state
 from train.engine.platform import all_hosts, is_first_host
-
-# What concepts that train in one program may have of their own; all else is part of the program.
-OF_ITS_OWN = frozenset(
-    "images token class_noun kind out slot seed random_shares random_styles random_subjects random_scenes other_images preview_prompts".split()
-)
 
 
 def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_dir: Path) -> list[Path]:
@@ -89,25 +83,6 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
     # The first host alone draws the preview; the others would wait at their end for so long only (train.engine.pod).
     all_hosts(True)
     return paths
-
-
-def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
-    """The first of `configs`, which stands for all. Raises: UserError naming the settings that differ and may not."""
-    first = with_later(configs[0].to_json())
-    differing = [
-        f"{name} ({first[name]!r} for {configs[0].token}, {value!r} for {other.token})"
-        for other in configs[1:]
-        for name, value in with_later(other.to_json()).items()
-        if name not in OF_ITS_OWN and value != first[name]
-    ]
-    if differing:
-        raise UserError(f"concepts that train together share these settings: {'; '.join(differing)}")
-    slots = {each.token: len(each.adapter.slot or (0,)) for each in configs}
-    if configs[0].adapter.basis and len(set(slots.values())) > 1:
-        raise UserError(
-            f"with --basis, concepts that train together have as many slots each, not {slots}: train them apart"
-        )
-    return configs[0]
 
 
 def summarise(metrics: dict[str, jax.Array], names: Sequence[str]) -> dict[str, jax.Array]:

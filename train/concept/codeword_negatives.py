@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.adapters.basis import Codewords
-from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
+from train.concept.own_directions import OwnDirections
 from train.concept.settings.tokens import TokenSettings
-from train.concept.text_basis import OwnDirections
 
 # Which draws are made of a seed; others' are their own.
 _STREAM = 0xC0DE
@@ -30,7 +30,7 @@ def codeword_negatives(
         part: jitter_deviation(
             float(np.asarray(token_table(sd.params, part), np.float32).std()),
             settings.token_spread,
-            settings.foreign_spread,
+            settings.negative_spread,
         )
         for part in sd.models.text_encoders
     }
@@ -68,11 +68,11 @@ def draw_codewords(
     return found
 
 
-def jitter_deviation(table_deviation: float, token_spread: float, foreign_spread: float) -> float:
+def jitter_deviation(table_deviation: float, token_spread: float, negative_spread: float) -> float:
     """How far training moves a token, as a deviation of each of its numbers.
 
     Tokens start `token_spread` deviations of the token table from their noun, and end at up to `token_spread *
-    foreign_spread`. What training adds is independent of where they start, so squares add up: of the pocket model's sixteen
+    negative_spread`. What training adds is independent of where they start, so squares add up: of the pocket model's sixteen
     packaged tokens, which end at 1.9 on average, 1.6; with the defaults 1.7.
     """
-    return table_deviation * token_spread * max(foreign_spread**2 - 1, 0.0) ** 0.5
+    return table_deviation * token_spread * max(negative_spread**2 - 1, 0.0) ** 0.5

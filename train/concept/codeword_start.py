@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from blocklora_jax.diffusion.models import token_table
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.negative_tokens import tower_key
-from train.concept.text_basis import OwnDirections
+from train.concept.own_directions import OwnDirections
 
 # How far from its codeword a token starts, in deviations of the token table: two concepts of one slot do not start equal.
 _APART = 0.1

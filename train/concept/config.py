@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import tyro
 from blocklora_jax.command_line.options import check_options, flag_types, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
-from blocklora_jax.prompts.random_prompts import RandomPromptShares
+from blocklora_jax.prompts.shares import RandomPromptShares
+from train.concept.config_files import find_config
 from train.concept.setting_types import check_settings, typed_names
 from train.concept.settings.adapter import AdapterSettings
 from train.concept.settings.base import BaseSettings
@@ -23,13 +25,14 @@ from train.concept.settings.data import DataSettings
 from train.concept.settings.erasure import ErasureSettings
 from train.concept.settings.flat import flatten, nest, to_json
 from train.concept.settings.loss import LossSettings
+from train.concept.settings.old_names import rename_flags, rename_settings
 from train.concept.settings.optimizer import OptimizerSettings
 from train.concept.settings.run import RunSettings
 from train.concept.settings.token_side import TokenSideSettings
 from train.concept.settings.tokens import TokenSettings
 from train.concept.settings.visible_text import check_visible
 
-# Where and how a run was made, which is nobody else's business and changes no number.
+# Keys of settings that say where and how a run was made. They are private and change no number.
 PRIVATE_SETTINGS = frozenset(
     "images other_images out model registry basis strangers resume save_dtype log_every save_every preview_every"
     " preview_prompts tensorboard tpu gpu cpu mapper remat".split()
@@ -55,7 +58,7 @@ GROUPS: dict[str, type] = {
 class ConceptConfig:
     """Teach a model one concept from a handful of pictures, as a block-partitioned LoRA adapter.
 
-    --config FILE reads defaults from a YAML file (see configs/); flags override it.
+    --config FILE reads defaults from a YAML file, or from a shipped one by its name (ada); flags override it.
     """
 
     images: Path
@@ -163,21 +166,25 @@ class ConceptConfig:
 
 
 def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:
-    """The configuration of the command line `args`, whose `--config FILE` is read first and overridden by the rest.
+    """The configuration of the command line `args`, the process' own if None; see `read_flags`."""
+    return read_options(ConceptConfig, read_flags(args), prog="python -m train.concept")
+
+
+def read_flags(args: Sequence[str] | None = None) -> list[str]:
+    """`args` with the settings of its `--config FILE` as flags before all others, and new names for old ones.
 
     Raises: UserError for a YAML file that is missing, malformed, or has an unknown setting.
     """
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--config", type=Path)
-    known, rest = reader.parse_known_args(args)
-    flags = _flags_of(known.config) if known.config else []
-    # tyro lets the last of two equal flags win, so the file's come first.
-    return read_options(ConceptConfig, [*flags, *rest], prog="python -m train.concept")
+    known, rest = reader.parse_known_args(rename_flags(sys.argv[1:] if args is None else args))
+    # tyro lets the last of two equal flags win, so the file's flags come first.
+    return [*(_flags_of(find_config(known.config)) if known.config else []), *rest]
 
 
 def _flags_of(path: Path) -> list[str]:
     """The settings of a YAML file as command-line flags."""
-    settings = read_yaml(path)
+    settings = rename_settings(str(path), read_yaml(path))
     known = {name for field, hint in flag_types(ConceptConfig).items() for name in typed_names(field, hint)}
     unknown = [name for name in settings if name.replace("-", "_") not in known]
     if unknown:

@@ -25,25 +25,25 @@ from train.concept.codeword_negatives import codeword_negatives
 from train.concept.config import ConceptConfig
 from train.concept.encode import PictureEncoder, encode_images
 from train.concept.images import crop_square, each_picture, mask_array
-from train.concept.negative_tokens import draw_strangers
+from train.concept.negative_tokens import draw_negative_tokens
+from train.concept.own_directions import OwnDirections
 from train.concept.own_prompts import own_prompts
 from train.concept.picture_files import PictureFiles, find_pictures
 from train.concept.prompts import captions_for, class_caption, prompt_words
 from train.concept.settings.concept_name import ConceptName
 from train.concept.settings.data import DataSettings
 from train.concept.settings.erasure import ErasureSettings
-from train.concept.text_basis import OwnDirections
 from train.concept.views import count_views, draw_views
 
 
 class ConceptData(NamedTuple):
     """One concept, ready to be drawn from; v views (flips, crops) of each picture and each caption's ids or states.
 
-    latents fp32 [n, h, w, c], scaled; weights fp32 [n, h, w, 1]; ids int32 [n, t], for SDXL [n, 2, t]; random_latents
-    fp32 [o, h, w, c]; prompts: p random ones, or, where the class is preserved, one of each view; strangers:
-    fp32, by text encoder, who is in each. random_text: of the prompts, unless an adapter reads within a text encoder;
-    text: of n captions, where no token trains either (see `train.concept.prepare.cache_states`). own_prompts: a pool, for
-    the token side.
+    latents: fp32 [n, h, w, c], scaled. weights: fp32 [n, h, w, 1]. ids: int32 [n, t], for SDXL [n, 2, t].
+    random_latents: fp32 [o, h, w, c]. prompts: p random ones; where the class is preserved, one for each view.
+    negative_tokens: fp32, by text encoder, the one of each prompt. random_text: the encoded prompts; None if a text
+    encoder trains. text: the n encoded captions; None if a token trains too (see `train.concept.prepare.cache_states`).
+    own_prompts: those of the token side; None where it is off.
     """
 
     latents: Float[np.ndarray, "n h w c"]
@@ -51,7 +51,7 @@ class ConceptData(NamedTuple):
     ids: Int[np.ndarray, "n *e t"]
     random_latents: Float[np.ndarray, "o h w c"]
     prompts: RandomPrompts
-    strangers: Mapping[str, Float[np.ndarray, "p v d"]]
+    negative_tokens: Mapping[str, Float[np.ndarray, "p v d"]]
     text: TextOutput | None = None
     random_text: TextOutput | None = None
     own_prompts: OwnPrompts | None = None
@@ -88,10 +88,10 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
             config.run.seed,
         )
     if own is not None and own.codewords is not None and config.token_side.negatives_from == "codewords":
-        strangers = codeword_negatives(config.tokens, sd, own, len(prompts.nouns), config.run.seed)
+        negative_tokens = codeword_negatives(config.tokens, sd, own, len(prompts.nouns), config.run.seed)
     else:
-        strangers = draw_strangers(config.tokens, sd, prompts.nouns, config.run.seed)
-    data = ConceptData(latents, weights, ids, random_latents, prompts, strangers)
+        negative_tokens = draw_negative_tokens(config.tokens, sd, prompts.nouns, config.run.seed)
+    data = ConceptData(latents, weights, ids, random_latents, prompts, negative_tokens)
     if own is None or not config.token_side.is_on:
         return data
     words = prompt_words(config.model, config.erasure)
@@ -99,7 +99,7 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
 
 
 def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:
-    """`captions` as of anybody of the class; no stranger is in them."""
+    """`captions` with the class in place of the concept. They have no negative tokens."""
     texts = tuple(class_caption(caption, concept) for caption in captions)
     nouns = last_token_ids(sd.tokenizer, [concept.class_noun] * len(texts))
     return RandomPrompts(sd.tokenizer.encode(texts), nouns, texts)
@@ -156,7 +156,9 @@ def make_batches(
         else:
             batch = batch._replace(text=pick(data.text, chosen))
         if data.random_text is None:
-            return batch._replace(random_ids=data.prompts.ids[prompts], random_tokens=pick(data.strangers, prompts))
+            return batch._replace(
+                random_ids=data.prompts.ids[prompts], random_tokens=pick(data.negative_tokens, prompts)
+            )
         return batch._replace(random_text=pick(data.random_text, prompts))
 
     return batch_at

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.prompts.random_prompts import FOREIGN, PromptWords, RandomPromptShares, random_prompt
+from blocklora_jax.prompts.random_prompts import NEGATIVE, PromptWords, random_prompt
+from blocklora_jax.prompts.shares import RandomPromptShares
 from train.concept.batch import OwnPrompts
 from train.concept.settings.concept_name import ConceptName
 
 _COUNT = 256
 # Half of them call the concept by its noun, as people will.
-_SHARES = RandomPromptShares(own_class=0.5, foreign=1.0, empty=0.0)
+_SHARES = RandomPromptShares(own_class=0.5, negative=1.0, empty=0.0)
 
 
 def own_prompts(
@@ -29,8 +30,10 @@ def own_prompt_texts(words: PromptWords, concept: ConceptName, count: int, seed:
     """`count` prompts with the concept's token; every fourth has no noun after it."""
     rng = np.random.default_rng((seed, 0x0A1D))
     pairs = [random_prompt(rng, words, _SHARES, concept.class_noun) for _ in range(count)]
-    bare = [text.replace(f"{FOREIGN} {noun}", FOREIGN) if i % 4 == 3 else text for i, (text, noun) in enumerate(pairs)]
-    return [text.replace(FOREIGN, concept.token) for text in bare]
+    bare = [
+        text.replace(f"{NEGATIVE} {noun}", NEGATIVE) if i % 4 == 3 else text for i, (text, noun) in enumerate(pairs)
+    ]
+    return [text.replace(NEGATIVE, concept.token) for text in bare]
 
 
 def unused_words(words: PromptWords, captions: Sequence[str]) -> PromptWords:

@@ -19,9 +19,10 @@ from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompts.random_prompts import last_token_ids
@@ -29,11 +30,11 @@ from train.concept.batch import Batch
 from train.concept.codeword_start import codeword_start
 from train.concept.config import PRIVATE_SETTINGS, ConceptConfig
 from train.concept.data import ConceptData, load_concept_data, make_batches
-from train.concept.negative_tokens import foreign_embeddings, tower_key
+from train.concept.negative_tokens import negative_embeddings, tower_key
+from train.concept.own_directions import OwnDirections, own_directions, own_slots, read_text_basis
 from train.concept.settings.tokens import TokenSettings
 from train.concept.state import Trainable
-from train.concept.text import own_foreign_ids, with_table
-from train.concept.text_basis import OwnDirections, own_directions, own_slots, read_text_basis
+from train.concept.text import ids_by_row, with_table
 
 
 class Concept(NamedTuple):
@@ -132,13 +133,14 @@ def _draw_row_slot(config: ConceptConfig, shapes: KernelShapes) -> ConceptConfig
 def init_tokens(
     settings: TokenSettings, class_noun: str, sd: StableDiffusion, key: jax.Array, component: str
 ) -> jax.Array:
-    """The concept's embeddings [v, d] for a text encoder, started where foreign ones are drawn: apart from the class noun.
+    """The concept's embeddings [v, d] for a text encoder before training.
 
-    Started *at* the noun, erasure silences the adapter for its own concept too.
+    They start at a distance from the class noun, as negative tokens do. If they started at the noun, erasure would
+    silence the adapter for its own concept too.
     """
     noun, table = last_token_ids(sd.tokenizer, [class_noun]), token_table(sd.params, component)
     start = settings.token_spread, settings.token_spread
-    return foreign_embeddings(table, noun, settings.token_vectors, start, tower_key(key, component))[0]
+    return negative_embeddings(table, noun, settings.token_vectors, start, tower_key(key, component))[0]
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
@@ -148,9 +150,9 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
     prompts, vectors, params, random_ids = data.prompts, config.tokens.token_vectors, dict(sd.params), []
     for part in sd.models.text_encoders:
         table = token_table(sd.params, part)
-        longer = [table, trainable.tokens_of(part), data.strangers[part].reshape(-1, table.shape[1])]
+        longer = [table, trainable.tokens_of(part), data.negative_tokens[part].reshape(-1, table.shape[1])]
         params = with_table(params, jnp.concatenate(longer), part)
-        random_ids.append(own_foreign_ids(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
+        random_ids.append(ids_by_row(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
     encode = _text_encoder(sd, params)
     stacked = np.stack(random_ids, axis=1).reshape(prompts.ids.shape)
     tokens_train = config.tokens.token_vectors and config.optimizer.token_learning_rate > 0

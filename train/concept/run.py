@@ -1,4 +1,4 @@
-"""Teach a model one concept: `python -m train.concept --images DIR --token '<ada>' --class-noun woman --out runs/ada`."""
+"""Training of one concept, from a configuration to an adapter file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.store import read_registry
 from train.concept.batch_training import train_together
 from train.concept.claims import check_base, use_claim
-from train.concept.config import ConceptConfig, parse_args
+from train.concept.config import ConceptConfig
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
 from train.concept.settings.base import BaseSettings
 from train.engine.platform import compute_dtype, is_first_host, select_platform
@@ -36,9 +36,8 @@ def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffus
     return StableDiffusion.from_pretrained(model, variant=settings.variant, dtype=dtype, remat=settings.remat)
 
 
-def main() -> None:
-    """The command line."""
-    config = parse_args()
+def train_and_report(config: ConceptConfig) -> None:
+    """Train one concept on the hardware that `config` names, and print where the adapter is."""
     platform = select_platform(config.run.tpu, config.run.gpu, config.run.cpu)
     with peers_watched():
         path = train_concept(config, platform)

@@ -17,7 +17,6 @@ from blocklora_jax.io.locks import hold
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.pipeline import StableDiffusion
-from merge.compose import compose
 from train.concept.config import ConceptConfig
 from train.concept.prompts import preview_prompts, prompt_words
 from train.concept.settings.flat import with_later
@@ -70,7 +69,7 @@ def keep_off_inputs(configs: Sequence[ConceptConfig], others: Sequence[Path] = (
 def _inputs(config: ConceptConfig) -> tuple[Path | str | None, ...]:
     """The files and folders that a training reads; None for those that are not given."""
     return (
-        config.images, config.erasure.other_images, config.model, config.adapter.basis, *(config.tokens.strangers or ())
+        config.images, config.erasure.other_images, config.model, config.adapter.basis, *(config.tokens.negative_tokens or ())
     )  # fmt: skip
 
 
@@ -138,8 +137,8 @@ def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, A
     sd.tokenizer.encode(prompts, config.called.token_vectors)
 
     def preview(step: int, adapter: Adapter) -> None:
-        params = compose(sd.params, [adapter], check_base=False)
-        images = sd.generate(prompts, params=params, adapters=[adapter], seed=config.run.seed, steps=20)
+        model = sd.with_adapters([adapter], check_base=False)
+        images = model.generate(prompts, seed=config.run.seed, steps=20)
         grid = picture_grid(images, captions=prompts, columns=4, scale=max(1, 256 // images.shape[1]))
         write_atomic(config.out / "previews" / f"{step:06d}.png", png_bytes(grid))
 

@@ -1,4 +1,4 @@
-"""The text of a training step: every row encoded with the concept's own embeddings, or with a stranger's."""
+"""The text of a training step: every row is encoded with the concept's embeddings or a negative token's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from blocklora_jax.adapters.apply import apply_adapted
-from blocklora_jax.diffusion.models import Models, token_table, with_token_rows
+from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.text import ids_of, join_towers
 from blocklora_jax.layouts.low_rank import LoRATree
+from blocklora_jax.layouts.token_tables import token_table, with_token_table
 from blocklora_jax.models.apply import apply_model
 from train.concept.batch import Batch, Rows
 from train.concept.state import Trainable
@@ -63,7 +64,7 @@ def _encode_tower(
     tokens: Array,
     batch: Batch,
 ) -> EncodedRows:
-    """What one text encoder makes of the batch, in which every random row's stranger has embeddings of its own."""
+    """The outputs of one text encoder for the batch. The negative token of each random row has its own embeddings."""
     assert batch.ids is not None
     rows, table = len(batch.random_row), token_table(params, component)
     ids, longer = jnp.asarray(ids_of(batch.ids, component)), [table, tokens]
@@ -71,7 +72,7 @@ def _encode_tower(
         random_ids = ids[:0]
     else:
         longer.append(jnp.asarray(batch.random_tokens[component]).reshape(-1, table.shape[1]))
-        random_ids = own_foreign_ids(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
+        random_ids = ids_by_row(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
     params = with_table(params, jnp.concatenate(longer), component)
     tower = with_token_rows(models, params).text_encoders[component]
     both, strange = jnp.concatenate([ids, random_ids]), len(random_ids)
@@ -84,14 +85,15 @@ def _encode_tower(
     return EncodedRows(concept, random, base, energies if strange else jnp.zeros((0, rows)))
 
 
-def own_foreign_ids(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
-    """`ids` where every row's foreign token is its own: from `first` on they name the first row's, `vectors` a row."""
+def ids_by_row(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
+    """`ids` of the random rows, where each row's negative token has ids of its own.
+
+    first: the id from which on negative tokens begin. vectors: embeddings of a token.
+    """
     shift = jnp.arange(len(ids))[:, None] * vectors
     return jnp.where(ids >= first, ids + shift, ids)
 
 
 def with_table(params: Mapping[str, Any], table: Array, component: str = "text_encoder") -> dict[str, Any]:
     """`params` with another token table of a text encoder."""
-    text = params[component]["text_model"]
-    embeddings = {**text["embeddings"], "token_embedding": {"embedding": table}}
-    return {**params, component: {**params[component], "text_model": {**text, "embeddings": embeddings}}}
+    return {**params, component: with_token_table(params[component], table)}

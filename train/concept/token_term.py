@@ -17,13 +17,13 @@ from blocklora_jax.adapters.token_side import (
     own_and_others,
     token_starts,
 )
-from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.diffusion.text import ids_of
+from blocklora_jax.layouts.token_tables import token_table
 from train.concept.batch import Batch
+from train.concept.own_directions import ARRAYS
 from train.concept.settings.token_side import TokenSideSettings
 from train.concept.state import Trainable
 from train.concept.text import EncodedRows
-from train.concept.text_basis import ARRAYS
 
 
 def with_own_prompts(batch: Batch) -> Batch:

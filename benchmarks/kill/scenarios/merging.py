@@ -66,4 +66,4 @@ def _export(out: Path, files: tuple[str, ...]) -> Command:
 
 def _fuse(model: str, out: Path, files: tuple[str, ...]) -> Command:
     words = ("--trigger", "<ada> man", "<bob> man")
-    return Command("merge", ("fuse", *files, "--model", model, *words, "--out", str(out)))
+    return Command("merge", ("fit", *files, "--model", model, *words, "--out", str(out)))

@@ -17,9 +17,9 @@ def writer_scenarios(inputs: Path) -> list[Scenario]:
     ada, bob, lora, model = (str(inputs / name) for name in (ADA, BOB, LORA, MODEL))
     drawn = ("--prompt", "a <ada> man", "--steps", "2")
     return [
-        _writer("conversion", "merge", ("refit", lora, *_SMALL, *_WORDS), model, "eve.safetensors"),
+        _writer("conversion", "merge", ("convert", lora, *_SMALL, *_WORDS), model, "eve.safetensors"),
         _writer("basis", "train.basis", ("--prompts", "16"), model, "basis.safetensors"),
-        _writer("strangers", "train.strangers", (ada, bob), model, "strangers.safetensors"),
+        _writer("negative_tokens", "train.negative_tokens", (ada, bob), model, "negative_tokens.safetensors"),
         _writer("pictures", "merge", (ada, bob, *drawn), model, "pictures.png"),
         _writer("heat map", "merge", ("check", ada, bob), model, "crosstalk.png"),
     ]

@@ -17,7 +17,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.probing.conversion import RefitConfig, refit
+from blocklora_jax.probing.conversion import ConversionConfig, convert
 from blocklora_jax.probing.input_statistics import measure_inputs
 
 Params = Mapping[str, Any]
@@ -28,8 +28,8 @@ RANK, PLAIN_RANK = 16, 5
 RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
     "wide_3": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0},
-    # Strangers' tokens are noise around nouns, and resemble nobody's.
-    "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "strangers": []},
+    # Negative tokens are noise around nouns; they resemble no trained tokens.
+    "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "negative_tokens": []},
     "blocklora": {"rank": RANK, "lambda": 10.0},
     # The defaults of train.concept.
     "blocklora_1": {},
@@ -80,21 +80,21 @@ def _dare(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
 
 
 def _gradient_fusion(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    return merge.fuse(sd.params, adapters, measure_inputs(sd, adapters).grams), adapters
+    return merge.gradient_fusion(sd.params, adapters, measure_inputs(sd, adapters).grams), adapters
 
 
 def _fused(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, attention: bool = False):
-    fused = merge.fuse_adapters(sd, adapters, attention=attention)
+    fused = merge.fit_jointly(sd, adapters, attention=attention)
     return merge.compose(sd.params, fused, allow_overlap=True), fused
 
 
 def _refit(blocks: int, erase_weight: float) -> Merge:
     def merged(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
         count = max(blocks, len(adapters)) if blocks > 1 else 1
-        partition, config = Partition(num_blocks=count), RefitConfig(rank=RANK, erase_weight=erase_weight)
+        partition, config = Partition(num_blocks=count), ConversionConfig(rank=RANK, erase_weight=erase_weight)
         slots = [(slot if count > 1 else 0,) for slot in range(len(adapters))]
         fitted = [
-            refit(sd, adapter, partition, own, words_for(sd.checkpoint.name), config)[0]
+            convert(sd, adapter, partition, own, words_for(sd.checkpoint.name), config)[0]
             for adapter, own in zip(adapters, slots, strict=True)
         ]
         return merge.compose(sd.params, fitted, allow_overlap=count == 1), fitted

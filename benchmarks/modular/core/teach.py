@@ -15,8 +15,10 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
 from train.concept.config import PRIVATE_SETTINGS, ConceptConfig, settings_as_flags
+from train.concept.groups import train_concepts
 from train.concept.run_folder import MAY_CHANGE, changed_settings
-from train.concepts import ConceptsOptions, read_concepts, train_concepts
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 from train.engine.platform import select_platform
 
 
@@ -43,7 +45,7 @@ def teach(
         options, configs = _read(named, {"blocks": blocks, **settings}, place)
         paths = [config.out / "adapter.safetensors" for config in configs]
         if not all(path.is_file() for path in paths):
-            train_concepts(configs, options, select_platform())
+            train_concepts(configs, options.groups, options.at_once, select_platform())
         taught = [Adapter.load(path) for path in paths]
         for path, adapter, config in zip(paths, taught, configs, strict=True):
             _check_taught(path, adapter, config)

@@ -15,11 +15,12 @@ from benchmarks.modular.core.methods import PLAIN_RANK, RECIPES
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
-from train.concept.batch_training import OF_ITS_OWN
+from train.concept.common_settings import OF_ITS_OWN
 from train.concept.config import ConceptConfig, parse_args, settings_as_flags
 from train.concept.images import Picture, crop_square, read_pictures
 from train.concept.prompts import captions_for, class_caption
-from train.concepts import ConceptsOptions, read_concepts
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 # What a folder's concept.yaml may say here; slots, seeds and run folders are the bench's.
 _OWN = OF_ITS_OWN - {"slot", "seed", "out"}

@@ -1,4 +1,4 @@
-"""`python -m merge check` and `refit`, from files to what people read."""
+"""`python -m merge check` and `convert`, from files to what people read."""
 
 from __future__ import annotations
 
@@ -106,22 +106,22 @@ def test_a_lora_without_blocks_is_refitted_and_merges(files, tiny_folder, tiny_s
     book = str(tmp_path / "r.json")
     main(["registry", "new", book, "--blocks", "4"])
     main(["registry", "add", book, "gil", "--slot", "3"])
-    main(["refit", files["plain"], "--registry", book, "--out", str(out), *options])
+    main(["convert", files["plain"], "--registry", book, "--out", str(out), *options])
     assert "'gil' owns slot 3, called by '<gil> man'" in capsys.readouterr().out
     fitted = Adapter.load(out)
     assert (fitted.info.partition, fitted.info.slots, fitted.info.rank) == (Partition(num_blocks=4), (3,), 3)
     merge.compose(tiny_sd.params, [fitted, Adapter.load(files["ada"])])
     for args, message in (
-        (["refit", files["plain"], "--out", str(out), *options], "say which slot it is to own"),
-        (["refit", files["ada"], "--slot", "1", "--out", str(out), *options], "has blocks already"),
-        (["refit", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is an input of this command"),
-        (["refit", files["plain"], "--slot", "9", "--out", f"{out}.new", *options], "from 0 to 3"),
-        (["refit", files["plain"], "--slot", "1", "--registry", book, "--out", str(out)], "registered for --slot 3"),
+        (["convert", files["plain"], "--out", str(out), *options], "say which slot it is to own"),
+        (["convert", files["ada"], "--slot", "1", "--out", str(out), *options], "has blocks already"),
+        (["convert", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is an input of this command"),
+        (["convert", files["plain"], "--slot", "9", "--out", f"{out}.new", *options], "from 0 to 3"),
+        (["convert", files["plain"], "--slot", "1", "--registry", book, "--out", str(out)], "registered for --slot 3"),
         (
-            ["refit", files["plain"], "--slot", "1", "--out", f"{out}.new"],
+            ["convert", files["plain"], "--slot", "1", "--out", f"{out}.new"],
             "is another model: name its own with --model",
         ),
-        (["refit", files["plain"], "--slot", "1", "--out", str(out), *options], "will not overwrite"),
+        (["convert", files["plain"], "--slot", "1", "--out", str(out), *options], "will not overwrite"),
     ):
         with pytest.raises(SystemExit) as exit_:
             run(lambda args=args: main(args))

@@ -134,7 +134,7 @@ def test_python_asks_before_it_replaces_too(place, tiny_sd, ada):
 
 
 def fuse(*args: object) -> list[str]:
-    return ["fuse", *(str(arg) for arg in args)]
+    return ["fit", *(str(arg) for arg in args)]
 
 
 def test_two_adapters_of_one_name_are_not_written_to_one_file(place, capsys, ada):

@@ -43,7 +43,7 @@ def test_the_sum_is_the_least_squares_solution(adapters, erase_weight):
     inputs = inputs_of(adapters, 40, 1)
     grams = {layer: [x.T @ x for x in xs[:-1]] for layer, xs in inputs.items()}
     ordinary = {layer: xs[-1].T @ xs[-1] for layer, xs in inputs.items()}
-    focused = merge.refocus(adapters, grams, ordinary, erase_weight=erase_weight, ridge=0.0)
+    focused = merge.fit_to_inputs(adapters, grams, ordinary, erase_weight=erase_weight, ridge=0.0)
     for layer, xs in inputs.items():
         deltas = [np.asarray(layer_delta(a, layer, grams_shape(a, layer)), np.float64) for a in adapters]
         stacked = np.concatenate([*xs[:-1], erase_weight**0.5 * xs[-1]])
@@ -61,7 +61,7 @@ def test_only_the_down_projections_change_and_blocks_are_given_up(adapters):
     blocked = [make_adapter(name, slots=(slot,)) for slot, name in enumerate(("ada", "ben"))]
     inputs = inputs_of(blocked, 40, 2)
     grams = {layer: [x.T @ x for x in xs[:-1]] for layer, xs in inputs.items()}
-    for before, after in zip(blocked, merge.refocus(blocked, grams), strict=True):
+    for before, after in zip(blocked, merge.fit_to_inputs(blocked, grams), strict=True):
         component, path = LAYER.split("/", 1)
         np.testing.assert_array_equal(after.lora[component][path].lora_B, before.lora[component][path].lora_B)
         assert np.abs(after.lora[component][path].lora_A - before.lora[component][path].lora_A).max() > 0.01
@@ -71,10 +71,10 @@ def test_only_the_down_projections_change_and_blocks_are_given_up(adapters):
 
 def test_matrices_that_do_not_fit_are_named(adapters):
     with pytest.raises(UserError, match=r"one matrix \[n, n\] of inputs an adapter .*attn2/to_k"):
-        merge.refocus(adapters, {})
+        merge.fit_to_inputs(adapters, {})
     wrong = {layer: [np.eye(3)] * 3 for layer in inputs_of(adapters, 1, 0)}
     with pytest.raises(UserError, match="one matrix"):
-        merge.refocus(adapters, wrong)
+        merge.fit_to_inputs(adapters, wrong)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_inputs_are_those_of_the_concepts_prompts(tiny_sd, trained):
 
 def test_fused_adapters_disturb_each_other_less(tiny_sd, trained):
     before = measure_crosstalk(tiny_sd, trained)[ALL].others
-    fused = merge.fuse_adapters(tiny_sd, trained, words=WORDS)
+    fused = merge.fit_jointly(tiny_sd, trained, words=WORDS)
     after = measure_crosstalk(tiny_sd, fused)[ALL].others
     # Not to nothing: prompts of two concepts have most words in common.
     assert (after < 0.7 * before).all(), (before, after)
@@ -121,10 +121,10 @@ def files(tiny_sd, trained, tmp_path, monkeypatch):
 
 
 def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
-    main(["fuse", *files, "--out", str(tmp_path / "fused")])
+    main(["fit", *files, "--out", str(tmp_path / "fused")])
     assert "wrote" in capsys.readouterr().out
     written = [Adapter.load(tmp_path / "fused" / f"{adapter.name}.safetensors") for adapter in trained]
-    expected = merge.fuse_adapters(tiny_sd, trained)
+    expected = merge.fit_jointly(tiny_sd, trained)
     for found, want in zip(written, expected, strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), dict(found.lora), dict(want.lora))
         assert found.info == want.info
@@ -134,9 +134,9 @@ def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
         UserError, match=r"are fitted to each other and share weights: sum them with allow_overlap=True"
     ) as error:
         merge.compose(params, written)
-    assert "merge fuse" not in str(error.value)
+    assert "merge fit" not in str(error.value)
     # One that is not among them is.
-    with pytest.raises(UserError, match="python -m merge fuse"):
+    with pytest.raises(UserError, match="python -m merge fit"):
         merge.compose(params, [written[0], trained[1]])
 
 
@@ -147,9 +147,9 @@ def test_files_are_fused_by_attention(files, tiny_sd, trained, tmp_path, monkeyp
 
     # tests/probing/test_text_attention.py holds the real one to diffusers; it takes its time.
     monkeypatch.setattr("blocklora_jax.probing.text_attention.TextAttention.__call__", first_half)
-    main(["fuse", *files, "--out", str(tmp_path / "fused"), "--attention"])
-    plain = merge.fuse_adapters(tiny_sd, trained)
-    for adapter, even in zip(merge.fuse_adapters(tiny_sd, trained, attention=True), plain, strict=True):
+    main(["fit", *files, "--out", str(tmp_path / "fused"), "--attention"])
+    plain = merge.fit_jointly(tiny_sd, trained)
+    for adapter, even in zip(merge.fit_jointly(tiny_sd, trained, attention=True), plain, strict=True):
         found = Adapter.load(tmp_path / "fused" / f"{adapter.name}.safetensors")
         for path, pair in adapter.lora["unet"].items():
             np.testing.assert_allclose(found.lora["unet"][path].lora_A, pair.lora_A, atol=1e-6)
@@ -173,12 +173,12 @@ def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path
         (files, "choose another --out"),
     ):
         with pytest.raises(UserError, match=message):
-            main(["fuse", *args, "--out", str(tmp_path)])
+            main(["fit", *args, "--out", str(tmp_path)])
 
 
 def test_a_concept_that_nothing_calls_is_refused(files, tmp_path):
     with pytest.raises(UserError, match="'ada' is called by 'dog', which random prompts have too"):
-        main(["fuse", *files, "--out", str(tmp_path / "fused"), "--trigger", "dog", "<rex> man"])
+        main(["fit", *files, "--out", str(tmp_path / "fused"), "--trigger", "dog", "<rex> man"])
     assert not (tmp_path / "fused").exists()
 
 
@@ -186,7 +186,7 @@ def test_what_the_flags_say_of_the_files_is_what_is_fitted_and_written(files, tr
     written = {}
     for kinds in ([], ["--kind", "scene", "style"]):
         out = tmp_path / f"fused{len(kinds)}"
-        main(["fuse", *files, "--out", str(out), *kinds])
+        main(["fit", *files, "--out", str(out), *kinds])
         written[len(kinds)] = [Adapter.load(out / f"{adapter.name}.safetensors") for adapter in trained]
     assert [adapter.info.kind for adapter in written[3]] == ["scene", "style"]
     # Other prompts, other inputs, another fit.

@@ -117,7 +117,7 @@ def test_fusion_is_exact_where_concepts_have_inputs_of_their_own(adapters):
         return (part @ part.T).astype(np.float32)
 
     params = make_params()
-    fused = flatten(merge.fuse(params, adapters, grams_of(adapters, inputs), ridge=1e-9))
+    fused = flatten(merge.gradient_fusion(params, adapters, grams_of(adapters, inputs), ridge=1e-9))
     change = fused[f"{LAYER}/kernel"] - flatten(params)[f"{LAYER}/kernel"]
     for k, adapter in enumerate(adapters):
         x = basis[:, 8 * k : 8 * k + 8].T
@@ -125,8 +125,8 @@ def test_fusion_is_exact_where_concepts_have_inputs_of_their_own(adapters):
 
 
 def test_fusion_names_the_layers_without_inputs(adapters):
-    with pytest.raises(UserError, match=r"fusion needs one matrix .* of inputs an adapter .* 'unet/mid_block/"):
-        merge.fuse(make_params(), adapters, {})
+    with pytest.raises(UserError, match=r"need one matrix .* of inputs an adapter .* 'unet/mid_block/"):
+        merge.gradient_fusion(make_params(), adapters, {})
 
 
 def test_rivals_sum_on_jax_arrays_too(adapters):

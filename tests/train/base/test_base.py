@@ -9,8 +9,9 @@ from safetensors.numpy import load_file
 
 from blocklora_jax.checkpoints.hub import find_source
 from blocklora_jax.errors import UserError
+from train.base.config import BaseConfig
 from train.base.pictures import PictureSet, draw_pictures, read_picture_sets
-from train.base.run import BaseConfig, train_base
+from train.base.run import train_base
 
 
 def test_a_run_goes_on_from_the_packaged_model(tmp_path):

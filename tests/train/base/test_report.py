@@ -10,8 +10,8 @@ from blocklora_jax.pocket.judge import CLASS_NAMES, SCENE_NAMES, STYLE_NAMES, Ju
 from blocklora_jax.pocket.world import sample_batch
 from blocklora_jax.pocket.world.specs import CLASSES, PictureSpec, draw_individual
 from train.base import identity, lineup, report
+from train.base.config import BaseConfig
 from train.base.pictures import PictureSet
-from train.base.run import BaseConfig
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,11 @@ import train.concept.run
 import train.concepts
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
-from train.concept.batch_training import check_equal
+from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
-from train.concepts import ConceptsOptions, check_apart, give_slots, read_concepts
+from train.concept.slots import check_apart, give_slots
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 OWN = ("images", "token", "class_noun", "out", "slot")
 # Other classes, other numbers of pictures, other seeds.

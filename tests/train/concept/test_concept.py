@@ -16,7 +16,6 @@ from PIL import Image
 
 import merge
 import train.concept.prepare
-import train.concept.run
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.file import read_header
 from blocklora_jax.adapters.partition import Partition
@@ -24,6 +23,7 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.registry.book import Entry, Registry
 from blocklora_jax.registry.store import create_registry
+from train.concept.__main__ import main
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +52,7 @@ def teach(tiny_folder, pictures, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["train.concept", *as_flags(values), *flags])
         code = 0
         try:
-            run(train.concept.run.main)
+            run(main)
         except SystemExit as stop:
             code = stop.code
         return code, capsys.readouterr().err
@@ -195,7 +195,7 @@ BAD_INPUT = {
     "caption too long": (lambda f: (f / "1.txt").write_text("<ada> " + "dog " * 30), {}, "too long by"),
     "black mask": (lambda f: Image.new("L", (20, 16)).save(f / "0.mask.png"), {}, "black all over"),
     "token without brackets": (nothing, {"token": "ada"}, "--token 'ada' must look like"),
-    "reserved token": (nothing, {"token": "<foreign>", "preview_prompts": ("a man",)}, "choose another name"),
+    "reserved token": (nothing, {"token": "<negative>", "preview_prompts": ("a man",)}, "choose another name"),
     "no such model": (nothing, {"model": "nowhere/model"}, "nowhere/model"),
     "folder without a model": (nothing, {"model": Path(__file__).parent}, "model_index.json"),
     "unknown layers": (nothing, {"layers": "brain"}, "unknown layer set 'brain'"),
@@ -204,7 +204,7 @@ BAD_INPUT = {
     "odd resolution": (nothing, {"resolution": 15}, "multiple of 2"),
     "preview too long": (nothing, {"preview_prompts": ("dog " * 30,)}, "too long by"),
     "rank 0": (nothing, {"rank": 0}, "--rank must be at least 1"),
-    "share above 1": (nothing, {"random_shares.foreign": 2}, "foreign=2.0 must lie in 0..1"),
+    "share above 1": (nothing, {"random_shares.negative": 2}, "negative=2.0 must lie in 0..1"),
     "nothing to resume": (nothing, {"resume": True}, "no run to resume"),
     "two platforms": (nothing, {"tpu": True}, "choose one of --tpu, --gpu and --cpu"),
     "missing registry": (nothing, {"registry": "nothing.json"}, "there is no registry nothing.json"),

@@ -12,7 +12,8 @@ from concept_builders import make_config
 from blocklora_jax.errors import UserError
 from train.concept.config import ConceptConfig, parse_args
 from train.concept.settings.adapter import AdapterSettings
-from train.concepts import ConceptsOptions, read_concepts
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 FLAGS = ["--images", "pics", "--token", "<ada>", "--class-noun", "woman", "--out", "runs/ada"]
 ROOT = Path(__file__).parents[3]
@@ -49,7 +50,7 @@ def test_flags_override_yaml_overrides_defaults(tmp_path):
         alpha: null
         slot: [1, 2]
         layers: attention+text_encoder
-        random_shares: {foreign: 0.25, own-class: 1}
+        random_shares: {negative: 0.25, own-class: 1}
         preview_prompts: ["a photo of <ada> old woman", "a -- dash"]
     """
     config = parse_args([*write_yaml(tmp_path, text), "--rank", "8", "--no-flip", "--slot", "7"])
@@ -65,7 +66,7 @@ def test_flags_override_yaml_overrides_defaults(tmp_path):
         0.0,
         None,
     )
-    assert (config.random_shares.foreign, config.random_shares.own_class) == (0.25, 1.0)
+    assert (config.random_shares.negative, config.random_shares.own_class) == (0.25, 1.0)
     assert config.run.preview_prompts == ("a photo of <ada> old woman", "a -- dash")
     assert config.random_rows == 0
 
@@ -137,7 +138,7 @@ def test_a_missing_yaml_file_is_named():
         (["--random-scenes", "in the snow", "on\u00ad a beach"], "--random-scenes .* nobody sees: write 'on a beach'"),
         (["--preview-prompts", "<ada>\u200b man"], "--preview-prompts .* nobody sees"),
         (["--preview-prompts", "<ada>\x1b man"], "control characters"),
-        (["--random-shares.foreign", "2"], r"foreign=2.0 must lie in 0\.\.1"),
+        (["--random-shares.negative", "2"], r"negative=2.0 must lie in 0\.\.1"),
         (["--down", "orthogonal"], "--down orthogonal keeps concepts apart without blocks: give --blocks 0 too"),
         (["--down", "orthogonal", "--blocks", "0", "--slot", "1", "2"], "--down orthogonal takes one --slot, not 2"),
         (["--erase", "preserve", "--token-vectors", "0"], "--erase preserve .* give --token-vectors 1 or more"),

@@ -24,8 +24,8 @@ def numbered(count: int = 5, prompts: int = 7) -> ConceptData:
     ids = np.arange(prompts, dtype=np.int32)[:, None]
     pool = RandomPrompts(ids, np.arange(prompts, dtype=np.int32), ("x",) * prompts)
     weights, captions = np.ones((count, 2, 2, 1), np.float32), np.arange(count, dtype=np.int32)[:, None]
-    strangers = {"text_encoder": np.arange(prompts, dtype=np.float32)[:, None, None]}
-    return ConceptData(latents, weights, captions, latents, pool, strangers)
+    negative_tokens = {"text_encoder": np.arange(prompts, dtype=np.float32)[:, None, None]}
+    return ConceptData(latents, weights, captions, latents, pool, negative_tokens)
 
 
 def same(one, other) -> bool:

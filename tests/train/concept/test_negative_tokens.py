@@ -1,4 +1,4 @@
-"""Strangers: around the nouns, or as trained tokens are; from adapters, folders and files of them."""
+"""Negative tokens: around the nouns, or as trained tokens are; from adapters, folders and files of them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import numpy as np
 import pytest
 from concept_builders import make_config
 
+import train.negative_tokens
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
-from train.concept import negative_tokens as strangers
-from train.concept.negative_tokens import draw_strangers, foreign_embeddings, load_offsets
+from train.concept import known_tokens
+from train.concept.known_tokens import load_offsets
+from train.concept.negative_tokens import APART, RESEMBLING, draw_negative_tokens, negative_embeddings
 
 
-def test_strangers_are_as_far_from_their_nouns_as_tokens_come():
+def test_negative_tokens_are_as_far_from_their_nouns_as_tokens_come():
     rng = np.random.default_rng(3)
     table, nouns = jnp.asarray(rng.normal(0, 0.1, (50, 512)), jnp.float32), np.arange(40, dtype=np.int32)
-    found = foreign_embeddings(table, nouns, 2, (1.0, 3.0), jax.random.key(0))
+    found = negative_embeddings(table, nouns, 2, (1.0, 3.0), jax.random.key(0))
     far = np.sqrt(np.square(found - table[:40, None]).mean((1, 2))) / float(table.std())
     # 1024 numbers know their deviation to some percent; forty rows come near both ends.
     assert 0.94 < far.min() < 1.3 and 2.7 < far.max() < 3.2
-    same = foreign_embeddings(table, nouns[:1], 2, (1.0, 1.0), jax.random.key(0))
+    same = negative_embeddings(table, nouns[:1], 2, (1.0, 1.0), jax.random.key(0))
     assert float(jnp.square(same - table[:1, None]).mean() ** 0.5 / table.std()) == pytest.approx(1, rel=0.06)
 
 
@@ -60,29 +62,29 @@ def test_offsets_are_what_training_added_to_the_noun(tiny_sd, folder, offsets):
     np.testing.assert_allclose(one["text_encoder"], offsets[1:2], atol=1e-5)
 
 
-def test_a_file_of_strangers_holds_the_same(tiny_sd, folder, offsets, tmp_path, monkeypatch):
-    out = tmp_path / "strangers.safetensors"
-    monkeypatch.setattr(strangers.StableDiffusion, "from_pretrained", lambda name: tiny_sd)
-    monkeypatch.setattr("sys.argv", ["strangers", str(folder), "--out", str(out)])
-    strangers.main()
+def test_a_file_of_tokens_holds_the_same(tiny_sd, folder, offsets, tmp_path, monkeypatch):
+    out = tmp_path / "negative_tokens.safetensors"
+    monkeypatch.setattr(known_tokens.StableDiffusion, "from_pretrained", lambda name: tiny_sd)
+    monkeypatch.setattr("sys.argv", ["negative_tokens", str(folder), "--out", str(out)])
+    train.negative_tokens.main()
     found = load_offsets((str(out),), tiny_sd)
     np.testing.assert_allclose(found["text_encoder"], offsets, atol=2e-3)  # fp16
 
 
-def test_most_strangers_have_the_mean_and_the_covariance_of_known_tokens(tiny_sd, folder, offsets):
+def test_most_negative_tokens_have_the_mean_and_the_covariance_of_known_tokens(tiny_sd, folder, offsets):
     nouns = np.zeros(4000, np.int32)
-    config = make_config(strangers=(str(folder),), token_spread=0.01, foreign_spread=1.0)
+    config = make_config(negative_tokens=(str(folder),), token_spread=0.01, negative_spread=1.0)
     drawn = (
-        draw_strangers(config.tokens, tiny_sd, nouns, config.run.seed)["text_encoder"]
+        draw_negative_tokens(config.tokens, tiny_sd, nouns, config.run.seed)["text_encoder"]
         - np.asarray(token_table(tiny_sd.params))[0]
     )
     # What does not resemble them lies within .01 deviations of the noun.
     alike = drawn[np.abs(drawn).max((1, 2)) > 0.3].reshape(-1, offsets[0].size)
-    assert len(alike) / len(drawn) == pytest.approx(strangers.RESEMBLING, abs=0.04)
+    assert len(alike) / len(drawn) == pytest.approx(RESEMBLING, abs=0.04)
     flat = offsets.reshape(3, -1)
     # Four deviations of 2,800 draws.
     np.testing.assert_allclose(alike.mean(0), flat.mean(0), atol=4 * flat.std(0, ddof=1).max() / 2800**0.5)
-    apart = strangers.APART**2 * float(np.var(token_table(tiny_sd.params))) * np.eye(flat.shape[1])
+    apart = APART**2 * float(np.var(token_table(tiny_sd.params))) * np.eye(flat.shape[1])
     expected = np.cov(flat.T) + apart
     # Five deviations of an entry, the largest of some thousand: sqrt(2 / 2,800) of the largest variance each.
     assert np.abs(np.cov(alike.T) - expected).max() < 0.15 * np.abs(expected).max()

@@ -19,8 +19,10 @@ from blocklora_jax.adapters.partition import slot_from_name
 from blocklora_jax.errors import UserError
 from merge.compose import compose
 from train.concept.prepare import init_concept
+from train.concept.slots import give_slots
 from train.concept.state import masked_lora
-from train.concepts import ConceptsOptions, give_slots, read_concepts
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 SETTINGS = {
     "down": "orthogonal", "blocks": 0, "layers": "cross_kv+text_encoder", "partition_seed": 3, "weight_decay": 0.1, "steps": 20,

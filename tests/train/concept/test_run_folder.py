@@ -13,9 +13,9 @@ from concept_builders import make_config, write_pictures
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.locks import hold
+from train.concept.groups import train_concepts
 from train.concept.run import train_concept
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
-from train.concepts import ConceptsOptions, train_concepts
 
 ROOT = Path(__file__).parents[3]
 
@@ -68,9 +68,8 @@ def test_somebody_elses_files_are_never_replaced(tmp_path, name):
 
 def test_somebody_elses_group_is_never_added_to(tmp_path):
     (tmp_path / "groups" / "000" / "checkpoints").mkdir(parents=True)
-    options = ConceptsOptions(concepts=tmp_path, out=tmp_path)
     with pytest.raises(UserError, match="groups/000 holds checkpoints, but no run"):
-        train_concepts([make_config(out=tmp_path / "ada")], options, "cpu")
+        train_concepts([make_config(out=tmp_path / "ada")], tmp_path / "groups", 16, "cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["groups"]
 
 
@@ -80,7 +79,7 @@ def test_a_concept_not_yet_begun_is_looked_at_when_others_are_resumed(tmp_path):
     other.out.mkdir()
     (other.out / "adapter.safetensors").write_text("mine")
     with pytest.raises(UserError, match="bob holds adapter.safetensors"):
-        train_concepts([one, other], ConceptsOptions(concepts=tmp_path, out=tmp_path), "cpu")
+        train_concepts([one, other], tmp_path / "groups", 16, "cpu")
 
 
 def test_two_concepts_do_not_share_a_folder(tmp_path):
@@ -123,9 +122,7 @@ def test_two_trainings_at_once_do_not_share_a_folder(tmp_path):
         with pytest.raises(UserError, match=busy):
             train_concept(make_config(out=tmp_path / "run"), "cpu")
         with pytest.raises(UserError, match=busy):
-            train_concepts(
-                [make_config(out=tmp_path / "run")], ConceptsOptions(concepts=tmp_path, out=tmp_path / "all"), "cpu"
-            )
+            train_concepts([make_config(out=tmp_path / "run")], tmp_path / "all" / "groups", 16, "cpu")
         first.kill()
     assert not (tmp_path / "all").exists()
 

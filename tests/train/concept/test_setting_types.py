@@ -6,7 +6,8 @@ import pytest
 
 from blocklora_jax.errors import UserError
 from train.concept.config import parse_args
-from train.concepts import ConceptsOptions, read_concepts
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 FLAGS = ["--images", "pics", "--token", "<ada>", "--class-noun", "woman", "--out", "runs/ada"]
 
@@ -43,11 +44,11 @@ def read(folder, text: str):
         ("flip: 1", "flip must be true or false, not 1"),
         ("down: sideways", "down must be one of trained, orthogonal, not 'sideways'"),
         ("random_shares: 5", "random_shares must be a mapping of settings, not 5"),
-        ("random_shares: {bogus: 1}", "random_shares has no 'bogus'; it takes own_class, foreign"),
-        ("random_shares: {foreign: null}", "random_shares: foreign must be a number, not null"),
-        ("random_shares: {foreign: 2}", "random_shares: foreign must lie in 0..1, not 2"),
+        ("random_shares: {bogus: 1}", "random_shares has no 'bogus'; it takes own_class, negative"),
+        ("random_shares: {negative: null}", "random_shares: negative must be a number, not null"),
+        ("random_shares: {negative: 2}", "random_shares: negative must lie in 0..1, not 2"),
         ("preview_prompts: ['--x', '-5']", "preview_prompts must not begin with '-': '--x'"),
-        ("strangers: [1]", "strangers must be a list of texts or null, not [1]"),
+        ("negative_tokens: [1]", "negative_tokens must be a list of texts or null, not [1]"),
         ("rank: " + "9" * 5000, "is not valid YAML"),
     ],
 )
@@ -65,7 +66,7 @@ def test_a_value_of_a_wrong_type_is_named_with_its_file_and_key(tmp_path, text, 
         ("alpha: null", "alpha", None),
         ("alpha: 3", "alpha", 3.0),
         ("slot: 3", "slot", (3,)),
-        ("strangers: []", "strangers", ()),
+        ("negative_tokens: []", "negative_tokens", ()),
         ("random_styles: a photo of", "random_styles", ("a photo of",)),
         ("preview_prompts: ['{x} {', '']", "preview_prompts", ("{x} {", "")),
     ],

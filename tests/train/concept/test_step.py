@@ -12,7 +12,7 @@ import optax
 import pytest
 from concept_builders import ROWS, batches_of, make_batch, make_config, make_trainable, write_pictures
 
-from blocklora_jax.prompts.random_prompts import RandomPromptShares
+from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.testing.tiny_model import SCHEDULE, tiny_models, tiny_params
 from train.concept.batch import Batch
 from train.concept.data import load_concept_data
@@ -215,11 +215,11 @@ def test_a_step_trains_the_concept_and_leaves_the_base_alone():
     )
 
 
-def test_ids_of_strangers_reach_their_own_rows():
-    from train.concept.text import own_foreign_ids
+def test_ids_of_negative_tokens_reach_their_own_rows():
+    from train.concept.text import ids_by_row
 
     ids = jnp.asarray([[1, 42, 43], [42, 43, 2], [40, 41, 3]], jnp.int32)
-    assert own_foreign_ids(ids, ROWS + 2, 2).tolist() == [[1, 42, 43], [44, 45, 2], [40, 41, 3]]
+    assert ids_by_row(ids, ROWS + 2, 2).tolist() == [[1, 42, 43], [44, 45, 2], [40, 41, 3]]
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-3])
@@ -250,8 +250,8 @@ def test_states_are_cached_only_where_no_text_trains(tiny_sd, tmp_path):
         assert cached.text is None and (cached.random_text is None) == ("layers" in changes)
 
 
-def test_cached_prompts_meet_different_strangers(tiny_sd, tmp_path):
-    shares = RandomPromptShares(foreign=1.0, empty=0.0, second=0.0, scene=0.0, own_class=1.0)
+def test_cached_prompts_meet_different_negative_tokens(tiny_sd, tmp_path):
+    shares = RandomPromptShares(negative=1.0, empty=0.0, second=0.0, scene=0.0, own_class=1.0)
     config = make_config(
         images=write_pictures(tmp_path), token_learning_rate=0.0, random_shares=shares, random_styles=("a photo of",)
     )
@@ -259,7 +259,7 @@ def test_cached_prompts_meet_different_strangers(tiny_sd, tmp_path):
     assert len(set(data.prompts.texts)) == 1
     few = data._replace(
         prompts=data.prompts._replace(ids=data.prompts.ids[:4], nouns=data.prompts.nouns[:4]),
-        strangers={part: rows[:4] for part, rows in data.strangers.items()},
+        negative_tokens={part: rows[:4] for part, rows in data.negative_tokens.items()},
     )
     states = cache_states(config, tiny_sd, few, make_trainable(config, levels=2)[0]).random_text.states
     assert len({row.tobytes() for row in states}) == 4

@@ -1,4 +1,4 @@
-"""The text of a step for two text encoders: each with its own tokens, strangers, layers and padding."""
+"""The text of a step for two text encoders: each with its own tokens, negative tokens, layers and padding."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
     for i in range(count):
         expected = encode_text(with_token_rows(MODELS, merged), merged, batch.ids[i : i + 1])
         assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], text.concept), expected)
-        # The stranger of this row alone, under the ids that follow the concept's.
-        strange = [add_stranger(params, i, batch) for params in (merged, merge_tokens(adapter))]
+        # The negative token of this row alone, under the ids that follow the concept's.
+        strange = [add_negative_token(params, i, batch) for params in (merged, merge_tokens(adapter))]
         for got, params in zip((text.random, text.base), strange, strict=True):
             ids = batch.random_ids[i : i + 1]
             expected = encode_text(with_token_rows(MODELS, params), params, ids)
@@ -63,7 +63,7 @@ def merge_tokens(adapter):
     return with_table(params, longer, "text_encoder_2")
 
 
-def add_stranger(params, row, batch):
+def add_negative_token(params, row, batch):
     for part in MODELS.text_encoders:
         longer = jnp.concatenate([token_table(params, part), batch.random_tokens[part][row]])
         params = with_table(params, longer, part)

@@ -9,16 +9,17 @@ import pytest
 from concept_builders import make_config, write_pictures
 from token_side_builders import token_side_config, write_basis
 
-from blocklora_jax.diffusion.models import token_table, with_token_rows
+from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.testing.tiny_model import SCHEDULE
+from train.concept.own_directions import ARRAYS, step_params
 from train.concept.own_prompts import own_prompt_texts, unused_words
 from train.concept.prepare import prepare_concept
 from train.concept.prompts import prompt_words
 from train.concept.state import init_state, make_optimizer
 from train.concept.step import make_step
 from train.concept.text import with_table
-from train.concept.text_basis import ARRAYS, step_params
 
 CASES = [("tiny_sd", {}), ("tiny_sd", {"slot": (0, 2)}), ("tiny_xl", {})]
 

@@ -89,7 +89,7 @@ def compare() -> dict[str, float | list[str]]:
 @pytest.fixture(scope="module")
 def found():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    paths = [ROOT, ROOT / "tests"]
+    paths = [ROOT, ROOT / "tests", Path(__file__).parent]
     environment = {
         **os.environ,
         "XLA_FLAGS": flags,

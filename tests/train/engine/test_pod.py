@@ -23,9 +23,9 @@ jax.config.update("jax_platforms", "cpu")
 address, count, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 join_pod(coordinator_address=address, num_processes=count, process_id=index)
 sys.argv[1:4] = []
-import train.concept.run
+from train.concept.__main__ import main
 from blocklora_jax.command_line.runner import run
-run(train.concept.run.main)
+run(main)
 """
 
 # What a training does on each host, without the training.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from blocklora_jax.adapters.partition import Assignment, Axis
+from blocklora_jax.adapters.axis import Assignment, Axis
 from blocklora_jax.command_line.options import check_options
 from blocklora_jax.errors import UserError
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# The keys of config.json and of an adapter's "training" header, in the order in which they are written there.
-KEYS = tuple(
+from train.concept.settings.old_names import to_file_keys
+
+# All settings, in the order in which config.json and an adapter's "training" header list them.
+NAMES = tuple(
     "images token class_noun out model variant kind resume"
     " layers rank alpha down blocks axis slot registry partition_seed basis assignment"
-    " token_vectors token_spread foreign_spread strangers"
+    " token_vectors token_spread negative_spread negative_tokens"
     " token_side token_side_margin token_norm_limit token_start negatives_from"
     " erase erase_weight random_batch random_shares random_styles random_subjects random_scenes pure_noise other_images"
     " steps batch learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps clip_norm"
@@ -48,10 +50,10 @@ def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
 
 
 def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name as JSON values, in the order of `KEYS`; paths become strings. Of `LATER` all are there or none."""
-    values = {key: _json_value(settings[key]) for key in KEYS}
-    usual = all(values[key] == value for key, value in LATER.items())
-    return {key: value for key, value in values.items() if not (usual and key in LATER)}
+    """Settings as JSON values by key of a file, in the order of `NAMES`; paths become strings. Of `LATER` all or none."""
+    values = {name: _json_value(settings[name]) for name in NAMES}
+    usual = all(values[name] == value for name, value in LATER.items())
+    return to_file_keys({name: value for name, value in values.items() if not (usual and name in LATER)})
 
 
 def with_later(values: Mapping[str, Any]) -> dict[str, Any]:

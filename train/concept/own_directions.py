@@ -13,8 +13,8 @@ from blocklora_jax.adapters.basis import Basis, Codewords, TextBasis, basis_dige
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.token_side import natural_norm, owned_mask, whitened_directions
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import BASIS
 from train.concept.config import ConceptConfig

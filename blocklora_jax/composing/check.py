@@ -1,0 +1,228 @@
+"""What must hold before adapters are merged; everything that does not is said in one error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from math import prod
+from typing import Any
+
+import numpy as np
+from jax.core import Tracer
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.concept_tokens import tokens_of
+from blocklora_jax.adapters.finite import nonfinite_problems
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.composing.overlap import colliding_layers
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.tree_paths import flatten_params
+from blocklora_jax.layouts.token_tables import TOKEN_TABLES
+
+
+def check_merge(
+    params: Mapping[str, Any],
+    adapters: Sequence[Adapter],
+    weights: Sequence | None,
+    *,
+    allow_overlap: bool,
+    check_base: bool,
+) -> list:
+    """The weights (ones by default), if `adapters` can be merged into `params`. Raises UserError naming all that is wrong."""
+    problems = [
+        *adapter_problems(adapters, weights, allow_overlap),
+        *params_problems(params, adapters, check_base=check_base),
+    ]
+    raise_problems(problems)
+    return [1.0] * len(adapters) if weights is None else list(weights)
+
+
+def params_problems(params: Mapping[str, Any], adapters: Sequence[Adapter], *, check_base: bool) -> list[str]:
+    """What keeps `adapters` from being merged into `params`."""
+    leaves = flatten_params(params)
+    problems = _shape_problems({path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}, adapters)
+    # Inside jit there are no values to compare.
+    if check_base and not any(isinstance(leaf, Tracer) for leaf in leaves.values()):
+        problems += _digest_problems(params, adapters)
+    return problems
+
+
+def check_adapters(adapters: Sequence[Adapter], weights: Sequence | None, *, allow_overlap: bool) -> list:
+    """The weights, if `adapters` go together, whatever the model. Raises UserError naming all that is wrong."""
+    raise_problems([*adapter_problems(adapters, weights, allow_overlap), *misfit_problems(adapters)])
+    return [1.0] * len(adapters) if weights is None else list(weights)
+
+
+def raise_problems(problems: Iterable[str]) -> None:
+    """Raise one UserError for all `problems`, if there are any."""
+    problems = list(problems)
+    if problems:
+        raise UserError(f"cannot merge: {'; '.join(problems)}")
+
+
+def adapter_problems(adapters: Sequence[Adapter], weights: Sequence | None, allow_overlap: bool) -> list[str]:
+    """What keeps `adapters` from being merged with each other."""
+    problems = [
+        *_weight_problems(len(adapters), weights), *nonfinite_problems(adapters), *_base_problems(adapters),
+        *_token_problems(adapters),
+    ]  # fmt: skip
+    return problems if allow_overlap else problems + _overlap_problems(adapters)
+
+
+def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
+    if weights is None:
+        return []
+    if len(weights) != count:
+        return [f"{len(weights)} weights for {count} adapters: give one weight for each adapter, or none"]
+    return [f"weight {w} is not a finite number" for w in weights if not isinstance(w, Tracer) and not _is_finite(w)]
+
+
+def _is_finite(weight: Any) -> bool:
+    """As float32, in which sums are formed."""
+    try:
+        return not np.ndim(weight) and abs(float(weight)) <= float(np.finfo(np.float32).max)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
+    # Of another program's LoRA the family is a guess: there shapes decide.
+    families = sorted({adapter.info.base_family for adapter in adapters if not adapter.info.origin})
+    if len(families) > 1:
+        return [f"the adapters are of different kinds of model: {' and '.join(families)}"]
+    bases: dict[str, list[str]] = {}
+    for adapter in adapters:
+        if adapter.info.base_digest:
+            bases.setdefault(_base(adapter), []).append(repr(adapter.name))
+    if len({a.info.base_digest for a in adapters} - {""}) < 2:
+        return []
+    trained = ", ".join(f"{' and '.join(names)} on {base}" for base, names in bases.items())
+    return [f"the adapters were trained on different models: {trained}"]
+
+
+def _base(adapter: Adapter) -> str:
+    return f"{adapter.info.base_name or 'an unnamed model'} ({adapter.info.base_digest[:12]})"
+
+
+def _digest_problems(params: Mapping[str, Any], adapters: Sequence[Adapter]) -> list[str]:
+    trained = [adapter for adapter in adapters if adapter.info.base_digest]
+    if not trained or len({a.info.base_digest for a in trained}) > 1:
+        return []
+    digest = params_digest(params)
+    if digest == trained[0].info.base_digest:
+        return []
+    mismatch = (
+        f"the params ({digest[:12]}) are not the model that {trained[0].name!r} was trained on, {_base(trained[0])}"
+    )
+    advice = "compose from the base params (these may be another model, or already merged)"
+    return [f"{mismatch}: {advice}, or pass check_base=False if they are only a copy in another precision"]
+
+
+def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Adapter]) -> list[str]:
+    problems = []
+    for adapter in adapters:
+        missing, misfits = [], []
+        for component, layers in adapter.shapes().items():
+            for layer, (n, m) in layers.items():
+                name, found = f"{component}/{layer}", shapes.get(f"{component}/{layer}/kernel")
+                if found is None:
+                    missing.append(name)
+                elif len(found) not in (2, 4) or (prod(found[:-1]), found[-1]) != (n, m):
+                    misfits.append(f"{name} is {list(found)} in the params and {[n, m]} in the adapter")
+        problems += [f"the params lack layers of {adapter.name!r}: {_some(missing)}"] if missing else []
+        problems += [f"layers of {adapter.name!r} have other shapes: {_some(misfits)}"] if misfits else []
+        for component, path in TOKEN_TABLES.items():
+            problems += _table_problems(component, path, shapes.get(path), adapter)
+    return problems
+
+
+def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
+    """Layers that two adapters have in different shapes; where there are params, they tell which of them is wrong."""
+    problems = []
+    for one, other in combinations(adapters, 2):
+        shapes, others = one.shapes(), other.shapes()
+        names = [(c, layer) for c in shapes.keys() & others.keys() for layer in shapes[c].keys() & others[c].keys()]
+        misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != others[c][layer])
+        if misfits:
+            problems.append(
+                f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: not one base model"
+            )
+    return problems
+
+
+def _table_problems(component: str, path: str, table: tuple[int, ...] | None, adapter: Adapter) -> list[str]:
+    tokens = tokens_of(adapter, component)
+    if table is None:
+        return [f"the params lack {path}, which the tokens of {adapter.name!r} join"] if tokens else []
+    problems = [
+        f"token {token} of {adapter.name!r} is {list(vectors.shape)}; the {component.replace('_', ' ')}'s are {table[-1]} wide"
+        for token, vectors in tokens.items()
+        if vectors.ndim != 2 or vectors.shape[1] != table[-1]
+    ]
+    counts = [{token: len(vectors) for token, vectors in each.items()} for each in (adapter.tokens, tokens)]
+    if counts[0] != counts[1]:
+        problems.append(f"{adapter.name!r} has {counts[1]} vectors for {component}, but {counts[0]} for text_encoder")
+    return problems
+
+
+def _token_problems(adapters: Sequence[Adapter]) -> list[str]:
+    return [
+        f"{one.name!r} and {other.name!r} both define the token {token}: train one with another --token"
+        for one, other in combinations(adapters, 2)
+        for token in sorted(one.tokens.keys() & other.tokens.keys())
+    ]
+
+
+def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
+    pairs = [(one, other) for one, other in combinations(adapters, 2) if colliding_layers(one, other)]
+    if not pairs:
+        return []
+    # Fifteen adapters without blocks have 105 pairs.
+    told = [_collision(one, other, adapters) for one, other in pairs[:3]]
+    if len(pairs) > len(told):
+        told.append(f"so do {len(pairs) - len(told)} other pairs")
+    if all(_fitted(one, other) for one, other in pairs):
+        return [
+            "the adapters are fitted to each other and share weights: sum them with allow_overlap=True (--allow-overlap)"
+        ]
+    told[-1] += (
+        "; or fit them to each other (merge.fit_jointly, python -m merge fit) and sum them with allow_overlap=True "
+        "(--allow-overlap)"
+    )
+    return told
+
+
+def _fitted(one: Adapter, other: Adapter) -> bool:
+    """Whether `fit_jointly` made both of them, together."""
+    pairs = ((one, other), (other, one))
+    fitted = [(json.loads(a.info.training or "{}").get("fused_with"), b.name) for a, b in pairs]
+    return all(isinstance(names, list) and name in names for names, name in fitted)
+
+
+def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:
+    names, partition = f"{one.name!r} and {other.name!r}", one.info.partition
+    foreign = [repr(a.name) for a in (one, other) if a.info.origin]
+    if foreign:
+        verb = "are LoRAs" if len(foreign) == 2 else "is a LoRA"
+        return (
+            f"{names} overlap, because {' and '.join(foreign)} {verb} of another program, without blocks: convert "
+            "what has none into a slot (python -m merge convert FILE --slot N)"
+        )
+    unblocked = [repr(a.name) for a in (one, other) if a.info.partition is None]
+    if partition is None or unblocked:
+        verb = "have" if len(unblocked) == 2 else "has"
+        return f"{names} overlap, because {' and '.join(unblocked)} {verb} no blocks: retrain with blocks and a --slot"
+    if partition != other.info.partition:
+        cuts = f"{one.name!r}: {partition}; {other.name!r}: {other.info.partition}"
+        return f"{names} overlap, because their partitions differ ({cuts}): train one again, with the other's settings"
+    shared = sorted(set(one.info.slots) & set(other.info.slots))
+    taken = {slot for adapter in adapters if adapter.info.partition == partition for slot in adapter.info.slots}
+    free = [slot for slot in range(partition.num_blocks) if slot not in taken]
+    advice = f"retrain one with --slot N (free: {_some(free)})" if free else "retrain one with more --blocks"
+    return f"{names} both own slot {_some(shared)}: {advice}"
+
+
+def _some(items: Sequence, limit: int = 4) -> str:
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

@@ -1,0 +1,217 @@
+"""Merging concepts into a model's weights at once: every adapter is added on the blocks that it owns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jax.sharding import AxisType
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.concept_tokens import ordered_tokens
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.composing.check import check_merge
+from blocklora_jax.composing.overflow import check_overflow, may_overflow
+from blocklora_jax.composing.overlap import overlapping_layers
+from blocklora_jax.io.tree_paths import leaf_path
+from blocklora_jax.layouts.token_tables import TOKEN_TABLES
+
+Params = Mapping[str, Any]
+
+
+class Block(NamedTuple):
+    """A low-rank change of the rectangle of a kernel [n, m] that starts at (row, column): a [h, r] @ b [r, w].
+
+    A convolution's kernel [h, w, n, m] counts as [h * w * n, m].
+    """
+
+    row: Any
+    column: Any
+    a: Any
+    b: Any
+
+
+def compose(
+    params: Params,
+    adapters: Sequence[Adapter],
+    weights: Sequence[Any] | None = None,
+    *,
+    allow_overlap: bool = False,
+    check_base: bool = True,
+) -> Params:
+    """`params` with every adapter merged: W + sum_k w_k dW_k, and the concepts' tokens appended to the token tables.
+
+    params: {"unet": …, "text_encoder": …, …}, for SDXL "text_encoder_2" too, the names of Flax Stable Diffusion, numpy or
+    JAX arrays of any float dtype.
+    weights: one factor for each adapter (default 1). Token rows join in the order of `token_counts(adapters)`.
+    allow_overlap: sum adapters that own the same weights instead of refusing them.
+    check_base: refuse params that the adapters were not trained on (skipped inside jit, where there are no values).
+    Gives the same structure, dtypes and shardings; leaves that no adapter touches are the same arrays.
+    Sums are formed in float32 and cast once. Pure, and may be jitted with params, adapters and weights as arguments.
+
+    Raises UserError with everything that is wrong: bases, shapes, missing layers, tokens, slots, number of weights, NaN
+    or infinity in adapters, and values that overflow the params' type. (Not the last two inside jit.)
+
+    Source: method, "Merge". On its own block a concept equals, bit for bit, the concept merged alone, in any order.
+    """
+    adapters = list(adapters)
+    weights = check_merge(params, adapters, weights, allow_overlap=allow_overlap, check_base=check_base)
+    order = canonical_order(adapters, weights)
+    # Of overflow the check at the end tells.
+    with np.errstate(over="ignore", invalid="ignore"):
+        result, touched = _merged(params, adapters, weights, order)
+    check_overflow(params, result, touched, every=may_overflow(adapters, weights))
+    return result
+
+
+def _merged(
+    params: Params, adapters: Sequence[Adapter], weights: Sequence[Any], order: Sequence[int]
+) -> tuple[Params, set[str]]:
+    """`params` with the adapters, and the paths of the leaves that they change. order: in which they are summed."""
+    blocks = kernel_blocks([adapters[i] for i in order], [weights[i] for i in order])
+    overlaps = overlapping_layers(adapters)
+    tables = {path: [rows for _, rows in ordered_tokens(adapters, part)] for part, path in TOKEN_TABLES.items()}
+
+    def merged(path, leaf):
+        name = leaf_path(path)
+        if name in blocks:
+            return _merge_kernel(leaf, blocks[name], name.removesuffix("/kernel") in overlaps)
+        return _append_rows(leaf, tables[name]) if tables.get(name) else leaf
+
+    touched = {*blocks, *(path for path, rows in tables.items() if rows)}
+    return jax.tree_util.tree_map_with_path(merged, params), touched
+
+
+def canonical_order(adapters: Sequence[Adapter], weights: Sequence) -> list[int]:
+    """An order of the adapters that does not depend on how they were given, so that sums on shared weights do not either."""
+    concrete = [0.0 if isinstance(w, Tracer) else float(w) for w in weights]
+    keys = [(_all_fields(adapter.info), sorted(adapter.tokens)) for adapter in adapters]
+    return sorted(range(len(adapters)), key=lambda i: (*keys[i], concrete[i]))
+
+
+def _all_fields(info: AdapterInfo) -> str:
+    """Every field in words. The order of merges made before hangs on this text: it must stay, to the letter."""
+    values = ", ".join(f"{field.name}={getattr(info, field.name)!r}" for field in fields(info))
+    return f"{type(info).__name__}({values})"
+
+
+def kernel_blocks(adapters: Sequence[Adapter], weights: Sequence) -> dict[str, list[Block]]:
+    """The owned rectangles of every adapted kernel, by kernel path, with weight and scale folded into `a`."""
+    blocks: dict[str, list[Block]] = defaultdict(list)
+    for adapter, weight in zip(adapters, weights, strict=True):
+        factor = adapter.info.scale * weight
+        factor = factor if isinstance(factor, Tracer) else np.float32(factor)
+        for component, layers in adapter.lora.items():
+            for layer, pair in layers.items():
+                a, b = (x if isinstance(x, Tracer) else np.asarray(x) for x in pair)
+                rows, columns = adapter.info.support(component, layer, (a.shape[0], b.shape[1]))
+                blocks[f"{component}/{layer}/kernel"] += [
+                    Block(r.start, c.start, a[r] * factor, b[:, c]) for r in _runs(rows) for c in _runs(columns)
+                ]
+    return dict(blocks)
+
+
+def _runs(indices: np.ndarray) -> list[slice]:
+    """The contiguous runs of sorted `indices`: slices are read and written in place, index arrays are gathered."""
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    starts, stops = np.r_[0, breaks], np.r_[breaks, len(indices)] - 1
+    return [slice(int(indices[i]), int(indices[j]) + 1) for i, j in zip(starts, stops, strict=True)]
+
+
+def _merge_kernel(kernel, blocks: list[Block], overlapping: bool):
+    traced = any(isinstance(x, Tracer) for block in blocks for x in (block.a, block.b))
+    if isinstance(kernel, np.ndarray) and not traced:
+        return _merge_numpy(kernel, blocks, overlapping)
+    merged = _merge_jax(kernel, blocks, overlapping)
+    return merged if isinstance(merged, Tracer) else _like(merged, kernel)
+
+
+def _merge_numpy(kernel: np.ndarray, blocks: list[Block], overlapping: bool) -> np.ndarray:
+    # 1x1 convolutions are a view, whatever the memory order; 3x3 ones only in C order.
+    flat = kernel.ndim == 2 or kernel.shape[:2] == (1, 1)
+    merged = kernel.copy(order="K" if flat else "C")
+    base, target = (x[0, 0] if x.ndim == 4 and flat else x.reshape(-1, x.shape[-1]) for x in (kernel, merged))
+    regions = [np.s_[b.row : b.row + b.a.shape[0], b.column : b.column + b.b.shape[1]] for b in blocks]
+    deltas = [np.matmul(block.a, block.b) for block in blocks]
+    if overlapping:
+        total = np.zeros(base.shape, np.float32)
+        for region, delta in zip(regions, deltas, strict=True):
+            total[region] += delta
+        deltas = [total[region] for region in regions]
+    for region, delta in zip(regions, deltas, strict=True):
+        # From the base, not in place: shared rectangles are written twice with the same values.
+        target[region] = base[region].astype(np.float32, copy=False) + delta
+    return merged
+
+
+def _merge_jax(kernel, blocks: list[Block], overlapping: bool):
+    def merged(kernel, blocks):
+        return _add(kernel, *_change(blocks, kernel.shape, overlapping))
+
+    return _any_mesh(merged, kernel)(kernel, blocks)
+
+
+def _any_mesh(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
+    """`function`, with a result sharded as its first argument `like`, also where the mesh has explicit axes."""
+    sharding = jax.typeof(like).sharding
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return cast(Any, jax.sharding.auto_axes)(function, out_sharding=sharding) if explicit else function
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _change(blocks: list[Block], shape: tuple[int, ...], overlapping: bool):
+    """The sum of all changes of a kernel, and where it is owned by anybody; both of the kernel's shape."""
+    matrix = (prod(shape[:-1]), shape[-1])
+    total, owned = jnp.zeros(matrix, jnp.float32), jnp.zeros(matrix, bool)
+    for block in blocks:
+        delta, start = _product(block.a, block.b), (block.row, block.column)
+        if overlapping:
+            delta = delta + lax.dynamic_slice(total, start, delta.shape)
+        total = lax.dynamic_update_slice(total, delta, start)
+        owned = lax.dynamic_update_slice(owned, jnp.ones(delta.shape, bool), start)
+    return total.reshape(shape), owned.reshape(shape)
+
+
+def _product(a, b):
+    """a @ b, rounded alike whatever surrounds it: XLA must fuse neither a factor nor the sum into it."""
+    if a.shape[1] == 1:
+        # A product of rank 1 becomes a multiplication, which no barrier keeps from a fused multiply-add.
+        a, b = jnp.pad(a, ((0, 0), (0, 1))), jnp.pad(b, ((0, 1), (0, 0)))
+    a, b = lax.optimization_barrier((a, b))
+    return lax.optimization_barrier(jnp.dot(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32))
+
+
+@jax.jit
+def _add(kernel, total, owned):
+    # Where nobody owns it the kernel stays, bit for bit: -0.0 + 0.0 would be 0.0.
+    return jnp.where(owned, (kernel.astype(jnp.float32) + total).astype(kernel.dtype), kernel)
+
+
+def _append_rows(table, vectors: Sequence):
+    rows = [*vectors]
+    if isinstance(table, np.ndarray) and not any(isinstance(v, Tracer) for v in rows):
+        return np.concatenate([table, *(np.asarray(v, table.dtype) for v in rows)])
+    rows = [v if isinstance(v, Tracer) else np.asarray(v) for v in rows]
+    merged = _any_mesh(_concatenate, table)(table, rows)
+    return merged if isinstance(merged, Tracer) else _like(merged, table)
+
+
+@jax.jit
+def _concatenate(table, rows):
+    return jnp.concatenate([table, *(row.astype(table.dtype) for row in rows)])
+
+
+def _like(merged: jax.Array, original):
+    """`merged` where and how `original` lies on the devices."""
+    if not isinstance(original, jax.Array) or merged.sharding == original.sharding:
+        return merged
+    return jax.device_put(merged, original.sharding)

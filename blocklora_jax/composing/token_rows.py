@@ -1,0 +1,46 @@
+"""Whether a model's token tables hold the tokens of these adapters, so that every prompt reads the right rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.concept_tokens import ordered_tokens
+from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.token_tables import token_table
+
+
+def check_token_rows(params: Mapping[str, Any], adapters: Sequence[Adapter], first_rows: Mapping[str, int]) -> None:
+    """Compare the rows that follow the base's with the adapters' vectors, in the adapters' order.
+
+    params: of a merged model. first_rows: by text encoder, how many rows its table has without concepts.
+
+    Raises: UserError if a row is missing or is another concept's.
+    """
+    for component, row in first_rows.items():
+        table = token_table(params, component)
+        for token, vectors in ordered_tokens(adapters, component):
+            last = row + len(vectors)
+            if last > len(table):
+                raise UserError(
+                    f"token {token} needs rows {row} to {last - 1} of the token table, which has {len(table)}: "
+                    f"{_WAY_OUT}"
+                )
+            if not _equal(table[row:last], vectors):
+                raise UserError(
+                    f"rows {row} to {last - 1} of the token table are not those of token {token}: {_WAY_OUT}"
+                )
+            row = last
+
+
+_WAY_OUT = "pass params composed with the adapters, in the same order, or let sd.with_adapters(adapters) compose them"
+
+
+def _equal(stored: Any, vectors: Any) -> bool:
+    """In the table's type, in which they were stored."""
+    stored = np.asarray(stored)
+    given = np.asarray(vectors).astype(stored.dtype)
+    return np.array_equal(stored.astype(np.float32), given.astype(np.float32), equal_nan=True)

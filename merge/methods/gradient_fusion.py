@@ -1,0 +1,69 @@
+"""Gradient fusion: the change of every layer that does to each concept's inputs what the concept's own change does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blocklora_jax.adapters.adapter import Adapter
+from merge.check import check_merge
+from merge.compose import Params, compose
+from merge.methods.joint_fit import Grams, fit_to_inputs, measure
+from merge.methods.method import Merged, NoSettings
+
+if TYPE_CHECKING:
+    from blocklora_jax.pipeline import StableDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientFusionSettings(NoSettings):
+    """Settings of gradient fusion."""
+
+    ridge: float = 1e-4
+    """How strongly small changes are preferred, as a share of the inputs' mean square."""
+
+
+def gradient_fusion(
+    params: Params,
+    adapters: Sequence[Adapter],
+    grams: Grams,
+    weights: Sequence[Any] | None = None,
+    *,
+    ridge: float = 1e-4,
+    check_base: bool = True,
+) -> Params:
+    """`params` where every adapted kernel W is W + D, with the D that solves the problem below; tokens are appended.
+
+        D = argmin  sum_k |X_k (D - w_k dW_k)|^2 + r |D|^2
+
+    Args:
+        params, adapters, weights: as for `compose`; the adapters may own the same weights.
+        grams: for each adapted layer ("unet/…/to_k") one matrix X_k^T X_k [n, n] for each adapter, in their order. The
+            rows of X_k are inputs that the layer gets while concept k is drawn.
+        ridge: r as a share of the inputs' mean square. It decides where no concept has any inputs: there D = 0.
+
+    Raises: UserError as `compose` does, or naming the layers without matrices of the right number and shape.
+
+    Source: Mix-of-Show (arXiv 2305.18292), gradient fusion; there by L-BFGS, here in closed form.
+    """
+    check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base)
+    # D is linear in the changes, so the weights may as well be applied to its parts.
+    parts = fit_to_inputs(adapters, grams, ridge=ridge)
+    return compose(params, parts, weights, allow_overlap=True, check_base=False)
+
+
+def merge_by_gradient_fusion(
+    sd: StableDiffusion,
+    adapters: Sequence[Adapter],
+    weights: Sequence[Any] | None,
+    settings: GradientFusionSettings,
+    *,
+    check_base: bool = True,
+) -> Merged:
+    """Gradient fusion with the signature of every method; the inputs are measured on prompts of every concept."""
+    # Before the inputs are measured, which takes longer.
+    check_merge(sd.params, adapters, weights, allow_overlap=True, check_base=check_base)
+    grams = measure(sd, adapters).grams
+    params = gradient_fusion(sd.params, adapters, grams, weights, ridge=settings.ridge, check_base=False)
+    return Merged(params, adapters)

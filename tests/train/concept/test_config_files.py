@@ -1,0 +1,47 @@
+"""`--config`: a path, the name of a shipped configuration, and their old names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blocklora_jax.errors import UserError
+from train.concept.config import parse_args
+from train.concept.config_files import find_config, shipped_configs
+from train.concept.settings.old_names import OLD_CONFIGS
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def test_a_shipped_configuration_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(Path("ada")) == CONFIGS / "ada.yaml"
+    # A folder of pictures with this name is no configuration.
+    (tmp_path / "ada").mkdir()
+    config = parse_args(["--config", "ada", "--out", "run"])
+    assert (config.token, config.out) == ("<ada>", Path("run"))
+    (tmp_path / "rex").write_text("rank: 4")
+    assert find_config(Path("rex")) == Path("rex")
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_CONFIGS.items())
+def test_an_old_name_stands_for_the_new_one(old, new, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(CONFIGS.parent)
+    assert find_config(Path(f"configs/{old}.yaml")) == Path(f"configs/{new}.yaml")
+    assert find_config(Path(old)) == CONFIGS / f"{new}.yaml"
+    assert capsys.readouterr().err.splitlines() == [
+        f"--config configs/{old}.yaml is now called configs/{new}.yaml",
+        f"--config {old} is now called {new}",
+    ]
+    mine = tmp_path / f"{old}.yaml"
+    assert find_config(mine) == mine
+    mine.write_text("rank: 4")
+    assert find_config(mine) == mine
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_name_is_told_with_those_that_there_are():
+    with pytest.raises(UserError, match="--config adda is no file, and no shipped configuration: ada, one_block, "):
+        find_config(Path("adda"))
+    assert set(OLD_CONFIGS.values()) < shipped_configs().keys()

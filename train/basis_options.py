@@ -1,0 +1,37 @@
+"""The options of `python -m train.basis`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocklora_jax.adapters.partition import MOST_BLOCKS
+from blocklora_jax.command_line.options import check_options
+from blocklora_jax.errors import UserError
+from train.codeword_settings import CodewordSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasisOptions:
+    """Write the eigenvectors of a model's ordinary text, for `--basis`."""
+
+    out: Path
+    """The file to write."""
+    model: str = "pocket"
+    """The base: "pocket", a Diffusers folder, a single file, or a hub id."""
+    prompts: int = 512
+    """How many random prompts are read."""
+    blocks: tuple[int, ...] = ()
+    """Add codewords for so many blocks; several numbers make several sets."""
+    extend: Path | None = None
+    """Keep the directions and codewords of this basis, so that its adapters stay compatible, and add what is missing."""
+    codewords: CodewordSettings = CodewordSettings()
+    """How codewords are optimised."""
+    seed: int = 0
+    overwrite: bool = False
+    """Replace a file that is there already."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if wrong := [count for count in self.blocks if not 2 <= count <= MOST_BLOCKS]:
+            raise UserError(f"--blocks {wrong[0]} must be at least 2, at most {MOST_BLOCKS}")

@@ -1,0 +1,34 @@
+"""Which settings concepts that train in one program may have of their own, and which must be equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blocklora_jax.errors import UserError
+from train.concept.config import ConceptConfig
+from train.concept.settings.flat import with_later
+
+# Concepts that train in one program may differ in these. All other settings are part of the program.
+OF_ITS_OWN = frozenset(
+    "images token class_noun kind out slot seed random_shares random_styles random_subjects random_scenes other_images"
+    " preview_prompts".split()
+)
+
+
+def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
+    """The first of `configs`, which stands for all. Raises: UserError naming the settings that differ and may not."""
+    first = with_later(configs[0].to_json())
+    differing = [
+        f"{name} ({first[name]!r} for {configs[0].token}, {value!r} for {other.token})"
+        for other in configs[1:]
+        for name, value in with_later(other.to_json()).items()
+        if name not in OF_ITS_OWN and value != first[name]
+    ]
+    if differing:
+        raise UserError(f"concepts that train together share these settings: {'; '.join(differing)}")
+    slots = {each.token: len(each.adapter.slot or (0,)) for each in configs}
+    if configs[0].adapter.basis and len(set(slots.values())) > 1:
+        raise UserError(
+            f"with --basis, concepts that train together have as many slots each, not {slots}: train them apart"
+        )
+    return configs[0]

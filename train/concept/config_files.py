@@ -1,0 +1,41 @@
+"""Which file `--config` means: a path, or the name of a configuration that comes with the package, such as `ada`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from blocklora_jax.errors import UserError
+from train.concept.settings.old_names import OLD_CONFIGS
+
+# In an installed package the files are in `train`; in a checkout they are beside it.
+_FOLDERS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
+
+
+def find_config(path: Path) -> Path:
+    """`path` if there is such a file, else the shipped configuration of that name.
+
+    A path with the old name of a shipped configuration stands for the new one; this is reported on stderr.
+
+    Raises: UserError for a name that is neither a file nor a shipped configuration.
+    """
+    if path.exists() and not path.is_dir():
+        return path
+    is_name = len(path.parts) == 1 and not path.suffix
+    if new := OLD_CONFIGS.get(path.stem if path.suffix == ".yaml" else path.name):
+        file = shipped_configs().get(new) if is_name else path.with_name(f"{new}.yaml")
+        if file and file.is_file():
+            print(f"--config {path} is now called {new if is_name else file}", file=sys.stderr)
+            return file
+    if not is_name:
+        return path
+    shipped = shipped_configs()
+    if path.name not in shipped:
+        raise UserError(f"--config {path} is no file, and no shipped configuration: {', '.join(shipped)}")
+    return shipped[path.name]
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that come with the package, by name."""
+    folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}

@@ -1,0 +1,86 @@
+"""The concepts of a YAML file, or of a folder of folders of pictures, as configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blocklora_jax.checks.names import plain_name, same_name
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.printing import printable
+from train.concept.common_settings import OF_ITS_OWN
+from train.concept.config import ConceptConfig, parse_args, read_flags, read_yaml, settings_as_flags
+from train.concept.setting_types import check_settings
+from train.concept.settings.old_names import rename_settings
+from train.concepts_options import GROUPS, ConceptsOptions
+
+
+def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[ConceptConfig]:
+    """The configuration of each concept that `options.concepts` names, under the common `flags`.
+
+    Raises: UserError for a file or folder that is missing or malformed, or a setting that must be the same for all.
+    """
+    entries = _read_folder(options.concepts) if options.concepts.is_dir() else _read_file(options.concepts)
+    if not entries:
+        raise UserError(f"{options.concepts} names no concepts")
+    _check_names(entries, options.concepts)
+    configs, flags = [], read_flags(flags)
+    for name, settings in entries.items():
+        where = f"{options.concepts}: {name}"
+        # YAML has numbers, dates and more for keys.
+        settings = rename_settings(where, {str(key): value for key, value in settings.items()})
+        if "out" in settings:
+            raise UserError(f"{where} sets 'out', but its folder is {options.out / name}: leave it out")
+        if common := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
+            raise UserError(f"{where} sets {common[0]!r}, which holds for all: give it as a flag")
+        own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
+        if "class_noun" not in {key.replace("-", "_") for key in settings}:
+            raise UserError(f"{where} needs a class_noun: what it is, such as 'dog'")
+        check_settings(where, settings, ConceptConfig)
+        configs.append(parse_args([*flags, *settings_as_flags(own)]))
+    return configs
+
+
+def _check_names(names: Iterable[str], source: Path) -> None:
+    """Raises: UserError for names that cannot be folders beside each other in --out, on any system."""
+    seen: dict[str, str] = {GROUPS: GROUPS}
+    for name in names:
+        plain_name(name, f"{printable(str(source))}: the concept's name")
+        before = seen.setdefault(same_name(name), name)
+        if name == GROUPS or before == GROUPS:
+            raise UserError(
+                f"{printable(str(source))}: a concept cannot be named {name!r}: --out has a folder {GROUPS}/"
+            )
+        if before is not name:
+            raise UserError(
+                f"{printable(str(source))}: {before!r} and {name!r} are one folder where case does not"
+                " count: rename one"
+            )
+
+
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+    entries = read_yaml(path)
+    wrong = [name for name, value in entries.items() if not isinstance(value, Mapping)]
+    if wrong:
+        raise UserError(
+            f"{path}: {printable(wrong[0])} must be a mapping of settings, such as {{class_noun: dog, images: my_dog}}"
+        )
+    # Folders are named from where the file lies; a bare name may be a packaged concept.
+    return {str(name): _from(path.parent, dict(value)) for name, value in entries.items()}
+
+
+def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    entries = {}
+    for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if not (child / "concept.yaml").exists():
+            raise UserError(f"{child} has no concept.yaml: write `class_noun: dog`, or what it is, into one")
+        entries[child.name] = {"images": str(child), **_from(child, read_yaml(child / "concept.yaml"))}
+    return entries
+
+
+def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    images = settings.get("images")
+    if isinstance(images, str) and images and (folder / images).is_dir():
+        return settings | {"images": str(folder / images)}
+    return settings

@@ -1,0 +1,106 @@
+"""The directions of a model's text features, the strongest first, and codewords for blocks of them."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from blocklora_jax.adapters.basis import (
+    Basis,
+    Codewords,
+    TextBasis,
+    basis_digest,
+    codewords_digest,
+    load_text_basis,
+    save_basis,
+)
+from blocklora_jax.adapters.token_side import whitened_directions
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.diffusion.text import encode_text
+from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.prompts.random_prompts import PromptWords, make_random_prompts
+from blocklora_jax.prompts.shares import RandomPromptShares
+from train.basis_options import BasisOptions
+from train.codeword_settings import CodewordSettings
+from train.codewords import codeword_prompts, optimise_codewords, speech_ratios, split_words
+
+
+def text_moments(sd: StableDiffusion, words: PromptWords, count: int, seed: int = 0) -> Float[np.ndarray, "d d"]:
+    """x^T x in fp64, summed over all positions x of `count` ordinary prompts, as cross-attention reads them.
+
+    The prompts have no negative tokens.
+    """
+    shares = RandomPromptShares(negative=0.0, own_class=0.0)
+    ids = make_random_prompts(sd.tokenizer, words, shares, words.subjects[0], ("<x>", 0), seed, count=count).ids
+    encode = jax.jit(lambda params, ids: encode_text(sd.models, params, ids).states)
+    total, chunk = 0.0, 16
+    # The last chunk is filled up with the first prompts: one program serves all.
+    for start in range(0, count, chunk):
+        states = encode(sd.params, np.take(ids, range(start, start + chunk), axis=0, mode="wrap"))
+        x = np.asarray(states, np.float64)[: count - start].reshape(-1, states.shape[-1])
+        total = total + x.T @ x
+    return np.asarray(total)
+
+
+def energies_along(basis: Basis, moments: Float[np.ndarray, "d d"]) -> Float[np.ndarray, " d"]:
+    """The sum of (u . x)^2 along each direction u, fp64, from moments x^T x."""
+    wide = np.asarray(basis, np.float64)
+    return np.maximum(np.einsum("ij,ik,kj->j", wide, moments, wide), 0.0)
+
+
+def principal_directions(moments: Float[np.ndarray, "d d"]) -> tuple[Float[np.ndarray, " d"], Basis]:
+    """Energies of the moments' eigenvectors, and these as orthonormal columns, the strongest first."""
+    energies, vectors = np.linalg.eigh(moments)
+    return energies[::-1], vectors[:, ::-1]
+
+
+def write_text_basis(options: BasisOptions) -> None:
+    """Write the file that `options` describe, and print what is in it.
+
+    Raises: UserError for more blocks than directions, or a basis to extend that cannot be used.
+    """
+    sd = StableDiffusion.from_pretrained(options.model)
+    digest, words = params_digest(sd.params), words_for(sd.checkpoint.name)
+    old = load_text_basis(options.extend, digest) if options.extend else None
+    moments = text_moments(sd, words, options.prompts, options.seed)
+    basis = principal_directions(moments)[1] if old is None else old.directions
+    _require_directions(basis, options.blocks)
+    energies = energies_along(basis, moments) / (options.prompts * sd.tokenizer.encode([""]).shape[-1])
+    if old is not None and old.energies is not None:
+        energies = old.energies
+    codewords = {} if old is None else dict(old.codewords)
+    for count in options.blocks:
+        codewords[count] = _make_codewords(sd, basis, energies, words, count, options.codewords)
+    save_basis(options.out, TextBasis(basis, energies, codewords), digest)
+    held = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
+    print(f"wrote {options.out}: {len(basis)} directions, {basis_digest(basis)}; {held} hold 95 % of ordinary text")
+
+
+def _require_directions(basis: Basis, blocks: tuple[int, ...]) -> None:
+    if wrong := [count for count in blocks if count > len(basis)]:
+        raise UserError(
+            f"--blocks {wrong[0]}: the text has {len(basis)} directions, too few for each block to have one"
+        )
+
+
+def _make_codewords(
+    sd: StableDiffusion,
+    basis: Basis,
+    energies: Float[np.ndarray, " d"],
+    words: PromptWords,
+    num_blocks: int,
+    settings: CodewordSettings,
+) -> Codewords:
+    """The codewords of K = `num_blocks`, rounded to fp16 as files have them; says how well they hold on other words."""
+    whitened, (own, held_out) = whitened_directions(basis, energies), split_words(words)
+    found = optimise_codewords(sd, whitened, num_blocks, codeword_prompts(own, 64, settings.seed), settings)
+    rounded = {part: np.asarray(tokens, np.float16).astype(np.float32) for part, tokens in found.items()}
+    ratios = speech_ratios(sd, rounded, whitened, codeword_prompts(held_out, 16, settings.seed + 1))
+    print(
+        f"{num_blocks} codewords, {codewords_digest(rounded)}: on words not used, own directions have {np.median(ratios):.0f}"
+        f" times the energy of all others (the least {ratios.min():.0f}, the most {ratios.max():.0f}; ordinary text 1)"
+    )
+    return rounded
