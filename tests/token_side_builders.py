@@ -42,7 +42,7 @@ def write_basis(path: Path, sd: StableDiffusion, basis: TextBasis | None = None)
     return path
 
 
-def token_side_settings(basis: Path, **changes: Any) -> dict[str, Any]:
+def token_side_settings(basis: Path | str, **changes: Any) -> dict[str, Any]:
     """The token side with all that belongs to it."""
     return {
         "basis": str(basis), "assignment": "text", "token_side": 0.5, "token_side_margin": 3.0, "token_norm_limit": 1.5,
@@ -50,5 +50,5 @@ def token_side_settings(basis: Path, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def token_side_config(basis: Path, **changes: Any) -> ConceptConfig:
+def token_side_config(basis: Path | str, **changes: Any) -> ConceptConfig:
     return make_config(**token_side_settings(basis, **changes))

@@ -49,7 +49,7 @@ def token_term(
 
     states: of the rows of `batch`, which are `with_own_prompts`. Within a map over the axis "data".
     """
-    assert batch.own_prompts is not None
+    assert batch.own_prompts is not None and batch.ids is not None
     arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
     energies = _mean_over_devices(direction_energies(states, start, arrays.whitened))
     own, others = own_and_others(energies, batch.own_prompts.owned[0])

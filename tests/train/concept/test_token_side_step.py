@@ -71,7 +71,8 @@ def test_the_term_is_that_of_a_plain_computation(model, changes, request, pictur
     # Long tokens, so that the limit counts too.
     trainable = concept.trainable._replace(tokens=3 * concept.trainable.tokens)
     batch = concept.batch_at(0)
-    owned = batch.own_prompts.owned[0]
+    assert batch.own_prompts is not None
+    owned = np.asarray(batch.own_prompts.owned[0])
     assert owned.sum() == len(owned) // 4 * len(concept.info.slots)
     term, ratio = plain_term(config, sd, batch, trainable, owned)
     found = metrics_of(config, sd, batch, trainable, concept.masks)
