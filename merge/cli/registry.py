@@ -223,7 +223,10 @@ def claim_problems(registry: Registry, adapter: Adapter) -> list[str]:
     if registry.base_digest and info.base_digest and registry.base_digest != info.base_digest:
         problems.append(f"trained on {info.base_name or 'another model'}, not on {registry.base_name}")
     if info.partition != registry.partition:
-        return [*problems, f"cut by {repr(info.partition) if info.partition else 'no blocks'}, not by {registry.partition!r}"]
+        return [
+            *problems,
+            f"cut by {repr(info.partition) if info.partition else 'no blocks'}, not by {registry.partition!r}",
+        ]
     mine = [entry for entry in registry.entries if entry.token in adapter.tokens or entry.name == adapter.name]
     if not mine:
         problems.append(f"{adapter.name!r} is not registered, and owns slot {_text(info.slots)}")
