@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
-from blocklora_jax.adapters.axis import Axis
+from blocklora_jax.adapters.axis import Assignment, Axis
 from blocklora_jax.errors import UserError
 
-Assignment = Literal["layer", "text"]
 MOST_BLOCKS = 1 << 16  # wider than any layer
 
 

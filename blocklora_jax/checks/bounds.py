@@ -68,7 +68,10 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("guidance_scale", _real(-1e3, 1e3)),
     ("alpha", _real(0, 1e6, above=True)),
     ("clip_norm snr_gamma", _real(0, 1e9, above=True)),
-    ("erase_weight", _real(0, 1e9)),
+    ("erase_weight token_side", _real(0, 1e9)),
+    # e^30 is beyond what fp32 tells from silence.
+    ("token_side_margin", _real(-30, 30)),
+    ("token_norm_limit", _real(0, 1e3, above=True)),
     ("ridge token_spread noise_offset weight_decay", _RATE),
     ("negative_spread", _real(1, 1e3)),
     ("learning_rate text_learning_rate token_learning_rate", _RATE),

@@ -53,13 +53,25 @@ class Registry:
         }
 
     owner and date may be missing, everything else must be there, and nothing else may be. A partition in a basis has
-    "basis": "<its digest>" too, and may have "assignment": "text" (see `Partition`).
+    "basis": "<its digest>" too, and may have "assignment": "text" (see `Partition`); beside it, "codewords": "<their digest>"
+    says which codewords the concepts' tokens start at (see `basis.codewords_digest`).
     """
 
     partition: Partition
     base_name: str = ""
     base_digest: str = ""
     entries: tuple[Entry, ...] = ()
+    codewords: str = ""
+
+    def training_flags(self) -> str:
+        """The flags with which concepts of this registry are trained, without their slots."""
+        cut = self.partition
+        flags = f"--blocks {cut.num_blocks} --axis {cut.axis} --partition-seed {cut.seed}"
+        return (
+            f"{flags} --basis FILE --assignment {cut.assignment}, where FILE is basis {cut.basis}"
+            if cut.basis
+            else flags
+        )
 
     def free_slots(self) -> list[int]:
         """The slots that nobody owns."""
@@ -142,7 +154,9 @@ class Registry:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, as above."""
-        return {"blocklora_registry": VERSION, **asdict(self), "partition": self.partition.to_json()}
+        value = {"blocklora_registry": VERSION, **asdict(self), "partition": self.partition.to_json()}
+        # Left out as in files from before there were any.
+        return {name: item for name, item in value.items() if name != "codewords" or item}
 
     @classmethod
     def from_json(cls, value: Any, source: str) -> Registry:
@@ -154,7 +168,7 @@ class Registry:
                 f"{source} is a registry of version {value['blocklora_registry']}; this one reads {VERSION}: "
                 "update blocklora_jax"
             )
-        if wrong := sorted(_FIELDS ^ value.keys()):
+        if wrong := sorted(_FIELDS ^ (value.keys() - {"codewords"})):
             raise UserError(f"{source} must have the fields {', '.join(sorted(_FIELDS))}; look at {', '.join(wrong)}")
         try:
             if not isinstance(value["entries"], list):
@@ -164,6 +178,9 @@ class Registry:
         except (UserError, TypeError, KeyError) as error:
             raise UserError(f"{source} cannot be read as a registry: {error}") from error
         texts = {name: value[name] for name in ("base_name", "base_digest")}
+        codewords = value.get("codewords", "")
+        if not isinstance(codewords, str) or not _BASIS.fullmatch(codewords):
+            raise UserError(f"{source}: codewords {codewords!r:.100} must be 16 hexadecimal digits, or empty")
         if not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"{source}: base_name and base_digest must be strings")
         try:
@@ -172,7 +189,7 @@ class Registry:
                 raise UserError(f"base_digest {value['base_digest'][:40]!r} must be 64 hexadecimal digits, or empty")
         except UserError as error:
             raise UserError(f"{source} cannot be read as a registry: {error}") from error
-        return cls(partition=partition, entries=entries, **texts)
+        return cls(partition=partition, entries=entries, codewords=codewords, **texts)
 
 
 def _check_texts(texts: Mapping[str, str]) -> None:

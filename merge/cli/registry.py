@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.partition import Axis, Partition
+from blocklora_jax.adapters.axis import Axis
+from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.bounds import BOUNDS
 from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import check_options, read_options
@@ -48,9 +49,14 @@ class NewOptions:
     """What is cut: input features, output features, or both."""
     partition_seed: int = 0
     """Seeds the assignment of slots to blocks."""
+    basis: str | None = None
+    """Give every slot one block of this basis of --model for all layers that read text: a file of `python -m train.basis`,
+    or pocket. Concepts are trained with --assignment text."""
 
     def __post_init__(self) -> None:
         check_options(self, {"blocks": BOUNDS["slots"]})
+        if self.basis is not None and self.model is None:
+            raise UserError("--basis is of a base model: name it with --model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,16 +141,31 @@ def main(args: Sequence[str] | None = None) -> int:
 def start(options: NewOptions) -> int:
     """Write an empty registry."""
     partition = Partition(num_blocks=options.blocks, axis=options.axis, seed=options.partition_seed)
-    digest = ""
+    digest = codewords = ""
     if options.model is not None:
         # Imported late: reading a model brings Flax.
         from blocklora_jax.checkpoints.diffusers import load_folder
         from blocklora_jax.checkpoints.digest import params_digest
 
         digest = params_digest(load_folder(options.model, variant=options.variant, dtype="float16").params)
-    registry = Registry(partition=partition, base_name=options.model or "", base_digest=digest)
+    if options.basis is not None:
+        partition, codewords = _in_basis(partition, options.basis, digest)
+    registry = Registry(
+        partition=partition, base_name=options.model or "", base_digest=digest, codewords=codewords
+    )  # fmt: skip
     print(f"wrote {create_registry(options.where, registry)}: {options.blocks} free slots")
     return 0
+
+
+def _in_basis(partition: Partition, path: str, base_digest: str) -> tuple[Partition, str]:
+    """The partition along a basis' directions, and the digest of its codewords; "" if it has none for so many slots."""
+    from blocklora_jax.adapters.basis import basis_digest, codewords_digest, load_text_basis
+    from blocklora_jax.pocket.references import BASIS
+
+    basis = load_text_basis(BASIS if path == "pocket" else path, base_digest)
+    cut = replace(partition, basis=basis_digest(basis.directions), assignment="text")
+    codewords = basis.codewords.get(partition.num_blocks)
+    return cut, codewords_digest(codewords) if codewords else ""
 
 
 def add(options: AddOptions) -> int:
@@ -158,13 +179,13 @@ def add(options: AddOptions) -> int:
 
     registry = update_registry(options.where, claim)
     slots = " ".join(str(slot) for slot in registry.find(token).slots)
-    partition = registry.partition
+    model = f" --model {registry.base_name}" if registry.base_name else ""
+    if registry.partition.basis:
+        print(f"{options.name!r} owns slot {slots}; train it with --token '{token}' --registry {options.where}{model}")
+        print(f"and {registry.training_flags()}")
+        return 0
     print(f"{options.name!r} owns slot {slots}; train it with --token '{token}' --registry {options.where}")
-    print(
-        f"(the same as --blocks {partition.num_blocks} --axis {partition.axis} --partition-seed {partition.seed}",
-        end="",
-    )
-    print(f" --slot {slots}{f' --model {registry.base_name}' if registry.base_name else ''})")
+    print(f"(the same as {registry.training_flags()} --slot {slots}{model})")
     return 0
 
 
@@ -172,7 +193,10 @@ def show(options: ListOptions) -> int:
     """Print all entries."""
     registry = read_registry(options.where)
     partition, base = registry.partition, registry.base_name or "any model"
-    print(f"{partition.num_blocks} slots of {base}, axis {partition.axis!r}, seed {partition.seed}")
+    if partition.basis:
+        print(f"{partition.num_blocks} slots of {base}, {partition}")
+    else:
+        print(f"{partition.num_blocks} slots of {base}, axis {partition.axis!r}, seed {partition.seed}")
     rows = [("slots", "name", "token", "date", "owner")]
     for entry in sorted(registry.entries, key=lambda entry: entry.slots):
         rows.append((", ".join(map(str, entry.slots)), entry.name, entry.token, entry.date, entry.owner))
@@ -207,7 +231,10 @@ def claim_problems(registry: Registry, adapter: Adapter) -> list[str]:
     if registry.base_digest and info.base_digest and registry.base_digest != info.base_digest:
         problems.append(f"trained on {info.base_name or 'another model'}, not on {registry.base_name}")
     if info.partition != registry.partition:
-        return [*problems, f"cut by {info.partition or 'no blocks'}, not by {registry.partition}"]
+        return [
+            *problems,
+            f"cut by {repr(info.partition) if info.partition else 'no blocks'}, not by {registry.partition!r}",
+        ]
     mine = [entry for entry in registry.entries if entry.token in adapter.tokens or entry.name == adapter.name]
     if not mine:
         problems.append(f"{adapter.name!r} is not registered, and owns slot {_text(info.slots)}")

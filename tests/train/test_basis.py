@@ -31,7 +31,7 @@ from blocklora_jax.prompts.random_prompts import PromptWords, make_random_prompt
 from blocklora_jax.prompts.shares import RandomPromptShares
 from merge.cli.describe import describe, overlap_report
 from train.concept.common_settings import check_equal
-from train.concept.prepare import read_basis
+from train.concept.own_directions import read_basis
 from train.text_basis import principal_directions, text_moments
 
 WORDS = PromptWords(

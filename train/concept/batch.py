@@ -14,6 +14,16 @@ from blocklora_jax.models.clip_text import TextOutput
 Rows = Array | np.ndarray
 
 
+class OwnPrompts(NamedTuple):
+    """Prompts with the concept's own token, for the token side.
+
+    owned: the directions of the basis that the concept owns, alike in every row: what a batch holds is split by rows.
+    """
+
+    ids: Int[Rows, "s *e t"]
+    owned: Bool[Rows, "s d"]
+
+
 class Batch(NamedTuple):
     """The rows of one step: b of the concept, r random ones. The numbers in `row` seed each row's noise.
 
@@ -35,3 +45,4 @@ class Batch(NamedTuple):
     random_tokens: Mapping[str, Float[Rows, "r v d"]] | None = None
     text: TextOutput | None = None
     random_text: TextOutput | None = None
+    own_prompts: OwnPrompts | None = None

@@ -15,6 +15,7 @@ from blocklora_jax.io.atomic import write_json
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
+from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept
 from train.concept.run_folder import make_preview
 from train.concept.state import Trainable, TrainState, init_state, make_optimizer, stack
@@ -39,7 +40,10 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
         check_rows(rows, len(devices) // count, name)
     concepts = [prepare_concept(each, sd) for each in configs]
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
-    groups = {"adapter": config.adapter, "erasure": config.erasure, "loss": config.loss}
+    params = step_params(config, sd)
+    groups = {
+        "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
+    }  # fmt: skip
     step = map_step(make_step(sd.models, sd.schedule, optimizer, **groups), devices, config.run.mapper, count)
     states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
     # pmap splits the rows itself.
@@ -56,7 +60,7 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
                 show(step, concept.to_adapter(trained))
 
     def step_all(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
-        state, metrics = step(state, batch, sd.params)
+        state, metrics = step(state, batch, params)
         return state, summarise(gather(metrics), [c.config.name for c in concepts])
 
     # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.basis import basis_digest, codewords_digest
+from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.claims import Registry
 from train.concept.config import ConceptConfig
+from train.concept.own_directions import read_text_basis
 
 
 def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig:
@@ -16,12 +19,12 @@ def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig
     if registry is None:
         return config
     entry, wanted = registry.find(config.token), registry.partition
-    flags = f"--blocks {wanted.num_blocks} --axis {wanted.axis} --partition-seed {wanted.seed}"
     adapter = config.adapter
-    if not adapter.blocks or wanted != Partition(
-        num_blocks=adapter.blocks, axis=adapter.axis, seed=adapter.partition_seed
-    ):
-        raise UserError(f"all concepts of the registry share one partition: train with {flags}")
+    # Whether it is the same basis is seen once the base is loaded: see `check_basis`.
+    same = bool(adapter.basis) == bool(wanted.basis) and adapter.assignment == wanted.assignment
+    cut = (adapter.blocks, adapter.axis, adapter.partition_seed)
+    if not same or cut != (wanted.num_blocks, wanted.axis, wanted.seed):
+        raise UserError(f"all concepts of the registry share one partition: train with {registry.training_flags()}")
     if adapter.slot is not None and tuple(sorted(adapter.slot)) != entry.slots:
         slots = " ".join(map(str, entry.slots))
         raise UserError(f"{config.token} is registered for --slot {slots}, not {' '.join(map(str, adapter.slot))}")
@@ -34,4 +37,24 @@ def check_base(registry: Registry | None, digest: str, model: str) -> None:
         raise UserError(
             f"the registry is of {registry.base_name} ({registry.base_digest[:12]}), and {model} ({digest[:12]}) is"
             " another model: train on that one with --model, or leave out --registry"
+        )
+
+
+def check_basis(registry: Registry | None, config: ConceptConfig, sd: StableDiffusion) -> None:
+    """Raises UserError if the registry is of another basis, or other codewords, than those that `config` trains with."""
+    if registry is None or not registry.partition.basis:
+        return
+    basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
+    digest = "" if basis is None else basis_digest(basis.directions)
+    if digest != registry.partition.basis:
+        raise UserError(
+            f"the registry is of the basis {registry.partition.basis}, and --basis {config.adapter.basis} is {digest}:"
+            " get the file that the others train with"
+        )
+    if basis is None or not (registry.codewords and config.token_side.needs_codewords):
+        return
+    if (found := codewords_digest(basis.codewords_for(config.adapter.blocks))) != registry.codewords:
+        raise UserError(
+            f"the registry is of the codewords {registry.codewords}, and those in --basis {config.adapter.basis} are {found}:"
+            " get the file that the others train with"
         )

@@ -13,9 +13,29 @@ from jaxtyping import Float
 
 from blocklora_jax.adapters.basis import Codewords
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.token_tables import token_table
+from blocklora_jax.pipeline import StableDiffusion
+from train.concept.own_directions import OwnDirections
+from train.concept.settings.tokens import TokenSettings
 
 # Separates these draws from other draws of the same seed.
 _STREAM = 0xC0DE
+
+
+def codeword_negatives(
+    settings: TokenSettings, sd: StableDiffusion, own: OwnDirections, count: int, seed: int
+) -> dict[str, Float[np.ndarray, "p v d"]]:
+    """`draw_codewords` as far from them as the settings say that training moves a token, for each text encoder."""
+    assert own.codewords is not None
+    jitter = {
+        part: jitter_deviation(
+            float(np.asarray(token_table(sd.params, part), np.float32).std()),
+            settings.token_spread,
+            settings.negative_spread,
+        )
+        for part in sd.models.text_encoders
+    }
+    return draw_codewords(own.codewords, own.slots, count, settings.token_vectors, jitter, seed)
 
 
 def draw_codewords(

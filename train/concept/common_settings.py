@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from blocklora_jax.errors import UserError
 from train.concept.config import ConceptConfig
+from train.concept.settings.flat import with_later
 
 # Concepts that train in one program may differ in these. All other settings are part of the program.
 OF_ITS_OWN = frozenset(
@@ -16,11 +17,11 @@ OF_ITS_OWN = frozenset(
 
 def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
     """The first of `configs`, which stands for all. Raises: UserError naming the settings that differ and may not."""
-    first = configs[0].to_json()
+    first = with_later(configs[0].to_json())
     differing = [
         f"{name} ({first[name]!r} for {configs[0].token}, {value!r} for {other.token})"
         for other in configs[1:]
-        for name, value in other.to_json().items()
+        for name, value in with_later(other.to_json()).items()
         if name not in OF_ITS_OWN and value != first[name]
     ]
     if differing:

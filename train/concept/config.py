@@ -28,6 +28,7 @@ from train.concept.settings.loss import LossSettings
 from train.concept.settings.old_names import rename_flags, rename_settings
 from train.concept.settings.optimizer import OptimizerSettings
 from train.concept.settings.run import RunSettings
+from train.concept.settings.token_side import TokenSideSettings
 from train.concept.settings.tokens import TokenSettings
 from train.concept.settings.visible_text import check_visible
 
@@ -44,6 +45,7 @@ GROUPS: dict[str, type] = {
     "data": DataSettings,
     "adapter": AdapterSettings,
     "tokens": TokenSettings,
+    "token_side": TokenSideSettings,
     "erasure": ErasureSettings,
     "optimizer": OptimizerSettings,
     "loss": LossSettings,
@@ -76,6 +78,7 @@ class ConceptConfig:
     data: tyro.conf.OmitArgPrefixes[DataSettings] = DataSettings()
     adapter: tyro.conf.OmitArgPrefixes[AdapterSettings] = AdapterSettings()
     tokens: tyro.conf.OmitArgPrefixes[TokenSettings] = TokenSettings()
+    token_side: tyro.conf.OmitArgPrefixes[TokenSideSettings] = TokenSideSettings()
     erasure: tyro.conf.OmitArgPrefixes[ErasureSettings] = ErasureSettings()
     random_shares: RandomPromptShares = RandomPromptShares()
     """How often a random prompt has each of its parts."""
@@ -94,6 +97,7 @@ class ConceptConfig:
         # The noun is printed and searched for, so it may have no white space other than ordinary spaces.
         check_visible(self, ("class_noun",), only_spaces=True)
         self._check_preservation()
+        self._check_token_side()
 
     def _check_preservation(self) -> None:
         """Raises UserError for Differential Output Preservation with settings that it does not work with."""
@@ -108,6 +112,20 @@ class ConceptConfig:
                 "--erase preserve repeats the batch's own pictures: --random-batch must be at most --batch"
                 f" {self.optimizer.batch}, not {self.random_rows}"
             )
+
+    def _check_token_side(self) -> None:
+        """Raises UserError for a token side, or codewords, without a token or directions of its own."""
+        used = [flag for flag, is_used in {
+            "--token-side": self.token_side.is_on,
+            "--token-start codeword": self.token_side.token_start == "codeword",
+            "--negatives-from codewords": self.token_side.negatives_from == "codewords",
+        }.items() if is_used]  # fmt: skip
+        if used and self.adapter.assignment != "text":
+            raise UserError(
+                f"{used[0]} needs slots with directions of their own: give --assignment text and --basis too"
+            )
+        if used and not self.tokens.token_vectors:
+            raise UserError(f"{used[0]} needs a token: give --token-vectors 1 or more")
 
     @classmethod
     def from_settings(cls, **settings: Any) -> ConceptConfig:

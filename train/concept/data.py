@@ -19,12 +19,15 @@ from blocklora_jax.pocket.concepts import CONCEPTS
 from blocklora_jax.pocket.references import reference_folder
 from blocklora_jax.prompts.random_prompts import RandomPrompts, last_token_ids, make_random_prompts
 from blocklora_jax.prompts.tokenizer import token_pattern
-from train.concept.batch import Batch
+from train.concept.batch import Batch, OwnPrompts
 from train.concept.captions import read_captions
+from train.concept.codeword_negatives import codeword_negatives
 from train.concept.config import ConceptConfig
 from train.concept.encode import PictureEncoder, encode_images
 from train.concept.images import crop_square, each_picture, mask_array
 from train.concept.negative_tokens import draw_negative_tokens
+from train.concept.own_directions import OwnDirections
+from train.concept.own_prompts import own_prompts
 from train.concept.picture_files import PictureFiles, find_pictures
 from train.concept.prompts import captions_for, class_caption, prompt_words
 from train.concept.settings.concept_name import ConceptName
@@ -40,6 +43,7 @@ class ConceptData(NamedTuple):
     random_latents: fp32 [o, h, w, c]. prompts: p random ones; where the class is preserved, one for each view.
     negative_tokens: fp32, by text encoder, the one of each prompt. random_text: the encoded prompts; None if a text
     encoder trains. text: the n encoded captions; None if a token trains too (see `train.concept.prepare.cache_states`).
+    own_prompts: those of the token side; None where it is off.
     """
 
     latents: Float[np.ndarray, "n h w c"]
@@ -50,10 +54,11 @@ class ConceptData(NamedTuple):
     negative_tokens: Mapping[str, Float[np.ndarray, "p v d"]]
     text: TextOutput | None = None
     random_text: TextOutput | None = None
+    own_prompts: OwnPrompts | None = None
 
 
-def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData:
-    """Read, crop, encode and tokenise everything that `config` names.
+def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirections | None = None) -> ConceptData:
+    """Read, crop, encode and tokenise everything that `config` names. own: the concept's directions of a basis.
 
     Raises: UserError for pictures, masks or captions that cannot be used, naming the file.
     """
@@ -82,8 +87,15 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion) -> ConceptData
             (config.token, config.tokens.token_vectors),
             config.run.seed,
         )
-    negative_tokens = draw_negative_tokens(config.tokens, sd, prompts.nouns, config.run.seed)
-    return ConceptData(latents, weights, ids, random_latents, prompts, negative_tokens)
+    if own is not None and own.codewords is not None and config.token_side.negatives_from == "codewords":
+        negative_tokens = codeword_negatives(config.tokens, sd, own, len(prompts.nouns), config.run.seed)
+    else:
+        negative_tokens = draw_negative_tokens(config.tokens, sd, prompts.nouns, config.run.seed)
+    data = ConceptData(latents, weights, ids, random_latents, prompts, negative_tokens)
+    if own is None or not config.token_side.is_on:
+        return data
+    words = prompt_words(config.model, config.erasure)
+    return data._replace(own_prompts=own_prompts(words, config.called, captions, own.owned, sd, config.run.seed))
 
 
 def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:
@@ -138,6 +150,10 @@ def make_batches(
         pick = lambda whole, rows: jax.tree.map(lambda x: x[rows], whole)
         if data.text is None:
             batch = batch._replace(ids=data.ids[chosen])
+            if data.own_prompts is not None:
+                # From draws of its own: all others are as without it.
+                drawn = np.random.default_rng((seed, 3, step)).integers(len(data.own_prompts.ids), size=rows)
+                batch = batch._replace(own_prompts=pick(data.own_prompts, drawn))
         else:
             batch = batch._replace(text=pick(data.text, chosen))
         if data.random_text is None:

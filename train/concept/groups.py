@@ -8,7 +8,7 @@ from pathlib import Path
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.registry.store import read_registry
 from train.concept.batch_training import train_together
-from train.concept.claims import check_base, use_claim
+from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
 from train.concept.run import load_base
@@ -42,6 +42,7 @@ def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int,
     with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
         sd = load_base(configs[0].model, configs[0].base, platform)
         check_base(registry, params_digest(sd.params), configs[0].model)
+        check_basis(registry, configs[0], sd)
         paths: list[Path] = []
         for start in range(0, len(configs), at_once):
             group = configs[start : start + at_once]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.basis import Basis, basis_digest, load_basis
+from blocklora_jax.adapters.basis import basis_digest, codewords_digest
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.lora import apply_masks, block_masks, init_lora
 from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
@@ -21,17 +21,17 @@ from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
-from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.references import BASIS
 from blocklora_jax.prompts.random_prompts import last_token_ids
 from train.concept.batch import Batch
+from train.concept.codeword_start import codeword_start
 from train.concept.config import PRIVATE_SETTINGS, ConceptConfig
 from train.concept.data import ConceptData, load_concept_data, make_batches
 from train.concept.negative_tokens import negative_embeddings, tower_key
+from train.concept.own_directions import OwnDirections, own_directions, own_slots, read_text_basis
 from train.concept.settings.tokens import TokenSettings
 from train.concept.state import Trainable
 from train.concept.text import ids_by_row, with_table
@@ -61,7 +61,9 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
 
     Raises: UserError for pictures or settings that cannot be used.
     """
-    data = load_concept_data(config, sd)
+    basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
+    own = own_directions(config, sd, basis)
+    data = load_concept_data(config, sd, own)
     info, masks, trainable = init_concept(config, sd)
     data = cache_states(config, sd, data, trainable)
     rows = config.optimizer.batch, config.random_rows
@@ -79,13 +81,15 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
     config = _draw_row_slot(config, shapes)
     adapter = config.adapter
     digest = params_digest(sd.params)
-    basis, partition = read_basis(adapter.basis, sd, digest), None
+    text_basis, partition = read_text_basis(adapter.basis, sd, digest), None
+    own, basis = own_directions(config, sd, text_basis), text_basis and text_basis.directions
     if adapter.blocks:
         cut_in = "" if basis is None else basis_digest(basis)
-        partition = Partition(num_blocks=adapter.blocks, axis=adapter.axis, seed=adapter.partition_seed, basis=cut_in)
-    slots = ()
-    if partition:
-        slots = partition.check_slots(adapter.slot or (slot_from_name(config.name, adapter.blocks),))
+        partition = Partition(
+            num_blocks=adapter.blocks, axis=adapter.axis, seed=adapter.partition_seed, basis=cut_in,
+            assignment=adapter.assignment,
+        )  # fmt: skip
+    slots = partition.check_slots(own_slots(config)) if partition else ()
     info = AdapterInfo(
         name=config.name,
         class_noun=config.class_noun,
@@ -98,7 +102,7 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         base_family=sd.checkpoint.family,
         partition=partition,
         slots=slots,
-        training=json.dumps(public_settings(config)),
+        training=json.dumps(public_settings(config) | _codewords_used(own)),
     )
     masks = block_masks(info, shapes, basis)
     # The name is part of the key: most users train with the same seed, and concepts with equal starts would respond to
@@ -110,8 +114,17 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         lora = init_orthogonal(adapter.partition_seed, shapes, adapter.slot[0], adapter.rank)
     else:
         lora = init_lora(lora_key, shapes, masks, adapter.rank)
-    tokens = [init_tokens(config.tokens, config.class_noun, sd, token_key, part) for part in sd.models.text_encoders]
+    if own is not None and config.token_side.token_start == "codeword":
+        tokens = codeword_start(own, config.tokens.token_vectors, sd, token_key)
+    else:
+        parts = sd.models.text_encoders
+        tokens = [init_tokens(config.tokens, config.class_noun, sd, token_key, part) for part in parts]
     return info, masks, Trainable(lora, *tokens)
+
+
+def _codewords_used(own: OwnDirections | None) -> dict[str, str]:
+    """The digest of the codewords that an adapter was trained with, for its settings; empty if it was with none."""
+    return {} if own is None or own.codewords is None else {"codewords": codewords_digest(own.codewords)}
 
 
 def _draw_row_slot(config: ConceptConfig, shapes: KernelShapes) -> ConceptConfig:
@@ -166,17 +179,3 @@ def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], T
         return jax.tree.map(lambda *x: np.concatenate([np.asarray(c, np.float32) for c in x])[: len(ids)], *chunks)
 
     return in_chunks
-
-
-def read_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> Basis | None:
-    """The basis that the setting `basis` names; None if it names none.
-
-    Raises: UserError for a file that cannot be used, or one whose features are not those that the model's layers read.
-    """
-    if path is None:
-        return None
-    basis = load_basis(BASIS if path == "pocket" else path, base_digest)
-    width = sd.models.unet.config.cross_attention_dim
-    if len(basis) != width:
-        raise UserError(f"--basis {path} has {len(basis)} features, but the model's text {width}")
-    return basis

@@ -19,6 +19,7 @@ from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.config import ConceptConfig
 from train.concept.prompts import preview_prompts, prompt_words
+from train.concept.settings.flat import with_later
 from train.engine.platform import first_host_does
 
 # Settings that a resumed run may change. The results stay the same, up to rounding.
@@ -108,7 +109,7 @@ def changed_settings(
     before: Mapping[str, Any], config: ConceptConfig, may_change: frozenset[str] = MAY_CHANGE
 ) -> list[str]:
     """The settings of `config` that differ from those of an earlier run, in words. before: as read from JSON."""
-    now = json.loads(json.dumps(config.to_json()))
+    before, now = with_later(before), with_later(json.loads(json.dumps(config.to_json())))
     changed = [
         f"{k} was {_short(before.get(k))}, now {_short(v)}"
         for k, v in now.items()

@@ -23,8 +23,12 @@ from train.concept.batch import Batch, Rows
 from train.concept.settings.adapter import AdapterSettings
 from train.concept.settings.erasure import ErasureSettings
 from train.concept.settings.loss import LossSettings
+from train.concept.settings.token_side import TokenSideSettings
 from train.concept.state import Trainable, TrainState, masked_lora
 from train.concept.text import encode_rows
+from train.concept.token_term import token_term, with_own_prompts, without_own_prompts
+
+_OFF = TokenSideSettings()
 
 
 class Noised(NamedTuple):
@@ -43,10 +47,12 @@ def make_step(
     adapter: AdapterSettings,
     erasure: ErasureSettings,
     loss: LossSettings,
+    token_side: TokenSideSettings = _OFF,
 ) -> Callable[[TrainState, Batch, Mapping[str, Any]], tuple[TrainState, dict]]:
     """`step(state, batch, params) -> (state, metrics)`, to be mapped over the axis "data" (see `parallel.map_step`).
 
-    metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices.
+    metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices. Batches with own prompts
+    have the token side, for which `params` hold `own_directions.TokenSideArrays` too; see `token_term` for its metrics.
     """
     scale = adapter.scaling
 
@@ -54,7 +60,11 @@ def make_step(
         lora, rows = masked_lora(trainable.lora, masks, adapter.down_is_frozen), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, loss.noise_offset)
         random = _random_inputs(schedule, batch, key, erasure.preserves_class, loss.noise_offset)
-        text = encode_rows(models, params, lora, scale, trainable, batch)
+        spoken = with_own_prompts(batch)
+        text, token, token_parts = encode_rows(models, params, lora, scale, trainable, spoken), None, {}
+        if batch.own_prompts is not None:
+            token, token_parts = token_term(token_side, text.concept.states, spoken, trainable, params)
+            text = without_own_prompts(text, len(batch.row))
         pairs = lora.get("unet", {})
         inputs: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
         # Layers that only read text do not need a pass of the U-Net over the random rows.
@@ -74,7 +84,8 @@ def make_step(
         elif rows:
             base = apply_model(models.unet, params["unet"], *_unet_inputs(models, *random, text.base))
             erase = epsilon_erasure(output[count:], base)
-        return diffusion + erasure.erase_weight * erase, {"diffusion_loss": diffusion, "erase_loss": erase}
+        total, parts = diffusion + erasure.erase_weight * erase, {"diffusion_loss": diffusion, "erase_loss": erase}
+        return total if token is None else total + token, parts | token_parts
 
     def step(state: TrainState, batch: Batch, params: Mapping[str, Any]) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from blocklora_jax.adapters.axis import Axis
+from blocklora_jax.adapters.axis import Assignment, Axis
 from blocklora_jax.command_line.options import check_options
 from blocklora_jax.errors import UserError
 
@@ -37,6 +37,10 @@ class AdapterSettings:
     """Cut the blocks along the directions of this basis of the text features, not along the features themselves: a file
     of `python -m train.basis`, or pocket, the one of the pocket model. Adapters that are to be merged need the same."""
 
+    assignment: Assignment = "layer"
+    """With --basis. layer: a slot is another block in every layer. text: it is one block for all layers, which read the
+    same text, so that a token can speak where its adapter listens. Adapters that are to be merged share it."""
+
     def __post_init__(self) -> None:
         check_options(self)
         self._check_basis()
@@ -58,10 +62,14 @@ class AdapterSettings:
             "--blocks 2 or more": self.blocks >= 2,
             "--axis in": self.axis == "in",
             "--layers cross_kv, which read text": self.layers == "cross_kv",
-            "no --registry": self.registry is None,
+            "no --registry": self.registry is None or self.assignment == "text",
         }
         if self.basis is not None and (missing := [demand for demand, met in demands.items() if not met]):
             raise UserError(f"--basis cuts blocks of the text features: it takes {' and '.join(missing)}")
+        if self.assignment == "text" and (self.basis is None or self.partition_seed):
+            raise UserError(
+                "--assignment text gives the slots one block of a basis each: it takes --basis and --partition-seed 0"
+            )
 
     def _check_orthogonal(self) -> None:
         """Raises UserError for Orthogonal Adaptation with settings that it does not work with."""

@@ -12,14 +12,24 @@ from train.concept.settings.old_names import to_file_keys
 # All settings, in the order in which config.json and an adapter's "training" header list them.
 NAMES = tuple(
     "images token class_noun out model variant kind resume"
-    " layers rank alpha down blocks axis slot registry partition_seed basis"
+    " layers rank alpha down blocks axis slot registry partition_seed basis assignment"
     " token_vectors token_spread negative_spread negative_tokens"
+    " token_side token_side_margin token_norm_limit token_start negatives_from"
     " erase erase_weight random_batch random_shares random_styles random_subjects random_scenes pure_noise other_images"
     " steps batch learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps clip_norm"
     " weighting snr_gamma noise_offset flip crop"
     " resolution precision remat save_dtype seed tpu gpu cpu mapper"
     " log_every save_every preview_every preview_prompts tensorboard".split()
 )
+# Left out where all have these values, as in files from before there were any.
+LATER = {
+    "assignment": "layer",
+    "token_side": 0.0,
+    "token_side_margin": 2.5,
+    "token_norm_limit": 3.0,
+    "token_start": "noun",
+    "negatives_from": "nouns",
+}
 
 
 def nest(settings: Mapping[str, Any], groups: Mapping[str, type]) -> dict[str, Any]:
@@ -40,8 +50,15 @@ def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
 
 
 def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON values by key of a file, in the order of `NAMES`; paths become strings."""
-    return to_file_keys({name: _json_value(settings[name]) for name in NAMES})
+    """Settings as JSON values by key of a file, in the order of `NAMES`; paths become strings. Of `LATER` all or none."""
+    values = {name: _json_value(settings[name]) for name in NAMES}
+    usual = all(values[name] == value for name, value in LATER.items())
+    return to_file_keys({name: value for name, value in values.items() if not (usual and name in LATER)})
+
+
+def with_later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_json` gave, with what it left out."""
+    return {**LATER, **values}
 
 
 def _json_value(value: Any) -> Any:

@@ -1,0 +1,118 @@
+"""The basis that `--basis` names: whether it fits the model, and what a concept of some slots takes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from blocklora_jax.adapters.basis import Basis, Codewords, TextBasis, basis_digest, load_text_basis
+from blocklora_jax.adapters.partition import Partition, slot_from_name
+from blocklora_jax.adapters.token_side import natural_norm, owned_mask, whitened_directions
+from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.token_tables import token_table
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.references import BASIS
+from train.concept.config import ConceptConfig
+
+# In a step's parameters, beside the components of the base.
+ARRAYS = "token_side"
+
+
+class TokenSideArrays(NamedTuple):
+    """What the token side knows of a base, the same for all concepts; fp32.
+
+    whitened: see `token_side.whitened_directions`. natural: by text encoder, see `token_side.natural_norm`.
+    """
+
+    whitened: Float[np.ndarray, "d d"]
+    natural: dict[str, Float[np.ndarray, ""]]
+
+
+class OwnDirections(NamedTuple):
+    """What a concept takes of a basis. slots: sorted. owned: its directions. codewords: of all slots, if it uses them."""
+
+    slots: tuple[int, ...]
+    owned: Bool[np.ndarray, " d"]
+    codewords: Codewords | None
+
+
+def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> TextBasis | None:
+    """All of the basis that the setting `basis` names; None if it names none.
+
+    Raises: UserError for a file that cannot be used, or one whose features are not those that the model's layers read.
+    """
+    if path is None:
+        return None
+    basis = load_text_basis(BASIS if path == "pocket" else path, base_digest)
+    width = sd.models.unet.config.cross_attention_dim
+    if len(basis.directions) != width:
+        raise UserError(f"--basis {path} has {len(basis.directions)} features, but the model's text {width}")
+    return basis
+
+
+def read_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> Basis | None:
+    """The directions of `read_text_basis`."""
+    basis = read_text_basis(path, sd, base_digest)
+    return None if basis is None else basis.directions
+
+
+def own_slots(config: ConceptConfig) -> tuple[int, ...]:
+    """The slots that are given, or the one that the concept's name draws."""
+    return config.adapter.slot or (slot_from_name(config.name, config.adapter.blocks),)
+
+
+def own_directions(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> OwnDirections | None:
+    """What the concept takes of the basis; None where a slot has other directions in every layer, or there is no basis.
+
+    Raises: UserError for codewords that are used and are not there, or do not fit the model.
+    """
+    if basis is None or config.adapter.assignment != "text":
+        return None
+    partition = Partition(
+        num_blocks=config.adapter.blocks, basis=basis_digest(basis.directions), assignment=config.adapter.assignment
+    )
+    slots, width = partition.check_slots(own_slots(config)), len(basis.directions)
+    codewords = basis.codewords_for(config.adapter.blocks) if config.token_side.needs_codewords else None
+    if codewords is not None:
+        _check_codewords(codewords, sd, str(config.adapter.basis))
+    return OwnDirections(slots, owned_mask(partition.directions("", width, slots), width), codewords)
+
+
+def step_params(config: ConceptConfig, sd: StableDiffusion) -> Mapping[str, Any]:
+    """What a step reads besides state and batch: the base's parameters, with the token side's arrays where that is on."""
+    basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
+    arrays = token_side_arrays(config, sd, basis)
+    return sd.params if arrays is None else {**sd.params, ARRAYS: jax.device_put(arrays)}
+
+
+def token_side_arrays(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> TokenSideArrays | None:
+    """What the term of `config` takes as arguments; None where it is off.
+
+    Raises: UserError for a basis from before there were energies.
+    """
+    if basis is None or not config.token_side.is_on:
+        return None
+    if basis.energies is None:
+        path = config.adapter.basis
+        raise UserError(
+            f"--token-side: the basis {path} does not say how strong ordinary text is along its directions:"
+            f" python -m train.basis --extend {path} --out NEW_FILE adds it"
+        )
+    natural = {part: natural_norm(np.asarray(token_table(sd.params, part))) for part in sd.models.text_encoders}
+    return TokenSideArrays(whitened_directions(basis.directions, basis.energies), natural)
+
+
+def _check_codewords(codewords: Codewords, sd: StableDiffusion, path: str) -> None:
+    """Raises UserError unless there are codewords for each of the model's text encoders, as wide as its tokens."""
+    wanted = {part: token_table(sd.params, part).shape[1] for part in sd.models.text_encoders}
+    found = {part: tokens.shape[2] for part, tokens in codewords.items()}
+    if found != wanted:
+        raise UserError(
+            f"--basis {path} has codewords of widths {found}, but the model's tokens have {wanted}: make the file again,"
+            " with python -m train.basis"
+        )

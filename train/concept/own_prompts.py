@@ -1,0 +1,46 @@
+"""Prompts with the concept's own token in words that its captions do not have: the token side holds there too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.prompts.random_prompts import NEGATIVE, PromptWords, random_prompt
+from blocklora_jax.prompts.shares import RandomPromptShares
+from train.concept.batch import OwnPrompts
+from train.concept.settings.concept_name import ConceptName
+
+_COUNT = 256
+# Half of them call the concept by its noun, as people will.
+_SHARES = RandomPromptShares(own_class=0.5, negative=1.0, empty=0.0)
+
+
+def own_prompts(
+    words: PromptWords, concept: ConceptName, captions: Sequence[str], owned: np.ndarray, sd: StableDiffusion, seed: int
+) -> OwnPrompts:
+    """A pool to draw from, a function of the seed. owned: bool [d], the concept's directions of the basis."""
+    texts = own_prompt_texts(unused_words(words, captions), concept, _COUNT, seed)
+    ids = sd.tokenizer.encode(texts, concept.token_vectors)
+    return OwnPrompts(ids, np.broadcast_to(owned, (len(ids), len(owned))))
+
+
+def own_prompt_texts(words: PromptWords, concept: ConceptName, count: int, seed: int) -> list[str]:
+    """`count` prompts with the concept's token; every fourth has no noun after it."""
+    rng = np.random.default_rng((seed, 0x0A1D))
+    pairs = [random_prompt(rng, words, _SHARES, concept.class_noun) for _ in range(count)]
+    bare = [
+        text.replace(f"{NEGATIVE} {noun}", NEGATIVE) if i % 4 == 3 else text for i, (text, noun) in enumerate(pairs)
+    ]
+    return [text.replace(NEGATIVE, concept.token) for text in bare]
+
+
+def unused_words(words: PromptWords, captions: Sequence[str]) -> PromptWords:
+    """`words` without those in `captions`; all of a kind where none would be left."""
+    said = "\n".join(captions)
+
+    def unused(options: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(option for option in options if option not in said) or options
+
+    return PromptWords(styles=unused(words.styles), subjects=words.subjects, scenes=unused(words.scenes))

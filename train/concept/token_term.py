@@ -1,0 +1,66 @@
+"""The token side in a training step: the concept's token in the captions, and in as many prompts with other words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blocklora_jax.adapters.token_side import (
+    direction_energies,
+    hinge,
+    log_ratio,
+    norm_excess,
+    own_and_others,
+    token_starts,
+)
+from blocklora_jax.diffusion.text import ids_of
+from blocklora_jax.layouts.token_tables import token_table
+from train.concept.batch import Batch
+from train.concept.own_directions import ARRAYS
+from train.concept.settings.token_side import TokenSideSettings
+from train.concept.state import Trainable
+from train.concept.text import EncodedRows
+
+
+def with_own_prompts(batch: Batch) -> Batch:
+    """`batch` whose captions are followed by the prompts with the concept's token, to be encoded in one pass."""
+    if batch.own_prompts is None:
+        return batch
+    return batch._replace(ids=jnp.concatenate([jnp.asarray(batch.ids), jnp.asarray(batch.own_prompts.ids)]))
+
+
+def without_own_prompts(text: EncodedRows, rows: int) -> EncodedRows:
+    """`text` of the first `rows` of the concept's alone."""
+    return text._replace(concept=jax.tree.map(lambda x: x[:rows], text.concept))
+
+
+def token_term(
+    settings: TokenSideSettings,
+    states: Float[Array, "b t d"],
+    batch: Batch,
+    trainable: Trainable,
+    params: Mapping[str, Any],
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """mu times the hinge, plus what long embeddings cost; and as metrics token_loss, which is that, and token_ratio, own / others.
+
+    states: of the rows of `batch`, which are `with_own_prompts`. Within a map over the axis "data".
+    """
+    assert batch.own_prompts is not None and batch.ids is not None
+    arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
+    energies = _mean_over_devices(direction_energies(states, start, arrays.whitened))
+    own, others = own_and_others(energies, batch.own_prompts.owned[0])
+    excess = sum(
+        norm_excess(trainable.tokens_of(part), natural, settings.token_norm_limit)
+        for part, natural in arrays.natural.items()
+    )
+    loss = settings.token_side * hinge(own, others, settings.token_side_margin) + excess
+    return loss, {"token_loss": loss, "token_ratio": jnp.exp(-log_ratio(own, others))}
+
+
+def _mean_over_devices(energies: Float[Array, " d"]) -> Float[Array, " d"]:
+    """The mean, before a logarithm is taken of it; gradients are each device's own, of which the step takes the mean."""
+    return energies + jax.lax.stop_gradient(jax.lax.pmean(energies, "data") - energies)
