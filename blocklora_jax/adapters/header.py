@@ -12,6 +12,7 @@ from blocklora_jax.adapters.partition import MOST_BLOCKS, Assignment, Axis, Part
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
 from blocklora_jax.layouts.components import ADAPTED, Adapted
+from blocklora_jax.layouts.families.table import DEFAULT_FAMILY, FamilyOrUnknown
 from blocklora_jax.prompts.random_prompts import Kind
 
 FORMAT_VERSION = 1
@@ -42,7 +43,7 @@ class InfoHeader(Schema):
     kind: Kind = "object"
     base_name: Text = ""
     base_digest: Sha256 = ""
-    base_family: Literal["sd1", "sd2", "sdxl", ""] = "sd1"
+    base_family: FamilyOrUnknown = DEFAULT_FAMILY
     origin: Literal["", "diffusers", "kohya"] = ""
     partition: PartitionHeader | None
     slots: Annotated[list[Annotated[int, Field(ge=0, lt=MOST_BLOCKS)]], Field(max_length=MOST_BLOCKS)]

@@ -9,6 +9,7 @@ from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.layouts.families.table import family_of_build
 from blocklora_jax.layouts.low_rank import LoRAPair
 
 FOUR_BLOCKS = Partition(num_blocks=4)
@@ -45,7 +46,7 @@ def random_adapter(
 def family_of(params: dict) -> str:
     """The kind of model that has `params`."""
     kernel = next(value["proj_in"]["kernel"] for value in params["unet"]["mid_block"].values() if "proj_in" in value)
-    return "sdxl" if "text_encoder_2" in params else "sd2" if kernel.ndim == 2 else "sd1"
+    return family_of_build("text_encoder_2" in params, kernel.ndim == 4)
 
 
 def _pair(rng, info: AdapterInfo, component: str, layer: str, shape: tuple[int, int], size: float) -> LoRAPair:

@@ -7,9 +7,9 @@ from typing import Literal
 from tyro.conf import Positional
 
 from blocklora_jax.command_line.options import check_options
+from blocklora_jax.layouts.families.table import FamilyName as Family
 
 Sampler = Literal["ddim", "euler", "dpmpp_2m"]
-Family = Literal["sd1", "sd2", "sdxl"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
