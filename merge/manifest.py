@@ -15,6 +15,7 @@ from blocklora_jax.adapters.header import MOST_NUMBERS, InfoHeader
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.checkpoints.manifest import read_manifest
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.dtype_names import ModelDtype
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.outputs import MANIFEST
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
@@ -95,7 +96,7 @@ class _Record(Schema):
     blocklora_merge: Literal[1]
     base_name: Text
     base_digest: Sha256
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: ModelDtype
     concepts: Annotated[list[_Concept], Field(max_length=1 << 16)]
 
     def to_record(self) -> MergeRecord:

@@ -14,6 +14,7 @@ from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
+from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.store import read_registry
 from train.concept.batch_training import OF_ITS_OWN, check_equal, train_together
 from train.concept.claims import check_base, use_claim
@@ -111,7 +112,7 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
             )
         if foreign := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
             raise UserError(f"{options.concepts}: {name} sets {foreign[0]!r}, which holds for all: give it as a flag")
-        own = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
+        own = {"images": name, "token": concept_token(name), **settings, "out": str(options.out / name)}
         if "class_noun" not in {key.replace("-", "_") for key in settings}:
             raise UserError(f"{options.concepts}: {name} needs a class_noun: what it is, such as 'dog'")
         check_settings(f"{options.concepts}: {name}", settings, ConceptConfig)

@@ -60,7 +60,8 @@ def check_model_index(index: Mapping[str, Any], source: str) -> tuple[str, ...]:
 
 def model_family(configs: Mapping[str, Any]) -> str:
     """The name of a model's family, which says how PyTorch software names and shapes its layers."""
-    return family_of_build("text_encoder_2" in configs, not configs["unet"].use_linear_projection)
+    unet = configs["unet"]
+    return family_of_build("text_encoder_2" in configs, not unet.use_linear_projection, unet.cross_attention_dim)
 
 
 def make_model_index(

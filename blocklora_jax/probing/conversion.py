@@ -91,6 +91,9 @@ class Fit(NamedTuple):
     leak: float
     leak_before: float
 
+    def __repr__(self) -> str:
+        return f"Fit(error {self.error:.3g}, leak {self.leak:.3g}, before {self.leak_before:.3g})"
+
 
 def fit_block(
     own: Float[np.ndarray, "s s"],

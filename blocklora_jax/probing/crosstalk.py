@@ -49,6 +49,9 @@ class Crosstalk(NamedTuple):
     pairs: Float[np.ndarray, "i i"]
     others: Float[np.ndarray, " i"]
 
+    def __repr__(self) -> str:
+        return f"Crosstalk({len(self.others)} concepts, others at once: {np.max(self.others, initial=0):.3g} at most)"
+
 
 def crosstalk(
     energies: Float[np.ndarray, "i j l"], base: Float[np.ndarray, "i l"], layers: Sequence[str]

@@ -35,6 +35,9 @@ class Inputs(NamedTuple):
     grams: Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
     ordinary: Mapping[str, Float[np.ndarray, "_ _"]]
 
+    def __repr__(self) -> str:
+        return f"Inputs({max(map(len, self.grams.values()), default=0)} adapters, {len(self.grams)} layers)"
+
 
 def measure_inputs(
     sd: StableDiffusion,

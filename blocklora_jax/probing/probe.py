@@ -29,7 +29,7 @@ from blocklora_jax.pipeline import StableDiffusion
 Observe = Callable[[str, jax.Array, jax.Array, Any], Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Probe:
     """Sums of what `observe` makes of each layer's inputs while a model draws prompts; compiled once.
 
@@ -44,6 +44,9 @@ class Probe:
     observe: Observe
     steps: int = 4
     chunk: int = 8
+
+    def __repr__(self) -> str:
+        return f"Probe({self.sd.checkpoint.name!r}, {len(self.layers)} layers, {self.steps} steps)"
 
     def __call__(
         self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, context: Any = None, seed: int = 0

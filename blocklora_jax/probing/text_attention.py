@@ -20,7 +20,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.probe import Probe
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextAttention:
     """Attention by text position, averaged over cross-attention layers, heads, pixels and `steps` of a DDIM run from noise,
     without guidance; compiled once.
@@ -31,6 +31,9 @@ class TextAttention:
     sd: StableDiffusion
     steps: int = 2
     chunk: int = 16
+
+    def __repr__(self) -> str:
+        return f"TextAttention({self.sd.checkpoint.name!r}, {self.steps} steps)"
 
     def __call__(
         self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int = 0

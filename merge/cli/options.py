@@ -7,10 +7,10 @@ from typing import Literal
 from tyro.conf import Positional
 
 from blocklora_jax.command_line.options import check_options
+from blocklora_jax.io.dtype_names import ModelDtype as Precision
 from blocklora_jax.layouts.families.table import FamilyName as Family
 
 Sampler = Literal["ddim", "euler", "dpmpp_2m"]
-Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,18 @@ else:
     FamilyOrUnknown = Literal[(*FAMILIES, "")]
 
 
-def family_of_build(second_text_encoder: bool, convolution_projections: bool) -> str:
-    """The name of the family whose models are built so; the text encoders count more than the projections."""
-    fitting = [each for each in FAMILIES.values() if each.has_second_text_encoder == second_text_encoder]
-    closest = [each for each in fitting if each.has_convolution_projections == convolution_projections]
-    return (closest or fitting)[0].name
+def family_of_build(second_text_encoder: bool, convolution_projections: bool, cross_width: int) -> str:
+    """The name of the family whose models are built so.
+
+    The text encoders count most, then the projections, then the width of the text that the U-Net reads: small models
+    have widths of their own.
+    """
+
+    def agreement(family: Family) -> tuple[bool, bool, bool]:
+        return (
+            family.has_second_text_encoder == second_text_encoder,
+            family.has_convolution_projections == convolution_projections,
+            family.cross_width == cross_width,
+        )
+
+    return max(FAMILIES.values(), key=agreement).name
