@@ -37,9 +37,11 @@ class AdapterContents(NamedTuple):
 def write_adapter(adapter: AdapterContents, path: str | Path, dtype: str = "float32") -> None:
     """Write `adapter` to `path`, beside it first and then moved into place.
 
-    Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d] and, for
-    SDXL, `tokens_2/<name>` [v, d2]. The header has a digest of them, by which reading notices damage.
-    Raises UserError for another dtype than "float32" or "bfloat16", numbers that are not finite, and a disk that is full.
+    Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d],
+    and for SDXL also `tokens_2/<name>` [v, d2]. The header has their digest, so that reading notices damage.
+
+    Raises UserError for a dtype that is not "float32" or "bfloat16", for numbers that are not finite, and for a full
+    disk.
     """
     if dtype not in _DTYPES:
         raise UserError(f"cannot save an adapter as {dtype!r}; choose {' or '.join(_DTYPES)}")

@@ -50,7 +50,10 @@ class InfoHeader(Schema):
     shapes: Annotated[dict[Adapted, dict[_LayerPath, Shape]], Field(max_length=len(ADAPTED))]
 
     def to_info(self, training: str) -> AdapterInfo:
-        """The adapter's description. Raises UserError for a partition that cannot be, slots that it lacks, and a name that is none."""
+        """The adapter's description.
+
+        Raises UserError for an impossible partition, slots that the partition does not have, and an invalid name.
+        """
         values = {name: getattr(self, name) for name in AdapterInfo.__dataclass_fields__ if name != "training"}
         partition = Partition(**dict(self.partition)) if self.partition else None
         slots = partition.check_slots(tuple(self.slots)) if partition else ()

@@ -18,7 +18,7 @@ ROW_LENGTH = 1 / sqrt(3)
 
 
 def basis_rows(seed: int, path: str, n: int, first: int, count: int) -> Float[np.ndarray, "n count"]:
-    """Basis vectors `first`, …, `first + count - 1` of the layer `path` ("unet/…/to_k"), as fp64 columns of unit length.
+    """Basis vectors `first`, …, `first + count - 1` of the layer `path` ("unet/…/to_k"): fp64 columns of unit length.
 
     The basis is a random rotation of the layer's n inputs, a function of (seed, path, n) alone: a vector of it does not
     depend, beyond rounding, on how many are asked for.
@@ -41,7 +41,8 @@ def init_orthogonal(seed: int, shapes: KernelShapes, slot: int, rank: int) -> Lo
 
     Raises: UserError if a layer's basis has no such vectors.
 
-    Source: Orthogonal Adaptation (arXiv 2312.02432), which freezes A to a random choice of such rows; here slots keep them apart.
+    Source: Orthogonal Adaptation (arXiv 2312.02432), which freezes A to a random choice of such rows. Here the slots
+    choose them, so that no two concepts have the same.
     """
     sets = count_sets(shapes, rank)
     if not 0 <= slot < sets:

@@ -24,7 +24,7 @@ _READS_TEXT = re.compile(r"^unet/.*attn2/to_[kv]$")
 
 
 def reads_text(layer: str) -> bool:
-    """Whether a layer ("unet/…/to_k") reads text and nothing of the picture, so that no picture need be drawn for it."""
+    """Whether a layer ("unet/…/to_k") reads only text. Its inputs can be found without drawing a picture."""
     return not layer.startswith("unet/") or bool(_READS_TEXT.match(layer))
 
 

@@ -29,7 +29,10 @@ def check_merge(
     allow_overlap: bool,
     check_base: bool,
 ) -> list:
-    """The weights (ones by default), if `adapters` can be merged into `params`. Raises UserError naming all that is wrong."""
+    """The weights (ones by default), if `adapters` can be merged into `params`.
+
+    Raises UserError naming everything that is wrong.
+    """
     problems = [
         *adapter_problems(adapters, weights, allow_overlap),
         *params_problems(params, adapters, check_base=check_base),
@@ -156,7 +159,8 @@ def _table_problems(component: str, path: str, table: tuple[int, ...] | None, ad
     if table is None:
         return [f"the params lack {path}, which the tokens of {adapter.name!r} join"] if tokens else []
     problems = [
-        f"token {token} of {adapter.name!r} is {list(vectors.shape)}; the {component.replace('_', ' ')}'s are {table[-1]} wide"
+        f"token {token} of {adapter.name!r} is {list(vectors.shape)};"
+        f" the {component.replace('_', ' ')}'s are {table[-1]} wide"
         for token, vectors in tokens.items()
         if vectors.ndim != 2 or vectors.shape[1] != table[-1]
     ]
@@ -184,7 +188,8 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
         told.append(f"so do {len(pairs) - len(told)} other pairs")
     if all(_fitted(one, other) for one, other in pairs):
         return [
-            "the adapters are fitted to each other and share weights: sum them with allow_overlap=True (--allow-overlap)"
+            "the adapters are fitted to each other and share weights:"
+            " sum them with allow_overlap=True (--allow-overlap)"
         ]
     told[-1] += (
         "; or fit them to each other (merge.fit_jointly, python -m merge fit) and sum them with allow_overlap=True "
@@ -202,11 +207,11 @@ def _fitted(one: Adapter, other: Adapter) -> bool:
 
 def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:
     names, partition = f"{one.name!r} and {other.name!r}", one.info.partition
-    foreign = [repr(a.name) for a in (one, other) if a.info.origin]
-    if foreign:
-        verb = "are LoRAs" if len(foreign) == 2 else "is a LoRA"
+    external = [repr(a.name) for a in (one, other) if a.info.origin]
+    if external:
+        verb = "are LoRAs" if len(external) == 2 else "is a LoRA"
         return (
-            f"{names} overlap, because {' and '.join(foreign)} {verb} of another program, without blocks: convert "
+            f"{names} overlap, because {' and '.join(external)} {verb} of another program, without blocks: convert "
             "what has none into a slot (python -m merge convert FILE --slot N)"
         )
     unblocked = [repr(a.name) for a in (one, other) if a.info.partition is None]

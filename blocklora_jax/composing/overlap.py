@@ -17,7 +17,10 @@ def overlapping_layers(adapters: Sequence[Adapter]) -> set[str]:
 
 
 def own_blocks(one: Adapter, other: Adapter) -> bool:
-    """Whether two adapters have different slots of one partition. In a basis they may change the same weights nevertheless."""
+    """Whether two adapters have different slots of one partition.
+
+    In a basis they may still change the same weights.
+    """
     a, b = one.info, other.info
     return a.partition is not None and a.partition == b.partition and not set(a.slots) & set(b.slots)
 

@@ -49,8 +49,8 @@ def generate(
 
     Args:
         models: the modules; the dtype they compute in is theirs.
-        params: `{"unet": …, "text_encoder": …, "vae": …}`, for SDXL `"text_encoder_2"` too; token tables may be longer than
-            the configs say.
+        params: `{"unet": …, "text_encoder": …, "vae": …}`, for SDXL `"text_encoder_2"` too. Token tables may be longer
+            than the configs say.
         schedule: of the base model.
         sampler_name: a key of `SAMPLERS`.
         input_ids: int32 ids of the prompts [b, t], for SDXL [b, 2, t].

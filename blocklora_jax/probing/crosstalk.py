@@ -41,9 +41,12 @@ TEMPLATES: Mapping[Kind, tuple[str, ...]] = {
 
 
 class Crosstalk(NamedTuple):
-    """pairs: row i, column j: |dW_j x_i| / |dW_i x_i|, so 1 on the diagonal. others: all others at once, |sum_{j != i} dW_j x_i| / |dW_i x_i|.
+    """How much the adapters j of other concepts answer to the inputs x_i of concept i.
 
-    Where the concept's own adapter has no output it is infinite.
+    pairs: in row i, column j: |dW_j x_i| / |dW_i x_i|, so 1 on the diagonal.
+    others: all others together: |sum_{j != i} dW_j x_i| / |dW_i x_i|.
+
+    Both are infinite where the concept's own adapter has no output.
     """
 
     pairs: Float[np.ndarray, "i i"]

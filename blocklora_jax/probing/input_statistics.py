@@ -1,4 +1,7 @@
-"""What layers read on every concept's prompts and on ordinary ones: all that fitting adapters to each other needs, and no picture of a concept."""
+"""Statistics of layers' inputs on each concept's prompts and on ordinary prompts.
+
+Fitting adapters to each other needs only these, and no picture of a concept.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +53,8 @@ def measure_inputs(
     """Run the text encoders, and the U-Net where layers read pictures, on `config.prompts` prompts an adapter.
 
     Args:
-        attention: the U-Net's layers that read text count its positions by the attention that they get (see `TextAttention`), .9 of
-            it, instead of all alike.
+        attention: in the U-Net's layers that read text, the positions of the text are weighted by the attention that
+            they get (see `TextAttention`), up to a tenth that is weighted evenly. Otherwise all have equal weight.
 
     Raises: UserError for an adapter without a trigger of its own.
     """

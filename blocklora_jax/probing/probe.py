@@ -1,4 +1,4 @@
-"""What a model's layers read while it draws prompts, and what is made of that: the inputs of crosstalk and of re-fitting."""
+"""Observes the inputs of a model's layers while it draws prompts, for crosstalk and conversion."""
 
 from __future__ import annotations
 

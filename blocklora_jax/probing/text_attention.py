@@ -22,8 +22,9 @@ from blocklora_jax.probing.probe import Probe
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TextAttention:
-    """Attention by text position, averaged over cross-attention layers, heads, pixels and `steps` of a DDIM run from noise,
-    without guidance; compiled once.
+    """Attention by text position, compiled once.
+
+    It is the mean over cross-attention layers, heads, pixels and `steps` of a DDIM run from noise, without guidance.
 
     chunk: prompts that go through the model at once.
     """

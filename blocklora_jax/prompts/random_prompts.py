@@ -1,4 +1,4 @@
-"""What is random in ROE: prompts about anything, some with a stranger's token in them."""
+"""The random prompts of ROE: about anything, some with a negative token."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PromptWords:
 class RandomPromptShares:
     """How often a random prompt has what, each a share in 0..1.
 
-    own_class: the subject is the concept's own class. foreign: a stranger's token stands before the subject.
+    own_class: the subject is the concept's own class. foreign: a negative token stands before the subject.
     second: a second subject joins. scene: a scene is named. empty: the empty prompt (classifier-free guidance).
     """
 
@@ -58,8 +58,10 @@ class RandomPromptShares:
 class RandomPrompts(NamedTuple):
     """A pool to draw from.
 
-    ids: int32 [p, t], or [p, 2, t] for two text encoders; ids from `table_rows + own vectors` on are the foreign token's. nouns: int32 [p], the token that
-    a foreign token's embedding is drawn around (the last token of the subject). texts: the prompts.
+    ids: int32 [p, t], or [p, 2, t] for two text encoders; ids from `table_rows + own vectors` on are of the negative
+    token.
+    nouns: int32 [p], the last token of the subject; a negative token's embedding is drawn around that of this token.
+    texts: the prompts.
     """
 
     ids: Int[np.ndarray, "p *e t"]
@@ -70,7 +72,7 @@ class RandomPrompts(NamedTuple):
 def random_prompt(
     rng: np.random.Generator, words: PromptWords, shares: RandomPromptShares, class_noun: str
 ) -> tuple[str, str]:
-    """One prompt and the subject that a foreign token in it precedes.
+    """One prompt, and the subject, before which a negative token stands if there is one.
 
     >>> words = PromptWords(styles=("a photo of",), subjects=("dog",), scenes=("on a beach",))
     >>> random_prompt(np.random.default_rng(0), words, RandomPromptShares(empty=1.0), "man")[0]
@@ -101,8 +103,10 @@ def make_random_prompts(
 ) -> RandomPrompts:
     """A pool of `count` prompts, a function of the seed.
 
-    own_token: (name, vectors) of the concept being taught; a foreign token has as many vectors, and there is none if
-    the concept has none. Raises UserError if the concept's token is the one that stands for foreign ones.
+    own_token: (name, vectors) of the concept being taught. The negative token has as many vectors; without vectors
+    there is none.
+
+    Raises UserError if the concept's token has the name that negative tokens have in the pool.
     """
     name, vectors = own_token
     if name == FOREIGN:

@@ -262,8 +262,8 @@ FIELDS = {
         {"num_blocks": 4, "axis": "in", "seed": 0, "more": 1},
     ),
     "shapes": (
-        None, 1, [], {"unet": {"a": [10**12, 4]}}, {"unet": {"a": [0, 4]}}, {"unet": {"a": [4]}}, {"unet": {"../a": [4, 4]}},
-        {"other": {}}, {"unet": {"a": [4, 4.5]}},
+        None, 1, [], {"unet": {"a": [10**12, 4]}}, {"unet": {"a": [0, 4]}}, {"unet": {"a": [4]}},
+        {"unet": {"../a": [4, 4]}}, {"other": {}}, {"unet": {"a": [4, 4.5]}},
     ),
     "unknown": (1,),
 }  # fmt: skip

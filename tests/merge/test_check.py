@@ -52,8 +52,10 @@ def test_other_partitions_are_refused_only_where_weights_are_shared():
     halves = Partition(num_blocks=2, seed=0)
     quarter = halves.support(f"unet/{layer}", (24, 16), (0,)).rows[:6]
     slots = [
-        slot for slot in range(4) if set(Partition(num_blocks=4).support(f"unet/{layer}", (24, 16), (slot,)).rows) <= set(quarter)
-    ]  # fmt: skip
+        slot
+        for slot in range(4)
+        if set(Partition(num_blocks=4).support(f"unet/{layer}", (24, 16), (slot,)).rows) <= set(quarter)
+    ]
     inside, outside = make_adapter("ada", (0,), halves, layers=layers), make_adapter("bob", (1,), halves, layers=layers)
     fine = make_adapter("cyd", tuple(slots), Partition(num_blocks=4), layers=layers)
     assert "'ada' and 'cyd' overlap, because their partitions differ" in refusal([inside, fine])

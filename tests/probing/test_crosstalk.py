@@ -52,7 +52,9 @@ def test_types_are_what_a_layer_does():
 @pytest.fixture(scope="module")
 def adapters(tiny_sd):
     return [
-        random_adapter(name, tiny_sd.params, slots=(slot,), layers="cross_kv", partition=Partition(num_blocks=4), size=size)
+        random_adapter(
+            name, tiny_sd.params, slots=(slot,), layers="cross_kv", partition=Partition(num_blocks=4), size=size
+        )
         for slot, (name, size) in enumerate((("ada", 0.5), ("bob", 0.2), ("cyd", 0.4)))
     ]  # fmt: skip
 

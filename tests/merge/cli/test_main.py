@@ -151,7 +151,10 @@ def test_unusable_token_names_are_refused_on_export(tiny_sd, tmp_path):
 
 
 def test_merge_imports_neither_flax_nor_train_nor_torch():
-    code = "import sys, merge, merge.__main__; print([m for m in ('flax', 'train', 'torch', 'transformers') if m in sys.modules])"
+    code = (
+        "import sys, merge, merge.__main__;"
+        " print([m for m in ('flax', 'train', 'torch', 'transformers') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -107,8 +107,9 @@ def test_the_card_says_what_calls_the_concepts_and_how_to_load(tmp_path):
     front = yaml.safe_load(text.split("---")[1])
     assert front["instance_prompt"] == "<ada> man, <bob> man"
     assert {"text-to-image", "lora", "stable-diffusion"} <= set(front["tags"])
-    for part in ("| bob | `<bob> man` | 0.5 | slots 1, 2 of 4 (in) | 3 | small |", "load_lora_weights('.', weight_name='m.safetensors')",
-                 "load_textual_inversion('m.ada.safetensors')", "`embedding:bob`", "Adapter.load('m.safetensors')"):  # fmt: skip
+    for part in ("| bob | `<bob> man` | 0.5 | slots 1, 2 of 4 (in) | 3 | small |",
+                 "load_lora_weights('.', weight_name='m.safetensors')", "load_textual_inversion('m.ada.safetensors')",
+                 "`embedding:bob`", "Adapter.load('m.safetensors')"):  # fmt: skip
         assert part in text
     code = text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
