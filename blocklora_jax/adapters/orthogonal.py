@@ -1,4 +1,4 @@
-"""Down projections that are never trained: disjoint rows of one orthonormal basis a layer, which everybody shares."""
+"""Down projections that are not trained: disjoint rows of an orthonormal basis, which is the same for all concepts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jaxtyping import Float
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRAPair, LoRATree
 
-# The length that a row of `init_lora`'s A has in the mean: n entries uniform in +-1/sqrt(n), each of variance 1/(3n).
-# So |A x|, and with it what a learning rate of B means at the first steps, is as there.
+# The mean length of a row of A in `init_lora`: n entries uniform in +-1/sqrt(n), each of variance 1/(3n).
+# So |A x| is as large as there, and a learning rate of B has the same effect at the first steps.
 ROW_LENGTH = 1 / sqrt(3)
 
 

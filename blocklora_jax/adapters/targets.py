@@ -9,7 +9,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.components import ADAPTED
 from blocklora_jax.layouts.low_rank import KernelShapes
 
-# The first pattern found in "component/path" decides; a layer that none finds is left alone.
+# The first pattern that is found in "component/path" decides. A layer that no pattern finds is not adapted.
 LAYER_SETS: dict[str, tuple[tuple[str, bool], ...]] = {
     "cross_kv": ((r"^unet/.*attn2/to_[kv]$", True),),
     "attention": ((r"^unet/.*attn[12]/to_(q|k|v|out_0)$", True),),

@@ -1,4 +1,4 @@
-"""A prompt of its own for each part of a picture, so that several concepts stand beside each other unmixed.
+"""A prompt for each part of a picture, so that several concepts can stand beside each other without mixing.
 
 In cross-attention, within a region, the output for the region's prompt replaces the output for the picture's prompt.
 Self-attention still sees the whole picture. Source: regionally controllable sampling of Mix-of-Show (arXiv 2305.18292).
@@ -88,10 +88,10 @@ def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
     if len(called) < 2 or not count:
         return []
     regions, strips = [], itertools.pairwise(np.linspace(0, 1, count + 1).tolist())
-    for _, own, _, is_style in called:
+    for _, kept, _, is_style in called:
         words = prompt
         for _, names, noun, _ in called:
-            if names != own:
+            if names != kept:
                 words = _call_by_noun(words, names, noun)
         left, right = (0.0, 1.0) if is_style else next(strips)
         regions.append(Region(words, (left, 0.0, right, 1.0)))

@@ -57,9 +57,10 @@ class ConversionConfig:
     """Settings of a conversion.
 
     rank: of the result. erase_weight: lambda. ridge: as a share of the inputs' mean square, at least 1e-6.
-    prompts: how many with the trigger; random_prompts: how many without. steps: of the sampling runs in which the layers
-    that read pictures are observed. token_spread: how far negative tokens in random prompts are from the class noun,
-    in standard deviations of the token table.
+    prompts: how many with the trigger; random_prompts: how many without.
+    steps: of the sampling runs in which the layers that read pictures are observed.
+    token_spread: how far negative tokens in random prompts are from the class noun, in standard deviations of the token
+        table.
     """
 
     rank: int = 16

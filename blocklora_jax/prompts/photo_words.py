@@ -18,6 +18,7 @@ PHOTO_WORDS = PromptWords(
     ),
     scenes=(
         "on a beach", "in a forest", "in the snow", "in a city", "on a street", "in a kitchen", "in a garden",
-        "in a desert", "on a mountain", "at night", "at sunset", "in a museum", "in a cafe", "under water", "in space", "by a lake",
+        "in a desert", "on a mountain", "at night", "at sunset", "in a museum", "in a cafe", "under water", "in space",
+        "by a lake",
     ),
 )  # fmt: skip
