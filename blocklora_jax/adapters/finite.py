@@ -42,11 +42,11 @@ def check_finite(adapters: Sequence[Adapter]) -> None:
 
 def nonfinite_problems(adapters: Sequence[Adapter]) -> list[str]:
     """The same in words, one text for each adapter."""
-    found = {adapter.name: nonfinite_parts(adapter) for adapter in adapters}
+    parts_by_name = {adapter.name: nonfinite_parts(adapter) for adapter in adapters}
     return [
         f"{name!r} has values that are not finite (NaN or infinity) in {_some(parts)}: the file is damaged, or its "
         "training failed; take another copy or train it again"
-        for name, parts in found.items()
+        for name, parts in parts_by_name.items()
         if parts
     ]
 

@@ -49,13 +49,13 @@ def select_kernels(params: Mapping, layers: str) -> KernelShapes:
     rules = parse_layers(layers)
     chosen: KernelShapes = {}
     for component in ADAPTED:
-        found = {
+        shapes = {
             path: tuple(shape[-2:])
             for path, shape in _kernels(params.get(component, {}))
             if _adapted(f"{component}/{path}", rules) and (len(shape) == 2 or shape[:2] == (1, 1))
         }
-        if found:
-            chosen[component] = found
+        if shapes:
+            chosen[component] = shapes
     if not chosen:
         raise UserError(f"layers={layers!r} matches no layer of this model")
     return chosen

@@ -128,11 +128,11 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
         missing, misfits = [], []
         for component, layers in adapter.shapes().items():
             for layer, (n, m) in layers.items():
-                name, found = f"{component}/{layer}", shapes.get(f"{component}/{layer}/kernel")
-                if found is None:
+                name, shape = f"{component}/{layer}", shapes.get(f"{component}/{layer}/kernel")
+                if shape is None:
                     missing.append(name)
-                elif len(found) not in (2, 4) or (prod(found[:-1]), found[-1]) != (n, m):
-                    misfits.append(f"{name} is {list(found)} in the params and {[n, m]} in the adapter")
+                elif len(shape) not in (2, 4) or (prod(shape[:-1]), shape[-1]) != (n, m):
+                    misfits.append(f"{name} is {list(shape)} in the params and {[n, m]} in the adapter")
         problems += [f"the params lack layers of {adapter.name!r}: {_some(missing)}"] if missing else []
         problems += [f"layers of {adapter.name!r} have other shapes: {_some(misfits)}"] if misfits else []
         for component, path in TOKEN_TABLES.items():
@@ -144,9 +144,13 @@ def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
     """Layers that two adapters have in different shapes; where there are params, they tell which of them is wrong."""
     problems = []
     for one, other in combinations(adapters, 2):
-        shapes, others = one.shapes(), other.shapes()
-        names = [(c, layer) for c in shapes.keys() & others.keys() for layer in shapes[c].keys() & others[c].keys()]
-        misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != others[c][layer])
+        shapes, other_shapes = one.shapes(), other.shapes()
+        names = [
+            (c, layer)
+            for c in shapes.keys() & other_shapes.keys()
+            for layer in shapes[c].keys() & other_shapes[c].keys()
+        ]
+        misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != other_shapes[c][layer])
         if misfits:
             problems.append(
                 f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: not one base model"

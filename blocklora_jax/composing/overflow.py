@@ -47,11 +47,11 @@ def check_overflow(params: Mapping[str, Any], merged: Mapping[str, Any], paths: 
 
 def _finite(leaves: Mapping[str, Any]) -> dict[str, bool]:
     """By path, whether a leaf is finite. What lies on devices is looked at there; answers are fetched together."""
-    found = {}
+    verdicts = {}
     for path, leaf in leaves.items():
         if not isinstance(leaf, Tracer):
-            found[path] = _all_finite(leaf) if isinstance(leaf, jax.Array) else is_finite(leaf)
-    return {path: bool(finite) for path, finite in jax.device_get(found).items()}
+            verdicts[path] = _all_finite(leaf) if isinstance(leaf, jax.Array) else is_finite(leaf)
+    return {path: bool(finite) for path, finite in jax.device_get(verdicts).items()}
 
 
 @jax.jit

@@ -37,11 +37,11 @@ def shared_layers(one: Adapter, other: Adapter) -> list[str]:
     if own_blocks(one, other) and not (a.partition and a.partition.basis):
         return []
     certain = same or a.partition is None or b.partition is None
-    shapes, others = one.shapes(), other.shapes()
+    shapes, other_shapes = one.shapes(), other.shapes()
     return [
         f"{component}/{layer}"
-        for component in shapes.keys() & others.keys()
-        for layer in shapes[component].keys() & others[component].keys()
+        for component in shapes.keys() & other_shapes.keys()
+        for layer in shapes[component].keys() & other_shapes[component].keys()
         if certain or _meet(a, b, component, layer, shapes[component][layer])
     ]
 

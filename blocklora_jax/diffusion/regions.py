@@ -132,10 +132,10 @@ def region_ids(
         raise UserError(f"regions of {len(regions)} pictures for {len(prompts)} prompts: give a list for each prompt")
     texts, boxes = [], np.zeros((max(map(len, regions)), len(prompts), 4), np.float32)
     for place, row in np.ndindex(boxes.shape[:2]):
-        own = regions[row]
-        texts.append(own[place].prompt if place < len(own) else prompts[row])
-        if place < len(own):
-            boxes[place, row] = own[place].box
+        of_picture = regions[row]
+        texts.append(of_picture[place].prompt if place < len(of_picture) else prompts[row])
+        if place < len(of_picture):
+            boxes[place, row] = of_picture[place].box
     return RegionIds(tokenizer.encode(texts, tokens), boxes) if texts else None
 
 

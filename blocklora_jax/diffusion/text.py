@@ -64,6 +64,6 @@ def make_size_ids(
     >>> make_size_ids(64, 32, 1).tolist()
     [[64.0, 32.0, 0.0, 0.0, 64.0, 32.0]]
     """
-    own = (height, width)
-    sizes = (*(original_size or own), *crops_coords_top_left, *(target_size or own))
+    size = (height, width)
+    sizes = (*(original_size or size), *crops_coords_top_left, *(target_size or size))
     return np.tile(np.asarray(sizes, np.float32), (rows, 1))

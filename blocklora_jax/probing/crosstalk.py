@@ -136,12 +136,12 @@ def measure_crosstalk(
 
 def _pairs_of(layer: str, adapters: Sequence[Adapter]) -> Mapping[int, tuple[Any, Any]]:
     component, _, path = layer.partition("/")
-    found = {}
+    pairs = {}
     for index, adapter in enumerate(adapters):
         if path in adapter.lora.get(component, {}):
             a, b = adapter.lora[component][path]
-            found[index] = np.asarray(a, np.float32) * np.float32(adapter.info.scale), np.asarray(b, np.float32)
-    return found
+            pairs[index] = np.asarray(a, np.float32) * np.float32(adapter.info.scale), np.asarray(b, np.float32)
+    return pairs
 
 
 def _energies(pairs: Mapping[int, tuple[Any, Any]], count: int, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -186,11 +186,11 @@ def _prompt_length(files: TokenizerFiles, positions: int | None, folder: str) ->
 
 def _multi_vector_tokens(added: Mapping[str, int]) -> dict[str, list[int]]:
     """Concept tokens of several vectors that a tokenizer already has, as those of a merged folder do."""
-    found = {}
+    ids = {}
     for name in added:
         units = [name]
         while (unit := f"{name}_{len(units)}") in added:
             units.append(unit)
         if len(units) > 1:
-            found[name] = [added[unit] for unit in units]
-    return found
+            ids[name] = [added[unit] for unit in units]
+    return ids
