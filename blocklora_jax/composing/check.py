@@ -1,4 +1,4 @@
-"""What must hold before adapters are merged; everything that does not is said in one error."""
+"""Checks before adapters are merged. One error names everything that is wrong."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_merge(
 
 
 def params_problems(params: Mapping[str, Any], adapters: Sequence[Adapter], *, check_base: bool) -> list[str]:
-    """What keeps `adapters` from being merged into `params`."""
+    """The problems with merging `adapters` into `params`."""
     leaves = flatten_params(params)
     problems = _shape_problems({path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}, adapters)
     # Inside jit there are no values to compare.
@@ -65,7 +65,7 @@ def raise_problems(problems: Iterable[str]) -> None:
 
 
 def adapter_problems(adapters: Sequence[Adapter], weights: Sequence | None, allow_overlap: bool) -> list[str]:
-    """What keeps `adapters` from being merged with each other."""
+    """The problems with merging `adapters` with each other."""
     problems = [
         *_weight_problems(len(adapters), weights), *nonfinite_problems(adapters), *_base_problems(adapters),
         *_token_problems(adapters),
@@ -90,7 +90,7 @@ def _is_finite(weight: Any) -> bool:
 
 
 def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
-    # Of another program's LoRA the family is a guess: there shapes decide.
+    # The family of an external LoRA is a guess; there the shapes decide.
     families = sorted({adapter.info.base_family for adapter in adapters if not adapter.info.origin})
     if len(families) > 1:
         return [f"the adapters are of different kinds of model: {' and '.join(families)}"]
@@ -141,7 +141,7 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
 
 
 def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
-    """Layers that two adapters have in different shapes; where there are params, they tell which of them is wrong."""
+    """Layers that have different shapes in two adapters. Where there are params, those tell which adapter is wrong."""
     problems = []
     for one, other in combinations(adapters, 2):
         shapes, other_shapes = one.shapes(), other.shapes()

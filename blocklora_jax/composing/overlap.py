@@ -1,4 +1,4 @@
-"""Which weights two adapters both own: on those they disturb each other."""
+"""Which weights two adapters both own. On these weights they disturb each other."""
 
 from __future__ import annotations
 

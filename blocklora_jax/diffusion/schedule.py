@@ -109,7 +109,7 @@ class Schedule:
         return signal * x0 + spread * noise
 
     def training_target(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:
-        """What the U-Net should answer for `x_t`: the noise, or the velocity `sqrt(a) noise - sqrt(1 - a) x0`."""
+        """What the U-Net should output for `x_t`: the noise, or the velocity `sqrt(a) noise - sqrt(1 - a) x0`."""
         return noise if self.prediction_type == "epsilon" else self.velocity(x0, noise, t)
 
     def velocity(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:

@@ -25,7 +25,7 @@ from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.probing.text_attention import TextAttention
 from blocklora_jax.prompts.random_prompts import PromptWords
 
-# Of the weight of all text positions, this share is even: what is hardly looked at is not quite free.
+# This share of the weight is spread evenly over the text positions, so that positions with little attention also count.
 EVEN = 0.1
 
 
@@ -61,16 +61,16 @@ def measure_inputs(
     words, config = words or words_for(sd.checkpoint.name), config or ConversionConfig()
     for adapter in adapters:
         check_trigger(adapter, words)
-    # Whole chunks, so that nothing is compiled for a rest.
+    # Whole chunks, so that nothing is compiled for a smaller last chunk.
     each = max(config.chunk, config.random_prompts // len(adapters) // config.chunk * config.chunk)
     layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
-    # All of the U-Net's layers that read text read the same.
+    # All layers of the U-Net that read text have the same inputs.
     readers = [layer for layer in layers if _attends_to_text(layer)]
     seen = frozenset(layers) - frozenset(readers[1:])
     probe = Probe(sd, seen, _gram, config.steps, config.chunk)
     looks = TextAttention(sd, chunk=config.chunk) if attention and readers else None
     own, ordinary = [], []
-    # Shown where somebody watches.
+    # A progress bar, if the output is a terminal.
     for adapter in tqdm(adapters, desc="inputs", unit="adapter", dynamic_ncols=True, disable=None):
         ids = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
         own.append(_measure(probe, looks, with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, config.seed))

@@ -77,7 +77,7 @@ class Probe:
 
     @cached_property
     def _text_step(self) -> Callable[..., tuple[TextOutput, dict[str, Any]]]:
-        """The text of ids, and what was seen within the text encoders and by the U-Net's layers that read it."""
+        """The text states of ids, and the observations in text encoders and in the U-Net's layers that read text."""
 
         @jax.jit
         def step(towers, kernels, lora, scale, ids, context):
@@ -121,7 +121,7 @@ class Probe:
         context: Any,
         total: dict[str, Any],
     ) -> dict[str, Any]:
-        """`total`, with what was seen while the pictures of `text` were drawn."""
+        """`total` plus the observations made while the pictures of `text` were drawn."""
         sampler, rows, side = get_sampler("ddim"), len(text.states), self.sd.image_size
         plan = sampler.init(self.sd.schedule, self.steps)
         added = add_sizes(text, jnp.asarray(make_size_ids(side, side, rows)))

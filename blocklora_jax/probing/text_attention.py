@@ -1,4 +1,4 @@
-"""Where the U-Net looks: how much attention each text position gets while a prompt's picture is drawn."""
+"""How much attention of the U-Net each text position gets while a prompt's picture is drawn."""
 
 from __future__ import annotations
 
@@ -74,12 +74,13 @@ class TextAttention:
         return sorted(path.removesuffix(end) for path in paths if path.endswith(f"attn2{end}"))
 
     def _kernels(self, unet: Mapping[str, Any], adapter: Adapter | None) -> dict[str, Float[Array, "n m"]]:
-        """By layer the weights of queries and keys, with the adapter in them."""
+        """By layer the kernels of queries and keys, with the adapter added."""
         flat, pairs, kernels = flatten_params(unet), adapter.lora.get("unet", {}) if adapter else {}, {}
         for path in (f"{block}/{name}" for block in self._blocks for name in ("to_q", "to_k")):
             kernels[path] = jnp.asarray(flat[f"{path}/kernel"], jnp.float32)
             if adapter and path in pairs:
                 a, b = (jnp.asarray(factor) for factor in pairs[path])
+                # Not `kernel_change`: in the default precision, as the model itself computes.
                 kernels[path] += adapter.info.scale * a @ b
         return kernels
 
@@ -89,7 +90,7 @@ class TextAttention:
 
     @cached_property
     def _text(self) -> Probe:
-        """What the layers that read text get."""
+        """The inputs of the layers that read text."""
         return Probe(self.sd, frozenset((self._text_reader,)), lambda layer, x, y, context: x, chunk=self.chunk)
 
     @cached_property

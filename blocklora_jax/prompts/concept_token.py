@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# The tokenizer reads prompts in lower case, and splits them elsewhere.
+# In lower case: CLIP's tokenizers know no capital letters.
 CONCEPT_TOKEN = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
 
 

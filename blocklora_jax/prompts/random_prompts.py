@@ -13,14 +13,14 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
-# What a concept is, which says where in a prompt it is called.
+# The kind of a concept says where in a prompt it is called.
 Kind = Literal["person", "object", "scene", "style"]
 FOREIGN = "<foreign>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptWords:
-    """The words that random prompts are put together from.
+    """The words that random prompts are made of.
 
     styles: beginnings such as "a photo of". subjects: class nouns. scenes: ends such as "on a beach".
     """
