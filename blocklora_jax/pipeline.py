@@ -70,9 +70,9 @@ class Pipeline:
             latents: unit normal noise [b, h/8, w/8, 4] instead of the seed's.
             original_size, crops_coords_top_left, target_size: (height, width) and (top, left) in pixels: what SDXL is
                 told of the picture's origin. By default it is neither enlarged nor cropped. Other models ignore them.
-            regions: for each prompt, what is to be in parts of its picture (see `diffusion.regions`); none if empty. Where
-                regions overlap, the mean of their answers counts. `MergedModel.side_by_side(prompt)` gives one for each
-                concept.
+            regions: for each prompt, the parts of its picture with prompts of their own (see `diffusion.regions`).
+                Where regions overlap, their outputs are averaged. `MergedModel.side_by_side(prompt)` gives one region
+                for each concept.
 
         Raises: UserError for a prompt that is too long, a size that the model cannot make, a number beyond its bounds,
             and pictures that came out as NaN or infinity.
@@ -149,8 +149,8 @@ def _takes_pair(method: Callable[..., Any]) -> Callable[..., Any]:
 class StableDiffusion(Pipeline):
     """A Stable Diffusion 1.x, 2.x or SDXL: Flax modules, parameters, tokenizer and noise schedule.
 
-    params: {"unet": …, "text_encoder": …, "vae": …}, for SDXL "text_encoder_2" too, fp32 nested dicts under the names of
-    Flax Stable Diffusion.
+    params: {"unet": …, "text_encoder": …, "vae": …}, for SDXL "text_encoder_2" too: nested dicts of fp32 arrays under
+    the names of Flax Stable Diffusion.
 
     >>> sd = StableDiffusion.from_pretrained("pocket")
     >>> sd.generate(["a photo of a dog on a beach"], steps=2).shape
@@ -179,8 +179,8 @@ class StableDiffusion(Pipeline):
 
         config: whose configs and tokenizer a single file has, a folder or hub id (see `checkpoints.single_file`).
         dtype: what the models compute in (float32 or bfloat16); parameters stay fp32. remat: recompute the U-Net's
-        blocks in the backward pass, for training in less memory. verify: whether the digests of files that we wrote must
-        hold; False for files that were edited on purpose.
+        blocks in the backward pass, for training in less memory. verify: whether to check the digests of files that we
+        wrote; False for files that were edited on purpose.
 
         Raises: UserError, see `checkpoints.load.load_checkpoint`.
         """

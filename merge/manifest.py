@@ -16,6 +16,7 @@ from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.checkpoints.manifest import read_manifest
 from blocklora_jax.checks.renamed import old_names
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.dtype_names import ModelDtype
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.outputs import MANIFEST
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
@@ -101,7 +102,7 @@ class _ManifestJson(Schema):
     blocklora_merge: Literal[1]
     base_name: Text
     base_digest: Sha256
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: ModelDtype
     method: Text = SUM
     settings: Annotated[dict[Text, bool | int | float | Text], Field(max_length=100)] = {}
     concepts: Annotated[list[_Concept], Field(max_length=1 << 16)]

@@ -9,6 +9,7 @@ from typing import Any
 from blocklora_jax.checks.names import plain_name, same_name
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
+from blocklora_jax.prompts.concept_token import concept_token
 from train.concept.common_settings import OF_ITS_OWN
 from train.concept.config import ConceptConfig, parse_args, read_flags, read_yaml, settings_as_flags
 from train.concept.config_files import find_config
@@ -36,7 +37,7 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
             raise UserError(f"{where} sets 'out', but its folder is {options.out / name}: leave it out")
         if common := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
             raise UserError(f"{where} sets {common[0]!r}, which holds for all: give it as a flag")
-        all_settings = {"images": name, "token": f"<{name}>", **settings, "out": str(options.out / name)}
+        all_settings = {"images": name, "token": concept_token(name), **settings, "out": str(options.out / name)}
         if "class_noun" not in {key.replace("-", "_") for key in settings}:
             raise UserError(f"{where} needs a class_noun: what it is, such as 'dog'")
         check_settings(where, settings, ConceptConfig)

@@ -68,8 +68,8 @@ def apply_observed(
 
     Args:
         paths: the layers to watch.
-        observe: `observe(path, x, y)` gives a pytree of arrays; x are the layer's inputs [b, …, n], y = W x what the base
-            weights make of them [b, …, m], without bias.
+        observe: `observe(path, x, y)` gives a pytree of arrays. x are the layer's inputs [b, …, n]; y = W x are the
+            outputs of the base weights [b, …, m], without bias.
 
     Returns:
         The module's output, and what was observed by path.

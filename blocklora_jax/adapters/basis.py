@@ -1,11 +1,11 @@
 """A basis of the text features in whose directions blocks are cut; those who want to merge share its file.
 
-The file may also hold what teaches a token to speak in its own directions only: how much ordinary text says along each, and
-codewords, start tokens that were optimised for every slot. As safetensors:
+The file may also hold what training needs to keep a token within its own directions: the energy of ordinary text along
+each direction, and codewords, which are start tokens optimised for every slot. As safetensors:
 
     directions                  fp32 [d, d]: orthonormal columns, the strongest of ordinary text first
     energies                    fp32 [d]: mean of (u_d . x)^2 over the positions of ordinary text
-    codewords/<K>/<encoder>     fp16 [K, v, d']: token embeddings of each slot, where there are K; once for each text encoder
+    codewords/<K>/<encoder>     fp16 [K, v, d']: token embeddings of each of K slots; once for each text encoder
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ Codewords = Mapping[str, Float[np.ndarray, "_ _ _"]]
 
 
 class TextBasis(NamedTuple):
-    """What a file holds, fp32. energies: None in files from before there were any. codewords: by the number of blocks K."""
+    """What a file holds, fp32.
+
+    energies: None in older files, which have none. codewords: by the number of blocks K.
+    """
 
     directions: Basis
     energies: Float[np.ndarray, " d"] | None = None
@@ -73,7 +76,10 @@ def codewords_digest(codewords: Codewords) -> str:
 
 
 def save_basis(path: str | Path, basis: Basis | TextBasis, base_digest: str) -> None:
-    """Write a basis in fp32, codewords in fp16. base_digest: of the model whose text it is of (see `checkpoints.digest`)."""
+    """Write a basis in fp32, and codewords in fp16.
+
+    base_digest: of the model whose text the basis was made from (see `checkpoints.digest`).
+    """
     whole = basis if isinstance(basis, TextBasis) else TextBasis(basis)
     tensors = {_TENSOR: np.asarray(whole.directions, np.float32)}
     if whole.energies is not None:

@@ -9,7 +9,10 @@ from blocklora_jax.adapters.adapter import Adapter
 
 
 def ordered_tokens(adapters: Sequence[Adapter], component: str = "text_encoder") -> Iterator[tuple[str, Any]]:
-    """(token, vectors [v, d]) of a text encoder, in the order in which they are appended: by adapter, then by token name."""
+    """(token, vectors [v, d]) of a text encoder, in the order in which they are appended.
+
+    They are in the order of the adapters, and by name within an adapter.
+    """
     for adapter in adapters:
         # By name and not as given: jit rebuilds every dict with its keys sorted, and rows must not move under it.
         yield from sorted(tokens_of(adapter, component).items())

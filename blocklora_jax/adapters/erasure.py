@@ -1,4 +1,4 @@
-"""Randomized Output Erasure (ROE): an adapter is taught to be silent for everything but its concept.
+"""Randomized Output Erasure (ROE): an adapter learns to have no output for anything but its concept.
 
     L = L_diffusion(concept rows) + lambda * L_erase(random rows)
 

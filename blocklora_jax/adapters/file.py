@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.checks.finite import narrow
 from blocklora_jax.errors import UserError
 from blocklora_jax.external_lora.read import ExternalLoRA, read_external_lora
+from blocklora_jax.io.dtype_names import AdapterDtype
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import KIND_KEY
 from blocklora_jax.io.tensor_file import DTYPES, TensorFile, open_tensors, save_tensors
@@ -21,7 +22,7 @@ from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree, kernel_shapes
 FORMAT_VERSION = 1
 _HEADER = "blocklora"
 _TOKENS = ("tokens", "tokens_2")
-_DTYPES = {name: DTYPES[name] for name in ("float32", "bfloat16")}
+_DTYPES = {name: DTYPES[name] for name in get_args(AdapterDtype)}
 
 
 class AdapterContents(NamedTuple):
@@ -36,9 +37,11 @@ class AdapterContents(NamedTuple):
 def write_adapter(adapter: AdapterContents, path: str | Path, dtype: str = "float32") -> None:
     """Write `adapter` to `path`, beside it first and then moved into place.
 
-    Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d] and, for
-    SDXL, `tokens_2/<name>` [v, d2]. The header has a digest of them, by which reading notices damage.
-    Raises UserError for another dtype than "float32" or "bfloat16", numbers that are not finite, and a disk that is full.
+    Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d],
+    and for SDXL also `tokens_2/<name>` [v, d2]. The header has their digest, so that reading notices damage.
+
+    Raises UserError for a dtype that is not "float32" or "bfloat16", for numbers that are not finite, and for a full
+    disk.
     """
     if dtype not in _DTYPES:
         raise UserError(f"cannot save an adapter as {dtype!r}; choose {' or '.join(_DTYPES)}")

@@ -1,4 +1,4 @@
-"""Adapters whose numbers are numbers: finding NaN and infinity in them."""
+"""Finding NaN and infinity in adapters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 
 
 def largest_change(adapter: Adapter) -> float:
-    """No entry of the adapter's changes is larger, alpha included; infinite or NaN if one is, 0 inside jit."""
+    """A bound on the entries of the adapter's changes, alpha included: infinite or NaN if an entry is, 0 inside jit."""
     pairs = [pair for layers in adapter.lora.values() for pair in layers.values()]
     if any(isinstance(x, Tracer) for pair in pairs for x in pair):
         return 0.0
@@ -26,7 +26,7 @@ def largest_change(adapter: Adapter) -> float:
 
 def nonfinite_parts(adapter: Adapter) -> list[str]:
     """What of an adapter has NaN or infinity: "alpha", "unet/…/to_k lora_A", "token <ada>". Nothing inside jit."""
-    # Most often all is well, which one number tells.
+    # Usually all numbers are finite, which one bound shows.
     tokens = [*adapter.tokens.values(), *adapter.tokens_2.values()]
     if isfinite(largest_change(adapter)) and all(isinstance(x, Tracer) or is_finite(x) for x in tokens):
         return []
@@ -41,12 +41,12 @@ def check_finite(adapters: Sequence[Adapter]) -> None:
 
 
 def nonfinite_problems(adapters: Sequence[Adapter]) -> list[str]:
-    """The same in words, one an adapter."""
-    found = {adapter.name: nonfinite_parts(adapter) for adapter in adapters}
+    """The same in words, one text for each adapter."""
+    parts_by_name = {adapter.name: nonfinite_parts(adapter) for adapter in adapters}
     return [
         f"{name!r} has values that are not finite (NaN or infinity) in {_some(parts)}: the file is damaged, or its "
         "training failed; take another copy or train it again"
-        for name, parts in found.items()
+        for name, parts in parts_by_name.items()
         if parts
     ]
 

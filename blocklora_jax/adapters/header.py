@@ -12,6 +12,7 @@ from blocklora_jax.adapters.partition import MOST_BLOCKS, Assignment, Axis, Part
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
 from blocklora_jax.layouts.components import ADAPTED, Adapted
+from blocklora_jax.layouts.families.table import DEFAULT_FAMILY, FamilyOrUnknown
 from blocklora_jax.prompts.shares import Kind
 
 FORMAT_VERSION = 1
@@ -42,14 +43,17 @@ class InfoHeader(Schema):
     kind: Kind = "object"
     base_name: Text = ""
     base_digest: Sha256 = ""
-    base_family: Literal["sd1", "sd2", "sdxl", ""] = "sd1"
+    base_family: FamilyOrUnknown = DEFAULT_FAMILY
     origin: Literal["", "diffusers", "kohya"] = ""
     partition: PartitionHeader | None
     slots: Annotated[list[Annotated[int, Field(ge=0, lt=MOST_BLOCKS)]], Field(max_length=MOST_BLOCKS)]
     shapes: Annotated[dict[Adapted, dict[_LayerPath, Shape]], Field(max_length=len(ADAPTED))]
 
     def to_info(self, training: str) -> AdapterInfo:
-        """The adapter's description. Raises UserError for a partition that cannot be, slots that it lacks, and a name that is none."""
+        """The adapter's description.
+
+        Raises UserError for an impossible partition, slots that the partition does not have, and an invalid name.
+        """
         values = {name: getattr(self, name) for name in AdapterInfo.__dataclass_fields__ if name != "training"}
         partition = Partition(**dict(self.partition)) if self.partition else None
         slots = partition.check_slots(tuple(self.slots)) if partition else ()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from blocklora_jax.adapters.partition import Partition, Support, full_support
+from blocklora_jax.layouts.families.table import DEFAULT_FAMILY
 from blocklora_jax.prompts.shares import Kind
 
 
@@ -16,7 +17,8 @@ class AdapterInfo:
     name: the concept's name; its token is `<name>`. class_noun: "man". kind: says where in a prompt it is called.
     trigger: a prompt fragment that calls the concept ("<ada> woman").
     base_name, base_digest: the model it was trained on (see `checkpoints.digest`).
-    base_family: "sd1", "sd2" or "sdxl": how PyTorch software names and shapes that model's layers; "" if not known.
+    base_family: a key of `layouts.families.table.FAMILIES`, which says how PyTorch software names and shapes the layers
+        of that model; "" if it is not known.
     origin: "" for our own, else the layout of the program that it comes from, "diffusers" or "kohya".
     partition: None for an ordinary, unblocked adapter. slots: the blocks' owners, within 0..K-1.
     rank, alpha: the pair is scaled by alpha / rank.
@@ -31,7 +33,7 @@ class AdapterInfo:
     kind: Kind = "object"
     base_name: str = ""
     base_digest: str = ""
-    base_family: str = "sd1"
+    base_family: str = DEFAULT_FAMILY
     origin: str = ""
     partition: Partition | None = None
     slots: tuple[int, ...] = ()

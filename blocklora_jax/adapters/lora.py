@@ -14,8 +14,8 @@ from blocklora_jax.layouts.low_rank import KernelShapes, LoRAPair, LoRATree
 def block_masks(info: AdapterInfo, shapes: KernelShapes, basis: Float[np.ndarray, "d d"] | None = None) -> LoRATree:
     """Masks M_A [n, 1] and M_B [1, m] of 0.0 and 1.0 for every layer of `shapes`.
 
-    With a `basis`, whose columns are directions, M_A are the owned ones as columns [n, s]; a block that has one fewer than
-    others has a column of zeros.
+    With a `basis`, whose columns are directions, M_A holds the owned directions as columns [n, s]. A block with one
+    direction fewer than others gets a column of zeros.
 
     Source: method, "Blockwise parameterization": dW = (alpha/r) (M_B . B)(M_A . A).
     """
@@ -60,7 +60,10 @@ def init_lora(key: PRNGKeyArray, shapes: KernelShapes, masks: LoRATree, rank: in
 
 
 def apply_masks(lora: LoRATree, masks: LoRATree) -> LoRATree:
-    """`lora` within the owned blocks: zero outside them, or the owned directions' combination; gradients stay inside too."""
+    """`lora` limited to the owned blocks: zero outside them, or a combination of the owned directions.
+
+    Gradients are limited in the same way.
+    """
 
     def masked(pair: LoRAPair, mask: LoRAPair) -> LoRAPair:
         directions = mask.lora_A.shape[1] > 1

@@ -1,4 +1,4 @@
-"""Down projections that are never trained: disjoint rows of one orthonormal basis a layer, which everybody shares."""
+"""Down projections that are not trained: disjoint rows of an orthonormal basis, which is the same for all concepts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jaxtyping import Float
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRAPair, LoRATree
 
-# The length that a row of `init_lora`'s A has in the mean: n entries uniform in +-1/sqrt(n), each of variance 1/(3n).
-# So |A x|, and with it what a learning rate of B means at the first steps, is as there.
+# The mean length of a row of A in `init_lora`: n entries uniform in +-1/sqrt(n), each of variance 1/(3n).
+# So |A x| is as large as there, and a learning rate of B has the same effect at the first steps.
 ROW_LENGTH = 1 / sqrt(3)
 
 
 def basis_rows(seed: int, path: str, n: int, first: int, count: int) -> Float[np.ndarray, "n count"]:
-    """Basis vectors `first`, …, `first + count - 1` of the layer `path` ("unet/…/to_k"), as fp64 columns of unit length.
+    """Basis vectors `first`, …, `first + count - 1` of the layer `path` ("unet/…/to_k"): fp64 columns of unit length.
 
     The basis is a random rotation of the layer's n inputs, a function of (seed, path, n) alone: a vector of it does not
     depend, beyond rounding, on how many are asked for.
@@ -41,7 +41,8 @@ def init_orthogonal(seed: int, shapes: KernelShapes, slot: int, rank: int) -> Lo
 
     Raises: UserError if a layer's basis has no such vectors.
 
-    Source: Orthogonal Adaptation (arXiv 2312.02432), which freezes A to a random choice of such rows; here slots keep them apart.
+    Source: Orthogonal Adaptation (arXiv 2312.02432), which freezes A to a random choice of such rows. Here the slots
+    choose them, so that no two concepts have the same.
     """
     sets = count_sets(shapes, rank)
     if not 0 <= slot < sets:

@@ -33,12 +33,12 @@ class Partition:
     num_blocks: K, the number of blocks and of slots.
     axis: "in" cuts the input features (columns of W in R^{m x n}), "out" the output features, "grid" both.
     seed: seeds the permutation slot -> block of each layer.
-    basis: "" cuts the features themselves; else the digest of a basis (see `adapters.basis`), whose directions are dealt to
-        the blocks in turn, so that each has strong and weak ones. Such adapters change all input features of a weight, each
-        in directions of its own.
-    assignment: "layer" draws a slot's block for each layer anew. "text" gives a slot one block for all layers, which all
-        read the same text: slot s has the directions s, s + K, s + 2K, …, so that a token can speak where its adapter
-        listens. It needs a basis, and nothing is drawn: the seed is 0.
+    basis: "" divides the features themselves. Otherwise the digest of a basis (see `adapters.basis`): its directions
+        are given to the blocks in turn, so that each block has strong and weak ones. Such adapters change all input
+        features of a weight, each in directions of its own.
+    assignment: "layer" draws a slot's block anew for each layer. "text" gives a slot the same block in all layers that
+        read text: slot s has the directions s, s + K, s + 2K, …, so that a token can lie in the directions that its
+        adapter reads. It needs a basis. Nothing is drawn, and the seed is 0.
 
     Source: BlockLoRA (arXiv 2503.08575), our reading: contiguous blocks, one permutation a layer.
     """
@@ -110,7 +110,7 @@ class Partition:
         return np.concatenate([np.arange(bounds[b], bounds[b + 1]) for b in sorted(blocks)])
 
     def to_json(self) -> dict:
-        """The fields as plain JSON; no basis, and one block a layer, are left out, as in files from before there were any."""
+        """The fields as plain JSON. The defaults of `basis` and `assignment` are left out, as in older files."""
         usual = {"basis": "", "assignment": "layer"}
         return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 

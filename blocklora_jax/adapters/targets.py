@@ -9,7 +9,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.components import ADAPTED
 from blocklora_jax.layouts.low_rank import KernelShapes
 
-# The first pattern found in "component/path" decides; a layer that none finds is left alone.
+# The first pattern that is found in "component/path" decides. A layer that no pattern finds is not adapted.
 LAYER_SETS: dict[str, tuple[tuple[str, bool], ...]] = {
     "cross_kv": ((r"^unet/.*attn2/to_[kv]$", True),),
     "attention": ((r"^unet/.*attn[12]/to_(q|k|v|out_0)$", True),),
@@ -24,7 +24,7 @@ _READS_TEXT = re.compile(r"^unet/.*attn2/to_[kv]$")
 
 
 def reads_text(layer: str) -> bool:
-    """Whether a layer ("unet/…/to_k") reads text and nothing of the picture, so that no picture need be drawn for it."""
+    """Whether a layer ("unet/…/to_k") reads only text. Its inputs can be found without drawing a picture."""
     return not layer.startswith("unet/") or bool(_READS_TEXT.match(layer))
 
 
@@ -49,13 +49,13 @@ def select_kernels(params: Mapping, layers: str) -> KernelShapes:
     rules = parse_layers(layers)
     chosen: KernelShapes = {}
     for component in ADAPTED:
-        found = {
+        shapes = {
             path: tuple(shape[-2:])
             for path, shape in _kernels(params.get(component, {}))
             if _adapted(f"{component}/{path}", rules) and (len(shape) == 2 or shape[:2] == (1, 1))
         }
-        if found:
-            chosen[component] = found
+        if shapes:
+            chosen[component] = shapes
     if not chosen:
         raise UserError(f"layers={layers!r} matches no layer of this model")
     return chosen

@@ -52,7 +52,7 @@ def own_and_others(energies: Float[Array, " d"], owned: Bool[Rows, " d"]) -> tup
 
 
 def log_ratio(own: Float[Array, ""], others: Float[Array, ""]) -> Float[Array, ""]:
-    """log(others / own): 0 for a token as ordinary text, log(1 / 40) for one that speaks 40 times as much in its own."""
+    """log(others / own): 0 for a token like ordinary text, log(1 / 40) for one with 40 times the energy in its own."""
     return jnp.log(others + _SILENCE) - jnp.log(own + _SILENCE)
 
 
@@ -87,7 +87,9 @@ def token_side_loss(
 
 
 def token_starts(ids: Int[Rows, "b t"], rows: int) -> Int[Array, " b"]:
-    """The position of the first concept token in each prompt. rows: of the token table; concept tokens have ids from there.
+    """The position of the first concept token in each prompt.
+
+    rows: of the token table without concept tokens, whose ids begin there.
 
     A prompt without one gets its last position.
     """

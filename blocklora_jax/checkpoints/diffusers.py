@@ -132,7 +132,7 @@ def save_folder(
         raise UserError("the scheduler's config names no _class_name, which diffusers needs to open the folder")
     configs = check_params(path, checkpoint, tokens, dtype)
     with replace_folder(path, files_of_ours(path)) as folder:
-        is_xl, zeros = checkpoint.family == "sdxl", checkpoint.force_zeros_for_empty_prompt
+        is_xl, zeros = "text_encoder_2" in configs, checkpoint.force_zeros_for_empty_prompt
         write_json(folder / _INDEX, make_model_index(checkpoint.scheduler["_class_name"], is_xl, zeros))
         write_json(folder / _SCHEDULER, dict(checkpoint.scheduler))
         for name, tokenizer in checkpoint.make_tokenizers().items():

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.families.table import FAMILIES, family_of_build
 
-Family = Literal["sd1", "sd2", "sdxl"]
-
-# Text to image and image to image are made of the same parts.
-_PIPELINES = {
-    "StableDiffusionPipeline": False,
-    "StableDiffusionImg2ImgPipeline": False,
-    "StableDiffusionXLPipeline": True,
-    "StableDiffusionXLImg2ImgPipeline": True,
-}
+# {class: whether it has two text encoders}. Text to image and image to image are made of the same parts.
+_PIPELINES = {name: family.has_second_text_encoder for family in FAMILIES.values() for name in family.pipelines}
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _CLASSES = {
     "unet": ("UNet2DConditionModel",),
@@ -64,14 +58,10 @@ def check_model_index(index: Mapping[str, Any], source: str) -> tuple[str, ...]:
     return tuple(part for part in classes_of if not part.startswith("tokenizer"))
 
 
-def model_family(configs: Mapping[str, Any]) -> Family:
-    """What PyTorch software calls and shapes the layers of this model after.
-
-    "sdxl" has two text encoders; "sd2" and later have dense projections round their attentions, "sd1" 1x1 convolutions.
-    """
-    if "text_encoder_2" in configs:
-        return "sdxl"
-    return "sd2" if configs["unet"].use_linear_projection else "sd1"
+def model_family(configs: Mapping[str, Any]) -> str:
+    """The name of a model's family, which says how PyTorch software names and shapes its layers."""
+    unet = configs["unet"]
+    return family_of_build("text_encoder_2" in configs, not unet.use_linear_projection, unet.cross_attention_dim)
 
 
 def make_model_index(

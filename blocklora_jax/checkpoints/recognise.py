@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.families.table import FAMILIES
 
 SUPPORTED = "single files of Stable Diffusion 1.x, 2.x and SDXL base are read"
 # Parts of the file that make no picture: averaged weights, training state, buffers of the schedule.
@@ -69,7 +70,7 @@ def usual_key(key: str) -> str:
 
 
 def recognise_family(path: Path, keys: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The family of a model: "sd1", "sd2" or "sdxl".
+    """The name of a model's family, a key of `FAMILIES`.
 
     Args:
         path: the file, for messages.
@@ -93,11 +94,8 @@ def recognise_family(path: Path, keys: Collection[str], shapes: Mapping[str, tup
     latents = shapes.get("first_stage_model.decoder.conv_in.weight", (0, 4))[1:2]
     if len(first) == 4 and first[1:2] != latents and first[1] in _INPUTS:
         raise UserError(f"{path} is {_INPUTS[first[1]]}: its U-Net reads {first[1]} channels; {SUPPORTED}")
-    roots = (
-        ("conditioner.embedders.", "sdxl"),
-        ("cond_stage_model.model.", "sd2"),
-        ("cond_stage_model.transformer.", "sd1"),
-    )
+    # The later ones first, as their files may hold keys of the earlier ones too.
+    roots = [(each.ldm_root, name) for name, each in reversed(FAMILIES.items())]
     family = next((family for root, family in roots if any(key.startswith(root) for key in shapes)), None)
     if family is None or not any(key.startswith("first_stage_model.") for key in shapes):
         lacking = "text encoder" if family is None else "autoencoder"

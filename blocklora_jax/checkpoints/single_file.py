@@ -25,13 +25,12 @@ from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
 from blocklora_jax.io.tensor_file import DTYPES, save_tensors, stream_tensors
 from blocklora_jax.io.tree_paths import flatten_params, unflatten_params
 from blocklora_jax.layouts.components import TEXT_ENCODERS
+from blocklora_jax.layouts.families.table import FAMILIES
 from blocklora_jax.layouts.ldm import Place, invert_table, is_vae_attention, join_tensors, ldm_table, split_tensor
 from blocklora_jax.layouts.textual_inversion import embedding_path, embedding_tensors
 from blocklora_jax.layouts.token_tables import TOKEN_TABLE, token_table
 from blocklora_jax.layouts.torch_names import to_flax, to_torch, torch_key
 from blocklora_jax.prompts.clip_tokenizer import TokenizerFiles
-
-_ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
 
 
 def load_single_file(
@@ -101,7 +100,7 @@ def save_single_file(
     check_params(path, checkpoint, tokens, dtype)
     inverse, names, shapes = invert_table(make_table(checkpoint)), _flax_paths(checkpoint), _torch_shapes(checkpoint)
     leaves = {part: flatten_params(tree) for part, tree in checkpoint.params.items()}
-    markers = marker_keys(checkpoint.scheduler) if checkpoint.family == "sdxl" else ()
+    markers = marker_keys(checkpoint.scheduler) if FAMILIES[checkpoint.family].marks_velocity else ()
 
     def torch_tensor(part: str, key: str) -> np.ndarray:
         flax = names[part][key]
@@ -216,9 +215,8 @@ def _read_params(path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """What other programs read of a model's kind. Source: Stability AI's model metadata standard."""
     velocity = checkpoint.scheduler.get("prediction_type") == "v_prediction"
-    architecture = _ARCHITECTURES[checkpoint.family]
-    if checkpoint.family == "sd2":
-        architecture += "-768-v" if velocity else "-512"
+    family = FAMILIES[checkpoint.family]
+    architecture = (velocity and family.velocity_architecture) or family.architecture
     return {
         "format": "pt",
         KIND_KEY: "model file",

@@ -1,4 +1,4 @@
-"""What must hold before adapters are merged; everything that does not is said in one error."""
+"""Checks before adapters are merged. One error names everything that is wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def check_merge(
     allow_overlap: bool,
     check_base: bool,
 ) -> list:
-    """The weights (ones by default), if `adapters` can be merged into `params`. Raises UserError naming all that is wrong."""
+    """The weights (ones by default), if `adapters` can be merged into `params`.
+
+    Raises UserError naming everything that is wrong.
+    """
     problems = [
         *adapter_problems(adapters, weights, allow_overlap),
         *params_problems(params, adapters, check_base=check_base),
@@ -39,7 +42,7 @@ def check_merge(
 
 
 def params_problems(params: Mapping[str, Any], adapters: Sequence[Adapter], *, check_base: bool) -> list[str]:
-    """What keeps `adapters` from being merged into `params`."""
+    """The problems with merging `adapters` into `params`."""
     leaves = flatten_params(params)
     problems = _shape_problems({path: tuple(np.shape(leaf)) for path, leaf in leaves.items()}, adapters)
     # Inside jit there are no values to compare.
@@ -62,7 +65,7 @@ def raise_problems(problems: Iterable[str]) -> None:
 
 
 def adapter_problems(adapters: Sequence[Adapter], weights: Sequence | None, allow_overlap: bool) -> list[str]:
-    """What keeps `adapters` from being merged with each other."""
+    """The problems with merging `adapters` with each other."""
     problems = [
         *_weight_problems(len(adapters), weights), *nonfinite_problems(adapters), *_base_problems(adapters),
         *_token_problems(adapters),
@@ -87,7 +90,7 @@ def _is_finite(weight: Any) -> bool:
 
 
 def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
-    # Of another program's LoRA the family is a guess: there shapes decide.
+    # The family of an external LoRA is a guess; there the shapes decide.
     families = sorted({adapter.info.base_family for adapter in adapters if not adapter.info.origin})
     if len(families) > 1:
         return [f"the adapters are of different kinds of model: {' and '.join(families)}"]
@@ -125,11 +128,11 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
         missing, misfits = [], []
         for component, layers in adapter.shapes().items():
             for layer, (n, m) in layers.items():
-                name, found = f"{component}/{layer}", shapes.get(f"{component}/{layer}/kernel")
-                if found is None:
+                name, shape = f"{component}/{layer}", shapes.get(f"{component}/{layer}/kernel")
+                if shape is None:
                     missing.append(name)
-                elif len(found) not in (2, 4) or (prod(found[:-1]), found[-1]) != (n, m):
-                    misfits.append(f"{name} is {list(found)} in the params and {[n, m]} in the adapter")
+                elif len(shape) not in (2, 4) or (prod(shape[:-1]), shape[-1]) != (n, m):
+                    misfits.append(f"{name} is {list(shape)} in the params and {[n, m]} in the adapter")
         problems += [f"the params lack layers of {adapter.name!r}: {_some(missing)}"] if missing else []
         problems += [f"layers of {adapter.name!r} have other shapes: {_some(misfits)}"] if misfits else []
         for component, path in TOKEN_TABLES.items():
@@ -138,12 +141,16 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
 
 
 def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
-    """Layers that two adapters have in different shapes; where there are params, they tell which of them is wrong."""
+    """Layers that have different shapes in two adapters. Where there are params, those tell which adapter is wrong."""
     problems = []
     for one, other in combinations(adapters, 2):
-        shapes, others = one.shapes(), other.shapes()
-        names = [(c, layer) for c in shapes.keys() & others.keys() for layer in shapes[c].keys() & others[c].keys()]
-        misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != others[c][layer])
+        shapes, other_shapes = one.shapes(), other.shapes()
+        names = [
+            (c, layer)
+            for c in shapes.keys() & other_shapes.keys()
+            for layer in shapes[c].keys() & other_shapes[c].keys()
+        ]
+        misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != other_shapes[c][layer])
         if misfits:
             problems.append(
                 f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: not one base model"
@@ -156,7 +163,8 @@ def _table_problems(component: str, path: str, table: tuple[int, ...] | None, ad
     if table is None:
         return [f"the params lack {path}, which the tokens of {adapter.name!r} join"] if tokens else []
     problems = [
-        f"token {token} of {adapter.name!r} is {list(vectors.shape)}; the {component.replace('_', ' ')}'s are {table[-1]} wide"
+        f"token {token} of {adapter.name!r} is {list(vectors.shape)};"
+        f" the {component.replace('_', ' ')}'s are {table[-1]} wide"
         for token, vectors in tokens.items()
         if vectors.ndim != 2 or vectors.shape[1] != table[-1]
     ]
@@ -184,7 +192,8 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
         told.append(f"so do {len(pairs) - len(told)} other pairs")
     if all(_fitted(one, other) for one, other in pairs):
         return [
-            "the adapters are fitted to each other and share weights: sum them with allow_overlap=True (--allow-overlap)"
+            "the adapters are fitted to each other and share weights:"
+            " sum them with allow_overlap=True (--allow-overlap)"
         ]
     told[-1] += (
         "; or fit them to each other (merge.fit_jointly, python -m merge fit) and sum them with allow_overlap=True "
@@ -202,11 +211,11 @@ def _fitted(one: Adapter, other: Adapter) -> bool:
 
 def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str:
     names, partition = f"{one.name!r} and {other.name!r}", one.info.partition
-    foreign = [repr(a.name) for a in (one, other) if a.info.origin]
-    if foreign:
-        verb = "are LoRAs" if len(foreign) == 2 else "is a LoRA"
+    external = [repr(a.name) for a in (one, other) if a.info.origin]
+    if external:
+        verb = "are LoRAs" if len(external) == 2 else "is a LoRA"
         return (
-            f"{names} overlap, because {' and '.join(foreign)} {verb} of another program, without blocks: convert "
+            f"{names} overlap, because {' and '.join(external)} {verb} of another program, without blocks: convert "
             "what has none into a slot (python -m merge convert FILE --slot N)"
         )
     unblocked = [repr(a.name) for a in (one, other) if a.info.partition is None]

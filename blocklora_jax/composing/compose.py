@@ -50,8 +50,8 @@ def compose(
 ) -> Params:
     """`params` with every adapter merged: W + sum_k w_k dW_k, and the concepts' tokens appended to the token tables.
 
-    params: {"unet": …, "text_encoder": …, …}, for SDXL "text_encoder_2" too, the names of Flax Stable Diffusion, numpy or
-    JAX arrays of any float dtype.
+    params: {"unet": …, "text_encoder": …, …}, for SDXL "text_encoder_2" too, under the names of Flax Stable Diffusion;
+    NumPy or JAX arrays of any float dtype.
     weights: one factor for each adapter (default 1). Token rows join in the order of `token_counts(adapters)`.
     allow_overlap: sum adapters that own the same weights instead of refusing them.
     check_base: refuse params that the adapters were not trained on (skipped inside jit, where there are no values).
@@ -92,7 +92,10 @@ def _merged(
 
 
 def canonical_order(adapters: Sequence[Adapter], weights: Sequence) -> list[int]:
-    """An order of the adapters that does not depend on how they were given, so that sums on shared weights do not either."""
+    """An order of the adapters that does not depend on the order in which they were given.
+
+    So neither do sums on shared weights, which depend on the order in their last bits.
+    """
     concrete = [0.0 if isinstance(w, Tracer) else float(w) for w in weights]
     keys = [(_all_fields(adapter.info), sorted(adapter.tokens)) for adapter in adapters]
     return sorted(range(len(adapters)), key=lambda i: (*keys[i], concrete[i]))

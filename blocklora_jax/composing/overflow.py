@@ -1,4 +1,4 @@
-"""Merged values that no longer fit their type: found where they can arise, and said with a way out."""
+"""Finds merged values that no longer fit their type, and says what to do."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def check_overflow(params: Mapping[str, Any], merged: Mapping[str, Any], paths: 
 
 
 def _finite(leaves: Mapping[str, Any]) -> dict[str, bool]:
-    """By path, whether a leaf is finite. What lies on devices is looked at there; answers are fetched together."""
-    found = {}
+    """By path, whether a leaf is finite. Arrays on devices are checked there, and the results are fetched at once."""
+    verdicts = {}
     for path, leaf in leaves.items():
         if not isinstance(leaf, Tracer):
-            found[path] = _all_finite(leaf) if isinstance(leaf, jax.Array) else is_finite(leaf)
-    return {path: bool(finite) for path, finite in jax.device_get(found).items()}
+            verdicts[path] = _all_finite(leaf) if isinstance(leaf, jax.Array) else is_finite(leaf)
+    return {path: bool(finite) for path, finite in jax.device_get(verdicts).items()}
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Which weights two adapters both own: on those they disturb each other."""
+"""Which weights two adapters both own. On these weights they disturb each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def overlapping_layers(adapters: Sequence[Adapter]) -> set[str]:
 
 
 def own_blocks(one: Adapter, other: Adapter) -> bool:
-    """Whether two adapters have different slots of one partition. In a basis they may change the same weights nevertheless."""
+    """Whether two adapters have different slots of one partition.
+
+    In a basis they may still change the same weights.
+    """
     a, b = one.info, other.info
     return a.partition is not None and a.partition == b.partition and not set(a.slots) & set(b.slots)
 
@@ -34,11 +37,11 @@ def shared_layers(one: Adapter, other: Adapter) -> list[str]:
     if own_blocks(one, other) and not (a.partition and a.partition.basis):
         return []
     certain = same or a.partition is None or b.partition is None
-    shapes, others = one.shapes(), other.shapes()
+    shapes, other_shapes = one.shapes(), other.shapes()
     return [
         f"{component}/{layer}"
-        for component in shapes.keys() & others.keys()
-        for layer in shapes[component].keys() & others[component].keys()
+        for component in shapes.keys() & other_shapes.keys()
+        for layer in shapes[component].keys() & other_shapes[component].keys()
         if certain or _meet(a, b, component, layer, shapes[component][layer])
     ]
 

@@ -40,7 +40,7 @@ _WAY_OUT = "pass params composed with the adapters, in the same order, or let sd
 
 
 def _equal(stored: Any, vectors: Any) -> bool:
-    """In the table's type, in which they were stored."""
+    """Whether they are equal in the type of the table."""
     stored = np.asarray(stored)
     given = np.asarray(vectors).astype(stored.dtype)
     return np.array_equal(stored.astype(np.float32), given.astype(np.float32), equal_nan=True)

@@ -1,4 +1,4 @@
-"""Why pictures came out as NaN or infinity, which would be black: what to look at."""
+"""Explains why pictures came out as NaN or infinity, which would be black."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def explain_pictures(
     head = f"picture {shown} of {len(latents)} came out as NaN or infinity, which would be black"
     if not is_finite(latents):
         return f"{head}: the latents given to begin with are not finite"
-    # Reads all parameters, which only a failure is worth.
+    # Reads all parameters, so only after a failure.
     if bad := nonfinite_leaves(params):
         more = f" and {len(bad) - 1} other tensors" if len(bad) > 1 else ""
         return f"{head}: {bad[0]}{more} of the model is not finite; fetch the base again, or merge with smaller weights"

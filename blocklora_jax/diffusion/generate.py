@@ -49,8 +49,8 @@ def generate(
 
     Args:
         models: the modules; the dtype they compute in is theirs.
-        params: `{"unet": …, "text_encoder": …, "vae": …}`, for SDXL `"text_encoder_2"` too; token tables may be longer than
-            the configs say.
+        params: `{"unet": …, "text_encoder": …, "vae": …}`, for SDXL `"text_encoder_2"` too. Token tables may be longer
+            than the configs say.
         schedule: of the base model.
         sampler_name: a key of `SAMPLERS`.
         input_ids: int32 ids of the prompts [b, t], for SDXL [b, 2, t].
@@ -126,7 +126,7 @@ def compile_generate(
 
 
 def sample(sampler: Sampler, plan: Plan, denoise: Denoiser, noise: Noise) -> Float[Array, "b h w c"]:
-    """Clean latents: the plan's steps from unit normal `noise`; `denoise(latents, timestep)` is the U-Net's answer."""
+    """Clean latents: the plan's steps from unit normal `noise`; `denoise(latents, timestep)` is the U-Net's output."""
 
     def body(state, inputs):
         timestep, row = inputs
@@ -157,7 +157,7 @@ def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width:
     config = models.vae.config
     factor = config.downscale
     for name, side in (("height", height), ("width", width)):
-        # Before memory is asked for; what is too small is told below.
+        # Before memory is allocated. Sizes that are too small are refused below.
         check_number(name, side, bound=BOUNDS[name]._replace(least=-BOUNDS[name].most))
     if height % factor or width % factor or min(height, width) < factor:
         raise UserError(f"height {height} and width {width} must be multiples of {factor}")
@@ -167,7 +167,7 @@ def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width:
 
 
 def _check_ids(models: Models, *all_ids: Any) -> None:
-    """A gather past the end of the token table gives NaN, and so a black picture; say so before."""
+    """Refuses ids past the end of the token table, which would give NaN and so a black picture."""
     for name, tower in models.text_encoders.items():
         rows = tower.config.vocab_size
         for ids in all_ids:
@@ -194,7 +194,7 @@ def _denoiser(
     guidance_scale: Array | None,
     local: RegionText | None = None,
 ) -> Denoiser:
-    """The U-Net's answer to the prompts, guided if there is a scale; both halves go through it in one batch."""
+    """The U-Net's output for the prompts, guided if there is a scale; both halves are one batch."""
     if size_ids is not None and guidance_scale is not None:
         size_ids = jnp.concatenate([size_ids, size_ids])
     added = add_sizes(text, size_ids)

@@ -17,7 +17,7 @@ from blocklora_jax.models.vae import AutoencoderKL
 
 
 class Models(NamedTuple):
-    """The modules; hashable, so that compiled functions are found again by them. SDXL alone has a second text encoder."""
+    """The modules. They are hashable, so that compiled functions are reused. Only SDXL has a second text encoder."""
 
     unet: nn.Module
     vae: nn.Module
@@ -43,7 +43,7 @@ def make_models(configs: Mapping[str, Any], dtype: DTypeLike = jnp.float32, rema
 
 
 def with_token_rows(models: Models, params: Mapping[str, Any]) -> Models:
-    """The models with text encoders for as many tokens as the tables in `params` have rows (concept tokens add some)."""
+    """The models, with as many tokens as the tables in `params` have rows. Concept tokens add rows."""
     longer = {}
     for name, tower in models.text_encoders.items():
         rows = token_table(params, name).shape[0]

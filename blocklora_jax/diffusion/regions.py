@@ -1,6 +1,6 @@
-"""A prompt of its own for each part of a picture, so that several concepts stand beside each other unmixed.
+"""A prompt for each part of a picture, so that several concepts can stand beside each other without mixing.
 
-In cross-attention, where a region's prompt has a say, the answer to the picture's prompt gives way to the answer to the region's.
+In cross-attention, within a region, the output for the region's prompt replaces the output for the picture's prompt.
 Self-attention still sees the whole picture. Source: regionally controllable sampling of Mix-of-Show (arXiv 2305.18292).
 """
 
@@ -69,12 +69,14 @@ class RegionText(NamedTuple):
 
 
 def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
-    """Keeps the concepts that a prompt calls apart: people and objects stand side by side, a style lies over all of them.
+    """Regions that keep the concepts of a prompt apart: people and objects side by side, a style over all of them.
 
-    People and objects have upright strips of equal width, from left to right; a style has the whole picture, where its answer and
-    the strips' count alike. Each region's prompt is the whole one with the other people's, objects' and styles' names replaced
-    by their nouns: the model still knows that there are several, and in each region reads one concept's token only. Scenes are
-    read in all. Empty if there is nothing to keep apart: fewer than two are called, or neither person nor object.
+    People and objects get upright strips of equal width, from left to right. A style gets the whole picture; its output
+    and that of the strips have equal weight. A region's prompt is the whole prompt, in which nouns replace the names of
+    the other people, objects and styles. So the model still knows that there are several, but reads one concept's token
+    in each region. Scenes are read in all regions.
+
+    Empty if there is nothing to keep apart: fewer than two concepts are called, or no person and no object.
     """
     called = []
     for adapter in adapters:
@@ -86,10 +88,10 @@ def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
     if len(called) < 2 or not count:
         return []
     regions, strips = [], itertools.pairwise(np.linspace(0, 1, count + 1).tolist())
-    for _, own, _, is_style in called:
+    for _, kept, _, is_style in called:
         words = prompt
         for _, names, noun, _ in called:
-            if names != own:
+            if names != kept:
                 words = _call_by_noun(words, names, noun)
         left, right = (0.0, 1.0) if is_style else next(strips)
         regions.append(Region(words, (left, 0.0, right, 1.0)))
@@ -103,7 +105,10 @@ def _names(adapter: Adapter) -> str:
 
 
 def _call_by_noun(prompt: str, names: str, noun: str) -> str:
-    """`prompt` with a noun wherever the pattern `names` stands, and an article where there is none; nothing for no noun."""
+    """`prompt` with `noun` in place of the pattern `names`, and with an article where there is none.
+
+    If the noun is empty, the names are removed.
+    """
     article = f"{'an' if noun[0] in 'aeiou' else 'a'} " if noun else ""
 
     def call(found: re.Match[str]) -> str:
@@ -119,7 +124,7 @@ def region_ids(
     regions: Sequence[Sequence[Region]],
     tokens: Mapping[str, int],
 ) -> RegionIds | None:
-    """The regions of each prompt's picture as arrays; those with fewer than others get empty ones. None if nobody has any.
+    """The regions of each prompt's picture as arrays. Prompts with fewer get empty ones. None if no prompt has any.
 
     Raises: UserError if there is not a list for each prompt.
     """
@@ -127,10 +132,10 @@ def region_ids(
         raise UserError(f"regions of {len(regions)} pictures for {len(prompts)} prompts: give a list for each prompt")
     texts, boxes = [], np.zeros((max(map(len, regions)), len(prompts), 4), np.float32)
     for place, row in np.ndindex(boxes.shape[:2]):
-        own = regions[row]
-        texts.append(own[place].prompt if place < len(own) else prompts[row])
-        if place < len(own):
-            boxes[place, row] = own[place].box
+        of_picture = regions[row]
+        texts.append(of_picture[place].prompt if place < len(of_picture) else prompts[row])
+        if place < len(of_picture):
+            boxes[place, row] = of_picture[place].box
     return RegionIds(tokenizer.encode(texts, tokens), boxes) if texts else None
 
 
@@ -141,7 +146,7 @@ def encode_regions(models: Models, params: Mapping[str, Any], regions: RegionIds
 
 
 def apply_regional(unet: nn.Module, params: Mapping[str, Any], text: RegionText, latents: Array, *inputs: Any):
-    """The U-Net's answer to `latents` and the rest of its inputs, the last b rows of the batch being those of `text`."""
+    """The U-Net's output for `latents` and its other inputs. The last b rows of the batch are those of `text`."""
     regions, rows = text.states.shape[:2]
 
     def intercept(next_fun, args, kwargs, context):

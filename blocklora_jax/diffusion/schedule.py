@@ -109,7 +109,7 @@ class Schedule:
         return signal * x0 + spread * noise
 
     def training_target(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:
-        """What the U-Net should answer for `x_t`: the noise, or the velocity `sqrt(a) noise - sqrt(1 - a) x0`."""
+        """What the U-Net should output for `x_t`: the noise, or the velocity `sqrt(a) noise - sqrt(1 - a) x0`."""
         return noise if self.prediction_type == "epsilon" else self.velocity(x0, noise, t)
 
     def velocity(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:
@@ -139,8 +139,8 @@ class Schedule:
     def picture_weight(self, t: Int[Array, " b"], gamma: float) -> Float[Array, " b"]:
         """Loss weights under which the clean latents' squared error counts `min(snr, gamma) + 1` times, float32 > 0.
 
-        The noise's own error counts almost nothing at the noisiest steps, where a small error in it is a large one in the
-        picture; this is the weighting of velocity prediction, capped where there is little noise.
+        The plain loss of the noise has almost no weight at the noisiest steps, where a small error in the noise is a
+        large error in the picture. This is the weighting of velocity prediction, capped where there is little noise.
         """
         snr = self.snr(t)
         weight = jnp.minimum(snr, gamma) + 1

@@ -62,7 +62,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "lambda_min_clipped": ("a number", lambda value: _is_number(value) and (value == -math.inf or abs(value) < 1e6)),
 }
 
-# How one of diffusers' samplers goes about its work. The caller chooses the sampler, so they are kept for saving only.
+# Settings of diffusers' samplers. The caller chooses the sampler, so they are only kept for saving.
 SAMPLERS_OWN = frozenset(
     "_class_name _diffusers_version algorithm_type corrector_order disable_corrector"
     " dynamic_thresholding_ratio eta euler_at_final final_sigmas_type flow_shift interpolation_type lower_order_final"
@@ -118,7 +118,7 @@ def parse(config: dict[str, Any], source: str) -> dict[str, Any]:
 def render(schedule: Any) -> dict[str, Any]:
     """The `scheduler_config.json` of a `Schedule`; one that came from no file is given as a `DDIMScheduler`."""
     fields = {name: getattr(schedule, name) for name in COMPUTED}
-    # Minus infinity is not JSON, and means the same as no field; so does a spacing left to the sampler.
+    # Minus infinity is not JSON, and means the same as no field. The same holds for a spacing left to the sampler.
     kept = {name: value for name, value in fields.items() if value is not None and value != -math.inf}
     betas = schedule.trained_betas
     return {

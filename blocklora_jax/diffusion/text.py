@@ -1,4 +1,4 @@
-"""Token ids to what the U-Net reads of a text, by one text encoder or two."""
+"""Token ids to the text states that the U-Net reads, with one text encoder or two."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def encode_text(models: Models, params: Mapping[str, Any], ids: Ids) -> TextOutp
 
 
 def join_towers(first: States, second: TextOutput | None = None) -> TextOutput:
-    """The answers of both text encoders as one: states beside each other, pooled by the second."""
+    """The outputs of both text encoders: their states side by side, and the pooled text of the second."""
     if second is None:
         return TextOutput(first)
     return TextOutput(jnp.concatenate([first, second.states], axis=-1), second.pooled)
@@ -64,6 +64,6 @@ def make_size_ids(
     >>> make_size_ids(64, 32, 1).tolist()
     [[64.0, 32.0, 0.0, 0.0, 64.0, 32.0]]
     """
-    own = (height, width)
-    sizes = (*(original_size or own), *crops_coords_top_left, *(target_size or own))
+    size = (height, width)
+    sizes = (*(original_size or size), *crops_coords_top_left, *(target_size or size))
     return np.tile(np.asarray(sizes, np.float32), (rows, 1))

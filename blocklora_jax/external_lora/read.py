@@ -17,7 +17,8 @@ from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.printing import plain_text
 from blocklora_jax.io.tensor_file import open_tensors
 from blocklora_jax.layouts.dialects import find_layer
-from blocklora_jax.layouts.families import FAMILIES, Layer, Shape, possible_families
+from blocklora_jax.layouts.families.recognise import Layer, Shape, possible_families
+from blocklora_jax.layouts.families.table import FAMILIES
 from blocklora_jax.layouts.kohya import any_kohya_table
 from blocklora_jax.layouts.lora_layers import kernel_size
 from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree, flax_factors

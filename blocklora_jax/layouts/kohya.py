@@ -20,23 +20,22 @@ import numpy as np
 from blocklora_jax.checks.finite import narrow
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.components import ADAPTED
+from blocklora_jax.layouts.families.table import DEFAULT_FAMILY, FAMILIES
 from blocklora_jax.layouts.lora_layers import kernel_size, known_layers, ldm_name, ldm_names, module_name
 from blocklora_jax.layouts.low_rank import LowRank, one_rank, torch_factors
 from blocklora_jax.layouts.peft import with_attention
 
-_SDXL_TEXT = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 
-
-def kohya_name(component: str, layer: str, base_family: str = "sd1") -> str:
+def kohya_name(component: str, layer: str, base_family: str = DEFAULT_FAMILY) -> str:
     """The name of a layer, given by its Flax path.
 
     >>> kohya_name("unet", "down_blocks_1/attentions_0/proj_in", "sdxl")
     'lora_unet_input_blocks_4_1_proj_in'
     """
-    sdxl = base_family == "sdxl"
-    if component == "unet":
-        return "lora_unet_" + (ldm_name(layer) if sdxl else module_name("unet", layer)).replace(".", "_")
-    return (_SDXL_TEXT[component] if sdxl else "lora_te_") + module_name(component, layer).replace(".", "_")
+    family = FAMILIES[base_family]
+    prefix = family.kohya_prefixes.get(component, family.kohya_prefixes["text_encoder"])
+    in_ldm = component == "unet" and family.kohya_ldm_names
+    return prefix + (ldm_name(layer) if in_ldm else module_name(component, layer)).replace(".", "_")
 
 
 def kohya_table(layers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, str]]:
@@ -60,7 +59,7 @@ def any_kohya_table() -> Mapping[str, tuple[str, str]]:
     return kohya_table({component: known_layers(component) for component in ADAPTED})
 
 
-def kohya_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = "sd1") -> dict[str, np.ndarray]:
+def kohya_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = DEFAULT_FAMILY) -> dict[str, np.ndarray]:
     """The tensors of a file that every program reads alike: one rank, padded with zeros, and alpha equal to it.
 
     diffusers reads files whose rank or alpha differs by layer wrongly, without a word. alpha is fp32 whatever the rest
@@ -80,7 +79,7 @@ def kohya_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = "sd1") -
 
 
 def _names(component: str, path: str) -> set[str]:
-    if component != "unet":
-        prefixes = ("lora_te_", "lora_te1_") if component == "text_encoder" else ("lora_te2_",)
-        return {prefix + module_name(component, path).replace(".", "_") for prefix in prefixes}
-    return {f"lora_unet_{name.replace('.', '_')}" for name in (module_name("unet", path), *ldm_names(path))}
+    tables = [family.kohya_prefixes for family in FAMILIES.values()]
+    prefixes = {table[component] for table in tables if component in table}
+    names = {module_name(component, path)} | (ldm_names(path) if component == "unet" else set())
+    return {prefix + name.replace(".", "_") for prefix in prefixes for name in names}

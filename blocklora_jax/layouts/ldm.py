@@ -25,19 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blocklora_jax.errors import UserError
-
-# Prefix of each component, by family of models.
-PREFIXES: dict[str, dict[str, str]] = {
-    "sd1": {"text_encoder": "cond_stage_model.transformer."},
-    "sd2": {"text_encoder": "cond_stage_model.model."},
-    "sdxl": {
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-}
-for _prefixes in PREFIXES.values():
-    _prefixes |= {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
-_OPEN_CLIP = {("sd2", "text_encoder"), ("sdxl", "text_encoder_2")}
+from blocklora_jax.layouts.families.table import FAMILIES
 
 _ITEM = re.compile(r"(?:(?:en|de)coder\.)?(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)")
 _UNET_ENDS = {
@@ -89,7 +77,7 @@ def ldm_table(family: str, keys: Mapping[str, Collection[str]]) -> dict[tuple[st
     """{(component, PyTorch key): place in the single file}, one to one.
 
     Args:
-        family: "sd1", "sd2" or "sdxl".
+        family: a key of `FAMILIES`.
         keys: all PyTorch keys of each component, as `checkpoints.layout` writes them.
 
     Raises:
@@ -99,7 +87,7 @@ def ldm_table(family: str, keys: Mapping[str, Collection[str]]) -> dict[tuple[st
     """
     table = {}
     for component, names in keys.items():
-        prefix = PREFIXES[family].get(component)
+        prefix = FAMILIES[family].ldm_prefixes.get(component)
         if prefix is None:
             raise UserError(f"a single file of {family} has no {component}")
         place = _namer(family, component, names)
@@ -196,7 +184,7 @@ def _namer(family: str, component: str, keys: Collection[str]):
     if component == "vae":
         blocks = _count({match.groups() for key in keys if (match := _ITEM.match(key))}, "up")
         return lambda key: Place(_vae_name(key, blocks))
-    return _open_clip_place if (family, component) in _OPEN_CLIP else Place
+    return _open_clip_place if component in FAMILIES[family].open_clip else Place
 
 
 def _vae_name(key: str, up_blocks: int) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from blocklora_jax.layouts.families.table import DEFAULT_FAMILY, FAMILIES
 from blocklora_jax.layouts.ldm import unet_name, unet_prefixes
 from blocklora_jax.layouts.torch_names import torch_key
 
@@ -23,7 +24,7 @@ _CONVOLUTION_3X3 = re.compile(r"(^|/)conv(1|2|_in|_out)?$")
 _PROJECTION = re.compile(r"(^|/)proj_(in|out)$")
 
 
-def kernel_size(layer: str, base_family: str = "sd1") -> int | None:
+def kernel_size(layer: str, base_family: str = DEFAULT_FAMILY) -> int | None:
     """Width of the convolution at a U-Net layer's path: 1 or 3; None where it is linear.
 
     `proj_in` and `proj_out` of attention are 1x1 convolutions in Stable Diffusion 1.x, and linear later.
@@ -33,9 +34,8 @@ def kernel_size(layer: str, base_family: str = "sd1") -> int | None:
     """
     if _CONVOLUTION_3X3.search(layer):
         return 3
-    if layer.endswith("conv_shortcut") or (_PROJECTION.search(layer) and base_family == "sd1"):
-        return 1
-    return None
+    is_projection = _PROJECTION.search(layer) and FAMILIES[base_family].has_convolution_projections
+    return 1 if is_projection or layer.endswith("conv_shortcut") else None
 
 
 def module_name(component: str, layer: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from blocklora_jax.checks.finite import narrow
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.families.table import DEFAULT_FAMILY
 from blocklora_jax.layouts.lora_layers import kernel_size, known_layers, module_name
 from blocklora_jax.layouts.low_rank import LowRank, one_rank, torch_factors
 from blocklora_jax.layouts.torch_names import flax_path
@@ -46,7 +47,7 @@ def peft_layer(head: str) -> tuple[str, str] | None:
     return (component, layer) if layer in known_layers(component) else None
 
 
-def peft_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = "sd1") -> dict[str, np.ndarray]:
+def peft_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = DEFAULT_FAMILY) -> dict[str, np.ndarray]:
     """`<component>.<layer>.lora_A.weight` [r, in] and `.lora_B.weight` [out, r], contiguous, for PyTorch.
 
     Every layer is padded with zeros to one rank r, and there are no alphas: diffusers takes r for alpha, which is right

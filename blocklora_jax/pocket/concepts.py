@@ -19,6 +19,7 @@ from blocklora_jax.pocket.world.specs import (
     draw_individual,
 )
 from blocklora_jax.pocket.world.traits import Traits, draw_traits
+from blocklora_jax.prompts.concept_token import concept_token
 
 KINDS = ("person", "animal", "object", "scene", "style")
 
@@ -37,7 +38,7 @@ class Concept:
     @property
     def token(self) -> str:
         """The word that stands for the concept in prompts, such as <ada>."""
-        return f"<{self.name}>"
+        return concept_token(self.name)
 
     @property
     def class_noun(self) -> str:

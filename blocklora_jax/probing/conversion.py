@@ -1,12 +1,13 @@
 """Conversion: an ordinary LoRA as one that owns blocks, without its pictures, in closed form.
 
-A stranger's LoRA F changes whole layers, and merged with others it disturbs them. D does the same on the prompts that
-call its concept, is silent on the rest (ROE), and lies within the owned blocks, so that it merges losslessly:
+An external LoRA F changes whole layers, and disturbs others that it is merged with. D has the same output on prompts
+that call its concept, little output on others (ROE), and lies within the owned blocks, so that it merges losslessly:
 
     D = argmin  mean_t |x_t (D - F)|^2 + lambda mean_e |x_e D|^2 + ridge |D|^2,   rank D <= r
 
-x_t are what the layer reads while the foreign LoRA draws prompts with its trigger, x_e what it reads while the base draws
-random ones. Each layer is linear in its inputs, so this is reduced-rank ridge regression: no gradient step is taken.
+x_t are the layer's inputs while the model with F draws prompts with its trigger; x_e are its inputs while the base
+model draws random prompts. Each layer is linear in its inputs, so this is reduced-rank ridge regression, without
+gradient steps.
 
 Source: method, "Randomized Output Erasure"; reduced-rank regression: Izenman 1975.
 """
@@ -50,9 +51,11 @@ _BEFORE_SCENES = ("in", "in a", "on a")
 class ConversionConfig:
     """Settings of a conversion.
 
-    rank: of the result. erase_weight: lambda. ridge: as a share of the inputs' mean square, 1e-6 at least. prompts: with the trigger;
-    random_prompts: without. steps: of the pictures in whose course layers that read them are seen. token_spread: how far
-    strangers' tokens in random prompts are from the class noun, in deviations of the token table.
+    rank: of the result. erase_weight: lambda. ridge: as a share of the inputs' mean square, at least 1e-6.
+    prompts: how many with the trigger; random_prompts: how many without.
+    steps: of the sampling runs in which the layers that read pictures are observed.
+    token_spread: how far negative tokens in random prompts are from the class noun, in standard deviations of the token
+        table.
     """
 
     rank: int = 16
@@ -79,12 +82,16 @@ class ConversionConfig:
 class Fit(NamedTuple):
     """How well one type of layer was converted; root mean squares, as shares.
 
-    error: |x_t (D - F)| / |x_t F|. leak: |x_e D| / |x_t D|, on random prompts over on its own; leak_before: the same of F.
+    error: |x_t (D - F)| / |x_t F|. leak: |x_e D| / |x_t D|, the output on random prompts by that on its own prompts;
+    leak_before: the same for F.
     """
 
     error: float
     leak: float
     leak_before: float
+
+    def __repr__(self) -> str:
+        return f"Fit(error {self.error:.3g}, leak {self.leak:.3g}, before {self.leak_before:.3g})"
 
 
 def fit_block(
@@ -155,8 +162,10 @@ def convert(
 
 
 def trigger_prompts(adapter: Adapter, words: PromptWords, config: ConversionConfig) -> list[str]:
-    """Prompts that call the concept where its kind stands in a prompt: a person or thing as the subject, in every style and
-    scene; a scene as where others are; a style as how others are shown. A second subject joins in a fifth of them.
+    """Prompts that call the concept in the place of its kind.
+
+    A person or thing is the subject, in every style and scene. A scene is the place of other subjects. A style is how
+    other subjects are shown. A fifth of the prompts have a second subject.
     """
     rng = np.random.default_rng((config.seed, 0x7216))
     return [_trigger_prompt(adapter.info, words, rng) for _ in range(config.prompts)]
@@ -187,8 +196,8 @@ def _check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
                 wrong.append(f"{component}/{path}")
     if wrong:
         raise UserError(
-            f"{len(wrong)} layers of {adapter.name!r} are no linear layers of this model ({wrong[0]}, …): only linear layers "
-            "and 1x1 convolutions can be converted; is it another base model?"
+            f"{len(wrong)} layers of {adapter.name!r} are no linear layers of this model ({wrong[0]}, …): only linear"
+            " layers and 1x1 convolutions can be converted; is it another base model?"
         )
 
 
@@ -197,8 +206,8 @@ def check_trigger(adapter: Adapter, words: PromptWords) -> None:
     trigger = adapter.info.trigger.strip()
     if not trigger or trigger in (adapter.info.class_noun, *words.subjects):
         raise UserError(
-            f"{adapter.name!r} is called by {trigger!r}, which random prompts have too: name the words that call it and "
-            "nothing else, with --trigger"
+            f"{adapter.name!r} is called by {trigger!r}, which random prompts have too: name the words that call it and"
+            " nothing else, with --trigger"
         )
     if missing := [token for token in adapter.tokens if not re.search(token_pattern([token]), trigger)]:
         raise UserError(f"the trigger {trigger!r} lacks the adapter's token {missing[0]}")
@@ -207,7 +216,7 @@ def check_trigger(adapter: Adapter, words: PromptWords) -> None:
 def random_ids(
     sd: StableDiffusion, adapter: Adapter, words: PromptWords, config: ConversionConfig, count: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Ids of `count` random prompts, in some of which a stranger's token stands, and params with those tokens' embeddings."""
+    """Ids of `count` random prompts, some with a negative token, and params with the embeddings of these tokens."""
     vectors = sum(token_counts([adapter]).values()) or 2
     pool = make_random_prompts(
         sd.tokenizer, words, RandomPromptShares(), adapter.info.class_noun, ("<own>", vectors), config.seed, count
@@ -215,14 +224,14 @@ def random_ids(
     rng, rows, ids = np.random.default_rng((config.seed, 0xF0E)), {}, []
     for component in sd.models.text_encoders:
         table = np.asarray(token_table(sd.params, component))
-        rows[component] = [_strangers(rng, table, pool, vectors, config.token_spread)]
-        # The pool's own token has ids too, which no prompt uses: a stranger's rows begin where they do.
+        rows[component] = [_negative_tokens(rng, table, pool, vectors, config.token_spread)]
+        # The pool also has ids for an own token, which no prompt uses. The negative tokens' rows begin there.
         first, each = len(table) + vectors, ids_of(pool.ids, component)
         ids.append(np.where(each >= first, each - vectors + vectors * np.arange(len(each))[:, None], each))
     return np.stack(ids, axis=1).reshape(pool.ids.shape), with_tokens(sd.params, rows)
 
 
-def _strangers(rng: Any, table: np.ndarray, pool: RandomPrompts, vectors: int, spread: float) -> np.ndarray:
+def _negative_tokens(rng: Any, table: np.ndarray, pool: RandomPrompts, vectors: int, spread: float) -> np.ndarray:
     noise = rng.standard_normal((len(pool.nouns), vectors, table.shape[1]), np.float32)
     return (table[pool.nouns][:, None] + spread * table.std() * noise).reshape(-1, table.shape[1])
 
@@ -258,7 +267,10 @@ def _fit_layer(
     random: Mapping[str, Any],
     config: ConversionConfig,
 ) -> tuple[LoRAPair, np.ndarray]:
-    """The layer's pair, and mean energies in units of the base's output: [error, own, own before, random, random before]."""
+    """The layer's pair, and mean energies in units of the base's output.
+
+    The energies are [error, own, own before, random, random before].
+    """
     gram, cross, strange = own["gram"] / own["rows"], own["cross"] / own["rows"], random["gram"] / random["rows"]
     a, b = fit_block(gram, cross, strange, config.rank, config.erase_weight, config.ridge)
     component, _, path = layer.partition("/")

@@ -41,13 +41,19 @@ TEMPLATES: Mapping[Kind, tuple[str, ...]] = {
 
 
 class Crosstalk(NamedTuple):
-    """pairs: row i, column j: |dW_j x_i| / |dW_i x_i|, so 1 on the diagonal. others: all others at once, |sum_{j != i} dW_j x_i| / |dW_i x_i|.
+    """How much the adapters j of other concepts answer to the inputs x_i of concept i.
 
-    Where the concept's own adapter has no output it is infinite.
+    pairs: in row i, column j: |dW_j x_i| / |dW_i x_i|, so 1 on the diagonal.
+    others: all others together: |sum_{j != i} dW_j x_i| / |dW_i x_i|.
+
+    Both are infinite where the concept's own adapter has no output.
     """
 
     pairs: Float[np.ndarray, "i i"]
     others: Float[np.ndarray, " i"]
+
+    def __repr__(self) -> str:
+        return f"Crosstalk({len(self.others)} concepts, others at once: {np.max(self.others, initial=0):.3g} at most)"
 
 
 def crosstalk(
@@ -130,12 +136,12 @@ def measure_crosstalk(
 
 def _pairs_of(layer: str, adapters: Sequence[Adapter]) -> Mapping[int, tuple[Any, Any]]:
     component, _, path = layer.partition("/")
-    found = {}
+    pairs = {}
     for index, adapter in enumerate(adapters):
         if path in adapter.lora.get(component, {}):
             a, b = adapter.lora[component][path]
-            found[index] = np.asarray(a, np.float32) * np.float32(adapter.info.scale), np.asarray(b, np.float32)
-    return found
+            pairs[index] = np.asarray(a, np.float32) * np.float32(adapter.info.scale), np.asarray(b, np.float32)
+    return pairs
 
 
 def _energies(pairs: Mapping[int, tuple[Any, Any]], count: int, x: jax.Array, y: jax.Array) -> jax.Array:

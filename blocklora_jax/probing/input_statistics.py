@@ -1,4 +1,7 @@
-"""What layers read on every concept's prompts and on ordinary ones: all that fitting adapters to each other needs, and no picture of a concept."""
+"""Statistics of layers' inputs on each concept's prompts and on ordinary prompts.
+
+Fitting adapters to each other needs only these, and no picture of a concept.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.probing.text_attention import TextAttention
 from blocklora_jax.prompts.random_prompts import PromptWords
 
-# Of the weight of all text positions, this share is even: what is hardly looked at is not quite free.
+# This share of the weight is spread evenly over the text positions, so that positions with little attention also count.
 EVEN = 0.1
 
 
@@ -34,6 +37,9 @@ class Inputs(NamedTuple):
 
     grams: Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
     ordinary: Mapping[str, Float[np.ndarray, "_ _"]]
+
+    def __repr__(self) -> str:
+        return f"Inputs({max(map(len, self.grams.values()), default=0)} adapters, {len(self.grams)} layers)"
 
 
 def measure_inputs(
@@ -47,24 +53,24 @@ def measure_inputs(
     """Run the text encoders, and the U-Net where layers read pictures, on `config.prompts` prompts an adapter.
 
     Args:
-        attention: the U-Net's layers that read text count its positions by the attention that they get (see `TextAttention`), .9 of
-            it, instead of all alike.
+        attention: in the U-Net's layers that read text, the positions of the text are weighted by the attention that
+            they get (see `TextAttention`), up to a tenth that is weighted evenly. Otherwise all have equal weight.
 
     Raises: UserError for an adapter without a trigger of its own.
     """
     words, config = words or words_for(sd.checkpoint.name), config or ConversionConfig()
     for adapter in adapters:
         check_trigger(adapter, words)
-    # Whole chunks, so that nothing is compiled for a rest.
+    # Whole chunks, so that nothing is compiled for a smaller last chunk.
     each = max(config.chunk, config.random_prompts // len(adapters) // config.chunk * config.chunk)
     layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
-    # All of the U-Net's layers that read text read the same.
+    # All layers of the U-Net that read text have the same inputs.
     readers = [layer for layer in layers if _attends_to_text(layer)]
     seen = frozenset(layers) - frozenset(readers[1:])
     probe = Probe(sd, seen, _gram, config.steps, config.chunk)
     looks = TextAttention(sd, chunk=config.chunk) if attention and readers else None
     own, ordinary = [], []
-    # Shown where somebody watches.
+    # A progress bar, if the output is a terminal.
     for adapter in tqdm(adapters, desc="inputs", unit="adapter", dynamic_ncols=True, disable=None):
         ids = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
         own.append(_measure(probe, looks, with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, config.seed))

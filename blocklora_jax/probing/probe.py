@@ -1,4 +1,4 @@
-"""What a model's layers read while it draws prompts, and what is made of that: the inputs of crosstalk and of re-fitting."""
+"""Observes the inputs of a model's layers while it draws prompts, for crosstalk and conversion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from blocklora_jax.pipeline import StableDiffusion
 Observe = Callable[[str, jax.Array, jax.Array, Any], Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Probe:
     """Sums of what `observe` makes of each layer's inputs while a model draws prompts; compiled once.
 
@@ -44,6 +44,9 @@ class Probe:
     observe: Observe
     steps: int = 4
     chunk: int = 8
+
+    def __repr__(self) -> str:
+        return f"Probe({self.sd.checkpoint.name!r}, {len(self.layers)} layers, {self.steps} steps)"
 
     def __call__(
         self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, context: Any = None, seed: int = 0
@@ -74,7 +77,7 @@ class Probe:
 
     @cached_property
     def _text_step(self) -> Callable[..., tuple[TextOutput, dict[str, Any]]]:
-        """The text of ids, and what was seen within the text encoders and by the U-Net's layers that read it."""
+        """The text states of ids, and the observations in text encoders and in the U-Net's layers that read text."""
 
         @jax.jit
         def step(towers, kernels, lora, scale, ids, context):
@@ -118,7 +121,7 @@ class Probe:
         context: Any,
         total: dict[str, Any],
     ) -> dict[str, Any]:
-        """`total`, with what was seen while the pictures of `text` were drawn."""
+        """`total` plus the observations made while the pictures of `text` were drawn."""
         sampler, rows, side = get_sampler("ddim"), len(text.states), self.sd.image_size
         plan = sampler.init(self.sd.schedule, self.steps)
         added = add_sizes(text, jnp.asarray(make_size_ids(side, side, rows)))

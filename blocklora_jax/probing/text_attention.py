@@ -1,4 +1,4 @@
-"""Where the U-Net looks: how much attention each text position gets while a prompt's picture is drawn."""
+"""How much attention of the U-Net each text position gets while a prompt's picture is drawn."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.probe import Probe
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextAttention:
-    """Attention by text position, averaged over cross-attention layers, heads, pixels and `steps` of a DDIM run from noise,
-    without guidance; compiled once.
+    """Attention by text position, compiled once.
+
+    It is the mean over cross-attention layers, heads, pixels and `steps` of a DDIM run from noise, without guidance.
 
     chunk: prompts that go through the model at once.
     """
@@ -31,6 +32,9 @@ class TextAttention:
     sd: StableDiffusion
     steps: int = 2
     chunk: int = 16
+
+    def __repr__(self) -> str:
+        return f"TextAttention({self.sd.checkpoint.name!r}, {self.steps} steps)"
 
     def __call__(
         self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int = 0
@@ -70,12 +74,13 @@ class TextAttention:
         return sorted(path.removesuffix(end) for path in paths if path.endswith(f"attn2{end}"))
 
     def _kernels(self, unet: Mapping[str, Any], adapter: Adapter | None) -> dict[str, Float[Array, "n m"]]:
-        """By layer the weights of queries and keys, with the adapter in them."""
+        """By layer the kernels of queries and keys, with the adapter added."""
         flat, pairs, kernels = flatten_params(unet), adapter.lora.get("unet", {}) if adapter else {}, {}
         for path in (f"{block}/{name}" for block in self._blocks for name in ("to_q", "to_k")):
             kernels[path] = jnp.asarray(flat[f"{path}/kernel"], jnp.float32)
             if adapter and path in pairs:
                 a, b = (jnp.asarray(factor) for factor in pairs[path])
+                # Not `kernel_change`: in the default precision, as the model itself computes.
                 kernels[path] += adapter.info.scale * a @ b
         return kernels
 
@@ -85,7 +90,7 @@ class TextAttention:
 
     @cached_property
     def _text(self) -> Probe:
-        """What the layers that read text get."""
+        """The inputs of the layers that read text."""
         return Probe(self.sd, frozenset((self._text_reader,)), lambda layer, x, y, context: x, chunk=self.chunk)
 
     @cached_property

@@ -79,8 +79,8 @@ class TokenizerFiles:
     def checked(self, source: str) -> TokenizerFiles:
         """Return itself.
 
-        Raises UserError if ids are not 0, 1, 2, …, which transformers 5 would silently renumber; if a special token has no id;
-        if merges are not pairs.
+        Raises UserError if ids are not 0, 1, 2, …, which transformers 5 would silently renumber; if a special token has
+        no id; if merges are not pairs.
         """
         numbers = [*self.vocabulary.values(), *self.added.values()]
         if not all(type(number) is int for number in numbers):

@@ -19,7 +19,7 @@ NEGATIVE = "<negative>"
 
 @dataclass(frozen=True, kw_only=True)
 class PromptWords:
-    """The words that random prompts are put together from.
+    """The words that random prompts are made of.
 
     styles: beginnings such as "a photo of". subjects: class nouns. scenes: ends such as "on a beach".
     """

@@ -15,8 +15,7 @@ from jaxtyping import Int
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.prompts.clip_tokenizer import TokenizerFiles
-
-_NAME = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
+from blocklora_jax.prompts.concept_token import CONCEPT_TOKEN, is_concept_token
 
 
 class _Piece(NamedTuple):
@@ -100,7 +99,7 @@ class Tokenizer:
         """
         ids, next_id = {}, self.table_rows
         for name, vectors in tokens.items():
-            if not _NAME.fullmatch(name):
+            if not is_concept_token(name):
                 raise UserError(
                     f"concept token {name!r} must look like '<name>': lower-case letters (CLIP knows no others),"
                     " digits, '-' and '_' between angle brackets"
@@ -143,8 +142,8 @@ class Tokenizer:
     def _split(self, prompt: str, ids: Mapping[str, list[int]]) -> list[_Piece]:
         # The names' group keeps them in the result: text and names alternate.
         parts = re.split(f"({token_pattern(ids)})", prompt) if ids else [prompt]
-        known = {**ids, **{name: None for name in self.files.added if _NAME.fullmatch(name)}}
-        for name in _NAME.findall("\n".join(parts[::2]).lower()):
+        known = {**ids, **{name: None for name in self.files.added if is_concept_token(name)}}
+        for name in CONCEPT_TOKEN.findall("\n".join(parts[::2]).lower()):
             if name not in known:
                 listed = ", ".join(map(repr, known)) or "none"
                 message = f"{name!r} in {prompt!r} is read as ordinary letters; known tokens: {listed}"
@@ -187,11 +186,11 @@ def _prompt_length(files: TokenizerFiles, positions: int | None, folder: str) ->
 
 def _multi_vector_tokens(added: Mapping[str, int]) -> dict[str, list[int]]:
     """Concept tokens of several vectors that a tokenizer already has, as those of a merged folder do."""
-    found = {}
+    ids = {}
     for name in added:
         units = [name]
         while (unit := f"{name}_{len(units)}") in added:
             units.append(unit)
         if len(units) > 1:
-            found[name] = [added[unit] for unit in units]
-    return found
+            ids[name] = [added[unit] for unit in units]
+    return ids

@@ -12,13 +12,13 @@ from blocklora_jax.adapters.partition import Axis, Partition, slot_from_name
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
+from blocklora_jax.prompts.concept_token import is_concept_token
 
 VERSION = 1
 Draw = Literal["free", "name"]
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
 _BASIS = re.compile(r"([0-9a-f]{16})?")
 _LONGEST = 1000  # characters
-_TOKEN = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
 _FIELDS = {"blocklora_registry", "base_name", "base_digest", "partition", "entries"}
 
 
@@ -106,7 +106,7 @@ class Registry:
 
     def claim(self, entry: Entry) -> Registry:
         """The registry with `entry`. Raises UserError for a name, token or slot that is another's, or is none."""
-        if not _TOKEN.fullmatch(entry.token):
+        if not is_concept_token(entry.token):
             raise UserError(f"token {entry.token!r} must look like '<name>': lower-case letters, digits, '-' and '_'")
         _check_texts({name: getattr(entry, name) for name in ("name", "token", "owner", "date")})
         plain_name(entry.name, "the concept")
@@ -223,7 +223,7 @@ def _entry(value: Any, partition: Partition) -> Entry:
     if not all(isinstance(text, str) for text in texts.values()):
         raise UserError(f"the entry {value!r:.300} must have texts for all but slots")
     _check_texts(texts)
-    if not _TOKEN.fullmatch(value["token"]):
+    if not is_concept_token(value["token"]):
         raise UserError(f"the token {value['token'][:40]!r} must look like '<name>'")
     if not isinstance(slots, list) or not all(type(slot) is int for slot in slots):
         raise UserError(f"slots of {value['name']!r} must be a list of whole numbers, not {slots!r}")

@@ -12,7 +12,9 @@ from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.layouts.families.table import family_of_build
 from blocklora_jax.layouts.low_rank import LoRAPair
+from blocklora_jax.prompts.concept_token import concept_token
 
 FOUR_BLOCKS = Partition(num_blocks=4)
 
@@ -31,7 +33,7 @@ def random_adapter(
     """An adapter `name` of `params` with entries of about `size`, zero outside its blocks."""
     rng = np.random.default_rng(sum(name.encode()))
     info = AdapterInfo(
-        name=name, class_noun="man", trigger=f"<{name}> man", rank=rank, alpha=3.0, base_name="small",
+        name=name, class_noun="man", trigger=f"{concept_token(name)} man", rank=rank, alpha=3.0, base_name="small",
         base_digest=params_digest(params), base_family=family_of(params), partition=partition,
         slots=slots if partition else (),
     )  # fmt: skip
@@ -42,14 +44,15 @@ def random_adapter(
     for component, field in zip(("text_encoder", "text_encoder_2"), tokens, strict=True):
         if component in params and vectors:
             width = params[component]["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[1]
-            tokens[field] = {f"<{name}>": rng.standard_normal((vectors, width), np.float32)}
+            tokens[field] = {concept_token(name): rng.standard_normal((vectors, width), np.float32)}
     return Adapter(lora=lora, **tokens, info=info)
 
 
 def family_of(params: Mapping[str, Any]) -> str:
     """The kind of model that has `params`."""
-    kernel = next(value["proj_in"]["kernel"] for value in params["unet"]["mid_block"].values() if "proj_in" in value)
-    return "sdxl" if "text_encoder_2" in params else "sd2" if kernel.ndim == 2 else "sd1"
+    attention = next(value for value in params["unet"]["mid_block"].values() if "proj_in" in value)
+    width = attention["transformer_blocks_0"]["attn2"]["to_k"]["kernel"].shape[0]
+    return family_of_build("text_encoder_2" in params, attention["proj_in"]["kernel"].ndim == 4, width)
 
 
 def _pair(rng, info: AdapterInfo, component: str, layer: str, shape: tuple[int, int], size: float) -> LoRAPair:

@@ -6,11 +6,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
+from blocklora_jax.layouts.families.table import FAMILIES
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
 from blocklora_jax.pocket.tokenizer import write_tokenizer
 from blocklora_jax.testing.folders import SCHEDULER, WORDS, random_params
 
-FAMILIES = ("sd1", "sd2", "sdxl")
 _DOWN, _UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 
 
@@ -81,5 +81,5 @@ def make_family(family: str, folder: Path, seed: int = 0) -> Checkpoint:
         params=params,
         scheduler=scheduler,
         tokenizer=tokenizer,
-        tokenizer_2=tokenizer if family == "sdxl" else None,
+        tokenizer_2=tokenizer if FAMILIES[family].has_second_text_encoder else None,
     )

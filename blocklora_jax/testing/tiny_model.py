@@ -104,7 +104,7 @@ def save_tiny(folder: Path, family: str = "sd1", configs: dict | None = None, **
             params=params,
             scheduler={**SCHEDULER, **prediction, **scheduler},
             tokenizer=one,
-            tokenizer_2=two if family == "sdxl" else None,
+            tokenizer_2=two if "text_encoder_2" in chosen else None,
         )
         save_folder(folder, checkpoint)
     (folder / "blocklora.json").unlink()  # as if another program had written it

@@ -15,6 +15,7 @@ from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
 
@@ -139,7 +140,7 @@ def _place(options: ConvertOptions, adapter: Adapter) -> tuple[Partition, tuple[
         return Partition(num_blocks=options.blocks, axis=options.axis, seed=options.partition_seed), options.slot
     registry = read_registry(options.registry)
     entry = next((entry for entry in registry.entries if entry.name == adapter.name), None)
-    token = entry.token if entry else next(iter(adapter.tokens), f"<{adapter.name}>")
+    token = entry.token if entry else next(iter(adapter.tokens), concept_token(adapter.name))
     slots = registry.find(token).slots
     if options.slot and tuple(sorted(options.slot)) != slots:
         raise UserError(f"{adapter.name!r} is registered for --slot {' '.join(map(str, slots))}")

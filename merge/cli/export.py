@@ -8,9 +8,10 @@ from tyro.conf import Positional
 
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.io.outputs import plan_outputs
+from blocklora_jax.layouts.families.table import FamilyName as Family
 from merge.cli.describe import overlap_report
 from merge.cli.files import load_adapters
-from merge.cli.options import Family, Precision
+from merge.cli.options import Precision
 from merge.export.lora_file import export, export_outputs, read_export_header
 
 

@@ -8,14 +8,13 @@ from tyro.conf import Positional
 
 from blocklora_jax.command_line.options import check_options
 from blocklora_jax.diffusion.samplers.table import SAMPLERS
+from blocklora_jax.io.dtype_names import ModelDtype as Precision
 from merge.methods.method import NoSettings
 from merge.methods.table import METHODS
 
 # A type checker sees texts; the command line takes these texts only.
 Sampler = str if TYPE_CHECKING else Literal[tuple(SAMPLERS)]
 MethodName = str if TYPE_CHECKING else Literal[tuple(METHODS)]
-Family = Literal["sd1", "sd2", "sdxl"]
-Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.program import program_name
 from blocklora_jax.errors import UserError
+from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Draw, Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
 from merge.cli.plan import PlanOptions, print_plan
@@ -170,7 +171,7 @@ def _in_basis(partition: Partition, path: str, base_digest: str) -> tuple[Partit
 
 def add(options: AddOptions) -> int:
     """Claim slots in the registry and say how to train on them."""
-    token = options.token or f"<{options.name}>"
+    token = options.token or concept_token(options.name)
 
     def claim(registry: Registry) -> Registry:
         slots = options.slot or registry.draw_slots(options.name, options.draw, options.count)

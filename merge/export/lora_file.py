@@ -15,7 +15,8 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
 from blocklora_jax.io.tensor_file import DTYPES, read_metadata, save_tensors
-from blocklora_jax.layouts.families import FAMILIES, Shape, possible_families
+from blocklora_jax.layouts.families.recognise import Shape, possible_families
+from blocklora_jax.layouts.families.table import FAMILIES
 from blocklora_jax.layouts.kohya import kohya_tensors
 from blocklora_jax.layouts.low_rank import LowRank
 from blocklora_jax.layouts.peft import peft_tensors

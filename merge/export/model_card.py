@@ -12,10 +12,9 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.printing import markdown_block, markdown_code, markdown_text
+from blocklora_jax.layouts.families.table import FAMILIES
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FAMILY_TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
-_PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 # Opens whatever the folder holds.
 _ANY_PIPELINE = "DiffusionPipeline"
 
@@ -26,7 +25,7 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
     Args:
         path: the LoRA file.
         adapters, weights: what it was made of.
-        family: "sd1", "sd2" or "sdxl"; "" if it is not known.
+        family: a key of `FAMILIES`; "" if it is not known.
         note: a line on how it was made ("rank cut to 16, …").
     """
     base = adapters[0].info.base_name if adapters else ""
@@ -75,7 +74,7 @@ def _marker(path: Path) -> str:
 
 
 def _front_matter(base: str, triggers: Sequence[str], family: str) -> str:
-    tags = [_FAMILY_TAGS[family]] if family else []
+    tags = [FAMILIES[family].tag] if family else []
     lines = ["tags:", *(f"- {tag}" for tag in ("text-to-image", *tags, "lora", "diffusers"))]
     if _HUB_ID.fullmatch(base):
         lines.append(f"base_model: {base}")
@@ -105,9 +104,10 @@ def _table(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
 
 
 def _diffusers_code(path: Path, adapters: Sequence[Adapter], base: str, triggers: Sequence[str], family: str) -> str:
-    pipeline, tokens = _PIPELINES.get(family, _ANY_PIPELINE), token_counts(adapters)
+    pipeline = FAMILIES[family].pipelines[0] if family in FAMILIES else _ANY_PIPELINE
+    tokens = token_counts(adapters)
     lines = [f"from diffusers import {pipeline}"]
-    lines += ["from safetensors.torch import load_file"] if family == "sdxl" and tokens else []
+    lines += ["from safetensors.torch import load_file"] if tokens and _has_two_text_encoders(family) else []
     lines += [
         "",
         f"pipe = {pipeline}.from_pretrained({base or 'the base model'!r})",
@@ -120,7 +120,7 @@ def _diffusers_code(path: Path, adapters: Sequence[Adapter], base: str, triggers
 
 def _token_code(path: Path, tokens: Mapping[str, int], family: str) -> list[str]:
     files = {token: f"{path.stem}.{token.strip('<>')}.safetensors" for token in tokens}
-    if family != "sdxl":
+    if not _has_two_text_encoders(family):
         return [f"pipe.load_textual_inversion({file!r})" for file in files.values()]
     lines = []
     if files:
@@ -135,6 +135,10 @@ def _token_code(path: Path, tokens: Mapping[str, int], family: str) -> list[str]
             parts = f"text_encoder=pipe.text_encoder{suffix}, tokenizer=pipe.tokenizer{suffix}"
             lines.append(f"pipe.load_textual_inversion(vectors[{key!r}], {token!r}, {parts})")
     return lines
+
+
+def _has_two_text_encoders(family: str) -> bool:
+    return family in FAMILIES and FAMILIES[family].has_second_text_encoder
 
 
 def _comfy_text(path: Path, adapters: Sequence[Adapter]) -> str:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.delta import kernel_change
 from merge.check import check_merge, leaf_path
 from merge.compose import compose
 from merge.overflow import check_overflow
@@ -54,4 +55,4 @@ def layer_delta(adapter: Adapter, layer: str, shape: tuple[int, ...]) -> Float[A
     pair = adapter.lora.get(layer.split("/", 1)[0], {}).get(layer.split("/", 1)[1])
     if pair is None:
         return jnp.zeros(shape[-2:], jnp.float32)
-    return adapter.info.scale * jnp.dot(pair.lora_A, pair.lora_B, precision=jax.lax.Precision.HIGHEST)
+    return kernel_change(pair, adapter.info.scale)

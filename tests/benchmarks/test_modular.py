@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tyro
 
-import merge
 from benchmarks.modular import __main__ as bench
 from benchmarks.modular import ablation, rates
 from benchmarks.modular.ablation import VARIANTS
@@ -90,10 +89,10 @@ def test_the_halves_of_a_picture_are_its_lower_squares():
 
 def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
     adapters = [random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "rex"))]
-    params = merge.compose(tiny_sd.params, adapters)
+    model = tiny_sd.with_adapters(adapters)
     prompts = ["a photo of <ada> man and <rex> man", "a photo of <rex> man"]
     artist = Artist(tiny_sd, adapters, steps=2)
-    together, apart = (artist.draw(prompts, "pairs", params, adapters, apart=apart) for apart in (False, True))
+    together, apart = (artist.draw(prompts, "pairs", model, apart=apart) for apart in (False, True))
     assert (together[0] != apart[0]).any()
     # One concept has nobody to be kept apart from.
     assert np.abs(together[1].astype(int) - apart[1]).max() <= 1
@@ -163,14 +162,13 @@ def test_trained_numbers_in_a_basis_are_those_of_the_owned_directions(tiny_sd):
 
 def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
     adapters = [random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "rex"))]
-    params = merge.compose(tiny_sd.params, adapters[:1])
+    model = tiny_sd.with_adapters(adapters[:1])
     prompts = [f"a photo of {adapters[0].info.trigger}"]
     alone, among = (
-        Artist(tiny_sd, known, seed=3, steps=2).draw(prompts, "ada", params, adapters[:1])
-        for known in (adapters[:1], adapters)
+        Artist(tiny_sd, known, seed=3, steps=2).draw(prompts, "ada", model) for known in (adapters[:1], adapters)
     )
     np.testing.assert_array_equal(alone, among)
-    other = Artist(tiny_sd, adapters, seed=4, steps=2).draw(prompts, "ada", params, adapters[:1])
+    other = Artist(tiny_sd, adapters, seed=4, steps=2).draw(prompts, "ada", model)
     assert np.any(other != alone)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from blocklora_jax.checkpoints.checkpoint import CONFIGS
-from blocklora_jax.checkpoints.kernels import FAMILIES, model_kernels
+from blocklora_jax.checkpoints.kernels import KNOWN, model_kernels
 from blocklora_jax.testing.random_folder import read_configs
 
 # What shapes no parameter.
@@ -17,8 +17,8 @@ OTHER = {"sample_size", "upcast_attention", "hidden_act", "bos_token_id", "eos_t
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 def test_known_models_have_the_published_widths(family):
     published = read_configs(family)
-    assert published.keys() - {"vae"} == FAMILIES[family].keys()
-    for part, ours in FAMILIES[family].items():
+    assert published.keys() - {"vae"} == KNOWN[family].keys()
+    for part, ours in KNOWN[family].items():
         theirs = CONFIGS[part].from_json(published[part], family)
         fields = (
             {f.name for f in dataclasses.fields(theirs)}

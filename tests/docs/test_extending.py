@@ -9,14 +9,20 @@ from types import ModuleType
 
 import jax
 import numpy as np
+import pytest
 
+from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.diffusion.samplers.table import SAMPLERS, get_sampler
+from blocklora_jax.io.tensor_file import open_tensors, save_tensors
 from blocklora_jax.layouts import dialects
+from blocklora_jax.layouts.families.table import FAMILIES, family_of_build
+from blocklora_jax.layouts.kohya import any_kohya_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.testing.random_adapter import random_adapter
 from blocklora_jax.testing.tiny_model import SCHEDULE
 from merge.cli.method_flags import options_of, refuse_others_flags
+from merge.export.lora_file import export
 from merge.methods.table import METHODS
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -59,3 +65,31 @@ def test_the_merge_method_of_the_page_gets_flags_and_merges(monkeypatch, tiny_sd
         largest = np.take_along_axis(changes, np.abs(changes).argmax(0)[None], axis=0)[0]
         # Sums with the base are rounded once more here.
         np.testing.assert_allclose(merged - base, largest, atol=1e-6)
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "wide", example("family")["WIDE"])
+    any_kohya_table.cache_clear()
+    yield
+    any_kohya_table.cache_clear()
+
+
+def test_a_lora_of_the_family_of_the_page_is_recognised_and_exported_under_its_names(wide, tmp_path):
+    to_k = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    query = "lora_wide_te_text_model_encoder_layers_0_self_attn_q_proj"
+    tensors = {}
+    for name, outputs in ((to_k, 1280), (query, 1536)):
+        tensors[f"{name}.lora_down.weight"] = np.ones((4, 1536), np.float32)
+        tensors[f"{name}.lora_up.weight"] = np.ones((outputs, 4), np.float32)
+        tensors[f"{name}.alpha"] = np.float32(4)
+    save_tensors(tmp_path / "trained.safetensors", tensors, {})
+    lora = Adapter.load(tmp_path / "trained.safetensors")
+    assert lora.info.base_family == "wide"
+    path, *_ = export(lora, tmp_path / "exported.safetensors", "kohya", card=False)
+    with open_tensors(path) as file:
+        assert set(file.keys) == set(tensors)
+
+
+def test_a_model_of_the_family_of_the_page_is_told_from_those_built_alike(wide):
+    assert [family_of_build(False, False, width) for width in (1024, 1536)] == ["sd2", "wide"]

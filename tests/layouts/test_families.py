@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blocklora_jax.layouts.families import FAMILIES, Shape, possible_families
+from blocklora_jax.layouts.families.recognise import Shape, possible_families
+from blocklora_jax.layouts.families.table import FAMILIES
 from blocklora_jax.layouts.lora_layers import known_layers
 
 DATA = Path(__file__).parents[1] / "data"

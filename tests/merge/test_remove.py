@@ -133,8 +133,8 @@ def test_another_base_shows_outside_of_the_blocks():
         check_untouched(saved, base, adapters, dtype)
         with pytest.raises(UserError, match="differ from the base outside"):
             check_untouched(saved, make_params(seed=1), adapters, dtype)
+        layers = {"unet": {"mid_block/attentions_0/proj_in": (16, 19)}}
         with pytest.raises(UserError, match="1 tensors differ"):
-            layers = {"unet": {"mid_block/attentions_0/proj_in": (16, 19)}}
             other = make_adapter("cyd", (2,), layers=layers, vectors=0)
             check_untouched(merge.compose(saved, [other]), base, adapters, dtype)
     half = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), base)

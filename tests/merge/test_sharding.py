@@ -32,8 +32,7 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
     with jax.set_mesh(mesh):
         compiled = jax.jit(merge.compose)(sharded, adapters)
     # Split products are rounded otherwise; fp32, values of size 10.
-    found = jax.device_get(compiled)
-    close = jax.tree.map(lambda x, y: bool(jnp.abs(x - y).max() < 1e-5), found, expected)
+    close = jax.tree.map(lambda x, y: bool(jnp.abs(x - y).max() < 1e-5), jax.device_get(compiled), expected)
     assert all(jax.tree.leaves(close))
 # Overflow of half precision is found wherever the params lie.
 half = jax.tree.map(lambda x: spread(x, mesh), make_params(dtype=jnp.bfloat16))

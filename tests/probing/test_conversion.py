@@ -10,6 +10,7 @@ import pytest
 
 import merge
 from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.adapters.delta import kernel_change
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
@@ -88,8 +89,7 @@ def states_of(sd, adapter, prompts):
 
 
 def change(adapter):
-    pair = adapter.lora["unet"][LAYER]
-    return adapter.info.scale * pair.lora_A @ pair.lora_B
+    return np.asarray(kernel_change(adapter.lora["unet"][LAYER], adapter.info.scale))
 
 
 def test_one_block_and_no_erasure_give_the_lora_back_on_its_prompts(tiny_sd, foreign):
@@ -127,9 +127,7 @@ def test_a_refit_owns_its_blocks_alone_and_merges_losslessly(tiny_sd, foreign):
         kernel = tiny_sd.params["unet"]
         for part in (*path.split("/"), "kernel"):
             kernel = kernel[part]
-        before, after = (
-            a.info.scale * a.lora["unet"][path].lora_A @ a.lora["unet"][path].lora_B for a in (foreign, fitted)
-        )
+        before, after = (np.asarray(kernel_change(a.lora["unet"][path], a.info.scale)) for a in (foreign, fitted))
         sums = [np.sum((states @ d) ** 2) for d in (after - before, before)]
         energies += np.array(sums) / np.sum((states @ kernel) ** 2)
     np.testing.assert_allclose(fits["unet attn2/to_k"].error, np.sqrt(energies[0] / energies[1]), rtol=1e-3)

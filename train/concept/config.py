@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import tyro
 from blocklora_jax.command_line.options import check_options, flag_types, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
+from blocklora_jax.prompts.concept_token import is_concept_token
 from blocklora_jax.prompts.shares import RandomPromptShares
 from train.concept.config_files import find_config
 from train.concept.setting_types import check_settings, typed_names
@@ -37,7 +37,6 @@ PRIVATE_SETTINGS = frozenset(
     "images other_images out model registry basis strangers resume save_dtype log_every save_every preview_every"
     " preview_prompts tensorboard tpu gpu cpu mapper remat".split()
 )
-TOKEN = re.compile(r"<([a-z0-9][a-z0-9_-]*)>")
 
 
 # Groups whose flags are flat, by field.
@@ -88,7 +87,7 @@ class ConceptConfig:
     run: tyro.conf.OmitArgPrefixes[RunSettings] = RunSettings()
 
     def __post_init__(self) -> None:
-        if not TOKEN.fullmatch(self.token):
+        if not is_concept_token(self.token):
             raise UserError(
                 f"--token {self.token!r} must look like '<name>': lower-case letters, digits, '-' and '_' in angle"
                 " brackets"

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save
 
-import merge
 from benchmarks.modular.core.measures import Measurer, Scores, Subject, Tasks
 from benchmarks.modular.core.methods import Method, trainable
 from benchmarks.modular.core.pictures import Artist
@@ -22,7 +21,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic, write_json
-from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pipeline import MergedModel, StableDiffusion
 
 Result = dict[str, Any]
 CONDITIONS = "conditions.json"
@@ -101,10 +100,10 @@ class Bench:
         rows, drawn = {"base": {}, "drawings": {}}, {}
         for concept in self.concepts:
             plain = [p.plain for p in self.tasks.concept_prompts(concept, self.prompts)]
-            drawn[concept.name] = self.artist.draw(plain, concept.name, None)
+            drawn[concept.name] = self.artist.draw(plain, concept.name, self.artist.sd)
             rows["base"][concept.name] = self.score(concept, drawn[concept.name], plain, ())
             rows["drawings"][concept.name] = _as_json(self.measures.ceiling(concept, self.prompts))
-        drawn["plain"] = self.artist.draw(self.tasks.plain_prompts(self.concepts), "plain", None)
+        drawn["plain"] = self.artist.draw(self.tasks.plain_prompts(self.concepts), "plain", self.artist.sd)
         return rows, drawn
 
     def drawn_pairs(self) -> tuple[Result, dict[str, np.ndarray]]:
@@ -117,8 +116,9 @@ class Bench:
         """Every concept with its own adapter only."""
         rows, drawn = {}, {}
         for concept, adapter in zip(self.concepts, adapters, strict=True):
-            params = merge.compose(self.artist.sd.params, [adapter])
-            drawn[concept.name], rows[concept.name] = self._concept(concept, params, [adapter], ())
+            drawn[concept.name], rows[concept.name] = self._concept(
+                concept, self.artist.sd.with_adapters([adapter]), ()
+            )
         sizes = [trainable(adapter) for adapter in adapters]
         return {"concepts": rows, "parameters": float(np.mean(sizes))}, drawn
 
@@ -128,18 +128,18 @@ class Bench:
         """The first concepts, as many as there are adapters, merged by a method."""
         concepts, sd = self.concepts[: len(adapters)], self.artist.sd
         began = time.perf_counter()
-        params, present = method.merge(sd, adapters, weight)
-        jax.block_until_ready(params)
+        model = method.merge(sd, adapters, weight)
+        jax.block_until_ready(model.params)
         seconds, rows, drawn = time.perf_counter() - began, {}, {}
         for concept in concepts:
-            drawn[concept.name], rows[concept.name] = self._concept(concept, params, present, concepts)
+            drawn[concept.name], rows[concept.name] = self._concept(concept, model, concepts)
         result: Result = {"concepts": rows, "seconds": seconds, "weight": weight}
         plain = self.tasks.plain_prompts(self.concepts)
-        drawn["plain"] = self.artist.draw(plain, "plain", params, present)
-        base = self.artist.draw(plain, "plain", None)
+        drawn["plain"] = self.artist.draw(plain, "plain", model)
+        base = self.artist.draw(plain, "plain", sd)
         result["drift"] = (np.abs(drawn["plain"].astype(np.float32) - base).mean((1, 2, 3)) / 255).tolist()
         if len(concepts) == len(self.concepts):
-            result |= self._together(params, present, drawn)
+            result |= self._together(model, drawn)
         return result, drawn
 
     def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
@@ -152,8 +152,8 @@ class Bench:
         concepts = self.concepts[: len(adapters)]
         asked = [(c, prompt) for c in concepts for prompt in self.tasks.concept_prompts(c, self.prompts)[::2]]
         for weight in method.weights:
-            params, present = method.merge(self.artist.sd, adapters, weight)
-            images = self.artist.draw([prompt.text for _, prompt in asked], "strength", params, present)
+            model = method.merge(self.artist.sd, adapters, weight)
+            images = self.artist.draw([prompt.text for _, prompt in asked], "strength", model)
             scores = [
                 self.measures.score(concept, image[None], [prompt.plain], ()).identity[0]
                 for (concept, prompt), image in zip(asked, images, strict=True)
@@ -165,14 +165,12 @@ class Bench:
         """Scores as JSON."""
         return _as_json(self.measures.score(concept, pictures, plain, merged))
 
-    def _concept(
-        self, concept: Subject, params: Mapping[str, Any], present: Sequence[Adapter], merged: Sequence[Subject]
-    ) -> tuple[np.ndarray, Result]:
+    def _concept(self, concept: Subject, model: MergedModel, merged: Sequence[Subject]) -> tuple[np.ndarray, Result]:
         prompts = self.tasks.concept_prompts(concept, self.prompts)
-        images = self.artist.draw([p.text for p in prompts], concept.name, params, present)
+        images = self.artist.draw([p.text for p in prompts], concept.name, model)
         return images, self.score(concept, images, [p.plain for p in prompts], merged)
 
-    def _together(self, params: Mapping[str, Any], present: Sequence[Adapter], drawn: dict[str, np.ndarray]) -> Result:
+    def _together(self, model: MergedModel, drawn: dict[str, np.ndarray]) -> Result:
         """Two concepts in one picture, and individuals in a style that is a concept.
 
         Both are drawn by the prompt alone, and with a region for each concept.
@@ -182,11 +180,11 @@ class Bench:
         found: Result = {}
         if pairs:
             for task, apart in (("pairs", False), ("apart", True)):
-                drawn[task] = self.artist.draw([p.text for p in pairs], "pairs", params, present, apart)
+                drawn[task] = self.artist.draw([p.text for p in pairs], "pairs", model, apart)
             found |= {"both": self._both(pairs, drawn["pairs"]), "apart": self._both(pairs, drawn["apart"])}
         if stylised:
             for task, apart in (("stylised", False), ("stylised_apart", True)):
-                drawn[task] = self.artist.draw([p.text for p in stylised], "stylised", params, present, apart)
+                drawn[task] = self.artist.draw([p.text for p in stylised], "stylised", model, apart)
                 found[task] = [self._stylised(p, drawn[task][[i]]) for i, p in enumerate(stylised)]
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,13 +15,12 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import LoRAPair
-from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pipeline import MergedModel, StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion import ConversionConfig, convert
 from blocklora_jax.probing.input_statistics import measure_inputs
 
-Params = Mapping[str, Any]
-Merge = Callable[[StableDiffusion, Sequence[Adapter], float], tuple[Params, Sequence[Adapter]]]
+Merge = Callable[[StableDiffusion, Sequence[Adapter], float], MergedModel]
 
 # Rank 16 in a sixteenth of the inputs has as many parameters as rank 5 in all of them (see `trainable`).
 RANK, PLAIN_RANK = 16, 5
@@ -48,7 +47,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """label: for people. recipe: among `RECIPES`. merge: gives the parameters, and the adapters that are in them.
+    """label: for people. recipe: among `RECIPES`. merge: gives the model with the adapters in it.
 
     weights: the strengths that a search may choose from.
     """
@@ -59,37 +58,39 @@ class Method:
     weights: tuple[float, ...] = (1.0,)
 
 
-def _compose(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    return merge.compose(sd.params, adapters), adapters
+def _compose(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+    return sd.with_adapters(adapters)
 
 
-def _sum(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    return merge.compose(sd.params, adapters, [weight] * len(adapters), allow_overlap=True), adapters
+def _sum(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+    return sd.with_adapters(adapters, [weight] * len(adapters), allow_overlap=True)
 
 
-def _average(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    return merge.average(sd.params, adapters), adapters
+def _average(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+    return sd.with_params(merge.average(sd.params, adapters), adapters)
 
 
-def _ties(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    return merge.ties(sd.params, adapters, [weight] * len(adapters)), adapters
+def _ties(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+    weights = [weight] * len(adapters)
+    return sd.with_params(merge.ties(sd.params, adapters, weights), adapters, weights)
 
 
-def _dare(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    return merge.dare(sd.params, adapters, [weight] * len(adapters)), adapters
+def _dare(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+    weights = [weight] * len(adapters)
+    return sd.with_params(merge.dare(sd.params, adapters, weights), adapters, weights)
 
 
-def _gradient_fusion(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
-    return merge.gradient_fusion(sd.params, adapters, measure_inputs(sd, adapters).grams), adapters
+def _gradient_fusion(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+    return sd.with_params(merge.gradient_fusion(sd.params, adapters, measure_inputs(sd, adapters).grams), adapters)
 
 
-def _fused(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, attention: bool = False):
+def _fused(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, attention: bool = False) -> MergedModel:
     fused = merge.fit_jointly(sd, adapters, attention=attention)
-    return merge.compose(sd.params, fused, allow_overlap=True), fused
+    return sd.with_adapters(fused, allow_overlap=True)
 
 
 def _refit(blocks: int, erase_weight: float) -> Merge:
-    def merged(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float):
+    def merged(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
         count = max(blocks, len(adapters)) if blocks > 1 else 1
         partition, config = Partition(num_blocks=count), ConversionConfig(rank=RANK, erase_weight=erase_weight)
         slots = [(slot if count > 1 else 0,) for slot in range(len(adapters))]
@@ -97,7 +98,7 @@ def _refit(blocks: int, erase_weight: float) -> Merge:
             convert(sd, adapter, partition, own, words_for(sd.checkpoint.name), config)[0]
             for adapter, own in zip(adapters, slots, strict=True)
         ]
-        return merge.compose(sd.params, fitted, allow_overlap=count == 1), fitted
+        return sd.with_adapters(fitted, allow_overlap=count == 1)
 
     return merged
 

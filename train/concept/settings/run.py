@@ -7,6 +7,7 @@ from typing import Literal
 
 from blocklora_jax.command_line.options import check_options
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.dtype_names import AdapterDtype
 from train.concept.settings.visible_text import check_visible
 
 
@@ -18,7 +19,7 @@ class RunSettings:
     """Continue an interrupted run, bit for bit."""
     seed: int = 0
     """Seeds everything."""
-    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    save_dtype: AdapterDtype = "float32"
     """Precision of adapter.safetensors."""
     tpu: bool = False
     """Run on TPUs (bf16, all cores, all hosts of a pod)."""
