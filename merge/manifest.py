@@ -108,7 +108,7 @@ class _ManifestJson(Schema):
     concepts: Annotated[list[_Concept], Field(max_length=1 << 16)]
 
     def to_manifest(self) -> MergeManifest:
-        """The manifest. Raises UserError for slots that a partition does not have, and layers larger than any model's."""
+        """The manifest. Raises UserError for slots outside the partition, and layers larger than any model's."""
         for concept in self.concepts:
             sides = [side for layers in concept.shapes.values() for shape in layers.values() for side in shape]
             if sum(sides) * concept.rank > MOST_NUMBERS:

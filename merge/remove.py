@@ -89,7 +89,7 @@ def _index_of(adapters: Sequence[Adapter], name: str) -> int:
     others = [other for i, other in enumerate(adapters) if i != found[0]]
     if sharing := [repr(other.name) for other in others if shared_layers(adapters[found[0]], other)]:
         raise UserError(
-            f"{name!r} shares weights with {', '.join(sharing)}, so its part cannot be told apart: merge the others again"
+            f"{name!r} shares weights with {', '.join(sharing)}: its part cannot be told apart; merge the others again"
         )
     return found[0]
 

@@ -91,7 +91,7 @@ def fit_to_inputs(
         D = argmin  sum_k |X_k (D - dW_k)|^2 + lambda |X_0 D|^2 + r |D|^2
 
     Adapter k's part of D is (sum_j X_j^T X_j + lambda X_0^T X_0 + r I)^-1 X_k^T X_k dW_k. It has the adapter's rank and
-    its up projection, and it does nothing where it would disturb another. The results own whole layers, not blocks.
+    its up projection, and does nothing where it would disturb another. The results own whole layers, not blocks.
 
     Args:
         grams: for each adapted layer ("unet/…/to_k") one matrix X_k^T X_k [n, n] for each adapter, in their order. The
