@@ -16,7 +16,7 @@ FACES = ["opencv-python-headless>=4.10"]
 setup(
     name="blocklora_jax",
     version=VERSION,
-    description="Modular customization of diffusion models: block-partitioned LoRA, erasure and lossless merging in JAX",
+    description="Modular customization of diffusion models: block LoRA, erasure and lossless merging in JAX",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

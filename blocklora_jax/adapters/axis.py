@@ -1,4 +1,7 @@
-"""Which side of a weight is cut into blocks, and who gets which. Imports no NumPy, so that options and `--help` load quickly."""
+"""Which side of a weight is cut into blocks, and who gets which.
+
+Imports no NumPy, so that options and `--help` load quickly.
+"""
 
 from typing import Literal
 

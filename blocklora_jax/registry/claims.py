@@ -53,8 +53,8 @@ class Registry:
         }
 
     owner and date may be missing, everything else must be there, and nothing else may be. A partition in a basis has
-    "basis": "<its digest>" too, and may have "assignment": "text" (see `Partition`); beside it, "codewords": "<their digest>"
-    says which codewords the concepts' tokens start at (see `basis.codewords_digest`).
+    "basis": "<its digest>" too, and may have "assignment": "text" (see `Partition`); beside it,
+    "codewords": "<their digest>" says which codewords the concepts' tokens start at (see `basis.codewords_digest`).
     """
 
     partition: Partition

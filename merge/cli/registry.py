@@ -51,7 +51,7 @@ class NewOptions:
     partition_seed: int = 0
     """Seeds the assignment of slots to blocks."""
     basis: str | None = None
-    """Give every slot one block of this basis of --model for all layers that read text: a file of `python -m train.basis`,
+    """Give every slot one block of this basis of --model for all layers that read text: a file of `train.basis`,
     or pocket. Concepts are trained with --assignment text."""
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ def check_base(registry: Registry | None, digest: str, model: str) -> None:
 
 
 def check_basis(registry: Registry | None, config: ConceptConfig, sd: StableDiffusion) -> None:
-    """Raises UserError if the registry is of another basis, or other codewords, than those that `config` trains with."""
+    """Raises UserError if the registry has another basis or other codewords than `config` trains with."""
     if registry is None or not registry.partition.basis:
         return
     basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
@@ -55,6 +55,7 @@ def check_basis(registry: Registry | None, config: ConceptConfig, sd: StableDiff
         return
     if (found := codewords_digest(basis.codewords_for(config.adapter.blocks))) != registry.codewords:
         raise UserError(
-            f"the registry is of the codewords {registry.codewords}, and those in --basis {config.adapter.basis} are {found}:"
+            f"the registry is of the codewords {registry.codewords},"
+            f" and those in --basis {config.adapter.basis} are {found}:"
             " get the file that the others train with"
         )

@@ -12,7 +12,8 @@ from blocklora_jax.pipeline import StableDiffusion
 from train.concept.negative_tokens import tower_key
 from train.concept.own_directions import OwnDirections
 
-# How far from its codeword a token starts, in deviations of the token table: two concepts of one slot do not start equal.
+# How far from its codeword a token starts, in deviations of the token table.
+# Two concepts of one slot do not start equal.
 _APART = 0.1
 
 
@@ -32,7 +33,8 @@ def codeword_start(
 def of_slots(table: Float[np.ndarray, "K w d"], slots: tuple[int, ...], vectors: int) -> Float[np.ndarray, "v d"]:
     """`vectors` embeddings: the mean of the codewords of `slots`, repeated or cut to so many.
 
-    The mean speaks in the directions of all of them: of two slots of the pocket model, 9 (K = 16) and 31 (K = 64) times as
+    The mean speaks in the directions of all of them: of two slots of the pocket model,
+    9 (K = 16) and 31 (K = 64) times as
     much as in others; one vector of each slot's codeword 5 and 14 times.
     """
     return table[list(slots)].mean(0)[np.arange(vectors) % table.shape[1]]

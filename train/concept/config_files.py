@@ -1,4 +1,4 @@
-"""Which file `--config` or `--concepts` means: a path, or the name of a configuration that comes with the package, such as `ada`."""
+"""Which file `--config` or `--concepts` means: a path, or the name of a shipped configuration, such as `ada`."""
 
 from __future__ import annotations
 

@@ -34,7 +34,10 @@ class TokenSideArrays(NamedTuple):
 
 
 class OwnDirections(NamedTuple):
-    """What a concept takes of a basis. slots: sorted. owned: its directions. codewords: of all slots, if it uses them."""
+    """What a concept takes of a basis.
+
+    slots: sorted. owned: its directions. codewords: of all slots, if it uses them.
+    """
 
     slots: tuple[int, ...]
     owned: Bool[np.ndarray, " d"]
@@ -84,7 +87,7 @@ def own_directions(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis 
 
 
 def step_params(config: ConceptConfig, sd: StableDiffusion) -> Mapping[str, Any]:
-    """What a step reads besides state and batch: the base's parameters, with the token side's arrays where that is on."""
+    """The base's parameters for a step, with the token side's arrays where that is on."""
     basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
     arrays = token_side_arrays(config, sd, basis)
     return sd.params if arrays is None else {**sd.params, ARRAYS: jax.device_put(arrays)}
@@ -113,6 +116,7 @@ def _check_codewords(codewords: Codewords, sd: StableDiffusion, path: str) -> No
     found = {part: tokens.shape[2] for part, tokens in codewords.items()}
     if found != wanted:
         raise UserError(
-            f"--basis {path} has codewords of widths {found}, but the model's tokens have {wanted}: make the file again,"
+            f"--basis {path} has codewords of widths {found}, but the model's tokens have {wanted}:"
+            " make the file again,"
             " with python -m train.basis"
         )

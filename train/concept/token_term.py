@@ -45,7 +45,8 @@ def token_term(
     trainable: Trainable,
     params: Mapping[str, Any],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """mu times the hinge, plus what long embeddings cost; and as metrics token_loss, which is that, and token_ratio, own / others.
+    """mu times the hinge, plus the cost of long embeddings; and the metrics token_loss (that sum) and token_ratio (own /
+    others).
 
     states: of the rows of `batch`, which are `with_own_prompts`. Within a map over the axis "data".
     """
@@ -62,5 +63,5 @@ def token_term(
 
 
 def _mean_over_devices(energies: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The mean, before a logarithm is taken of it; gradients are each device's own, of which the step takes the mean."""
+    """The mean over devices, before its logarithm is taken. Gradients stay per device; the step averages them."""
     return energies + jax.lax.stop_gradient(jax.lax.pmean(energies, "data") - energies)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 
 class Clue(NamedTuple):
-    """A pattern that is found only in LoRAs of the families whose records hold it. Hashable, so that families share one.
+    """A pattern found only in LoRAs of the families whose records hold it. Hashable, so that families share one.
 
     Attributes:
         kind: where to look: in "component/path" of a layer, in a name as the file spells it, or in its header.

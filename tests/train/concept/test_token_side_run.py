@@ -101,7 +101,9 @@ def test_the_metrics_tell_own_over_others(whole):
 def test_concepts_that_train_together_are_those_trained_alone(whole, tiny_sd, basis_file, pictures, tmp_path):
     configs = [
         token_side_config(basis_file, images=pictures, out=tmp_path / "ada"),
-        token_side_config(basis_file, images=pictures, out=tmp_path / "rex", token="<rex>", class_noun="dog", slot=(3,), seed=2),
+        token_side_config(
+            basis_file, images=pictures, out=tmp_path / "rex", token="<rex>", class_noun="dog", slot=(3,), seed=2
+        ),
     ]  # fmt: skip
     paths = train_together(configs, tiny_sd, tmp_path / "groups")
     alone = tmp_path / "alone"

@@ -50,7 +50,7 @@ def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
 
 
 def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON values by key of a file, in the order of `NAMES`; paths become strings. Of `LATER` all or none."""
+    """Settings as JSON values by key of a file, in the order of `NAMES`; paths as strings. Of `LATER` all or none."""
     values = {name: _json_value(settings[name]) for name in NAMES}
     usual = all(values[name] == value for name, value in LATER.items())
     return to_file_keys({name: value for name, value in values.items() if not (usual and name in LATER)})
