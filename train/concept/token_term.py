@@ -45,7 +45,7 @@ def token_term(
     trainable: Trainable,
     params: Mapping[str, Any],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """mu times the hinge, plus the cost of long embeddings; and the metrics token_loss (that sum) and token_ratio (own /
+    """mu times the hinge, plus the cost of long embeddings; and the metrics token_loss (that sum) and token_ratio (own
     others).
 
     states: of the rows of `batch`, which are `with_own_prompts`. Within a map over the axis "data".
