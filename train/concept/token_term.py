@@ -46,7 +46,7 @@ def token_term(
     params: Mapping[str, Any],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """mu times the hinge, plus the cost of long embeddings; and the metrics token_loss (that sum) and token_ratio (own
-    others).
+    over others).
 
     states: of the rows of `batch`, which are `with_own_prompts`. Within a map over the axis "data".
     """
