@@ -234,7 +234,7 @@ def claim_problems(registry: Registry, adapter: Adapter) -> list[str]:
     if info.partition != registry.partition:
         return [
             *problems,
-            f"cut by {repr(info.partition) if info.partition else 'no blocks'}, not by {registry.partition!r}",
+            f"cut by {info.partition or 'no blocks'}, not by {registry.partition}",
         ]
     mine = [entry for entry in registry.entries if entry.token in adapter.tokens or entry.name == adapter.name]
     if not mine:

@@ -227,7 +227,7 @@ def test_every_variant_is_a_training_that_can_be_asked_for(settings):
 def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_path, monkeypatch):
     taught = []
 
-    def train(configs, options, platform):
+    def train(configs, groups, at_once, platform):
         for config in configs:
             adapter = random_adapter(config.name, tiny_sd.params, slots=(0,), partition=None, layers="cross_kv")
             info = replace(adapter.info, training=json.dumps(config.to_json()))

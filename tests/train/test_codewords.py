@@ -99,7 +99,7 @@ def test_negative_tokens_are_other_slots_codewords_moved_by_the_jitter():
     np.testing.assert_array_equal(
         moved, draw_codewords(words, (1, 4), 200, 3, {"text_encoder": 0.3}, 7)["text_encoder"]
     )
-    with pytest.raises(UserError, match="all 6 slots are the concept's own"):
+    with pytest.raises(UserError, match="the concept owns all 6 slots"):
         draw_codewords(words, tuple(range(6)), 2, 2, {"text_encoder": 0.0}, 0)
 
 

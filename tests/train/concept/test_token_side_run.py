@@ -214,7 +214,7 @@ BAD = {
         {},
         r"has codewords of widths \{'text_encoder': 9\}, but the model's tokens have \{'text_encoder': 32\}",
     ),
-    "every slot": ({}, {"slot": (0, 1, 2, 3)}, "all 4 slots are the concept's own"),
+    "every slot": ({}, {"slot": (0, 1, 2, 3)}, "the concept owns all 4 slots"),
 }
 
 
