@@ -58,7 +58,16 @@ setup(
         "tensorboard": TENSORBOARD,
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda13]>=0.10"],
-        "test": [*TORCH, *TENSORBOARD, *BENCH, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"],
+        "test": [
+            *TORCH,
+            *TENSORBOARD,
+            *BENCH,
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "beartype>=0.20",
+            "setuptools>=77",  # a test builds the wheel
+        ],  # fmt: skip
         "bench": BENCH,
         "faces": FACES,
         "dev": [*BENCH, "ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],

@@ -35,8 +35,8 @@ from blocklora_jax.checkpoints.diffusers import save_folder  # noqa: E402
 from blocklora_jax.checkpoints.single_file import save_single_file  # noqa: E402
 from blocklora_jax.command_line.runner import run  # noqa: E402
 from blocklora_jax.layouts.torch_names import to_torch  # noqa: E402
-from blocklora_jax.testing.random_adapter import random_adapter  # noqa: E402  # pyright: ignore[reportMissingImports]
-from blocklora_jax.testing.small_families import FAMILIES, make_family  # noqa: E402  # pyright: ignore[reportMissingImports]
+from blocklora_jax.testing.random_adapter import random_adapter  # noqa: E402
+from blocklora_jax.testing.small_families import FAMILIES, make_family  # noqa: E402
 
 TOLERANCE = 1e-6
 

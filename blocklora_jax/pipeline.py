@@ -127,14 +127,14 @@ class Pipeline:
 
 
 def _takes_pair(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Until 0.2: `params=` and `adapters=` still reach a base model's method, with a DeprecationWarning."""
+    """Until 0.3: `params=` and `adapters=` still reach a base model's method, with a DeprecationWarning."""
 
     @wraps(method)
     def with_pair(self: StableDiffusion, *args: Any, params: Any = None, adapters: Sequence[Adapter] = (), **kw: Any):
         if params is None and not adapters:
             return method(self, *args, **kw)
         warnings.warn(
-            f"{method.__name__}(params=…, adapters=…) ends with 0.2: use sd.with_adapters(adapters), or "
+            f"{method.__name__}(params=…, adapters=…) goes with version 0.3: use sd.with_adapters(adapters), or "
             "sd.with_params(params, adapters)",
             DeprecationWarning,
             stacklevel=2,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.finite import is_finite, narrow
-from merge.check import check_adapters
+from blocklora_jax.composing.check import check_adapters
 
 
 def concatenate(

@@ -12,10 +12,13 @@ from jax.core import Tracer
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
+from blocklora_jax.composing.check import adapter_problems, raise_problems
+from blocklora_jax.composing.overflow import check_overflow
+from blocklora_jax.composing.overlap import shared_layers
 from blocklora_jax.errors import UserError
-from merge.check import TOKEN_TABLES, adapter_problems, leaf_path, raise_problems, shared_layers
+from blocklora_jax.io.tree_paths import leaf_path
+from blocklora_jax.layouts.token_tables import TOKEN_TABLES
 from merge.compose import Params, compose
-from merge.overflow import check_overflow
 
 _COMPONENT_OF_TABLE = {path: component for component, path in TOKEN_TABLES.items()}
 # A kernel's mask and the kernel whose values belong where it is true.

@@ -22,6 +22,7 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.token_side import (
     direction_energies,
     log_ratio,
+    natural_norm,
     norm_excess,
     own_and_others,
     owned_mask,
@@ -135,9 +136,7 @@ def _make_update(models: Models, settings: CodewordSettings, optimizer: optax.Gr
 
     def loss(scaled: Tokens, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows) -> Array:
         tokens = {part: _unscale(scaled[part], token_table(params, part)) for part in scaled}
-        spread = [
-            norm_excess(tokens[part], natural_norm_of(token_table(params, part)), settings.limit) for part in tokens
-        ]
+        spread = [norm_excess(tokens[part], natural_norm(token_table(params, part)), settings.limit) for part in tokens]
         return (_log_ratios(models, tokens, params, ids, owned, whitened) + sum(spread)).sum()
 
     def update(tokens: Tokens, state: Any, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows):
@@ -146,11 +145,6 @@ def _make_update(models: Models, settings: CodewordSettings, optimizer: optax.Gr
         return optax.apply_updates(tokens, updates), state
 
     return update
-
-
-def natural_norm_of(table: Float[Array, "n d"]) -> Float[Array, ""]:
-    """`token_side.natural_norm` of a table within jit."""
-    return jnp.median(jnp.linalg.norm(table.astype(jnp.float32), axis=1))
 
 
 def _unscale(scaled: Float[Array, "c v d"], table: Float[Array, "n d"]) -> Float[Array, "c v d"]:

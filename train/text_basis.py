@@ -65,12 +65,13 @@ def write_text_basis(options: BasisOptions) -> None:
     sd = StableDiffusion.from_pretrained(options.model)
     digest, words = params_digest(sd.params), words_for(sd.checkpoint.name)
     old = load_text_basis(options.extend, digest) if options.extend else None
-    moments = text_moments(sd, words, options.prompts, options.seed)
-    basis = principal_directions(moments)[1] if old is None else old.directions
-    _require_directions(basis, options.blocks or ())
-    energies = energies_along(basis, moments) / (options.prompts * sd.tokenizer.encode([""]).shape[-1])
-    if old is not None and old.energies is not None:
-        energies = old.energies
+    _require_directions(sd.models.unet.config.cross_attention_dim, options.blocks or ())
+    if old is None or old.energies is None:
+        moments = text_moments(sd, words, options.prompts, options.seed)
+        basis = principal_directions(moments)[1] if old is None else old.directions
+        energies = energies_along(basis, moments) / (options.prompts * sd.tokenizer.encode([""]).shape[-1])
+    else:
+        basis, energies = old.directions, old.energies
     codewords = {} if old is None else dict(old.codewords)
     for count in options.blocks or ():
         codewords[count] = _make_codewords(sd, basis, energies, words, count, options.codewords)
@@ -79,11 +80,9 @@ def write_text_basis(options: BasisOptions) -> None:
     print(f"wrote {options.out}: {len(basis)} directions, {basis_digest(basis)}; {held} hold 95 % of ordinary text")
 
 
-def _require_directions(basis: Basis, blocks: tuple[int, ...]) -> None:
-    if wrong := [count for count in blocks if count > len(basis)]:
-        raise UserError(
-            f"--blocks {wrong[0]}: the text has {len(basis)} directions, too few for each block to have one"
-        )
+def _require_directions(width: int, blocks: tuple[int, ...]) -> None:
+    if wrong := [count for count in blocks if count > width]:
+        raise UserError(f"--blocks {wrong[0]}: the text has {width} directions, too few for each block to have one")
 
 
 def _make_codewords(

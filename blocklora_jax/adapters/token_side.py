@@ -68,21 +68,16 @@ def norm_excess(tokens: Float[Array, "*k v d"], natural: Float[Array, ""], limit
     return jnp.square(jax.nn.relu(norms / natural - limit)).mean(-1)
 
 
-def natural_norm(table: Float[Array | np.ndarray, "n d"]) -> Float[np.ndarray, ""]:
+def natural_norm(table: Float[Rows, "n d"]) -> Float[Array, ""]:
     """The median length of a text encoder's token embeddings, fp32."""
-    norms = np.linalg.norm(np.asarray(table, np.float32), axis=1)
-    return np.asarray(np.median(norms), np.float32)
+    return jnp.median(jnp.linalg.norm(jnp.asarray(table, jnp.float32), axis=1))
 
 
 def token_side_loss(
-    states: Float[Array, "b t d"],
-    start: Int[Rows, " b"],
-    whitened: Float[Rows, "d d"],
-    owned: Bool[Rows, " d"],
-    tau: float,
+    energies: Float[Array, " d"], owned: Bool[Rows, " d"], tau: float
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The hinge (without mu), and own / others to be logged. Arguments: see `direction_energies`, `own_and_others`."""
-    own, others = own_and_others(direction_energies(states, start, whitened), owned)
+    """The hinge (without mu), and own / others to be logged. energies: see `direction_energies`."""
+    own, others = own_and_others(energies, owned)
     return hinge(own, others, tau), jax.lax.stop_gradient(jnp.exp(-log_ratio(own, others)))
 
 

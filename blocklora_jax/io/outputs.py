@@ -137,7 +137,7 @@ def _made_by_us(path: Path, kind: Kind) -> bool:
     if kind == "model folder":
         return (path / MANIFEST).is_file()
     if kind == "card":
-        return True  # its own marker decides, see merge/card.py
+        return True  # its own marker decides, see merge/export/model_card.py
     return kind_of_file(path) == kind
 
 

@@ -10,12 +10,12 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.finite import nonfinite_parts
 from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.composing.check import adapter_problems, misfit_problems, params_problems
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import png_bytes
-from merge.check import adapter_problems, misfit_problems, params_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
 
 
 def unmeasured(names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:
-    """Which concepts' crosstalk is no finite number. pairs, others: as in `metrics.crosstalk.Crosstalk`."""
+    """Which concepts' crosstalk is no finite number. pairs, others: as in `probing.crosstalk.Crosstalk`."""
     finite = np.isfinite(np.c_[pairs, others]).all(axis=1)
     return [
         f"the crosstalk on the prompts of {name!r} is not finite: its adapter does nothing there, or too much; do the "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from blocklora_jax.adapters.adapter import Adapter
-from merge.check import colliding_layers
+from blocklora_jax.composing.overlap import colliding_layers
 
 
 def describe(adapter: Adapter) -> str:

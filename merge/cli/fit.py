@@ -11,10 +11,10 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
-from merge.check import check_adapters
 from merge.methods.joint_fit import fit_jointly
 
 

@@ -14,11 +14,11 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.command import list_commands
 from blocklora_jax.command_line.commands import MERGING
 from blocklora_jax.command_line.options import read_options
+from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.layouts.textual_inversion import embedding_path
-from merge.check import check_adapters
 from merge.cli.describe import overlap_report
 from merge.cli.files import load_adapters
 from merge.cli.method_flags import method_of, options_of, refuse_others_flags

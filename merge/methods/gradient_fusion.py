@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blocklora_jax.adapters.adapter import Adapter
-from merge.check import check_merge
+from blocklora_jax.composing.check import check_merge
 from merge.compose import Params, compose
 from merge.methods.joint_fit import Grams, fit_to_inputs, measure
 from merge.methods.method import Merged, NoSettings

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.finite import check_finite
 from blocklora_jax.checks.bounds import check_number
+from blocklora_jax.composing.check import check_merge
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import LoRAPair
-from merge.check import check_merge
 from merge.compose import compose
 from merge.methods.method import Merged, NoSettings
 

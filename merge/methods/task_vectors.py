@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.delta import kernel_change
-from merge.check import check_merge, leaf_path
+from blocklora_jax.composing.check import check_merge
+from blocklora_jax.composing.overflow import check_overflow
+from blocklora_jax.io.tree_paths import leaf_path
 from merge.compose import compose
-from merge.overflow import check_overflow
 
 Params = Mapping[str, Any]
 # Makes one change of a kernel from the k changes that the adapters would make: [k, n, m] and weights [k] -> [n, m].

@@ -46,7 +46,9 @@ def test_the_ratio_is_that_of_what_own_and_other_directions_say(seed, slot, mine
     own, others = own_and_others(found, owned)
     # Products in fp32 of numbers whose sizes differ by up to 100 (deviation) times 300 (what is said).
     np.testing.assert_allclose([own, others], [mine**2, rest**2], rtol=0.05, atol=5e-5 * max(mine, rest) ** 2)
-    loss, ratio = token_side_loss(states, jnp.zeros(1, int), whitened_directions(basis, energies), owned, tau=2.0)
+    loss, ratio = token_side_loss(
+        direction_energies(states, jnp.zeros(1, int), whitened_directions(basis, energies)), owned, tau=2.0
+    )
     np.testing.assert_allclose(ratio, own / others, rtol=1e-3)
     np.testing.assert_allclose(loss, max(0.0, 2.0 - np.log(own / others)), rtol=1e-3, atol=1e-3)
 
@@ -72,7 +74,9 @@ def test_the_gradient_moves_states_into_the_own_directions():
     basis, owned = random_basis(1), owned_mask(PARTITION.directions("", WIDTH, (1,)), WIDTH)
     whitened, start = whitened_directions(basis, np.ones(WIDTH)), jnp.zeros(1, int)
     states = jnp.asarray(basis @ np.ones(WIDTH, np.float32))[None, None]
-    gradient = jax.grad(lambda x: token_side_loss(x, start, whitened, owned, tau=1.0)[0])(states)[0, 0]
+    gradient = jax.grad(lambda x: token_side_loss(direction_energies(x, start, whitened), owned, tau=1.0)[0])(states)[
+        0, 0
+    ]
     along = basis.T @ np.asarray(gradient)
     # d/dx_d of log(mean others) - log(mean own) at x = 1: 2 / 9 outside, -2 / 3 inside.
     np.testing.assert_allclose(along, np.where(owned, -2 / 3, 2 / 9), rtol=1e-4)
@@ -83,9 +87,9 @@ def test_loss_and_gradient_are_finite_whatever_is_said(amount):
     whitened = whitened_directions(random_basis(2), np.r_[np.full(WIDTH - 1, 1e4), 0.0])
     owned = owned_mask(PARTITION.directions("", WIDTH, (3,)), WIDTH)
     states = jnp.full((1, 2, WIDTH), amount)
-    loss, gradient = jax.value_and_grad(lambda x: token_side_loss(x, jnp.zeros(1, int), whitened, owned, 2.0)[0])(
-        states
-    )
+    loss, gradient = jax.value_and_grad(
+        lambda x: token_side_loss(direction_energies(x, jnp.zeros(1, int), whitened), owned, 2.0)[0]
+    )(states)
     assert np.isfinite(loss) and np.isfinite(gradient).all()
     assert np.isfinite(jax.grad(lambda x: norm_excess(x, jnp.ones(()), 3.0))(jnp.full((2, 4), amount))).all()
 

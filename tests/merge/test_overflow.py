@@ -12,11 +12,11 @@ import pytest
 from merge_builders import flatten, make_adapter, make_params
 
 import merge
+from blocklora_jax.composing.check import adapter_problems
+from blocklora_jax.composing.overflow import may_overflow
 from blocklora_jax.errors import UserError
-from merge.check import adapter_problems
 from merge.cli.check import unmeasured
 from merge.concatenate import concatenate
-from merge.overflow import may_overflow
 
 ADA, BOB = make_adapter("ada", (0,)), make_adapter("bob", (1,))
 LAYER = "unet/down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"

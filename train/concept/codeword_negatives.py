@@ -76,7 +76,6 @@ def jitter_deviation(table_deviation: float, token_spread: float, negative_sprea
     """How far training moves a token, as a standard deviation of each of its numbers.
 
     Tokens start `token_spread` deviations of the token table from their noun, and end at up to `token_spread *
-    negative_spread`. The change by training is independent of the start, so the squares add up. For the sixteen
-    packaged tokens of the pocket model, which end at 1.9 on average, this gives 1.6; with the defaults 1.7.
+    negative_spread`. The change by training is independent of the start, so the squares add up.
     """
     return table_deviation * token_spread * max(negative_spread**2 - 1, 0.0) ** 0.5

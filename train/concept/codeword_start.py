@@ -33,8 +33,6 @@ def codeword_start(
 def of_slots(table: Float[np.ndarray, "K w d"], slots: tuple[int, ...], vectors: int) -> Float[np.ndarray, "v d"]:
     """`vectors` embeddings: the mean of the codewords of `slots`, repeated or cut to so many.
 
-    The mean speaks in the directions of all of them: of two slots of the pocket model,
-    9 (K = 16) and 31 (K = 64) times as
-    much as in others; one vector of each slot's codeword 5 and 14 times.
+    The mean, because it speaks in the directions of all of them; an embedding of each slot's codeword does so less.
     """
     return table[list(slots)].mean(0)[np.arange(vectors) % table.shape[1]]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from blocklora_jax.adapters.basis import Basis, Codewords, TextBasis, basis_digest, load_text_basis
 from blocklora_jax.adapters.partition import Partition, slot_from_name
@@ -30,7 +30,7 @@ class TokenSideArrays(NamedTuple):
     """
 
     whitened: Float[np.ndarray, "d d"]
-    natural: dict[str, Float[np.ndarray, ""]]
+    natural: dict[str, Float[Array, ""]]
 
 
 class OwnDirections(NamedTuple):
@@ -106,7 +106,7 @@ def token_side_arrays(config: ConceptConfig, sd: StableDiffusion, basis: TextBas
             f"--token-side: the basis {path} does not say how strong ordinary text is along its directions:"
             f" python -m train.basis --extend {path} --out NEW_FILE adds it"
         )
-    natural = {part: natural_norm(np.asarray(token_table(sd.params, part))) for part in sd.models.text_encoders}
+    natural = {part: natural_norm(token_table(sd.params, part)) for part in sd.models.text_encoders}
     return TokenSideArrays(whitened_directions(basis.directions, basis.energies), natural)
 
 
@@ -117,6 +117,5 @@ def _check_codewords(codewords: Codewords, sd: StableDiffusion, path: str) -> No
     if found != wanted:
         raise UserError(
             f"--basis {path} has codewords of widths {found}, but the model's tokens have {wanted}:"
-            " make the file again,"
-            " with python -m train.basis"
+            " make the file again, with python -m train.basis"
         )

@@ -52,8 +52,7 @@ def make_step(
     """`step(state, batch, params) -> (state, metrics)`, to be mapped over the axis "data" (see `parallel.map_step`).
 
     metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices. Batches with own
-    prompts
-    have the token side, for which `params` hold `own_directions.TokenSideArrays` too; see `token_term` for its metrics.
+    prompts have the token side (see `token_term`), for which `params` hold `own_directions.TokenSideArrays` too.
     """
     scale = adapter.scaling
 

@@ -11,10 +11,8 @@ from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.token_side import (
     direction_energies,
-    hinge,
-    log_ratio,
     norm_excess,
-    own_and_others,
+    token_side_loss,
     token_starts,
 )
 from blocklora_jax.diffusion.text import ids_of
@@ -53,13 +51,13 @@ def token_term(
     assert batch.own_prompts is not None and batch.ids is not None
     arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
     energies = _mean_over_devices(direction_energies(states, start, arrays.whitened))
-    own, others = own_and_others(energies, batch.own_prompts.owned[0])
+    silence, ratio = token_side_loss(energies, batch.own_prompts.owned[0], settings.token_side_margin)
     excess = sum(
         norm_excess(trainable.tokens_of(part), natural, settings.token_norm_limit)
         for part, natural in arrays.natural.items()
     )
-    loss = settings.token_side * hinge(own, others, settings.token_side_margin) + excess
-    return loss, {"token_loss": loss, "token_ratio": jnp.exp(-log_ratio(own, others))}
+    loss = settings.token_side * silence + excess
+    return loss, {"token_loss": loss, "token_ratio": ratio}
 
 
 def _mean_over_devices(energies: Float[Array, " d"]) -> Float[Array, " d"]:

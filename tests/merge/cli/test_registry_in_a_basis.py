@@ -10,7 +10,7 @@ from token_side_builders import BLOCKS, make_basis, random_codewords, token_side
 from blocklora_jax.adapters.basis import basis_digest, codewords_digest
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
-from blocklora_jax.registry.book import Registry
+from blocklora_jax.registry.claims import Registry
 from blocklora_jax.registry.store import read_registry
 from merge.cli.registry import main
 from train.concept.claims import check_basis, use_claim
