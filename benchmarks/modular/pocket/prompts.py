@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from benchmarks.modular.pocket.words import COMPANY, LOOKS, PLACES
 from blocklora_jax.pocket.concepts import Concept
 from blocklora_jax.pocket.world.captions import prompt, scene_phrase, style_phrase, subject_phrase
 from blocklora_jax.pocket.world.specs import Individual
 
-_PLACES = ("beach", "city", "desert", "forest", "snow", "room")
-_COMPANY = ("dog", "man", "car", "woman", "cat", "house")
 
 
 class Prompt(NamedTuple):
@@ -33,11 +32,11 @@ def concept_prompts(concept: Concept, count: int = 8) -> list[Prompt]:
 
 
 def _prompt(concept: Concept, category: str, index: int) -> Prompt:
-    place, friend = _PLACES[index % len(_PLACES)], _COMPANY[index % len(_COMPANY)]
+    place, friend = PLACES[index % len(PLACES)], COMPANY[index % len(COMPANY)]
     if friend == concept.class_noun:
-        friend = _COMPANY[(index + 1) % len(_COMPANY)]
+        friend = COMPANY[(index + 1) % len(COMPANY)]
     if category == "style" and concept.kind != "style":
-        look = ("sketch", "watercolour", "sepia")[index % 3]
+        look = LOOKS[index % len(LOOKS)]
     else:
         look = "photo"
     with_token, without = (_words(concept, token, place, friend, look, category) for token in (concept.token, ""))
@@ -72,7 +71,7 @@ def pair_prompts(concepts: Sequence[Concept], count: int) -> list[Pair]:
 
 
 def _pair(first: Concept, second: Concept, index: int) -> Pair:
-    place = _PLACES[index % len(_PLACES)]
+    place = PLACES[index % len(PLACES)]
     subjects = [subject_phrase(c.class_noun, c.token) for c in (first, second)]
     return Pair(first, second, prompt(subjects, scene_phrase(place)), place)
 
@@ -87,7 +86,7 @@ def stylised_prompts(concepts: Sequence[Concept], count: int) -> list[Pair]:
 
 def _stylised(single: Concept, style: Concept, index: int) -> Pair:
     assert not isinstance(style.thing, Individual)
-    place = _PLACES[index % len(_PLACES)]
+    place = PLACES[index % len(PLACES)]
     subject, look = subject_phrase(single.class_noun, single.token), style_phrase(style.thing[0], style.token)
     return Pair(single, style, prompt([subject], scene_phrase(place), look), place)
 
@@ -95,7 +94,9 @@ def _stylised(single: Concept, style: Concept, index: int) -> Pair:
 def plain_prompts(concepts: Sequence[Concept]) -> list[str]:
     """Prompts without any concept, half of them of the concepts' classes. Merging should not change these pictures."""
     classes = dict.fromkeys(c.class_noun for c in concepts if isinstance(c.thing, Individual))
-    nouns = dict.fromkeys([*list(classes)[:6], *_COMPANY])
+    nouns = [*list(classes)[:6], *COMPANY, *COMPANY][:12]
+    looks = ("photo", *LOOKS)
     return [
-        prompt([subject_phrase(n)], scene_phrase(_PLACES[i % len(_PLACES)])) for i, n in enumerate(list(nouns)[:12])
+        prompt([subject_phrase(n)], scene_phrase(PLACES[i % len(PLACES)]), style_phrase(looks[i // 4 % len(looks)]))
+        for i, n in enumerate(nouns)
     ]
