@@ -68,5 +68,7 @@ def _read(
 def _check_taught(path: Path, adapter: Adapter, config: ConceptConfig) -> None:
     """Raises: UserError if an adapter was trained with other settings than `config`. The images' folder may differ."""
     may_change = MAY_CHANGE | PRIVATE_SETTINGS
-    if changed := changed_settings(json.loads(adapter.info.training), config, may_change):
+    # The codewords' digest is recorded with the settings, but is none: it follows from the basis.
+    recorded = {name: value for name, value in json.loads(adapter.info.training).items() if name != "codewords"}
+    if changed := changed_settings(recorded, config, may_change):
         raise UserError(f"{path} was taught with other settings: {'; '.join(changed)}: use another --out")
