@@ -15,7 +15,7 @@ On a real model, with real concepts (needs PyTorch, and OpenCV to know people by
 DIR holds a folder of pictures for each concept, with a concept.yaml as `train.concepts` reads it: `class_noun: dog` and
 `kind: object` (person, object, scene or style); captions and masks may lie beside the pictures. The first n by name are
 merged. --config gives the settings of the training that fit the model, prompts are those of sentences.yaml or
---sentences, --encoders.* are hub ids or folders of who measures. A table for each kind follows the one of all.
+--sentences, --encoders.* are hub ids or folders of the models that measure. There is a table for each kind.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.modular.core.evaluate import Bench, keep_to
 from benchmarks.modular.core.measures import World
 from benchmarks.modular.core.methods import METHODS, Method, check_known
 from benchmarks.modular.core.pictures import Artist
-from benchmarks.modular.core.report import SHORT, by_kind, markdown, summarise
+from benchmarks.modular.core.report import SHORT, by_name, markdown, summarise
 from benchmarks.modular.core.teach import teach
 from benchmarks.modular.worlds.encoder_measures import Encoders
 from benchmarks.modular.worlds.table import POCKET, real_world
@@ -47,9 +47,14 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 
-SHOWN = ("wide", "wide_3_fused", "blocklora_1", "orthogonal", "sum", "fusion")
-# A check of a few minutes: every recipe but one, every sort of merge.
-QUICK = ("wide", "wide_fused", "blocklora", "orthogonal", "preservation", "sum", "ties")
+SHOWN = ("token", "token_fit", "wide_3_fused", "blocklora_1", "orthogonal", "sum", "fusion")
+# The table of the README.
+HEADLINE = (
+    "token", "token_fit", "text_64", "blocklora_1", "wide_3", "wide_3_fused", "sum", "plain_fused", "fusion", "average",
+    "ties", "dare", "orthogonal", "preservation", "sum_attention", "orthogonal_attention",
+)  # fmt: skip
+# A check of a few minutes: every sort of recipe, every sort of merge.
+QUICK = ("token", "token_fit", "wide", "orthogonal", "preservation", "sum", "ties")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +67,12 @@ class Options:
     """Teach and draw nothing: the table and the curves of the results that are already under --out."""
     out: Path = Path("runs/modular")
     methods: tuple[str, ...] = ()
-    """Among those of methods.py; all that the model has if not given."""
-    counts: tuple[int, ...] = (1, 2, 5, 10, 15)
+    """Among those of methods.py. If not given: those of the README's table that the model has a recipe for."""
+    counts: tuple[int, ...] = (15,)
     """How many concepts are merged; the greatest is how many are taught."""
-    seeds: tuple[int, ...] = (0,)
-    """Each has concepts, trainings and noise of its own."""
-    steps: int = 500
+    seeds: tuple[int, ...] = (4, 5, 6)
+    """Each has concepts, trainings and noise of its own. No setting was chosen on the concepts of 4, 5 and 6."""
+    steps: int = 300
     batch: int = 6
     at_once: int = 5
     """How many concepts train in one program."""
@@ -126,23 +131,29 @@ class Results:
 
 
 def available(names: Sequence[str], world: World) -> tuple[str, ...]:
-    """Those methods, or all whose recipe the world has. Raises: UserError for one that it has no recipe for."""
+    """Those methods, or the README's with a recipe in the world. Raises: UserError for one without a recipe in it."""
     known = [name for name, method in METHODS.items() if method.recipe in world.recipes]
     if missing := [name for name in names if name not in known]:
         raise UserError(f"--methods {missing[0]} is for the pocket model only: choose among {'; '.join(known)}")
-    return tuple(names or known)
+    return tuple(names or (name for name in HEADLINE if name in known))
+
+
+def measured_on(methods: Sequence[str], seed: int, seeds: Sequence[int]) -> list[str]:
+    """Those methods that are measured on a seed: all on the first, on others all but those that are measured once."""
+    return [name for name in methods if seed == seeds[0] or not METHODS[name].once]
 
 
 def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> tuple[Bench, dict[str, list[Adapter]]]:
     """Teach and measure one seed's concepts; the results are kept in the bench's folder, where `gather` reads them."""
     count = max(options.counts)
     concepts = world.concepts(count, seed)
-    recipes = dict.fromkeys(METHODS[name].recipe for name in options.methods)
+    methods = measured_on(options.methods, seed, options.seeds)
+    recipes = dict.fromkeys(METHODS[name].recipe for name in methods)
     adapters, folder = {}, options.out / f"seed-{seed}"
-    keep_to(folder / "results", sd, options, concepts, seed, options.of_real_concepts)
+    keep_to(folder / "results", sd, options, concepts, seed, {**world.settings, **options.of_real_concepts})
     for recipe in recipes:
         say(f"seed {seed}: {recipe}: teaching {count} concepts")
-        settings = {**options.settings, "seed": seed, **world.recipes[recipe]}
+        settings = {**options.settings, **world.settings, "seed": seed, **world.recipes[recipe]}
         adapters[recipe] = teach(
             concepts, settings, folder / recipe, options.at_once, options.blocks, write=world.write
         )
@@ -154,7 +165,7 @@ def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> t
     for recipe, group in adapters.items():
         say(f"seed {seed}: {recipe}: alone")
         bench.cached(f"{recipe}-alone", lambda group=group: bench.alone(group))
-    for name in options.methods:
+    for name in methods:
         method = METHODS[name]
         for n in sorted(n for n in options.counts if n > 1):
             say(f"seed {seed}: {name}: {n} merged")
@@ -166,13 +177,14 @@ def gather(options: Options) -> Results:
     """The results under --out. Raises: UserError for one that is not there."""
     results = Results()
     for seed in options.seeds:
-        folder = options.out / f"seed-{seed}" / "results"
-        results.base.append(_read(folder, "base") | _read(folder, "drawn-pairs"))
-        for recipe in dict.fromkeys(METHODS[name].recipe for name in options.methods):
-            results.alone[recipe].append(_read(folder, f"{recipe}-alone"))
-        for name in options.methods:
+        folder, methods = options.out / f"seed-{seed}" / "results", measured_on(options.methods, seed, options.seeds)
+        named = {"seed": seed}
+        results.base.append(_read(folder, "base") | _read(folder, "drawn-pairs") | named)
+        for recipe in dict.fromkeys(METHODS[name].recipe for name in methods):
+            results.alone[recipe].append(_read(folder, f"{recipe}-alone") | named)
+        for name in methods:
             for n in sorted(n for n in options.counts if n > 1):
-                results.merged[name, n].append(_read(folder, f"{name}-{n}"))
+                results.merged[name, n].append(_read(folder, f"{name}-{n}") | named)
     return results
 
 
@@ -186,11 +198,11 @@ def _read(folder: Path, name: str) -> dict:
 
 
 def measure_merged(bench: Bench, name: str, n: int, method: Method, group: list[Adapter]) -> dict:
-    """The first n merged, at the best of the strengths that the method may choose from."""
-    weight = method.weights[0]
-    if len(method.weights) > 1:
-        weight = bench.cached(f"{name}-{n}-search", lambda: bench.search_strength(method, group))["weight"]
-    return bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, weight))
+    """The first n merged, with the best of the settings that the method may choose from."""
+    settings = {}
+    if method.grid:
+        settings = bench.cached(f"{name}-{n}-search", lambda: bench.search(method, group))["settings"]
+    return bench.cached(f"{name}-{n}", lambda: bench.merged(method, group, settings))
 
 
 def draw(options: Options, world: World, bench: Bench, adapters: dict[str, list[Adapter]]) -> None:
@@ -225,24 +237,32 @@ def say(words: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {words}", flush=True)
 
 
-def write_report(options: Options, world: World, results: Results, kinds: dict[str, str]) -> list[dict]:
-    """report.json and table.md, for real concepts by kind too; gives the rows. kinds: of the concepts, by name."""
+def write_report(options: Options, world: World, results: Results, kinds: Mapping[str, str]) -> list[dict]:
+    """report.json and table.md, of all concepts and of each group of the world; gives the rows of the first group.
+
+    kinds: of the concepts, by name.
+    """
     count, lines = max(options.counts), []
-    rows = summarise(results.alone, results.merged, results.base)
+    groups = {
+        label: {name for name, kind in kinds.items() if kind in members} for label, members in world.groups.items()
+    }
+    rows = {
+        label: summarise(*by_name(results.alone, results.merged, results.base, names))
+        for label, names in groups.items()
+        if names
+    }
+    rows["all"] = summarise(results.alone, results.merged, results.base)
+    for label, found in rows.items():
+        total = len(groups.get(label, kinds)) * len(options.seeds)
+        short, full = (markdown(found, count, world.ceiling, only) for only in (SHORT, ()))
+        lines += [f"{label} ({total} concepts):", "", short, "", "All that was measured of them:", "", full, ""]
     report: dict[str, Any] = {"options": str(options), "rows": rows}
-    short, full = (markdown(rows, count, world.ceiling, only) for only in (SHORT, ()))
     if options.concepts:
-        report |= {"identity": options.encoders.told, "kinds": {}}
-        lines = ["", f"Identity: {options.encoders.told}."]
-        for kind in dict.fromkeys(kinds.values()):
-            names = {name for name, other in kinds.items() if other == kind}
-            found = summarise(*by_kind(results.alone, results.merged, results.base, names))
-            report["kinds"][kind] = found
-            lines += ["", f"{kind}: {len(names)}", "", markdown(found, count, world.ceiling)]
+        report["identity"] = options.encoders.told
+        lines += [f"Identity: {options.encoders.told}."]
     write_json(options.out / "report.json", report)
-    table = [short, "", "All that was measured:", "", full, *lines]
-    write_atomic(options.out / "table.md", "\n".join(table).encode())
-    return rows
+    write_atomic(options.out / "table.md", "\n".join(lines).rstrip().encode())
+    return next(iter(rows.values()))
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -253,7 +273,7 @@ def main(args: Sequence[str] | None = None) -> None:
         shutil.rmtree(options.out / "quick", ignore_errors=True)
         options = replace(
             options, out=options.out / "quick", methods=options.methods or QUICK, counts=(1, 3), steps=4, batch=2,
-            at_once=3,
+            at_once=3, seeds=options.seeds[:1],
             prompts=4, sampler_steps=2,
         )  # fmt: skip
     sd, world = StableDiffusion.from_pretrained(options.model), POCKET

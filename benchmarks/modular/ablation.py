@@ -23,6 +23,7 @@ from benchmarks.modular.core.report import mean_over, retention, write_rows
 from benchmarks.modular.core.teach import teach
 from benchmarks.modular.pocket.concepts import HELD_OUT_SEED, draw_concepts
 from benchmarks.modular.pocket.measures import Measures
+from benchmarks.modular.pocket.words import TRAINING_WORDS
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
@@ -104,8 +105,8 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     concepts: Sequence[Concept] = draw_concepts(options.concepts, options.seed)
     settings, folder = dict(VARIANTS[name]), options.out / name.replace(" ", "-").replace(",", "")
     each = settings.pop("slots_each", 1)
-    settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **settings}
-    keep_to(folder / "results", sd, options, concepts, options.seed)
+    settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **TRAINING_WORDS, **settings}
+    keep_to(folder / "results", sd, options, concepts, options.seed, TRAINING_WORDS)
     adapters = teach(concepts, settings, folder, options.concepts, 16, each)
     if settings.get("token_vectors") == 0:
         concepts = [Unnamed(**vars(c)) for c in concepts]
@@ -113,7 +114,7 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts)
     method = METHODS["sum" if settings.get("blocks") == 0 else "blocklora"]
     alone = bench.cached("alone", lambda: bench.alone(adapters))
-    merged = bench.cached("merged", lambda: bench.merged(method, adapters, 1.0))
+    merged = bench.cached("merged", lambda: bench.merged(method, adapters, {}))
     kinds = measure_crosstalk(sd, adapters)
     others = {kind.split("/")[-1]: float(found.others.mean()) for kind, found in kinds.items() if kind != ALL}
     return {"variant": name, "alone": alone, "merged": merged, "crosstalk": others}

@@ -21,6 +21,7 @@ from benchmarks.modular.core.report import mean_over, write_rows
 from benchmarks.modular.core.teach import teach
 from benchmarks.modular.pocket.concepts import HELD_OUT_SEED, draw_concepts
 from benchmarks.modular.pocket.measures import Measures
+from benchmarks.modular.pocket.words import TRAINING_WORDS
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
@@ -59,14 +60,17 @@ def measure(options: Options, sd: StableDiffusion, recipe: str, rate: float) -> 
     concepts = draw_concepts(options.concepts, options.seed)
     folder = options.out / f"{recipe}-{rate:g}"
     own = {**RECIPES[recipe], "learning_rate": rate}
-    settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **own}
-    keep_to(folder / "results", sd, options, concepts, options.seed)
+    settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **TRAINING_WORDS, **own}
+    keep_to(folder / "results", sd, options, concepts, options.seed, TRAINING_WORDS)
     adapters = teach(concepts, settings, folder, 5)
     artist = Artist(sd, adapters, options.seed, options.sampler_steps)
     bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts)
     alone = mean_over([bench.cached("alone", lambda: bench.alone(adapters))], "identity")[0]
     merged = {m: measure_merged(bench, m, options.concepts, METHODS[m], adapters) for m in MERGED_BY[recipe]}
-    found = {m: {"identity": mean_over([r], "identity")[0], "strength": r["weight"]} for m, r in merged.items()}
+    found = {
+        m: {"identity": mean_over([r], "identity")[0], "strength": r["settings"].get("weight", 1.0)}
+        for m, r in merged.items()
+    }
     return {"recipe": recipe, "rate": rate, "alone": alone, "merged": found}
 
 

@@ -83,14 +83,20 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     """Alone, merged, under pressure, and crosstalk of one variant."""
     say(name)
     concepts, folder = draw_concepts(options.concepts, options.seed), options.out / folder_name(name)
-    settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **TRAINING_WORDS, **VARIANTS[name]}
-    keep_to(folder / "results", sd, options, concepts, options.seed, {"words": "held out"})
+    settings = {
+        "steps": options.steps,
+        "batch": options.batch,
+        "seed": options.seed,
+        **TRAINING_WORDS,
+        **VARIANTS[name],
+    }
+    keep_to(folder / "results", sd, options, concepts, options.seed, TRAINING_WORDS)
     adapters = teach(concepts, settings, folder, options.concepts)
     artist = Artist(sd, adapters, options.seed, options.sampler_steps)
     bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts, pairs=0)
     found: dict[str, Any] = {"variant": name, "alone": bench.cached("alone", lambda: bench.alone(adapters))}
-    method = Method(name, name, lambda sd, group, weight: sd.with_adapters(group, [weight] * len(group), allow_overlap=True))
-    found["merged"] = bench.cached("merged", lambda: bench.merged(method, adapters, 1.0))
+    method = Method(name, name, lambda sd, group: sd.with_adapters(group, allow_overlap=True))
+    found["merged"] = bench.cached("merged", lambda: bench.merged(method, adapters, {}))
     for count in options.pressure:
         found[f"as {count}"] = bench.cached(f"as-{count}", lambda count=count: under_pressure(bench, adapters, count))
     found["crosstalk"] = float(measure_crosstalk(sd, adapters)[ALL].others.mean())
@@ -98,7 +104,9 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     return found
 
 
-def under_pressure(bench: Bench, adapters: Sequence[Adapter], count: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def under_pressure(
+    bench: Bench, adapters: Sequence[Adapter], count: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Each concept at strength 1 while the others are as strong as `count` - 1; drift with all as strong as `count`."""
     rows, drawn, sd = {}, {}, bench.artist.sd
     strength = ((count - 1) / (len(adapters) - 1)) ** 0.5
@@ -144,7 +152,9 @@ def cells_of(found: Mapping[str, Any]) -> list[str]:
 def columns_of(options: Options) -> list[str]:
     """The head of the table."""
     stages = ["alone", "merged", *(f"as {count}" for count in options.pressure)]
-    columns = [f"{score} {s}" for score in ("identity", "text", "drift") for s in stages if (score, s) != ("drift", "alone")]
+    columns = [
+        f"{score} {s}" for score in ("identity", "text", "drift") for s in stages if (score, s) != ("drift", "alone")
+    ]
     return ["variant", *columns, *(f"all: identity {s}" for s in stages), "crosstalk", "trained"]
 
 

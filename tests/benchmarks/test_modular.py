@@ -19,14 +19,18 @@ from benchmarks.modular.core import teach
 from benchmarks.modular.core.evaluate import CONDITIONS, Bench, keep_to
 from benchmarks.modular.core.methods import METHODS, RECIPES, trainable
 from benchmarks.modular.core.pictures import Artist
-from benchmarks.modular.core.report import interval, markdown, per_concept, retention, summarise
+from benchmarks.modular.core.grid_search import grid_search
+from benchmarks.modular.core.report import difference, interval, markdown, recognisable, retention, summarise
 from benchmarks.modular.pocket.concepts import ORDER, draw_concepts, draw_distractors
 from benchmarks.modular.pocket.measures import crop_half
 from benchmarks.modular.pocket.prompts import concept_prompts, pair_prompts, plain_prompts, stylised_prompts
+from benchmarks.modular.pocket.words import TRAINING_WORDS
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
+from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.pocket.world.specs import Individual
 from blocklora_jax.testing.random_adapter import random_adapter
+from train.codewords import split_words
 from train.concept.config import parse_args, settings_as_flags
 
 CONCEPTS = draw_concepts(15, 0)
@@ -114,7 +118,7 @@ def test_a_person_in_a_style_is_measured_by_the_prompt_alone_and_apart(tiny_sd, 
     measures: Any = SimpleNamespace(score=lambda c, *rest: seen(getattr(c, "name", c), *rest))
     artist = Artist(tiny_sd, [ada, ink], steps=2)
     found, drawn = Bench(concepts, artist, measures, tmp_path, 1, tasks=tasks).merged(
-        METHODS["blocklora"], [ada, ink], 1.0
+        METHODS["blocklora"], [ada, ink], {}
     )
     assert (drawn["stylised"] != drawn["stylised_apart"]).any()
     for task in ("stylised", "stylised_apart"):
@@ -172,36 +176,72 @@ def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
     assert np.any(other != alone)
 
 
-def result(**scores) -> dict:
+def result(seed: int = 0, **scores) -> dict:
     names = ("text", "image", "identity", "right", "leakage")
-    return {"concepts": {key: dict.fromkeys(names, values) for key, values in scores.items()}}
+    return {"seed": seed, "concepts": {key: dict.fromkeys(names, values) for key, values in scores.items()}}
 
 
 def test_what_is_kept_is_a_ratio_of_means_over_the_merged_concepts_only():
-    alone, merged = result(a=[0.8, 0.8], b=[0.4, 0.4], c=[9.0]), result(a=[0.4, 0.6], b=[0.4, 0.2])
+    alone, merged = result(a=[0.8, 0.8], b=[0.4, 0.4], c=[9.0, 9.0]), result(a=[0.5, 0.5], b=[0.3, 0.3])
     kept, low, high = retention([merged], [alone], "identity")
     assert kept == pytest.approx((0.5 + 0.3) / (0.8 + 0.4))
-    assert low <= kept <= high and (low, high) == pytest.approx((0.5 / 0.8, 0.3 / 0.4))
-    assert per_concept([merged, alone], "text").tolist() == pytest.approx([0.5, 0.3, 0.8, 0.4, 9.0])
+    # Of two concepts without any spread in their prompts: either alone, or both.
+    assert (low, high) == pytest.approx((0.5 / 0.8, 0.3 / 0.4))
 
 
-def test_intervals_are_those_of_a_mean():
-    values = np.random.default_rng(1).normal(2.0, 1.0, 400)
-    mean, low, high = interval(values, lambda x: float(x.mean()))
-    assert mean == pytest.approx(values.mean())
-    half = 1.96 * values.std() / np.sqrt(len(values))
-    assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
+def test_results_are_paired_by_seed_where_one_method_has_fewer():
+    few, many = [result(5, a=[0.5, 0.5])], [result(4, a=[9.0, 9.0]), result(5, a=[0.2, 0.4])]
+    assert difference(few, many, "identity")[0] == pytest.approx(0.2)
+    assert retention(few, many, "identity")[0] == pytest.approx(0.5 / 0.3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["seeds", "concepts", "prompts"])
+def test_an_interval_has_the_width_of_what_varies(axis):
+    shape = (8, 12, 10)
+    varies = np.random.default_rng(1).normal(2.0, 1.0, shape[axis])
+    values = np.broadcast_to(varies.reshape([-1 if i == axis else 1 for i in range(3)]), shape)
+    mean, low, high = interval([seed[..., None] for seed in values])
+    assert mean == pytest.approx(varies.mean())
+    # Every level draws anew within each draw of the level above.
+    deviation = varies.std() / np.prod(shape[: axis + 1]) ** 0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * deviation, rel=0.1)
+
+
+def test_only_concepts_whose_drawings_are_recognised_count_as_recognisable():
+    one = {"concepts": {}, "drawings": {"a": {"right": [1.0, 1.0]}, "b": {"right": [0.0, 1.0]}, "c": {"right": [0.0]}}}
+    assert recognisable([one | {"seed": 4}]) == {4: {"a", "b"}}
+
+
+def test_a_search_goes_on_beyond_an_edge_of_its_grid_and_stops_inside():
+    best, tried = grid_search({"weight": (0.3, 0.6, 1.0)}, lambda s: -abs(s["weight"] - 2.0), {})
+    assert best["weight"] == pytest.approx(1.7) and max(t["weight"] for t in tried) > 2.0
+    best, _ = grid_search({"weight": (0.3, 0.6, 1.0)}, lambda s: -abs(s["weight"] - 0.1), {})
+    assert best["weight"] == pytest.approx(0.1, abs=0.03)
+    peak = {"weight": 0.6, "density": 1.0}
+    score = lambda s: -sum(abs(s[name] - peak[name]) for name in peak)
+    best, tried = grid_search({"weight": (0.3, 0.6, 1.0), "density": (0.2, 0.5, 0.8)}, score, {"density": 1.0})
+    assert best == peak and max(t["density"] for t in tried) == 1.0
+
+
+def test_measured_prompts_have_no_words_of_the_random_prompts():
+    used = [p.plain for c in CONCEPTS for p in concept_prompts(c)] + plain_prompts(CONCEPTS)
+    phrases = {f"{look} of" for look in ("a sketch", "a sepia photo")}
+    scenes = [phrase for phrase in TRAINING_WORDS["random_scenes"] if any(words.endswith(phrase) for words in used)]
+    assert not scenes and not phrases & set(TRAINING_WORDS["random_styles"])
+    assert not {"cat", "house", "car", "woman"} & set(TRAINING_WORDS["random_subjects"])
+    optimised, _ = split_words(words_for("pocket"))
+    assert not set(optimised.scenes) & {"in a forest", "in the snow", "at night"}
 
 
 def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
-    one = result(a=[0.8], b=[0.6]) | {"parameters": 1234.0}
-    merged = result(a=[0.7], b=[0.6]) | {"drift": [0.1, 0.2], "seconds": 0.5, "both": [True, False]}
+    one = result(a=[0.8, 0.8], b=[0.6, 0.6]) | {"parameters": 1234.0}
+    merged = result(a=[0.7, 0.7], b=[0.6, 0.6]) | {"drift": [0.1, 0.2], "seconds": 0.5, "both": [True, False]}
     merged["stylised_apart"] = [{"individual": 0.25, "style": 0.5}]
-    less = result(a=[0.5], b=[0.6]) | {"drift": [0.1], "seconds": 0.5}
+    less = result(a=[0.5, 0.5], b=[0.6, 0.6]) | {"drift": [0.1], "seconds": 0.5}
     rows = summarise(
         {"blocklora": [one], "plain": [one]},
         {("blocklora", 2): [merged], ("sum", 2): [less], ("sum", 5): [merged]},
-        [{"base": one["concepts"], "drawings": one["concepts"]}],
+        [{"seed": 0, "base": one["concepts"], "drawings": one["concepts"]}],
     )
     table = markdown(rows, 2).splitlines()
     assert len(table) == 2 + 2 + 2

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from benchmarks.modular.core.grid_search import grid_search
 from benchmarks.modular.core.measures import Measurer, Scores, Subject, Tasks
 from benchmarks.modular.core.methods import Method, trainable
 from benchmarks.modular.core.pictures import Artist
@@ -123,17 +124,17 @@ class Bench:
         return {"concepts": rows, "parameters": float(np.mean(sizes))}, drawn
 
     def merged(
-        self, method: Method, adapters: Sequence[Adapter], weight: float
+        self, method: Method, adapters: Sequence[Adapter], settings: Mapping[str, float]
     ) -> tuple[Result, dict[str, np.ndarray]]:
-        """The first concepts, as many as there are adapters, merged by a method."""
+        """The first concepts, as many as there are adapters, merged by a method with its settings."""
         concepts, sd = self.concepts[: len(adapters)], self.artist.sd
         began = time.perf_counter()
-        model = method.merge(sd, adapters, weight)
+        model = method.merge(sd, adapters, **settings)
         jax.block_until_ready(model.params)
         seconds, rows, drawn = time.perf_counter() - began, {}, {}
         for concept in concepts:
             drawn[concept.name], rows[concept.name] = self._concept(concept, model, concepts)
-        result: Result = {"concepts": rows, "seconds": seconds, "weight": weight}
+        result: Result = {"concepts": rows, "seconds": seconds, "settings": dict(settings)}
         plain = self.tasks.plain_prompts(self.concepts)
         drawn["plain"] = self.artist.draw(plain, "plain", model)
         base = self.artist.draw(plain, "plain", sd)
@@ -142,24 +143,26 @@ class Bench:
             result |= self._together(model, drawn)
         return result, drawn
 
-    def search_strength(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
-        """Find the strength of a method at which its merge has the highest identity.
+    def search(self, method: Method, adapters: Sequence[Adapter]) -> tuple[Result, dict[str, np.ndarray]]:
+        """Find the settings of a method at which its merge has the highest identity.
 
         The search draws every second prompt, with noise of its own. It uses the concepts that are measured, which
-        favours the methods that have a strength to choose.
+        favours the methods that have something to choose.
         """
-        found = {}
         concepts = self.concepts[: len(adapters)]
         asked = [(c, prompt) for c in concepts for prompt in self.tasks.concept_prompts(c, self.prompts)[::2]]
-        for weight in method.weights:
-            model = method.merge(self.artist.sd, adapters, weight)
+
+        def identity(settings: dict[str, float]) -> float:
+            model = method.merge(self.artist.sd, adapters, **settings)
             images = self.artist.draw([prompt.text for _, prompt in asked], "strength", model)
             scores = [
                 self.measures.score(concept, image[None], [prompt.plain], ()).identity[0]
                 for (concept, prompt), image in zip(asked, images, strict=True)
             ]
-            found[str(weight)] = float(np.mean(scores))
-        return {"identity": found, "weight": float(max(found, key=lambda weight: found[weight]))}, {}
+            return float(np.mean(scores))
+
+        best, tried = grid_search(method.grid, identity, {"density": 1.0})
+        return {"settings": best, "tried": tried}, {}
 
     def score(self, concept: Subject, pictures: np.ndarray, plain: Sequence[str], merged: Sequence[Subject]) -> Result:
         """Scores as JSON."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,8 +95,9 @@ class World:
 
     concepts: (count, seed) -> those that are taught. write: (concepts, folder) -> entries of a file for
     `train.concepts`, pictures in the folder where they have none. recipes: settings of the trainings by name. measures:
-    (model, concepts, seed) -> who looks at pictures. reference: a concept's first picture, uint8 [h, w, 3]. ceiling:
-    what real pictures are called in the table.
+    (model, concepts, seed) -> what scores pictures. reference: a concept's first picture, uint8 [h, w, 3]. groups: the
+    kinds of concepts that have a table of their own, by its title; the headline first. settings: of every training.
+    ceiling: what real pictures are called in the table.
     """
 
     concepts: Callable[[int, int], Sequence[Any]]
@@ -105,4 +106,6 @@ class World:
     tasks: Tasks
     measures: Callable[[StableDiffusion, Sequence[Any], int], Measurer]
     reference: Callable[[Any], np.ndarray]
+    groups: Mapping[str, Collection[str]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     ceiling: str = "*real drawings*"

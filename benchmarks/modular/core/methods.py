@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,8 @@ from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion import ConversionConfig, convert
 from blocklora_jax.probing.input_statistics import measure_inputs
 
-Merge = Callable[[StableDiffusion, Sequence[Adapter], float], MergedModel]
+# Takes the settings that `Method.grid` names as keywords.
+Merge = Callable[..., MergedModel]
 
 # Rank 16 in a sixteenth of the inputs has as many parameters as rank 5 in all of them (see `trainable`).
 RANK, PLAIN_RANK = 16, 5
@@ -37,98 +38,121 @@ RECIPES: dict[str, dict[str, Any]] = {
     "blocks": {"rank": RANK, "erase": "none"},
     "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
     "orthogonal": {"rank": RANK, "blocks": 0, "erase": "none", "down": "orthogonal"},
-    # 512 text features have rows for 32 concepts at rank 16, for 64 at rank 8.
+    # 512 text features have rows for 32 concepts at rank 16, for 64 at rank 8, for 128 at rank 4.
     "orthogonal_8": {"rank": RANK // 2, "blocks": 0, "erase": "none", "down": "orthogonal"},
     # Textual Inversion: the layers stay as they are, and nothing can collide.
     "tokens": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none", "learning_rate": 0.0},
     "preservation": {"rank": PLAIN_RANK, "blocks": 0, "erase": "preserve", "lambda": 1.0},
+    "orthogonal_4": {"rank": RANK // 4, "blocks": 0, "erase": "none", "down": "orthogonal"},
+    # What the papers of these methods adapt.
+    "plain_attention": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none", "layers": "attention"},
+    "orthogonal_attention": {
+        "rank": RANK,
+        "blocks": 0,
+        "erase": "none",
+        "down": "orthogonal",
+        "layers": "attention",
+    },
 }
 
 
 @dataclass(frozen=True)
 class Method:
-    """label: for people. recipe: among `RECIPES`. merge: gives the model with the adapters in it.
+    """label: for people. recipe: among `RECIPES`. merge: (model, adapters, settings) -> the model with the adapters.
 
-    weights: the strengths that a search may choose from.
+    grid: values of the merge's settings among which a search starts (see `grid_search`). once: measured on the first
+    seed only.
     """
 
     label: str
     recipe: str
     merge: Merge
-    weights: tuple[float, ...] = (1.0,)
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    once: bool = False
 
 
-def _compose(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+def _compose(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
     return sd.with_adapters(adapters)
 
 
-def _sum(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+def _sum(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float = 1.0) -> MergedModel:
     return sd.with_adapters(adapters, [weight] * len(adapters), allow_overlap=True)
 
 
-def _average(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+def _average(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
     return sd.with_params(merge.average(sd.params, adapters), adapters)
 
 
-def _ties(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+def _ties(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, density: float) -> MergedModel:
     weights = [weight] * len(adapters)
-    return sd.with_params(merge.ties(sd.params, adapters, weights), adapters, weights)
+    return sd.with_params(merge.ties(sd.params, adapters, weights, density=density), adapters, weights)
 
 
-def _dare(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+def _dare(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, density: float) -> MergedModel:
     weights = [weight] * len(adapters)
-    return sd.with_params(merge.dare(sd.params, adapters, weights), adapters, weights)
+    return sd.with_params(merge.dare(sd.params, adapters, weights, density=density), adapters, weights)
 
 
-def _gradient_fusion(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+def _gradient_fusion(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
     return sd.with_params(merge.gradient_fusion(sd.params, adapters, measure_inputs(sd, adapters).grams), adapters)
 
 
-def _fused(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, attention: bool = False) -> MergedModel:
-    fused = merge.fit_jointly(sd, adapters, attention=attention)
-    return sd.with_adapters(fused, allow_overlap=True)
+def _fitted(sd: StableDiffusion, adapters: Sequence[Adapter], attention: bool = False) -> MergedModel:
+    fitted = merge.fit_jointly(sd, adapters, attention=attention)
+    return sd.with_adapters(fitted, allow_overlap=True)
 
 
-def _refit(blocks: int, erase_weight: float) -> Merge:
-    def merged(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float) -> MergedModel:
+def _convert(blocks: int, erase_weight: float) -> Merge:
+    def merged(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
         count = max(blocks, len(adapters)) if blocks > 1 else 1
         partition, config = Partition(num_blocks=count), ConversionConfig(rank=RANK, erase_weight=erase_weight)
         slots = [(slot if count > 1 else 0,) for slot in range(len(adapters))]
-        fitted = [
+        converted = [
             convert(sd, adapter, partition, own, words_for(sd.checkpoint.name), config)[0]
             for adapter, own in zip(adapters, slots, strict=True)
         ]
-        return sd.with_adapters(fitted, allow_overlap=count == 1)
+        return sd.with_adapters(converted, allow_overlap=count == 1)
 
     return merged
 
 
-_STRENGTHS = (0.15, 0.3, 0.6, 1.0)
+_STRENGTH = {"weight": (0.3, 0.6, 1.0)}
+_SPARSE = {"weight": (0.3, 0.6, 1.0), "density": (0.2, 0.5, 0.8)}
 METHODS: dict[str, Method] = {
+    "token": Method("token side, 64 blocks", "token", _compose),
+    "token_fit": Method("token side, 64 blocks, fitted", "token", _fitted),
+    "token_16": Method("token side, 16 blocks", "token_16", _compose),
+    "token_16_fit": Method("token side, 16 blocks, fitted", "token_16", _fitted),
+    "text_64": Method("64 blocks of text directions, no token side", "text_64", _compose),
     "wide": Method("erasure, one block", "wide", _sum),
-    "wide_fused": Method("erasure, one block, fused", "wide", _fused),
+    "wide_fused": Method("erasure, one block, fitted", "wide", _fitted),
     "wide_3": Method("erasure, one block, lambda 3", "wide_3", _sum),
-    "wide_3_fused": Method("erasure, one block, lambda 3, fused", "wide_3", _fused),
+    "wide_3_fused": Method("erasure, one block, lambda 3, fitted", "wide_3", _fitted),
     "wide_3_attended": Method(
-        "erasure, one block, lambda 3, fused by attention", "wide_3", partial(_fused, attention=True)
+        "erasure, one block, lambda 3, fitted by attention", "wide_3", partial(_fitted, attention=True)
     ),
     "wide_random": Method("erasure, one block, random negative tokens", "wide_random", _sum),
     "blocklora": Method("erasure, 16 blocks", "blocklora", _compose),
     "blocklora_1": Method("erasure, 16 blocks, lambda 1", "blocklora_1", _compose),
     "quiet": Method("erasure, 16 blocks in text's basis", "quiet", _compose),
     "blocks": Method("16 blocks, no erasure", "blocks", _compose),
-    "sum": Method("LoRA, summed", "plain", _sum, weights=_STRENGTHS),
-    "average": Method("LoRA, averaged", "plain", _average),
-    "ties": Method("TIES", "plain", _ties, weights=(0.5, 1.0)),
-    "dare": Method("DARE", "plain", _dare, weights=_STRENGTHS),
-    "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, weights=_STRENGTHS),
-    "orthogonal_8": Method("Orthogonal Adaptation, rank 8", "orthogonal_8", _sum, weights=_STRENGTHS),
-    "tokens": Method("tokens alone", "tokens", _sum),
-    "preservation": Method("Output Preservation", "preservation", _sum, weights=_STRENGTHS),
-    "refit": Method("LoRA, re-fitted into 16 blocks", "plain", _refit(16, 1.0)),
-    "refit_wide": Method("LoRA, re-fitted in one block", "plain", _refit(1, 10.0)),
+    "sum": Method("LoRA, summed", "plain", _sum, _STRENGTH),
+    "plain_fused": Method("LoRA, fitted", "plain", _fitted),
     "fusion": Method("LoRA, gradient fusion", "plain", _gradient_fusion),
-    "plain_fused": Method("LoRA, fused", "plain", _fused),
+    "average": Method("LoRA, averaged", "plain", _average, once=True),
+    "ties": Method("TIES", "plain", _ties, _SPARSE, once=True),
+    "dare": Method("DARE", "plain", _dare, _SPARSE, once=True),
+    "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, _STRENGTH),
+    "orthogonal_8": Method("Orthogonal Adaptation, rank 8", "orthogonal_8", _sum, _STRENGTH),
+    "orthogonal_4": Method("Orthogonal Adaptation, rank 4", "orthogonal_4", _sum, _STRENGTH),
+    "preservation": Method("Output Preservation", "preservation", _sum, _STRENGTH, once=True),
+    "sum_attention": Method("LoRA, all attention layers, summed", "plain_attention", _sum, _STRENGTH, once=True),
+    "orthogonal_attention": Method(
+        "Orthogonal Adaptation, all attention layers", "orthogonal_attention", _sum, _STRENGTH, once=True
+    ),
+    "tokens": Method("tokens alone", "tokens", _sum),
+    "refit": Method("LoRA, converted to 16 blocks", "plain", _convert(16, 1.0)),
+    "refit_wide": Method("LoRA, converted to one block", "plain", _convert(1, 10.0)),
 }
 
 

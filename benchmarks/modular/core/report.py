@@ -1,4 +1,4 @@
-"""The table: means and 95 % bootstrap intervals over concepts and seeds."""
+"""The table: means and 95 % bootstrap intervals over seeds, concepts and prompts."""
 
 from __future__ import annotations
 
@@ -13,39 +13,82 @@ from benchmarks.modular.core.methods import METHODS
 from blocklora_jax.io.atomic import write_atomic, write_json
 
 Interval = tuple[float, float, float]
+# Values of one seed, [concepts, prompts, k].
+Values = np.ndarray
 _DRAWS = 2000
+# A concept's pictures can be recognised only if at least this share of its real drawings are.
+_RECOGNISABLE = 0.5
 
 
-def interval(rows: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Interval:
-    """`statistic(rows [n, …])`, and the 2.5th and 97.5th percentile of it over rows drawn with replacement."""
-    rng, count = np.random.default_rng(0), len(rows)
-    drawn = [statistic(rows[rng.integers(count, size=count)]) for _ in range(_DRAWS)]
+def interval(
+    seeds: Sequence[Values], statistic: Callable[[np.ndarray], np.ndarray] = lambda mean: mean[..., 0]
+) -> Interval:
+    """A statistic of the mean over all, and its 2.5th and 97.5th percentile over values that are drawn again.
+
+    Seeds are drawn with replacement; of each drawn seed its concepts; of each drawn concept its prompts.
+
+    seeds: one array [concepts, prompts, k] for each seed. statistic: takes means [..., k] and gives [...].
+    """
+    rng, count = np.random.default_rng(0), len(seeds)
+    means = np.stack([_drawn_means(values, count, rng) for values in seeds], axis=1)  # [draws, seed, place, k]
+    chosen = rng.integers(count, size=(_DRAWS, count))
+    drawn = statistic(means[np.arange(_DRAWS)[:, None], chosen, np.arange(count)].mean(1))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return float(statistic(rows)), float(low), float(high)
+    return float(statistic(np.mean([values.mean((0, 1)) for values in seeds], axis=0))), float(low), float(high)
+
+
+def _drawn_means(values: Values, places: int, rng: np.random.Generator) -> np.ndarray:
+    """Means [draws, places, k] of one seed's values, its concepts and their prompts drawn with replacement."""
+    concepts, prompts, _ = values.shape
+    means = []
+    for _ in range(places):
+        concept = rng.integers(concepts, size=(_DRAWS, concepts, 1))
+        prompt = rng.integers(prompts, size=(_DRAWS, concepts, prompts))
+        means.append(values[concept, prompt].mean((1, 2)))
+    return np.stack(means, axis=1)
+
+
+def scores_of(results: Sequence[Mapping[str, Any]], score: str) -> list[Values]:
+    """A score of all pictures, [concepts, prompts, 1] for each seed."""
+    return [np.array([scores[score] for scores in r["concepts"].values()], float)[..., None] for r in results]
 
 
 def mean_over(results: Sequence[Mapping[str, Any]], score: str) -> Interval:
-    """A score's mean over all concepts of all seeds; the concepts are what is drawn again."""
-    return interval(per_concept(results, score), lambda rows: float(rows.mean()))
+    """A score's mean over all pictures."""
+    return interval(scores_of(results, score))
 
 
 def retention(merged: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]], score: str) -> Interval:
-    """A score's mean while merged over its mean alone, of the same concepts."""
-    kept = [
-        {"concepts": {name: a["concepts"][name] for name in m["concepts"]}} for m, a in zip(merged, alone, strict=True)
-    ]
-    pairs = np.stack([per_concept(merged, score), per_concept(kept, score)], axis=1)
-    return interval(pairs, lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean()))
+    """A score's mean while merged over its mean alone, of the same concepts and prompts."""
+    return interval(_pairs(merged, alone, score), lambda mean: mean[..., 0] / mean[..., 1])
 
 
 def difference(results: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], score: str) -> Interval:
-    """A score's mean minus that of other results of the same concepts, paired."""
-    return interval(per_concept(results, score) - per_concept(others, score), lambda rows: float(rows.mean()))
+    """A score's mean minus that of other results of the same concepts and prompts."""
+    return interval(_pairs(results, others, score), lambda mean: mean[..., 0] - mean[..., 1])
 
 
-def per_concept(results: Sequence[Mapping[str, Any]], score: str) -> np.ndarray:
-    """Each concept's mean over its pictures, of all seeds."""
-    return np.array([np.mean(scores[score]) for result in results for scores in result["concepts"].values()])
+def _pairs(results: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], score: str) -> list[Values]:
+    """The scores of both, [concepts, prompts, 2] for each seed of `results`, whose concepts `others` have too."""
+    by_seed = {other.get("seed"): other for other in others}
+    kept = [{"concepts": {name: by_seed[r.get("seed")]["concepts"][name] for name in r["concepts"]}} for r in results]
+    return [
+        np.concatenate(pair, axis=2) for pair in zip(scores_of(results, score), scores_of(kept, score), strict=True)
+    ]
+
+
+def recognisable(base: Sequence[Mapping[str, Any]]) -> dict[Any, set[str]]:
+    """By seed, the concepts whose real drawings are recognised more often than not."""
+    return {
+        r.get("seed"): {name for name, s in r["drawings"].items() if np.mean(s["right"]) >= _RECOGNISABLE} for r in base
+    }
+
+
+def _recognised(results: Sequence[Mapping[str, Any]], clear: Mapping[Any, set[str]]) -> Interval | None:
+    chosen = [
+        {"concepts": {name: s for name, s in r["concepts"].items() if name in clear[r.get("seed")]}} for r in results
+    ]
+    return mean_over(chosen, "right") if all(r["concepts"] for r in chosen) else None
 
 
 def summarise(
@@ -55,16 +98,18 @@ def summarise(
 
     alone: results by recipe; merged: by (method, n); each a list over seeds.
     """
-    rows, scores = [], _scores(base)
+    rows, scores, clear = [], _scores(base), recognisable(base)
     for name in ("drawings", "base"):
-        results = [{"concepts": result[name]} for result in base]
+        results = [{"concepts": result[name], "seed": result.get("seed")} for result in base]
         kept = [score for score in scores if score != "leakage"]
         rows.append({"method": name, "n": 0} | {score: mean_over(results, score) for score in kept})
+        rows[-1]["right"] = _recognised(results, clear)
     rows[0] |= _together(base)
     for (name, count), results in merged.items():
         single = alone[METHODS[name].recipe]
         row: dict[str, Any] = {"method": name, "n": count}
         row |= {score: mean_over(results, score) for score in scores}
+        row |= {"right": _recognised(results, clear), "seeds": len(results)}
         row |= {f"{score}_alone": mean_over(single, score) for score in scores if score != "leakage"}
         row |= {
             f"{score}_retention": retention(results, single, score) for score in ("image", "identity", *_more(scores))
@@ -72,7 +117,7 @@ def summarise(
         first = next(key for key in merged if key[1] == count)
         if (name, count) != first:
             row["identity_difference"] = difference(results, merged[first], "identity")
-        row["drift"] = interval(np.concatenate([r["drift"] for r in results]), lambda x: float(x.mean()))
+        row["drift"] = interval([_column(r["drift"]) for r in results])
         row["seconds"] = float(np.median([r["seconds"] for r in results]))
         row["parameters"] = float(np.mean([r["parameters"] for r in single]))
         row |= _together(results)
@@ -80,7 +125,7 @@ def summarise(
     return rows
 
 
-def by_kind(
+def by_name(
     alone: Mapping[str, list[dict]], merged: Mapping[tuple[str, int], list[dict]], base: list[dict], names: set[str]
 ) -> tuple[dict[str, list[dict]], dict[tuple[str, int], list[dict]], list[dict]]:
     """The arguments of `summarise` for some of the concepts; merges in which none of them is are left out."""
@@ -110,13 +155,16 @@ def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     found = {}
     for task in ("both", "apart"):
         if all(task in result for result in results):
-            both = np.concatenate([np.asarray(r[task], float) for r in results])
-            found[task] = interval(both, lambda x: float(x.mean()))
+            found[task] = interval([_column(r[task]) for r in results])
     for task, part in itertools.product(("stylised", "stylised_apart"), ("individual", "style")):
         if all(task in result for result in results):
-            values = np.array([p[part] for r in results for p in r[task]])
-            found[f"{task}_{part}"] = interval(values, lambda x: float(x.mean()))
+            found[f"{task}_{part}"] = interval([_column([p[part] for p in r[task]]) for r in results])
     return found
+
+
+def _column(values: Sequence[float]) -> Values:
+    """Values of single pictures, which are drawn again as concepts are."""
+    return np.asarray(values, float)[:, None, None]
 
 
 def write_rows(

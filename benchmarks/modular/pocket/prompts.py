@@ -15,7 +15,6 @@ from blocklora_jax.pocket.world.captions import prompt, scene_phrase, style_phra
 from blocklora_jax.pocket.world.specs import Individual
 
 
-
 class Prompt(NamedTuple):
     """text: with tokens. plain: the same without them, for text alignment. category: place, style, or company."""
 

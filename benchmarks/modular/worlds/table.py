@@ -11,6 +11,7 @@ from benchmarks.modular.core.methods import RECIPES
 from benchmarks.modular.pocket import prompts
 from benchmarks.modular.pocket.concepts import draw_concepts, references, write_references
 from benchmarks.modular.pocket.measures import Measures
+from benchmarks.modular.pocket.words import TRAINING_WORDS
 from benchmarks.modular.worlds.encoder_measures import Encoders, RealMeasures
 from benchmarks.modular.worlds.folder import concept_entries, fair_recipes, first_concepts, read_folder
 from benchmarks.modular.worlds.sentences import SENTENCES, Sentences
@@ -23,6 +24,8 @@ POCKET = World(
     tasks=prompts,
     measures=Measures,
     reference=lambda concept: references(concept)[0],
+    groups={"individuals": ("person", "animal", "object"), "scenes and styles": ("scene", "style")},
+    settings=TRAINING_WORDS,
 )
 
 
@@ -50,5 +53,6 @@ def real_world(
         tasks=Sentences.read(sentences or SENTENCES),
         measures=lambda sd, concepts, seed: RealMeasures(concepts, encoders),
         reference=lambda concept: concept.thumbnail(side),
+        groups={kind: (kind,) for kind in dict.fromkeys(concept.kind for concept in known)},
         ceiling="*its own pictures*",
     )
