@@ -50,6 +50,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "32, tau 4.2, mu .3": STRONG | {"blocks": 32, "token_side_margin": 4.2, "rank": 16},
     "16, tau 2.5, mu .05": TOKEN_SIDE | {"blocks": 16, "token_side_margin": 2.5, "token_side": 0.05, "rank": 16},
     "16, tau 3.6, mu .3": STRONG | {"blocks": 16, "token_side_margin": 3.6, "rank": 16},
+    "64, tau 3.9, mu .1, own at the token": TOKEN_SIDE | {"token_side_own": "token"},
+    "64, tau 3.9, mu .1, own at the token, noun": TOKEN_SIDE | {"token_side_own": "token", "token_start": "noun"},
+    "64, tau 3.9, mu .1, lambda .1": TOKEN_SIDE | {"lambda": 0.1},
+    "64, tau 3.9, mu .1, 4 vectors": TOKEN_SIDE | {"token_vectors": 4},
+    "64, tau 3.9, mu .1, 500 steps": TOKEN_SIDE | {"steps": 500},
+    "one block, lambda 3, 500 steps": RECIPES["wide_3"] | {"steps": 500},
+    "64, tau 3.9, mu .1, rate .008": TOKEN_SIDE | {"learning_rate": 8e-3},
     "128, tau 4.8, mu .3": STRONG | {"blocks": 128, "token_side_margin": 4.8},
 }
 

@@ -39,8 +39,15 @@ def direction_energies(
     states: what cross-attention reads of prompts. start: the position of the token in each prompt.
     whitened: see `whitened_directions`.
     """
+    return counted_energies(states, jnp.arange(states.shape[1])[None] >= jnp.asarray(start)[:, None], whitened)
+
+
+def counted_energies(
+    states: Float[Array, "b t d"], counted: Bool[Rows, "b t"], whitened: Float[Rows, "d d"]
+) -> Float[Array, " d"]:
+    """`direction_energies` of the counted positions; each prompt has one at least."""
     spoken = jnp.square(jnp.matmul(states.astype(jnp.float32), whitened, precision="highest"))
-    counted = (jnp.arange(states.shape[1])[None] >= jnp.asarray(start)[:, None]).astype(jnp.float32)
+    counted = jnp.asarray(counted).astype(jnp.float32)
     # A mean for each prompt first, so that a token near the end counts as much as one at the beginning.
     return (jnp.einsum("btd,bt->bd", spoken, counted) / counted.sum(1, keepdims=True)).mean(0)
 
@@ -74,10 +81,15 @@ def natural_norm(table: Float[Rows, "n d"]) -> Float[Array, ""]:
 
 
 def token_side_loss(
-    energies: Float[Array, " d"], owned: Bool[Rows, " d"], tau: float
+    energies: Float[Array, " d"], owned: Bool[Rows, " d"], tau: float, token_energies: Float[Array, " d"] | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The hinge (without mu), and own / others to be logged. energies: see `direction_energies`."""
+    """The hinge (without mu), and own / others to be logged. energies: see `direction_energies`.
+
+    token_energies: where own energy is that of the token's own positions only.
+    """
     own, others = own_and_others(energies, owned)
+    if token_energies is not None:
+        own, _ = own_and_others(token_energies, owned)
     return hinge(own, others, tau), jax.lax.stop_gradient(jnp.exp(-log_ratio(own, others)))
 
 

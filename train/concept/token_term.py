@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.token_side import (
+    counted_energies,
     direction_energies,
     norm_excess,
     token_side_loss,
@@ -51,7 +52,11 @@ def token_term(
     assert batch.own_prompts is not None and batch.ids is not None
     arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
     energies = _mean_over_devices(direction_energies(states, start, arrays.whitened))
-    silence, ratio = token_side_loss(energies, batch.own_prompts.owned[0], settings.token_side_margin)
+    at_token = None
+    if settings.token_side_own == "token":
+        called = jnp.asarray(ids_of(batch.ids, "text_encoder")) >= len(token_table(params))
+        at_token = _mean_over_devices(counted_energies(states, called, arrays.whitened))
+    silence, ratio = token_side_loss(energies, batch.own_prompts.owned[0], settings.token_side_margin, at_token)
     excess = sum(
         norm_excess(trainable.tokens_of(part), natural, settings.token_norm_limit)
         for part, natural in arrays.natural.items()

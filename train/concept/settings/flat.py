@@ -14,7 +14,7 @@ NAMES = tuple(
     "images token class_noun out model variant kind resume"
     " layers rank alpha down blocks axis slot registry partition_seed basis assignment"
     " token_vectors token_spread negative_spread negative_tokens"
-    " token_side token_side_margin token_norm_limit token_start negatives_from"
+    " token_side token_side_margin token_side_own token_norm_limit token_start negatives_from"
     " erase erase_weight random_batch random_shares random_styles random_subjects random_scenes pure_noise other_images"
     " steps batch learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps clip_norm"
     " weighting snr_gamma noise_offset flip crop"
@@ -26,6 +26,7 @@ LATER = {
     "assignment": "layer",
     "token_side": 0.0,
     "token_side_margin": 2.5,
+    "token_side_own": "rest",
     "token_norm_limit": 3.0,
     "token_start": "noun",
     "negatives_from": "nouns",
