@@ -10,7 +10,8 @@ On a real model, with real concepts (needs PyTorch, and OpenCV to know people by
 'blocklora_jax[torch,bench,faces]'; the measures are defined in real.py):
 
     python -m benchmarks.modular --model stable-diffusion-v1-5/stable-diffusion-v1-5 --concepts DIR
-        --config configs/sd15.yaml --steps 1000 --batch 2 --at-once 2 --prompts 20 --counts 1 2 5 10 15 --out runs/real
+        --config configs/sd15.yaml --steps 1000 --batch 2 --at-once 2 --prompts 20 --counts 1 2 5 10 15 --seeds 0
+        --out runs/real
 
 DIR holds a folder of pictures for each concept, with a concept.yaml as `train.concepts` reads it: `class_noun: dog` and
 `kind: object` (person, object, scene or style); captions and masks may lie beside the pictures. The first n by name are
@@ -134,7 +135,10 @@ def available(names: Sequence[str], world: World) -> tuple[str, ...]:
     """Those methods, or the README's with a recipe in the world. Raises: UserError for one without a recipe in it."""
     known = [name for name, method in METHODS.items() if method.recipe in world.recipes]
     if missing := [name for name in names if name not in known]:
-        raise UserError(f"--methods {missing[0]} is for the pocket model only: choose among {'; '.join(known)}")
+        raise UserError(
+            f"--methods {missing[0]} needs a basis of this model's text: give a --config with one (see python -m"
+            f" train.basis --help), or choose among {'; '.join(known)}"
+        )
     return tuple(names or (name for name in HEADLINE if name in known))
 
 

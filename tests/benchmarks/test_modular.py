@@ -17,9 +17,9 @@ from benchmarks.modular import ablation, rates
 from benchmarks.modular.ablation import VARIANTS
 from benchmarks.modular.core import teach
 from benchmarks.modular.core.evaluate import CONDITIONS, Bench, keep_to
+from benchmarks.modular.core.grid_search import grid_search
 from benchmarks.modular.core.methods import METHODS, RECIPES, trainable
 from benchmarks.modular.core.pictures import Artist
-from benchmarks.modular.core.grid_search import grid_search
 from benchmarks.modular.core.report import difference, interval, markdown, recognisable, retention, summarise
 from benchmarks.modular.pocket.concepts import ORDER, draw_concepts, draw_distractors
 from benchmarks.modular.pocket.measures import crop_half

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 from transformers import BitImageProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Model
 
-from benchmarks.modular.__main__ import available, main
-from benchmarks.modular.core.methods import METHODS
+from benchmarks.modular.__main__ import HEADLINE, available, main
+from benchmarks.modular.core.methods import METHODS, RECIPES
 from benchmarks.modular.worlds import faces
 from benchmarks.modular.worlds.encoder_measures import Encoders, Looks, RealMeasures
 from benchmarks.modular.worlds.encoders import ClipEncoder, ImageEncoder, Preprocessing
@@ -254,11 +254,15 @@ def test_folders_that_do_not_suffice_are_refused(concepts, models, tmp_path):
         main(["--model", str(models.sd)])
 
 
-def test_a_real_model_is_spared_what_needs_the_pocket_models_basis(concepts, models):
-    world = real_world(StableDiffusion.from_pretrained(str(models.sd)), concepts, {}, 16, Encoders())
-    assert set(METHODS) - set(available((), world)) == {"quiet"} and available((), POCKET) == tuple(METHODS)
-    with pytest.raises(UserError, match="quiet is for the pocket model only"):
+def test_a_real_model_without_a_basis_has_no_methods_that_need_one(concepts, models, tmp_path):
+    sd = StableDiffusion.from_pretrained(str(models.sd))
+    world = real_world(sd, concepts, {}, 16, Encoders())
+    need_one = {name for name, method in METHODS.items() if "basis" in RECIPES[method.recipe]}
+    assert set(available((), world)) == set(HEADLINE) - need_one and available((), POCKET) == HEADLINE
+    with pytest.raises(UserError, match="quiet needs a basis of this model's text"):
         available(("wide", "quiet"), world)
+    settings = {"basis": str(tmp_path / "basis.safetensors"), "blocks": 64}
+    assert real_world(sd, concepts, settings, 16, Encoders()).recipes["quiet"]["basis"] == settings["basis"]
 
 
 def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(concepts, models, tmp_path):
@@ -266,10 +270,10 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     encoders = {"clip": models.clip, "clip-large": models.large, "dino": models.dino, "faces": "none"}
     flags = [flag for name, value in encoders.items() for flag in (f"--encoders.{name}", str(value))]
     flags += [*_world(models, concepts), "--counts", "1", "2", "--steps", "2", "--batch", "2", "--at-once", "2"]
-    flags += ["--prompts", "4", "--sampler-steps", "2", "--methods", "blocklora", "average"]
+    flags += ["--prompts", "4", "--sampler-steps", "2", "--seeds", "0", "--methods", "blocklora", "average"]
     main([*flags, "--out", str(out)])
     report = json.loads((out / "report.json").read_text())
-    row = next(row for row in report["rows"] if (row["method"], row["n"]) == ("average", 2))
+    row = next(row for row in report["rows"]["all"] if (row["method"], row["n"]) == ("average", 2))
     drawn = load_file(out / "seed-0/results/average-2.safetensors")
     assert {key: x.shape for key, x in drawn.items()} == {
         "rex": (4, 16, 16, 3),
@@ -287,7 +291,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     for score in expected[0]:
         # The same networks and pictures, in fp32; embeddings in batches of another size.
         assert row[score][0] == pytest.approx(np.mean([e[score] for e in expected]), abs=2e-5), score
-    assert report["kinds"]["object"][-1]["dino"] == report["rows"][-1]["dino"]
+    assert report["rows"]["object"][-1]["dino"] == report["rows"]["all"][-1]["dino"]
     assert (
         row["identity"] == row["dino"]
         and 0 <= row["both"][0] <= 1

@@ -122,7 +122,7 @@ def concept_entries(concepts: Sequence[RealConcept], folder: Path) -> dict[str, 
 def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) -> dict[str, dict[str, Any]]:
     """The recipes, where those without blocks have the rank at which they train as many numbers as ours on this model.
 
-    Those with the pocket model's basis are left out.
+    Those in a basis take the one of the settings. They are left out where there is none.
     """
     needed = {"images": ".", "token": "<a>", "class-noun": "a", "out": "."}
     config = parse_args(settings_as_flags({**needed, **settings}))
@@ -130,7 +130,12 @@ def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) 
     rank = equal_rank(
         [(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.adapter.axis
     )
-    general = {name: recipe for name, recipe in RECIPES.items() if "basis" not in recipe}
+    basis = {"basis": config.adapter.basis}
+    general = {
+        name: recipe | (basis if "basis" in recipe else {})
+        for name, recipe in RECIPES.items()
+        if "basis" not in recipe or config.adapter.basis
+    }
     return {name: r | ({"rank": rank} if r.get("rank") == PLAIN_RANK else {}) for name, r in general.items()}
 
 
