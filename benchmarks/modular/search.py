@@ -33,6 +33,8 @@ from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
 STRONG = TOKEN_SIDE | {"token_side": 0.3, "token_side_margin": 4.6}
 
+AT_TOKEN = TOKEN_SIDE | {"token_side_own": "token"}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "one block, lambda 3": RECIPES["wide_3"],
     "64 blocks": TEXT_BLOCKS,
@@ -48,10 +50,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64, tau 3.9, mu .1, own at the token": TOKEN_SIDE | {"token_side_own": "token"},
     "64, tau 3.9, mu .1, own at the token, noun": TOKEN_SIDE | {"token_side_own": "token", "token_start": "noun"},
     "64, tau 3.9, mu .1, lambda .1": TOKEN_SIDE | {"lambda": 0.1},
-    "64, tau 3.9, mu .1, 4 vectors": TOKEN_SIDE | {"token_vectors": 4},
-    "64, tau 3.9, mu .1, 500 steps": TOKEN_SIDE | {"steps": 500},
     "one block, lambda 3, 500 steps": RECIPES["wide_3"] | {"steps": 500},
-    "64, tau 3.9, mu .1, rate .008": TOKEN_SIDE | {"learning_rate": 8e-3},
+    "64, own at the token, lambda .3": AT_TOKEN | {"lambda": 0.3},
+    "64, own at the token, 4 vectors": AT_TOKEN | {"token_vectors": 4},
+    "64, own at the token, 500 steps": AT_TOKEN | {"steps": 500},
+    "64, own at the token, rate .008": AT_TOKEN | {"learning_rate": 8e-3},
+    "64, own at the token, tau 3.2": AT_TOKEN | {"token_side_margin": 3.2},
+    "64, own at the token, limit 2": AT_TOKEN | {"token_norm_limit": 2.0},
+    "64, own at the token, rank 16": AT_TOKEN | {"rank": 16},
+    "32, own at the token, tau 3.5": AT_TOKEN | {"blocks": 32, "token_side_margin": 3.5, "rank": 16},
+    "16, own at the token, tau 3": AT_TOKEN | {"blocks": 16, "token_side_margin": 3.0, "rank": 16},
     "128, tau 4.8, mu .3": STRONG | {"blocks": 128, "token_side_margin": 4.8},
 }
 
