@@ -8,6 +8,8 @@ table, and writes search.md, search.json and search.png: identity against text a
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from benchmarks.modular.pocket.words import TRAINING_WORDS
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
+from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.world.specs import Individual
 from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
@@ -168,10 +171,31 @@ def columns_of(options: Options) -> list[str]:
     return ["variant", *columns, *(f"all: identity {s}" for s in stages), "crosstalk", "trained"]
 
 
+def draw_frontier(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Identity against text alignment of every variant, one panel for each stage; the best are at the upper right."""
+    from matplotlib.figure import Figure
+
+    numbers = {found["variant"]: numbers_of(found) for found in rows}
+    stages = [name.removeprefix("identity ") for name in next(iter(numbers.values())) if name.startswith("identity ")]
+    figure = Figure(figsize=(5 * len(stages), 7), layout="constrained")
+    for axes, stage in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
+        for index, (variant, values) in enumerate(numbers.items()):
+            point = values[f"identity {stage}"], values[f"text {stage}"]
+            axes.scatter(*point, color=f"C{index % 10}", label=f"{index + 1}: {variant}")
+            axes.annotate(f" {index + 1}", point)
+        axes.set(title=stage if stage in ("alone", "merged") else f"merged {stage}", xlabel="identity", ylabel="text")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomic(path, buffer.getvalue())
+
+
 def main() -> None:
     """The command line."""
     options, sd = read_options(Options, description=__doc__), StableDiffusion.from_pretrained("pocket")
     write_rows(measure_all(options, sd), cells_of, columns_of(options), options.out / "search")
+    draw_frontier(json.loads((options.out / "search.json").read_text()), options.out / "search.png")
 
 
 if __name__ == "__main__":
