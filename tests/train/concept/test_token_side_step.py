@@ -21,7 +21,7 @@ from train.concept.state import init_state, make_optimizer
 from train.concept.step import make_step
 from train.concept.text import with_table
 
-CASES = [("tiny_sd", {}), ("tiny_sd", {"slot": (0, 2)}), ("tiny_xl", {})]
+CASES = [("tiny_sd", {}), ("tiny_sd", {"slot": (0, 2), "token_side_own": "token"}), ("tiny_xl", {})]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,14 @@ def plain_term(config, sd, batch, trainable, owned) -> tuple[float, float]:
     ids = np.concatenate([batch.ids, batch.own_prompts.ids])
     states = np.asarray(encode_text(with_token_rows(sd.models, params), params, ids).states, np.float64)
     arrays, rows = step_params(config, sd)[ARRAYS], len(token_table(sd.params))
-    energies = []
+    energies, at_token = [], []
     for row, state in zip(ids_of(ids, "text_encoder"), states, strict=True):
-        start = np.flatnonzero(row >= rows)[0]
-        energies.append(np.square(state[start:] @ np.asarray(arrays.whitened, np.float64)).mean(0))
-    mean = np.mean(energies, 0)
-    ratio = mean[owned].mean() / mean[~owned].mean()
+        called = np.flatnonzero(row >= rows)
+        spoken = np.square(state @ np.asarray(arrays.whitened, np.float64))
+        energies.append(spoken[called[0] :].mean(0))
+        at_token.append(spoken[called].mean(0))
+    heard = at_token if config.token_side.token_side_own == "token" else energies
+    ratio = np.mean(heard, 0)[owned].mean() / np.mean(energies, 0)[~owned].mean()
     term = config.token_side.token_side * max(0.0, config.token_side.token_side_margin - np.log(ratio))
     for part, natural in arrays.natural.items():
         norms = np.linalg.norm(np.asarray(trainable.tokens_of(part), np.float64), axis=1)

@@ -19,7 +19,8 @@ class TokenSideSettings:
     """tau: own directions are to have e^tau times the energy of others, in units of ordinary text. 2.5 for 16 blocks,
     3.9 for 64."""
     token_side_own: Literal["rest", "token"] = "rest"
-    """Where the token is to speak in its own directions: in the rest of the prompt too, or at its own positions only."""
+    """Where own energy is measured: from the token to the end of the prompt, or at the token's own positions only, so
+    that the words after it stay as they are."""
     token_norm_limit: float = 3.0
     """With the token side: embeddings longer than this many times the median of the token table cost."""
     token_start: Literal["noun", "codeword"] = "noun"
