@@ -4,7 +4,7 @@ Concepts of the little world (people, animals, objects, scenes, styles) are taug
 and by its rivals with as many trained parameters, steps and pictures; then merged; then drawn in new settings and
 measured (see measure.py). Everything is kept under --out and used again under the same conditions; all is seeded.
 Writes report.json, table.md, crosstalk.json (what all other adapters add to a concept's own output, by recipe), curves,
-heat maps and picture grids there.
+heat maps, picture grids, and speech.png (in which blocks of the text basis each token speaks) there.
 
 On a real model, with real concepts (needs PyTorch, and OpenCV to know people by their faces: pip install
 'blocklora_jax[torch,bench,faces]'; the measures are defined in real.py):
@@ -35,13 +35,16 @@ import numpy as np
 from benchmarks.modular.core import figures
 from benchmarks.modular.core.evaluate import Bench, keep_to
 from benchmarks.modular.core.measures import World
-from benchmarks.modular.core.methods import METHODS, Method, check_known
+from benchmarks.modular.core.methods import METHODS, RECIPES, Method, check_known
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import SHORT, by_name, markdown, summarise
+from benchmarks.modular.core.speech import draw_speech, token_speech
 from benchmarks.modular.core.teach import teach
 from benchmarks.modular.worlds.encoder_measures import Encoders
 from benchmarks.modular.worlds.table import POCKET, real_world
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.basis import load_text_basis
+from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
@@ -214,6 +217,8 @@ def draw(options: Options, world: World, bench: Bench, adapters: dict[str, list[
     count = max(options.counts)
     shown = [name for name in SHOWN if name in options.methods] or list(options.methods[:1])
     write_json(options.out / "crosstalk.json", figures.draw_crosstalk(bench.artist.sd, adapters, options.out))
+    if world.basis:
+        _draw_speech(options, world.basis, bench.artist.sd, adapters)
     drawn = {f"{count} merged: {METHODS[n].label}": bench.pictures(f"{n}-{count}") for n in shown}
     first = METHODS[shown[0]].recipe
     alone = bench.pictures(f"{first}-alone")
@@ -229,6 +234,16 @@ def draw(options: Options, world: World, bench: Bench, adapters: dict[str, list[
     if stylised:
         columns = {"by the prompt alone": by_prompt["stylised"]} | apart(drawn, shown, "stylised_apart")
         figures.draw_together(columns, stylised, options.out / "stylised.png")
+
+
+def _draw_speech(options: Options, path: Path, sd: StableDiffusion, adapters: Mapping[str, list[Adapter]]) -> None:
+    """Where the tokens of every recipe that shares a basis speak; of the last recipe without one too."""
+    basis, blocks = load_text_basis(path, params_digest(sd.params)), RECIPES["token"]["blocks"]
+    chosen = [name for name in adapters if "basis" in RECIPES[name]] + [
+        n for n in adapters if "basis" not in RECIPES[n]
+    ][-1:]
+    tables = {name: token_speech(sd, adapters[name], basis, blocks) for name in chosen}
+    draw_speech(tables, [adapter.info.trigger for adapter in adapters[chosen[0]]], options.out / "speech.png")
 
 
 def apart(drawn: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence[str], task: str) -> dict[str, np.ndarray]:

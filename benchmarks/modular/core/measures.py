@@ -96,7 +96,7 @@ class World:
     concepts: (count, seed) -> those that are taught. write: (concepts, folder) -> entries of a file for
     `train.concepts`, pictures in the folder where they have none. recipes: settings of the trainings by name. measures:
     (model, concepts, seed) -> what scores pictures. reference: a concept's first picture, uint8 [h, w, 3]. groups: the
-    kinds of concepts that have a table of their own, by its title; the headline first. settings: of every training.
+    kinds of concepts that have a table of their own, by its title; the headline first. settings: of every training. basis: a file of the text basis that recipes share.
     ceiling: what real pictures are called in the table.
     """
 
@@ -108,4 +108,5 @@ class World:
     reference: Callable[[Any], np.ndarray]
     groups: Mapping[str, Collection[str]]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    basis: Path | None = None
     ceiling: str = "*real drawings*"

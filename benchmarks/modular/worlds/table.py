@@ -16,6 +16,7 @@ from benchmarks.modular.worlds.encoder_measures import Encoders, RealMeasures
 from benchmarks.modular.worlds.folder import concept_entries, fair_recipes, first_concepts, read_folder
 from benchmarks.modular.worlds.sentences import SENTENCES, Sentences
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.references import BASIS
 
 POCKET = World(
     concepts=draw_concepts,
@@ -26,6 +27,7 @@ POCKET = World(
     reference=lambda concept: references(concept)[0],
     groups={"individuals": ("person", "animal", "object"), "scenes and styles": ("scene", "style")},
     settings=TRAINING_WORDS,
+    basis=BASIS,
 )
 
 
