@@ -96,7 +96,8 @@ class World:
     concepts: (count, seed) -> those that are taught. write: (concepts, folder) -> entries of a file for
     `train.concepts`, pictures in the folder where they have none. recipes: settings of the trainings by name. measures:
     (model, concepts, seed) -> what scores pictures. reference: a concept's first picture, uint8 [h, w, 3]. groups: the
-    kinds of concepts that have a table of their own, by its title; the headline first. settings: of every training. basis: a file of the text basis that recipes share.
+    kinds of concepts that have a table of their own, by its title; the headline first. settings: of every training.
+    basis: a file of the text basis that recipes share.
     ceiling: what real pictures are called in the table.
     """
 
