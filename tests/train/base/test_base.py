@@ -37,7 +37,7 @@ def test_a_run_goes_on_from_the_packaged_model(tmp_path):
 
 
 def test_a_share_is_between_none_and_all():
-    with pytest.raises(UserError, match=r"--several is a share, 0 to 1, not 35"):
+    with pytest.raises(UserError, match=r"--several must be a share from 0 to 1, not 35"):
         BaseConfig(several=35)
 
 

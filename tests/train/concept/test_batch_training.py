@@ -177,7 +177,10 @@ def test_settings_of_the_program_are_shared():
     ("text", "message"),
     {
         "no noun": ("ada: {images: a}", "ada needs a class_noun"),
-        "another rank": ("ada: {class_noun: man, rank: 3}", "ada sets 'rank', which holds for all: give it as a flag"),
+        "another rank": (
+            "ada: {class_noun: man, rank: 3}",
+            "ada sets 'rank', which is the same for all concepts: give it as a flag",
+        ),
         "no mapping": ("ada: man", "ada must be a mapping of settings"),
         "empty": ("{}", "names no concepts"),
         "malformed": ("ada: {", "is not valid YAML"),
@@ -188,7 +191,7 @@ def test_settings_of_the_program_are_shared():
         "nameless": ("'': {class_noun: man, token: <a>}", "is empty"),
         "escape": ('"a\\eb": {class_noun: man, token: <a>}', r"'a\\x1bb' cannot be .* control characters"),
         "device": ("nul: {class_noun: man}", "a device on Windows"),
-        "case": ("Ada: {class_noun: man, token: <a>}\nada: {class_noun: man}", "'Ada' and 'ada' are one folder"),
+        "case": ("Ada: {class_noun: man, token: <a>}\nada: {class_noun: man}", "'Ada' and 'ada' would be one folder"),
         "groups": ("Groups: {class_noun: man, token: <a>}", "cannot be named 'Groups': --out has a folder groups/"),
         "a folder": ("ada: {class_noun: man, out: elsewhere}", "ada sets 'out', but its folder is run/ada"),
     }.values(),

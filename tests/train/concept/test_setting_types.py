@@ -78,7 +78,7 @@ def test_what_yaml_writes_in_other_ways_is_taken(tmp_path, text, name, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ada: {class_noun: dog, 5: 6}", "ada sets '5', which holds for all"),
+        ("ada: {class_noun: dog, 5: 6}", "ada sets '5', which is the same for all"),
         ("ada: {class_noun: null}", "ada: class_noun must be a text, not null"),
         ("ada: {class_noun: dog, slot: x}", "ada: slot must be a list of whole numbers or null, not 'x'"),
         ("ada: {class_noun: dog, images: [5]}", "ada: images must be a path, not [5]"),
