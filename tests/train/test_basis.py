@@ -141,7 +141,7 @@ def test_files_that_cannot_be_used_are_told(tiny_sd, basis_file, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             load_basis(path, base)
-    with pytest.raises(UserError, match="has 4 features, but the model's text 32"):
+    with pytest.raises(UserError, match="has 4 features, but the model's text has 32"):
         read_basis(str(small), tiny_sd, "base")
 
 
@@ -155,7 +155,7 @@ def test_files_that_cannot_be_used_are_told(tiny_sd, basis_file, tmp_path):
     ],
 )
 def test_settings_that_a_basis_does_not_go_with_are_named(changes, words):
-    with pytest.raises(UserError, match=f"--basis cuts blocks of the text features: it takes {words}"):
+    with pytest.raises(UserError, match=f"--basis cuts blocks along the text features: it needs {words}"):
         make_config(**{"basis": "pocket", "layers": "cross_kv", **changes})
 
 
@@ -163,7 +163,7 @@ def test_concepts_of_one_program_have_as_many_slots_each():
     one, other = (
         make_config(basis="pocket", layers="cross_kv", token=f"<{n}>", slot=s) for n, s in (("a", (0,)), ("b", (1, 2)))
     )
-    with pytest.raises(UserError, match="as many slots each, not {'<a>': 1, '<b>': 2}: train them apart"):
+    with pytest.raises(UserError, match="equal numbers of slots, not {'<a>': 1, '<b>': 2}: train them sep"):
         check_equal([one, other])
     assert check_equal([one, other.with_settings(slot=(1,))]) is one
 

@@ -64,11 +64,11 @@ def test_another_basis_and_other_codewords_are_refused(files, tiny_sd, basis, tm
     where, _ = files
     book = read_registry(where)
     turned = write_basis(tmp_path / "turned", tiny_sd, basis._replace(directions=basis.directions[:, ::-1]))
-    with pytest.raises(UserError, match=r"is of the basis \w{16}, and --basis .*turned is \w{16}: get the file"):
+    with pytest.raises(UserError, match=r"is for the basis \w{16}, but --basis .*turned is \w{16}: use the file"):
         check_basis(book, token_side_config(turned), tiny_sd)
     words = {BLOCKS: random_codewords(tiny_sd, seed=1)}
     reworded = write_basis(tmp_path / "reworded", tiny_sd, basis._replace(codewords=words))
-    with pytest.raises(UserError, match=r"is of the codewords \w{16}, and those in --basis .*reworded are \w{16}"):
+    with pytest.raises(UserError, match=r"is for the codewords \w{16}, but those in --basis .*reworded are \w{16}"):
         check_basis(book, token_side_config(reworded), tiny_sd)
     # Whoever uses no codewords may have any.
     check_basis(book, token_side_config(reworded, token_start="noun", negatives_from="nouns"), tiny_sd)

@@ -44,5 +44,5 @@ def test_what_differs_from_the_claim_is_refused(changes, message):
 def test_another_base_is_refused():
     check_base(BOOK, "a" * 64, "x")
     check_base(None, "b" * 64, "x")
-    with pytest.raises(UserError, match=r"the registry is of pocket \(aaaaaaaaaaaa\), and sd \(bbbbbbbbbbbb\)"):
+    with pytest.raises(UserError, match=r"the registry is for pocket \(aaaaaaaaaaaa\), but sd \(bbbbbbbbbbbb\)"):
         check_base(BOOK, "b" * 64, "sd")

@@ -42,6 +42,8 @@ def test_an_old_name_stands_for_the_new_one(old, new, tmp_path, monkeypatch, cap
 
 
 def test_an_unknown_name_is_told_with_those_that_there_are():
-    with pytest.raises(UserError, match="--config adda is no file, and no shipped configuration: ada, one_block, "):
+    with pytest.raises(
+        UserError, match=r"--config adda is neither a file nor a shipped configuration \(ada, one_block, "
+    ):
         find_config(Path("adda"))
     assert set(OLD_CONFIGS.values()) < shipped_configs().keys()

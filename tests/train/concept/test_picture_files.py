@@ -1,4 +1,4 @@
-"""What a folder of pictures holds: pictures, captions, masks, and what is left alone."""
+"""Which files of a folder are pictures, captions and masks, and which are ignored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def named(folder, **options) -> list[tuple[str | None, ...]]:
 
 
 def notice(folder) -> str:
-    with pytest.warns(UserWarning, match="left alone") as caught:
+    with pytest.warns(UserWarning, match="ignored") as caught:
         find_pictures(folder)
     [warning] = caught
     return str(warning.message)
@@ -77,14 +77,14 @@ def test_a_mask_that_is_no_png_is_refused_and_no_picture(tmp_path, name):
 
 def test_captions_without_a_picture_are_told_in_one_line(tmp_path):
     make(tmp_path, "a.png", "a.txt", "b.txt", "notes.TXT")
-    assert "left alone: b.txt, notes.TXT (no picture of that name: a.txt is the caption of a.png)" in notice(tmp_path)
+    assert "ignored: b.txt, notes.TXT (no picture of that name: a.txt is the caption of a.png)" in notice(tmp_path)
 
 
 def test_pictures_that_are_not_read_are_told_in_one_line(tmp_path):
     others = ["a.heic", "b.AVIF", "c.gif", "d.tiff", "e.bmp", "f.jfif", "g.caption"]
     make(tmp_path, "a.png", "lone.txt", *others)
     message = notice(tmp_path)
-    assert "a.heic, b.AVIF, c.gif, d.tiff, e.bmp and 2 more (read are .png, .jpg, .jpeg, .webp" in message
+    assert "a.heic, b.AVIF, c.gif, d.tiff, e.bmp and 2 more (only .png, .jpg, .jpeg, .webp" in message
     assert "lone.txt" in message
     assert "\n" not in message
 
@@ -92,7 +92,7 @@ def test_pictures_that_are_not_read_are_told_in_one_line(tmp_path):
 def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path):
     make(tmp_path, "a.heic")
     (tmp_path / "b.png").mkdir()
-    message = r"has no pictures \(.png, .*\); a\.heic \(read are .*\); cannot read b\.png \(a folder\)"
+    message = r"has no pictures \(.png, .*\); a\.heic \(only .* are read\); cannot read b\.png \(a folder\)"
     with pytest.raises(UserError, match=message):
         find_pictures(tmp_path)
 

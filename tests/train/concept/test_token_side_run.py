@@ -233,8 +233,8 @@ def test_a_basis_that_lacks_something_is_refused_before_anything_is_written(case
     [
         ({"assignment": "layer"}, "--token-side needs slots with directions of their own: give --assignment text"),
         ({"token_vectors": 0}, "--token-side needs a token: give --token-vectors 1 or more"),
-        ({"partition_seed": 3}, "--assignment text .* takes --basis and --partition-seed 0"),
-        ({"blocks": 0}, "--basis cuts blocks of the text features: it takes --blocks 2 or more"),
+        ({"partition_seed": 3}, "--assignment text .* needs --basis and --partition-seed 0"),
+        ({"blocks": 0}, "--basis cuts blocks along the text features: it needs --blocks 2 or more"),
         ({"token_side_margin": 99.0}, "--token-side-margin must be at most 30"),
         ({"token_side": 0.0, "assignment": "layer"}, "--token-start codeword needs slots"),
     ],

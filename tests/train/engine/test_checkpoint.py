@@ -174,7 +174,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away_at_the_next_sav
 
 def test_a_copy_of_another_steps_checkpoint_is_not_taken_for_it(folder):
     shutil.copytree(folder / "2", folder / "9")
-    with pytest.warns(UserWarning, match=r"step 9 is damaged \(it is a copy of that of step 2\)"):
+    with pytest.warns(UserWarning, match=r"step 9 is damaged \(it is a copy of the checkpoint of step 2\)"):
         assert Checkpoints(folder).restore(new_state())[0] == 4
 
 
