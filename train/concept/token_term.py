@@ -61,5 +61,5 @@ def token_term(
 
 
 def _mean_over_devices(energies: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The mean over devices, before the logarithm is taken. Gradients stay per device, because the step averages them."""
+    """The mean over devices, before the logarithm is taken. Gradients stay per device. The step averages them."""
     return energies + jax.lax.stop_gradient(jax.lax.pmean(energies, "data") - energies)

@@ -30,7 +30,7 @@ class CheckpointFolder:
         return self.path / str(step)
 
     def move_aside(self, step: int) -> Path:
-        """Rename the path of `step` to `damaged-<step>`, or `damaged-<step>-<i>` if that exists; returns the new path."""
+        """Rename `step` to `damaged-<step>`, or to `damaged-<step>-<i>` if that exists; returns the new path."""
         names = (f"damaged-{step}" + (f"-{i}" if i else "") for i in range(1_000_000))
         aside = next(path for name in names if not os.path.lexists(path := self.path / name))
         os.rename(self.of(step), aside)

@@ -29,7 +29,7 @@ class AdapterSettings:
     axis: Axis = "in"
     """What is cut: input features, output features, or both."""
     slot: tuple[int, ...] | None = None
-    """The slots that this concept owns. If not given, its name gives one. Adapters with different slots can be merged."""
+    """The slots that this concept owns. If not given, its name gives one. Adapters can be merged if slots differ."""
     registry: str | None = None
     """A slot registry (file, folder or URL): train on the slots that are claimed there for the token."""
     partition_seed: int = 0
