@@ -177,7 +177,7 @@ def test_the_root_of_the_library_holds_only_its_errors_and_the_pipeline():
     assert not loose, f"move {', '.join(sorted(loose))} into a folder of blocklora_jax"
 
 
-def test_training_takes_of_merging_only_compose(tree):
+def test_training_imports_only_compose_from_merging(tree):
     taken = {arrow.imported for arrow in tree[1] if arrow.importer.startswith("train.")}
     assert {module for module in taken if module.startswith("merge.")} <= {"merge.compose"}
 

@@ -72,7 +72,7 @@ def value_and_output(apply):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-def test_the_unet_and_its_gradients_equal_fused_weights_also_rematerialised():
+def test_the_unet_and_its_gradients_equal_fused_weights_with_and_without_remat():
     # One compiled program a side: forward and backward of a whole U-Net take long to compile.
     (_, output), gradients = value_and_output(lambda layers: adapted(layers, remat=True)[0])(LAYERS)
     through_fused = value_and_output(lambda layers: plain(fuse(tiny_params()["unet"], layers, SCALE)))
@@ -170,7 +170,7 @@ def test_a_jitted_base_model_is_not_adapted_by_a_later_call(two_layers):
     np.testing.assert_array_equal(base(x), before)
 
 
-def test_no_layers_is_the_base_model(two_layers):
+def test_without_layers_the_output_is_that_of_the_base_model(two_layers):
     params, _, x = two_layers
     output, energies = apply_adapted(TwoLayers(), params, {}, 0.5, x, random_rows=2)
     np.testing.assert_array_equal(output, TwoLayers().apply({"params": params}, x))

@@ -44,7 +44,7 @@ def outside(lora, masks) -> np.ndarray:
 
 
 @pytest.mark.parametrize("axis", [*AXES, None])
-def test_a_new_adapter_changes_nothing_exactly(axis):
+def test_a_new_adapter_changes_nothing(axis):
     lora, _ = init(make_info(axis))
     for layers in lora.values():
         for pair in layers.values():
@@ -62,7 +62,7 @@ def test_init_depends_on_the_key_and_the_layer():
     assert not np.array_equal(first.lora_A, other["unet"]["attn2/to_k"].lora_A)
 
 
-def test_init_is_as_large_as_the_owned_inputs_ask_for():
+def test_initial_values_are_scaled_by_the_number_of_owned_inputs():
     # Of 12 input features two of four slots own 6: A is uniform within 1 / sqrt(6).
     pair = init(make_info("in", rank=200))[0]["unet"]["attn2/to_k"]
     largest = np.abs(pair.lora_A).max()
@@ -90,7 +90,7 @@ def test_masks_of_an_adapter_are_those_of_its_description():
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_gradients_and_adamw_never_leave_the_masks(axis):
+def test_gradients_and_adamw_change_nothing_outside_the_masks(axis):
     lora, masks = init(make_info(axis))
     targets = jax.tree.map(lambda x: jax.random.normal(jax.random.key(3), x.shape), lora)
 
@@ -121,7 +121,7 @@ def torch_delta(pair: LoRAPair, scale: float) -> np.ndarray:
 
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("slots", [((0,), (1,)), ((0, 3), (1, 2))])
-def test_changes_of_different_slots_are_orthogonal_exactly(axis, slots):
+def test_changes_of_different_slots_are_exactly_orthogonal(axis, slots):
     partition = Partition(num_blocks=4, axis=axis, seed=5)
     one, other = (
         random_adapter(n, tiny_params(), slots=s, partition=partition) for n, s in zip("pq", slots, strict=True)

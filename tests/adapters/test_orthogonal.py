@@ -32,7 +32,7 @@ def test_two_slots_have_orthogonal_down_projections(one, other):
             assert first[component][path].lora_B.shape == (4, layers[path][1])
 
 
-def test_all_slots_together_are_one_rotation():
+def test_all_slots_together_form_one_rotation():
     slots = [init_orthogonal(7, SHAPES, slot, rank=4)["unet"][TO_Q].lora_A for slot in range(5)]
     whole = np.concatenate(slots, axis=1, dtype=np.float64)
     np.testing.assert_allclose(whole @ whole.T, np.eye(20) / 3, atol=1e-7)
@@ -52,7 +52,7 @@ def test_seed_and_layer_choose_the_basis():
             assert 0.1 < np.abs(rows[i].T @ rows[j]).max() < 0.9
 
 
-def test_the_basis_is_the_same_for_ever():
+def test_the_basis_never_changes():
     # Files made years apart are merged: these are written down, not computed.
     np.testing.assert_allclose(basis_rows(0, "unet/x", 3, 0, 2).T, GOLDEN, atol=1e-12)
 
@@ -70,7 +70,7 @@ def test_rows_are_as_long_as_those_of_an_ordinary_adapter():
     assert squares[0] == pytest.approx(squares[1], rel=0.02)
 
 
-def test_a_slot_that_the_narrowest_layer_has_not_is_told():
+def test_a_slot_that_the_narrowest_layer_lacks_is_refused():
     assert count_sets(SHAPES, 4) == 5
     for slot in (5, -1):
         with pytest.raises(

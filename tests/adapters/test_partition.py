@@ -66,7 +66,7 @@ def first_rows(path: str, seed: int) -> list[int]:
     return [int(partition.support(path, (64, 8), (slot,)).rows[0]) for slot in range(16)]
 
 
-def test_slots_fall_on_other_blocks_in_every_layer_and_for_every_seed():
+def test_a_slot_has_a_different_block_in_every_layer_and_for_every_seed():
     kinds = {tuple(first_rows(f"{LAYER}{i}", seed)) for i in range(4) for seed in range(4)}
     assert len(kinds) == 16
 
@@ -117,7 +117,7 @@ def test_impossible_partitions_are_refused():
         Partition(num_blocks=0)
 
 
-def test_an_unknown_axis_as_a_file_may_name_it_is_refused():
+def test_an_unknown_axis_from_a_file_is_refused():
     partition = Partition()
     object.__setattr__(partition, "axis", "rows")  # the tests' type checker lets no constructor call pass
     with pytest.raises(UserError, match="unknown block axis 'rows'"):

@@ -45,7 +45,7 @@ def print_a_box():
     raise SystemExit(2)
 
 
-def fall_into_the_net():
+def print_an_unexpected_error():
     sys.stderr.write("error: unexpected error: KeyError; the trace is in trace.txt\n")
     raise SystemExit(1)
 
@@ -71,7 +71,7 @@ READERS = {
     "loaded changed: True for 1": (lambda: {"a": "True"}, {}),
     "loaded changed: an input is lost": (lambda: {"a": 1}, {"intact": lambda: "lost: ada.safetensors"}),
     "tracebacks": (lambda: 1 / 0, {}),
-    "tracebacks: told in one line": (fall_into_the_net, {}),
+    "tracebacks: told in one line": (print_an_unexpected_error, {}),
     "hangs": (lambda: time.sleep(60), {}),
     "memory": (lambda: bytearray(b"x" * (300 << 20)) and {"a": 1}, {}),
     "memory: more than there is": (lambda: bytearray(1 << 45), {}),

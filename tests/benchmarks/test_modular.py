@@ -32,7 +32,7 @@ from train.concept.config import parse_args, settings_as_flags
 CONCEPTS = draw_concepts(15, 0)
 
 
-def test_fifteen_are_five_people_five_subjects_three_scenes_and_two_styles():
+def test_fifteen_concepts_are_five_people_five_subjects_three_scenes_and_two_styles():
     kinds = [concept.kind for concept in CONCEPTS]
     assert (kinds.count("person"), kinds.count("scene"), kinds.count("style")) == (5, 3, 2)
     assert kinds.count("animal") + kinds.count("object") == 5
@@ -45,7 +45,7 @@ def test_fewer_concepts_are_the_first_of_more():
     assert len({concept.token for concept in draw_concepts(60, 0)}) == 60
 
 
-def test_distractors_are_others_of_the_class():
+def test_distractors_are_other_individuals_of_the_class():
     for concept in CONCEPTS:
         distractors = draw_distractors(concept, 5, 0)
         assert {s.class_noun for s in distractors} == {concept.class_noun}
@@ -53,7 +53,7 @@ def test_distractors_are_others_of_the_class():
 
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=lambda c: c.name)
-def test_prompts_call_their_concept_once_and_their_plain_form_calls_nobody(concept):
+def test_prompts_call_their_concept_once_and_their_plain_form_calls_none(concept):
     prompts = concept_prompts(concept)
     assert [p.category for p in prompts] == ["place"] * 4 + ["style"] * 2 + ["company"] * 2
     for prompt in prompts:
@@ -127,7 +127,7 @@ class _Seen(NamedTuple):
 
 
 @pytest.mark.parametrize(("command", "flag"), [(rates, "--recipes"), (ablation, "--only"), (bench, "--methods")])
-def test_names_that_nothing_has_are_told_with_those_there_are(command, flag):
+def test_the_error_for_an_unknown_name_lists_the_known_ones(command, flag):
     with pytest.raises(UserError, match=f"{flag} 'plane' is not known: choose among .*; "):
         tyro.cli(command.Options, args=[flag, "plane"])
 
@@ -140,7 +140,7 @@ def test_names_that_nothing_has_are_told_with_those_there_are(command, flag):
         ('{"learning_rate": 0.0}', ("tokens",)),
     ],
 )
-def test_trained_numbers_are_those_that_the_settings_trained(tiny_sd, training, counted):
+def test_only_numbers_that_the_settings_train_are_counted(tiny_sd, training, counted):
     adapter = random_adapter("ada", tiny_sd.params, slots=(0,), layers="cross_kv", partition=None)
     pairs = adapter.lora["unet"].values()
     sizes = {"down": sum(p.lora_A.size for p in pairs), "up": sum(p.lora_B.size for p in pairs)}
@@ -160,7 +160,7 @@ def test_trained_numbers_in_a_basis_are_those_of_the_owned_directions(tiny_sd):
     assert np.count_nonzero(next(iter(adapter.lora["unet"].values())).lora_A) == 32 * 2
 
 
-def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
+def test_tokens_of_other_concepts_do_not_change_a_picture(tiny_sd):
     adapters = [random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "rex"))]
     model = tiny_sd.with_adapters(adapters[:1])
     prompts = [f"a photo of {adapters[0].info.trigger}"]
@@ -177,7 +177,7 @@ def result(**scores) -> dict:
     return {"concepts": {key: dict.fromkeys(names, values) for key, values in scores.items()}}
 
 
-def test_what_is_kept_is_a_ratio_of_means_over_the_merged_concepts_only():
+def test_retention_is_a_ratio_of_means_over_the_merged_concepts_only():
     alone, merged = result(a=[0.8, 0.8], b=[0.4, 0.4], c=[9.0]), result(a=[0.4, 0.6], b=[0.4, 0.2])
     kept, low, high = retention([merged], [alone], "identity")
     assert kept == pytest.approx((0.5 + 0.3) / (0.8 + 0.4))
@@ -216,7 +216,7 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
 
 
 @pytest.mark.parametrize("settings", [*VARIANTS.values(), *RECIPES.values()], ids=[*VARIANTS, *RECIPES])
-def test_every_variant_is_a_training_that_can_be_asked_for(settings):
+def test_every_variant_has_valid_training_settings(settings):
     flags = settings_as_flags({k: v for k, v in settings.items() if k != "slots_each"})
     config = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run", *flags])
     plain = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run"])
@@ -224,7 +224,7 @@ def test_every_variant_is_a_training_that_can_be_asked_for(settings):
     assert (config == plain) == (not settings)
 
 
-def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_path, monkeypatch):
+def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_path, monkeypatch):
     taught = []
 
     def train(configs, groups, at_once, platform):
@@ -250,7 +250,7 @@ def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_pat
         teach_both(blocks=0, rank=6)
 
 
-def test_results_made_otherwise_are_not_used_again(tiny_sd, tmp_path):
+def test_results_made_with_other_settings_are_not_used_again(tiny_sd, tmp_path):
     options = SimpleNamespace(steps=300, batch=6, prompts=8, sampler_steps=20)
     concepts: Any = [SimpleNamespace(name=name) for name in ("ada", "rex")]
     folder = tmp_path / "results"

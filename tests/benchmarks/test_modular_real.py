@@ -101,7 +101,7 @@ def test_a_folder_with_another_model_is_refused(models):
 
 
 @pytest.mark.parametrize("kind", ["person", "object", "scene", "style"])
-def test_real_prompts_are_of_four_categories_and_their_plain_form_calls_nobody(kind):
+def test_real_prompts_have_four_categories_and_their_plain_form_calls_none(kind):
     for noun in ("dog", "owl"):
         prompts = Sentences.read().concept_prompts(concept("ada", kind, noun), 20)
         assert [p.category for p in prompts] == [c for c in CATEGORIES for _ in range(5)]
@@ -116,7 +116,7 @@ def test_real_prompts_are_of_four_categories_and_their_plain_form_calls_nobody(k
     assert [p.category for p in few] == ["recontextualised"] * 2 + ["restyled"] * 2 + ["company", "property"]
 
 
-def test_tasks_of_real_concepts_call_two():
+def test_tasks_of_real_concepts_call_two_concepts():
     sentences = Sentences.read()
     mixed = [
         concept("a", "person", "man"),
@@ -228,7 +228,7 @@ def test_faces_are_found_at_a_size_that_the_detector_knows_the_largest_first(mon
     np.testing.assert_allclose(found, [np.array([1, 1, 9, 9]) / 164**0.5, np.array([0, 0, 2, 3]) / 13**0.5], rtol=1e-6)
 
 
-def test_missing_opencv_is_told_with_its_extra(monkeypatch, tmp_path):
+def test_the_error_without_opencv_names_the_extra_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match=r"blocklora_jax\[faces\]"):
         faces.FaceEncoder(str(tmp_path), str(tmp_path)).faces(random_picture(20, 10))
@@ -240,7 +240,7 @@ def _world(models, concepts) -> list[str]:
     return ["--model", str(models.sd), "--concepts", str(concepts)]
 
 
-def test_folders_that_do_not_suffice_are_refused(concepts, models, tmp_path):
+def test_unusable_folders_and_flags_are_refused(concepts, models, tmp_path):
     with pytest.raises(UserError, match="token_vectors"):
         read_folder(concepts, {"token_vectors": 0})
     (tmp_path / "one").mkdir()
@@ -254,7 +254,7 @@ def test_folders_that_do_not_suffice_are_refused(concepts, models, tmp_path):
         main(["--model", str(models.sd)])
 
 
-def test_a_real_model_is_spared_what_needs_the_pocket_models_basis(concepts, models):
+def test_a_real_model_is_not_measured_with_methods_that_need_the_pocket_models_basis(concepts, models):
     world = real_world(StableDiffusion.from_pretrained(str(models.sd)), concepts, {}, 16, Encoders())
     assert set(METHODS) - set(available((), world)) == {"quiet"} and available((), POCKET) == tuple(METHODS)
     with pytest.raises(UserError, match="quiet is for the pocket model only"):

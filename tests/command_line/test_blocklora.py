@@ -37,7 +37,7 @@ def blocklora(folder: Path, *args: str, more: str = "") -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize("args", [[], ["--help"]])
-def test_alone_it_lists_every_command_and_does_not_load_jax(args, folder):
+def test_without_arguments_it_lists_every_command_and_does_not_load_jax(args, folder):
     heavy = "import atexit; atexit.register(lambda: print([m for m in ('jax', 'numpy', 'tyro') if m in sys.modules]))"
     ran = blocklora(folder, *args, more=f"{heavy}; main()")
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -55,7 +55,7 @@ def test_every_command_can_be_loaded_and_is_where_its_group_says():
     assert len({command.name for command in COMMANDS}) == len(COMMANDS)
 
 
-def test_an_unknown_command_is_one_line_with_the_nearest(folder):
+def test_an_unknown_command_is_one_line_with_the_nearest_known_one(folder):
     ran = blocklora(folder, "trian")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("error: unknown command 'trian': choose train, train-many, ")
@@ -93,7 +93,7 @@ def test_an_error_is_one_line_and_writes_nothing(folder):
     assert sorted(folder.iterdir()) == before
 
 
-def test_what_nobody_foresaw_names_the_command(folder):
+def test_an_unexpected_error_names_the_command(folder):
     broken = "import merge.cli.describe as d; d.describe = None; import merge.cli.info as i; i.required = None; main()"
     ran = blocklora(folder, "info", "a.safetensors", more=broken)
     assert ran.returncode == 70
@@ -110,7 +110,7 @@ def test_ctrl_c_in_the_first_imports_is_one_line():
     assert (ran.returncode, ran.stderr) == (130, "error: interrupted\n")
 
 
-def test_programs_are_named_by_how_they_were_called():
+def test_programs_are_named_as_they_were_called():
     assert program_name("python -m merge check") == "python -m merge check"
     with called_as("check"):
         assert program_name("python -m merge check") == "blocklora check"

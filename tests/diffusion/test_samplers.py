@@ -22,7 +22,7 @@ SCHEDULE = Schedule(
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_model_that_knows_the_answer_gets_it(name, prediction, spacing):
+def test_with_a_perfect_model_the_sampler_recovers_the_sample(name, prediction, spacing):
     schedule = dataclasses.replace(SCHEDULE, prediction_type=prediction, timestep_spacing=spacing)
     truth, noise = (jax.random.normal(jax.random.key(seed), (1, 4, 4, 2)) for seed in (0, 1))
     table = jnp.asarray(schedule.alphas_cumprod)

@@ -91,5 +91,5 @@ def test_a_lora_of_the_family_of_the_page_is_recognised_and_exported_under_its_n
         assert set(file.keys) == set(tensors)
 
 
-def test_a_model_of_the_family_of_the_page_is_told_from_those_built_alike(wide):
+def test_a_model_of_the_family_of_the_page_is_told_from_similar_ones(wide):
     assert [family_of_build(False, False, width) for width in (1024, 1536)] == ["sd2", "wide"]

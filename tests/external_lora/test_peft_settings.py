@@ -44,7 +44,7 @@ PLAIN = {"r": 2, "lora_alpha": 4}
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "OLoRA"])
-def test_starts_that_change_the_base_are_refused(tmp_path, start, where):
+def test_initialisations_that_change_the_base_are_refused(tmp_path, start, where):
     path = write(tmp_path, {**PLAIN, "init_lora_weights": start}, where)
     with pytest.raises(UserError, match="changes the base model too") as error:
         Adapter.load(path)
@@ -54,7 +54,7 @@ def test_starts_that_change_the_base_are_refused(tmp_path, start, where):
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("start", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
-def test_starts_that_leave_the_base_are_read(tmp_path, start, where):
+def test_initialisations_that_do_not_change_the_base_are_read(tmp_path, start, where):
     adapter = Adapter.load(write(tmp_path, {**PLAIN, "init_lora_weights": start, "use_rslora": True}, where))
     (pair,) = next(iter(adapter.lora.values())).values()
     np.testing.assert_allclose(pair.lora_A, 4 / 2**0.5, rtol=1e-6)
@@ -129,7 +129,7 @@ def test_what_peft_saves_by_default_is_read(tmp_path):
     np.testing.assert_allclose((pair.lora_A @ pair.lora_B).T, change, atol=1e-6)
 
 
-def test_a_pissa_is_refused_and_read_once_peft_has_converted_it(tmp_path):
+def test_a_pissa_is_refused_but_read_after_peft_has_converted_it(tmp_path):
     torch.manual_seed(0)
     fc1 = torch.nn.Linear(8, 16, bias=False)
     before = fc1.weight.detach().numpy().copy()
@@ -181,7 +181,7 @@ def test_patterns_of_unbounded_cost_are_refused(pattern):
     assert "more than names of layers" in check_patterns([pattern])
 
 
-def test_many_patterns_are_refused_and_the_dearest_are_quick():
+def test_too_many_patterns_are_refused_and_the_slowest_allowed_ones_are_quick():
     assert "2001 patterns are more than" in check_patterns([f"layer{i}" for i in range(2001)])
     assert "9 patterns with wildcards" in check_patterns([f"a.*{i}" for i in range(9)])
     dear = ".*.*(.|.|.|.|.|.|.|.|.)x"

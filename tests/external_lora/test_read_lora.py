@@ -167,7 +167,7 @@ def write_lora(path, name="lora_unet_" + QUERY.replace(".", "_"), seed=6):
     return Adapter.load(path)
 
 
-def test_two_foreign_adapters_add_only_when_asked_to(sd1, tmp_path):
+def test_two_external_adapters_are_summed_only_on_request(sd1, tmp_path):
     one, other = write_lora(tmp_path / "one.safetensors"), write_lora(tmp_path / "other.safetensors", seed=7)
     with pytest.raises(UserError) as error:
         merge.compose(sd1.params, [one, other])
@@ -183,7 +183,7 @@ def test_two_foreign_adapters_add_only_when_asked_to(sd1, tmp_path):
     )  # fmt: skip
 
 
-def test_a_foreign_adapter_is_kept_in_our_file_with_its_ranks(sd1, tmp_path):
+def test_an_external_adapter_is_saved_in_our_file_with_its_ranks(sd1, tmp_path):
     layers, _ = every_layer(sd1, np.random.default_rng(8))
     save_file(kohya_file({kohya_names(*name): x for name, x in layers.items()}, {}), tmp_path / "a.safetensors")
     adapter = Adapter.load(tmp_path / "a.safetensors")
@@ -218,7 +218,7 @@ def test_a_foreign_adapter_is_kept_in_our_file_with_its_ranks(sd1, tmp_path):
         (["lora_unet_x.lora_up.weight"], "not a blocklora adapter"),
     ],
 )
-def test_other_kinds_are_named(tmp_path, keys, message):
+def test_other_kinds_of_adapters_are_named(tmp_path, keys, message):
     save_file({key: np.zeros((2, 2), np.float32) for key in keys}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=message) as error:
         Adapter.load(tmp_path / "x.safetensors")

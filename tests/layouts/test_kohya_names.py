@@ -35,7 +35,7 @@ def layer_path(component: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_layer_of_the_full_size_models_has_one_name_that_leads_back(family):
+def test_every_layer_of_the_full_size_models_has_one_name_that_is_read_back(family):
     table, count = any_kohya_table(), 0
     for component in parts(family):
         for name, module in adaptable(family, component).items():

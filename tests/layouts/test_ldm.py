@@ -63,7 +63,7 @@ def test_diffusers_converters_read_every_name_in_its_shape(family):
         assert {key: tuple(x.shape) for key, x in converted[component].items()} == expected
 
 
-def test_tensors_come_apart_as_they_were_joined():
+def test_joined_tensors_are_split_into_the_same_tensors():
     rng = np.random.default_rng(0)
     qkv = [("text_encoder_2", f"text_model.encoder.layers.0.self_attn.{x}_proj.weight") for x in "qkv"]
     for entries, shape in (

@@ -105,7 +105,7 @@ def test_an_unblocked_adapter_alone_is_removed_too():
     assert_same(merge.remove(merge.compose(base, [adapter]), base, [adapter], "ada"), base)
 
 
-def test_what_cannot_be_undone_is_refused():
+def test_an_impossible_removal_is_refused():
     base = make_params()
     adapters = [make_adapter("ada", (0,)), make_adapter("bob", (1,)), make_adapter("cyd", (1,))]
     merged = merge.compose(base, adapters, allow_overlap=True)
@@ -125,7 +125,7 @@ def test_what_cannot_be_undone_is_refused():
         )
 
 
-def test_another_base_shows_outside_of_the_blocks():
+def test_another_base_is_noticed_outside_of_the_blocks():
     base, adapters = make_params(), [make_adapter("ada", (0,)), make_adapter("bob", (1,))]
     for dtype in DTYPES:
         merged = merge.compose(base, adapters)
@@ -142,7 +142,7 @@ def test_another_base_shows_outside_of_the_blocks():
         check_untouched(merge.compose(base, adapters), half, adapters, "float32")
 
 
-def test_the_record_keeps_all_but_the_numbers(tmp_path):
+def test_the_manifest_keeps_everything_but_the_tensors(tmp_path):
     adapters = (make_adapter("ada", (0, 2), vectors=3), make_adapter("bob", partition=None, vectors=0))
     record = MergeManifest(
         base_name="small", base_digest="a" * 64, dtype="float16",

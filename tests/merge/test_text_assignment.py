@@ -53,7 +53,7 @@ def make(name: str, slots: tuple[int, ...], partition: Partition = CUT) -> Adapt
 ADA, REX, BO = make("ada", (1,)), make("rex", (0, 3)), make("bo", (2,))
 
 
-def test_on_its_own_directions_a_concept_is_as_merged_alone_up_to_rounding():
+def test_on_its_own_directions_a_concept_equals_its_merge_alone_up_to_rounding():
     merged = flatten_params(merge.compose(PARAMS, [ADA, REX]))
     others = flatten_params(merge.compose(PARAMS, [REX]))
     base = flatten_params(PARAMS)
@@ -89,7 +89,7 @@ def test_files_and_manifests_keep_the_assignment(tmp_path):
     assert read_record(tmp_path).to_json() == record.to_json()
 
 
-def test_removing_and_replacing_are_refused_where_others_stay_and_say_what_to_do():
+def test_removing_and_replacing_are_refused_with_advice_if_other_concepts_stay():
     merged = merge.compose(PARAMS, [ADA, REX])
     for change in (
         lambda: merge.remove(merged, PARAMS, [ADA, REX], "ada"),

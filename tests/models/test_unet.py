@@ -141,7 +141,7 @@ def test_gradient_reaches_text_and_every_parameter():
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_interceptor_meets_every_dense_layer_at_its_parameter_path_and_may_sow(params, remat):
+def test_an_interceptor_sees_every_dense_layer_at_its_parameter_path_and_may_sow(params, remat):
     met = set()
 
     def record(next_fun, args, kwargs, context):

@@ -104,11 +104,11 @@ def test_exported_merge_has_our_weights_in_diffusers_and_by_the_rules_of_comfyui
 
 
 def _layers(adapters):
-    found = {}
+    names = {}
     for adapter in adapters:
         for component, layers in adapter.lora.items():
-            found.setdefault(component, set()).update(layers)
-    return found
+            names.setdefault(component, set()).update(layers)
+    return names
 
 
 def test_files_that_peft_and_diffusers_write_compose_to_their_fused_weights(model, tmp_path):

@@ -45,7 +45,7 @@ def test_the_noise_of_every_scheduler_is_read_bit_for_bit(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_what_a_config_does_not_say_is_what_its_class_means(name):
+def test_missing_fields_have_the_defaults_of_the_scheduler_class(name):
     np.testing.assert_array_equal(
         Schedule.from_json({"_class_name": name}, name).alphas_cumprod,
         getattr(diffusers, name)().alphas_cumprod.numpy(),

@@ -44,7 +44,7 @@ def test_embeddings_are_unit_vectors_and_labels_are_probabilities(judge, picture
     assert ((labels.classes >= 0) & (labels.classes <= 1)).all()
 
 
-def test_a_picture_is_measured_alike_in_every_company(judge, pictures):
+def test_the_measures_of_a_picture_do_not_depend_on_its_batch(judge, pictures):
     many = np.concatenate([pictures] * 8)[:70]
     # More than a batch of 64; the same program, so the same numbers.
     np.testing.assert_array_equal(
@@ -109,7 +109,7 @@ def test_pictures_of_another_shape_are_refused(judge, bad):
         judge.embed(bad)
 
 
-def test_a_judge_of_another_world_or_with_other_weights_is_refused(tmp_path):
+def test_a_judge_with_other_classes_or_other_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match="no judge in .*--only-judge"):
         load_judge(tmp_path / "none")
     shutil.copytree(FOLDER, tmp_path / "judge")

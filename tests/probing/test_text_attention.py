@@ -64,16 +64,17 @@ def test_attention_is_that_of_diffusers_over_a_trajectory(family, tmp_path):
 def test_attention_under_an_adapter_is_that_of_its_merge(tiny_sd):
     adapter = random_adapter("ada", tiny_sd.params, slots=(1,), size=0.3, layers="attention")
     ids = tiny_sd.tokenizer.encode(["a photo of <ada> man"] * 3, token_counts([adapter]))
-    own, looks = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter)), TextAttention(tiny_sd, chunk=2)
-    adapted, base = looks(own, adapter, ids), looks(own, None, ids)
-    np.testing.assert_allclose(adapted, looks(merge.compose(tiny_sd.params, [adapter]), None, ids), atol=1e-5)
+    # The params with the adapter's tokens.
+    params, attention = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter)), TextAttention(tiny_sd, chunk=2)
+    adapted, base = attention(params, adapter, ids), attention(params, None, ids)
+    np.testing.assert_allclose(adapted, attention(merge.compose(tiny_sd.params, [adapter]), None, ids), atol=1e-5)
     np.testing.assert_allclose(adapted.sum(1), 1, atol=1e-5)
     assert np.abs(adapted - base).max() > 1e-3
     # Every prompt has noise of its own.
     assert np.abs(adapted[0] - adapted[1]).max() > 1e-6 and np.abs(adapted[0] - adapted[2]).max() > 1e-6
 
 
-def test_text_counts_by_its_attention(tiny_sd, monkeypatch):
+def test_text_positions_are_weighted_by_their_attention(tiny_sd, monkeypatch):
     """All attention on the first position: what layers read there is all that counts, but for the even share."""
     adapters = [
         random_adapter(name, tiny_sd.params, slots=(), layers="attention", partition=None) for name in ("ada", "rex")

@@ -32,13 +32,13 @@ BLOCKS = 4
 
 
 @pytest.mark.parametrize("model", ["tiny_sd", "tiny_xl"])
-def test_codewords_speak_in_their_slots_directions_on_prompts_never_seen(model, request):
+def test_features_of_codewords_lie_in_their_slots_directions_on_held_out_prompts(model, request):
     sd = request.getfixturevalue(model)
     moments = text_moments(sd, WORDS, 20)
     basis = principal_directions(moments)[1]
     whitened = whitened_directions(basis, energies_along(basis, moments))
-    settings, (own, held_out) = CodewordSettings(steps=40, prompts=2, chunk=3), split_words(WORDS)
-    found = optimise_codewords(sd, whitened, BLOCKS, codeword_prompts(own, 8, 0), settings)
+    settings, (used, held_out) = CodewordSettings(steps=40, prompts=2, chunk=3), split_words(WORDS)
+    found = optimise_codewords(sd, whitened, BLOCKS, codeword_prompts(used, 8, 0), settings)
     assert {part: tokens.shape[:2] for part, tokens in found.items()} == dict.fromkeys(
         sd.models.text_encoders, (BLOCKS, settings.vectors)
     )
@@ -48,7 +48,7 @@ def test_codewords_speak_in_their_slots_directions_on_prompts_never_seen(model, 
     assert (after > 1.5 * before).all()
 
 
-def test_slots_share_out_all_directions_in_turn():
+def test_slots_take_all_directions_in_turn():
     masks = slot_masks(BLOCKS, 10)
     assert masks.sum(0).tolist() == [1] * 10
     assert np.flatnonzero(masks[1]).tolist() == [1, 5, 9]
@@ -74,7 +74,7 @@ def test_a_file_keeps_energies_and_codewords(tmp_path):
         load_text_basis(path, "base")
 
 
-def test_the_packaged_codewords_hold_on_words_that_were_not_used():
+def test_the_packaged_codewords_work_on_held_out_words():
     sd = StableDiffusion.from_pretrained("pocket")
     found = load_text_basis(BASIS, params_digest(sd.params))
     # Adapters name the directions by this; codewords that join the file do not change it.

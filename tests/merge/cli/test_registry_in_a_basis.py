@@ -34,7 +34,7 @@ def files(tiny_sd, tiny_folder, basis, tmp_path):
     return where, path
 
 
-def test_it_names_basis_and_codewords_and_says_how_to_train(files, basis, capsys):
+def test_the_registry_names_basis_and_codewords_and_says_how_to_train(files, basis, capsys):
     where, _ = files
     book = read_registry(where)
     digest = basis_digest(basis.directions)

@@ -98,7 +98,7 @@ def test_inputs_are_those_of_the_concepts_prompts(tiny_sd, trained):
     assert len({id(grams[0]) for grams in found.grams.values()}) == 1
 
 
-def test_fused_adapters_disturb_each_other_less(tiny_sd, trained):
+def test_fitted_adapters_disturb_each_other_less(tiny_sd, trained):
     before = measure_crosstalk(tiny_sd, trained)[ALL].others
     fused = merge.fit_jointly(tiny_sd, trained, words=WORDS)
     after = measure_crosstalk(tiny_sd, fused)[ALL].others
@@ -120,7 +120,7 @@ def files(tiny_sd, trained, tmp_path, monkeypatch):
     return [str(tmp_path / adapter.name / "adapter.safetensors") for adapter in trained]
 
 
-def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
+def test_files_are_fitted_and_written_as_files(files, tiny_sd, trained, tmp_path, capsys):
     main(["fit", *files, "--out", str(tmp_path / "fused")])
     assert "wrote" in capsys.readouterr().out
     written = [Adapter.load(tmp_path / "fused" / f"{adapter.name}.safetensors") for adapter in trained]
@@ -140,7 +140,7 @@ def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
         merge.compose(params, [written[0], trained[1]])
 
 
-def test_files_are_fused_by_attention(files, tiny_sd, trained, tmp_path, monkeypatch):
+def test_files_are_fitted_with_attention(files, tiny_sd, trained, tmp_path, monkeypatch):
     def first_half(self, params, adapter, ids, seed):
         length = ids.shape[-1]
         return np.tile(np.arange(length) < length // 2, (len(ids), 1)) / (length // 2)
@@ -156,7 +156,7 @@ def test_files_are_fused_by_attention(files, tiny_sd, trained, tmp_path, monkeyp
             assert np.abs(pair.lora_A - even.lora["unet"][path].lora_A).max() > 1e-4
 
 
-def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path, monkeypatch):
+def test_errors_are_reported_before_the_model_is_read(trained, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the model was read")
 
@@ -176,13 +176,13 @@ def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path
             main(["fit", *args, "--out", str(tmp_path)])
 
 
-def test_a_concept_that_nothing_calls_is_refused(files, tmp_path):
+def test_a_concept_whose_trigger_is_in_random_prompts_is_refused(files, tmp_path):
     with pytest.raises(UserError, match="'ada' is called by 'dog', which random prompts have too"):
         main(["fit", *files, "--out", str(tmp_path / "fused"), "--trigger", "dog", "<rex> man"])
     assert not (tmp_path / "fused").exists()
 
 
-def test_what_the_flags_say_of_the_files_is_what_is_fitted_and_written(files, trained, tmp_path):
+def test_flags_that_describe_the_files_change_the_fit_and_the_written_files(files, trained, tmp_path):
     written = {}
     for kinds in ([], ["--kind", "scene", "style"]):
         out = tmp_path / f"fused{len(kinds)}"

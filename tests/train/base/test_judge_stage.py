@@ -101,7 +101,7 @@ def draw_here(folder, seed, cast, count):
     return np.stack([draw(make_spec(seed, cast, number)[0]) for number in range(count)])
 
 
-def test_training_learns_stops_and_goes_on_exactly(train, tmp_path, monkeypatch):
+def test_training_learns_and_resumes_exactly(train, tmp_path, monkeypatch):
     whole = train("whole", 8)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert {"loss", "top1", *stage.WEIGHTS} <= set(lines[0])
@@ -116,7 +116,7 @@ def test_training_learns_stops_and_goes_on_exactly(train, tmp_path, monkeypatch)
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_training_goes_on_from_a_judge(train):
+def test_training_continues_from_a_judge(train):
     config = stage.JudgeConfig()
     params = JudgeNetwork(config).init(jax.random.key(7), jnp.zeros((1, 64, 64, 3)))["params"]
     first = Judge(config=config, params=params, training={"seed": 7})
@@ -126,7 +126,7 @@ def test_training_goes_on_from_a_judge(train):
     assert kept.training["before"] == first.training
 
 
-def test_softened_pictures_are_what_the_autoencoder_gives_back(vae, tmp_path):
+def test_softened_pictures_are_those_that_the_autoencoder_reconstructs(vae, tmp_path):
     pictures = draw_here(None, 0, CAST, 3)
     softened = softness.soften(*vae, pictures, tmp_path / "softened.npy")
     model, images = AutoencoderKL(VAE), jnp.asarray(pictures, jnp.float32) / 127.5 - 1

@@ -38,7 +38,7 @@ def test_there_is_a_number_for_every_variant():
             assert sum(key[0] == name for key in variants) == expected
 
 
-def test_an_individual_has_several_pictures_and_never_a_twin_beside_it():
+def test_an_individual_has_several_pictures_and_never_stands_beside_one_of_its_class():
     specs = [lineup.make_spec(0, CAST, i)[0] for i in range(COUNT)]
     first = lineup.draw_individual(0, 5)
     about = [spec for i, spec in enumerate(specs) if i % CAST == 5]

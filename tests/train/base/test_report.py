@@ -41,7 +41,7 @@ def _labels(classes, scene, style):
         (("dog", "man"), {"dog": 0.9, "man": 0.7, "cat": 0.8}, False),
     ],
 )
-def test_class_is_recognised_if_none_is_likelier_and_two_only_if_likely(names, classes, there):
+def test_one_class_is_recognised_if_it_is_most_probable_and_two_if_both_are_probable(names, classes, there):
     assert report.recognise(_labels(classes, "beach", "photo"), [_spec(names)])["classes"].tolist() == [there]
 
 
@@ -62,7 +62,7 @@ def test_known_captions_are_those_of_the_bases_pictures():
     assert all(len(names) == 2 for names, _, _ in new)
 
 
-def test_unseen_individuals_are_none_that_the_judge_learnt():
+def test_unseen_individuals_are_not_among_those_the_judge_learnt():
     training = {"seed": 4, "individuals": 300}
     untrained = Judge(config=JudgeConfig(), params={}, training=training)
     cast = identity.draw_unseen(untrained, 2, 36)
@@ -73,7 +73,7 @@ def test_unseen_individuals_are_none_that_the_judge_learnt():
     assert not learnt & set(cast)
 
 
-def test_unseen_individuals_leave_out_what_was_learnt(monkeypatch):
+def test_drawing_unseen_individuals_skips_those_that_were_learnt(monkeypatch):
     judge = Judge(config=JudgeConfig(), params={}, training={"seed": 0, "individuals": 18})
     first = identity.draw_unseen(judge, 2, 18)
     monkeypatch.setattr(identity.lineup, "draw_individual", lambda seed, i: first[i])
@@ -96,7 +96,7 @@ def test_variants_are_told_by_their_references(judge):
     assert measured["cosine_same"] > measured["cosine_other"]
 
 
-def test_captions_are_measured_on_what_is_generated(judge):
+def test_captions_are_measured_on_the_generated_pictures(judge):
     """A base that draws is as good as drawings; one that always draws the same is found out."""
     known = report.known_captions([PictureSet(0, 50, 0.35)])
     perfect = report.measure_captions(judge, report.draw_all, known, 1, (16, 8))
@@ -117,7 +117,7 @@ def _asked(measured):
     return [name for name, (_, number) in measured["by_name"]["generated"]["classes"].items() for _ in range(number)]
 
 
-def test_text_shows_rates_and_whether_bars_are_met(judge):
+def test_text_shows_rates_and_whether_minimum_values_are_reached(judge):
     captions = report.measure_captions(judge, report.draw_all, set(), 1, (6, 4))
     captions["one"]["ratio"]["scene"] = 0.6234
     who = {"individuals": 10, "top1": 0.912, "top1_of_class": 0.95, "top1_in_pairs": 0.7, "cosine_same": 0.8}

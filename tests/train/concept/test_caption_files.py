@@ -35,7 +35,7 @@ def read(folder, data: bytes) -> str:
         f"a photo\ufeff of {TEXT.removeprefix('a photo of ')}".encode("utf-8-sig"),
     ],
 )
-def test_a_byte_order_mark_says_the_encoding_and_is_no_text(tmp_path, data):
+def test_a_byte_order_mark_gives_the_encoding_and_is_not_part_of_the_text(tmp_path, data):
     assert read(tmp_path, data) == TEXT
 
 
@@ -53,7 +53,7 @@ def test_a_byte_order_mark_says_the_encoding_and_is_no_text(tmp_path, data):
         (b"<ada> " + b"x" * 70000, "larger than 64 kB"),
     ],
 )
-def test_what_is_no_text_or_of_unknown_encoding_is_named_with_the_way_out(tmp_path, data, reason):
+def test_files_that_are_not_text_or_of_unknown_encoding_are_named_with_advice(tmp_path, data, reason):
     with pytest.raises(UserError, match=rf"cannot read 0\.txt \(.*{reason}.*\): .* save them as UTF-8") as error:
         read(tmp_path, data)
     assert "png" not in str(error.value)
@@ -87,5 +87,5 @@ def test_all_files_at_fault_are_named_at_once(tmp_path):
         ("", ""),
     ],
 )
-def test_what_nobody_sees_does_not_reach_the_tokenizer(text, seen):
+def test_invisible_characters_do_not_reach_the_tokenizer(text, seen):
     assert visible_text(text) == seen

@@ -36,7 +36,7 @@ def test_the_claimed_slots_are_used():
         ({"slot": None, "partition_seed": 1}, "--partition-seed 0"),
     ],
 )
-def test_what_differs_from_the_claim_is_refused(changes, message):
+def test_settings_that_differ_from_the_claim_are_refused(changes, message):
     with pytest.raises(UserError, match=re.escape(message)):
         use_claim(make_config(**changes), BOOK)
 

@@ -41,7 +41,7 @@ def test_an_old_name_stands_for_the_new_one(old, new, tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == ""
 
 
-def test_an_unknown_name_is_told_with_those_that_there_are():
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
         UserError, match=r"--config adda is neither a file nor a shipped configuration \(ada, one_block, "
     ):

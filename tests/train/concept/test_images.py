@@ -34,7 +34,7 @@ def only(folder):
     return picture
 
 
-def test_pictures_come_by_name_and_others_files_stay(tmp_path):
+def test_pictures_are_sorted_by_name_and_other_files_are_ignored(tmp_path):
     for name in ("b.png", "a.JPG", "c.webp"):
         two_halves().save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("mine")
@@ -195,7 +195,7 @@ def test_a_folder_named_like_a_picture_is_named(tmp_path):
         read_pictures(tmp_path)
 
 
-def test_folders_without_pictures(tmp_path):
+def test_folders_without_pictures_are_refused(tmp_path):
     with pytest.raises(UserError, match="there is no folder of pictures"):
         read_pictures(tmp_path / "nothing")
     with pytest.raises(UserError, match="has no pictures"):
@@ -209,7 +209,7 @@ def weights_of(mask: Image.Image, folder, **options) -> np.ndarray:
     return np.asarray(only(folder).mask)
 
 
-def test_what_is_transparent_in_a_mask_does_not_count(tmp_path):
+def test_transparent_parts_of_a_mask_do_not_count(tmp_path):
     rgba = np.full((4, 8, 4), 255, np.uint8)
     rgba[:, 4:, 3] = 0
     rgba[:, 2, 3] = 128
@@ -218,7 +218,7 @@ def test_what_is_transparent_in_a_mask_does_not_count(tmp_path):
     np.testing.assert_array_equal(found, np.broadcast_to([255, 0, 128, 255, 0, 0, 0, 0], (4, 8)))
 
 
-def test_what_is_transparent_in_masks_of_grey_or_palettes_does_not_count(tmp_path):
+def test_transparent_parts_of_masks_with_grey_or_palettes_do_not_count(tmp_path):
     grey = np.broadcast_to(np.array([255, 128, 0, 255], np.uint8).repeat(2), (4, 8))
     expected = np.where(grey == 255, 0, grey)
     np.testing.assert_array_equal(weights_of(Image.fromarray(grey), tmp_path, transparency=255), expected)
@@ -240,7 +240,7 @@ def test_sixteen_bits_of_a_mask_keep_their_tones(tmp_path, mode):
     np.testing.assert_array_equal(weights_of(image, tmp_path, format=kind), ramp // 257)
 
 
-def test_what_is_transparent_in_sixteen_bits_of_grey_is_seen_as_such(tmp_path):
+def test_transparency_in_sixteen_bits_of_grey_is_recognised(tmp_path):
     ramp = np.arange(32, dtype=np.uint16).reshape(4, 8) * 8 * 257
     png = with_hidden_grey(Image.fromarray(ramp), 31 * 8 * 257)
     (tmp_path / "a.png").write_bytes(png)
@@ -267,7 +267,7 @@ def test_masks_of_one_bit_weigh_all_or_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("of_picture", "of_mask"), [(6, 6), (6, None), (None, 8)])
-def test_picture_and_mask_are_each_turned_as_they_say(tmp_path, of_picture, of_mask):
+def test_picture_and_mask_are_each_turned_by_their_own_orientation(tmp_path, of_picture, of_mask):
     for name, orientation in (("a.png", of_picture), ("a.mask.png", of_mask)):
         exif = Image.Exif()
         exif[EXIF_ORIENTATION] = orientation or 1
@@ -316,8 +316,8 @@ def test_pipes_and_links_to_nothing_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
-def test_whatever_is_damaged_is_read_or_refused_in_one_line(tmp_path, suffix):
-    rng, exif, told = np.random.default_rng(0), Image.Exif(), []
+def test_a_damaged_picture_is_read_or_refused_in_one_line(tmp_path, suffix):
+    rng, exif, messages = np.random.default_rng(0), Image.Exif(), []
     exif[EXIF_ORIENTATION] = 6
     two_halves((32, 32)).save(tmp_path / f"a.{suffix}", exif=exif)
     data = (tmp_path / f"a.{suffix}").read_bytes()
@@ -332,9 +332,9 @@ def test_whatever_is_damaged_is_read_or_refused_in_one_line(tmp_path, suffix):
             try:
                 read_pictures(tmp_path)
             except UserError as error:
-                told.append(str(error))
-    assert told
-    assert not any("\n" in message for message in told)
+                messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
 
 
 _READ_MANY = """

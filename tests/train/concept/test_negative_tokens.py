@@ -22,7 +22,7 @@ from train.concept.known_tokens import load_offsets
 from train.concept.negative_tokens import APART, RESEMBLING, draw_negative_tokens, negative_embeddings
 
 
-def test_negative_tokens_are_as_far_from_their_nouns_as_tokens_come():
+def test_negative_tokens_are_as_far_from_their_nouns_as_tokens_of_concepts():
     rng = np.random.default_rng(3)
     table, nouns = jnp.asarray(rng.normal(0, 0.1, (50, 512)), jnp.float32), np.arange(40, dtype=np.int32)
     found = negative_embeddings(table, nouns, 2, (1.0, 3.0), jax.random.key(0))
@@ -90,12 +90,12 @@ def test_most_negative_tokens_have_the_mean_and_the_covariance_of_known_tokens(t
     assert np.abs(np.cov(alike.T) - expected).max() < 0.15 * np.abs(expected).max()
 
 
-def test_nobody_is_known_unless_somebody_is_named(tiny_sd):
+def test_without_files_no_trained_tokens_are_known(tiny_sd):
     assert load_offsets(None, tiny_sd) == {}
     assert load_offsets((), tiny_sd) == {}
 
 
-def test_what_cannot_be_resembled_is_refused(tiny_sd, folder, tmp_path, offsets):
+def test_files_without_usable_tokens_are_refused(tiny_sd, folder, tmp_path, offsets):
     def message(path) -> str:
         with pytest.raises(UserError) as caught:
             load_offsets((str(path),), tiny_sd)
@@ -113,7 +113,7 @@ def test_what_cannot_be_resembled_is_refused(tiny_sd, folder, tmp_path, offsets)
     assert "no token" in message(tmp_path / "none.safetensors")
 
 
-def test_the_pocket_model_comes_with_some():
+def test_the_pocket_model_comes_with_trained_tokens():
     pocket = StableDiffusion.from_pretrained("pocket")
     found = load_offsets(None, pocket)["text_encoder"]
     # Trained tokens are farther from their nouns than they started, at a distance of one deviation.

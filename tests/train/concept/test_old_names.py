@@ -40,7 +40,7 @@ def test_an_old_name_beside_its_new_one_is_refused():
         rename_settings("a.yaml", {"negative-tokens": [], "strangers": []})
 
 
-def test_values_that_look_like_old_names_stay():
+def test_values_that_look_like_old_names_are_not_changed():
     assert rename_flags(["strangers", "--images=strangers", "-strangers"]) == [
         "strangers", "--images=strangers", "-strangers",
     ]  # fmt: skip

@@ -61,7 +61,7 @@ def test_scenes_and_styles_keep_the_articles_that_they_have(kind, noun, caption,
 
 
 @pytest.mark.parametrize("kind", ["person", "object", "scene", "style"])
-def test_captions_of_our_own_become_plain_english(kind):
+def test_default_captions_become_correct_captions_of_the_class(kind):
     config = make_config(class_noun="owl", kind=kind)
     found = [class_caption(caption, config.called) for caption in captions_for(config.called)]
     expected = {"style": ["an owl"], "scene": ["a photo of an owl"]}
@@ -88,7 +88,7 @@ def test_every_view_has_its_picture_s_class_caption(tiny_sd, pictures):
     assert data.prompts.ids.max() < tiny_sd.tokenizer.table_rows
 
 
-def test_the_rows_are_the_batch_s_own_once_more(tiny_sd, pictures):
+def test_the_random_rows_repeat_the_rows_of_the_batch(tiny_sd, pictures):
     others = write_pictures(pictures.parent / "others", 2, size=(9, 9))
     config = preserving(pictures, random_batch=2, pure_noise=1.0, other_images=others)
     concept = prepare_concept(config, tiny_sd)

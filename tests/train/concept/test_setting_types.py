@@ -71,7 +71,7 @@ def test_a_value_of_a_wrong_type_is_named_with_its_file_and_key(tmp_path, text, 
         ("preview_prompts: ['{x} {', '']", "preview_prompts", ("{x} {", "")),
     ],
 )
-def test_what_yaml_writes_in_other_ways_is_taken(tmp_path, text, name, value):
+def test_other_yaml_forms_of_a_value_are_accepted(tmp_path, text, name, value):
     assert read(tmp_path, text).settings()[name] == value
 
 
@@ -86,7 +86,7 @@ def test_what_yaml_writes_in_other_ways_is_taken(tmp_path, text, name, value):
         ("ada: null", "ada must be a mapping of settings"),
     ],
 )
-def test_a_concept_of_a_list_at_fault_is_named(tmp_path, text, message):
+def test_a_faulty_concept_in_a_list_is_named(tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UserError) as raised:
         read_concepts(ConceptsOptions(concepts=tmp_path / "c.yaml", out=tmp_path / "out"), [])

@@ -20,7 +20,7 @@ PARAMS = jax.tree.map(jnp.asarray, tiny_params(ROWS, levels=1, family="sdxl"))
 MODELS = tiny_models(ROWS, levels=1, family="sdxl")
 
 
-def two_towered(batch):
+def with_two_encoders(batch):
     """The batch's ids for the first text encoder, and others for the second; a prompt ends where its end token is."""
     rng = np.random.default_rng(8)
 
@@ -40,7 +40,7 @@ def two_towered(batch):
 def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
     adapter = random_adapter("ada", PARAMS, slots=(1,), layers="text_encoder")
     trainable = Trainable(adapter.lora, jnp.asarray(adapter.tokens["<ada>"]), jnp.asarray(adapter.tokens_2["<ada>"]))
-    batch, count = two_towered(make_batch(2, 2)), 2
+    batch, count = with_two_encoders(make_batch(2, 2)), 2
     assert batch.ids.shape == (2, 2, 6) and TOKENS >= 6
     text = encode_rows(MODELS, PARAMS, adapter.lora, adapter.info.scale, trainable, batch)
     merged = merge.compose(PARAMS, [adapter], check_base=False)
@@ -48,8 +48,8 @@ def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
         expected = encode_text(with_token_rows(MODELS, merged), merged, batch.ids[i : i + 1])
         assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], text.concept), expected)
         # The negative token of this row alone, under the ids that follow the concept's.
-        strange = [add_negative_token(params, i, batch) for params in (merged, merge_tokens(adapter))]
-        for got, params in zip((text.random, text.base), strange, strict=True):
+        with_negative_token = [add_negative_token(params, i, batch) for params in (merged, merge_tokens(adapter))]
+        for got, params in zip((text.random, text.base), with_negative_token, strict=True):
             ids = batch.random_ids[i : i + 1]
             expected = encode_text(with_token_rows(MODELS, params), params, ids)
             assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], got), expected)

@@ -93,7 +93,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, tiny_sd, basis_file, pict
     assert_equal_files(out, whole)
 
 
-def test_the_metrics_tell_own_over_others(whole):
+def test_the_metrics_include_the_ratio_of_own_to_others(whole):
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert all(line["token_ratio"] > 0 and np.isfinite(line["token_loss"]) for line in lines)
 
@@ -109,9 +109,11 @@ def test_concepts_that_train_together_are_those_trained_alone(whole, tiny_sd, ba
     alone = tmp_path / "alone"
     train_together([configs[1].with_settings(out=alone)], tiny_sd, alone)
     for path, other in zip(paths, (whole, alone), strict=True):
-        found, expected = Adapter.load(path), Adapter.load(other / "adapter.safetensors")
+        actual, expected = Adapter.load(path), Adapter.load(other / "adapter.safetensors")
         trees = zip(
-            jax.tree.leaves((found.lora, found.tokens)), jax.tree.leaves((expected.lora, expected.tokens)), strict=True
+            jax.tree.leaves((actual.lora, actual.tokens)),
+            jax.tree.leaves((expected.lora, expected.tokens)),
+            strict=True,
         )
         for x, y in trees:
             np.testing.assert_allclose(
@@ -130,10 +132,10 @@ def test_the_file_says_how_it_is_cut_and_which_codewords_it_began_with(whole, ba
     assert {name: training[name] for name in expected} == expected
     # The same directions of the slot in every layer.
     for pair in adapter.lora["unet"].values():
-        spoken = np.abs(basis.directions.T @ pair.lora_A).max(1)
-        assert np.abs(spoken[adapter.info.partition.directions("", 32, (1,))]).max() > 0.01
+        amplitudes = np.abs(basis.directions.T @ pair.lora_A).max(1)
+        assert np.abs(amplitudes[adapter.info.partition.directions("", 32, (1,))]).max() > 0.01
         others = np.setdiff1d(np.arange(32), adapter.info.partition.directions("", 32, (1,)))
-        assert spoken[others].max() < 1e-5  # rounding of fp32 products
+        assert amplitudes[others].max() < 1e-5  # rounding of fp32 products
 
 
 def test_settings_that_are_not_used_leave_no_trace_in_files():
@@ -172,13 +174,13 @@ def test_several_slots_give_the_mean_of_their_codewords():
 def test_negative_tokens_are_the_other_slots_codewords(tiny_sd, basis, basis_file, pictures):
     config = token_side_config(basis_file, images=pictures, negative_spread=1.0, layers="cross_kv", slot=(0, 2))
     # Without a spread nothing is moved.
-    drawn = train.concept.prepare.load_concept_data(
+    negative_tokens = train.concept.prepare.load_concept_data(
         config, tiny_sd, train.concept.prepare.own_directions(config, tiny_sd, basis)
     ).negative_tokens["text_encoder"]
     words = basis.codewords[BLOCKS]["text_encoder"]
-    near = np.abs(drawn[:, None] - words[None]).max((2, 3)).argmin(1)
+    near = np.abs(negative_tokens[:, None] - words[None]).max((2, 3)).argmin(1)
     assert set(near) == {1, 3}
-    np.testing.assert_array_equal(drawn, words[near])
+    np.testing.assert_array_equal(negative_tokens, words[near])
 
 
 @pytest.mark.parametrize("slot", [(1,), (0, 3)])
@@ -188,8 +190,8 @@ def test_sdxl_trains_both_encoders_tokens(tiny_xl, pictures, tmp_path, slot):
     before = prepare_concept(config, tiny_xl).trainable
     adapter = Adapter.load(train_together([config], tiny_xl, config.out)[0])
     assert adapter.info.slots == slot
-    for start, found in ((before.tokens, adapter.tokens), (before.tokens_2, adapter.tokens_2)):
-        assert np.abs(np.asarray(start) - found["<ada>"]).max() > 1e-4
+    for start, actual in ((before.tokens, adapter.tokens), (before.tokens_2, adapter.tokens_2)):
+        assert np.abs(np.asarray(start) - actual["<ada>"]).max() > 1e-4
     lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["token_ratio"]) for line in lines)
 

@@ -87,7 +87,7 @@ def test_the_term_is_that_of_a_plain_computation(model, changes, request, pictur
         np.testing.assert_allclose(over_two[name], np.repeat(value, 2), rtol=1e-5, err_msg=name)
 
 
-def test_it_adds_to_the_tokens_gradient_alone(tiny_sd, pictures, tmp_path):
+def test_the_token_side_changes_only_the_gradient_of_the_tokens(tiny_sd, pictures, tmp_path):
     basis = write_basis(tmp_path / "basis", tiny_sd)
     on, off = (
         token_side_config(basis, images=pictures, token_side=mu, learning_rate=0.0, weight_decay=0.0)
@@ -104,7 +104,7 @@ def test_it_adds_to_the_tokens_gradient_alone(tiny_sd, pictures, tmp_path):
     assert "token_ratio" not in norms[1]
 
 
-def test_without_it_batches_are_those_of_before(tiny_sd, pictures, tmp_path):
+def test_without_the_token_side_batches_do_not_change(tiny_sd, pictures, tmp_path):
     basis = write_basis(tmp_path / "basis", tiny_sd)
     on, off = (token_side_config(basis, images=pictures, token_side=mu) for mu in (1.0, 0.0))
     one, other = (prepare_concept(config, tiny_sd).batch_at(3) for config in (on, off))
@@ -112,7 +112,7 @@ def test_without_it_batches_are_those_of_before(tiny_sd, pictures, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, one._replace(own_prompts=None), other)
 
 
-def test_it_is_off_where_tokens_do_not_train(tiny_sd, pictures, tmp_path):
+def test_the_token_side_is_off_if_tokens_do_not_train(tiny_sd, pictures, tmp_path):
     config = token_side_config(write_basis(tmp_path / "basis", tiny_sd), images=pictures, token_learning_rate=0.0)
     concept = prepare_concept(config, tiny_sd)
     batch = concept.batch_at(0)

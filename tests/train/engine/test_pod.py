@@ -75,7 +75,7 @@ def runs(tmp_path_factory, tiny_folder):
     return outputs, folder
 
 
-def test_two_hosts_teach_what_one_does(runs):
+def test_two_hosts_train_the_same_adapter_as_one(runs):
     _, folder = runs
     one, two = (Adapter.load(folder / name / "adapter.safetensors") for name in ("1", "2"))
     for layer, pair in one.lora["unet"].items():
@@ -85,7 +85,7 @@ def test_two_hosts_teach_what_one_does(runs):
     assert one.lora["unet"]
 
 
-def test_only_the_first_host_writes_and_speaks(runs):
+def test_only_the_first_host_writes_and_prints(runs):
     outputs, folder = runs
     (first, _), (second, progress) = outputs[2]
     assert "adapter.safetensors" in first
