@@ -1,4 +1,4 @@
-"""A model with concepts in it is one value: params and adapters cannot be parted."""
+"""A model with concepts is one object: params and adapters cannot be separated."""
 
 from __future__ import annotations
 
@@ -107,6 +107,6 @@ def test_a_repr_is_short_and_has_no_arrays(tiny_sd, adapters):
         assert "\n" not in repr(value)
     assert repr(adapters[0]).startswith("Adapter('ada', ")
     assert "<ada>" in repr(adapters[0])
-    # Leaves may be anything while a tree is rebuilt.
+    # Leaves may be of any type while JAX rebuilds a tree.
     assert repr(replace(adapters[0], tokens={"<ada>": object()}))
     assert isinstance(model, MergedModel)

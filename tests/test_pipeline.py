@@ -1,4 +1,4 @@
-"""The whole model as one object: pictures, seeds, errors, folders."""
+"""The whole model as one object: its pictures, seeds, errors and folders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_pictures_are_bytes_of_the_models_own_size(pictures):
 
 def test_a_picture_depends_on_the_seed_and_its_place_but_not_on_the_batch(tiny_sd, pictures):
     alone = tiny_sd.generate(PROMPTS[:1], seed=3, **QUICK)
-    # Other batch sizes round otherwise: at most one step of 255.
+    # Other batch sizes round differently, by at most one step of 255.
     assert np.abs(alone[0].astype(int) - pictures[0]).max() <= 1
     np.testing.assert_array_equal(tiny_sd.generate(PROMPTS, seed=3, **QUICK), pictures)
     assert np.abs(tiny_sd.generate(PROMPTS, seed=4, **QUICK).astype(int) - pictures).max() > 5

@@ -1,4 +1,4 @@
-"""The adapter file: what comes back, what is stored, what is refused."""
+"""The adapter file: what is read back, what is stored, what is refused."""
 
 from __future__ import annotations
 

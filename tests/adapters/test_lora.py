@@ -1,4 +1,4 @@
-"""The adapter pytree: init, masks, and what masks make true of two adapters."""
+"""The adapter pytree: initial values, masks, and how masks keep two adapters apart."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def init(info: AdapterInfo, seed: int = 0):
 
 
 def outside(lora, masks) -> np.ndarray:
-    """Every entry that the masks forbid."""
+    """Every entry outside the masks."""
     pairs = zip(jax.tree.leaves(lora), jax.tree.leaves(masks), strict=True)
     return np.concatenate([np.asarray(x)[np.broadcast_to(mask == 0, x.shape)] for x, mask in pairs])
 
@@ -63,7 +63,7 @@ def test_init_depends_on_the_key_and_the_layer():
 
 
 def test_initial_values_are_scaled_by_the_number_of_owned_inputs():
-    # Of 12 input features two of four slots own 6: A is uniform within 1 / sqrt(6).
+    # Two of four slots own 6 of 12 input features, so A is uniform within 1 / sqrt(6).
     pair = init(make_info("in", rank=200))[0]["unet"]["attn2/to_k"]
     largest = np.abs(pair.lora_A).max()
     assert 0.99 / np.sqrt(6) < largest <= 1 / np.sqrt(6)
@@ -96,7 +96,7 @@ def test_gradients_and_adamw_change_nothing_outside_the_masks(axis):
 
     def loss(lora):
         masked = apply_masks(lora, masks)
-        # Outside the masks the gradient would be that of -x * target, were it not cut off.
+        # Without the masks, the gradient outside them would be that of -x * target.
         return sum(
             jnp.sum(x * t + x * x) for x, t in zip(jax.tree.leaves(masked), jax.tree.leaves(targets), strict=True)
         )

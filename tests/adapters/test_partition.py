@@ -17,7 +17,7 @@ LAYER = "unet/down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"
 
 @st.composite
 def layers(draw):
-    """(partition, kernel shape) where every cut side has at least K features."""
+    """(partition, kernel shape); every side that is cut has at least K features."""
     blocks = draw(st.integers(1, 12))
     side = st.integers(blocks, 60)
     axis = draw(st.sampled_from(["in", "out", "grid"]))
@@ -72,7 +72,7 @@ def test_a_slot_has_a_different_block_in_every_layer_and_for_every_seed():
 
 
 def test_blocks_of_a_slot_never_change():
-    # Adapter files depend on these numbers for ever.
+    # Adapter files depend on these numbers, so they must never change.
     rows = first_rows(LAYER, 0)
     assert rows == [36, 56, 60, 0, 12, 48, 40, 20, 16, 24, 32, 28, 4, 8, 44, 52]
     assert [slot_from_name(name, 16) for name in ("ada", "rex", "p1")] == [13, 2, 6]
@@ -119,6 +119,6 @@ def test_impossible_partitions_are_refused():
 
 def test_an_unknown_axis_from_a_file_is_refused():
     partition = Partition()
-    object.__setattr__(partition, "axis", "rows")  # the tests' type checker lets no constructor call pass
+    object.__setattr__(partition, "axis", "rows")  # in the constructor the tests' type checker would refuse it
     with pytest.raises(UserError, match="unknown block axis 'rows'"):
         partition.__post_init__()

@@ -22,7 +22,7 @@ def names(layers: str) -> set[str]:
 
 def test_cross_kv_adapts_the_unet_layers_that_read_text():
     found = paths("cross_kv")
-    # One transformer block down, one in the middle, two up; two layers each.
+    # One transformer block down, one in the middle, two up, each with two layers.
     assert len(found) == 8
     assert all(path.startswith("unet/") and "/attn2/to_" in path for path in found)
     assert names("cross_kv") == {"to_k", "to_v"}

@@ -1,4 +1,4 @@
-"""The token side of erasure against closed forms."""
+"""The token side of erasure compared with closed forms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_basis(seed: int) -> np.ndarray:
 
 
 def states_of(basis: np.ndarray, energies: np.ndarray, amounts: np.ndarray, lengths: int = 3) -> jnp.ndarray:
-    """States [1, t, d] that say `amounts` times what ordinary text says along every direction."""
+    """States [1, t, d] whose amplitude along every direction is `amounts` times that of ordinary text."""
     state = basis @ (np.sqrt(energies) * amounts)
     return jnp.asarray(np.tile(state, (1, lengths, 1)), jnp.float32)
 
@@ -44,7 +44,7 @@ def test_the_ratio_is_the_energy_of_own_over_that_of_other_directions(seed, slot
     states = states_of(basis, energies, np.where(owned, mine, rest))
     measured = direction_energies(states, jnp.zeros(1, int), whitened_directions(basis, energies))
     own, others = own_and_others(measured, owned)
-    # Products in fp32 of numbers whose sizes differ by up to 100 (deviation) times 300 (what is said).
+    # fp32 products of numbers whose sizes differ by up to 100 (deviations) times 300 (amplitudes).
     np.testing.assert_allclose([own, others], [mine**2, rest**2], rtol=0.05, atol=5e-5 * max(mine, rest) ** 2)
     loss, ratio = token_side_loss(
         direction_energies(states, jnp.zeros(1, int), whitened_directions(basis, energies)), owned, tau=2.0
@@ -62,7 +62,7 @@ def test_positions_before_the_token_do_not_count():
     whitened = whitened_directions(basis, energies)
     before = jnp.arange(5)[None] < starts[:, None]
     changed = jnp.where(before[..., None], 100.0, states)
-    # Equal bit for bit: what is left out is multiplied by zero.
+    # Equal bit for bit, because positions before the token are multiplied by zero.
     np.testing.assert_array_equal(
         direction_energies(states, starts, whitened), direction_energies(changed, starts, whitened)
     )

@@ -1,4 +1,4 @@
-"""A kind of input whose reader does all that the fuzzer has to notice; workers import it by name."""
+"""A fake kind of input. Its reader behaves in every way that the fuzzer must notice. Workers import it by name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_in_many_lines():
     return {"a": 1}
 
 
-# By the verdict that each must get, and a word that tells those of one verdict apart.
+# The keys are the verdict that a case must get, with words that tell cases of one verdict apart.
 READERS = {
     "refused in one line": (refuse, {}),
     "refused by a usage box": (print_a_box, {}),
@@ -80,6 +80,6 @@ READERS = {
     "unreadable output: two lines": (print_two_lines, {}),
     "unreadable output: a library's": (write_in_many_lines, {}),
     "good ones refused": (refuse, {"must_load": True}),
-    # After all that has happened to the workers.
+    # The last case, after everything that the others did to the workers.
     "loaded unchanged: at the end": (lambda: {"a": 1}, {}),
 }

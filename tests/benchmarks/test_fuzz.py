@@ -1,4 +1,4 @@
-"""The fuzzer notices each bad outcome, and its cases are what they say."""
+"""The fuzzer notices each bad outcome, and its cases do what their titles say."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.fuzz.wrong_values import WRONG_VALUES, twice, with_value
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(results, the folder of kept inputs) of the fakes, in workers."""
+    """(results, folder of kept inputs) of the fake cases, run in workers."""
     folder = tmp_path_factory.mktemp("fuzz")
     here = str(Path(__file__).parent)
     with pytest.MonkeyPatch.context() as patch:

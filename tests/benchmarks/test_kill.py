@@ -1,4 +1,4 @@
-"""The kill benchmark notices what is lost, half-written or wrong, and has nothing to say of a writer that is safe."""
+"""The kill benchmark notices lost, half-written and wrong files, and reports nothing for a safe writer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_lines_of_an_undisturbed_run_and_progress_bars_do_not_count():
     assert new_lines(text, usual="wrote 3 files\n") == ["error: interrupted"]
 
 
-# Dies at its n-th stage; the stages come from a file, so that the restart goes through.
+# A program that kills itself at its n-th stage. n comes from a file, so that the restart can finish.
 WRITER = """
 import os, signal, sys
 from pathlib import Path
@@ -123,11 +123,11 @@ print(json.dumps({**dataclasses.asdict(trials.counts), "good": trials.counts.is_
 @pytest.mark.parametrize("kind", ["unsafe", "safe"])
 def test_the_harness_finds_a_writer_that_is_not_safe(tmp_path, kind):
     (tmp_path / "writer.py").write_text(WRITER)
-    # A process of its own: the harness forks, which this one, in which JAX runs, must not.
+    # In a separate process, because the harness forks, and this process, in which JAX runs, must not fork.
     ran = subprocess.run(
         [sys.executable, "-c", HARNESS, str(tmp_path), kind], capture_output=True, text=True, check=True, cwd=ROOT
     )
     findings = json.loads(ran.stdout)
     counts = [findings[name] for name in ("kills", "continued", "lost", "half_written", "wrong", "leftovers", "good")]
-    # Killed after the removal, after the first half, and with the old mark and the new model there.
+    # The three kills: after the removal, after the first half, and when both the old mark and the new model are there.
     assert counts == ([3, 3, 1, 2, 1, 0, False] if kind == "unsafe" else [3, 3, 0, 0, 0, 0, True])

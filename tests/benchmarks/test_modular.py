@@ -1,4 +1,4 @@
-"""The bench of many concepts: what is asked, what is counted, and that a method sees what another sees."""
+"""The bench of many concepts: its prompts and its numbers, and that all methods get the same inputs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_prompts_call_their_concept_once_and_their_plain_form_calls_none(concept
         assert prompt.text.count(f"{concept.token} {concept.class_noun}") == 1
         assert "<" not in prompt.plain and concept.class_noun in prompt.plain
         words = prompt.text.replace(f"{concept.token} ", "").split()
-        # The article of "a man" has no place before a token.
+        # "a man" has an article, but before a token there is none.
         assert [w for w in prompt.plain.split() if w not in ("a", "an")] == [w for w in words if w not in ("a", "an")]
 
 
@@ -83,7 +83,7 @@ def test_the_halves_of_a_picture_are_its_lower_squares():
     left, right = crop_half(picture, 0), crop_half(picture, 1)
     assert left.shape == right.shape == (1, 64, 64, 3)
     assert left[..., 0].min() == 255 and left[..., 1:].max() == 0
-    # The middle 16 of its 40 columns are in both.
+    # The middle 16 columns are in both squares of 40.
     assert right[0, :, :22, 0].min() > 200 and right[0, :, 30:].max() < 10
 
 
@@ -94,7 +94,7 @@ def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
     artist = Artist(tiny_sd, adapters, steps=2)
     together, apart = (artist.draw(prompts, "pairs", model, apart=apart) for apart in (False, True))
     assert (together[0] != apart[0]).any()
-    # One concept has nobody to be kept apart from.
+    # With one concept there is nothing to keep apart.
     assert np.abs(together[1].astype(int) - apart[1]).max() <= 1
 
 
@@ -155,7 +155,7 @@ def test_trained_numbers_in_a_basis_are_those_of_the_owned_directions(tiny_sd):
     plain = random_adapter(
         "ada", tiny_sd.params, slots=(0,), layers="cross_kv", partition=Partition(num_blocks=4), rank=2
     )
-    # The tiny model's 32 text features: 8 each, of the features or of the directions.
+    # Each adapter owns 8 of the tiny model's 32 text features, or 8 of the 32 directions.
     assert trainable(adapter) == trainable(plain)
     assert np.count_nonzero(next(iter(adapter.lora["unet"].values())).lora_A) == 32 * 2
 
@@ -207,7 +207,7 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
     assert len(table) == 2 + 2 + 2
     assert "16 blocks" in table[4] and "1,234" in table[4] and "0.929" in table[4]
     assert "0.250 [0.25, 0.25] | 0.500 [0.50, 0.50]" in table[4]
-    # Paired: a has .2 less and b as much as under the first method, which has no difference to itself.
+    # Paired differences to the first method: a has .2 less, b is equal. The first method has no difference to itself.
     by_method = {(row["method"], row["n"]): row.get("identity_difference") for row in rows}
     assert by_method["sum", 2] == pytest.approx((-0.1, -0.2, 0.0))
     assert by_method["blocklora", 2] is None and by_method["sum", 5] is None
@@ -242,7 +242,7 @@ def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_pa
         return teach.teach(concepts, settings, tmp_path / "adapters", 2, write=lambda *_: entries)
 
     assert [adapter.name for adapter in teach_both(blocks=0, rank=5)] == ["ada", "rex"]
-    # Where the pictures lie is no difference.
+    # The place of the pictures may differ.
     assert [adapter.name for adapter in teach_both("there", blocks=0, rank=5)] == taught == ["ada", "rex"]
     with pytest.raises(
         UserError, match="ada/adapter.safetensors was taught with other settings: rank was 5, now 6: use another --out"

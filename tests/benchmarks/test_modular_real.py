@@ -1,4 +1,4 @@
-"""The bench on a real model and folders of real concepts: from random weights to the report, against transformers."""
+"""The bench on a model from a folder and on folders of concepts, up to the report, compared with transformers."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_rank_without_blocks_trains_as_many_numbers():
 
 
 class FakeFaces:
-    """Faces written into a picture: the first pixels of a row are a face's vector."""
+    """A fake encoder that reads faces from pixels: the first pixels of a row are the vector of a face."""
 
     def faces(self, picture: Image.Image) -> np.ndarray:
         rows = np.asarray(picture, np.float32)[:, 0]
@@ -309,7 +309,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     shutil.copy(SENTENCES, other)
     with pytest.raises(UserError, match="holds results with sentences None, and now it is .*: use another --out"):
         main([*flags, "--sentences", str(other), "--out", str(out)])
-    # The figures alone make the same table elsewhere, without adapters and pictures.
+    # The result files alone give the same table in another folder, without adapters and pictures.
     kept = tmp_path / "kept"
     shutil.copytree(out / "seed-0/results", kept / "seed-0/results", ignore=shutil.ignore_patterns("*.safetensors"))
     main([*flags, "--table", "--out", str(kept)])
@@ -320,7 +320,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
 
 
 def measured_by_transformers(models, folder, name, noun, pictures) -> dict[str, float]:
-    """Mean scores of a concept's pictures, by transformers' own processors and whole models."""
+    """Mean scores of a concept's pictures, computed with the processors and models of transformers."""
     asked = Sentences.read().concept_prompts(concept(name, "object", noun), 4)
     references = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
     images, found = [Image.fromarray(p) for p in pictures], {}

@@ -34,7 +34,7 @@ def saved(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """A copy to spoil."""
+    """A copy that a test may damage."""
     return shutil.copytree(saved, tmp_path / "model")
 
 
@@ -133,7 +133,7 @@ def test_a_variant_loads_when_it_is_asked_for(checkpoint, folder, tmp_path, shar
         load_folder(folder, variant="bf16")
     params = load_folder(folder, variant="fp16").params
     build.assert_same_params(params, jax.tree.map(lambda a: a.astype(np.float16).astype(np.float32), checkpoint.params))
-    # The only one that there is.
+    # Without asking for it too, because there is no other.
     build.assert_same_params(load_folder(folder).params, params)
     for name in (UNET, VAE, TEXT):
         other = folder / name.replace(".safetensors", ".bf16.safetensors")

@@ -12,7 +12,7 @@ REPO, COMMIT = "someone/small-model", "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
-    """The hub's cache holding one repository, as a download leaves it."""
+    """The hub's cache with one repository, as a download leaves it."""
     checkpoint = build.make_checkpoint(tmp_path)
     cache = tmp_path / "cache"
     repository = cache / "models--someone--small-model"

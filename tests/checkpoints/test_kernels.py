@@ -10,7 +10,7 @@ from blocklora_jax.checkpoints.checkpoint import CONFIGS
 from blocklora_jax.checkpoints.kernels import KNOWN, model_kernels
 from blocklora_jax.testing.random_folder import read_configs
 
-# What shapes no parameter.
+# Config fields that change the shape of no parameter.
 OTHER = {"sample_size", "upcast_attention", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id"}
 
 

@@ -18,7 +18,7 @@ def listing(folder):
 
 @pytest.fixture(params=["exchanged in one step", "renamed twice"])
 def way(request, monkeypatch):
-    """Both ways of putting a folder in another's place."""
+    """Both ways to replace a folder by another one."""
     if request.param == "renamed twice":
         monkeypatch.setattr("blocklora_jax.checkpoints.replace._exchange", lambda one, other: False)
 

@@ -1,4 +1,4 @@
-"""Single files: out and in bit for bit, whole models in PyTorch diffusers, and what is refused."""
+"""Single files: written and read bit for bit, opened by PyTorch diffusers, and what is refused."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_configs_that_do_not_fit_the_file_are_named(checkpoints, folders, tmp_pa
     message = refusal(path, config=tmp_path / "nowhere")
     assert "holds no configs and no tokenizer" in message
     assert "--model-config" in message
-    # No network in tests: the published configs cannot be had.
+    # Tests have no network, so the published configs cannot be fetched.
     assert "stable-diffusion-v1-5" in refusal(path)
     assert "variant and revision are for folders" in refusal(path, variant="fp16")
     with pytest.raises(UserError, match="is for single files"):

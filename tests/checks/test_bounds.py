@@ -1,4 +1,4 @@
-"""Every number that a person can set has bounds, and what is beyond them is named as it was typed."""
+"""Every number that a user can set has bounds. The error for a number beyond them names the flag as it is typed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that become files, and names that are shown."""
+"""Names that become file names, and names that are printed."""
 
 from __future__ import annotations
 

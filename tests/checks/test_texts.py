@@ -1,4 +1,4 @@
-"""Prompts with places in them: only these are filled."""
+"""Prompt templates: only the places that are meant to be filled are changed."""
 
 from __future__ import annotations
 

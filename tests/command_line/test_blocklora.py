@@ -1,4 +1,4 @@
-"""The console command `blocklora`: what it lists and names, and that it works beside a user's own files."""
+"""The console command `blocklora`: its list of commands, its messages, and that it works beside a user's own files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def folder(tmp_path):
-    """A user's folder, with files and a package of the names of ours; each of them fails when it is imported."""
+    """A user's folder with files and a package that have the same names as ours. Each fails when it is imported."""
     for name in ("train.py", "merge.py", "benchmarks.py", "blocklora_jax.py"):
         (tmp_path / name).write_text("raise SystemExit('the file of the user was imported')")
     (tmp_path / "train").mkdir()
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def blocklora(folder: Path, *args: str, more: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command in `folder` as its script does: what is in the current folder is not importable (-P)."""
+    """Run the command in `folder` as its script does: files in the current folder cannot be imported (-P)."""
     code = f"import sys; from train.blocklora import main; sys.argv[0] = 'blocklora'; {more or 'main()'}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     program = [sys.executable, "-P", "-c", code, *args]
@@ -121,7 +121,7 @@ def test_programs_are_named_as_they_were_called():
 def test_the_wheel_has_the_command_the_configs_and_the_pocket_model(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    # Links, so that the build leaves nothing in the clone.
+    # Links, so that the build writes nothing into the checkout.
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "blocklora_jax", "train", "merge", "configs"):
         if (ROOT / name).exists():
             (source / name).symlink_to(ROOT / name)

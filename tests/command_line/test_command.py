@@ -83,7 +83,7 @@ def test_text_from_a_file_is_printed_without_control_characters(capsys):
 
 
 def run_interruptible(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command for which SIGINT means what it means at a terminal: one in the background ignores it."""
+    """Run a command that reacts to SIGINT as at a terminal. (A command in the background ignores it.)"""
     usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.run(command, capture_output=True, text=True, preexec_fn=usual)
 

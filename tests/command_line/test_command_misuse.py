@@ -1,4 +1,4 @@
-"""Numbers, texts and paths that make no sense: one line that names the flag, before anything is read or written."""
+"""Impossible numbers, texts and paths: one line names the flag, before anything is read or written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that runs out is told in one line, whoever says it; nothing else is taken for it."""
+"""Running out of memory is reported in one line, whichever library raises it. Other errors are not taken for it."""
 
 from __future__ import annotations
 

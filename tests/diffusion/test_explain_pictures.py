@@ -1,4 +1,4 @@
-"""Pictures of NaN are an error that says what to look at; sizes and numbers beyond reason are refused before."""
+"""Pictures of NaN are an error that says what to check. Impossible sizes and numbers are refused beforehand."""
 
 from __future__ import annotations
 

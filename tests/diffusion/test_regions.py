@@ -26,7 +26,7 @@ def concept(name: str, noun: str, kind: str) -> Adapter:
 def test_a_region_with_the_prompt_of_the_picture_changes_nothing(tiny_sd):
     plain = tiny_sd.generate([MAN], **SETTINGS)
     same = tiny_sd.generate([MAN], regions=[[Region(MAN, LEFT)]], **SETTINGS)
-    # One level of 255: batches of another size round otherwise, here and below.
+    # One level of 255, here and below, because batches of another size round differently.
     assert np.abs(plain.astype(int) - same).max() <= 1
 
 
@@ -84,7 +84,7 @@ def test_side_by_side_reads_one_concept_in_each_strip_and_the_scene_in_all():
     owl = concept("bo", "owl", "object")
     assert side_by_side("the <rex> dog and <bo> owl", [rex, owl])[1].prompt == "the dog and <bo> owl"
     assert side_by_side("the <rex> dog and <bo> owl", [rex, owl])[0].prompt == "the <rex> dog and an owl"
-    # Wherever it is called, with its noun or without, and in any order of names that hold each other.
+    # A concept is replaced wherever it is called, with or without its noun, also if a trigger contains another's noun.
     twice = side_by_side("<rex> dog with <bo> owl, <rex> happy", [rex, owl])
     assert [region.prompt for region in twice] == [
         "<rex> dog with an owl, <rex> happy",
@@ -109,7 +109,7 @@ def test_a_style_covers_the_whole_picture_and_is_read_separately_from_the_subjec
     assert left == Region("<ada> woman and a dog, a mosaic", LEFT)
     assert (right.box, over.box) == ((0.5, 0.0, 1.0, 1.0), whole)
     assert over.prompt == "a woman and a dog, <ink> mosaic"
-    # There is nobody to keep a style apart from.
+    # Without another concept's subject there is nothing to keep a style apart from.
     assert side_by_side("a <ink> mosaic of a dog on a <cove> beach", [ink, cove, rex]) == []
 
 

@@ -1,4 +1,4 @@
-"""The schedule's fields, errors and equations; its numbers are compared with diffusers in tests/parity."""
+"""The schedule's fields, errors and equations. Its numbers are compared with diffusers in tests/parity."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 def example(name: str) -> dict:
     """The names that an example defines."""
     code = re.search(rf"```python {name}\n(.+?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)[1]
-    # A module of its own: dataclasses look their types up there.
+    # The code gets its own module, because dataclasses look up types there.
     module = ModuleType(f"example_{name}")
     sys.modules[module.__name__] = module
     exec(code, vars(module))

@@ -1,4 +1,4 @@
-"""Numbers of LoRAs of other programs that cannot be meant, and what their adapters are called."""
+"""LoRAs of other programs: impossible numbers in them, and the names of their adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA files of other programs: composed weights are W + s B A, whatever the layout; other kinds are named."""
+"""LoRA files of other programs: in every layout, composed weights are W + s B A. Other kinds of files are named."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sdxl(tmp_path_factory):
 
 
 def assert_composed(params, adapter, expected):
-    """Every weight is the base's plus the change expected for it, in PyTorch's layout."""
+    """Every weight is that of the base plus the expected change, in PyTorch's layout."""
     merged = merge.compose(params, [adapter])
     changed = 0
     for component in params:
@@ -45,14 +45,14 @@ def assert_composed(params, adapter, expected):
             if wanted is None:
                 np.testing.assert_array_equal(weight, before[key], err_msg=key)
                 continue
-            # fp32: a product of rank up to 4 of entries of 0.3, of kernels of 0.1.
+            # fp32: a product of rank up to 4 with entries of 0.3, added to kernels of 0.1.
             np.testing.assert_allclose(weight, before[key] + wanted, atol=1e-6, rtol=0, err_msg=key)
             changed += np.abs(wanted).max() > 1e-2
     assert changed == len(expected)
 
 
 def every_layer(checkpoint, rng, dtype=np.float32):
-    """A pair of its own rank and alpha for every layer: ({(component, PyTorch name): parts}, {…: alpha or None})."""
+    """A pair for every layer, with different ranks: ({(component, PyTorch name): parts}, {…: alpha or None})."""
     layers, alphas = {}, {}
     for component in checkpoint.params:
         if component == "vae":
@@ -60,7 +60,7 @@ def every_layer(checkpoint, rng, dtype=np.float32):
         for index, (key, weight) in enumerate(torch_weights(checkpoint.params, component).items()):
             name = (component, key.removesuffix(".weight"))
             layers[name] = random_lora(weight, 1 + index % 4, rng, dtype)
-            # Every third has none, which means its rank.
+            # Every third layer has no alpha, which means that alpha equals the rank.
             alphas[name] = None if index % 3 == 0 else 0.5 * (1 + index % 5)
     return layers, alphas
 

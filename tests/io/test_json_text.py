@@ -1,4 +1,4 @@
-"""JSON and YAML that nobody vouches for."""
+"""JSON and YAML from files that cannot be trusted."""
 
 import math
 

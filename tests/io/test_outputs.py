@@ -1,4 +1,4 @@
-"""What a command may write: nothing that it reads, nothing of the user's that it was not asked to replace."""
+"""What a command may write: never its inputs, and other files of the user only if asked to replace them."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Safetensors in and out, and the digest by which damage is noticed."""
+"""Safetensors are written and read, and a digest reveals damage."""
 
 import json
 import os
@@ -62,12 +62,12 @@ def test_every_flipped_bit_of_a_file_is_noticed(path):
                 tensors, found = file.read_all(), file.metadata
         except UserError:
             continue
-        # What carries no meaning (a space of the header as another space) may be read; then everything is as it was.
+        # A change without meaning (another kind of space in the header) may be accepted. The content is then the same.
         accepted += 1
         assert {key: found[key] for key in "ab"} == {key: texts[key] for key in "ab"}
         for key, tensor in plain.items():
             np.testing.assert_array_equal(tensors[key], tensor)
-    assert accepted < 20  # padding, and the name of the entry that holds the digest
+    assert accepted < 20  # in the padding, and in the name of the entry that holds the digest
 
 
 def test_a_file_that_was_edited_on_purpose_is_read_on_request(path):

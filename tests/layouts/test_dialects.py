@@ -1,4 +1,4 @@
-"""LoRA files under the names of more programs: the same adapter, bit for bit, as under kohya's and PEFT's."""
+"""LoRA files with the names of other programs give the same adapter, bit for bit, as with kohya's and PEFT's names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXT = {"text_model/encoder/layers/3/self_attn/q_proj": (8, 8), "text_model/enco
 
 
 def ldm(layer):
-    """Of the two names that an upsampler may have, that of SDXL, where attention stands before it."""
+    """The LDM name. An upsampler may have two; this is the one of SDXL, where an attention comes before it."""
     return max(ldm_names(layer))
 
 
@@ -43,7 +43,7 @@ def underscored(name):
     return name.replace(".", "_")
 
 
-# {dialect: (name of a layer of the U-Net, of the first text encoder, of the second)}; None: it has no such layers.
+# {dialect: (name of a layer of the U-Net, of the first text encoder, of the second)}; None: no such layers.
 DIALECTS = {
     "save_lora_adapter": (dotted("unet"), None, None),
     "ComfyUI": (

@@ -1,4 +1,4 @@
-"""Which family a LoRA is of: from its layers' names and sizes, from the names in the file, and from its header."""
+"""The family of a LoRA is found from its layers' names and sizes, from the names in the file, and from its header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer names in kohya's layout: each names one layer, and diffusers understands those of the full-size models."""
+"""Layer names in kohya's layout: each is the name of one layer, and diffusers reads those of the full-size models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blocklora_jax.layouts.kohya import any_kohya_table, kohya_name
 from blocklora_jax.layouts.lora_layers import kernel_size, known_layers
 from blocklora_jax.layouts.torch_names import flax_path
 
-# What kohya's scripts adapt: see `networks/lora.py` and `lora_diffusers`.
+# The layers that kohya's scripts adapt: see `networks/lora.py` and `lora_diffusers`.
 BLOCKS = {"Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D", "CLIPAttention", "CLIPMLP"}
 
 

@@ -1,4 +1,4 @@
-"""What a merge refuses, and what it says."""
+"""What a merge refuses, and with which message."""
 
 from __future__ import annotations
 

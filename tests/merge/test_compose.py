@@ -1,4 +1,4 @@
-"""What `merge.compose` promises of a merge, as properties over partitions, slots and weights."""
+"""What `merge.compose` guarantees, as properties over partitions, slots and weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters of NaN are not merged, and values that their type cannot hold are refused, not written as infinity."""
+"""Adapters with NaN are not merged. Values that their type cannot hold are refused, not written as infinity."""
 
 from __future__ import annotations
 

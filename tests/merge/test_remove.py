@@ -1,4 +1,4 @@
-"""Removing and replacing a concept: bit for bit what merging the others gives."""
+"""Removing or replacing a concept gives, bit for bit, what merging the other concepts gives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assert_same(actual, expected) -> None:
 
 @st.composite
 def merges(draw):
-    """Adapters on slots of their own, in any order, with weights, of one partition or unblocked (then one alone)."""
+    """Adapters on separate slots of one partition, in any order, with weights; or a single unblocked adapter."""
     axis = draw(st.sampled_from(["in", "out", "grid"]))
     partition = Partition(num_blocks=5, axis=axis, seed=draw(st.integers(0, 3)))
     slots = draw(st.permutations(range(5)))

@@ -1,4 +1,4 @@
-"""Adapters whose slots are one block of a basis for all layers: what a merge of them keeps, and what it cannot undo."""
+"""Adapters whose slots are the same block of a basis in all layers: what a merge keeps, and what cannot be undone."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_on_its_own_directions_a_concept_equals_its_merge_alone_up_to_rounding()
             own = BASIS[:, CUT.directions("", TEXT_WIDTH, adapter.info.slots)].astype(np.float64)
             difference = own.T @ (np.asarray(merged[path], np.float64) - np.asarray(alone[path], np.float64))
             change = np.abs(np.asarray(merged[path]) - np.asarray(base[path])).max()
-            # What an own direction meets of another's change, as a share of the largest entry of all changes: sums of
-            # 32 fp32 products, of which each is rounded to 6e-8.
+            # The part of the other concept's change that an own direction reads, as a share of the largest entry of all
+            # changes. It is a sum of 32 fp32 products, each rounded to 6e-8.
             assert np.abs(difference).max() <= 32 * 6e-8 * change
             assert change > 1
 

@@ -1,4 +1,4 @@
-"""The CLIP image tower against transformers."""
+"""The CLIP image encoder compared with transformers."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_a_saved_image_encoder_gives_the_output_of_transformers(tmp_path, name):
     model = CLIPVisionModel(config)
     params = model.init(jax.random.key(0), jnp.asarray(images))["params"]
     leaves, structure = jax.tree.flatten(params)
-    # Away from the initial zeros and ones.
+    # Change the initial zeros and ones.
     leaves = [np.asarray(leaf) + 0.1 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)]
     params = jax.tree.unflatten(structure, leaves)
     save_image_encoder(tmp_path, config, params, normal(1, 16, 20))

@@ -1,4 +1,4 @@
-"""Re-fitting against least squares written down otherwise."""
+"""Conversion compared with least squares problems in another form."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_lower_rank_is_the_best_of_that_rank(rank):
     least = loss(x, e, y, best, 0.5, 1e-3)
     u, s, v = np.linalg.svd(fit(x, e, y, 5, 0.5, 1e-3))
     assert least < loss(x, e, y, (u[:, :rank] * s[:rank]) @ v[:rank], 0.5, 1e-3)
-    # Alternating least squares from many starts finds nothing better, and finds it too.
+    # Alternating least squares from many starts reaches the same value, and nothing better.
     rng, found = np.random.default_rng(2), []
     metric = x.T @ x / len(x) + 0.5 * e.T @ e / len(e)
     metric += 1e-3 * np.trace(metric) / 6 * np.eye(6)
@@ -119,7 +119,7 @@ def test_a_converted_lora_owns_only_its_blocks_and_merges_losslessly(tiny_sd, ex
         for part in (*LAYER.removesuffix("k").split("/")[:-1], f"to_{name}", "kernel"):
             one, alone = one[part], alone[part]
         assert np.asarray(one).tobytes() == np.asarray(alone).tobytes()
-    # What is reported is what the layers do.
+    # The reported errors are those of the layers.
     states = states_of(tiny_sd, external, trigger_prompts(external, WORDS, CONFIG))
     keys = [path for path in external.lora["unet"] if path.endswith("to_k")]
     energies = np.zeros(2)

@@ -1,4 +1,4 @@
-"""Crosstalk against its definition."""
+"""Crosstalk compared with its definition."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_one_layer_is_the_ratio_of_norms():
 
 
 def test_layers_are_weighted_relative_to_the_output_of_the_base():
-    # Two types; the second layer's base is ten times as loud, and so is what adapters add there.
+    # Two types. In the second layer, the output of the base is ten times as large, and so are the adapters' changes.
     layers = ["unet/up_blocks_0/attentions_1/to_k", "unet/up_blocks_0/attentions_1/to_v"]
     energies = np.array([[[1.0, 100.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 300.0], [0.0, 0.0]]])
     measured = crosstalk(energies, np.array([[1.0, 100.0], [1.0, 100.0]]), layers)
     assert set(measured) == {"unet to_k", "unet to_v", ALL}
     np.testing.assert_allclose(measured[ALL].pairs, [[1, np.sqrt(0.5)], [0, 1]])
-    # A concept that says nothing on its own prompts in a layer: there everything else is infinitely louder.
+    # A concept without any change on its own prompts in a layer: relative to it, everything else is infinite.
     assert np.isinf(measured["unet to_k"].pairs[1]).all()
 
 
@@ -78,7 +78,7 @@ def test_text_layers_are_measured_on_the_text_of_own_prompts(tiny_sd, adapters):
         np.testing.assert_allclose(measured["unet attn2/to_k"].others[i], expected[-1], rtol=1e-4)
 
 
-# A scene is where others are, a style how they are shown; neither is somewhere itself.
+# A prompt has a scene after "in" or "on", and a style at its beginning.
 WHERE = {
     "person": r"(of |^)\{\}",
     "object": r"(of |^)\{\}",

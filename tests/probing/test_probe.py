@@ -1,4 +1,4 @@
-"""What layers read while prompts are drawn."""
+"""The inputs of layers while pictures are generated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_layers_read_the_same_as_with_fused_weights(tiny_sd):
         kernel = tiny_sd.params
         for name in (*layer.split("/"), "kernel"):
             kernel = kernel[name]
-        # y is the base's output: without the adapter, and without the bias that text encoders have.
+        # y is the base's output, without the adapter and without the bias that layers of text encoders have.
         close(adapted[layer]["cross"], adapted[layer]["gram"] @ np.asarray(kernel, np.float64), 1e-5)
     states = np.asarray(encode_text(with_token_rows(tiny_sd.models, merged), merged, ids).states).reshape(-1, 32)
     close(adapted[TEXT]["gram"], states.T @ states, 1e-5)

@@ -1,4 +1,4 @@
-"""Random prompts: what is in them and how often, and the ids of negative tokens."""
+"""Random prompts: their parts, how often each appears, and the ids of negative tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_shares_are_those_asked_for(tokenizer):
     assert abs(1 - len(named) / len(texts) - SHARES.empty) < 0.032
     for words, share in ((NEGATIVE, SHARES.negative), (" and ", SHARES.second), ("in the snow", SHARES.scene)):
         assert abs(np.mean([words in text for text in named]) - share) < 0.032
-    # "man" is said where the own class is drawn, never otherwise.
+    # "man" appears only in prompts for which the own class was drawn.
     assert abs(np.mean(["man" in text for text in named]) - SHARES.own_class) < 0.032
 
 

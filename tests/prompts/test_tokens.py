@@ -204,7 +204,7 @@ def test_a_pair_encodes_for_two_text_encoders_that_pad_differently(folder, tmp_p
     ids = pair.encode(["a <p1> man", ""], TOKENS)
     assert ids.shape == (2, 2, 24)
     pad, end = (json.loads((folder / "vocab.json").read_text())[token] for token in ("!", "<|endoftext|>"))
-    # Start, two words, two vectors, end, then padding of each one's own.
+    # Start, two words, two vectors, end, then the padding, which differs between the two.
     np.testing.assert_array_equal(ids[0, 0, :6], ids[0, 1, :6])
     assert (ids[0, :, 5] == end).all()
     assert (ids[0, 0, 6:] == end).all()

@@ -1,4 +1,4 @@
-"""The registry as data: claims, and everything that it refuses."""
+"""The registry as data: claims, and what is refused."""
 
 from __future__ import annotations
 

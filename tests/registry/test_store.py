@@ -1,4 +1,4 @@
-"""The registry's file: two writers, a crash, and a URL."""
+"""The file of a registry: several writers, a crash, and a URL."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_bad_files_are_named(tmp_path):
 
 
 class _RudeHandler(BaseHTTPRequestHandler):
-    """Answers as no server should: the path says how."""
+    """Answers wrongly, in the way that the path names."""
 
     def do_GET(self):
         if self.path == "/status":

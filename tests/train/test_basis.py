@@ -1,4 +1,4 @@
-"""Blocks in the directions of a basis: from ordinary text to adapters that merge and do not meet."""
+"""Blocks along the directions of a basis: from ordinary text to adapters that are merged without overlap."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_slot_gets_strong_and_weak_directions(blocks, more, seed):
     partition, n = Partition(num_blocks=blocks, seed=seed, basis="b"), blocks + more
     owned = [partition.directions(LAYER, n, (slot,)) for slot in range(blocks)]
     assert sorted(np.concatenate(owned)) == list(range(n))
-    # One of the strongest K each, one of the next K each, …
+    # Each slot gets one of the K strongest directions, one of the next K, …
     assert all(np.array_equal(each // blocks, np.arange(len(each))) for each in owned)
     together = partition.directions(LAYER, n, tuple(range(blocks // 2 + 1)))
     assert together.tolist() == sorted(np.concatenate(owned[: blocks // 2 + 1]))
@@ -170,7 +170,7 @@ def test_concepts_of_one_program_must_have_equal_numbers_of_slots():
 
 @pytest.fixture(scope="module")
 def trained(tiny_folder, basis_file, tmp_path_factory):
-    """Two concepts, taught together in blocks of one basis."""
+    """Two concepts that were trained together in blocks of one basis."""
     folder = tmp_path_factory.mktemp("concepts")
     write_pictures(folder / "a")
     entries = {name: {"images": "a", "class_noun": "man", "slot": slot} for slot, name in enumerate(("ada", "bo"), 1)}

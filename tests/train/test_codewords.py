@@ -1,4 +1,4 @@
-"""Codewords: made on a tiny model, kept in the basis file, drawn as negative tokens."""
+"""Codewords: they are made on a tiny model, saved in the basis file, and drawn as negative tokens."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_file_keeps_energies_and_codewords(tmp_path):
 def test_the_packaged_codewords_work_on_held_out_words():
     sd = StableDiffusion.from_pretrained("pocket")
     found = load_text_basis(BASIS, params_digest(sd.params))
-    # Adapters name the directions by this; codewords that join the file do not change it.
+    # Adapters identify the directions by this digest. Adding codewords to the file does not change it.
     assert basis_digest(found.directions) == "697c69d8371c798c"
     assert set(found.codewords) == {16, 32, 64, 128}
     assert found.energies is not None
@@ -94,7 +94,7 @@ def test_negative_tokens_are_other_slots_codewords_moved_by_the_jitter():
     assert exact.shape == (200, 3, 50)
     assert set(np.unique(exact)) == {0, 2, 3, 5}
     moved = draw_codewords(words, (1, 4), 200, 3, {"text_encoder": 0.3}, 7)["text_encoder"]
-    # A uniform share s of .3: the mean square is .09 / 3; 200 rows leave about 7 %.
+    # The deviation is a uniform share of .3, so the mean square is .09 / 3. With 200 rows it is known to about 7 %.
     assert np.square(moved - exact).mean() == pytest.approx(0.03, rel=0.3)
     np.testing.assert_array_equal(
         moved, draw_codewords(words, (1, 4), 200, 3, {"text_encoder": 0.3}, 7)["text_encoder"]

@@ -1,4 +1,4 @@
-"""`python -m merge check` and `convert`, from files to what people read."""
+"""`python -m merge check` and `convert`, from files to the printed text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from merge.cli.main import main
 
 @pytest.fixture(scope="module")
 def files(tiny_sd, tmp_path_factory):
-    """Adapter files of the tiny model by name; cyd collides with ada, eve is of another base, foe has other layers."""
+    """Adapter files of the tiny model, by name. cyd collides with ada, eve has another base, foe has other layers."""
     folder = tmp_path_factory.mktemp("adapters")
     adapters = {
         name: random_adapter(name, tiny_sd.params, slots=(slot,), layers="cross_kv")
@@ -77,7 +77,7 @@ def test_all_problems_are_listed_and_the_exit_code_is_1(files, tiny_folder, tmp_
         "'ada' and 'gil' overlap, because 'gil' has no blocks",
     ):
         assert problem in text
-    # Those that fit the model are measured all the same.
+    # Adapters that fit the model are measured nevertheless.
     assert re.search(r"^all layers +ada +cyd +eve +ada +gil +all others$", text, re.M)
     assert re.search(r"^6 of 7 adapters read; \d+ problems$", text, re.M)
 

@@ -1,4 +1,4 @@
-"""The command line: what it writes, and one line for whatever is wrong."""
+"""The command line: what it writes, and one line for every error."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_pictures_are_those_that_the_python_functions_make(files, tiny_folder, t
     left = np.asarray(Image.open(out))[4 : 4 + 256, 4 : 4 + 256].astype(int)
     expected = np.asarray(Image.fromarray(images[0]).resize((256, 256), Image.Resampling.LANCZOS)).astype(int)
     assert scale == 16
-    # NumPy merges in the command and XLA here differ in the last bit.
+    # The command merges with NumPy, this test with XLA. They differ in the last bit.
     assert np.abs(left - expected).max() <= 1
 
 

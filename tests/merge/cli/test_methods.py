@@ -26,7 +26,7 @@ from merge.cli.verbs import RENAMED
 from merge.manifest import read_merge_manifest
 
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
-# Some flags of each method, and the settings that they make.
+# Some flags of each method, and the settings that they give.
 FLAGS = {
     "sum": (["--allow-overlap"], {"allow_overlap": True}),
     "average": ([], {}),
@@ -64,7 +64,7 @@ def test_every_method_is_covered():
 def test_a_saved_folder_is_the_result_of_the_method_in_python(
     method, files, tiny_folder, tmp_path, capsys, monkeypatch
 ):
-    # The tiny model reads 24 tokens, fewer than a prompt of the usual words has.
+    # The tiny model reads 24 tokens. Prompts of the usual words are longer.
     monkeypatch.setattr(input_statistics, "words_for", lambda name: WORDS)
     flags, settings = FLAGS[method]
     out = tmp_path / "merged"

@@ -1,4 +1,4 @@
-"""Commands that would replace what they read, or what they did not write, say so and leave everything as it is."""
+"""Commands that would replace their inputs, or files that they did not write, are refused and change nothing."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_two_adapters_of_one_name_are_not_written_to_one_file(place, capsys, ada
         ada.save(place / folder / "adapter.safetensors")
     inputs = [place / folder / "adapter.safetensors" for folder in ("ann", "bob")]
     options = ["--model", place / "base", "--out", place / "fused"]
-    refuse(capsys, place, "cannot merge", *fit_args(*inputs, *options))  # they have one token, too
+    refuse(capsys, place, "cannot merge", *fit_args(*inputs, *options))  # they also have one token
     silent = [replace(ada, tokens={}), replace(ada, tokens={})]
     for adapter, path in zip(silent, inputs, strict=True):
         adapter.save(path)

@@ -1,4 +1,4 @@
-"""`python -m merge registry` and `plan`: what people read."""
+"""`python -m merge registry` and `plan`: the printed text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registry whose slots are blocks of a basis: started, claimed, shown, checked, and trained on."""
+"""A registry whose slots are blocks of a basis: it is started, claimed from, shown, checked, and trained with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def basis(tiny_sd):
 
 @pytest.fixture
 def files(tiny_sd, tiny_folder, basis, tmp_path):
-    """A registry with one claim, and the basis that it is of."""
+    """A registry with one claim, and its basis."""
     path, where = write_basis(tmp_path / "basis.safetensors", tiny_sd, basis), tmp_path / "registry.json"
     registry("new", where, "--model", tiny_folder, "--blocks", BLOCKS, "--basis", path)
     registry("add", where, "ada", "--slot", 2)
@@ -70,7 +70,7 @@ def test_another_basis_and_other_codewords_are_refused(files, tiny_sd, basis, tm
     reworded = write_basis(tmp_path / "reworded", tiny_sd, basis._replace(codewords=words))
     with pytest.raises(UserError, match=r"is for the codewords \w{16}, but those in --basis .*reworded are \w{16}"):
         check_basis(book, token_side_config(reworded), tiny_sd)
-    # Whoever uses no codewords may have any.
+    # If training uses no codewords, those in the file may differ.
     check_basis(book, token_side_config(reworded, token_start="noun", negatives_from="nouns"), tiny_sd)
 
 

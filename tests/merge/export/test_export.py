@@ -1,4 +1,4 @@
-"""What `merge.export` writes: layouts, embeddings, lower ranks with their error, and the model card."""
+"""The files that `merge.export` writes: layouts, embeddings, lower ranks with their error, and the model card."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_truncation_is_optimal_and_reports_its_error(tmp_path):
         best = (u[:, :4] * s[:4]) @ v[:4]
         got = small["unet"][layer]
         assert got[0].shape[1] == min(4, one.shape[1])
-        # fp32 factors of matrices of size ~10.
+        # fp32 factors of matrices with entries of about 10.
         np.testing.assert_allclose(got[0] @ got[1], best if one.shape[1] > 4 else whole, atol=2e-5, rtol=0)
         lost += np.sum((whole - got[0].astype(np.float64) @ got[1]) ** 2)
         total += np.sum(whole**2)
@@ -167,7 +167,7 @@ def test_a_lora_of_unknown_family_is_not_exported_as_one(tmp_path, tensors, kind
         path = merge.export(adapter, tmp_path / f"{family}.safetensors", "kohya", family=family, card=False)[0]
         assert read_export_header(path)["base_family"] == family
         assert any("lora_te1_" in key or "input_blocks" in key for key in load_file(path)) == (family == "sdxl")
-    # Names and shapes are the same for all: nothing to know.
+    # Names and shapes are the same for all families, so the family need not be known.
     written = merge.export(adapter, tmp_path / "m.safetensors", "diffusers")
     assert set(load_file(written[0])) == {f"{name}.lora_{x}.weight" for name in tensors for x in "AB"}
     assert "pipe = DiffusionPipeline.from_pretrained" in written[-1].read_text()

@@ -1,4 +1,4 @@
-"""Fused adapters: the least squares solution over all concepts' inputs, and files of them."""
+"""Jointly fitted adapters: the least squares solution over the inputs of all concepts, and their files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def adapters():
 
 
 def inputs_of(adapters, rows: int, seed: int):
-    """X [rows, n] of every adapter and ordinary ones, by layer."""
+    """By layer, inputs X [rows, n] of every adapter, and ordinary inputs."""
     rng, found = np.random.default_rng(seed), {}
     for adapter in adapters:
         for component, layers in adapter.shapes().items():
@@ -94,7 +94,7 @@ def test_inputs_are_those_of_the_concepts_prompts(tiny_sd, trained):
             np.testing.assert_allclose(gram, gram.T, atol=1e-6)
             assert np.trace(gram) == pytest.approx(1)
             assert np.linalg.eigvalsh(gram).min() > -1e-6
-    # All layers that read text read the same.
+    # All layers that read text read the same inputs.
     assert len({id(grams[0]) for grams in found.grams.values()}) == 1
 
 
@@ -102,7 +102,7 @@ def test_fitted_adapters_disturb_each_other_less(tiny_sd, trained):
     before = measure_crosstalk(tiny_sd, trained)[ALL].others
     fused = merge.fit_jointly(tiny_sd, trained, words=WORDS)
     after = measure_crosstalk(tiny_sd, fused)[ALL].others
-    # Not to nothing: prompts of two concepts have most words in common.
+    # Some disturbance remains, because prompts of two concepts have most words in common.
     assert (after < 0.7 * before).all(), (before, after)
     params = merge.compose(tiny_sd.params, fused, allow_overlap=True)
     images = tiny_sd.generate(["a photo of <ada> man"], params=params, adapters=fused, steps=1, seed=0)
@@ -113,7 +113,7 @@ def test_fitted_adapters_disturb_each_other_less(tiny_sd, trained):
 def files(tiny_sd, trained, tmp_path, monkeypatch):
     """The trained adapters' files, for commands that find the tiny model."""
     monkeypatch.setattr("blocklora_jax.pipeline.StableDiffusion.from_pretrained", lambda *a, **k: tiny_sd)
-    # The usual list of words makes prompts longer than the tiny model reads.
+    # Prompts of the usual words would be longer than the tiny model can read.
     monkeypatch.setattr("blocklora_jax.probing.input_statistics.words_for", lambda name: WORDS)
     for adapter in trained:
         adapter.save(tmp_path / adapter.name / "adapter.safetensors")
@@ -135,7 +135,7 @@ def test_files_are_fitted_and_written_as_files(files, tiny_sd, trained, tmp_path
     ) as error:
         merge.compose(params, written)
     assert "merge fit" not in str(error.value)
-    # One that is not among them is.
+    # An adapter that was not fitted with them is refused with this advice.
     with pytest.raises(UserError, match="python -m merge fit"):
         merge.compose(params, [written[0], trained[1]])
 
@@ -145,7 +145,7 @@ def test_files_are_fitted_with_attention(files, tiny_sd, trained, tmp_path, monk
         length = ids.shape[-1]
         return np.tile(np.arange(length) < length // 2, (len(ids), 1)) / (length // 2)
 
-    # tests/probing/test_text_attention.py holds the real one to diffusers; it takes its time.
+    # The real attention is slow. tests/probing/test_text_attention.py compares it with diffusers.
     monkeypatch.setattr("blocklora_jax.probing.text_attention.TextAttention.__call__", first_half)
     main(["fit", *files, "--out", str(tmp_path / "fused"), "--attention"])
     plain = merge.fit_jointly(tiny_sd, trained)
@@ -189,7 +189,7 @@ def test_flags_that_describe_the_files_change_the_fit_and_the_written_files(file
         main(["fit", *files, "--out", str(out), *kinds])
         written[len(kinds)] = [Adapter.load(out / f"{adapter.name}.safetensors") for adapter in trained]
     assert [adapter.info.kind for adapter in written[3]] == ["scene", "style"]
-    # Other prompts, other inputs, another fit.
+    # Other prompts give other inputs, and thus another fit.
     pairs = zip(
         *([p for group in a.lora.values() for p in group.values()] for a in (written[0][0], written[3][0])), strict=True
     )

@@ -1,4 +1,4 @@
-"""The methods that blocks are compared with, against peft on the same tensors and against closed forms."""
+"""The other merge methods, compared with peft on the same tensors and with closed forms."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def grams_of(adapters, inputs):
 
 
 def test_gradient_fusion_is_exact_if_concepts_have_separate_inputs(adapters):
-    # Eight of 24 directions for each concept: all of them can be satisfied at once.
+    # Each concept has eight of 24 directions, so all concepts can be fitted exactly at the same time.
     basis = np.linalg.qr(np.random.default_rng(1).standard_normal((24, 24)))[0]
 
     def inputs(width, k):

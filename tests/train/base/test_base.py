@@ -1,4 +1,4 @@
-"""A run that goes on from the packaged model: what it changes, what it leaves, and what it says it learnt from."""
+"""A run that continues from the packaged model: what it changes, what it keeps, and which pictures it lists."""
 
 import shutil
 from dataclasses import replace
@@ -23,7 +23,7 @@ def test_a_run_continues_from_the_packaged_model(tmp_path):
     own = PictureSet(5, 12, 1.0)
     assert read_picture_sets(model) == [*read_picture_sets(packaged), own]
     assert all(" and " in words for words in draw_pictures(tmp_path, own).captions)
-    # Labels and latents of other pictures than those in the folder would be wrong.
+    # With other pictures than those in the folder, the labels and latents would be wrong.
     with pytest.raises(
         UserError, match=r"holds the pictures of --seed 5 --pictures 12 --several 1.0: use the same settings"
     ):

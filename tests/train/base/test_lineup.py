@@ -1,4 +1,4 @@
-"""The judge's training pictures: labels tell what was drawn, whatever the order of drawing."""
+"""The judge's training pictures: the labels say what was drawn, and do not depend on the order of drawing."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def test_labels_say_what_each_picture_shows():
         for subject, who in zip(spec.subjects, shown, strict=True):
             class_name, *keys = [by_number[n] for n in labels.traits[who] if n >= 0]
             assert class_name == (subject.class_name, "", "")
-            # The numbers alone make the individual again.
+            # The numbers are enough to make the individual again.
             assert Individual(keys[0][0], tuple((trait, value) for _, trait, value in keys)) == subject
         assert {name for name, here in zip(CLASSES, labels.classes[i], strict=True) if here} == {
             subject.class_name for subject in spec.subjects

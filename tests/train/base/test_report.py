@@ -1,4 +1,4 @@
-"""The report: unseen individuals, captions that the base does not know, rates, and what is printed."""
+"""The report: unseen individuals, captions that the base does not know, rates, and the printed text."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def _spec(names, scene="beach", style="photo"):
 
 
 def _labels(classes, scene, style):
-    """One picture with these class probabilities, and a sure scene and style."""
+    """Labels of one picture with these class probabilities, and with probability 1 for a scene and a style."""
     row = np.array([classes.get(name, 0.01) for name in CLASS_NAMES])
     pick = lambda names, name: np.array([float(n == name) for n in names])
     return Labels(row[None], pick(SCENE_NAMES, scene)[None], pick(STYLE_NAMES, style)[None])
@@ -68,7 +68,7 @@ def test_unseen_individuals_are_not_among_those_the_judge_learnt():
     cast = identity.draw_unseen(untrained, 2, 36)
     assert len(set(cast)) == 36
     assert [member.class_name for member in cast] == [*CLASSES, *CLASSES]
-    # A judge that had learnt the first of them would get others.
+    # For a judge that was trained on the first of them, others would be drawn.
     learnt = {lineup.draw_individual(4, i) for i in range(300)}
     assert not learnt & set(cast)
 
@@ -91,13 +91,13 @@ def test_identity_of_the_packaged_judge_is_far_above_chance(judge):
 def test_variants_are_told_by_their_references(judge):
     measured = identity.measure_variants(judge, "style", 3)
     assert measured["variants"] == 9 + 4 + 4
-    # By chance it were 6 %; see the weights' README for which are hard.
+    # Chance is 6 %. The README of the weights says which variants are hard.
     assert measured["top1"] > 0.3
     assert measured["cosine_same"] > measured["cosine_other"]
 
 
 def test_captions_are_measured_on_the_generated_pictures(judge):
-    """A base that draws is as good as drawings; one that always draws the same is found out."""
+    """A base that draws is as good as drawings. A base that always makes the same picture has low rates."""
     known = report.known_captions([PictureSet(0, 50, 0.35)])
     perfect = report.measure_captions(judge, report.draw_all, known, 1, (16, 8))
     assert perfect["one"]["drawn"]["classes"] > 0.9
@@ -109,7 +109,7 @@ def test_captions_are_measured_on_the_generated_pictures(judge):
     share = np.mean([name == "car" for name in _asked(poor)])
     assert poor["one"]["generated"]["classes"] == pytest.approx(share)
     assert poor["two"]["generated"]["classes"] == 0
-    # What is drawn does not depend on the base.
+    # The drawings do not depend on the base.
     assert poor["one"]["drawn"] == perfect["one"]["drawn"]
 
 

@@ -1,4 +1,4 @@
-"""`python -m train.concepts`: many concepts in one program, each as if it were alone."""
+"""`python -m train.concepts`: many concepts in one program, each trained as if it were alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 
 OWN = ("images", "token", "class_noun", "out", "slot")
-# Other classes, other numbers of pictures, other seeds.
+# Concepts with different classes, numbers of pictures, and seeds.
 ENTRIES = {
     "ada": {"images": "a", "class_noun": "man", "seed": 1},
     "rex": {"images": "b", "class_noun": "dog", "token": "<my-rex>", "seed": 2},

@@ -1,4 +1,4 @@
-"""Caption files as editors on all systems write them."""
+"""Caption files, as editors on different systems write them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(folder, data: bytes) -> str:
         codecs.BOM_UTF32_LE + TEXT.encode("utf-32-le"),
         codecs.BOM_UTF32_BE + TEXT.encode("utf-32-be"),
         f"{TEXT}\r\n".encode("utf-8-sig"),
-        # Two files with marks, put together.
+        # Two files with byte order marks, joined.
         f"a photo\ufeff of {TEXT.removeprefix('a photo of ')}".encode("utf-8-sig"),
     ],
 )
@@ -80,7 +80,7 @@ def test_all_files_at_fault_are_named_at_once(tmp_path):
         ("<ada> \u200b man", "<ada> man"),
         ("<ada>\u3164\u2800 man\u034f", "<ada> man"),
         ("m\u200dan <ada\ufe0f>", "man <ada>"),
-        # What emoji are made of stays.
+        # Invisible characters within emoji stay.
         ("<ada> \u2764\ufe0f\u200d\U0001f525", "<ada> \u2764\ufe0f\u200d\U0001f525"),
         ("\U0001f469\U0001f3fd\u200d\U0001f52c", "\U0001f469\U0001f3fd\u200d\U0001f52c"),
         ("e\u0301 ñ 猫 'x'", "e\u0301 ñ 猫 'x'"),

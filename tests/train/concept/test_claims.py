@@ -1,4 +1,4 @@
-"""Training on a claimed slot."""
+"""Training on a slot that is claimed in a registry."""
 
 from __future__ import annotations
 

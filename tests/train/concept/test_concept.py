@@ -28,7 +28,7 @@ from train.concept.__main__ import main
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Every run traces its own step; XLA need compile it only the first time."""
+    """Every run traces its own step. With this cache, XLA compiles it only the first time."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
@@ -45,7 +45,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def teach(tiny_folder, pictures, monkeypatch, capsys):
-    """`teach(out, *more flags, **settings)` runs the command line; gives its exit code and what it wrote to stderr."""
+    """`teach(out, *flags, **settings)` runs the command line; returns its exit code and what it wrote to stderr."""
 
     def teach(out: Path, *flags: str, **changes) -> tuple[int, str]:
         values = settings(**{"out": out, "images": pictures, "model": tiny_folder, "cpu": True, **changes})
@@ -138,7 +138,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, teach, tmp_path, monkeypa
     one, other = (Adapter.load(folder / "adapter.safetensors") for folder in (whole, out))
     jax.tree.map(np.testing.assert_array_equal, one.lora, other.lora)
     jax.tree.map(np.testing.assert_array_equal, dict(one.tokens), dict(other.tokens))
-    # Not only equal numbers: the file says nothing of where or how the run was made.
+    # The bytes of the files are equal too, because they do not say where or how the run was made.
     assert (whole / "adapter.safetensors").read_bytes() == (out / "adapter.safetensors").read_bytes()
     assert (whole / "previews/000004.png").read_bytes() == (out / "previews/000004.png").read_bytes()
 
@@ -250,7 +250,7 @@ def test_a_diverging_run_is_an_error(teach, tmp_path, monkeypatch):
 def test_a_missing_platform_is_one_line(flag, tmp_path):
     import subprocess
 
-    # A process of its own: the platform is chosen before JAX starts.
+    # In a separate process, because the platform is chosen before JAX starts.
     values = settings(out=tmp_path / "run", images=tmp_path, **{flag: True})
     root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "train.concept", *as_flags(values)]

@@ -1,4 +1,4 @@
-"""Settings: flags over YAML over defaults, and what is refused."""
+"""Settings: flags override YAML, which overrides the defaults. Wrong settings are refused."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_concept_without_tokens_is_called_by_its_noun():
 
 
 def test_the_number_of_random_rows_depends_on_form_and_layers():
-    # Rows that only the text is read of cost little.
+    # Rows of which only the text is read cost little.
     assert make_config(batch=3, layers="cross_kv").random_rows == 12
     assert make_config(batch=3, layers="cross_kv", erase="epsilon").random_rows == 3
     assert make_config(batch=3, layers="attention").random_rows == 3

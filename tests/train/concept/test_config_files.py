@@ -1,4 +1,4 @@
-"""`--config`: a path, the name of a shipped configuration, and their old names."""
+"""`--config`: a path, the name of a shipped configuration, or its old name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 def test_a_shipped_configuration_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config(Path("ada")) == CONFIGS / "ada.yaml"
-    # A folder of pictures with this name is no configuration.
+    # A folder of pictures with this name is not a configuration.
     (tmp_path / "ada").mkdir()
     config = parse_args(["--config", "ada", "--out", "run"])
     assert (config.token, config.out) == ("<ada>", Path("run"))

@@ -18,7 +18,7 @@ from train.concept.prompts import captions_for, preview_prompts, prompt_words
 
 
 def numbered(count: int = 5, prompts: int = 7) -> ConceptData:
-    """Data whose every latent is its number."""
+    """Data in which every latent is filled with its number."""
     numbers = np.arange(count, dtype=np.float32)[:, None, None, None]
     latents = np.broadcast_to(numbers, (count, 2, 2, 4)).copy()
     ids = np.arange(prompts, dtype=np.int32)[:, None]
@@ -65,7 +65,7 @@ def test_random_rows_are_noise_in_the_share_asked_for():
         batch = batches_of(make_config(random_batch=50, pure_noise=share), numbered())(0)
         assert batch.random_is_noise.mean() == expected
     batch_at = batches_of(make_config(random_batch=500, pure_noise=0.3), numbered())
-    # Four deviations of 500 draws.
+    # Four standard deviations of 500 draws.
     assert abs(batch_at(0).random_is_noise.mean() - 0.3) < 0.082
 
 

@@ -1,4 +1,4 @@
-"""Pictures to latents: alone, in batches, with a bar."""
+"""Pictures become latents: one by one, in batches, and with a progress bar."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_batches_with_a_padded_last_one_give_the_latents_of_single_pictures(tiny
     before = encode._encode._cache_size()
     for rows in (2, 2, 8):
         batched = latents_of(tiny_sd, pictures, rows=rows)
-        # Sums of other orders in batches: 1.3e-6 of 3.6 with the pocket model.
+        # Batches sum in another order: 1.3e-6 of 3.6 with the pocket model.
         np.testing.assert_allclose(batched, alone, rtol=0, atol=2e-6 * np.abs(alone).max())
-    # One program for each number of rows, however many pictures come.
+    # One program for each number of rows, whatever the number of pictures.
     assert encode._encode._cache_size() == before + 2
 
 

@@ -50,7 +50,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, size):
     two_halves().save(tmp_path / "a.png", exif=exif)
     image = only(tmp_path).image
     assert image.size == size
-    # Where the stored left side is seen: 1 left, 2 and 3 right, 6 top, 8 bottom.
+    # Where the stored left side is in the upright picture: 1 left, 2 and 3 right, 6 top, 8 bottom.
     corner = {1: (0, 0), 2: (7, 0), 3: (7, 3), 6: (0, 0), 8: (0, 7)}[orientation]
     opposite = {1: (7, 3), 2: (0, 3), 3: (0, 0), 6: (3, 7), 8: (3, 0)}[orientation]
     assert image.getpixel(corner) == RED
@@ -203,7 +203,7 @@ def test_folders_without_pictures_are_refused(tmp_path):
 
 
 def weights_of(mask: Image.Image, folder, **options) -> np.ndarray:
-    """What counts of a picture of 8 x 4 with this mask, pixel by pixel."""
+    """The loss weights of the pixels of an 8 x 4 picture with this mask."""
     two_halves().save(folder / "a.png")
     mask.save(folder / "a.mask.png", **options)
     return np.asarray(only(folder).mask)
@@ -235,7 +235,7 @@ def test_transparent_parts_of_masks_with_grey_or_palettes_do_not_count(tmp_path)
 def test_sixteen_bits_of_a_mask_keep_their_tones(tmp_path, mode):
     ramp = np.arange(32, dtype=np.uint16).reshape(4, 8) * 8 * 257
     image = Image.fromarray(ramp) if mode == "I;16" else Image.fromarray(ramp.astype(np.int32))
-    # Older Pillows open a PNG as "I"; this one does so with a TIFF.
+    # Older versions of Pillow open such a PNG in mode "I". This one does so with a TIFF.
     kind = "PNG" if mode == "I;16" else "TIFF"
     np.testing.assert_array_equal(weights_of(image, tmp_path, format=kind), ramp // 257)
 
@@ -252,7 +252,7 @@ def test_transparency_in_sixteen_bits_of_grey_is_recognised(tmp_path):
 
 
 def with_hidden_grey(image: Image.Image, value: int) -> bytes:
-    """A PNG of 16 bits of grey in which `value` is transparent, as PNG files say it: chunk tRNS."""
+    """A PNG with 16 bits of grey in which `value` is transparent. In a PNG the chunk tRNS says so."""
     file = io.BytesIO()
     image.save(file, "PNG")
     data, body = file.getvalue(), b"tRNS" + struct.pack(">H", value)
@@ -327,7 +327,7 @@ def test_a_damaged_picture_is_read_or_refused_in_one_line(tmp_path, suffix):
             damaged[rng.integers(len(damaged))] = rng.integers(256)
         (tmp_path / f"a.{suffix}").write_bytes(damaged)
         with warnings.catch_warnings():
-            # Pillow warns of damaged EXIF blocks.
+            # Pillow warns about damaged EXIF blocks.
             warnings.simplefilter("ignore")
             try:
                 read_pictures(tmp_path)
@@ -358,6 +358,6 @@ def test_many_large_pictures_are_never_in_memory_at_once(tmp_path):
         os.link(tmp_path / "000.png", tmp_path / f"{i:03d}.png")
     done = subprocess.run([sys.executable, "-c", _READ_MANY, tmp_path], capture_output=True, text=True, check=True)
     count, megabytes = map(int, done.stdout.split())
-    # All together are 480 MB; one is 12, and three are held while one is worked on.
+    # All pictures take 480 MB. One takes 12 MB, and three copies are held while one is processed.
     assert count == 40
     assert megabytes < 100

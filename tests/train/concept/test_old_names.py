@@ -1,4 +1,4 @@
-"""Settings that were renamed: old flags and YAML keys are read, and files keep their keys."""
+"""Settings that were renamed: old flags and YAML keys still work, and files keep their keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orthogonal Adaptation: down projections that stay, bit for bit, on rows that no other slot has."""
+"""Orthogonal Adaptation: down projections do not change, bit for bit, and each slot has its own rows."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_down_projections_do_not_change_and_the_rest_trains(together, slot):
 
 def test_changes_of_two_concepts_read_orthogonal_inputs(together):
     for (path, one), (_, other) in zip(*map(pairs, together), strict=True):
-        # Of W [m, n], as method and papers have it: the transposes of the kernels' changes.
+        # Changes of W [m, n], as in the paper. They are the transposes of the kernels' changes.
         first, second = ((pair.lora_A @ pair.lora_B).T for pair in (one, other))
         reference = np.linalg.norm(first) * np.linalg.norm(second)
         assert reference > 0
@@ -105,7 +105,7 @@ def test_a_new_adapter_changes_nothing_and_its_slot_is_drawn_from_the_name(tiny_
     config = make_config(**SETTINGS | {"slot": None, "layers": "cross_kv"})
     info, _, trainable = init_concept(config, tiny_sd)
     slot = json.loads(info.training)["slot"]
-    # Text is 32 wide: 16 sets of 2 rows.
+    # Text has 32 features: 16 sets of 2 rows.
     assert slot == [slot_from_name("ada", 16)]
     assert not any(np.any(pair.lora_B) for pair in trainable.lora["unet"].values())
     expected = init_orthogonal(3, {"unet": dict.fromkeys(trainable.lora["unet"], (32, 1))}, slot[0], 2)["unet"]

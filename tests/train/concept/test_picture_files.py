@@ -18,7 +18,7 @@ def make(folder, *names: str):
 
 
 def named(folder, **options) -> list[tuple[str | None, ...]]:
-    """The names found, and no warning."""
+    """The names of the files that are found, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return [tuple(path and path.name for path in each) for each in find_pictures(folder, **options)]
@@ -39,7 +39,7 @@ def test_captions_and_masks_are_found_in_any_case(tmp_path, caption, mask):
 
 
 def test_names_with_accents_match_however_a_system_writes_them(tmp_path):
-    # macOS writes the letter and the mark apart, others together.
+    # macOS writes a letter and its accent as two characters, other systems as one.
     make(tmp_path, "\u00e9.png", "e\u0301.txt")
     assert named(tmp_path) == [("\u00e9.png", "e\u0301.txt", None)]
 
@@ -117,7 +117,7 @@ def test_control_characters_in_names_are_not_printed(tmp_path):
 
 
 def test_many_captions_are_matched_quickly(tmp_path):
-    # Found by name, not by trying each with each: 4,000,000 comparisons would take seconds.
+    # Captions are looked up by name. Comparing each with each, 4,000,000 times, would take seconds.
     import time
 
     make(tmp_path, *(f"{i}.{suffix}" for i in range(2000) for suffix in ("png", "txt")))

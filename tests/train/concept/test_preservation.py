@@ -1,4 +1,4 @@
-"""Differential Output Preservation: the class, in the concept's own pictures, looks as the base draws it."""
+"""Differential Output Preservation: on the concept's pictures, captions of the class give the output of the base."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_view_has_its_picture_s_class_caption(tiny_sd, pictures):
     data = load_concept_data(preserving(pictures, flip=True), tiny_sd)
     assert data.prompts.texts == tuple(text for text in CLASS_CAPTIONS for _ in range(2))
     np.testing.assert_array_equal(data.prompts.ids, tiny_sd.tokenizer.encode(data.prompts.texts))
-    # Nobody's token, the concept's own included.
+    # No concept's token, not even this concept's.
     assert data.prompts.ids.max() < tiny_sd.tokenizer.table_rows
 
 

@@ -1,4 +1,4 @@
-"""The run folder: what is there is never replaced, and two trainings never share one."""
+"""The run folder: existing files are never replaced, and two training runs never share a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of a YAML file that are no settings: one line with the file, the key and what is expected."""
+"""Wrong values in a YAML file: one line with the file, the key and what is expected."""
 
 from __future__ import annotations
 

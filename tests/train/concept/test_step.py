@@ -1,4 +1,4 @@
-"""One training step against the same sums written plainly, with fused weights."""
+"""One training step compared with a plain computation of the same losses with fused weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEED = 11
 
 
 def start(config):
-    """A step that computes losses, and the state it begins with; XLA drops the backward pass."""
+    """Trainable parameters, masks, the optimizer, and a state before a step."""
     trainable, masks = make_trainable(config)
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     state = init_state(trainable, masks, optimizer, jax.random.key(SEED))
@@ -36,6 +36,8 @@ def start(config):
 
 
 def losses(step, state: TrainState, batch: Batch, params) -> dict[str, float]:
+    """The losses of a step. XLA drops the backward pass, because its results are not used."""
+
     def only_losses(state, batch, params):
         metrics = step(state, batch, params)[1]
         return {name: metrics[name] for name in ("loss", "diffusion_loss", "erase_loss")}
@@ -90,7 +92,7 @@ def noised_rows(batch: Batch, key, offset, alphas):
 
 
 def text_rows(params, trainable, scale, batch: Batch):
-    """Every row's states and its adapted layers' inputs, each with a token table of its own."""
+    """The states of every row and the inputs of its adapted layers. Each row has its own token table."""
     layers = trainable.lora.get("text_encoder", {})
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     states, inputs = [], []

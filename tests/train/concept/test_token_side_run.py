@@ -1,4 +1,4 @@
-"""Training with the token side from end to end: resumed, in groups, of several slots, of SDXL; what its files say."""
+"""Training with the token side from end to end: resumed, in groups, with several slots, with SDXL; and its files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from train.concept.run_folder import changed_settings
 from train.concept.settings.flat import LATER, NAMES
 from train.concept.settings.old_names import to_file_keys
 
-# Of config.json.
+# The keys of config.json.
 FILE_KEYS = list(to_file_keys(dict.fromkeys(NAMES)))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Every run traces its own step; XLA need compile it only the first time."""
+    """Every run traces its own step. With this cache, XLA compiles it only the first time."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
@@ -130,7 +130,7 @@ def test_the_file_says_how_it_is_cut_and_which_codewords_it_began_with(whole, ba
     assert training["codewords"] == codewords_digest(basis.codewords[BLOCKS])
     expected = {"token_side": 0.5, "token_side_margin": 3.0, "token_norm_limit": 1.5, "token_start": "codeword"}
     assert {name: training[name] for name in expected} == expected
-    # The same directions of the slot in every layer.
+    # In every layer the slot has the same directions.
     for pair in adapter.lora["unet"].values():
         amplitudes = np.abs(basis.directions.T @ pair.lora_A).max(1)
         assert np.abs(amplitudes[adapter.info.partition.directions("", 32, (1,))]).max() > 0.01
@@ -158,7 +158,7 @@ def test_a_token_starts_near_its_slots_codewords_and_not_equal_to_others(tiny_sd
     words = basis.codewords[BLOCKS]["text_encoder"]
     deviation = float(np.asarray(token_table(tiny_sd.params)).std())
     for start in starts:
-        # Moved by a tenth of a deviation; five of those are beyond chance in 64 numbers.
+        # Noise moves each of 64 numbers by about a tenth of a deviation. None moves by five times that.
         assert np.abs(start - words[[1, 3]].mean(0)).max() < 5 * 0.1 * deviation
     assert np.abs(starts[0] - starts[1]).max() > 0.01 * deviation
 
@@ -173,7 +173,7 @@ def test_several_slots_give_the_mean_of_their_codewords():
 
 def test_negative_tokens_are_the_other_slots_codewords(tiny_sd, basis, basis_file, pictures):
     config = token_side_config(basis_file, images=pictures, negative_spread=1.0, layers="cross_kv", slot=(0, 2))
-    # Without a spread nothing is moved.
+    # With a spread of 1 no noise is added.
     negative_tokens = train.concept.prepare.load_concept_data(
         config, tiny_sd, train.concept.prepare.own_directions(config, tiny_sd, basis)
     ).negative_tokens["text_encoder"]

@@ -1,4 +1,4 @@
-"""The token side within a training step: against plain sums, over several devices, and what it leaves alone."""
+"""The token side in a training step: compared with plain sums, over several devices, and what it does not change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pictures(tmp_path_factory):
 
 
 def metrics_of(config, sd, batch, trainable, masks, devices: int = 1) -> dict[str, np.ndarray]:
-    """What a step over `devices` parts of the batch computes; and the gradients' norm."""
+    """The metrics of a step over `devices` parts of the batch, and the norm of the gradients."""
     optimizer = make_optimizer(config.optimizer, config.steps)
     step = make_step(
         sd.models, SCHEDULE, optimizer,
@@ -68,7 +68,7 @@ def test_the_term_is_that_of_a_plain_computation(model, changes, request, pictur
     sd = request.getfixturevalue(model)
     config = token_side_config(write_basis(tmp_path / "basis", sd), images=pictures, batch=4, random_batch=4, **changes)
     concept = prepare_concept(config, sd)
-    # Long tokens, so that the limit counts too.
+    # Long tokens, so that the limit has an effect too.
     trainable = concept.trainable._replace(tokens=3 * concept.trainable.tokens)
     batch = concept.batch_at(0)
     assert batch.own_prompts is not None
@@ -83,7 +83,7 @@ def test_the_term_is_that_of_a_plain_computation(model, changes, request, pictur
     np.testing.assert_allclose(found["loss"], total, rtol=1e-6)
     over_two = metrics_of(config, sd, batch, trainable, concept.masks, devices=2)
     for name, value in found.items():
-        # Means of halves; the gradient's norm covers the term's own gradients.
+        # Means of the two halves. The norm of the gradients covers the gradients of the term.
         np.testing.assert_allclose(over_two[name], np.repeat(value, 2), rtol=1e-5, err_msg=name)
 
 

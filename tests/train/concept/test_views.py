@@ -1,4 +1,4 @@
-"""Crops that see the mask."""
+"""Crops cover a part of the mask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def views(picture: Picture, smallest: float = 1.0, flip: bool = False, seed: int
 def test_the_centre_square_of_a_portrait_moves_to_the_face_at_its_top():
     picture = masked((40, 100), (10, 2, 30, 20))
     [view] = views(picture)
-    # As little as it must: from row 30 to row 2.
+    # It moves no farther than it must: from row 30 to row 2.
     expected = picture.image.resize((SIZE, SIZE), Image.Resampling.LANCZOS, (0, 2, 40, 42))
     assert view.image.tobytes() == expected.tobytes()
     white = np.asarray(picture.mask.crop((0, 2, 40, 42))).mean() / 255

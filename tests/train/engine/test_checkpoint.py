@@ -1,4 +1,4 @@
-"""Checkpoints: whatever is damaged, what comes back is what was saved, or the one before."""
+"""Checkpoints: whatever is damaged, the state that was saved is restored, or the one before it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(original, tmp_path):
 
 @pytest.fixture
 def nothing_is_printed(capfd):
-    """Neither a traceback nor a line of a library's log, not even when what it left is thrown away."""
+    """No traceback and no line of a library's log is printed, not even when objects that it left are deleted."""
     yield
     gc.collect()
     assert capfd.readouterr() == ("", "")
@@ -106,7 +106,7 @@ def test_a_run_continues_from_the_checkpoint_before_bit_for_bit(tmp_path):
     with pytest.warns(UserWarning, match="the checkpoint of step 6 is damaged") as said:
         assert_same(run(tmp_path / "parts", steps=8, resume=True), whole)
     assert len(said) == 1
-    # The step was saved again, and the damaged one was kept.
+    # The step was saved again, and the damaged checkpoint was kept.
     assert {path.name for path in folder.iterdir()} == {"6", "8", "damaged-6"}
     losses = [
         [(m["step"], m["loss"]) for m in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())]
@@ -135,7 +135,7 @@ def test_a_second_damaged_checkpoint_of_a_step_gets_a_number(folder):
 
 
 def stray_folders(folder: Path) -> None:
-    """What people leave there."""
+    """Add files and folders that people may leave there."""
     shutil.copytree(folder / "4", folder / "400.bak")
     shutil.copytree(folder / "4", folder / "damaged-400")
     for name in ("old", "999", "٣", "007", "-5", "1e3"):
@@ -211,7 +211,7 @@ def test_checkpoints_of_earlier_versions_are_restored(without_digest):
     assert_same(state, state_at(4))
     with pytest.raises(UserError, match="does not fit this configuration"):
         Checkpoints(without_digest).restore(new_state() | {"x": jnp.zeros(6)})
-    # The newest by this version, the one before by an earlier one.
+    # The newest checkpoint is by this version, the one before by an earlier version.
     Checkpoints(without_digest).save(6, state_at(6))
     assert {path.name for path in without_digest.iterdir()} == {"4", "6"}
     (without_digest / "6" / "default" / "manifest.ocdbt").unlink()
@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoints(folder, monkey
     message = str(told.value)
     assert message.startswith(f"cannot save a checkpoint of step 6 in {folder}: No space left on device; make room")
     assert "\n" not in message
-    # What was half-written goes: it would keep the disk full.
+    # Half-written files are removed, because they would keep the disk full.
     assert {path.name for path in folder.iterdir()} == {"2", "4"}
     assert checkpoint.Checkpoints(folder).restore(new_state())[0] == 4
 

@@ -1,4 +1,4 @@
-"""The loop: resuming, signals, NaN, metrics. The step is a toy, the loop is the real one."""
+"""The loop: resuming, signals, NaN, metrics. The step is a small fake, the loop is the real one."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_signal_during_a_save_stops_after_it(tmp_path, monkeypatch, capsys):
     calls = kill_within("save", monkeypatch)
     with pytest.raises(Interrupted):
         run(tmp_path / "parts", save_every=2)
-    # That step was already being saved: the loop goes on to the next, and saves that.
+    # That step was already being saved, so the loop makes one more step and saves it.
     assert (calls, Checkpoints(tmp_path / "parts" / "checkpoints").latest_step()) in [([2], 2), ([2, 3], 3)]
     assert "continue with --resume" in capsys.readouterr().out
     assert_same(run(tmp_path / "parts", resume=True), run(tmp_path / "whole"))
@@ -199,7 +199,7 @@ def test_a_signal_during_a_preview_stops_after_it_without_another_step(tmp_path)
 
 @pytest.fixture
 def interruptible():
-    """SIGINT as at a terminal: a test run in the background was told to ignore it."""
+    """Handle SIGINT as at a terminal, because a test run in the background ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -275,7 +275,7 @@ from test_loop import LoopConfig, new_state, run_loop
 from blocklora_jax.command_line.runner import run
 def busy(step):
     print("busy", flush=True)
-    # As long as a compilation, and as deaf.
+    # This takes as long as a compilation, and does not react to signals either.
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
 run(lambda: run_loop(LoopConfig(steps=9), Path(sys.argv[1]), new_state(), lambda *args: 0, busy))
 """
