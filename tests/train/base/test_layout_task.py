@@ -1,4 +1,4 @@
-"""The U-Net's second task: labels that agree with the drawing, a closed form of the loss, and a U-Net that learns it."""
+"""The U-Net's second task: labels that agree with the drawing, a closed form of the loss, and learning it."""
 
 import json
 
