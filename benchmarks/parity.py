@@ -1,6 +1,6 @@
 """How much our models differ from PyTorch's at full size: whole random models in fp32, from one folder on disk.
 
-The program writes a random Diffusers folder. diffusers and our library open it, each in a process of its own, and
+The program writes a random Diffusers folder. diffusers and our library open it, each in its own process, and
 compute the same text states, U-Net prediction, latents and pictures from the same inputs. Memory never holds two copies
 of a model: SDXL takes about 15 GiB, Stable Diffusion 1.5 and 2.1 about 6. A run takes some minutes on two cores.
 

@@ -1,4 +1,4 @@
-"""The two sides of `benchmarks.parity`. Each opens the folder in a process of its own and computes every case."""
+"""The two sides of `benchmarks.parity`. Each opens the folder in its own process and computes every case."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def pictures():
     people = [draw_individual("woman", rng) for _ in range(2)]
     pair = (draw_individual("dog", rng), draw_individual("car", rng))
     scenes = ("beach", "city", "forest", "room")
-    specs = [PictureSpec((who,), scene, "photo", i) for who in people for i, scene in enumerate(scenes)]
+    specs = [PictureSpec((woman,), scene, "photo", i) for woman in people for i, scene in enumerate(scenes)]
     return np.stack([draw(spec) for spec in [*specs, PictureSpec(pair, "snow", "photo", 9)]])
 
 

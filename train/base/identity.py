@@ -58,11 +58,12 @@ def measure_identity(judge: Judge, seed: int, count: int = 500) -> dict[str, Any
 
 
 def measure_variants(judge: Judge, kind: str, seed: int) -> dict[str, Any]:
-    """How well the judge tells the variants of held-out "scene"s or "style"s apart by their references.
+    """How well the judge tells the variants of held-out scenes or styles apart by their references.
 
-    Each variant has six references and six other pictures. `top1`: share of these pictures that are nearest to the mean
-    of their own variant's references, among all variants of all three held-out names. `cosine_same`: mean cosine of a
-    picture to that mean. `cosine_other`: to the means of the other variants of the same name.
+    kind: "scene" or "style". Each variant has six references and six other pictures. `top1`: share of these pictures
+    that are nearest to the mean of their own variant's references, among all variants of all three held-out names.
+    `cosine_same`: mean cosine of a picture to that mean. `cosine_other`: to the means of the other variants of the same
+    name.
     """
     names, variants = _VARIANTS[kind]
     chosen = [variant for variant in variants if variant[0] in names]

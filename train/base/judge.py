@@ -167,13 +167,13 @@ def _loss(
     (embedded, logits), seen = JudgeNetwork(config).apply({"params": params["judge"]}, images, mutable="intermediates")
     values = apply_model(_TRAIT_HEAD, params["traits"], seen["intermediates"]["pooled"][0])
     described = apply_model(Describer(config.subject_size), params["describer"], batch.traits)
-    alike = SCALE * embedded.subject @ described.T
+    similarities = SCALE * embedded.subject @ described.T
     scenes = apply_model(Describer(config.scene_size), params["scenes"], jnp.asarray(_SCENES))
     styles = apply_model(Describer(config.style_size), params["styles"], jnp.asarray(_STYLES))
     present = jnp.asarray(batch.values) @ _NAMES
     integer_loss = optax.softmax_cross_entropy_with_integer_labels
     losses = {
-        "subject": optax.softmax_cross_entropy(alike, batch.target),
+        "subject": optax.softmax_cross_entropy(similarities, batch.target),
         "scene_variant": integer_loss(SCALE * embedded.scene @ scenes.T, batch.scene_variant),
         "style_variant": integer_loss(SCALE * embedded.style @ styles.T, batch.style_variant),
         "classes": optax.sigmoid_binary_cross_entropy(logits.classes, batch.classes).sum(-1),
@@ -183,7 +183,7 @@ def _loss(
         "traits": (optax.sigmoid_binary_cross_entropy(values, batch.values) * present).sum(-1),
     }
     means = {name: loss.mean() for name, loss in losses.items()}
-    hits = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
+    hits = jnp.take_along_axis(jnp.asarray(batch.target), similarities.argmax(1)[:, None], axis=1) > 0
     total = jnp.zeros(())
     for name, (early, late) in WEIGHTS.items():
         total += jnp.where(second_half, late, early) * means[name]

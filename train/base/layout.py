@@ -1,9 +1,9 @@
 """The U-Net's second task: to predict for every cell of its feature maps which class is drawn there.
 
-The drawing program knows where each subject stands, so nobody has to label pictures. Without this task, cells on the
-right of a picture attend to the first noun of the caption instead of the second for a very long time. With it, they
-attend to the right noun after a few hundred steps. One linear layer per feature map makes the prediction. These layers
-are not kept, so the model's architecture does not change.
+The drawing program knows where each subject is, so pictures need not be labelled. Without this task, cells on the right
+of a picture attend to the first noun of the caption instead of the second for a very long time. With it, they attend to
+the correct noun after a few hundred steps. One linear layer per feature map makes the prediction. These layers are not
+kept, so the model's architecture does not change.
 Source: TokenCompose (arXiv 2312.03626) supervises attention maps; here features are classified instead.
 """
 

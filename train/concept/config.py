@@ -122,7 +122,7 @@ class ConceptConfig:
         }.items() if is_used]  # fmt: skip
         if used and self.adapter.assignment != "text":
             raise UserError(
-                f"{used[0]} needs slots with directions of their own: give --assignment text and --basis too"
+                f"{used[0]} needs slots that own directions of a basis: give --assignment text and --basis too"
             )
         if used and not self.tokens.token_vectors:
             raise UserError(f"{used[0]} needs a token: give --token-vectors 1 or more")

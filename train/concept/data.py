@@ -151,7 +151,7 @@ def make_batches(
         if data.text is None:
             batch = batch._replace(ids=data.ids[chosen])
             if data.own_prompts is not None:
-                # A generator of its own, so that all other draws are the same as without own prompts.
+                # A separate generator, so that all other draws are the same as without own prompts.
                 own_rows = np.random.default_rng((seed, 3, step)).integers(len(data.own_prompts.ids), size=rows)
                 batch = batch._replace(own_prompts=pick(data.own_prompts, own_rows))
         else:

@@ -79,5 +79,5 @@ def _resembling(
     mean = offsets.mean(0, keepdims=True)
     mix = jax.random.normal(mix_key, (rows, len(known))) / max(len(known) - 1, 1) ** 0.5
     apart = APART * table.std() * jax.random.normal(noise_key, (rows, vectors, width))
-    alike = table[jnp.asarray(nouns)][:, None] + mean + jnp.einsum("pk,kvd->pvd", mix, offsets - mean) + apart
-    return jnp.where(jax.random.uniform(chosen_key, (rows, 1, 1)) < RESEMBLING, alike, embeddings)
+    resembling = table[jnp.asarray(nouns)][:, None] + mean + jnp.einsum("pk,kvd->pvd", mix, offsets - mean) + apart
+    return jnp.where(jax.random.uniform(chosen_key, (rows, 1, 1)) < RESEMBLING, resembling, embeddings)

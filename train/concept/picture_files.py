@@ -104,9 +104,9 @@ def _with_companions(pictures: list[PictureFiles], captions: list[Path], masks: 
 def _companion(picture: Path, files: _Named, pictures: _Named) -> Path | None:
     """The file of `files` with the name of `picture`. Upper and lower case may differ if only one file can be meant."""
     key = same_name(picture.stem)
-    alike = files.get(key, [])
-    exact = [path for path in alike if _base(path) == picture.stem]
-    chosen = exact or ([] if any(other.stem != picture.stem for other in pictures[key]) else alike)
+    candidates = files.get(key, [])
+    exact = [path for path in candidates if _base(path) == picture.stem]
+    chosen = exact or ([] if any(other.stem != picture.stem for other in pictures[key]) else candidates)
     if len(chosen) > 1:
         raise UserError(
             f"{printable(str(picture.parent))}: {_some(chosen)} all belong to {printable(picture.name)}: keep one"

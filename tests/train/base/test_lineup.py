@@ -17,8 +17,8 @@ def test_labels_say_what_each_picture_shows():
         spec, shown = lineup.make_spec(3, CAST, i)
         assert i % CAST in shown
         assert [j for j in labels.subjects[i] if j >= 0] == shown
-        for subject, who in zip(spec.subjects, shown, strict=True):
-            class_name, *keys = [by_number[n] for n in labels.traits[who] if n >= 0]
+        for subject, individual in zip(spec.subjects, shown, strict=True):
+            class_name, *keys = [by_number[n] for n in labels.traits[individual] if n >= 0]
             assert class_name == (subject.class_name, "", "")
             # The numbers are enough to make the individual again.
             assert Individual(keys[0][0], tuple((trait, value) for _, trait, value in keys)) == subject

@@ -120,10 +120,15 @@ def _asked(measured):
 def test_text_shows_rates_and_whether_minimum_values_are_reached(judge):
     captions = report.measure_captions(judge, report.draw_all, set(), 1, (6, 4))
     captions["one"]["ratio"]["scene"] = 0.6234
-    who = {"individuals": 10, "top1": 0.912, "top1_of_class": 0.95, "top1_in_pairs": 0.7, "cosine_same": 0.8}
-    who |= {"cosine_in_pairs": 0.5, "cosine_same_class": 0.1, "cosine_other_class": 0.0, "top1_by_class": {"man": 1.0}}
+    identity = {"individuals": 10, "top1": 0.912, "top1_of_class": 0.95, "top1_in_pairs": 0.7, "cosine_same": 0.8}
+    identity |= {
+        "cosine_in_pairs": 0.5,
+        "cosine_same_class": 0.1,
+        "cosine_other_class": 0.0,
+        "top1_by_class": {"man": 1.0},
+    }
     variants = {"scene": {"variants": 93, "top1": 0.5, "cosine_same": 0.9, "cosine_other": 0.4321}}
-    measured = {"identity": who, "variants": variants, "captions": captions}
+    measured = {"identity": identity, "variants": variants, "captions": captions}
     text = report.as_text({"model": "pocket", "seed": 1, "seconds": 2.0, **measured})
     assert "scene variants: top-1 50.0% among 93" in text and "0.432" in text
     assert "top-1 91.2% (>= 85%) among 10 unseen" in text

@@ -233,7 +233,7 @@ def test_a_basis_that_lacks_something_is_refused_before_anything_is_written(case
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"assignment": "layer"}, "--token-side needs slots with directions of their own: give --assignment text"),
+        ({"assignment": "layer"}, "--token-side needs slots that own directions of a basis: give --assignment text"),
         ({"token_vectors": 0}, "--token-side needs a token: give --token-vectors 1 or more"),
         ({"partition_seed": 3}, "--assignment text .* needs --basis and --partition-seed 0"),
         ({"blocks": 0}, "--basis cuts blocks along the text features: it needs --blocks 2 or more"),
