@@ -91,8 +91,8 @@ class Checkpoints:
                 return step, state
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise UserError(
-            f"every checkpoint in {self._folder.path} is damaged ({reasons}): put a copy of one there, or remove the "
-            "folder; then --resume begins at the first step"
+            f"every checkpoint in {self._folder.path} is damaged ({reasons}): put a copy of one there, or move the "
+            "folder away; then --resume begins at the first step"
         )
 
     def close(self) -> None:
