@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "blocklora_jax/__init__.py"
 TORCH = ["torch>=2.4", "diffusers>=0.35", "peft>=0.17", "transformers>=4.57", "accelerate>=1.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 BENCH = ["matplotlib>=3.10"]
-# Version 4.10 is the first that works with NumPy 2.
+# 4.10 is the first version that works with NumPy 2.
 FACES = ["opencv-python-headless>=4.10"]
 
 setup(

@@ -1,3 +1,3 @@
-"""One question a script: `python -m benchmarks.<name>`; each prints a table and a line of JSON."""
+"""Benchmarks. Each script answers one question: `python -m benchmarks.<name>` prints a table and a line of JSON."""
 
-import blocklora_jax  # noqa: F401 (its handling of signals, before the imports that take long)
+import blocklora_jax  # noqa: F401 (it sets up the handling of signals before the slow imports)

@@ -1,8 +1,8 @@
 """How long merging fifteen concepts into Stable Diffusion 1.5 takes, against one plain pass over the same weights.
 
-Adapters are random, on all 128 attention kernels of the U-Net (93.5 M weights), K = 16 blocks, one slot each. The plain
-pass adds one low-rank product of the summed rank to every kernel in NumPy, without blocks and checks: what any merge of
-ordinary LoRA has to do at least. Prints a table and one line of JSON.
+The adapters are random. They adapt all 128 attention kernels of the U-Net (93.5 M weights), with K = 16 blocks and one
+slot each. The plain pass adds one low-rank product of the summed rank to every kernel in NumPy, without blocks and
+checks. Any merge of ordinary LoRAs has to do at least this. Prints a table and one line of JSON.
 
     python benchmarks/compose.py [--quick] [--adapters 15] [--ranks 4 16] [--repeats 5]
 """
@@ -27,7 +27,7 @@ from blocklora_jax.command_line.runner import run
 from blocklora_jax.layouts.low_rank import LoRAPair
 
 TEXT_WIDTH = 768
-# Transformers of the U-Net: (where, how many blocks of how many transformers, channels).
+# Transformers of the U-Net: (where, number of blocks, number of transformers in each, channels).
 STAGES = (
     ("down_blocks_0", 2, 320), ("down_blocks_1", 2, 640), ("down_blocks_2", 2, 1280), ("mid_block", 1, 1280),
     ("up_blocks_1", 3, 1280), ("up_blocks_2", 3, 640), ("up_blocks_3", 3, 320),
@@ -77,7 +77,7 @@ def random_adapters(shapes: dict[str, tuple[int, int]], count: int, rank: int, a
 
 
 def median_seconds(function: Callable[[], object], repeats: int) -> float:
-    """The median time of a call, after one that does not count."""
+    """The median time of a call. A first call is not counted."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
@@ -88,7 +88,7 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def measure(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: Axis, repeats: int) -> dict:
-    """Seconds of the plain pass, and how many times as long compose takes on NumPy and on JAX params."""
+    """Seconds of the plain pass, and the time of compose on NumPy and on JAX params as multiples of that."""
     params, adapters = random_params(shapes), random_adapters(shapes, count, rank, axis)
     kernels = dict(zip(shapes, _in_order(params, shapes), strict=True))
     pairs = merge.concatenate(adapters)["unet"]

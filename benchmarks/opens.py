@@ -1,4 +1,4 @@
-"""Whether PyTorch's diffusers, of this or another version, opens our files and gets the same weights.
+"""Whether PyTorch's diffusers, in this or another version, opens our files and gets the same weights.
 
 The files hold small random models of Stable Diffusion 1.x, 2.x and SDXL, as folders and as single files, and merged
 adapters as LoRAs in every layout with their tokens. Another Python opens them and returns its weights. Prints a table
@@ -42,7 +42,7 @@ TOLERANCE = 1e-6
 
 
 def make_jobs(family: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """What to open, the base's parameters, and the merged ones."""
+    """A list of files to open, the parameters of the base, and the merged ones."""
     checkpoint = make_family(family, folder)
     adapters = [
         random_adapter(name, checkpoint.params, slots=(slot,), layers="full+text_encoder", vectors=2)
@@ -70,12 +70,12 @@ def make_jobs(family: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str
 
 
 def files(folder: Path, stem: str, tokens: dict[str, int]) -> dict[str, str]:
-    """The tokens' files beside a file."""
+    """The files of tokens beside the file `stem`, by token."""
     return {token: str(folder / f"{stem}.{token.strip('<>')}.safetensors") for token in tokens}
 
 
 def job(family: str, folder: Path, name: str, config: str, **options: Any) -> dict[str, Any]:
-    """One thing to open."""
+    """One file or folder to open, for `benchmarks.opens_child`."""
     parts = ["unet", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else [])]
     paths = {
         key: str(folder / f"{options[key]}.safetensors") if options.get(key) else "" for key in ("single_file", "lora")
@@ -92,7 +92,7 @@ def job(family: str, folder: Path, name: str, config: str, **options: Any) -> di
 
 
 def errors(job: dict[str, Any], base: dict[str, Any], merged: dict[str, Any]) -> dict[str, float]:
-    """Largest difference of a weight from ours; for merged models also its largest change, which must not be zero."""
+    """The largest difference to our weights; for merged models also the largest change, which must not be zero."""
     theirs = load_file(job["out"])
     if job["name"].startswith("base "):
         return {"error": largest_difference(job, theirs, base), "change": 0.0}
@@ -101,20 +101,20 @@ def errors(job: dict[str, Any], base: dict[str, Any], merged: dict[str, Any]) ->
 
 
 def largest_difference(job: dict[str, Any], theirs: dict[str, np.ndarray], params: dict[str, Any]) -> float:
-    """Over all weights of the job's parts; infinity if there are other tensors."""
+    """The largest difference over all weights of the job's parts; infinity if there are other tensors."""
     worst = 0.0
     for part in job["parts"]:
         for key, array in to_torch(part, params[part]).items():
             got = theirs.get(f"{part}/{key}")
             if got is None or got.shape != array.shape:
                 return float("inf")
-            # NaN is no smaller than anything.
+            # Comparisons with NaN are false, so it must be handled separately.
             worst = max(worst, float(np.nan_to_num(np.abs(got - array).max(), nan=np.inf)))
     return worst
 
 
 def open_family(family: str, python: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Rows of the table for one family, and the versions that opened it."""
+    """Rows of the table for one family, and the versions of the packages that opened it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         jobs, base, merged = make_jobs(family, folder)
@@ -132,15 +132,15 @@ def open_family(family: str, python: str) -> tuple[list[dict[str, Any]], dict[st
 
 
 def main() -> int:
-    """Command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default=sys.executable, help="which Python opens the files; default: this one")
+    parser.add_argument("--python", default=sys.executable, help="the Python that opens the files; default: this one")
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
     args = parser.parse_args()
     rows, versions = [], {}
     for family in args.families:
-        found, versions = open_family(family, args.python)
-        rows += found
+        family_rows, versions = open_family(family, args.python)
+        rows += family_rows
     for row in rows:
         print(f"{row['family']:6} {row['what']:20} error {row['error']:8.2e}, change {row['change']:8.2e}")
     print(json.dumps({"versions": versions, "tolerance": TOLERANCE, "rows": rows}))

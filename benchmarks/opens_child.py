@@ -1,6 +1,6 @@
-"""Opens each file with diffusers and writes the weights that it gets. `benchmarks.opens` runs it under another Python.
+"""Opens each file with diffusers and writes the weights that it gets. `benchmarks.opens` runs it with another Python.
 
-Imports nothing of this project.
+It does not import this project.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 
 
 def open_pipeline(job: dict) -> Any:
-    """The pipeline of a job, with its LoRA fused and its tokens learnt."""
+    """The pipeline of a job, with its LoRA fused and its tokens added."""
     kind = getattr(diffusers, job["pipeline"])
     if job["single_file"]:
         pipeline = kind.from_single_file(job["single_file"], config=job["folder"], local_files_only=True)
     else:
         pipeline = kind.from_pretrained(job["folder"], local_files_only=True)
     if job["lora"]:
-        # Folder and name: without a network diffusers 0.35 takes no other form, not even for a file that is here.
+        # Folder and name, because without a network diffusers 0.35 accepts no other form, even for a local file.
         folder, name = os.path.split(job["lora"])
         pipeline.load_lora_weights(folder, weight_name=name)
         pipeline.fuse_lora(components=job["parts"])
@@ -41,7 +41,7 @@ def open_pipeline(job: dict) -> Any:
 
 
 def main() -> None:
-    """Open every job of the list named on the command line."""
+    """Open every job in the list that the command line names."""
     with open(sys.argv[1]) as file:
         jobs = json.load(file)
     for job in jobs:

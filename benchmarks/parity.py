@@ -1,6 +1,6 @@
-"""How far our models are from PyTorch's at full size: whole random models in fp32, from one folder on disk.
+"""How much our models differ from PyTorch's at full size: whole random models in fp32, from one folder on disk.
 
-The program writes a random Diffusers folder. diffusers and our library open it, each in a process of its own, and
+The program writes a random Diffusers folder. diffusers and our library open it, each in its own process, and
 compute the same text states, U-Net prediction, latents and pictures from the same inputs. Memory never holds two copies
 of a model: SDXL takes about 15 GiB, Stable Diffusion 1.5 and 2.1 about 6. A run takes some minutes on two cores.
 
@@ -31,21 +31,21 @@ SIDES = ("torch", "jax")
 
 
 def measure(folder: Path, work: Path, latents: int, steps: int) -> dict[str, Any]:
-    """Both sides' arrays and figures, one process after the other."""
-    found: dict[str, Any] = {}
+    """The arrays and measurements of both sides, which run one after the other, each in its own process."""
+    sides: dict[str, Any] = {}
     for side in SIDES:
         out = work / f"{side}.npz"
         command = ["-m", "benchmarks.parity_sides", side, str(folder), str(out), str(latents), str(steps)]
         subprocess.run([sys.executable, *command], check=True)
-        found[side] = {"arrays": dict(np.load(out)), **json.loads(out.with_suffix(".json").read_text())}
-    return found
+        sides[side] = {"arrays": dict(np.load(out)), **json.loads(out.with_suffix(".json").read_text())}
+    return sides
 
 
-def compare(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a case: the largest difference over the largest reference value, for pictures the largest of 255."""
+def compare(sides: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each case: the largest difference divided by the largest reference value; for pictures, of 255."""
     rows = []
-    theirs, ours = (found[side]["arrays"] for side in SIDES)
-    for name in found["torch"]["seconds"]:
+    theirs, ours = (sides[side]["arrays"] for side in SIDES)
+    for name in sides["torch"]["seconds"]:
         keys = sorted(key for key in theirs if key.startswith(f"{name}/"))
         is_picture = name == "generate"
         differences = [np.abs(ours[key].astype(np.float64) - theirs[key]).max() for key in keys]
@@ -57,37 +57,41 @@ def compare(found: dict[str, Any]) -> list[dict[str, Any]]:
                 "error": float(max(d / s for d, s in zip(differences, scales, strict=True))),
                 "spread": float(min(theirs[key].std() for key in keys)),
                 "tolerance": PICTURE_TOLERANCE if is_picture else TOLERANCE,
-                "torch_seconds": found["torch"]["seconds"][name][0],
-                "jax_first_seconds": found["jax"]["seconds"][name][0],
-                "jax_seconds": found["jax"]["seconds"][name][1],
+                "torch_seconds": sides["torch"]["seconds"][name][0],
+                "jax_first_seconds": sides["jax"]["seconds"][name][0],
+                "jax_seconds": sides["jax"]["seconds"][name][1],
             }
         )
     return rows
 
 
 def main() -> int:
-    """Command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sd15", choices=["sd15", "sd21", "sdxl"])
     parser.add_argument("--side", type=int, default=64, help="latents along one side: pixels / 8")
     parser.add_argument("--steps", type=int, default=2, help="sampling steps of the whole pictures")
-    parser.add_argument("--disk-dtype", default="float16", choices=["float16", "float32"], help="of the folder's files")
-    parser.add_argument("--small", action="store_true", help="a small model of the same build, to try the way")
+    parser.add_argument(
+        "--disk-dtype", default="float16", choices=["float16", "float32"], help="type of the weights in the folder"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="use a small model with the same structure, to try the program"
+    )
     args = parser.parse_args()
     check_options(args)
     with tempfile.TemporaryDirectory(prefix=f"{args.model}-") as work:
         folder = Path(work) / "model"
         count = write_model(folder, args.model, args.disk_dtype, args.small)
         print(f"wrote {count:,} parameters to {folder}", file=sys.stderr, flush=True)
-        found = measure(folder, Path(work), args.side, args.steps)
-    rows = compare(found)
+        sides = measure(folder, Path(work), args.side, args.steps)
+    rows = compare(sides)
     print(f"{'case':11} {'error':>9} {'torch s':>8} {'jax s':>8} {'first s':>8}")
     for row in rows:
         print(
             f"{row['case']:11} {row['error']:9.2e} {row['torch_seconds']:8.2f} {row['jax_seconds']:8.2f}"
             f" {row['jax_first_seconds']:8.2f}"
         )
-    memory = {side: {name: round(found[side][name], 2) for name in ("load_seconds", "peak_gib")} for side in SIDES}
+    memory = {side: {name: round(sides[side][name], 2) for name in ("load_seconds", "peak_gib")} for side in SIDES}
     settings = {name: getattr(args, name) for name in ("model", "side", "steps", "disk_dtype", "small")}
     print(f"peak GiB: torch {memory['torch']['peak_gib']}, jax {memory['jax']['peak_gib']}")
     print(json.dumps({**settings, "parameters": count, **memory, "rows": rows}))

@@ -1,4 +1,4 @@
-"""The two sides of `benchmarks.parity`. Each opens the folder in a process of its own and computes every case."""
+"""The two sides of `benchmarks.parity`. Each opens the folder in its own process and computes every case."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cases = dict[str, Callable[[], Any]]
 
 
 def draw_inputs(raw: dict[str, Any], side: int) -> dict[str, np.ndarray]:
-    """The arrays that both sides compute from, the same in every process; latents are `side` x `side`."""
+    """The inputs of both sides, the same in every process. Latents are `side` x `side`."""
     rng, unet, vae = np.random.default_rng(7), raw["unet"], raw["vae"]
     pixels = side * 2 ** (len(vae["block_out_channels"]) - 1)
     pooled = raw.get("text_encoder_2", {}).get("projection_dim", 0)
@@ -36,7 +36,7 @@ def draw_inputs(raw: dict[str, Any], side: int) -> dict[str, np.ndarray]:
 
 
 def torch_cases(folder: Path, inputs: dict[str, np.ndarray], steps: int) -> Cases:
-    """What diffusers computes, through the folder's own pipeline."""
+    """The computations of diffusers, with the folder's own pipeline."""
     import torch
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
@@ -49,8 +49,8 @@ def torch_cases(folder: Path, inputs: dict[str, np.ndarray], steps: int) -> Case
     last = lambda x: x.permute(0, 2, 3, 1).numpy()
 
     def text() -> list[np.ndarray]:
-        found = pipe.encode_prompt(PROMPTS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
-        return [found[i].numpy() for i in ((0, 2) if is_xl else (0,))]
+        encoded = pipe.encode_prompt(PROMPTS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+        return [encoded[i].numpy() for i in ((0, 2) if is_xl else (0,))]
 
     def unet() -> np.ndarray:
         added = {"text_embeds": arrays["pooled"], "time_ids": arrays["sizes"]} if is_xl else None
@@ -61,19 +61,19 @@ def torch_cases(folder: Path, inputs: dict[str, np.ndarray], steps: int) -> Case
         return last(torch.cat([latents.mean, latents.logvar], 1))
 
     def generate() -> np.ndarray:
-        # SDXL is told the size, which diffusers takes from the config, whatever the latents' is.
+        # SDXL gets the size as an input. diffusers takes it from the config, not from the latents.
         height, width = (side * pipe.vae_scale_factor for side in inputs["latents"].shape[1:3])
         options = {"latents": first["latents"], "num_inference_steps": steps, "guidance_scale": GUIDANCE}
         images = pipe(PROMPTS, height=height, width=width, output_type="np", **options).images
         return np.round(255 * images)
 
-    # One, as one is encoded: of two PyTorch makes 5e-5 of something else than of each alone.
+    # Decode one picture, as one is encoded: for two, PyTorch's results differ by 5e-5 from those of each alone.
     decode = lambda: last(pipe.vae.decode(first["latents"][:1]).sample)
     return {"text": text, "unet": unet, "vae encode": encode, "vae decode": decode, "generate": generate}
 
 
 def jax_cases(folder: Path, inputs: dict[str, np.ndarray], steps: int) -> Cases:
-    """What we compute; `generate` is what users call."""
+    """Our computations. `generate` is the function that users call."""
     import jax
     import jax.numpy as jnp
 
@@ -107,13 +107,13 @@ def jax_cases(folder: Path, inputs: dict[str, np.ndarray], steps: int) -> Cases:
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """Result and seconds."""
+    """The result and the time in seconds."""
     start = time.perf_counter()
     return function(), time.perf_counter() - start
 
 
 def run_side(side: str, folder: Path, out: Path, latents: int, steps: int) -> None:
-    """Compute all cases and write the arrays (`out`) and, beside them, seconds and memory (`.json`)."""
+    """Compute all cases; write the arrays to `out`, and seconds and memory to a `.json` beside it."""
     parts = ("unet", "vae", "text_encoder", "text_encoder_2")
     paths = {part: folder / part / "config.json" for part in parts}
     raw = {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
@@ -124,7 +124,7 @@ def run_side(side: str, folder: Path, out: Path, latents: int, steps: int) -> No
     seconds: dict[str, list[float]] = {}
     for name, case in cases.items():
         result, first = timed(case)
-        # Compiled already: the second time is what a picture costs.
+        # The second run is already compiled, so its time is the cost of a picture.
         seconds[name] = [first, timed(case)[1] if side == "jax" else first]
         arrays |= {f"{name}/{i}": x for i, x in enumerate(result if isinstance(result, list) else [result])}
         print(f"{side}: {name} {seconds[name][1]:.2f} s, peak {peak_gib():.2f} GiB", file=sys.stderr, flush=True)
@@ -135,7 +135,7 @@ def run_side(side: str, folder: Path, out: Path, latents: int, steps: int) -> No
 
 
 def peak_gib() -> float:
-    """The most memory that this process has held, files mapped from disk included."""
+    """The peak of this process' memory, including files mapped from disk."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -1,7 +1,7 @@
-"""The cost of erasure, and the gain of training concepts together, in steps a second for each concept.
+"""The cost of erasure, and the gain of training concepts together, in steps per second for each concept.
 
-`python -m benchmarks.training [--quick]` measures on the pocket model. The variants take turns, so that the ratios hold
-on a noisy machine.
+`python -m benchmarks.training [--quick]` measures on the pocket model. The variants run in turns, so that the ratios
+are right even on a busy machine.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Options:
     model: str = "pocket"
     batch: int = 6
     concepts: int = 5
-    """How many train in one program in the last variant."""
+    """Number of concepts that train in one program in the last variant."""
     rounds: int = 10
     quick: bool = False
-    """Few rounds, to see that it runs."""
+    """Only a few rounds, to see that the program runs."""
 
     def __post_init__(self) -> None:
         check_options(self)
 
 
 def prepare(options: Options, sd: StableDiffusion, changes: dict[str, Any], concepts: int = 1) -> Callable[[], None]:
-    """A function that runs one compiled step of a variant, of so many concepts, and waits for it."""
+    """A function that runs one compiled step of a variant with `concepts` concepts, and waits for it."""
     config = ConceptConfig.from_settings(
         images=Path("ada"), token="<ada>", class_noun="woman", out=Path("unused"), batch=options.batch, **changes
     )

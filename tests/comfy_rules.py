@@ -1,8 +1,8 @@
-"""A reader of LoRA files by the rules of ComfyUI's `comfy/lora.py`, as it stands in for ComfyUI.
+"""A reader of LoRA files by the rules of ComfyUI's `comfy/lora.py`. In tests it takes the place of ComfyUI.
 
-Names: every weight of the U-Net under LDM's name and under Diffusers' name, dots written as underscores, behind
-`lora_unet_`; Diffusers' dotted names with `.processor` before the projections of attention; the linear layers of the
-text encoders under `lora_te_`, `lora_te1_`, `lora_te2_`. Scale: alpha / rank, 1.0 without an alpha.
+Names: a weight of the U-Net has `lora_unet_` and then its LDM name or its Diffusers name, with underscores for dots. It
+also has its dotted Diffusers name with `.processor` before the projections of attention. The linear layers of the text
+encoders have `lora_te_`, `lora_te1_` or `lora_te2_`. Scale: alpha / rank, or 1.0 without an alpha.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def key_map(ldm_keys: list[str], unet_config: dict, text_states: list[dict]) -> 
         text_states: the text encoders' state dicts, with `text_model.`.
     """
     names: dict[str, tuple[str, str]] = {}
-    # diffusers' own converter says which of its keys an LDM key is.
+    # The converter of diffusers gives the Diffusers key of each LDM key.
     diffusers = convert_ldm_unet_checkpoint({key: key for key in ldm_keys}, unet_config)
     for ours, ldm in diffusers.items():
         if ours.endswith(".weight"):

@@ -22,7 +22,7 @@ from train.concept.config import ConceptConfig
 from train.concept.data import ConceptData, make_batches
 from train.concept.state import Trainable
 
-ROWS = 40  # of the token table where there is no tokenizer
+ROWS = 40  # of the token table, in tests without a tokenizer
 VECTORS = 2
 
 
@@ -68,7 +68,7 @@ def as_flags(values: dict[str, Any]) -> list[str]:
 
 
 def make_trainable(config: ConceptConfig, levels: int = 1, started: bool = True) -> tuple[Trainable, LoRATree]:
-    """Trainable parameters, as if some steps were done if `started`, and their masks."""
+    """Trainable parameters and their masks. started: parameters as after some steps, not as before the first."""
     params = tiny_params(levels=levels)
     partition = Partition(num_blocks=config.adapter.blocks, axis=config.adapter.axis) if config.adapter.blocks else None
     info = AdapterInfo(
@@ -86,7 +86,7 @@ def make_trainable(config: ConceptConfig, levels: int = 1, started: bool = True)
 
 
 def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
-    """A batch of noise. Its prompts hold the concept's token (ids 40, 41), every second random one a negative token."""
+    """A batch of noise. Its prompts have the concept's token (ids 40, 41), every second random one a negative token."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, ROWS, (rows + random_rows, 6)).astype(np.int32)
     ids[:rows, 2:4] = [ROWS, ROWS + 1]
@@ -101,6 +101,6 @@ def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
         random_row=jnp.arange(rows, rows + random_rows, dtype=jnp.int32),
         ids=jnp.asarray(ids[:rows]),
         random_ids=jnp.asarray(ids[rows:]),
-        # As large as the tiny table's entries.
+        # As large as the entries of the tiny model's table.
         random_tokens={"text_encoder": jnp.asarray(rng.normal(0, 0.1, negative_tokens), jnp.float32)},
     )

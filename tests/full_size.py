@@ -1,4 +1,4 @@
-"""The PyTorch models of each family at full size, on the meta device: names and shapes without memory."""
+"""The PyTorch models of each family at full size on the meta device, for names and shapes. They take no memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ VAE = {
 
 @functools.cache
 def torch_model(family: str, component: str) -> torch.nn.Module:
-    """One component, without memory."""
+    """One component on the meta device."""
     with torch.device("meta"):
         if component == "unet":
             return diffusers.UNet2DConditionModel(**UNETS[family])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def imports_of(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, also within functions."""
+    """Full names of the modules that a file imports, including imports within functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The training step, sampling and merging lower for TPU and CUDA, on a machine that has neither."""
+"""The training step, sampling and merging can be lowered for TPU and CUDA, on a machine that has neither."""
 
 from __future__ import annotations
 

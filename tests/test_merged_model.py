@@ -1,4 +1,4 @@
-"""A model with concepts in it is one value: params and adapters cannot be parted."""
+"""A model with concepts is one object: params and adapters cannot be separated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def adapters(tiny_sd) -> list[Adapter]:
     return [random_adapter(name, tiny_sd.params, slots=(slot,)) for slot, name in enumerate(("ada", "bob"))]
 
 
-def test_it_makes_the_pictures_that_the_pair_makes(tiny_sd, adapters):
+def test_a_merged_model_makes_the_same_pictures_as_params_with_adapters(tiny_sd, adapters):
     model = tiny_sd.with_adapters(adapters, weights=[1, 0.5])
     params = merge.compose(tiny_sd.params, adapters, [1, 0.5])
     with pytest.warns(DeprecationWarning, match=r"use sd\.with_adapters"):
@@ -34,7 +34,7 @@ def test_it_makes_the_pictures_that_the_pair_makes(tiny_sd, adapters):
 
 
 @pytest.mark.parametrize("name", ["folder", "model.safetensors"])
-def test_it_saves_the_files_that_the_pair_saves_bit_for_bit(tiny_sd, adapters, tmp_path, name):
+def test_a_merged_model_saves_the_same_files_as_params_with_adapters_bit_for_bit(tiny_sd, adapters, tmp_path, name):
     params = merge.compose(tiny_sd.params, adapters)
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
@@ -53,7 +53,7 @@ def test_it_saves_the_files_that_the_pair_saves_bit_for_bit(tiny_sd, adapters, t
     assert len(new) > 2
 
 
-def test_the_model_without_concepts_warns_of_nothing_and_stays_as_it_is(tiny_sd, adapters):
+def test_a_model_without_concepts_gives_no_warning_and_does_not_change(tiny_sd, adapters):
     before = tiny_sd.params
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
@@ -93,7 +93,7 @@ def test_adapters_that_collide_are_refused_unless_allowed(tiny_sd, adapters):
     assert tiny_sd.with_adapters([adapters[0], rival], allow_overlap=True).weights == (1.0, 1.0)
 
 
-def test_it_gives_each_concept_its_part_of_the_picture(tiny_sd, adapters):
+def test_a_merged_model_can_give_each_concept_its_part_of_the_picture(tiny_sd, adapters):
     prompt = "a photo of <ada> man and <bob> man"
     assert tiny_sd.with_adapters(adapters).side_by_side(prompt) == side_by_side(prompt, adapters)
 
@@ -107,6 +107,6 @@ def test_a_repr_is_short_and_has_no_arrays(tiny_sd, adapters):
         assert "\n" not in repr(value)
     assert repr(adapters[0]).startswith("Adapter('ada', ")
     assert "<ada>" in repr(adapters[0])
-    # Leaves may be anything while a tree is rebuilt.
+    # Leaves may be of any type while JAX rebuilds a tree.
     assert repr(replace(adapters[0], tokens={"<ada>": object()}))
     assert isinstance(model, MergedModel)

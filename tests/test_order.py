@@ -1,7 +1,7 @@
-"""What may import what. LAYERS is the one place where the order is written down.
+"""Which module may import which. LAYERS is the only place where the order is written down.
 
-Every import counts: within functions, under TYPE_CHECKING, and the names that a file hands to `import_module`. Only
-Python's own import of the packages around a module does not: `import merge.compose` is an arrow to that file alone.
+Every import counts, also within functions, under TYPE_CHECKING, and through `import_module`. Only the import of parent
+packages by Python itself does not count: `import merge.compose` is an arrow to that file, not to `merge`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# A layer may import from itself and from the layers before it. A module belongs to the longest name that fits it.
+# A layer may import from itself and from the layers before it. A module belongs to the longest name that matches it.
 LAYERS = (
     "blocklora_jax.errors",
     "blocklora_jax.pocket.world",  # the drawing program: PIL and NumPy
@@ -52,7 +52,7 @@ LOOSE_FILES = {"__init__.py", "errors.py", "pipeline.py"}
 
 
 class Arrow(NamedTuple):
-    """One import: the file and line where it stands, both modules by their full names."""
+    """One import: its file and line, and the full names of both modules."""
 
     place: str
     importer: str
@@ -102,7 +102,7 @@ def layer(module: str, layers: tuple[str, ...] = LAYERS) -> str | None:
 
 
 def back_arrows(found: list[Arrow], layers: tuple[str, ...] = LAYERS) -> list[str]:
-    """Each import of a later layer, and what to do about it."""
+    """A message for each import of a later layer, with advice."""
     wrong = []
     for arrow in found:
         here, there = layer(arrow.importer, layers), layer(arrow.imported, layers)
@@ -177,7 +177,7 @@ def test_the_root_of_the_library_holds_only_its_errors_and_the_pipeline():
     assert not loose, f"move {', '.join(sorted(loose))} into a folder of blocklora_jax"
 
 
-def test_training_takes_of_merging_only_compose(tree):
+def test_training_imports_only_compose_from_merging(tree):
     taken = {arrow.imported for arrow in tree[1] if arrow.importer.startswith("train.")}
     assert {module for module in taken if module.startswith("merge.")} <= {"merge.compose"}
 

@@ -1,4 +1,4 @@
-"""The whole model as one object: pictures, seeds, errors, folders."""
+"""The whole model as one object: its pictures, seeds, errors and folders."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_pictures_are_bytes_of_the_models_own_size(pictures):
 
 def test_a_picture_depends_on_the_seed_and_its_place_but_not_on_the_batch(tiny_sd, pictures):
     alone = tiny_sd.generate(PROMPTS[:1], seed=3, **QUICK)
-    # Other batch sizes round otherwise: at most one step of 255.
+    # Other batch sizes round differently, by at most one step of 255.
     assert np.abs(alone[0].astype(int) - pictures[0]).max() <= 1
     np.testing.assert_array_equal(tiny_sd.generate(PROMPTS, seed=3, **QUICK), pictures)
     assert np.abs(tiny_sd.generate(PROMPTS, seed=4, **QUICK).astype(int) - pictures).max() > 5
 
 
-def test_latents_given_stand_for_the_seed(tiny_sd, pictures):
+def test_given_latents_replace_the_seed(tiny_sd, pictures):
     latents = draw_latents(tiny_sd.models, jax.random.key(3), 2, SIZE, SIZE)
     np.testing.assert_array_equal(tiny_sd.generate(PROMPTS, seed=9, latents=latents, **QUICK), pictures)
 
 
-def test_negative_prompts_change_the_picture_one_for_all_or_one_each(tiny_sd, pictures):
+def test_negative_prompts_change_the_pictures_as_one_for_all_or_one_for_each(tiny_sd, pictures):
     for_all = tiny_sd.generate(PROMPTS, negative_prompts=["an owl"], seed=3, **QUICK)
     each = tiny_sd.generate(PROMPTS, negative_prompts=["an owl", ""], seed=3, **QUICK)
     np.testing.assert_array_equal(for_all[0], each[0])
@@ -83,13 +83,13 @@ def test_a_concept_without_its_params_is_an_error(tiny_sd):
         ({"latents": np.zeros((2, 4, 8, 8), np.float32)}, r"latents \[2, 4, 8, 8\]"),
     ],
 )
-def test_what_cannot_be_made_is_refused_in_one_message(tiny_sd, arguments, message):
+def test_impossible_arguments_are_refused_in_one_message(tiny_sd, arguments, message):
     arguments = {"prompts": PROMPTS, **QUICK, **arguments}
     with pytest.raises(UserError, match=message):
         tiny_sd.generate(arguments.pop("prompts"), **arguments)
 
 
-def test_a_saved_model_comes_back(tiny_sd, tmp_path):
+def test_a_saved_model_can_be_loaded_again(tiny_sd, tmp_path):
     adapter = random_adapter("ada", tiny_sd.params, slots=(1,))
     params = merge.compose(tiny_sd.params, [adapter])
     tiny_sd.save(tmp_path / "merged", params=params, adapters=[adapter])

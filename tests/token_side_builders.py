@@ -1,4 +1,4 @@
-"""A basis with energies and codewords of a small model, and settings that use it."""
+"""A basis of a small model with energies and codewords, and settings that use it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = PromptWords(
 
 
 def random_codewords(sd: StableDiffusion, blocks: int = BLOCKS, seed: int = 0) -> dict[str, np.ndarray]:
-    """Tokens as large as the tiny model's own, in fp16's numbers."""
+    """Random tokens as large as those of the tiny model, rounded to fp16."""
     rng = np.random.default_rng(seed)
     widths = {part: token_table(sd.params, part).shape[1] for part in sd.models.text_encoders}
     drawn = {part: rng.normal(0, 0.1, (blocks, 2, width)) for part, width in widths.items()}
@@ -43,7 +43,7 @@ def write_basis(path: Path, sd: StableDiffusion, basis: TextBasis | None = None)
 
 
 def token_side_settings(basis: Path | str, **changes: Any) -> dict[str, Any]:
-    """The token side with all that belongs to it."""
+    """Settings with the token side and everything that it needs."""
     return {
         "basis": str(basis), "assignment": "text", "token_side": 0.5, "token_side_margin": 3.0, "token_norm_limit": 1.5,
         "token_start": "codeword", "negatives_from": "codewords", "random_batch": 2, **changes,

@@ -1,4 +1,4 @@
-"""LoRA files as kohya's scripts write them, made from nothing but PyTorch's names and shapes."""
+"""LoRA files as kohya's scripts write them, made only from PyTorch's names and shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run-time type checker that the jaxtyping plug-in puts on every function: an int may stand for a float."""
+"""The run-time type checker that the jaxtyping plug-in applies to every function. It accepts an int for a float."""
 
 from beartype import BeartypeConf, beartype
 

@@ -1,11 +1,12 @@
 """Write a basis of a model's text features, for `train.concept --basis`: `python -m train.basis`.
 
 The energy of ordinary text is concentrated in a few eigenvectors of its features. The basis holds all eigenvectors, the
-strongest first. They are dealt to the blocks in turn, so that every block gets the same share of weak directions, in
-which a concept's own token stands out. Blocks that are cut along the features themselves are all full of ordinary text.
-Adapters that are to be merged need the same basis file, as they need the same `--partition-seed`.
+strongest first. The blocks take them in turn, so that every block gets the same share of weak directions, in which a
+concept's own token stands out. Blocks that are cut along the features themselves all contain strong ordinary text.
+Adapters that are to be merged need the same basis file, just as they need the same `--partition-seed`.
 
-With `--blocks` the file also gets codewords: start tokens whose text features lie in the directions of their slot.
+With `--blocks` the file also gets codewords: one start token for each slot, whose text features lie in the directions
+of the slot.
 """
 
 from __future__ import annotations

@@ -20,11 +20,12 @@ class BasisOptions:
     model: str = "pocket"
     """The base: "pocket", a Diffusers folder, a single file, or a hub id."""
     prompts: int = 512
-    """How many random prompts are read."""
+    """Number of random prompts that represent ordinary text."""
     blocks: tuple[int, ...] | None = None
-    """Add codewords for this number of blocks; several numbers give several sets. No codewords if not given."""
+    """Add codewords for this number of blocks. Several numbers add several sets. If not given: no codewords."""
     extend: Path | None = None
-    """Keep the directions and codewords of this basis, so that its adapters stay compatible; add what is missing."""
+    """Keep the directions and codewords of this basis, so that adapters trained with it can still be merged, and add
+    what is missing."""
     codewords: CodewordSettings = CodewordSettings()
     """How codewords are optimised."""
     seed: int = 0

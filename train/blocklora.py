@@ -24,8 +24,8 @@ Merging:
 
 
 def main() -> None:
-    """What the console script `blocklora` calls. It ends the process with the command's exit code."""
-    # Around `run`, so that its errors name the command as it was called.
+    """The entry point of the console script `blocklora`. It ends the process with the command's exit code."""
+    # `called_as` encloses `run`, so that error messages name the command as the user typed it.
     with called_as(" ".join(sys.argv[1:2])):
         run(run_command)
 
@@ -43,7 +43,7 @@ def run_command() -> None:
     commands = {command.name: command for command in COMMANDS}
     if name not in commands:
         raise UserError(f"{unknown_command(name, commands)}. `blocklora` lists the commands")
-    # Every command reads its own words there.
+    # Every command reads its own arguments from sys.argv.
     sys.argv = [program, *args]
     if code := commands[name].load()():
         raise SystemExit(code)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class CodewordSettings:
-    """vectors: v, embeddings of a token. prompts: how many each slot's token stands in, a step.
+    """The optimisation of codewords.
 
-    learning_rate: Adam's, in deviations of the token table. limit: of a token's length, in natural ones.
-    chunk: slots that are optimised at the same time; what they need of memory grows with chunk * prompts.
+    vectors: v, the number of embeddings of a token. prompts: number of prompts with each slot's token in a step.
+    learning_rate: of Adam, in standard deviations of the token table. limit: length of an embedding above which it is
+    penalised, in multiples of the natural length. chunk: number of slots that are optimised at the same time; memory
+    grows with chunk * prompts.
     """
 
     vectors: int = 2

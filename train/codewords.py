@@ -1,9 +1,10 @@
-"""Codewords: for every slot a start token that speaks in the slot's directions of the text basis, and hardly elsewhere.
+"""Codewords: for every slot a start token whose text features lie mostly in the slot's directions of the text basis.
 
     minimise over the slot's token   log(others / own) + relu(|token| / natural - limit)^2
 
-over prompts with the token (see `adapters.token_side`). Each slot's token is optimised separately. This needs only the
-text encoders: no pictures and no user data.
+over prompts with the token. own and others are the energies of the text features in the slot's own and in all other
+directions (see `adapters.token_side`). Each slot's token is optimised separately. This needs only the text encoders: no
+pictures and no user data.
 """
 
 from __future__ import annotations
@@ -36,18 +37,19 @@ from blocklora_jax.prompts.shares import RandomPromptShares
 from train.codeword_settings import CodewordSettings
 from train.concept.text import with_table
 
-# Some arguments come from the host.
+# Arguments that come from the host are NumPy arrays.
 Rows = Array | np.ndarray
 # By text encoder, [slots, v, d].
 Tokens = dict[str, Any]
+# Every prompt has a negative token, which the codeword replaces.
 _EVERY = RandomPromptShares(own_class=0.0, negative=1.0, empty=0.0)
-# Of the padding after the longest prompt so many positions are read: the rest is alike.
+# Number of padding positions that are read after the longest prompt. Further ones would add nothing new.
 _PADDING = 4
 _DEFAULTS = CodewordSettings()
 
 
 def codeword_prompts(words: PromptWords, count: int, seed: int) -> list[str]:
-    """`count` prompts with a token in them, every fourth without a noun after it."""
+    """`count` prompts with a token in them. In every fourth, no noun follows the token."""
     rng = np.random.default_rng((seed, 0xC0DE))
     pairs = [random_prompt(rng, words, _EVERY, words.subjects[0]) for _ in range(count)]
     return [
@@ -57,7 +59,7 @@ def codeword_prompts(words: PromptWords, count: int, seed: int) -> list[str]:
 
 
 def split_words(words: PromptWords) -> tuple[PromptWords, PromptWords]:
-    """Words to optimise on, and those held out to test the result: every other one."""
+    """Words to optimise on, and held-out words to test the result: every other word."""
 
     def half(first: int) -> PromptWords:
         parts = (words.styles, words.subjects, words.scenes)
@@ -83,7 +85,7 @@ def optimise_codewords(
     finished = []
     with tqdm(total=-(-num_blocks // chunk) * settings.steps, desc=f"codewords, K = {num_blocks}", unit="step") as bar:
         for first in range(0, num_blocks, chunk):
-            # The last chunk is filled up with the first slots: one program serves all.
+            # The last chunk is filled up with the first slots, so that all chunks share one compiled program.
             slots = np.arange(first, first + chunk) % num_blocks
             tokens = first_tokens(sd, slots, settings)
             state, rng = optimizer.init(tokens), np.random.default_rng((settings.seed, 0xADA))
@@ -96,7 +98,7 @@ def optimise_codewords(
 
 
 def first_tokens(sd: StableDiffusion, slots: Int[np.ndarray, " c"], settings: CodewordSettings) -> Tokens:
-    """Where the slots' tokens start, in deviations of the table around its mean: drawn from a key for each slot."""
+    """The initial tokens, in standard deviations of the table around its mean. Each slot has its own random key."""
     keys = [jax.random.fold_in(jax.random.key(settings.seed), int(slot)) for slot in slots]
     widths = {part: token_table(sd.params, part).shape[1] for part in sd.models.text_encoders}
     return {
@@ -114,7 +116,7 @@ def slot_masks(num_blocks: int, width: int) -> Bool[np.ndarray, "K d"]:
 def speech_ratios(
     sd: StableDiffusion, tokens: Tokens, whitened: Float[np.ndarray, "d d"], prompts: Sequence[str], chunk: int = 8
 ) -> Float[np.ndarray, " K"]:
-    """own / others of each slot's token, over all `prompts` in their full length."""
+    """The ratio own / others of each slot's token, over all positions of all `prompts`."""
     count, vectors = next(iter(tokens.values())).shape[:2]
     ids, owned = sd.tokenizer.encode(prompts, {NEGATIVE: vectors}), slot_masks(count, len(whitened))
     measure = jax.jit(lambda tokens, params, owned: -_log_ratios(sd.models, tokens, params, ids, owned, whitened))
@@ -126,18 +128,18 @@ def speech_ratios(
 
 
 def crop_padding(ids: Int[np.ndarray, "p *e t"]) -> Int[np.ndarray, "p *e s"]:
-    """`ids` without most of the padding that they all end with; what is read before it stays the same (causal)."""
-    spoken = np.flatnonzero((ids != ids[..., -1:]).reshape(-1, ids.shape[-1]).any(0))
-    return ids[..., : (spoken.max(initial=0) + 2 + _PADDING)]
+    """`ids` without most of the padding at their end. Attention is causal, so the states before it do not change."""
+    text_positions = np.flatnonzero((ids != ids[..., -1:]).reshape(-1, ids.shape[-1]).any(0))
+    return ids[..., : (text_positions.max(initial=0) + 2 + _PADDING)]
 
 
 def _make_update(models: Models, settings: CodewordSettings, optimizer: optax.GradientTransformation) -> Callable:
-    """One Adam step of c slots' tokens; their losses are summed, so that each has its own gradient alone."""
+    """One Adam step for the tokens of c slots. Their losses are summed, so each token gets only its own gradient."""
 
     def loss(scaled: Tokens, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows) -> Array:
         tokens = {part: _unscale(scaled[part], token_table(params, part)) for part in scaled}
-        spread = [norm_excess(tokens[part], natural_norm(token_table(params, part)), settings.limit) for part in tokens]
-        return (_log_ratios(models, tokens, params, ids, owned, whitened) + sum(spread)).sum()
+        excess = [norm_excess(tokens[part], natural_norm(token_table(params, part)), settings.limit) for part in tokens]
+        return (_log_ratios(models, tokens, params, ids, owned, whitened) + sum(excess)).sum()
 
     def update(tokens: Tokens, state: Any, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows):
         gradient = jax.grad(loss)(tokens, params, ids, owned, whitened)
@@ -154,7 +156,7 @@ def _unscale(scaled: Float[Array, "c v d"], table: Float[Array, "n d"]) -> Float
 def _log_ratios(
     models: Models, tokens: Tokens, params: Mapping[str, Any], ids: Rows, owned: Bool[Rows, "c d"], whitened: Rows
 ) -> Float[Array, " c"]:
-    """log(others / own) of c slots' tokens, each in the same p prompts."""
+    """log(others / own) of the tokens of c slots, each in the same p prompts."""
     ids, longer = jnp.asarray(ids), dict(params)
     count, vectors = next(iter(tokens.values())).shape[:2]
     rows, prompts = len(token_table(params)), len(ids)

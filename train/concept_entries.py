@@ -31,12 +31,12 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
     configs, flags = [], read_flags(flags)
     for name, settings in entries.items():
         where = f"{options.concepts}: {name}"
-        # YAML has numbers, dates and more for keys.
+        # Keys of a YAML mapping may be numbers, dates and other types.
         settings = rename_settings(where, {str(key): value for key, value in settings.items()})
         if "out" in settings:
             raise UserError(f"{where} sets 'out', but its folder is {options.out / name}: leave it out")
         if common := sorted({key.replace("-", "_") for key in settings} - OF_ITS_OWN):
-            raise UserError(f"{where} sets {common[0]!r}, which holds for all: give it as a flag")
+            raise UserError(f"{where} sets {common[0]!r}, which is the same for all concepts: give it as a flag")
         all_settings = {"images": name, "token": concept_token(name), **settings, "out": str(options.out / name)}
         if "class_noun" not in {key.replace("-", "_") for key in settings}:
             raise UserError(f"{where} needs a class_noun: what it is, such as 'dog'")
@@ -46,7 +46,7 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
 
 
 def _check_names(names: Iterable[str], source: Path) -> None:
-    """Raises: UserError for names that cannot be folders beside each other in --out, on any system."""
+    """Raises: UserError for names that cannot be separate folders in --out on every operating system."""
     seen: dict[str, str] = {GROUPS: GROUPS}
     for name in names:
         plain_name(name, f"{printable(str(source))}: the concept's name")
@@ -57,8 +57,8 @@ def _check_names(names: Iterable[str], source: Path) -> None:
             )
         if before is not name:
             raise UserError(
-                f"{printable(str(source))}: {before!r} and {name!r} are one folder where case does not"
-                " count: rename one"
+                f"{printable(str(source))}: {before!r} and {name!r} would be one folder on systems that ignore"
+                " upper and lower case: rename one"
             )
 
 
@@ -69,7 +69,7 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(
             f"{path}: {printable(wrong[0])} must be a mapping of settings, such as {{class_noun: dog, images: my_dog}}"
         )
-    # Folders are named from where the file lies; a bare name may be a packaged concept.
+    # Paths of folders are relative to the folder of the file. A name without a folder may be a packaged concept.
     return {str(name): _from(path.parent, dict(value)) for name, value in entries.items()}
 
 

@@ -13,7 +13,7 @@ from train.concepts_options import ConceptsOptions
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
-    # With unknown arguments let through, tyro gives a pair.
+    # With return_unknown_args, tyro returns a pair: the options, and the arguments that it does not know.
     parsed: Any = read_options(ConceptsOptions, args, prog="python -m train.concepts", return_unknown_args=True)
     options, rest = parsed
     configs = read_concepts(options, rest)

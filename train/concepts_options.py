@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blocklora_jax.command_line.options import check_options
 
-# Below --out, beside the concepts' own folders.
+# A folder in --out, beside the folders of the concepts.
 GROUPS = "groups"
 
 
@@ -19,10 +19,10 @@ class ConceptsOptions:
     """
 
     concepts: Path
-    """A YAML file `name: {class_noun: …, images: …, token: …, slot: …}`, or a folder of folders of pictures, each with
-    such settings in its concept.yaml."""
+    """A YAML file with lines `name: {class_noun: …, images: …, token: …, slot: …}`, or a folder with one folder of
+    pictures for each concept, which holds such settings in a concept.yaml."""
     out: Path
-    """Run folder: each concept's adapter.safetensors and previews/ in a folder of its name; metrics in groups/."""
+    """Run folder. It has a folder for each concept with adapter.safetensors and previews/; metrics are in groups/."""
     at_once: int = 16
     """How many concepts train at the same time; memory limits this. The others follow in groups."""
 

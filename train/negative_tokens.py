@@ -2,8 +2,8 @@
 
     python -m train.negative_tokens ADAPTER_OR_FOLDER ... --out negative_tokens.safetensors
 
-The tokens of other people's concepts are not known when a concept is trained. What training does to tokens on a base
-can be seen on a few concepts that are not to be merged. Most negative tokens are drawn to resemble those.
+The tokens of other people's concepts are not known when a concept is trained. But the trained tokens of any concepts on
+the same base show how training changes tokens. Most negative tokens are drawn to resemble the tokens in this file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NegativeTokensOptions:
     out: Path
     """The file to write."""
     model: str = "pocket"
-    """Their base: "pocket", a Diffusers folder, a single file, or a hub id."""
+    """The base of the adapters: "pocket", a Diffusers folder, a single file, or a hub id."""
     overwrite: bool = False
     """Replace a file that is there already."""
 

@@ -1,4 +1,4 @@
-"""The old name of `python -m train.negative_tokens`, which works for one release."""
+"""The old name of `python -m train.negative_tokens`. It works for one release."""
 
 import sys
 

@@ -29,15 +29,15 @@ from train.codewords import codeword_prompts, optimise_codewords, speech_ratios,
 
 
 def text_moments(sd: StableDiffusion, words: PromptWords, count: int, seed: int = 0) -> Float[np.ndarray, "d d"]:
-    """x^T x in fp64, summed over all positions x of `count` ordinary prompts, as cross-attention reads them.
+    """x^T x in fp64, summed over the text states x at all positions of `count` ordinary prompts.
 
-    The prompts have no negative tokens.
+    The states are those that cross-attention reads. The prompts have no negative tokens.
     """
     shares = RandomPromptShares(negative=0.0, own_class=0.0)
     ids = make_random_prompts(sd.tokenizer, words, shares, words.subjects[0], ("<x>", 0), seed, count=count).ids
     encode = jax.jit(lambda params, ids: encode_text(sd.models, params, ids).states)
     total, chunk = 0.0, 16
-    # The last chunk is filled up with the first prompts: one program serves all.
+    # The last chunk is filled up with the first prompts, so that all chunks share one compiled program.
     for start in range(0, count, chunk):
         states = encode(sd.params, np.take(ids, range(start, start + chunk), axis=0, mode="wrap"))
         x = np.asarray(states, np.float64)[: count - start].reshape(-1, states.shape[-1])
@@ -47,12 +47,12 @@ def text_moments(sd: StableDiffusion, words: PromptWords, count: int, seed: int 
 
 def energies_along(basis: Basis, moments: Float[np.ndarray, "d d"]) -> Float[np.ndarray, " d"]:
     """The sum of (u . x)^2 along each direction u, fp64, from moments x^T x."""
-    wide = np.asarray(basis, np.float64)
-    return np.maximum(np.einsum("ij,ik,kj->j", wide, moments, wide), 0.0)
+    directions = np.asarray(basis, np.float64)
+    return np.maximum(np.einsum("ij,ik,kj->j", directions, moments, directions), 0.0)
 
 
 def principal_directions(moments: Float[np.ndarray, "d d"]) -> tuple[Float[np.ndarray, " d"], Basis]:
-    """Energies of the moments' eigenvectors, and these as orthonormal columns, the strongest first."""
+    """The eigenvalues of `moments` (energies), and its eigenvectors as orthonormal columns, the strongest first."""
     energies, vectors = np.linalg.eigh(moments)
     return energies[::-1], vectors[:, ::-1]
 
@@ -76,8 +76,11 @@ def write_text_basis(options: BasisOptions) -> None:
     for count in options.blocks or ():
         codewords[count] = _make_codewords(sd, basis, energies, words, count, options.codewords)
     save_basis(options.out, TextBasis(basis, energies, codewords), digest)
-    held = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
-    print(f"wrote {options.out}: {len(basis)} directions, {basis_digest(basis)}; {held} hold 95 % of ordinary text")
+    strongest = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
+    print(
+        f"wrote {options.out}: {len(basis)} directions, {basis_digest(basis)}; the {strongest} strongest hold 95 % of"
+        " the energy of ordinary text"
+    )
 
 
 def _require_directions(width: int, blocks: tuple[int, ...]) -> None:
@@ -93,14 +96,14 @@ def _make_codewords(
     num_blocks: int,
     settings: CodewordSettings,
 ) -> Codewords:
-    """The codewords of K = `num_blocks`, rounded to fp16 as in files. Prints a test of them on other words."""
+    """The codewords for `num_blocks` slots, rounded to fp16 as in files. Prints how well they do on other words."""
     whitened, (used, held_out) = whitened_directions(basis, energies), split_words(words)
     tokens = optimise_codewords(sd, whitened, num_blocks, codeword_prompts(used, 64, settings.seed), settings)
     rounded = {part: np.asarray(each, np.float16).astype(np.float32) for part, each in tokens.items()}
     ratios = speech_ratios(sd, rounded, whitened, codeword_prompts(held_out, 16, settings.seed + 1))
     print(
-        f"{num_blocks} codewords, {codewords_digest(rounded)}: on words not used, own directions have "
-        f"{np.median(ratios):.0f} times the energy of all others (the least "
-        f"{ratios.min():.0f}, the most {ratios.max():.0f}; ordinary text 1)"
+        f"{num_blocks} codewords, {codewords_digest(rounded)}: on held-out words, the directions of the slot have "
+        f"{np.median(ratios):.0f} times the energy of all others (median; smallest {ratios.min():.0f}, "
+        f"largest {ratios.max():.0f}; ordinary text: 1)"
     )
     return rounded

@@ -1,1 +1,1 @@
-"""Damaged files and wrong commands: each must end in one clear line, or in exactly what the undamaged input gives."""
+"""Damaged files and wrong commands: each must give one clear line, or exactly the result of the undamaged input."""

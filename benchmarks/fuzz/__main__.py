@@ -1,15 +1,16 @@
-"""Whether damaged files and wrong commands are refused in one line, and nothing is read wrong in silence.
+"""Whether damaged files and wrong commands are refused in one line, and none is read wrongly without an error.
 
 Makes thousands of damaged adapters, LoRAs, Diffusers folders, manifests, registries, checkpoints, pictures and command
-lines. A watched process reads each of them. Prints a table and exits with 1 if any of these is not 0: loaded changed,
-tracebacks, hangs, memory, unreadable output (more than one line, control characters), good ones refused.
+lines. A separate process reads each of them under supervision. Prints a table. Exits with 1 if any of these counts is
+not 0: loaded changed, tracebacks, hangs, memory, unreadable output (more than one line, control characters), good ones
+refused.
 
     python -m benchmarks.fuzz [--quick] [--only KIND] [--case KIND:INDEX] [--out FOLDER]
 
-The column "apart" counts damage that the file gives no means to detect. One sort is flipped bits, with finite numbers,
-in files without a digest: other programs' LoRAs, models and pictures, and registries that people edit. The other sort
-is checkpoints that are restored exactly from an older state because the newest is damaged. A usage box is what the
-parser of the command line prints for a wrong flag.
+The column "apart" counts two sorts of results that are allowed. One is damage that cannot be detected: flipped bits
+that give finite numbers in files without a digest (LoRAs, models and pictures of other programs, and registries that
+people edit). The other is checkpoints that are restored exactly from an older state because the newest is damaged. A
+usage box is what the command line's parser prints for a wrong flag.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ KINDS = {
     name: f"benchmarks.fuzz.{name}"
     for name in ("adapters", "folders", "manifests", "checkpoints", "pictures", "misuses")
 }
-_SHOWN = 60  # sorts of failures of a kind
+_SHOWN = 60  # number of sorts of failures that are printed for a kind
 
 
 def run_kind(module: str, folder: Path, args: argparse.Namespace, only: int | None = None) -> list[Result]:
-    """Make the inputs of a kind below `folder`, and run its cases, or the one that is named."""
+    """Make the inputs of a kind below `folder`, and run its cases. only: the number of the only case to run."""
     kind: Any = importlib.import_module(module)
     inputs = folder / "inputs" / kind.NAME
     inputs.mkdir(parents=True, exist_ok=True)
@@ -53,12 +54,12 @@ def run_kind(module: str, folder: Path, args: argparse.Namespace, only: int | No
 
 
 def sample(count: int, wanted: int) -> list[int]:
-    """So many numbers below `count`, evenly spread, always the same."""
+    """`wanted` numbers below `count`, evenly spread, always the same."""
     return sorted({index * count // wanted for index in range(wanted)}) if wanted < count else list(range(count))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit code."""
+    """The command line; returns the exit code."""
     args, results = _parse(argv), {}
     chosen, index = (args.case.split(":") + [""])[:2] if args.case else (args.only, "")
     if chosen not in (None, *KINDS) or (args.case and not index.isdecimal()):
@@ -84,11 +85,11 @@ def _told(results: Sequence[Result], all_of_them: bool) -> list[str]:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a fixed sample of each kind, in three minutes")
-    parser.add_argument("--only", choices=KINDS, help="this kind alone")
-    parser.add_argument("--case", metavar="KIND:INDEX", help="one case, as a failure names it")
+    parser.add_argument("--quick", action="store_true", help="run a fixed sample of each kind, in three minutes")
+    parser.add_argument("--only", choices=KINDS, help="run only this kind")
+    parser.add_argument("--case", metavar="KIND:INDEX", help="run one case, named as in the list of failures")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="number of processes")
     parser.add_argument(
         "--out", type=lambda text: Path(text).absolute(), help="keep the inputs of failures in this folder"
     )

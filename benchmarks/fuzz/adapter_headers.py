@@ -1,4 +1,4 @@
-"""Headers of adapters: fields of a wrong type, missing, doubled, huge, deep."""
+"""Headers of adapters with fields that have a wrong type, are missing, given twice, huge or deeply nested."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DEFAULTS = {"tokens_2": {}, "base_family": "sd1", "origin": "", "base_digest": 
 _PRINTABLE = frozenset(
     {"no text", "a word", "a number as text", "a path upwards", "an absolute path", "100,000 letters"}
 )
-# Files that are damaged field by field; the others have the same fields.
+# Files that are damaged field by field. The others have the same fields.
 _CHOSEN = ("ours", "ours XL", "ours basis", "ours plain")
 
 
 def header_cases(specimens: list[Specimen]) -> list[Case]:
-    """Of our own adapters' headers, and of the headers that all safetensors have."""
+    """Cases for the headers of our own adapters, and for the headers that all safetensors files have."""
     cases: list[Case] = []
     for specimen in specimens:
         if specimen.name in _CHOSEN:
@@ -76,20 +76,20 @@ def _make(
 
 
 def _is_first(header: dict[str, Any], path: tuple[Any, ...]) -> bool:
-    """Whether a path within the shapes is one of the first layer's."""
+    """Whether a path within the shapes belongs to the first layer."""
     first = next(iter(header["shapes"]))
     return path[1:2] in ((), (first,)) and path[2:3] in ((), (next(iter(header["shapes"][first])),))
 
 
 def _is_sound(path: tuple[Any, ...], wrong: Wrong) -> bool:
-    """Whether the value says something else that a file may say, with other numbers."""
+    """Whether a file with other numbers may have this value, so that it is not damage."""
     if path[-1] == "seed":
         return wrong.words in ("0", "-1", "10^9", "10^20", "-10^20", "10^400", "10^5000")
     return path in (("slots", 0), ("slots",)) and wrong.words in ("0", "a list of a number")
 
 
 def _stated(facts: Any, path: tuple[Any, ...], wrong: Wrong) -> tuple[Any, ...]:
-    """What may come out besides the unchanged: what the field now says, where it may say that."""
+    """Results that are allowed besides the unchanged one: with the new value of the field, if it may have that."""
     field, is_top = path[0], len(path) == 1
     if field in _TEXTS and wrong.words in _PRINTABLE:
         if field == "name" and wrong.words not in ("a word", "a number as text", "100,000 letters"):
@@ -107,7 +107,7 @@ def _stated(facts: Any, path: tuple[Any, ...], wrong: Wrong) -> tuple[Any, ...]:
         and wrong.words == "null"
         and (facts["info"]["partition"] or {}).get("basis")
     ):
-        # In a basis the whole of every layer is kept, as without blocks.
+        # With a basis, files hold every layer as a whole, as without blocks.
         return (edited(edited(facts, ("info", "partition"), None), ("info", "slots"), []),)
     if field == "tokens_2" and is_top and wrong.words == "an empty object" and not facts["tokens_2"]:
         return (facts,)
@@ -115,7 +115,7 @@ def _stated(facts: Any, path: tuple[Any, ...], wrong: Wrong) -> tuple[Any, ...]:
 
 
 def _if_missing(facts: Any, path: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What earlier files, which lack some fields, mean."""
+    """The meaning of a missing field. Files of earlier versions lack some fields."""
     field, is_top = path[0], len(path) == 1
     if not is_top or field not in _DEFAULTS:
         return ()
@@ -125,13 +125,13 @@ def _if_missing(facts: Any, path: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _container_cases(specimen: Specimen) -> list[Case]:
-    """Of the header of safetensors."""
+    """Cases for the header of safetensors."""
     header = specimen.raw.header()
     key = next(name for name, entry in header.items() if name != "__metadata__" and math.prod(entry["shape"]) > 1)
     cases = []
     for field in (("dtype",), ("shape",), ("shape", 0), ("data_offsets",), ("data_offsets", 0), ("data_offsets", 1)):
         for wrong in WRONG_VALUES:
-            # The first tensor's data begin at 0.
+            # The data of the first tensor begin at 0.
             text = with_value(header, (key, *field), wrong.text)
             cases.append(_container(f"{'.'.join(map(str, field))} is {wrong.words}", specimen, text))
     for wrong in WRONG_VALUES:
@@ -158,7 +158,7 @@ def _container(title: str, specimen: Specimen, text: str | bytes) -> Case:
 
 
 def _unchanged(specimen: Specimen) -> tuple[Any, ...]:
-    """What a file without its texts may give: they are missing in many sound LoRAs."""
+    """The results that are allowed for a file without texts in its header. Many sound LoRAs have none."""
     if specimen.ours:
         return (specimen.facts,)
     return specimen.facts, edited(edited(specimen.facts, ("info", "trigger"), ""), ("info", "base_name"), "")

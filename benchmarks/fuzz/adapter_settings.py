@@ -1,4 +1,4 @@
-"""Settings that other programs write beside the tensors: PEFT's, in a file or in the header, and kohya's texts."""
+"""Settings that other programs write beside the tensors: PEFT's, in a file or in the header, and kohya's header."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.fuzz.trial import Case, Matching, Trial
 from benchmarks.fuzz.wrong_values import NO_JSON, WRONG_VALUES, fields_of, twice, with_value, without
 
 _FILE = "adapter_config.json"
-# Numbers of alpha that are no damage, and switches that mean another scale.
+# Values that are not damage: other alphas, and switches that give another scale.
 _SOUND = {
     "lora_alpha": ("a fraction", "10^9", "0", "-1", "10^20", "-10^20"),
     "use_rslora": ("true",),
@@ -42,7 +42,7 @@ _BOMBS = (
 
 
 def setting_cases(specimens: list[Specimen]) -> list[Case]:
-    """Of the specimens that have such settings."""
+    """Cases for the specimens that have such settings."""
     by_name = {specimen.name: specimen for specimen in specimens}
     peft = by_name["PEFT"]
     cases = [_case(f"PEFT: {title}", peft, text, ok) for title, text, ok in _texts(PEFT_SETTINGS)]
@@ -58,21 +58,21 @@ def setting_cases(specimens: list[Specimen]) -> list[Case]:
 
 
 def _texts(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str | bytes, bool]]:
-    """(title, settings as text, whether the unchanged result is right)."""
-    found: list[tuple[str, str | bytes, bool]] = []
+    """(title, settings as text, whether the unchanged result is allowed)."""
+    texts: list[tuple[str, str | bytes, bool]] = []
     for path in fields_of(settings, 1):
         field = path[0].removeprefix(prefix)
         for wrong in WRONG_VALUES:
             if wrong.words not in _SOUND.get(field, ()):
-                found.append((f"{field} is {wrong.words}", with_value(settings, path, wrong.text), True))
+                texts.append((f"{field} is {wrong.words}", with_value(settings, path, wrong.text), True))
         if field != "lora_alpha":
-            found.append((f"{field} missing", json.dumps(without(settings, path)), True))
-        found.append((f"{field} twice", twice(settings, path[0], '"other"', first=False), True))
+            texts.append((f"{field} missing", json.dumps(without(settings, path)), True))
+        texts.append((f"{field} twice", twice(settings, path[0], '"other"', first=False), True))
     for field, values in _MUST_REFUSE.items():
-        found += [(f"{field} is {value!r}", json.dumps({**settings, prefix + field: value}), False) for value in values]
+        texts += [(f"{field} is {value!r}", json.dumps({**settings, prefix + field: value}), False) for value in values]
     for bomb in _BOMBS:
-        found.append((f"a pattern {bomb[:20]!r}", json.dumps({**settings, f"{prefix}alpha_pattern": {bomb: 3}}), True))
-    return found + [(f"settings are {w}", make(json.dumps(settings)), bool(prefix)) for w, make in NO_JSON.items()]
+        texts.append((f"a pattern {bomb[:20]!r}", json.dumps({**settings, f"{prefix}alpha_pattern": {bomb: 3}}), True))
+    return texts + [(f"settings are {w}", make(json.dumps(settings)), bool(prefix)) for w, make in NO_JSON.items()]
 
 
 def _case(title: str, specimen: Specimen, text: str | bytes, unchanged: bool) -> Case:
@@ -85,12 +85,12 @@ def _case(title: str, specimen: Specimen, text: str | bytes, unchanged: bool) ->
 
 
 def _place(specimen: Specimen, make: Any, rng: np.random.Generator, scratch: Path) -> Trial:
-    """Something else where the settings should be."""
+    """Something that is not a file in the place of the settings."""
     specimen.trial(specimen.data, scratch)
     (scratch / _FILE).unlink()
     path = make(scratch / _FILE)
     if path.name != _FILE and path.parent == scratch:
-        path = scratch / _FILE  # a name that the settings cannot have: they are missing
+        path = scratch / _FILE  # the file has another name, so the settings are missing
     return specimen.trial_of(scratch / FILE, accept=())
 
 
@@ -105,7 +105,7 @@ def _texts_case(title: str, specimen: Specimen, key: str, text: str | bytes, unc
 
 
 def _same_but_texts(expected: Any, facts: Any) -> bool:
-    """The same numbers; and texts that a terminal can show."""
+    """Whether the numbers are the same and all texts can be printed."""
     free = ("trigger", "base_name", "class_noun")
     known = {key: value for key, value in facts["info"].items() if key not in free}
     same = known == {key: value for key, value in expected["info"].items() if key not in free}

@@ -1,4 +1,4 @@
-"""Sound adapters and LoRAs of every layout that is read."""
+"""Undamaged adapters and LoRAs in every layout that is read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fuzz.facts import facts_of
-from benchmarks.fuzz.inputs import tiny_adapter, tiny_params
+from benchmarks.fuzz.inputs import tiny_params
 from benchmarks.fuzz.raw_safetensors import RawFile, Tensor
 from benchmarks.fuzz.trial import Trial
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.testing.random_adapter import random_adapter
 from merge.export.lora_file import export
 
 FILE = "mine.safetensors"  # LoRAs of other programs are named after their files
@@ -43,9 +44,9 @@ _KOHYA_TEXTS = {"ss_sd_model_name": "tiny.safetensors", "ss_network_dim": "2", "
 
 @dataclass(frozen=True)
 class Specimen:
-    """A sound file.
+    """An undamaged file.
 
-    folder: holds it, and what belongs to it. facts: what it gives. ours: whether it is an adapter of ours.
+    folder: holds the file and those that belong to it. facts: its content. ours: whether it is an adapter of ours.
     """
 
     name: str
@@ -55,51 +56,58 @@ class Specimen:
 
     @property
     def data(self) -> bytes:
-        """Its bytes."""
+        """The bytes of the file."""
         return (self.folder / FILE).read_bytes()
 
     @property
     def raw(self) -> RawFile:
-        """Its parts, without a digest: what is changed in them shall be found by other means."""
+        """The parts of the file, without a digest, so that changes in them must be noticed in other ways."""
         raw = RawFile.read(self.data)
         raw.metadata = {key: text for key, text in raw.metadata.items() if not key.endswith("_digest")}
         return raw
 
     @property
     def has_digest(self) -> bool:
-        """Whether damage to any byte must be noticed. Files of ours have to have one."""
+        """Whether the file has a digest, so that damage to any byte must be noticed. Our own files must have one."""
         return self.ours or "blocklora" in RawFile.read(self.data).metadata
 
     def trial(self, data: bytes, scratch: Path, **expected: Any) -> Trial:
-        """Read `data` in the place of the specimen."""
+        """A trial that reads `data` in the place of the file."""
         shutil.copytree(self.folder, scratch, dirs_exist_ok=True)
         (scratch / FILE).write_bytes(data)
         return self.trial_of(scratch / FILE, **expected)
 
     def trial_of(self, path: Path, accept: tuple[Any, ...] | None = None, **expected: Any) -> Trial:
-        """Read the file at `path`; unless `accept` says otherwise, what the sound file gives may come out."""
+        """A trial that reads the file at `path`. accept: the allowed results; None: that of the undamaged file."""
         chosen = (self.facts,) if accept is None else accept
         return Trial(call=lambda: facts_of(Adapter.load(path)), accept=chosen, **expected)
 
 
 def write_specimens(folder: Path) -> None:
-    """Write all of them, each into a folder of its own."""
+    """Write all specimens, each into its own folder."""
     small, large = tiny_params("sd1"), tiny_params("sdxl")
     ours: dict[str, Callable[[], Adapter]] = {
-        "ours": lambda: tiny_adapter("ada", small),
-        "ours XL": lambda: tiny_adapter("ada", large, family="sdxl", slots=(0, 2)),
-        "ours grid": lambda: tiny_adapter("ada", small, partition=Partition(num_blocks=2, axis="grid")),
-        "ours basis": lambda: tiny_adapter("ada", small, partition=Partition(num_blocks=4, basis="0123456789abcdef")),
-        "ours plain": lambda: tiny_adapter("ada", small, partition=None),
-        "ours bf16": lambda: tiny_adapter("ada", small),
+        "ours": lambda: random_adapter("ada", small, slots=(1,)),
+        "ours XL": lambda: random_adapter("ada", large, slots=(0, 2)),
+        "ours grid": lambda: random_adapter("ada", small, slots=(1,), partition=Partition(num_blocks=2, axis="grid")),
+        "ours basis": lambda: random_adapter(
+            "ada", small, slots=(1,), partition=Partition(num_blocks=4, basis="0123456789abcdef")
+        ),
+        "ours plain": lambda: random_adapter("ada", small, slots=(), partition=None),
+        "ours bf16": lambda: random_adapter("ada", small, slots=(1,)),
     }
     for name, make in ours.items():
         (folder / name).mkdir()
         make().save(folder / name / FILE, dtype="bfloat16" if "bf16" in name else "float32")
     for layout in ("diffusers", "kohya"):
         (folder / f"export {layout}").mkdir()
-        export(tiny_adapter("ada", small, partition=None), folder / f"export {layout}" / FILE, layout, card=False)
-    plain = tiny_adapter("ada", large, family="sdxl", partition=None)
+        export(
+            random_adapter("ada", small, slots=(), partition=None),
+            folder / f"export {layout}" / FILE,
+            layout,
+            card=False,
+        )
+    plain = random_adapter("ada", large, slots=(), partition=None)
     (folder / "xl").mkdir()
     export(plain, folder / "xl" / FILE, "kohya", card=False)
     raws = {
@@ -113,14 +121,14 @@ def write_specimens(folder: Path) -> None:
 
 
 def read_specimens(folder: Path) -> list[Specimen]:
-    """All of them, with what the library makes of them today."""
+    """All specimens, with the content that the library reads from them."""
     names = sorted(path.name for path in folder.iterdir() if (path / FILE).is_file())
     facts = {name: facts_of(Adapter.load(folder / name / FILE)) for name in names}
     return [Specimen(name, folder / name, facts[name], name.startswith("ours")) for name in names]
 
 
 def _external(raws: dict[str, RawFile]) -> dict[str, RawFile]:
-    """As other programs would have written them: no texts of ours, other precisions, alphas of their own."""
+    """Files as other programs write them: without our header texts, in other precisions, with other alphas."""
     diffusers, kohya, large = raws["export diffusers"].tensors, raws["export kohya"].tensors, raws["xl"].tensors
     unet = [tensor for tensor in diffusers if tensor.name.startswith("unet.")]
     return {
@@ -134,7 +142,7 @@ def _external(raws: dict[str, RawFile]) -> dict[str, RawFile]:
 
 
 def _alpha(tensor: Tensor) -> Tensor:
-    """alpha 1 where the rank is 2."""
+    """`tensor`; if it is an alpha, 1. The rank is 2."""
     return tensor.filled(1.0) if tensor.name.endswith(".alpha") else tensor
 
 

@@ -1,4 +1,4 @@
-"""Tensors that are missing, doubled, misshapen, of a wrong type, or not finite."""
+"""Tensors that are missing, given twice, misshapen, of a wrong type, or not finite."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SHAPES = {
 
 
 class _Change(NamedTuple):
-    """A change of a file. good: whether it is read all the same, to the same; else it must be refused."""
+    """A change of a file. good: whether the file must give the same result as before; else it must be refused."""
 
     title: str
     apply: Callable[[RawFile, int], RawFile]
@@ -39,7 +39,7 @@ class _Change(NamedTuple):
 
 
 def tensor_cases(specimens: list[Specimen]) -> list[Case]:
-    """Every change of every specimen, each at a tensor that the seed chooses."""
+    """Every change of every specimen, each to a random tensor."""
     return [
         Case(f"{specimen.name}: {change.title}", functools.partial(_make, specimen, change))
         for specimen in specimens
@@ -98,7 +98,7 @@ def _alpha_changes() -> Iterator[_Change]:
     yield _Change("alpha of two numbers", lambda raw, i: alphas(raw, lambda t: replace(t, shape=[2], data=2 * t.data)))
     yield _Change("alpha of no numbers", lambda raw, i: alphas(raw, lambda t: replace(t, shape=[0], data=b"")))
     yield _Change("alpha as [1]", lambda raw, i: alphas(raw, lambda t: replace(t, shape=[1])), good=True)
-    # kohya's trainer keeps the alpha as it was given, and a whole number is given often.
+    # kohya's trainer saves alpha with the type that it was given, which is often a whole number.
     yield _Change("alpha as a whole number", lambda raw, i: alphas(raw, lambda t: t.cast("I64")), good=True)
 
 
@@ -107,7 +107,7 @@ def _with(raw: RawFile, *tensors: Tensor) -> RawFile:
 
 
 def _pair(raw: RawFile, index: int) -> int:
-    """The tensor at `index`, or, if it is no part of a pair, one that is."""
+    """`index`, or, if the tensor there is not part of a pair, the index of one that is."""
     return (
         index
         if _rank_axis(raw.tensors[index].name) is not None
@@ -132,7 +132,7 @@ def _layer(name: str) -> str:
 
 
 def _rank_axis(name: str) -> int | None:
-    """Which axis of a pair's tensor is the rank."""
+    """The axis of the rank in a tensor of a pair; None for other tensors."""
     if name.startswith("lora/"):
         return 1 if name.endswith("lora_A") else 0
     if any(role in name for role in (".lora_A.", ".lora_down.", "_lora.down.")):
@@ -151,7 +151,7 @@ def _without_rank(raw: RawFile, layers: set[str]) -> RawFile:
 
 
 def _shorter(tensor: Tensor) -> Tensor:
-    """One of a pair, whose rank is not that of the other."""
+    """One tensor of a pair with a lower rank than the other one."""
     axis = _rank_axis(tensor.name)
     array = np.delete(tensor.array, 0, axis)
     return replace(tensor, shape=list(array.shape), data=np.ascontiguousarray(array).tobytes())

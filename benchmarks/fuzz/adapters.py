@@ -1,4 +1,4 @@
-"""Damaged adapters and LoRAs, of ours and of other programs."""
+"""Damaged adapters and LoRAs, our own and those of other programs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from benchmarks.fuzz.raw_safetensors import header_size
 from benchmarks.fuzz.trial import Case, Trial, choose
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "adapters", 20.0, 512 << 20, 2000
-_FIELDS = 1200  # cases of the fields of headers
-_TIMES = 6  # each damage to bytes, in each part of a file
+_FIELDS = 1200  # number of cases for fields of headers
+_TIMES = 6  # number of cases for each damage to bytes in each part of a file
 
-# Unusual names that are as good as others.
+# Unusual names that must be accepted.
 _GOOD = {"a link to the file": FILE, "a name with blanks": "my  best.safetensors", "a name in Greek": "άδα.safetensors"}
 
 
 def prepare(folder: Path, seed: int) -> None:
-    """Write the sound files."""
+    """Write the undamaged files."""
     write_specimens(folder)
 
 
 def list_cases(folder: Path, seed: int) -> list[Case]:
-    """All cases, always in one order."""
+    """All cases, always in the same order."""
     specimens = read_specimens(folder)
     cases = tensor_cases(specimens) + choose(header_cases(specimens), _FIELDS, seed)
     cases += choose(setting_cases(specimens), _FIELDS // 2, seed)
@@ -58,7 +58,7 @@ def _bytes(specimen: Specimen, name: str, part: str, rng: np.random.Generator, s
 
 
 def _is_other_numbers(expected: Any, facts: Any) -> bool:
-    """Whether only numbers and free texts differ, and are finite: without a digest nobody can tell."""
+    """Whether only numbers and free texts differ, and all numbers are finite. This can be noticed only by a digest."""
     keys = ("rank", "slots", "partition", "origin", "base_family", "base_digest")
     same = all(facts["info"][key] == expected["info"][key] for key in keys)
     return same and is_finite(facts) and without_numbers(facts["lora"]) == without_numbers(expected["lora"])

@@ -1,4 +1,4 @@
-"""Damage to the bytes of any file, as disks, networks and people cause it."""
+"""Damage to the bytes of any file, as caused by disks, networks and people."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _append(data: bytes, rng: np.random.Generator, low: int, high: int) -> bytes
 
 
 def _repeat(data: bytes, rng: np.random.Generator, low: int, high: int) -> bytes:
-    """A block of the file where the next should be, as a failed write leaves it."""
+    """A block of the file in the place of the next one, as a failed write may leave it."""
     size = max(1, min(int(rng.choice([64, 512])), (high - low) // 2))
     start = _place(rng, low, max(low + 1, high - 2 * size))
     return data[: start + size] + data[start : start + size] + data[start + 2 * size :]
 
 
-# Damage that leaves the length as it is, and that which does not.
+# Damage that keeps the length of the file, and damage that changes it.
 SAME_LENGTH: Mapping[str, Damage] = {
     "a flipped bit": _flip, "two bytes swapped": _swap, "a block of zeros": _overwrite(0),
     "a block of ones": _overwrite(255),
@@ -67,7 +67,7 @@ OTHER_LENGTH: Mapping[str, Damage] = {
 
 
 def damage(name: str, data: bytes, rng: np.random.Generator, low: int = 0, high: int | None = None) -> bytes:
-    """`data` with that damage somewhere in low..high; never equal to `data`."""
+    """`data` with the damage `name` at a random place in low..high; never equal to `data`."""
     make, end = {**SAME_LENGTH, **OTHER_LENGTH}[name], len(data) if high is None else high
     for _ in range(100):
         if (changed := make(data, rng, low, end)) != data:

@@ -1,4 +1,4 @@
-"""Runs one trial as a command would run: through the commands' runner, with all that it prints caught."""
+"""Runs one trial as a command runs: through the runner of commands. All that it prints is captured."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from blocklora_jax.command_line.runner import run
 class Ended(NamedTuple):
     """How a trial ended.
 
-    facts: what the call gave, if it returned. code: the exit code. out, err: what was printed. growth: of the resident
-    memory at its peak, in bytes. altered: what the call altered though it had to leave it alone.
+    facts: the result of the call, if it returned. code: the exit code. out, err: the printed text. growth: of the peak
+    of resident memory, in bytes. altered: what the call changed without being allowed to.
     """
 
     facts: Any
@@ -52,7 +52,7 @@ def _exit_code(trial: Trial, got: list[Any]) -> int:
     except SystemExit as stop:
         got.clear()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:  # what the runner lets through is what is looked for
+    except BaseException:  # The runner should let no exception through. This is what is tested.
         got.clear()
         traceback.print_exc()
         return 1
@@ -61,7 +61,7 @@ def _exit_code(trial: Trial, got: list[Any]) -> int:
 
 @contextmanager
 def _caught() -> Iterator[Callable[[], tuple[str, str]]]:
-    """Send file descriptors 1 and 2 into files, so that libraries in C are caught too."""
+    """Redirect file descriptors 1 and 2 into files, so that the output of C libraries is captured too."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         kept = os.dup(1), os.dup(2)
         _flush()
@@ -89,7 +89,7 @@ def _flush() -> None:
 
 
 def _reset_peak() -> int:
-    """Let the peak of the memory be what is used now, where the system can; gives that, in bytes."""
+    """Reset the peak of memory to the present use, if the system can; returns the peak in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,4 +1,4 @@
-"""Damaged checkpoints of a run: either the newest good one is restored exactly, or the damage is reported."""
+"""Damaged checkpoints of a run: the newest undamaged one is restored exactly, or the damage is reported."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from train.engine.checkpoint import Checkpoints
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "checkpoints", 60.0, 512 << 20, 150
 _STEPS = (10, 20)
-_BYTES = 170  # cases of damaged bytes
-# Names that lie beside the checkpoints of a run.
+_BYTES = 170  # number of cases with damaged bytes
+# Names of other files and folders beside the checkpoints of a run.
 _STRAYS = (
     "notes",
     "30",
@@ -47,7 +47,7 @@ _STRAYS = (
 
 
 def prepare(folder: Path, seed: int) -> None:
-    """Write a run's checkpoints of two steps."""
+    """Write the checkpoints of a run at two steps."""
     checkpoints = Checkpoints(folder / "checkpoints")
     for step in _STEPS:
         checkpoints.save(step, _state(step))
@@ -55,7 +55,7 @@ def prepare(folder: Path, seed: int) -> None:
 
 
 def list_cases(folder: Path, seed: int) -> list[Case]:
-    """All cases, always in one order."""
+    """All cases, always in the same order."""
     root = folder / "checkpoints"
     newest, older = ({"step": step, "state": facts_of(_state(step))} for step in reversed(_STEPS))
     files = {
@@ -99,14 +99,14 @@ def list_cases(folder: Path, seed: int) -> list[Case]:
     ]
     cases += [Case(f"{words} as config.json", functools.partial(_settings_place, m)) for words, m in NOT_FILES.items()]
     for words, make in NO_JSON.items():
-        # Any Unicode is read as what it says.
+        # JSON may be in any Unicode encoding.
         accept = (None,) if words == "UTF-16" else ()
         cases.append(Case(f"config.json is {words}", functools.partial(_settings, make, accept)))
     return cases
 
 
 def _state(step: int) -> dict[str, Any]:
-    """A small training state with all that real ones have: numbers of several types, nested, and an empty array."""
+    """A small training state like real ones: nested, with numbers of several types, and with an empty array."""
     rng = np.random.default_rng(step)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))
     return {
@@ -156,14 +156,14 @@ def _change(
         if words:
             (folder / name).write_bytes(damage(words, data, rng) if data else b"x")
     trial = load(folder)
-    # What happened to the older one is no reason to go on from it, or to stop.
+    # Damage to the older checkpoint must not matter: the newest one is restored.
     return trial if step == 20 else Trial(call=trial.call, accept=trial.accept, must_load=True)
 
 
 def _exchanged(
     root: Path, load: Callable[[Path], Trial], other: str, name: str, rng: np.random.Generator, scratch: Path
 ) -> Trial:
-    """A file of the older checkpoint in the newer one."""
+    """A file of the older checkpoint in the place of that of the newer one."""
     folder = _copy(root, scratch)
     shutil.copy(folder / other, folder / name)
     return load(folder)

@@ -1,4 +1,4 @@
-"""Loaded values as plain data that can be compared: every array is named by its type, shape and digest."""
+"""Loaded values as plain data that can be compared. Arrays become texts with their type, shape and digest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def facts_of(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool | np.bool_ | Path):
-        return str(value)  # Python holds True for equal to 1
+        return str(value)  # because in Python True == 1
     if isinstance(value, int | float):
         return _number(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -43,7 +43,7 @@ def facts_of(value: Any) -> Any:
 
 
 def edited(facts: Any, path: Sequence[str | int], value: Any) -> Any:
-    """A copy of `facts` in which what lies at `path` is `value`."""
+    """A copy of `facts` with `value` at `path`."""
     result = copy.deepcopy(facts)
     place = result
     for key in path[:-1]:
@@ -53,12 +53,12 @@ def edited(facts: Any, path: Sequence[str | int], value: Any) -> Any:
 
 
 def is_finite(facts: Any) -> bool:
-    """Whether every array is."""
+    """Whether every array is finite."""
     return NOT_FINITE not in str(facts)
 
 
 def without_numbers(facts: Any) -> Any:
-    """`facts` with arrays' types and shapes only."""
+    """`facts` with only the types and shapes of arrays."""
     if isinstance(facts, dict):
         return {key: without_numbers(item) for key, item in facts.items()}
     if isinstance(facts, list):
@@ -74,7 +74,7 @@ def _number(value: float) -> Any:
 
 def _array(array: np.ndarray) -> str:
     name = f"{array.dtype.name} {list(array.shape)}"
-    # Zeros of any shape that take no memory stand for what is not there.
+    # Arrays with zero strides take no memory, whatever their shape. They stand for missing values.
     if array.size and not any(array.strides):
         return f"{name} of {array.reshape(-1)[:1].tolist() if array.size < 9 else array.flat[0]}"
     finite = array.dtype.kind not in "fV" or bool(np.isfinite(array.astype(np.float32)).all())

@@ -19,14 +19,14 @@ from blocklora_jax.checkpoints.checkpoint import CONFIGS
 from blocklora_jax.diffusion.schedule import Schedule
 
 _WORDS = ("a</w>", "man</w>", "<|startoftext|>", "<|endoftext|>")  # of vocab.json
-# What each kind of field may say as well as what it says, with other results.
+# Values that each kind of field may have besides its own. They are not damage, but change the result.
 _SOUND_NUMBERS = frozenset({"0", "a fraction"})
 _SOUND_WHOLE = frozenset({"0", "-1", "a list of a number"})
 _TEXTS = frozenset({"no text", "a word", "a number as text", "a path upwards", "an absolute path", "100,000 letters"})
 
 
 def field_cases(folder: Folder) -> list[Case]:
-    """Every field of every JSON file but the manifest, with every wrong value; fields missing, doubled, unknown."""
+    """Every field of every JSON file but the manifest: with every wrong value, missing, given twice; unknown fields."""
     cases: list[Case] = []
     for name in folder.files(".json"):
         if name == MANIFEST:
@@ -82,14 +82,14 @@ def _case(folder: Folder, name: str, words: str, text: str | bytes, accept: tupl
 
 
 def _is_sound(name: str, path: tuple[Any, ...], base: Any, wrong: Wrong) -> bool:
-    """Whether the file may say this, with another result."""
+    """Whether the file may have this value, so that another result is right."""
     field = str(path[0])
     if isinstance(base, bool):
         return wrong.words in ("true", "false")
     if isinstance(base, float):
         return wrong.words in _SOUND_NUMBERS and (field, wrong.words) != ("scaling_factor", "0")
     if isinstance(base, int) and not name.endswith("vocab.json"):
-        # The projection is no part of the text encoder of 1.x and 2.x.
+        # The text encoders of 1.x and 2.x have no projection.
         if field.endswith("token_id") or (field == "projection_dim" and not name.startswith("text_encoder_2")):
             return wrong.words in ("0", "a list of a number")
         is_free = field.endswith(("offset", "shift", "padding"))
@@ -98,12 +98,12 @@ def _is_sound(name: str, path: tuple[Any, ...], base: Any, wrong: Wrong) -> bool
         )
     if isinstance(base, str) and name.startswith("tokenizer"):
         return wrong.words in _TEXTS
-    # One level, and so many heads in it.
+    # The model has one level, so a list of one number is right.
     return field in ("attention_head_dim", "transformer_layers_per_block") and wrong.words in ("a list of a number",)
 
 
 def _stated(folder: Folder, name: str, path: tuple[Any, ...], wrong: Wrong) -> tuple[Any, ...]:
-    """What else may come out: null where the field may be null."""
+    """Results that are allowed besides the unchanged one: with null, if the field may be null."""
     part, field = name.split("/")[0], path[0]
     if wrong.words != "null" or len(path) > 1:
         return ()
@@ -114,7 +114,7 @@ def _stated(folder: Folder, name: str, path: tuple[Any, ...], wrong: Wrong) -> t
 
 
 def _default(folder: Folder, name: str, field: str) -> tuple[Any, ...]:
-    """What a field means that is not there: diffusers' own default."""
+    """The meaning of a missing field: the default of diffusers."""
     part = name.split("/")[0]
     place = ("configs", part) if part in CONFIGS else ("schedule",)
     owner = CONFIGS.get(part) if part in CONFIGS else Schedule if part == "scheduler" else None

@@ -1,4 +1,4 @@
-"""Sound Diffusers folders: of other programs, of each family, and one of a merge of ours."""
+"""Undamaged Diffusers folders: as other programs write them, one for each family, and one that our merge wrote."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz.facts import facts_of
-from benchmarks.fuzz.inputs import PROMPTS, tiny_adapter, tiny_checkpoint
+from benchmarks.fuzz.inputs import PROMPTS, tiny_checkpoint
 from benchmarks.fuzz.raw_safetensors import RawFile
 from benchmarks.fuzz.trial import Trial
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.testing.random_adapter import random_adapter
 from merge.cli.main import main as merge_main
 
 MANIFEST = "blocklora.json"
@@ -24,7 +25,7 @@ MANIFEST = "blocklora.json"
 
 @dataclass(frozen=True)
 class Folder:
-    """A sound folder. ours: whether a merge of ours wrote it, so that every damage has to be noticed."""
+    """An undamaged folder. ours: whether our merge wrote it, so that all damage must be noticed."""
 
     name: str
     path: Path
@@ -32,12 +33,12 @@ class Folder:
     ours: bool
 
     def files(self, ending: str) -> list[str]:
-        """Its files with this ending, as "unet/config.json"."""
-        found = (path for path in self.path.rglob(f"*{ending}") if path.is_file())
-        return sorted(path.relative_to(self.path).as_posix() for path in found)
+        """The files with this ending, such as "unet/config.json"."""
+        paths = (path for path in self.path.rglob(f"*{ending}") if path.is_file())
+        return sorted(path.relative_to(self.path).as_posix() for path in paths)
 
     def copy(self, scratch: Path, *changed: str) -> Path:
-        """A copy in `scratch`, of links to the same files; without those that are `changed`."""
+        """A copy in `scratch` with links to the same files, without the files `changed`."""
         target = scratch / "model"
         for name in self.files(""):
             if name not in changed:
@@ -46,19 +47,19 @@ class Folder:
         return target
 
     def trial(self, scratch: Path, name: str, data: bytes, accept: tuple[Any, ...] = (), **expected: Any) -> Trial:
-        """Load the folder with other bytes in the file `name`. What the sound folder gives may always come out."""
+        """A trial that loads the folder with other bytes in the file `name`. The unchanged result is always allowed."""
         target = self.copy(scratch, name) / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         return self.trial_of(scratch / "model", (self.facts, *accept), **expected)
 
     def trial_of(self, path: Path, accept: tuple[Any, ...], **expected: Any) -> Trial:
-        """Load the folder at `path`."""
+        """A trial that loads the folder at `path`."""
         return Trial(call=lambda: folder_facts(path), accept=accept, **expected)
 
 
 def folder_facts(path: Path) -> Any:
-    """All that counts in making pictures: configs, parameters, schedule, and what prompts are read as."""
+    """Everything that determines pictures: configs, parameters, schedule, and the token ids of prompts."""
     model = StableDiffusion.from_pretrained(str(path))
     facts = facts_of(
         {
@@ -66,12 +67,12 @@ def folder_facts(path: Path) -> Any:
             "ids": model.tokenizer.encode(PROMPTS), "zeros": model.checkpoint.force_zeros_for_empty_prompt,
         }
     )  # fmt: skip
-    facts["schedule"].pop("bookkeeping", None)  # only to be written back
+    facts["schedule"].pop("bookkeeping", None)  # does not change pictures
     return facts
 
 
 def write_folders(folder: Path) -> None:
-    """Write all of them below `folder`."""
+    """Write all folders below `folder`."""
     for family in ("sd1", "sd2", "sdxl"):
         checkpoint = tiny_checkpoint(family, folder / f"{family} words")
         save_folder(folder / family, checkpoint)
@@ -84,9 +85,9 @@ def write_folders(folder: Path) -> None:
 
 
 def write_merged(folder: Path, params: dict[str, Any]) -> Path:
-    """Merge two adapters into the folder `sd1` with the command, as "ours"."""
+    """Merge two adapters into the folder `sd1` with the command; returns the new folder "ours"."""
     for slot, name in enumerate(("ada", "bob")):
-        tiny_adapter(name, params, slots=(slot,)).save(folder / f"{name}.safetensors")
+        random_adapter(name, params, slots=(slot,)).save(folder / f"{name}.safetensors")
     files = [str(folder / f"{name}.safetensors") for name in ("ada", "bob")]
     with redirect_stdout(StringIO()):
         merge_main([*files, "--model", str(folder / "sd1"), "--save", str(folder / "ours")])
@@ -94,13 +95,13 @@ def write_merged(folder: Path, params: dict[str, Any]) -> Path:
 
 
 def read_folders(folder: Path) -> list[Folder]:
-    """All of them, with what the library makes of them today."""
+    """All folders, with what the library reads from them."""
     names = sorted(path.name for path in folder.iterdir() if (path / "model_index.json").is_file())
     return [Folder(name, folder / name, folder_facts(folder / name), name == "ours") for name in names]
 
 
 def _as_others_do(folder: Path) -> None:
-    """Leave out what only our program writes."""
+    """Remove what only our program writes."""
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in folder.rglob("*.safetensors"):
         raw = RawFile.read(path.read_bytes())

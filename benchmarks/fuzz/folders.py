@@ -1,4 +1,4 @@
-"""Damaged Diffusers folders, of other programs and of ours."""
+"""Damaged Diffusers folders, our own and those of other programs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from benchmarks.fuzz.raw_safetensors import WRONG_DTYPES, RawFile
 from benchmarks.fuzz.trial import Case, Trial, choose
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "folders", 30.0, 512 << 20, 1200
-_FIELDS = 400  # cases of the fields of one folder's JSON files
-_TIMES = 2  # each damage to bytes, in each kind of file
+_FIELDS = 400  # number of cases for the fields of one folder's JSON files
+_TIMES = 2  # number of cases for each damage to bytes in each kind of file
 
 
 def prepare(folder: Path, seed: int) -> None:
-    """Write the sound folders."""
+    """Write the undamaged folders."""
     write_folders(folder)
 
 
 def list_cases(folder: Path, seed: int) -> list[Case]:
-    """All cases, always in one order."""
+    """All cases, always in the same order."""
     cases: list[Case] = []
     for specimen in read_folders(folder):
         cases.append(Case(f"{specimen.name}: nothing changed", functools.partial(_sound, specimen)))
@@ -52,7 +52,7 @@ def _sound(folder: Folder, rng: np.random.Generator, scratch: Path) -> Trial:
 
 def _bytes(folder: Folder, name: str, words: str, rng: np.random.Generator, scratch: Path) -> Trial:
     data = (folder.path / name).read_bytes()
-    # Without a digest nobody can tell another number from the right one; texts have no length that would not fit.
+    # Without a digest, a wrong number cannot be noticed. Neither can a text of another length.
     may_differ = not folder.ours and (words in SAME_LENGTH or not name.endswith(".safetensors"))
     apart = functools.partial(_is_alike, folder.facts) if may_differ else lambda facts: False
     return folder.trial(scratch, name, damage(words, data, rng), apart=apart)
@@ -63,7 +63,7 @@ def _is_alike(expected: Any, facts: Any) -> bool:
 
 
 def _tensor_cases(folder: Folder) -> list[Case]:
-    """Weights that are of another part, of a wrong type, not finite, or incomplete."""
+    """Cases with weights of another component, of a wrong type, not finite, or incomplete."""
     cases = []
     for name in folder.files(".safetensors"):
         for words, change in _CHANGES.items():
@@ -99,7 +99,7 @@ _CHANGES: dict[str, Callable[[RawFile, int], RawFile]] = {
 
 
 def _place_cases(folder: Folder) -> list[Case]:
-    """Something else where a file, or the folder, should be; files that are missing or exchanged."""
+    """Cases with something else in the place of a file or the folder, and with missing or exchanged files."""
     weights = "unet/diffusion_pytorch_model.safetensors"
     cases = []
     for name in (weights, "unet/config.json", "model_index.json", "tokenizer/vocab.json", "tokenizer/merges.txt"):
@@ -109,21 +109,21 @@ def _place_cases(folder: Folder) -> list[Case]:
         Case(f"{words} as the folder", functools.partial(_as_folder, folder, make)) for words, make in NOT_FILES.items()
     ]
     cases += [Case(f"no {name}", functools.partial(_without, folder, name)) for name in folder.files("")]
-    others = (
+    replacements = (
         "vae/diffusion_pytorch_model.safetensors",
         "text_encoder/model.safetensors",
         "unet/config.json",
         "tokenizer/vocab.json",
     )
-    for one, other in zip((weights, weights, "vae/config.json", "unet/config.json"), others, strict=True):
+    for one, other in zip((weights, weights, "vae/config.json", "unet/config.json"), replacements, strict=True):
         cases.append(Case(f"{other} as {one}", functools.partial(_exchanged, folder, one, other)))
     return [*cases, Case("a folder of another program", functools.partial(_manifests, folder))]
 
 
 def _place(folder: Folder, name: str, make: Callable[[Path], Path], rng: np.random.Generator, scratch: Path) -> Trial:
     target = folder.copy(scratch, name) / name
-    make(target)  # a name that is not `name` leaves it missing
-    # Tokenizers read their words from one file of several.
+    make(target)  # If it makes a file of another name, `name` is missing.
+    # Tokenizers can read their words from one of several files.
     accept = (folder.facts,) if name.startswith("tokenizer") else ()
     return folder.trial_of(scratch / "model", accept)
 
@@ -143,7 +143,7 @@ def _exchanged(folder: Folder, one: str, other: str, rng: np.random.Generator, s
 
 
 def _manifests(folder: Folder, rng: np.random.Generator, scratch: Path) -> Trial:
-    """A file of our manifest's name that is something else is refused, or does no harm."""
+    """A file with the name of our manifest but other content is refused, or has no effect."""
     target = folder.copy(scratch)
     (target / MANIFEST).write_text(json.dumps({"name": "someone else's"}))
     return folder.trial_of(target, (folder.facts,))

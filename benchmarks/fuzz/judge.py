@@ -1,4 +1,4 @@
-"""Decides in which column of the table a trial counts."""
+"""Decides in which column of the table a trial is counted."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from benchmarks.fuzz.capture import Ended
 from benchmarks.fuzz.trial import Matching, Trial, Verdict
 
-# What moves a cursor, colours a terminal or turns the direction of writing; tabs and line ends are allowed.
+# Characters that move the cursor, colour the terminal or change the direction of writing, without tabs and line ends.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-# The runner's own words for it are no excuse: no damaged file, and no number on a command line, may ask for so much.
+# These count as failures even in the runner's own message: no damaged file and no number may need so much memory.
 _NO_MEMORY = ("MemoryError", "not enough memory", "RESOURCE_EXHAUSTED")
 _TRACES = ("Traceback (most recent call last)", "unexpected error")
 _BAR = re.compile(r"^[^:]{0,40}:? *\d+%\|.*\|")
-_LONGEST = 8000  # letters of a line that somebody might read
+_LONGEST = 8000  # characters of a line that somebody might still read
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|StatusLine|Read|TooLong)\b")
 
 
 def judge(trial: Trial, ended: Ended, most_memory: int) -> tuple[Verdict, str]:
-    """The verdict and the line that explains it. most_memory: in bytes."""
+    """The verdict and a line that explains it. most_memory: the allowed growth, in bytes."""
     printed = ended.out + ended.err
     if any(words in printed for words in _NO_MEMORY) or ended.growth > most_memory:
         return Verdict.MEMORY, f"{ended.growth >> 20} MB more: {_last(printed)}"
@@ -26,8 +26,8 @@ def judge(trial: Trial, ended: Ended, most_memory: int) -> tuple[Verdict, str]:
         return Verdict.TRACEBACK, _trace(printed)
     if ended.altered:
         return Verdict.CHANGED, f"{ended.altered} (exit code {ended.code}: {_last(printed)})"
-    if found := _CONTROL.search(_without_bars(printed)):
-        return Verdict.NOISE, f"control character {found[0]!r} in {_last(printed)}"
+    if control := _CONTROL.search(_without_bars(printed)):
+        return Verdict.NOISE, f"control character {control[0]!r} in {_last(printed)}"
     if any(len(line) > _LONGEST for line in ended.err.splitlines()):
         return Verdict.NOISE, f"a line of more than {_LONGEST} letters: {_last(ended.err)}"
     return _refused(trial, ended) if ended.code else _loaded(trial, ended)
@@ -36,7 +36,7 @@ def judge(trial: Trial, ended: Ended, most_memory: int) -> tuple[Verdict, str]:
 def _refused(trial: Trial, ended: Ended) -> tuple[Verdict, str]:
     lines = _without_bars(ended.err).strip().splitlines()
     errors = [line for line in lines if not line.startswith("warning: ")]
-    # Commands that look at many files print what is wrong as their result.
+    # Commands that check many files print the problems as their result.
     is_report = ended.code == 1 and not errors and ended.out.strip()
     one_line = len(errors) == 1 and errors[0].startswith("error: ") and lines[-1] == errors[0]
     box = bool(errors) and errors[0].startswith(("╭", "usage:")) and ended.code == 2
@@ -82,7 +82,7 @@ def _places(one, other, path: str):
 
 
 def _trace(printed: str) -> str:
-    """The exception and the last place of ours."""
+    """The exception and the last line of our own code in the traceback."""
     lines = printed.strip().splitlines()
     if net := [line for line in lines if "unexpected error" in line]:
         return net[-1][:300]

@@ -22,12 +22,12 @@ from blocklora_jax.checkpoints.diffusers import save_folder
 from merge.manifest import read_merge_manifest
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "manifests", 120.0, 512 << 20, 600
-_FIELDS = 500  # cases of fields
-_TIMES = 10  # each damage to bytes
+_FIELDS = 500  # number of cases for fields
+_TIMES = 10  # number of cases for each damage to bytes
 
 
 def prepare(folder: Path, seed: int) -> None:
-    """Write a manifest as merges write it, and one as version 0.1.0 did, without a digest."""
+    """Write a manifest as merges write it, and one as version 0.1.0 wrote it, without a digest."""
     checkpoint = tiny_checkpoint("sd1", folder)
     save_folder(folder / "sd1", checkpoint)
     merged = write_merged(folder, dict(checkpoint.params))
@@ -38,12 +38,12 @@ def prepare(folder: Path, seed: int) -> None:
 
 
 def list_cases(folder: Path, seed: int) -> list[Case]:
-    """All cases, always in one order."""
+    """All cases, always in the same order."""
     cases = registry_cases(folder, seed)
     for name in ("sealed", "old"):
         text = (folder / name / MANIFEST).read_text()
         facts = facts_of(read_merge_manifest(folder / name))
-        # A digest that is found wrong hides all other checks.
+        # With a digest, a wrong digest is noticed first, so few of these cases are needed.
         cases += choose(_field_cases(name, text, facts), _FIELDS if name == "old" else _FIELDS // 5, seed)
         for words, make in NO_JSON.items():
             cases.append(Case(f"{name}: is {words}", functools.partial(_make, make(text), (facts,))))
@@ -73,16 +73,16 @@ def _field_cases(name: str, text: str, facts: Any) -> list[Case]:
     value, cases, sealed = json.loads(text), [], name == "sealed"
     for path in _few_layers(fields_of(value, 6)):
         words = f"{name}: {'.'.join(map(str, path))}"[:110]
-        # Of those with a digest nothing may change; of those without, an entry fewer is sound.
+        # With a digest nothing may change. Without one, an entry less is not damage.
         if sealed or not ({"tokens", "shapes"} & set(path[:-1]) or path[-2:] == ("concepts", 0)):
             accept = (facts,) if sealed else (facts, *_if_missing(facts, path))
             cases.append(
                 Case(f"{words} missing", functools.partial(_make, json.dumps(without(value, path)).encode(), accept))
             )
         for wrong in WRONG_VALUES:
-            found = () if sealed else stated(facts, _place_of(path), path[-1], wrong)
-            if found is not None:
-                accept = (facts, *found)
+            allowed = () if sealed else stated(facts, _place_of(path), path[-1], wrong)
+            if allowed is not None:
+                accept = (facts, *allowed)
                 cases.append(
                     Case(
                         f"{words} is {wrong.words}",
@@ -97,19 +97,19 @@ def _field_cases(name: str, text: str, facts: Any) -> list[Case]:
 
 
 def _few_layers(paths: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Without all layers but the first of each component."""
+    """`paths` with only the first layer of each component."""
     first: dict[tuple[Any, ...], Any] = {}
-    found = []
+    kept = []
     for path in paths:
         at = path.index("shapes") + 2 if "shapes" in path else len(path)
         if first.setdefault(path[:at], path[at : at + 1]) in (path[at : at + 1], ()) or len(path) == at:
             first[path[:at]] = first[path[:at]] or path[at : at + 1]
-            found.append(path)
-    return found
+            kept.append(path)
+    return kept
 
 
 def _place_of(path: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Where the facts have what the manifest has at `path`."""
+    """The path in the facts of what the manifest has at `path`."""
     if path[0] == "merge":
         path = path[1:]
     if len(path) == 1:
@@ -120,7 +120,7 @@ def _place_of(path: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 
 def _if_missing(facts: Any, path: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Fields that earlier manifests lack have defaults that are those of this one."""
+    """The results that are allowed without the field. Earlier manifests lack some fields, which have defaults."""
     defaults = {"base_family": "sd1", "origin": "", "base_name": "", "base_digest": "", "kind": "object"}
     place = _place_of(path)
     if place is None or len(place) != 4 or path[-1] not in defaults:

@@ -1,4 +1,4 @@
-"""Every flag of every command, with values that it should not have."""
+"""Every flag of every command, with values that it must not have."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ _TRAIN = (
 
 
 class Command(NamedTuple):
-    """A call that would succeed: module and args. flags: what kind of value each takes. positional: of a file."""
+    """A call that succeeds: module and args. flags: the kind of value of each. positional: the number of a file."""
 
     module: str
     args: str
@@ -221,7 +221,7 @@ COMMANDS: tuple[Command, ...] = (
 
 
 def wrong_calls() -> list[tuple[str, list[str]]]:
-    """(module, args) of every flag and file name with every value of its kind."""
+    """(module, args) for every flag and file name with every value of its kind."""
     calls = []
     for command in COMMANDS:
         args = command.args.split()

@@ -1,4 +1,4 @@
-"""The inputs of the commands: sound files and unusable ones."""
+"""The inputs of the commands: usable and unusable files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.fuzz.folder_specimens import write_merged
-from benchmarks.fuzz.inputs import tiny_adapter, tiny_checkpoint
+from benchmarks.fuzz.inputs import tiny_checkpoint
 from benchmarks.fuzz.raw_safetensors import RawFile
 from benchmarks.fuzz.trial import ANYTHING, Trial
 from blocklora_jax.checkpoints.diffusers import save_folder
 from blocklora_jax.checkpoints.single_file import save_single_file
+from blocklora_jax.testing.random_adapter import random_adapter
 from merge.export.lora_file import export
 
 EVIL = "\x1b[31mred\x1b]0;owned\x07"
@@ -34,18 +35,18 @@ REGISTRY: dict[str, Any] = {
 
 
 def write_inputs(folder: Path) -> None:
-    """Write all of them into `folder`."""
+    """Write all inputs into `folder`."""
     checkpoint = tiny_checkpoint("sd1", folder / "words")
     params = dict(checkpoint.params)
     save_folder(folder / "sd1", checkpoint)
     save_single_file(folder / "single.safetensors", checkpoint)
     write_merged(folder, params).rename(folder / "merged")
     (folder / "sd1").rename(folder / "model")
-    tiny_adapter("cyd", params, partition=None).save(folder / "plain.safetensors")
-    tiny_adapter("dan", params, slots=(0,)).save(folder / "collides.safetensors")
-    export(tiny_adapter("eve", params, partition=None), folder / "lora.safetensors", "kohya", card=False)
+    random_adapter("cyd", params, slots=(), partition=None).save(folder / "plain.safetensors")
+    random_adapter("dan", params, slots=(0,)).save(folder / "collides.safetensors")
+    export(random_adapter("eve", params, slots=(), partition=None), folder / "lora.safetensors", "kohya", card=False)
     for name in ("single", "lora"):
-        # As another program would have written them: none of our commands may replace them unasked.
+        # As another program would write them. Our commands must not replace them without being asked to.
         raw = RawFile.read((folder / f"{name}.safetensors").read_bytes())
         (folder / f"{name}.safetensors").write_bytes(RawFile(raw.tensors, {"format": "pt"}).pack())
     _write_evil(folder)
@@ -63,7 +64,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def _write_evil(folder: Path) -> None:
-    """Texts that would reach a terminal, in an adapter and in a registry."""
+    """Write an adapter and a registry whose texts have control characters for a terminal."""
     raw = RawFile.read((folder / "ada.safetensors").read_bytes())
     header = json.loads(raw.metadata["blocklora"])
     texts = dict.fromkeys(("class_noun", "trigger", "base_name"), EVIL)
@@ -85,9 +86,9 @@ def command_trial(
     must_succeed: bool = False,
     apart_process: bool = False,
 ) -> Trial:
-    """Run `python -m module args` in a folder with all inputs, which must be as they were afterwards.
+    """A trial that runs `python -m module args` in a folder with all inputs, which must not change.
 
-    refuse, must_succeed: it may not succeed, or not fail. apart_process: in a process of its own, as users do.
+    refuse: the command must fail. must_succeed: it must succeed. apart_process: run it in a separate process.
     """
     expected = _link_all(inputs, scratch)
     os.symlink("/dev/zero", scratch / "zero")
@@ -107,7 +108,7 @@ def _here(module: str, args: list[str]) -> None:
     sys.argv = [f"python -m {module}", *args]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*found in sys.modules.*")
-        # alter_sys: option classes are looked up in the module that runs.
+        # alter_sys=True, because option classes are looked up in the module that runs.
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
@@ -123,7 +124,7 @@ def _in_process(module: str, args: list[str]) -> None:
 
 
 def _link_all(inputs: Path, scratch: Path) -> dict[str, tuple[int, int, int]]:
-    """Link every file of `inputs` into `scratch`; gives what tells each one."""
+    """Link every file of `inputs` into `scratch`; returns the `_mark` of each by name."""
     expected = {}
     for path in sorted(inputs.rglob("*")):
         name = path.relative_to(inputs).as_posix()
@@ -141,7 +142,7 @@ def _mark(path: Path) -> tuple[int, int, int]:
 
 
 def _is_remade(name: str, args: Sequence[str]) -> bool:
-    """Whether the call names as its output the folder of an earlier merge, which it may replace, and reads it not."""
+    """Whether the call saves into the folder of an earlier merge, which it may replace."""
     return name.startswith("merged/") and ["--save", "merged"] in [list(args[at : at + 2]) for at in range(len(args))]
 
 
@@ -149,10 +150,10 @@ def _checker(scratch: Path, expected: dict[str, tuple[int, int, int]]) -> Callab
     def check() -> str:
         lost = [name for name in expected if not (scratch / name).is_file()]
         other = [name for name, mark in expected.items() if name not in lost and _mark(scratch / name) != mark]
-        # The registry is what some commands are asked to change.
+        # Some commands are asked to change the registry.
         other = [name for name in other if not name.endswith(".json") or "/" in name]
-        strange = [p.name for p in (scratch.parent, scratch.parent.parent) for p in p.glob("escaped*")]
-        found = {"lost": lost, "replaced": other, "written outside": strange}
-        return "; ".join(f"{words}: {', '.join(names[:4])}" for words, names in found.items() if names)
+        escaped = [p.name for p in (scratch.parent, scratch.parent.parent) for p in p.glob("escaped*")]
+        changes = {"lost": lost, "replaced": other, "written outside": escaped}
+        return "; ".join(f"{words}: {', '.join(names[:4])}" for words, names in changes.items() if names)
 
     return check

@@ -1,4 +1,4 @@
-"""Calls that are written out one by one, in `must_refuse.txt` and `may_succeed.txt`."""
+"""The calls that are listed in `must_refuse.txt` and `may_succeed.txt`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 _TRAIN = "train.concept --images pictures --class-noun man --out run --model model --steps 1 --batch 1"
-# What a word with a dollar sign stands for, in this order.
+# Words with a dollar sign, and what they stand for. They are replaced in this order.
 _ALIASES = {
     "$TRAIN_ADA": f"{_TRAIN} --token <ada> --rank 1 --blocks 4",
     "$TRAIN": _TRAIN,
@@ -22,7 +22,7 @@ _ALIASES = {
 
 
 def read_calls(name: str) -> list[list[str]]:
-    r"""The calls in a file: a module, then its words. `\e`, `\n` and `\a` stand for those characters."""
+    r"""The calls in a file: a module and its arguments in each line. `\e`, `\n` and `\a` stand for those characters."""
     lines = Path(__file__).with_name(name).read_text().splitlines()
     return [_words(line) for line in lines if line and not line.startswith("#")]
 

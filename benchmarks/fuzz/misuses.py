@@ -1,4 +1,4 @@
-"""Wrong command lines, of all commands."""
+"""Wrong command lines of all commands."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from benchmarks.fuzz.trial import Case, Trial, choose
 from benchmarks.fuzz.yaml_traps import CONCEPTS, SETTINGS
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "misuses", 150.0, 1536 << 20, 150
-_FLAGS = 260  # cases of flags with wrong values
-_APART = 12  # one of so many calls runs in a process of its own
+_FLAGS = 260  # number of cases for flags with wrong values
+_APART = 12  # one in this number of calls runs in a separate process
 _TRAIN = "--images pictures --token <ada> --class-noun man --out run --model model --steps 1 --batch 1 --blocks 4"
 _CONCEPTS = "--out runs --model model --steps 1 --batch 1 --blocks 4 --rank 1"
 
 
 def prepare(folder: Path, seed: int) -> None:
-    """Write what the commands read."""
+    """Write the inputs of the commands."""
     write_inputs(folder)
 
 
 def list_cases(folder: Path, seed: int) -> list[Case]:
-    """All cases, always in one order."""
+    """All cases, always in the same order."""
     cases = []
     for name, refuse in (("must_refuse.txt", True), ("may_succeed.txt", False)):
         for module, *args in read_calls(name):
@@ -51,19 +51,19 @@ def _title(module: str, args: list[str]) -> str:
 
 
 def _call(inputs: Path, module: str, args: list[str], refuse: bool, rng: np.random.Generator, scratch: Path) -> Trial:
-    # No system hands on words that are longer.
+    # Operating systems do not accept longer arguments.
     may_be_apart = not any(len(word) > 50_000 for word in args)
     apart = may_be_apart and zlib.crc32(" ".join(args).encode(errors="replace")) % _APART == 0
     return command_trial(inputs, scratch, module, args, refuse=refuse, apart_process=apart)
 
 
 def _sound(inputs: Path, module: str, args: list[str], rng: np.random.Generator, scratch: Path) -> Trial:
-    """What the wrong calls are made of has to succeed, or they would be refused for other reasons than theirs."""
+    """The calls from which the wrong ones are made must succeed. Else those would be refused for other reasons."""
     return command_trial(inputs, scratch, module, args, must_succeed=True)
 
 
 def _settings(inputs: Path, text: bytes, rng: np.random.Generator, scratch: Path) -> Trial:
-    # Flags override the file: those that the trap is about are left out.
+    # Flags override the file. So flags for settings in the file are left out.
     trial = _call(inputs, "train.concept", [*_without_flags(text), "--config", "trap.yaml"], True, rng, scratch)
     (scratch / "trap.yaml").write_bytes(text)
     return trial

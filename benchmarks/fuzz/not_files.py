@@ -1,4 +1,4 @@
-"""Things other than a file, put where a file is expected."""
+"""Other things in the place of a file of the expected kind."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _pipe(path: Path) -> Path:
 def _socket(path: Path) -> Path:
     with socket.socket(socket.AF_UNIX) as server:
         here = os.getcwd()
-        os.chdir(path.parent)  # its path may be 108 bytes long
+        os.chdir(path.parent)  # because its path must be shorter than 108 bytes
         server.bind(path.name)
         os.chdir(here)
     return path
 
 
-# Each takes the path of the file, puts something there, and gives the path to read.
+# Each function takes the path of the file, puts something there, and returns the path to read.
 NOT_FILES: Mapping[str, Callable[[Path], Path]] = {
     "nothing": lambda path: path,
     "a folder": _folder,

@@ -1,4 +1,4 @@
-"""Damaged pictures, masks and captions, and sound ones of unusual kinds."""
+"""Damaged pictures, masks and captions, and undamaged ones of unusual kinds."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from benchmarks.fuzz.trial import Case, Matching, Trial
 from train.concept.images import read_pictures
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "pictures", 30.0, 512 << 20, 300
-_TIMES = 5  # each damage to bytes
+_TIMES = 5  # number of cases for each damage to bytes
 _SIZE = (20, 16)
 _CAPTION = "a photo of <ada> woman in the snow, déjà vu"
 
 
 def prepare(folder: Path, seed: int) -> None:
-    """Nothing: pictures are drawn in memory."""
+    """Does nothing, because pictures are made in memory."""
 
 
 def list_cases(folder: Path, seed: int) -> list[Case]:
-    """All cases, always in one order."""
+    """All cases, always in the same order."""
     cases = []
     for ending in ("png", "jpg", "webp"):
         for words in (*SAME_LENGTH, *OTHER_LENGTH):
@@ -64,12 +64,12 @@ def _encode(image: Image.Image, ending: str = "png", **options: Any) -> bytes:
 
 
 def _facts(folder: Path) -> Any:
-    """Pixels, masks and captions; a mask that is white all over is none."""
-    found = []
+    """Pixels, masks and captions. A mask that is white everywhere counts as no mask."""
+    pictures = []
     for picture in read_pictures(folder):
         white = picture.mask is None or np.asarray(picture.mask).min() == 255
-        found.append({"image": picture.image, "mask": None if white else picture.mask, "caption": picture.caption})
-    return facts_of(found)
+        pictures.append({"image": picture.image, "mask": None if white else picture.mask, "caption": picture.caption})
+    return facts_of(pictures)
 
 
 def _expect(image: Image.Image | None = None, mask: Image.Image | None = None, caption: str | None = None) -> Any:
@@ -97,7 +97,7 @@ def _bytes(name: str, words: str, ending: str | None, rng: np.random.Generator, 
     _write(scratch, {**files, name: damage(words, files[name], rng)})
     with Image.open(io.BytesIO(files[f"a.{ending or name.split('.')[1]}"])) as image:
         sound = _expect(image.convert("RGB"), _half(), _CAPTION)
-    # JPEG and WebP have no checksum, PNG has one that readers may leave unread: other pixels count apart.
+    # JPEG and WebP have no checksum, and readers may ignore that of PNG. So other pixels are counted as "apart".
     return Trial(call=lambda: _facts(scratch), accept=(sound,), apart=lambda facts: facts[0]["caption"] == _CAPTION)
 
 
@@ -106,7 +106,7 @@ def _place(name: str, make: Callable[[Path], Path], rng: np.random.Generator, sc
     _write(scratch, {key: data for key, data in files.items() if key != name})
     make(scratch / name)
     there = (scratch / name).exists()
-    # A file that is not there, or has another name, is no damage.
+    # A missing file, or one with another name, is not damage.
     missing = _expect(
         None if name == "a.png" else _noise(), None if "mask" in name else _half(), None if "txt" in name else _CAPTION
     )
@@ -117,13 +117,13 @@ def _place(name: str, make: Callable[[Path], Path], rng: np.random.Generator, sc
 
 
 def _is_text_file(facts: Any) -> bool:
-    """Any text is a caption, if a terminal can show it."""
+    """Whether the caption is a text that can be printed."""
     caption = facts[0]["caption"]
     return caption is None or (isinstance(caption, str) and caption.isprintable())
 
 
 def _kinds() -> Iterator[tuple[str, tuple[dict[str, bytes], tuple[Any, ...], bool]]]:
-    """(what it is, (files, what may come out, whether it must))."""
+    """(what it is, (files, allowed results, whether it must be read))."""
     picture = {"a.png": _encode(_noise())}
     grey = _noise().convert("L")
     as_rgb = (_expect(grey.convert("RGB")),)
@@ -198,7 +198,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _bomb(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, with a little of it there."""
+    """A PNG whose header states this size, with little data."""
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
     return (
         b"\x89PNG\r\n\x1a\n"

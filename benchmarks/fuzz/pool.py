@@ -1,4 +1,4 @@
-"""Workers that are watched: one that hangs or dies is replaced, and its case has failed."""
+"""Worker processes under supervision. A worker that hangs or dies is replaced, and its case counts as failed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from typing import Any
 from benchmarks.fuzz.trial import Case, Result, Verdict
 
 ROOT = Path(__file__).parents[2]
-_START = 300.0  # seconds, on a busy machine
+_START = 300.0  # seconds for a worker to start on a busy machine
 
 
 class Worker:
-    """One process of `benchmarks.fuzz.worker`; it starts with the first case."""
+    """One process of `benchmarks.fuzz.worker`. It is started for the first case."""
 
     def __init__(self, module: str, inputs: Path, scratch: Path, seed: int) -> None:
         self._command = [sys.executable, "-m", "benchmarks.fuzz.worker", module, str(inputs), str(scratch), str(seed)]
         self.scratch, self._process, self._rest = scratch, None, b""
 
     def run(self, index: int, seconds: float) -> dict[str, Any] | str:
-        """The result of a case; or, in words, that there is none. Raises RuntimeError if the worker does not start."""
+        """The result of a case, or a text: why there is none. Raises RuntimeError if the worker does not start."""
         process = self._process or self._start()
         assert process.stdin
         process.stdin.write(f"{index}\n".encode())
@@ -43,7 +43,7 @@ class Worker:
         return f"killed by signal {-gone}" if gone is not None and gone < 0 else f"exit code {gone}" if gone else "hang"
 
     def stop(self) -> None:
-        """End the process and all that it started."""
+        """End the process and all processes that it started."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -87,7 +87,7 @@ def run_cases(
     jobs: int,
     tell: Callable[[Result, Path], None],
 ) -> list[Result]:
-    """Run the cases `indices` in `jobs` workers; `tell(result, scratch)` hears of each before its files are gone."""
+    """Run the cases `indices` in `jobs` workers; `tell(result, scratch)` is called before its files are deleted."""
     queue: SimpleQueue[int] = SimpleQueue()
     for index in indices:
         queue.put(index)
@@ -105,8 +105,8 @@ def run_cases(
             worker.stop()
 
     with ThreadPoolExecutor(jobs) as threads:
-        found = [result for results in threads.map(work, range(jobs)) for result in results]
-    return sorted(found)
+        all_results = [result for results in threads.map(work, range(jobs)) for result in results]
+    return sorted(all_results)
 
 
 def _result(answer: dict[str, Any] | str, index: int, title: str, seconds: float) -> Result:
@@ -118,7 +118,7 @@ def _result(answer: dict[str, Any] | str, index: int, title: str, seconds: float
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """One thread a worker, no network, quick compilation, and every cache and temporary file below `folder`."""
+    """One thread for each worker, no network, quick compilation, and all caches and temporary files below `folder`."""
     own = {
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",

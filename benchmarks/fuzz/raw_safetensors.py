@@ -1,4 +1,4 @@
-"""Safetensors taken apart and put together again, right or wrong, without a library that would object."""
+"""Reads and writes safetensors files without checks, so that wrong ones can be made too."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NUMPY = {
     "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_, "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2, "C64": np.complex64,
 }  # fmt: skip
-# Those that no adapter is written in.
+# Types that adapters are never written in.
 WRONG_DTYPES = ("I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "C64")
 
 
 @dataclass
 class Tensor:
-    """One tensor as it lies in a file. shape may be anything; data need not fit it."""
+    """One tensor of a file. shape may be anything, and data need not fit it."""
 
     name: str
     dtype: str
@@ -32,16 +32,16 @@ class Tensor:
 
     @property
     def array(self) -> np.ndarray:
-        """Its numbers."""
+        """The numbers of the tensor."""
         return np.frombuffer(self.data, _NUMPY[self.dtype]).reshape(self.shape)
 
     def cast(self, dtype: str) -> Tensor:
-        """The same in another type, as nearly as that can hold it."""
+        """The same tensor in another type, rounded."""
         wide = self.array.astype(np.float32)
         return Tensor(self.name, dtype, list(self.shape), wide.astype(_NUMPY[dtype]).tobytes())
 
     def filled(self, value: float, index: int | None = None) -> Tensor:
-        """The same with `value` at one place, or everywhere."""
+        """The same tensor with `value` at `index`, or everywhere."""
         array = self.array.copy().reshape(-1)
         array[slice(None) if index is None else index % max(array.size, 1)] = value
         return Tensor(self.name, self.dtype, list(self.shape), array.tobytes())
@@ -49,14 +49,14 @@ class Tensor:
 
 @dataclass
 class RawFile:
-    """A file as a list of tensors, in the order in which they lie, and its header's texts."""
+    """A file as a list of tensors, in the order of their data, and the texts of its header."""
 
     tensors: list[Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, data: bytes) -> RawFile:
-        """Of a sound file's bytes."""
+        """Read the bytes of an undamaged file."""
         header, body = json.loads(data[8 : 8 + header_size(data)]), data[8 + header_size(data) :]
         metadata = header.pop("__metadata__", {})
         items = sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0]))
@@ -65,7 +65,7 @@ class RawFile:
 
     @classmethod
     def make(cls, arrays: dict[str, np.ndarray], metadata: dict[str, Any] | None = None) -> RawFile:
-        """Of arrays in fp64, fp32, fp16, bf16 or int64."""
+        """A file of arrays in fp64, fp32, fp16, bf16 or int64."""
         names = {np.dtype(kind): name for name, kind in _NUMPY.items()}
         tensors = [
             Tensor(k, names[a.dtype], list(a.shape), np.ascontiguousarray(a).tobytes()) for k, a in arrays.items()
@@ -73,11 +73,11 @@ class RawFile:
         return cls(tensors, dict(metadata or {}))
 
     def replaced(self, index: int, change: Callable[[Tensor], Tensor]) -> RawFile:
-        """With another tensor in one place."""
+        """The file with the tensor at `index` changed."""
         return RawFile([change(t) if i == index else t for i, t in enumerate(self.tensors)], dict(self.metadata))
 
     def header(self) -> dict[str, Any]:
-        """The header, with offsets that follow each other."""
+        """The header, with consecutive offsets."""
         entries, start = {}, 0
         for tensor in self.tensors:
             end = start + len(tensor.data)
@@ -86,7 +86,7 @@ class RawFile:
         return ({"__metadata__": self.metadata} if self.metadata else {}) | entries
 
     def pack(self, header: str | bytes | None = None) -> bytes:
-        """The file; with another text for its header if given."""
+        """The bytes of the file. header: another text for its header."""
         text = json.dumps(self.header()) if header is None else header
         data = text.encode() if isinstance(text, str) else text
         data += b" " * (-len(data) % 8)
@@ -94,5 +94,5 @@ class RawFile:
 
 
 def header_size(data: bytes) -> int:
-    """What the first 8 bytes say."""
+    """The size of the header, which the first 8 bytes state."""
     return struct.unpack("<Q", data[:8])[0]

@@ -1,4 +1,4 @@
-"""Damaged slot registries, and servers that answer wrongly where one should be."""
+"""Damaged slot registries, and servers that answer wrongly when a registry is read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from benchmarks.fuzz.trial import Case, Trial, choose
 from benchmarks.fuzz.wrong_values import NO_JSON, WRONG_VALUES, fields_of, twice, with_value, without
 from blocklora_jax.registry.store import read_registry
 
-_FIELDS = 250  # cases of fields
-_TIMES = 6  # each damage to bytes
+_FIELDS = 250  # number of cases for fields
+_TIMES = 6  # number of cases for each damage to bytes
 _REGISTRY = {
     "blocklora_registry": 1,
     "base_name": "tiny",
@@ -33,7 +33,7 @@ _REGISTRY = {
 
 
 def registry_cases(folder: Path, seed: int) -> list[Case]:
-    """All cases, always in one order."""
+    """All cases, always in the same order."""
     text, path = json.dumps(_REGISTRY, indent=2), folder / "registry.json"
     path.write_text(text)
     facts = _facts(path)
@@ -41,13 +41,13 @@ def registry_cases(folder: Path, seed: int) -> list[Case]:
     for words, make in NO_JSON.items():
         cases.append(Case(f"registry: is {words}", functools.partial(_make, make(text), (facts,))))
     for words in (*SAME_LENGTH, *OTHER_LENGTH):
-        # People edit registries by hand: they have no digest.
+        # Registries have no digest, because people edit them by hand.
         cases += [Case(f"registry: {words}", functools.partial(_bytes, text.encode(), facts, words))] * _TIMES
     cases += [Case(f"{words} as a registry", functools.partial(_place, make)) for words, make in NOT_FILES.items()]
     cases.append(
         Case("registry: with a byte order mark", functools.partial(_make, b"\xef\xbb\xbf" + text.encode(), (facts,)))
     )
-    # First, because the slow ones take as long as all others together.
+    # These come first, because the slow ones take as long as all others together.
     served = [Case(f"a server with {words}", functools.partial(_served, text, facts, words)) for words in ANSWERS]
     return served[::-1] + cases
 
@@ -85,7 +85,7 @@ def _field_cases(facts: Any) -> list[Case]:
     for path in fields_of(_REGISTRY, 4):
         words = f"registry: {'.'.join(map(str, path))}"
         missing = (edited(facts, ("registry", *path), ""),) if path[-1] in ("owner", "date") else ()
-        if path[-2:] != ("entries", 0):  # one entry fewer is sound
+        if path[-2:] != ("entries", 0):  # one entry less is not damage
             cases.append(
                 Case(
                     f"{words} missing",
@@ -94,10 +94,10 @@ def _field_cases(facts: Any) -> list[Case]:
             )
         place = ("registry", *path) if isinstance(path[-1], str) else None
         for wrong in WRONG_VALUES:
-            found = stated(facts, place, path[-1], wrong)
-            if found is not None:
+            allowed = stated(facts, place, path[-1], wrong)
+            if allowed is not None:
                 data = with_value(_REGISTRY, path, wrong.text).encode()
-                cases.append(Case(f"{words} is {wrong.words}", functools.partial(_make, data, (facts, *found))))
+                cases.append(Case(f"{words} is {wrong.words}", functools.partial(_make, data, (facts, *allowed))))
     for key in _REGISTRY:
         data = twice(_REGISTRY, key, '"other"' if key.startswith("base") else "[]", first=False).encode()
         cases.append(Case(f"registry: {key} twice", functools.partial(_make, data, (facts,))))

@@ -1,4 +1,4 @@
-"""Servers on this machine that answer as broken, slow or hostile ones do."""
+"""Servers on this machine that answer like broken, slow or hostile ones."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ ANSWERS: Mapping[str, Answer] = {
 
 
 def serve(answer: Answer, text: bytes) -> str:
-    """Start a server that answers everyone so, as long as this process lives; gives its address."""
+    """Start a server that gives `answer` to every request until this process ends; returns its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/registry.json"
 

@@ -1,4 +1,4 @@
-"""Wrong values that a field may have after all, and the result for each of them."""
+"""Wrong values that some fields may have nevertheless, and the allowed results for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.fuzz.wrong_values import Wrong
 TEXTS = frozenset({"no text", "a word", "a number as text", "a path upwards", "an absolute path", "100,000 letters"})
 NUMBERS = frozenset({"0", "-1", "a fraction", "10^9", "10^20", "-10^20"})
 _FREE = frozenset({"name", "class_noun", "trigger", "base_name", "owner", "date", "training"})
-# Another number, list or object, with which the file is as sound as before, and says something else.
+# Another number, list or object in these fields is not damage: the file is valid, with another meaning.
 _OTHERS: dict[Any, frozenset[str]] = {
     "seed": NUMBERS - {"a fraction"} | {"10^400", "10^5000"},
     "slots": frozenset({"a list of a number"}),
@@ -26,10 +26,13 @@ _OTHERS: dict[Any, frozenset[str]] = {
 
 
 def stated(facts: Any, place: tuple[Any, ...] | None, field: Any, wrong: Wrong) -> tuple[Any, ...] | None:
-    """Facts that may come out besides the unchanged; None if the value is no damage at all.
+    """Facts that are allowed besides the unchanged ones; None if the value is not damage.
 
     Args:
-        place: where in `facts` the field is; None: nowhere.
+        facts: of the undamaged file.
+        place: the path of the field in `facts`; None if they do not have it.
+        field: its name.
+        wrong: its new value.
     """
     if wrong.words in _OTHERS.get(field, ()) or (field == 0 and wrong.words == "0"):
         return None

@@ -30,7 +30,7 @@ BAD = (Verdict.CHANGED, Verdict.TRACEBACK, Verdict.HANG, Verdict.MEMORY, Verdict
 
 
 class _Anything:
-    """Equal to whatever a call gives: for commands that may succeed."""
+    """Equal to any result of a call, for commands that may succeed."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -45,12 +45,12 @@ ANYTHING = _Anything()
 class Trial:
     """One damaged input, ready to be read.
 
-    call: reads it and gives facts (see `facts.facts_of`), or runs a command.
-    accept: the facts that may come out; none: it must be refused.
-    must_load: nothing is wrong with it, so it may not be refused.
-    apart: whether other facts count apart, such as those of a flipped bit in a file without a digest.
-    is_command: `call` goes through the commands' own runner itself.
-    intact: says what is wrong if the call altered something that it had to leave alone; called in any case.
+    call: reads it and returns facts (see `facts.facts_of`), or runs a command.
+    accept: the facts that are allowed; if empty, it must be refused.
+    must_load: nothing is wrong with it, so it must not be refused.
+    apart: whether other facts are counted as "apart", such as those of a flipped bit in a file without a digest.
+    is_command: `call` itself uses the runner of commands.
+    intact: returns what is wrong if the call changed something that it must not change; it is always called.
     """
 
     call: Callable[[], Any]
@@ -62,14 +62,14 @@ class Trial:
 
 
 class Case(NamedTuple):
-    """A case that is not made yet: what it is, and `make(rng, scratch)`, which writes its files into `scratch`."""
+    """A case before its files are made: a title, and `make(rng, scratch)`, which writes the files into `scratch`."""
 
     title: str
     make: Callable[[np.random.Generator, Path], Trial]
 
 
 def choose(cases: list[Case], count: int, seed: int) -> list[Case]:
-    """`count` of the cases, which the seed draws, in their order: other seeds give others."""
+    """`count` of the cases, in their order. Each seed draws other ones."""
     if len(cases) <= count:
         return cases
     chosen = np.random.default_rng(seed).choice(len(cases), count, replace=False)
@@ -77,9 +77,9 @@ def choose(cases: list[Case], count: int, seed: int) -> list[Case]:
 
 
 class Result(NamedTuple):
-    """What came of a case.
+    """The result of a case.
 
-    detail: the line that was printed, or what else says why. growth: of memory at its peak, in MB.
+    detail: the line that was printed, or another explanation. growth: of the peak of memory, in MB.
     """
 
     index: int

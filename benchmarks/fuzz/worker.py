@@ -1,4 +1,4 @@
-"""A process that runs the cases of one kind, one after the other, as it is told on its standard input.
+"""A process that runs cases of one kind, one after the other. It reads their numbers from its standard input.
 
     python -m benchmarks.fuzz.worker MODULE INPUTS SCRATCH SEED
 
@@ -23,12 +23,12 @@ from benchmarks.fuzz.capture import run_trial
 from benchmarks.fuzz.judge import judge
 from benchmarks.fuzz.trial import Case, Result
 
-# Beyond what imports take; more is refused by the system, and a case that asks for it has failed.
+# The memory that a process may use, in bytes. The system refuses more, and a case that needs more has failed.
 _ROOM = 6 << 30
 
 
 def run_case(kind: str, case: Case, seed: int, index: int, scratch: Path, most_memory: int) -> Result:
-    """Make the case in `scratch` and run it there. The same for equal (kind, seed, index)."""
+    """Make the case in `scratch` and run it there. It is the same for equal (kind, seed, index)."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     os.chdir(scratch)
@@ -40,14 +40,14 @@ def run_case(kind: str, case: Case, seed: int, index: int, scratch: Path, most_m
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Run cases until the input ends."""
     module, inputs, scratch, seed = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     orders, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    # What the library prints, or would read, is not for the one who gives the orders.
+    # The library must not read from the standard input of this process or write to its standard output.
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(null, descriptor)
-    # Where Python would say a thing once only, each case says it.
+    # Python prints a warning only once by default. Here every case must print it.
     warnings.filterwarnings("always", category=UserWarning)
     kind = importlib.import_module(module)
     cases = kind.list_cases(inputs, seed)

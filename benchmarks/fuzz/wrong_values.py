@@ -1,4 +1,4 @@
-"""Values that a field of JSON should not have, and texts of JSON that are no sound JSON."""
+"""Values that a field of JSON should not have, and texts that are not valid JSON."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ DEEP = 100_000
 
 
 class Wrong(NamedTuple):
-    """A value, in words and as JSON text, because some have no Python value that `json.dumps` writes."""
+    """A value, in words and as JSON text. It is a text, because `json.dumps` cannot write some of them."""
 
     words: str
     text: str
 
     @property
     def value(self) -> Any:
-        """As Python reads it. Raises RecursionError for the deep ones."""
+        """The value as Python reads it. Raises RecursionError for deeply nested ones."""
         return json.loads(self.text)
 
 
@@ -43,7 +43,7 @@ WRONG_VALUES: tuple[Wrong, ...] = (
 
 
 def with_value(value: Any, path: tuple[Any, ...], text: str) -> str:
-    """`value` as JSON text, in which `text` stands at `path`."""
+    """`value` as JSON text with `text` at `path`."""
     mark = "\x00here\x00"
     copy = json.loads(json.dumps(value))
     place = copy
@@ -54,7 +54,7 @@ def with_value(value: Any, path: tuple[Any, ...], text: str) -> str:
 
 
 def without(value: Any, path: tuple[Any, ...]) -> Any:
-    """`value` without what lies at `path`."""
+    """`value` without what is at `path`."""
     copy = json.loads(json.dumps(value))
     place = copy
     for key in path[:-1]:
@@ -64,23 +64,23 @@ def without(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def fields_of(value: Any, depth: int = 3) -> list[tuple[Any, ...]]:
-    """The paths of all fields of objects, and of the first item of lists, down to a depth."""
+    """The paths of all fields of objects, and of the first item of lists, down to `depth`."""
     items = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
-    found: list[tuple[Any, ...]] = []
+    paths: list[tuple[Any, ...]] = []
     for key, item in items:
-        found.append((key,))
+        paths.append((key,))
         if depth > 1:
-            found += [(key, *rest) for rest in fields_of(item, depth - 1)]
-    return found
+            paths += [(key, *rest) for rest in fields_of(item, depth - 1)]
+    return paths
 
 
 def twice(value: dict[str, Any], key: str, text: str, first: bool) -> str:
-    """`value` as JSON text, with `key` there twice: as it is, and as `text` before or after it."""
+    """`value` as JSON text with `key` twice: with its own value, and before or after that with `text`."""
     whole, extra = json.dumps(value)[1:-1], f"{json.dumps(key)}: {text}"
     return "{" + (f"{extra}, {whole}" if first else f"{whole}, {extra}") + "}"
 
 
-# Texts that are no JSON object, or no sound one, whatever the file is.
+# Texts that are not a JSON object, or not a valid one, for any file.
 NO_JSON: Mapping[str, Callable[[str], bytes]] = {
     "no JSON": lambda text: b"hello",
     "nothing": lambda text: b"",

@@ -1,1 +1,1 @@
-"""What a killed process, a full disk and a signal leave behind."""
+"""Benchmarks of what a killed process, a full disk and a signal leave behind."""

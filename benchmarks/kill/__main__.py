@@ -1,11 +1,11 @@
 """What a kill, a full disk and a signal leave behind: `python -m benchmarks.kill [--quick]`.
 
 Prints three tables.
-Kills: SIGKILL at random moments of every command that writes, and before every system call that changes the disk (these
-need strace). After each kill the files are compared with those before and after. Then the command runs again, and its
-result is compared with an undisturbed run.
-Full disk: every writer on a 4 MB file system with little room.
-Signals: SIGINT and SIGTERM from the first import to the end.
+Kills: every command that writes gets SIGKILL at random moments, and before every system call that changes the disk
+(this needs strace). After each kill the files are compared with those before and after an undisturbed run. Then the
+command runs again, and the result is compared with that of the undisturbed run.
+Full disk: every command that writes runs on a 4 MB file system with little room.
+Signals: commands get SIGINT and SIGTERM at moments from the first import to the end.
 Exits with 1 if a row is bad.
 """
 
@@ -32,37 +32,37 @@ _MANY = Bound(1, 10**5)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is measured."""
+    """What to measure."""
 
     quick: bool = False
-    """Few moments of each, in a minute or two."""
+    """Only a few moments of each command, in a minute or two."""
     parts: tuple[Part, ...] = ("kills", "disk", "signals")
-    """Which tables."""
+    """The tables to make."""
     only: str | None = None
     """Only rows whose name contains this."""
     kills: int | None = None
-    """Random kills of all commands together; 100, or 6 with --quick."""
+    """Number of random kills of all commands together. If not given: 100, or 6 with --quick."""
     moments: int | None = None
-    """Signals to each command; 40, or 3 with --quick."""
+    """Number of signals to each command. If not given: 40, or 3 with --quick."""
     seed: int = 0
-    """Seeds all moments."""
+    """Seed of all moments."""
 
     def __post_init__(self) -> None:
         check_options(self, {"kills": _MANY, "moments": _MANY})
 
 
 def main() -> int:
-    """The command line; gives the exit code."""
+    """The command line; returns the exit code."""
     options = read_options(Options, description=__doc__, prog="python -m benchmarks.kill")
     folder = Path(tempfile.mkdtemp(prefix="kill-"))
-    # Before JAX is imported. Children that compile nothing are at the writing sooner.
+    # Must be set before JAX is imported. Children that compile nothing begin to write sooner.
     os.environ |= {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "HF_HUB_OFFLINE": "1",
     }
-    # The package's own handlers end a process at once; here a disk is to be unmounted first.
+    # The package's own handlers end a process at once. Here a disk must be unmounted first.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -72,14 +72,14 @@ def main() -> int:
 
 
 def measure(options: Options, folder: Path) -> int:
-    """Make the tables in turn; gives 1 if a row of them is bad."""
-    # Imported late: the environment comes first.
+    """Make the tables in turn; returns 1 if one of their rows is bad."""
+    # Imported late, because the environment must be set before.
     from benchmarks.kill import disk, kills, signals
     from benchmarks.kill.launch import Command, preload, run
 
     preload()
     inputs = folder / "inputs"
-    # In a process of its own: JAX must not run in this one, which forks.
+    # In a separate process, because JAX must not run in this one, which forks.
     if run(Command("benchmarks.kill.inputs", (str(inputs),)), log := folder / "inputs.txt"):
         raise RuntimeError(log.read_text())
     rng = np.random.default_rng(options.seed)

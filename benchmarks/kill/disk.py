@@ -1,4 +1,4 @@
-"""The table of full disks: every writer, with no room and with room for a part of what it writes."""
+"""The table of full disks: every writer runs with no room, and with room for a part of what it writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADINGS = (
     "writer", "disk", "times full", "one line, exit code not 0", "files lost", "half-written", "leftovers",
     "goes on with room",
 )  # fmt: skip
-# Shares of what is written that there is room for. Training writes many files, one after the other.
+# The room, as shares of what is written. Training writes many files, one after the other.
 _ROOMS = {"training": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)}
 _QUICK = ("training", "merged folder, over one", "export, over one", "registry, one writer")
 
@@ -43,13 +43,13 @@ class Row:
 
     @property
     def is_good(self) -> bool:
-        """Whether the writer failed cleanly each time, and went on each time."""
+        """Whether the writer failed cleanly each time, and could be continued each time."""
         clean = not (self.lost or self.half_written or self.leftovers)
         return self.full > 0 and self.one_line == self.continued == self.full and clean
 
 
 def measure(inputs: Path, folder: Path, quick: bool = False, only: str = "") -> bool:
-    """Fill the disk for every writer; print the table; gives whether all is well."""
+    """Fill the disk for every writer and print the table; returns whether all rows are good."""
     scenarios = [
         training_scenario(inputs), *merging_scenarios(inputs), *writer_scenarios(inputs), *registering_scenarios(),
     ]  # fmt: skip
@@ -64,14 +64,14 @@ def _try_writer(scenario: Scenario, folder: Path, quick: bool) -> Row:
     with SmallDisk(folder / "disk") as disk:
         trial = _FullDisk(scenario, folder, disk)
         rooms = (0.5,) if quick else _ROOMS.get(scenario.name, (0.0, 0.3, 0.6))
-        # A limit on the size of files stands for all of them.
+        # A limit on the size of files replaces the full disk.
         for room in rooms if disk.is_mounted else (0.5,):
             trial.try_room(room)
         return trial.row
 
 
 class _FullDisk:
-    """Full disks of one writer."""
+    """Runs of one writer on full disks."""
 
     def __init__(self, scenario: Scenario, folder: Path, disk: SmallDisk) -> None:
         self._scenario, self._folder, self._disk, self._kept = scenario, folder, disk, folder / "before"
@@ -84,12 +84,12 @@ class _FullDisk:
         if code := child.wait():
             raise RuntimeError(f"{scenario.name} fails with room ({code}): {child.output.read_text()[-500:]}")
         self._after, self._usual = scenario.read(disk.place), child.output.read_text()
-        # Before anything is replaced the new files lie beside the old ones.
+        # Before anything is replaced, the new files are beside the old ones.
         changed = [p for p in disk.place.rglob("*") if p.is_file() and p.stat().st_mtime > child.begun]
         self._written, self._largest = sum(p.stat().st_size for p in changed), max(p.stat().st_size for p in changed)
 
     def try_room(self, share: float) -> None:
-        """Run with room for `share` of what it writes, then with all room."""
+        """Run with room for `share` of what the writer writes, then with enough room."""
         scenario, row, place, moment = self._scenario, self.row, self._disk.place, f"room for {share:.0%}"
         self._disk.reset(self._kept)
         self._disk.fill(int(share * self._written))
@@ -97,7 +97,7 @@ class _FullDisk:
         code = start(scenario.command(place), log := self._log("full"), limit=limit).wait()
         self._disk.free()
         if code == 0 and not judge_finished(self._after, scenario.read(place)):
-            return  # There was room enough: smaller files took the place of larger ones.
+            return  # There was enough room, because smaller files replaced larger ones.
         row.full += 1
         self._count_lines(moment, code, log.read_text())
         now = {name: digest for name, digest in scenario.read(place).items() if name not in scenario.growing}
@@ -120,12 +120,12 @@ class _FullDisk:
         scenario, place = self._scenario, self._disk.place
         command = (scenario.restart or scenario.command)(place)
         code = run(command, self._log("restarted")) if command else 0
-        found = judge_finished(self._after, scenario.read(place))
-        if code == 0 and not found:
+        findings = judge_finished(self._after, scenario.read(place))
+        if code == 0 and not findings:
             self.row.continued += 1
             return
-        said = " ".join(self._log("restarted").read_text().split())[-200:] if code else str(found)
-        self.row.problems.append(f"{moment}: the restart ends with {code}: {said}")
+        printed = " ".join(self._log("restarted").read_text().split())[-200:] if code else str(findings)
+        self.row.problems.append(f"{moment}: the restart ends with {code}: {printed}")
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.txt"

@@ -1,4 +1,4 @@
-"""What the commands read: a tiny random model, two adapters, a LoRA without blocks, pictures."""
+"""The inputs of the commands: a tiny random model, two adapters, a LoRA without blocks, and pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_inputs(folder: Path) -> Path:
 
 
 def _write_model(folder: Path) -> dict:
-    """Write a model with one level, which compiles fast; gives its parameters."""
+    """Write a model with one level, which compiles fast; returns its parameters."""
     with tempfile.TemporaryDirectory() as name:
         rows = write_tokenizer(Path(name), WORDS, max_length=TOKENS)
         configs = tiny_configs(rows, levels=1)

@@ -22,9 +22,10 @@ HEADINGS = (
 
 
 class Plan(NamedTuple):
-    """Kills of a scenario. share: of the random ones. calls, quick: system calls to kill at; None: all of them.
+    """Kills of a scenario.
 
-    What runs JAX takes seconds a kill; with --quick those without `quick` are left out.
+    share: its share of the random kills. calls: the number of system calls to kill at; None: all of them. quick: the
+    same with --quick; None: the scenario is left out. Kills of a command that runs JAX take seconds each.
     """
 
     share: int = 2
@@ -45,7 +46,7 @@ _PLANS = {
 def measure(
     inputs: Path, folder: Path, count: int, rng: np.random.Generator, quick: bool = False, only: str = ""
 ) -> bool:
-    """Kill everything, `count` times at random; print the table; gives whether all is well."""
+    """Kill all commands, `count` times at random, and print the table; returns whether all rows are good."""
     makers = {name: make for name, make in _makers(inputs, folder).items() if only in name}
     plans = {name: _PLANS.get(name, Plan()) for name in makers}
     plans = {name: plan for name, plan in plans.items() if plan.quick is not None or not quick}
@@ -67,17 +68,17 @@ def measure(
         )
     print_table(HEADINGS, [_cells(row) for row in [*rows, _total(rows)]])
     if not by_calls:
-        print("strace is not here, or may not trace: no kills before system calls, only at random times")
+        print("strace is not installed or may not trace: kills only at random times, not before system calls")
     print_problems({row.name: row.problems for row in rows})
     return all(row.is_good for row in rows)
 
 
 def _makers(inputs: Path, folder: Path) -> dict[str, Callable[[], Trials | SeveralWriters]]:
     scenarios = [training_scenario(inputs), *merging_scenarios(inputs), *registering_scenarios()]
-    found: dict[str, Callable[[], Trials | SeveralWriters]] = {
+    makers: dict[str, Callable[[], Trials | SeveralWriters]] = {
         s.name: lambda s=s, i=i: Trials(s, folder / str(i)) for i, s in enumerate(scenarios)
     }
-    return found | {"registry, several writers": lambda: SeveralWriters(folder / "several")}
+    return makers | {"registry, several writers": lambda: SeveralWriters(folder / "several")}
 
 
 def _cells(row: Counts) -> tuple:

@@ -1,4 +1,4 @@
-"""Commands in forked processes: everything is imported once, so that a command starts to work at once."""
+"""Commands in forked processes. Everything is imported before forking, so that a command starts to work at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Command:
 
 @dataclass
 class Child:
-    """A command that runs in a process of its own. `output` gets what it prints, errors too."""
+    """A command that runs in a separate process. `output` gets what it prints, including errors."""
 
     pid: int
     output: Path
@@ -38,17 +38,20 @@ class Child:
     _gate: int | None = None
 
     def release(self) -> None:
-        """Let a child go that was started with `held`."""
+        """Let a child that was started with `held` begin."""
         if self._gate is not None:
             os.close(self._gate)
             self._gate, self.begun = None, time.time()
 
     def is_running(self) -> bool:
-        """Whether it has not ended yet; it stays to be waited for."""
+        """Whether the child has not ended yet. `wait` can still be called after that."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     def wait(self, timeout: float = 180.0) -> int:
-        """Its exit code, minus the signal's number if one ended it. A child that hangs is killed: TimeoutError."""
+        """The exit code, or minus the number of the signal that ended the child.
+
+        Raises: TimeoutError if the child hangs; it is killed then.
+        """
         deadline = time.monotonic() + timeout
         while (done := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
             if time.monotonic() > deadline:
@@ -59,24 +62,24 @@ class Child:
         return os.waitstatus_to_exitcode(done[1])
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the child."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
 
 def preload() -> None:
-    """Import what the commands import. Nothing is computed, so no thread of JAX runs that a fork would lose."""
+    """Import what the commands import. Nothing is computed, so JAX has no threads, which a fork would lose."""
     for name in PRELOADED:
         importlib.import_module(name)
 
 
 def start(command: Command, output: Path, held: bool = False, limit: Callable[[], None] | None = None) -> Child:
-    """Start `command`. held: it waits for `release` before it begins. limit: called in the child, before it begins."""
+    """Start `command`. held: it waits for `release` before it begins. limit: called in the child before it begins."""
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX warns of any fork.
+        warnings.simplefilter("ignore")  # JAX warns about every fork.
         pid = os.fork()
     if pid == 0:
         os.close(writer)
@@ -89,17 +92,17 @@ def start(command: Command, output: Path, held: bool = False, limit: Callable[[]
 
 
 def run(command: Command, output: Path, timeout: float = 180.0) -> int:
-    """Run `command` to its end; gives its exit code."""
+    """Run `command` to its end; returns its exit code."""
     return start(command, output).wait(timeout)
 
 
 def count_compiled() -> int:
-    """How many programs are in JAX's cache on disk."""
+    """The number of programs in JAX's cache on disk."""
     return len(list(Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", os.devnull)).glob("*-cache")))
 
 
 def _be_child(command: Command, output: Path, gate: int, limit: Callable[[], None] | None) -> None:
-    """Run the command as a fresh Python would, and never return."""
+    """Run the command as in a new Python process, and never return."""
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Lines that a command prints only if it was disturbed."""
+"""The lines that a command prints only if it was disturbed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def said_lines(text: str) -> list[str]:
 
 
 def new_lines(text: str, usual: str) -> list[str]:
-    """The lines of `text` that are not in `usual`; numbers do not count."""
+    """The lines of `text` that are not in `usual`, ignoring numbers."""
     known = {_without_numbers(line) for line in said_lines(usual)}
     return [line for line in said_lines(text) if _without_numbers(line) not in known]
 

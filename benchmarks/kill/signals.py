@@ -1,4 +1,4 @@
-"""The table of signals: SIGINT and SIGTERM from the first import of ours to the end."""
+"""The table of signals: SIGINT and SIGTERM at moments from the first import of our modules to the end."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from benchmarks.kill.state import is_temporary, judge_finished, judge_killed, re
 
 HEADINGS = ("command", "signals", "130 or 143, and one line", "done before it came", "half-written or left over")
 ROOT = Path(__file__).parents[2]
-# Python imports this by itself before anything else. The end of a pipe says when the first module of ours is imported:
-# before that nothing can be done about a signal.
+# Python imports this before anything else. It closes a pipe when the first of our modules is imported. Before that,
+# our code cannot handle a signal.
 CUSTOMIZE = """
 import os, sys
 def hook(event, args):
@@ -33,12 +33,11 @@ def hook(event, args):
 pipe = [int(os.environ["KILL_PIPE"])]
 sys.addaudithook(hook)
 """
-# The loop says at once that it saves first, and in the end that it has stopped: the first of these lines is not
-# counted.
+# The training loop prints one line when a signal comes, and one when it has stopped. The first line is not counted.
 NOTICE = "saving after this step"
-# Seconds until the import of the first module has begun to run it.
+# Seconds until the code of the first module runs after its import has begun.
 FIRST = 0.02
-STARTING = 2.0  # seconds in which everything is imported
+STARTING = 2.0  # seconds for all imports
 
 
 @dataclass
@@ -54,12 +53,12 @@ class Row:
 
     @property
     def is_good(self) -> bool:
-        """Whether every signal ended the command cleanly, or came after its end."""
+        """Whether every signal ended the command cleanly, or came after the command had ended."""
         return self.clean + self.too_late == self.signals and not self.broken
 
 
 def measure(inputs: Path, folder: Path, count: int, rng: np.random.Generator, only: str = "") -> bool:
-    """Send `count` signals to each command; print the table; gives whether all is well."""
+    """Send `count` signals to each command and print the table; returns whether all rows are good."""
     ada, bob, model = (str(inputs / name) for name in (ADA, BOB, MODEL))
 
     def merging(place: Path) -> Command:
@@ -73,7 +72,7 @@ def measure(inputs: Path, folder: Path, count: int, rng: np.random.Generator, on
     rows = []
     for index, (name, (make, read, units)) in enumerate(commands.items()):
         if only in name:
-            # Exporting is over in a second: it stands for start-up alone.
+            # Exporting takes only a second, so this row tests start-up.
             trial = _Signals(name, make, read, units, folder / str(index))
             trial.send(count if index < 2 else max(count // 4, 2), rng)
             rows.append(trial.row)
@@ -95,14 +94,14 @@ class _Signals:
             compiled = count_compiled()
             code, self._duration = self._run(None, 0.0)
             if code:
-                raise RuntimeError(f"{name} fails when nobody disturbs it ({code}): {self._log.read_text()[-500:]}")
-            # One that fills the cache of compiled programs takes longer than those that will be stopped.
+                raise RuntimeError(f"{name} fails without a signal ({code}): {self._log.read_text()[-500:]}")
+            # The first run fills the cache of compiled programs, so it takes longer than the runs that will be stopped.
             if count_compiled() == compiled:
                 break
         self._after, self._usual = read(self._place), self._log.read_text()
 
     def send(self, count: int, rng: np.random.Generator) -> None:
-        """`count` signals, a third of them while the program starts, else evenly over its life."""
+        """Send `count` signals, a third of them while the program starts, the others evenly over its run time."""
         early = count // 3
         times = [FIRST + rng.uniform(i, i + 1) * STARTING / max(early, 1) for i in range(early)]
         rest = count - early
@@ -123,9 +122,9 @@ class _Signals:
             row.clean += 1
         else:
             stage = "before its end" if judge_finished(self._after, now) else "with all files written"
-            told = " / ".join(lines)[-300:] or "nothing"
-            row.problems.append(f"{moment}, {stage}: exit code {code}, {len(lines)} lines: {told}")
-        # Lines are added to the metrics as they come.
+            printed = " / ".join(lines)[-300:] or "nothing"
+            row.problems.append(f"{moment}, {stage}: exit code {code}, {len(lines)} lines: {printed}")
+        # Lines are appended to the metrics during the run.
         whole = {name: digest for name, digest in now.items() if not name.endswith("metrics.jsonl")}
         wrong = judge_killed({}, self._after, whole, self._units).half_written
         if wrong := [*wrong, *(name for name in now if is_temporary(name))]:
@@ -133,13 +132,13 @@ class _Signals:
             row.problems.append(f"{moment}: half-written or left over: {', '.join(wrong[:4])}")
 
     def _run(self, number: signal.Signals | None, seconds: float) -> tuple[int, float]:
-        """Run the command and send it a signal; gives its exit code and its time, from the first import on."""
+        """Run the command and send it a signal; returns its exit code and its time from the first import on."""
         shutil.rmtree(self._place, ignore_errors=True)
         self._place.mkdir()
         command = self._make(self._place)
         reader, writer = os.pipe()
         with self._log.open("w") as log:
-            # A group of its own: a terminal's Ctrl-C is not for it.
+            # Its own process group, so that Ctrl-C at the terminal does not reach it.
             child = subprocess.Popen(
                 [sys.executable, "-m", command.module, *command.args], cwd=ROOT, stdout=log, stderr=log,
                 env={**os.environ, "PYTHONPATH": str(self._customize), "KILL_PIPE": str(writer)},

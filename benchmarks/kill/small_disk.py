@@ -1,4 +1,4 @@
-"""A 4 MB file system of which a part is taken; where nothing may be mounted, a limit on the size of a file."""
+"""A 4 MB file system that is partly filled; where mounting is not allowed, a limit on the size of a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZE = 4 << 20  # bytes
 
 
 class SmallDisk:
-    """A tmpfs at `folder`; `place` is what a command writes in. Use as a context, which unmounts it."""
+    """A tmpfs at `folder`. A command writes into `place`. Use it in a `with` block, which unmounts it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.place, self._ballast = folder, folder / "now", folder / "ballast"
@@ -31,7 +31,7 @@ class SmallDisk:
             subprocess.run(["umount", "-l", str(self._folder)], check=True)
 
     def reset(self, kept: Path) -> None:
-        """Make `place` a copy of `kept`, with all room left."""
+        """Make `place` a copy of `kept`, and free all other room."""
         self.free()
         shutil.rmtree(self.place, ignore_errors=True)
         shutil.copytree(kept, self.place)
@@ -41,13 +41,13 @@ class SmallDisk:
         if not self.is_mounted:
             return
         status = os.statvfs(self._folder)
-        # posix_fallocate takes the pages, so that nothing is zeroed by hand.
+        # posix_fallocate takes the pages, so no zeros need to be written.
         with open(self._ballast, "wb") as file:
             taken = max(status.f_bavail * status.f_frsize - room, 1)
             os.posix_fallocate(file.fileno(), 0, taken)
 
     def free(self) -> None:
-        """Give all room back."""
+        """Free the room that `fill` has taken."""
         self._ballast.unlink(missing_ok=True)
 
 

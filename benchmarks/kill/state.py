@@ -1,4 +1,4 @@
-"""The state of a folder, as a digest of every file, and the changes that a kill may cause."""
+"""The state of a folder as a digest of every file, and the changes that a kill may cause."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# By path below the folder; a temporary folder without files is in it too, with an empty digest.
+# {path below the folder: digest}. A temporary folder without files is included with an empty digest.
 State = Mapping[str, str]
 
 
 def read_state(folder: Path) -> dict[str, str]:
     """The state of `folder`."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*"))}
-    found = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
-    return found | {name: "" for name, path in files.items() if path.is_dir() and is_temporary(name)}
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+    return digests | {name: "" for name, path in files.items() if path.is_dir() and is_temporary(name)}
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a path is named as something unfinished: `.name.xyz`, or a checkpoint that orbax still writes."""
+    """Whether a path has the name of an unfinished file: `.name.xyz`, or a checkpoint that orbax still writes."""
     return any(part.startswith(".") or "orbax-checkpoint-tmp" in part for part in Path(name).parts) and not is_lock(
         name
     )
 
 
 def is_lock(name: str) -> bool:
-    """Locks of the operating system leave their file behind, which is empty and stops nobody."""
+    """Whether a path is a lock file. Locks of the operating system leave an empty file, which blocks nothing."""
     return name.endswith(".lock")
 
 
 @dataclass
 class Findings:
-    """What is wrong, by path."""
+    """What is wrong, as lists of paths."""
 
     lost: list[str] = field(default_factory=list)
     half_written: list[str] = field(default_factory=list)
@@ -44,21 +44,21 @@ class Findings:
 
 
 def judge_killed(before: State, after: State, now: State, units: Sequence[str] = ()) -> Findings:
-    """What a kill did to files that were whole.
+    """What a kill did to complete files.
 
-    before, after: the states of an undisturbed run. units: folders that are replaced as a whole.
+    before, after: the states before and after an undisturbed run. units: folders that are replaced as a whole.
     """
-    found = Findings(lost=[name for name in before if name in after and name not in now and _apart(name, units)])
+    findings = Findings(lost=[name for name in before if name in after and name not in now and _apart(name, units)])
     for name, digest in now.items():
         if _apart(name, units) and _is_final(name) and digest not in (before.get(name), after.get(name)):
-            found.half_written.append(name)
+            findings.half_written.append(name)
     for unit in units:
         old, new, is_now = (_inside(state, unit) for state in (before, after, now))
         if not is_now and old:
-            found.lost.append(f"{unit}/")
+            findings.lost.append(f"{unit}/")
         elif is_now not in (old, new):
-            found.half_written.append(f"{unit}/")
-    return found
+            findings.half_written.append(f"{unit}/")
+    return findings
 
 
 def judge_finished(after: State, now: State) -> Findings:
@@ -71,7 +71,7 @@ def judge_finished(after: State, now: State) -> Findings:
 
 
 def _temporary_part(name: str) -> str:
-    """The outermost temporary file or folder of a path, so that a folder counts once."""
+    """The outermost temporary file or folder in a path, so that a folder is counted once."""
     parts = Path(name).parts
     return next(start for i in range(len(parts)) if is_temporary(start := "/".join(parts[: i + 1])))
 

@@ -1,6 +1,6 @@
-"""Killing a process before a certain system call, by strace: every moment between two changes of the disk, in turn.
+"""Kills a process before a certain system call, with strace. So every moment between two changes of the disk is tested.
 
-`strace` sees what Python's own hooks do not: renames through ctypes, and writes of C++ and Rust libraries.
+`strace` sees calls that Python's own hooks do not see: renames through ctypes, and writes of C++ and Rust libraries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from benchmarks.kill.launch import Child, Command, start
 
-# Whatever changes a disk.
+# System calls that can change a disk.
 CALLS = (
     "openat creat write writev pwrite64 pwritev fsync fdatasync ftruncate truncate rename renameat renameat2 unlink"
     " unlinkat mkdir mkdirat rmdir link linkat symlink symlinkat chmod fchmod fchmodat utimensat copy_file_range"
@@ -25,7 +25,7 @@ _LINE = re.compile(r"(\d+) +(\w+)\(")
 
 
 class Moment(NamedTuple):
-    """Just before the `ordinal`-th `call` of a thread; `number` counts the moments of a run."""
+    """The moment just before the `ordinal`-th `call` of a thread. `number` counts the moments of a run."""
 
     call: str
     ordinal: int
@@ -33,14 +33,14 @@ class Moment(NamedTuple):
 
 
 def is_available() -> bool:
-    """Whether strace is installed and may trace."""
+    """Whether strace is installed and is allowed to trace."""
     if shutil.which("strace") is None:
         return False
     return subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True).returncode == 0
 
 
 def list_moments(command: Command, output: Path, folder: Path) -> list[Moment]:
-    """Run `command` and list the calls by which it changed something in `folder`."""
+    """Run `command` and list the calls that changed something in `folder`."""
     log = output.with_suffix(".strace")
     child = start(command, output, held=True)
     tracer = _attach(child, ["-y", "-s", "0", "-o", str(log), "-e", f"trace={','.join(CALLS)}"])
@@ -67,7 +67,7 @@ def parse_moments(log: str, folder: Path) -> list[Moment]:
 
 
 def kill_at(command: Command, output: Path, moment: Moment) -> int:
-    """Run `command` until it is killed just before `moment`; gives its exit code."""
+    """Run `command` until it is killed at `moment`; returns its exit code."""
     child = start(command, output, held=True)
     inject = f"inject={moment.call}:signal=KILL:when={moment.ordinal}"
     tracer = _attach(child, ["-o", os.devnull, "-e", f"trace={moment.call}", "-e", inject])

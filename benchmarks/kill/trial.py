@@ -1,4 +1,4 @@
-"""One kill: the state before, a command that is killed, the state it leaves, the restart, the state in the end."""
+"""One kill: the state before, a command that is killed, the state that it leaves, the restart, and the final state."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from benchmarks.kill.syscalls import Moment, kill_at, list_moments
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A command that is to be killed. All functions take the folder in which it writes.
+    """A command that will be killed. All functions take the folder into which it writes.
 
-    prepare: makes the state before. restart: how to go on after a kill, None if there is nothing left to do.
-    units: folders that are replaced as a whole. growing: files to which lines are appended. read: the state on disk,
-    without what may differ between two runs.
-    check: more that is wrong after a kill.
+    prepare: makes the state before. restart: the command that continues after a kill, None if nothing is left to do.
+    units: folders that are replaced as a whole. growing: files to which lines are appended. read: gives the state on
+    disk, without what may differ between two runs. check: finds other faults after a kill.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Counts:
     problems: list[str] = field(default_factory=list)
 
     def add(self, moment: str, findings: Findings) -> None:
-        """Count `findings`, of a kill at `moment`."""
+        """Count the `findings` of a kill at `moment`."""
         for kind in ("lost", "half_written", "wrong", "leftovers"):
             if names := getattr(findings, kind):
                 setattr(self, kind, getattr(self, kind) + len(names))
@@ -57,12 +56,12 @@ class Counts:
 
     @property
     def is_good(self) -> bool:
-        """Whether every restart went on, and nothing was lost, half-written, wrong or left over."""
+        """Whether every restart continued, and nothing was lost, half-written, wrong or left over."""
         return self.continued == self.kills and not (self.leftovers or self.lost or self.half_written or self.wrong)
 
 
 class Trials:
-    """Kills of one scenario. `folder` is for all that it writes."""
+    """Kills of one scenario. `folder` is for all files."""
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.scenario, self.folder, self.counts = scenario, folder, Counts(scenario.name)
@@ -77,7 +76,7 @@ class Trials:
         self._after, self._writing, self._duration = self._run_undisturbed()
 
     def kill_at_random(self, count: int, rng: np.random.Generator) -> None:
-        """`count` kills at random times, three of four of them while files are written."""
+        """`count` kills at random times, three quarters of them while files are written."""
         for _ in range(10 + 3 * count):
             if self.counts.kills >= count:
                 break
@@ -87,35 +86,35 @@ class Trials:
                 self._try_writing(rng.uniform(0, self._duration - self._writing))
 
     def kill_at_calls(self, most: int | None = None) -> None:
-        """A kill before every system call that changes the folder, or before `most` of them, evenly spread."""
+        """A kill before every system call that changes the folder, or before `most` such calls, evenly spread."""
         if most == 0:
             return
         self._reset()
         moments = list_moments(self.scenario.command(self._place), self._log("moments"), self._place)
         count = len(moments) if most is None else min(most, len(moments))
-        # The middles of `count` equal parts.
+        # The middles of equal parts.
         for index in ((np.arange(count) + 0.5) * len(moments) / count).astype(int):
             self._try_call(moments[index])
 
     def _run_undisturbed(self) -> tuple[State, float, float]:
-        """The state after, when the first file was written, and how long it all took, in seconds."""
+        """The state after the run, the time of the first written file, and the time of the whole run, in seconds."""
         while True:
             self._reset()
             compiled = count_compiled()
             child = start(self.scenario.command(self._place), self._log("undisturbed"))
             if code := child.wait():
-                raise RuntimeError(f"{self.scenario.name}: fails when nobody disturbs it ({code}): {self._said(child)}")
+                raise RuntimeError(f"{self.scenario.name} fails without a kill ({code}): {self._said(child)}")
             took = time.time() - child.begun
-            # One that fills the cache of compiled programs takes longer than those that will be killed.
+            # The first run fills the cache of compiled programs, so it takes longer than the runs that will be killed.
             if count_compiled() == compiled:
                 break
         times = [path.stat().st_mtime - child.begun for path in self._place.rglob("*")]
-        # Files of before are older.
+        # Files from before the run are older.
         writing = min((when for when in times if 0 < when < took), default=0.0)
         return self.scenario.read(self._place), writing, took
 
     def kill_after(self, seconds: float) -> None:
-        """Kill the command at a time after the start."""
+        """Kill the command `seconds` after its start."""
         self._reset()
         child = start(self.scenario.command(self._place), self._log("killed"))
         time.sleep(max(child.begun + seconds - time.time(), 0.0))
@@ -124,7 +123,7 @@ class Trials:
             self._judge(f"after {seconds:.3f} s")
 
     def _try_writing(self, seconds: float) -> None:
-        """Kill the command at a time after the first change of the folder."""
+        """Kill the command `seconds` after the first change of the folder."""
         self._reset()
         before = set(self._place.rglob("*"))
         child = start(self.scenario.command(self._place), self._log("killed"))

@@ -1,4 +1,4 @@
-"""The interceptor: the same function as fused weights, under every transformation."""
+"""The interceptor computes the same as fused weights, under every transformation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unet_inputs(rows: int = 3) -> tuple:
 
 
 def fuse(params: dict, layers: dict[str, LoRAPair], scale: float) -> dict:
-    """`params` of one component with each pair added to its kernel, plainly."""
+    """`params` of one component with each pair added to its kernel."""
 
     def leaf(path, value):
         pair = layers.get("/".join(key.key for key in path[:-1]))
@@ -72,8 +72,8 @@ def value_and_output(apply):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-def test_the_unet_and_its_gradients_equal_fused_weights_also_rematerialised():
-    # One compiled program a side: forward and backward of a whole U-Net take long to compile.
+def test_the_unet_and_its_gradients_equal_fused_weights_with_and_without_remat():
+    # Each side is one compiled program, because forward and backward of a whole U-Net take long to compile.
     (_, output), gradients = value_and_output(lambda layers: adapted(layers, remat=True)[0])(LAYERS)
     through_fused = value_and_output(lambda layers: plain(fuse(tiny_params()["unet"], layers, SCALE)))
     (_, expected), reference = through_fused(LAYERS)
@@ -94,7 +94,7 @@ def test_the_text_encoder_equals_fused_weights():
 
 
 class TwoLayers(nn.Module):
-    """A dense layer with a bias, then a 1x1 convolution with one; small enough to work out by hand."""
+    """A dense layer and a 1x1 convolution, both with a bias; small enough to compute by hand."""
 
     @nn.compact
     def __call__(self, x):
@@ -102,7 +102,7 @@ class TwoLayers(nn.Module):
 
 
 class Outer(nn.Module):
-    """The two layers within a block that may be rematerialised."""
+    """The two layers in a block that may be rematerialised."""
 
     remat: bool = False
 
@@ -170,7 +170,7 @@ def test_a_jitted_base_model_is_not_adapted_by_a_later_call(two_layers):
     np.testing.assert_array_equal(base(x), before)
 
 
-def test_no_layers_is_the_base_model(two_layers):
+def test_without_layers_the_output_is_that_of_the_base_model(two_layers):
     params, _, x = two_layers
     output, energies = apply_adapted(TwoLayers(), params, {}, 0.5, x, random_rows=2)
     np.testing.assert_array_equal(output, TwoLayers().apply({"params": params}, x))

@@ -25,7 +25,7 @@ def test_energy_is_one_for_a_change_as_large_as_the_output():
     np.testing.assert_allclose(output_energy(3 * base, base), 9, rtol=1e-6)
 
 
-def test_a_silent_adapter_has_no_energy_even_where_the_base_is_silent():
+def test_an_adapter_without_output_has_no_energy_even_where_the_base_has_no_output():
     assert not np.any(output_energy(jnp.zeros((2, 4)), normal(0, 2, 4)))
     assert not np.any(output_energy(jnp.zeros((2, 4)), jnp.zeros((2, 4))))
 
@@ -58,7 +58,7 @@ def test_the_layer_form_is_the_mean_over_layers_and_rows_however_rows_are_split(
     np.testing.assert_allclose(whole, np.mean(halves), rtol=1e-6)
 
 
-def test_the_epsilon_form_is_the_mean_squared_difference_and_moves_only_the_adapted():
+def test_the_epsilon_form_is_the_mean_squared_difference_with_a_gradient_only_for_the_adapted_model():
     adapted, base = normal(0, 2, 3, 3, 4), normal(1, 2, 3, 3, 4)
     np.testing.assert_allclose(epsilon_erasure(adapted, base), np.mean((adapted - base) ** 2), rtol=1e-6)
     to_adapted, to_base = jax.grad(epsilon_erasure, (0, 1))(adapted, base)

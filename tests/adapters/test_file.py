@@ -1,4 +1,4 @@
-"""The adapter file: what comes back, what is stored, what is refused."""
+"""The adapter file: what is read back, what is stored, what is refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def assert_same(actual: Adapter, expected: Adapter, convert=lambda x: x) -> None
 
 @pytest.mark.parametrize("axis", ["in", "out", "grid", None])
 @pytest.mark.parametrize("vectors", [0, 2])
-def test_an_adapter_comes_back_bit_for_bit(tmp_path, axis, vectors):
+def test_an_adapter_is_read_back_bit_for_bit(tmp_path, axis, vectors):
     adapter = make_adapter(axis, vectors=vectors)
     adapter.save(tmp_path / "a.safetensors")
     assert_same(Adapter.load(tmp_path / "a.safetensors"), adapter)
@@ -74,7 +74,7 @@ def test_a_file_from_before_sdxl_still_loads(tmp_path):
     assert_same(Adapter.load(tmp_path / "old.safetensors"), adapter)
 
 
-def test_bfloat16_rounds_once_and_comes_back_as_float32(tmp_path):
+def test_bfloat16_rounds_once_and_is_read_back_as_float32(tmp_path):
     adapter = make_adapter()
     adapter.save(tmp_path / "a.safetensors", "bfloat16")
     loaded = Adapter.load(tmp_path / "a.safetensors")
@@ -94,7 +94,7 @@ def test_only_the_owned_blocks_are_stored(tmp_path, axis, a, b):
     assert tensors[f"lora/{LAYER}/lora_B"].shape == b
 
 
-def test_sixteen_blocks_make_the_file_smaller_than_one(tmp_path):
+def test_sixteen_blocks_make_the_file_smaller_than_one_block(tmp_path):
     small, large = (
         random_adapter("ada", tiny_params(), slots=(0,), rank=8, partition=Partition(num_blocks=k, axis="grid"))
         for k in (16, 1)
@@ -160,7 +160,7 @@ def test_a_truncated_file_is_named(path, keep):
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"blocklora": "not json"}, {"blocklora": "[]"}])
-def test_another_safetensors_file_is_no_adapter(path, metadata):
+def test_another_safetensors_file_is_refused(path, metadata):
     save_file({"x": np.zeros(2, np.float32)}, path, metadata=metadata)
     for read in (Adapter.load, read_header):
         with pytest.raises(UserError, match="not a blocklora adapter"):
@@ -193,7 +193,7 @@ def test_tensors_that_do_not_fit_the_header_are_named(path, change, message):
         Adapter.load(path)
 
 
-def test_all_misfits_come_in_one_message(path):
+def test_all_tensors_that_do_not_fit_are_in_one_message(path):
     rewrite(path, lambda t: {f"{key}x": value for key, value in t.items()})
     with pytest.raises(UserError) as error:
         Adapter.load(path)
@@ -288,7 +288,7 @@ def test_a_missing_field_is_named(path, missing):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format_version": 1, "format_version": 1}'])
-def test_a_header_that_is_nested_deeply_or_says_a_thing_twice_is_refused(path, text):
+def test_a_header_that_is_nested_deeply_or_has_a_key_twice_is_refused(path, text):
     save_file(load_file(path), path, metadata={"blocklora": text})
     with pytest.raises(UserError, match="a.safetensors"):
         Adapter.load(path)

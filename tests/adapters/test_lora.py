@@ -1,4 +1,4 @@
-"""The adapter pytree: init, masks, and what masks make true of two adapters."""
+"""The adapter pytree: initial values, masks, and how masks keep two adapters apart."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def init(info: AdapterInfo, seed: int = 0):
 
 
 def outside(lora, masks) -> np.ndarray:
-    """Every entry that the masks forbid."""
+    """Every entry outside the masks."""
     pairs = zip(jax.tree.leaves(lora), jax.tree.leaves(masks), strict=True)
     return np.concatenate([np.asarray(x)[np.broadcast_to(mask == 0, x.shape)] for x, mask in pairs])
 
 
 @pytest.mark.parametrize("axis", [*AXES, None])
-def test_a_new_adapter_changes_nothing_exactly(axis):
+def test_a_new_adapter_changes_nothing(axis):
     lora, _ = init(make_info(axis))
     for layers in lora.values():
         for pair in layers.values():
@@ -62,8 +62,8 @@ def test_init_depends_on_the_key_and_the_layer():
     assert not np.array_equal(first.lora_A, other["unet"]["attn2/to_k"].lora_A)
 
 
-def test_init_is_as_large_as_the_owned_inputs_ask_for():
-    # Of 12 input features two of four slots own 6: A is uniform within 1 / sqrt(6).
+def test_initial_values_are_scaled_by_the_number_of_owned_inputs():
+    # Two of four slots own 6 of 12 input features, so A is uniform within 1 / sqrt(6).
     pair = init(make_info("in", rank=200))[0]["unet"]["attn2/to_k"]
     largest = np.abs(pair.lora_A).max()
     assert 0.99 / np.sqrt(6) < largest <= 1 / np.sqrt(6)
@@ -90,13 +90,13 @@ def test_masks_of_an_adapter_are_those_of_its_description():
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_gradients_and_adamw_never_leave_the_masks(axis):
+def test_gradients_and_adamw_change_nothing_outside_the_masks(axis):
     lora, masks = init(make_info(axis))
     targets = jax.tree.map(lambda x: jax.random.normal(jax.random.key(3), x.shape), lora)
 
     def loss(lora):
         masked = apply_masks(lora, masks)
-        # Outside the masks the gradient would be that of -x * target, were it not cut off.
+        # Without the masks, the gradient outside them would be that of -x * target.
         return sum(
             jnp.sum(x * t + x * x) for x, t in zip(jax.tree.leaves(masked), jax.tree.leaves(targets), strict=True)
         )
@@ -121,7 +121,7 @@ def torch_delta(pair: LoRAPair, scale: float) -> np.ndarray:
 
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("slots", [((0,), (1,)), ((0, 3), (1, 2))])
-def test_changes_of_different_slots_are_orthogonal_exactly(axis, slots):
+def test_changes_of_different_slots_are_exactly_orthogonal(axis, slots):
     partition = Partition(num_blocks=4, axis=axis, seed=5)
     one, other = (
         random_adapter(n, tiny_params(), slots=s, partition=partition) for n, s in zip("pq", slots, strict=True)

@@ -1,4 +1,4 @@
-"""Disjoint rows of one orthonormal basis a layer."""
+"""Orthogonal Adaptation: disjoint rows of one orthonormal basis for each layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blocklora_jax.errors import UserError
 TO_K, TO_Q, FC = "down_blocks_0/attn2/to_k", "down_blocks_0/attn2/to_q", "layers_0/q_proj"
 SHAPES = {"unet": {TO_K: (48, 20), TO_Q: (20, 20)}, "text_encoder": {FC: (48, 24)}}
 
-# By Gram-Schmidt from the normal draws that the 12 words of Philox give.
+# Computed by Gram-Schmidt from the normal draws that 12 words of Philox give.
 GOLDEN = [
     [0.4152978861384087, 0.4044294598216279, -0.81484015475267],
     [0.8975819514058828, -0.0365451519812161, 0.43933027710035755],
@@ -32,7 +32,7 @@ def test_two_slots_have_orthogonal_down_projections(one, other):
             assert first[component][path].lora_B.shape == (4, layers[path][1])
 
 
-def test_all_slots_together_are_one_rotation():
+def test_all_slots_together_form_one_rotation():
     slots = [init_orthogonal(7, SHAPES, slot, rank=4)["unet"][TO_Q].lora_A for slot in range(5)]
     whole = np.concatenate(slots, axis=1, dtype=np.float64)
     np.testing.assert_allclose(whole @ whole.T, np.eye(20) / 3, atol=1e-7)
@@ -48,12 +48,12 @@ def test_seed_and_layer_choose_the_basis():
     rows = [basis_rows(*choice, 24, 0, 4) for choice in ((0, "unet/x"), (1, "unet/x"), (0, "unet/y"))]
     for i in range(3):
         for j in range(i):
-            # Of two unrelated rotations: far from the same, and far from orthogonal.
+            # Two unrelated rotations: far from equal, and far from orthogonal.
             assert 0.1 < np.abs(rows[i].T @ rows[j]).max() < 0.9
 
 
-def test_the_basis_is_the_same_for_ever():
-    # Files made years apart are merged: these are written down, not computed.
+def test_the_basis_never_changes():
+    # Files made years apart are merged, so the expected numbers are written down here, not computed.
     np.testing.assert_allclose(basis_rows(0, "unet/x", 3, 0, 2).T, GOLDEN, atol=1e-12)
 
 
@@ -66,11 +66,11 @@ def test_rows_are_as_long_as_those_of_an_ordinary_adapter():
         np.mean([np.square(pair.lora_A).sum(0).mean() for pair in tree["unet"].values()])
         for tree in (ordinary, orthogonal)
     ]
-    # 160 rows of 200 uniform entries: a deviation of 0.5 %.
+    # 160 rows of 200 uniform entries have a standard deviation of 0.5 %.
     assert squares[0] == pytest.approx(squares[1], rel=0.02)
 
 
-def test_a_slot_that_the_narrowest_layer_has_not_is_told():
+def test_a_slot_that_the_narrowest_layer_lacks_is_refused():
     assert count_sets(SHAPES, 4) == 5
     for slot in (5, -1):
         with pytest.raises(

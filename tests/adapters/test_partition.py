@@ -17,7 +17,7 @@ LAYER = "unet/down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"
 
 @st.composite
 def layers(draw):
-    """(partition, kernel shape) where every cut side has at least K features."""
+    """(partition, kernel shape); every side that is cut has at least K features."""
     blocks = draw(st.integers(1, 12))
     side = st.integers(blocks, 60)
     axis = draw(st.sampled_from(["in", "out", "grid"]))
@@ -66,13 +66,13 @@ def first_rows(path: str, seed: int) -> list[int]:
     return [int(partition.support(path, (64, 8), (slot,)).rows[0]) for slot in range(16)]
 
 
-def test_slots_fall_on_other_blocks_in_every_layer_and_for_every_seed():
+def test_a_slot_has_a_different_block_in_every_layer_and_for_every_seed():
     kinds = {tuple(first_rows(f"{LAYER}{i}", seed)) for i in range(4) for seed in range(4)}
     assert len(kinds) == 16
 
 
 def test_blocks_of_a_slot_never_change():
-    # Adapter files depend on these numbers for ever.
+    # Adapter files depend on these numbers, so they must never change.
     rows = first_rows(LAYER, 0)
     assert rows == [36, 56, 60, 0, 12, 48, 40, 20, 16, 24, 32, 28, 4, 8, 44, 52]
     assert [slot_from_name(name, 16) for name in ("ada", "rex", "p1")] == [13, 2, 6]
@@ -117,8 +117,8 @@ def test_impossible_partitions_are_refused():
         Partition(num_blocks=0)
 
 
-def test_an_unknown_axis_as_a_file_may_name_it_is_refused():
+def test_an_unknown_axis_from_a_file_is_refused():
     partition = Partition()
-    object.__setattr__(partition, "axis", "rows")  # the tests' type checker lets no constructor call pass
+    object.__setattr__(partition, "axis", "rows")  # in the constructor the tests' type checker would refuse it
     with pytest.raises(UserError, match="unknown block axis 'rows'"):
         partition.__post_init__()

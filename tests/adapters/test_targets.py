@@ -20,9 +20,9 @@ def names(layers: str) -> set[str]:
     return {path.rsplit("/", 1)[-1] for path in paths(layers)}
 
 
-def test_cross_kv_adapts_what_reads_text_in_the_unet():
+def test_cross_kv_adapts_the_unet_layers_that_read_text():
     found = paths("cross_kv")
-    # One transformer block down, one in the middle, two up; two layers each.
+    # One transformer block down, one in the middle, two up, each with two layers.
     assert len(found) == 8
     assert all(path.startswith("unet/") and "/attn2/to_" in path for path in found)
     assert names("cross_kv") == {"to_k", "to_v"}
@@ -50,7 +50,7 @@ def test_text_encoder_adapts_its_attention():
     assert set(select_kernels(tiny_params(), "text_encoder")) == {"text_encoder"}
 
 
-def test_text_encoder_means_both_of_sdxl():
+def test_text_encoder_means_both_text_encoders_of_sdxl():
     shapes = select_kernels(tiny_params(family="sdxl"), "text_encoder")
     assert {part: len(found) for part, found in shapes.items()} == {"text_encoder": 2 * 4, "text_encoder_2": 3 * 4}
 
@@ -68,11 +68,11 @@ def test_the_same_layers_of_later_models_are_adapted(family):
     assert {shape[0] for shape in kv.values()} == {56 if family == "sdxl" else 32}
 
 
-def test_sets_join():
+def test_layer_sets_can_be_joined():
     assert paths("cross_kv + text_encoder") == paths("cross_kv") | paths("text_encoder")
 
 
-def test_shapes_are_the_kernels():
+def test_shapes_are_those_of_the_kernels():
     params, shapes = tiny_params(), select_kernels(tiny_params(), "cross_kv")["unet"]
     for path, shape in shapes.items():
         node = params["unet"]
@@ -81,13 +81,13 @@ def test_shapes_are_the_kernels():
         assert node["kernel"].shape == shape
 
 
-def test_kernels_of_wider_convolutions_are_left_alone():
+def test_kernels_of_wider_convolutions_are_not_adapted():
     params = {"unet": {"a": {"proj_in": {"kernel": np.zeros((3, 3, 4, 4))}}}, "text_encoder": {}}
     with pytest.raises(UserError, match="matches no layer"):
         select_kernels(params, "full")
 
 
 @pytest.mark.parametrize("layers", ["everything", "cross_kv+", "", "cross_kv,attention"])
-def test_unknown_names_are_answered_with_the_known_ones(layers):
+def test_the_error_for_an_unknown_name_lists_the_known_ones(layers):
     with pytest.raises(UserError, match="unknown layer set .*" + ", ".join(LAYER_SETS)):
         parse_layers(layers)

@@ -1,4 +1,4 @@
-"""The token side of erasure against closed forms."""
+"""The token side of erasure compared with closed forms."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def random_basis(seed: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
 
 
-def spoken(basis: np.ndarray, energies: np.ndarray, amounts: np.ndarray, lengths: int = 3) -> jnp.ndarray:
-    """States [1, t, d] that say `amounts` times what ordinary text says along every direction."""
+def states_of(basis: np.ndarray, energies: np.ndarray, amounts: np.ndarray, lengths: int = 3) -> jnp.ndarray:
+    """States [1, t, d] whose amplitude along every direction is `amounts` times that of ordinary text."""
     state = basis @ (np.sqrt(energies) * amounts)
     return jnp.asarray(np.tile(state, (1, lengths, 1)), jnp.float32)
 
 
 @settings(deadline=None)  # the first example compiles
 @given(st.integers(0, 99), st.integers(0, BLOCKS - 1), st.floats(0.1, 30), st.floats(0.1, 30))
-def test_the_ratio_is_that_of_what_own_and_other_directions_say(seed, slot, mine, rest):
+def test_the_ratio_is_the_energy_of_own_over_that_of_other_directions(seed, slot, mine, rest):
     basis, energies = random_basis(seed), np.random.default_rng(seed).uniform(1e-3, 10, WIDTH)
     owned = owned_mask(PARTITION.directions("", WIDTH, (slot,)), WIDTH)
-    states = spoken(basis, energies, np.where(owned, mine, rest))
-    found = direction_energies(states, jnp.zeros(1, int), whitened_directions(basis, energies))
-    own, others = own_and_others(found, owned)
-    # Products in fp32 of numbers whose sizes differ by up to 100 (deviation) times 300 (what is said).
+    states = states_of(basis, energies, np.where(owned, mine, rest))
+    measured = direction_energies(states, jnp.zeros(1, int), whitened_directions(basis, energies))
+    own, others = own_and_others(measured, owned)
+    # fp32 products of numbers whose sizes differ by up to 100 (deviations) times 300 (amplitudes).
     np.testing.assert_allclose([own, others], [mine**2, rest**2], rtol=0.05, atol=5e-5 * max(mine, rest) ** 2)
     loss, ratio = token_side_loss(
         direction_energies(states, jnp.zeros(1, int), whitened_directions(basis, energies)), owned, tau=2.0
@@ -62,7 +62,7 @@ def test_positions_before_the_token_do_not_count():
     whitened = whitened_directions(basis, energies)
     before = jnp.arange(5)[None] < starts[:, None]
     changed = jnp.where(before[..., None], 100.0, states)
-    # Equal bit for bit: what is left out is multiplied by zero.
+    # Equal bit for bit, because positions before the token are multiplied by zero.
     np.testing.assert_array_equal(
         direction_energies(states, starts, whitened), direction_energies(changed, starts, whitened)
     )
@@ -83,7 +83,7 @@ def test_the_gradient_moves_states_into_the_own_directions():
 
 
 @pytest.mark.parametrize("amount", [0.0, 1e-20, 1e6])
-def test_loss_and_gradient_are_finite_whatever_is_said(amount):
+def test_loss_and_gradient_are_finite_for_states_of_any_size(amount):
     whitened = whitened_directions(random_basis(2), np.r_[np.full(WIDTH - 1, 1e4), 0.0])
     owned = owned_mask(PARTITION.directions("", WIDTH, (3,)), WIDTH)
     states = jnp.full((1, 2, WIDTH), amount)
@@ -100,7 +100,7 @@ def test_the_hinge_is_zero_once_tau_is_reached():
     np.testing.assert_allclose(hinge(own, others, 2.5), 0.5, rtol=1e-5)
 
 
-def test_only_tokens_beyond_the_limit_cost():
+def test_only_tokens_longer_than_the_limit_are_penalised():
     table = np.eye(4, dtype=np.float32) * 2
     natural = jnp.asarray(natural_norm(table))
     assert natural == 2

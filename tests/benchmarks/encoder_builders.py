@@ -1,4 +1,4 @@
-"""Small random CLIP and DINOv2 folders as transformers writes them, and a Stable Diffusion with the bench's words."""
+"""Small random folders: CLIP and DINOv2 as transformers writes them, and a Stable Diffusion with the bench's words."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def save_clip(folder: Path, seed: int, width: int = 16) -> Path:
 
 
 def save_dino(folder: Path) -> Path:
-    """A DINOv2 for pictures of 28 x 28 pixels out of 32."""
+    """A DINOv2 that resizes pictures to 32 pixels and reads the centre 28 x 28."""
     config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
     torch.manual_seed(5)
     Dinov2Model(config).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A kind of input whose reader does all that the fuzzer has to notice; workers import it by name."""
+"""A fake kind of input. Its reader behaves in every way that the fuzzer must notice. Workers import it by name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def print_a_box():
     raise SystemExit(2)
 
 
-def fall_into_the_net():
+def print_an_unexpected_error():
     sys.stderr.write("error: unexpected error: KeyError; the trace is in trace.txt\n")
     raise SystemExit(1)
 
@@ -60,7 +60,7 @@ def write_in_many_lines():
     return {"a": 1}
 
 
-# By the verdict that each must get, and a word that tells those of one verdict apart.
+# The keys are the verdict that a case must get, with words that tell cases of one verdict apart.
 READERS = {
     "refused in one line": (refuse, {}),
     "refused by a usage box": (print_a_box, {}),
@@ -71,7 +71,7 @@ READERS = {
     "loaded changed: True for 1": (lambda: {"a": "True"}, {}),
     "loaded changed: an input is lost": (lambda: {"a": 1}, {"intact": lambda: "lost: ada.safetensors"}),
     "tracebacks": (lambda: 1 / 0, {}),
-    "tracebacks: told in one line": (fall_into_the_net, {}),
+    "tracebacks: told in one line": (print_an_unexpected_error, {}),
     "hangs": (lambda: time.sleep(60), {}),
     "memory": (lambda: bytearray(b"x" * (300 << 20)) and {"a": 1}, {}),
     "memory: more than there is": (lambda: bytearray(1 << 45), {}),
@@ -80,6 +80,6 @@ READERS = {
     "unreadable output: two lines": (print_two_lines, {}),
     "unreadable output: a library's": (write_in_many_lines, {}),
     "good ones refused": (refuse, {"must_load": True}),
-    # After all that has happened to the workers.
+    # The last case, after everything that the others did to the workers.
     "loaded unchanged: at the end": (lambda: {"a": 1}, {}),
 }

@@ -1,4 +1,4 @@
-"""The fuzzer notices each bad outcome, and its cases are what they say."""
+"""The fuzzer notices each bad outcome, and its cases do what their titles say."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.fuzz.wrong_values import WRONG_VALUES, twice, with_value
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(results, the folder of kept inputs) of the fakes, in workers."""
+    """(results, folder of kept inputs) of the fake cases, run in workers."""
     folder = tmp_path_factory.mktemp("fuzz")
     here = str(Path(__file__).parent)
     with pytest.MonkeyPatch.context() as patch:
@@ -36,12 +36,12 @@ def test_every_outcome_gets_its_column(run):
     assert {r.title: str(r.verdict) for r in run[0]} == {words: words.split(":")[0] for words in READERS}
 
 
-def test_inputs_of_failures_are_kept_and_no_others(run):
+def test_only_the_inputs_of_failures_are_kept(run):
     expected = {f"fakes-{i}" for i, words in enumerate(READERS) if words.split(":")[0] in BAD}
     assert {path.name for path in run[1].iterdir()} == expected
 
 
-def test_the_table_counts_and_any_bad_outcome_fails(run, monkeypatch, capsys):
+def test_the_table_counts_outcomes_and_any_bad_one_fails_the_run(run, monkeypatch, capsys):
     rows = table({"fakes": run[0]}).splitlines()
     counts = dict(zip(rows[0].split("|")[1:-1], rows[2].split("|")[1:-1], strict=True))
     counts = {name.strip(): count.strip() for name, count in counts.items()}
@@ -54,13 +54,13 @@ def test_the_table_counts_and_any_bad_outcome_fails(run, monkeypatch, capsys):
     capsys.readouterr()
 
 
-def test_a_quick_sample_is_fixed_and_spread():
+def test_a_quick_sample_is_fixed_and_evenly_spread():
     assert fuzz.sample(10, 3) == [0, 3, 6]
     assert fuzz.sample(3, 10) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", [*SAME_LENGTH, *OTHER_LENGTH])
-def test_damage_changes_the_bytes_and_is_the_same_again(name):
+def test_damage_changes_the_bytes_and_is_reproducible(name):
     data = np.random.default_rng(0).bytes(3000)
     one, other = (damage(name, data, np.random.default_rng(5)) for _ in range(2))
     assert one == other != data
@@ -76,7 +76,7 @@ def test_a_file_taken_apart_and_put_together_is_the_same():
     assert np.isnan(raw.replaced(0, lambda t: t.filled(np.nan, 4)).tensors[0].array[1, 1])
 
 
-def test_facts_tell_apart_what_python_holds_for_equal():
+def test_facts_differ_for_different_values_that_are_equal_in_python():
     assert facts_of({"a": True}) != facts_of({"a": 1})
     assert facts_of({"a": 3.0}) == facts_of({"a": 3})
     assert facts_of(np.array([0.0], np.float32)) != facts_of(np.array([-0.0], np.float32))
@@ -84,13 +84,13 @@ def test_facts_tell_apart_what_python_holds_for_equal():
     assert edited({"a": [{"b": 1}]}, ("a", 0, "b"), True) == {"a": [{"b": "True"}]}
 
 
-def test_wrong_values_stand_where_they_should():
+def test_wrong_values_are_put_at_their_path():
     wrong = {value.words: value for value in WRONG_VALUES}
     assert json.loads(with_value({"a": {"b": 1}}, ("a", "b"), wrong["true"].text)) == {"a": {"b": True}}
     assert json.loads(twice({"a": 1}, "a", "2", first=False), object_pairs_hook=list) == [("a", 1), ("a", 2)]
 
 
-def test_calls_are_words_as_a_shell_gives_them():
+def test_calls_are_split_into_words_as_by_a_shell():
     calls = read_calls("must_refuse.txt")
     assert len(calls) > 150
     assert ["merge", "\x1b[31m"] in calls

@@ -1,4 +1,4 @@
-"""The kill benchmark notices what is lost, half-written or wrong, and has nothing to say of a writer that is safe."""
+"""The kill benchmark notices lost, half-written and wrong files, and reports nothing for a safe writer."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ BEFORE, AFTER = {"a": "old", "model/x": "1", "model/y": "1"}, {"a": "new", "b": 
         ({"a": "old", "model/x": "1"}, [], ["model/"]),
     ],
 )
-def test_what_a_kill_may_leave_is_told_from_what_it_may_not(now, lost, half_written):
-    found = judge_killed(BEFORE, AFTER, now, units=("model",))
-    assert (found.lost, found.half_written) == (lost, half_written)
+def test_files_that_a_kill_may_leave_are_not_reported_as_damage(now, lost, half_written):
+    findings = judge_killed(BEFORE, AFTER, now, units=("model",))
+    assert (findings.lost, findings.half_written) == (lost, half_written)
 
 
-def test_an_end_that_differs_from_an_undisturbed_one_is_noticed():
+def test_a_final_state_that_differs_from_an_undisturbed_run_is_noticed():
     now = {**AFTER, "a": "other", ".x.part": "", ".x.part/old": "1", "registry.json.lock": ""}
-    found = judge_finished(AFTER, {name: digest for name, digest in now.items() if name != "b"})
-    assert (found.lost, found.wrong, found.leftovers) == (["b"], ["a"], [".x.part"])
+    findings = judge_finished(AFTER, {name: digest for name, digest in now.items() if name != "b"})
+    assert (findings.lost, findings.wrong, findings.leftovers) == (["b"], ["a"], [".x.part"])
 
 
 def test_a_state_has_every_file_and_temporary_folders_without_files(tmp_path):
@@ -56,8 +56,8 @@ def test_moments_are_the_calls_that_change_the_folder_counted_by_thread_and_kind
         '7 write(1</dev/null>, "") = 1\n8 write(3</out/.x>, "") = 1\n7 write(3</out/.x>, "" <unfinished ...>\n'
         '7 <... write resumed>) = 1\n7 openat(AT_FDCWD, "/out/y", O_RDONLY) = 4\n7 rename("/out/.x", "/out/x") = 0\n'
     )
-    found = [("openat", 2), ("write", 1), ("write", 2), ("rename", 1)]
-    assert parse_moments(log, Path("/out")) == [Moment(*moment, i) for i, moment in enumerate(found)]
+    findings = [("openat", 2), ("write", 1), ("write", 2), ("rename", 1)]
+    assert parse_moments(log, Path("/out")) == [Moment(*moment, i) for i, moment in enumerate(findings)]
 
 
 def test_lines_of_an_undisturbed_run_and_progress_bars_do_not_count():
@@ -65,7 +65,7 @@ def test_lines_of_an_undisturbed_run_and_progress_bars_do_not_count():
     assert new_lines(text, usual="wrote 3 files\n") == ["error: interrupted"]
 
 
-# Dies at its n-th stage; the stages come from a file, so that the restart goes through.
+# A program that kills itself at its n-th stage. n comes from a file, so that the restart can finish.
 WRITER = """
 import os, signal, sys
 from pathlib import Path
@@ -123,11 +123,11 @@ print(json.dumps({**dataclasses.asdict(trials.counts), "good": trials.counts.is_
 @pytest.mark.parametrize("kind", ["unsafe", "safe"])
 def test_the_harness_finds_a_writer_that_is_not_safe(tmp_path, kind):
     (tmp_path / "writer.py").write_text(WRITER)
-    # A process of its own: the harness forks, which this one, in which JAX runs, must not.
+    # In a separate process, because the harness forks, and this process, in which JAX runs, must not fork.
     ran = subprocess.run(
         [sys.executable, "-c", HARNESS, str(tmp_path), kind], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    found = json.loads(ran.stdout)
-    counts = [found[name] for name in ("kills", "continued", "lost", "half_written", "wrong", "leftovers", "good")]
-    # Killed after the removal, after the first half, and with the old mark and the new model there.
+    findings = json.loads(ran.stdout)
+    counts = [findings[name] for name in ("kills", "continued", "lost", "half_written", "wrong", "leftovers", "good")]
+    # The three kills: after the removal, after the first half, and when both the old mark and the new model are there.
     assert counts == ([3, 3, 1, 2, 1, 0, False] if kind == "unsafe" else [3, 3, 0, 0, 0, 0, True])

@@ -1,4 +1,4 @@
-"""The bench of many concepts: what is asked, what is counted, and that a method sees what another sees."""
+"""The bench of many concepts: its prompts and its numbers, and that all methods get the same inputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from train.concept.config import parse_args, settings_as_flags
 CONCEPTS = draw_concepts(15, 0)
 
 
-def test_fifteen_are_five_people_five_subjects_three_scenes_and_two_styles():
+def test_fifteen_concepts_are_five_people_five_subjects_three_scenes_and_two_styles():
     kinds = [concept.kind for concept in CONCEPTS]
     assert (kinds.count("person"), kinds.count("scene"), kinds.count("style")) == (5, 3, 2)
     assert kinds.count("animal") + kinds.count("object") == 5
@@ -49,7 +49,7 @@ def test_fewer_concepts_are_the_first_of_more():
     assert len({concept.token for concept in draw_concepts(60, 0)}) == 60
 
 
-def test_distractors_are_others_of_the_class():
+def test_distractors_are_other_individuals_of_the_class():
     for concept in CONCEPTS:
         distractors = draw_distractors(concept, 5, 0)
         assert {s.class_noun for s in distractors} == {concept.class_noun}
@@ -57,14 +57,14 @@ def test_distractors_are_others_of_the_class():
 
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=lambda c: c.name)
-def test_prompts_call_their_concept_once_and_their_plain_form_calls_nobody(concept):
+def test_prompts_call_their_concept_once_and_their_plain_form_calls_none(concept):
     prompts = concept_prompts(concept)
     assert [p.category for p in prompts] == ["place"] * 4 + ["style"] * 2 + ["company"] * 2
     for prompt in prompts:
         assert prompt.text.count(f"{concept.token} {concept.class_noun}") == 1
         assert "<" not in prompt.plain and concept.class_noun in prompt.plain
         words = prompt.text.replace(f"{concept.token} ", "").split()
-        # The article of "a man" has no place before a token.
+        # "a man" has an article, but before a token there is none.
         assert [w for w in prompt.plain.split() if w not in ("a", "an")] == [w for w in words if w not in ("a", "an")]
 
 
@@ -87,7 +87,7 @@ def test_the_halves_of_a_picture_are_its_lower_squares():
     left, right = crop_half(picture, 0), crop_half(picture, 1)
     assert left.shape == right.shape == (1, 64, 64, 3)
     assert left[..., 0].min() == 255 and left[..., 1:].max() == 0
-    # The middle 16 of its 40 columns are in both.
+    # The middle 16 columns are in both squares of 40.
     assert right[0, :, :22, 0].min() > 200 and right[0, :, 30:].max() < 10
 
 
@@ -98,7 +98,7 @@ def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
     artist = Artist(tiny_sd, adapters, steps=2)
     together, apart = (artist.draw(prompts, "pairs", model, apart=apart) for apart in (False, True))
     assert (together[0] != apart[0]).any()
-    # One concept has nobody to be kept apart from.
+    # With one concept there is nothing to keep apart.
     assert np.abs(together[1].astype(int) - apart[1]).max() <= 1
 
 
@@ -131,7 +131,7 @@ class _Seen(NamedTuple):
 
 
 @pytest.mark.parametrize(("command", "flag"), [(rates, "--recipes"), (ablation, "--only"), (bench, "--methods")])
-def test_names_that_nothing_has_are_told_with_those_there_are(command, flag):
+def test_the_error_for_an_unknown_name_lists_the_known_ones(command, flag):
     with pytest.raises(UserError, match=f"{flag} 'plane' is not known: choose among .*; "):
         tyro.cli(command.Options, args=[flag, "plane"])
 
@@ -144,7 +144,7 @@ def test_names_that_nothing_has_are_told_with_those_there_are(command, flag):
         ('{"learning_rate": 0.0}', ("tokens",)),
     ],
 )
-def test_trained_numbers_are_those_that_the_settings_trained(tiny_sd, training, counted):
+def test_only_numbers_that_the_settings_train_are_counted(tiny_sd, training, counted):
     adapter = random_adapter("ada", tiny_sd.params, slots=(0,), layers="cross_kv", partition=None)
     pairs = adapter.lora["unet"].values()
     sizes = {"down": sum(p.lora_A.size for p in pairs), "up": sum(p.lora_B.size for p in pairs)}
@@ -159,12 +159,12 @@ def test_trained_numbers_in_a_basis_are_those_of_the_owned_directions(tiny_sd):
     plain = random_adapter(
         "ada", tiny_sd.params, slots=(0,), layers="cross_kv", partition=Partition(num_blocks=4), rank=2
     )
-    # The tiny model's 32 text features: 8 each, of the features or of the directions.
+    # Each adapter owns 8 of the tiny model's 32 text features, or 8 of the 32 directions.
     assert trainable(adapter) == trainable(plain)
     assert np.count_nonzero(next(iter(adapter.lora["unet"].values())).lora_A) == 32 * 2
 
 
-def test_tokens_of_others_do_not_change_a_picture(tiny_sd):
+def test_tokens_of_other_concepts_do_not_change_a_picture(tiny_sd):
     adapters = [random_adapter(name, tiny_sd.params, slots=(i,)) for i, name in enumerate(("ada", "rex"))]
     model = tiny_sd.with_adapters(adapters[:1])
     prompts = [f"a photo of {adapters[0].info.trigger}"]
@@ -181,7 +181,7 @@ def result(seed: int = 0, **scores) -> dict:
     return {"seed": seed, "concepts": {key: dict.fromkeys(names, values) for key, values in scores.items()}}
 
 
-def test_what_is_kept_is_a_ratio_of_means_over_the_merged_concepts_only():
+def test_retention_is_a_ratio_of_means_over_the_merged_concepts_only():
     alone, merged = result(a=[0.8, 0.8], b=[0.4, 0.4], c=[9.0, 9.0]), result(a=[0.5, 0.5], b=[0.3, 0.3])
     kept, low, high = retention([merged], [alone], "identity")
     assert kept == pytest.approx((0.5 + 0.3) / (0.8 + 0.4))
@@ -247,7 +247,7 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
     assert len(table) == 2 + 2 + 2
     assert "16 blocks" in table[4] and "1,234" in table[4] and "0.929" in table[4]
     assert "0.250 [0.25, 0.25] | 0.500 [0.50, 0.50]" in table[4]
-    # Paired: a has .2 less and b as much as under the first method, which has no difference to itself.
+    # Paired differences to the first method: a has .2 less, b is equal. The first method has no difference to itself.
     by_method = {(row["method"], row["n"]): row.get("identity_difference") for row in rows}
     assert by_method["sum", 2] == pytest.approx((-0.1, -0.2, 0.0))
     assert by_method["blocklora", 2] is None and by_method["sum", 5] is None
@@ -256,7 +256,7 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
 
 
 @pytest.mark.parametrize("settings", [*VARIANTS.values(), *RECIPES.values()], ids=[*VARIANTS, *RECIPES])
-def test_every_variant_is_a_training_that_can_be_asked_for(settings):
+def test_every_variant_has_valid_training_settings(settings):
     flags = settings_as_flags({k: v for k, v in settings.items() if k != "slots_each"})
     config = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run", *flags])
     plain = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run"])
@@ -264,7 +264,7 @@ def test_every_variant_is_a_training_that_can_be_asked_for(settings):
     assert (config == plain) == (not settings)
 
 
-def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_path, monkeypatch):
+def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_path, monkeypatch):
     taught = []
 
     def train(configs, groups, at_once, platform):
@@ -282,7 +282,7 @@ def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_pat
         return teach.teach(concepts, settings, tmp_path / "adapters", 2, write=lambda *_: entries)
 
     assert [adapter.name for adapter in teach_both(blocks=0, rank=5)] == ["ada", "rex"]
-    # Where the pictures lie is no difference.
+    # The place of the pictures may differ.
     assert [adapter.name for adapter in teach_both("there", blocks=0, rank=5)] == taught == ["ada", "rex"]
     with pytest.raises(
         UserError, match="ada/adapter.safetensors was taught with other settings: rank was 5, now 6: use another --out"
@@ -290,7 +290,7 @@ def test_adapters_that_were_taught_otherwise_are_not_used_again(tiny_sd, tmp_pat
         teach_both(blocks=0, rank=6)
 
 
-def test_results_made_otherwise_are_not_used_again(tiny_sd, tmp_path):
+def test_results_made_with_other_settings_are_not_used_again(tiny_sd, tmp_path):
     options = SimpleNamespace(steps=300, batch=6, prompts=8, sampler_steps=20)
     concepts: Any = [SimpleNamespace(name=name) for name in ("ada", "rex")]
     folder = tmp_path / "results"

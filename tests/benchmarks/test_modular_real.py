@@ -1,4 +1,4 @@
-"""The bench on a real model and folders of real concepts: from random weights to the report, against transformers."""
+"""The bench on a model from a folder and on folders of concepts, up to the report, compared with transformers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_folder_with_another_model_is_refused(models):
 
 
 @pytest.mark.parametrize("kind", ["person", "object", "scene", "style"])
-def test_real_prompts_are_of_four_categories_and_their_plain_form_calls_nobody(kind):
+def test_real_prompts_have_four_categories_and_their_plain_form_calls_none(kind):
     for noun in ("dog", "owl"):
         prompts = Sentences.read().concept_prompts(concept("ada", kind, noun), 20)
         assert [p.category for p in prompts] == [c for c in CATEGORIES for _ in range(5)]
@@ -116,7 +116,7 @@ def test_real_prompts_are_of_four_categories_and_their_plain_form_calls_nobody(k
     assert [p.category for p in few] == ["recontextualised"] * 2 + ["restyled"] * 2 + ["company", "property"]
 
 
-def test_tasks_of_real_concepts_call_two():
+def test_tasks_of_real_concepts_call_two_concepts():
     sentences = Sentences.read()
     mixed = [
         concept("a", "person", "man"),
@@ -152,7 +152,7 @@ def test_rank_without_blocks_trains_as_many_numbers():
 
 
 class FakeFaces:
-    """Faces written into a picture: the first pixels of a row are a face's vector."""
+    """A fake encoder that reads faces from pixels: the first pixels of a row are the vector of a face."""
 
     def faces(self, picture: Image.Image) -> np.ndarray:
         rows = np.asarray(picture, np.float32)[:, 0]
@@ -228,7 +228,7 @@ def test_faces_are_found_at_a_size_that_the_detector_knows_the_largest_first(mon
     np.testing.assert_allclose(found, [np.array([1, 1, 9, 9]) / 164**0.5, np.array([0, 0, 2, 3]) / 13**0.5], rtol=1e-6)
 
 
-def test_missing_opencv_is_told_with_its_extra(monkeypatch, tmp_path):
+def test_the_error_without_opencv_names_the_extra_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match=r"blocklora_jax\[faces\]"):
         faces.FaceEncoder(str(tmp_path), str(tmp_path)).faces(random_picture(20, 10))
@@ -240,7 +240,7 @@ def _world(models, concepts) -> list[str]:
     return ["--model", str(models.sd), "--concepts", str(concepts)]
 
 
-def test_folders_that_do_not_suffice_are_refused(concepts, models, tmp_path):
+def test_unusable_folders_and_flags_are_refused(concepts, models, tmp_path):
     with pytest.raises(UserError, match="token_vectors"):
         read_folder(concepts, {"token_vectors": 0})
     (tmp_path / "one").mkdir()
@@ -313,7 +313,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     shutil.copy(SENTENCES, other)
     with pytest.raises(UserError, match="holds results with sentences None, and now it is .*: use another --out"):
         main([*flags, "--sentences", str(other), "--out", str(out)])
-    # The figures alone make the same table elsewhere, without adapters and pictures.
+    # The result files alone give the same table in another folder, without adapters and pictures.
     kept = tmp_path / "kept"
     shutil.copytree(out / "seed-0/results", kept / "seed-0/results", ignore=shutil.ignore_patterns("*.safetensors"))
     main([*flags, "--table", "--out", str(kept)])
@@ -324,7 +324,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
 
 
 def measured_by_transformers(models, folder, name, noun, pictures) -> dict[str, float]:
-    """Mean scores of a concept's pictures, by transformers' own processors and whole models."""
+    """Mean scores of a concept's pictures, computed with the processors and models of transformers."""
     asked = Sentences.read().concept_prompts(concept(name, "object", noun), 4)
     references = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
     images, found = [Image.fromarray(p) for p in pictures], {}

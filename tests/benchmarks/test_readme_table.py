@@ -1,4 +1,4 @@
-"""The README's table is that of the results in docs/fifteen, line by line, and those are of the packaged model."""
+"""The README's table shows the results in docs/fifteen, line by line. They were measured on the packaged model."""
 
 import json
 from pathlib import Path

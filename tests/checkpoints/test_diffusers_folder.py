@@ -34,7 +34,7 @@ def saved(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """A copy to spoil."""
+    """A copy that a test may damage."""
     return shutil.copytree(saved, tmp_path / "model")
 
 
@@ -59,7 +59,7 @@ def test_later_models_save_and_load_bit_for_bit(family, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_the_second_text_encoder_learns_its_end_token_from_its_tokenizer(tmp_path):
+def test_the_second_text_encoder_gets_its_end_token_from_its_tokenizer(tmp_path):
     folder = save_tiny(tmp_path / "m", "sdxl")
     config = load_folder(folder).configs["text_encoder_2"]
     build.edit_json(folder / "text_encoder_2/config.json", eos_token_id=2)
@@ -133,7 +133,7 @@ def test_a_variant_loads_when_it_is_asked_for(checkpoint, folder, tmp_path, shar
         load_folder(folder, variant="bf16")
     params = load_folder(folder, variant="fp16").params
     build.assert_same_params(params, jax.tree.map(lambda a: a.astype(np.float16).astype(np.float32), checkpoint.params))
-    # The only one that there is.
+    # Without asking for it too, because there is no other.
     build.assert_same_params(load_folder(folder).params, params)
     for name in (UNET, VAE, TEXT):
         other = folder / name.replace(".safetensors", ".bf16.safetensors")
@@ -142,14 +142,14 @@ def test_a_variant_loads_when_it_is_asked_for(checkpoint, folder, tmp_path, shar
         load_folder(folder)
 
 
-def test_asking_for_a_variant_that_is_not_there_names_what_is(folder):
+def test_the_error_for_a_missing_variant_names_those_that_exist(folder):
     with pytest.raises(UserError, match=r"no unet weights with variant='fp16'; it has them without variant"):
         load_folder(folder, variant="fp16")
 
 
 @pytest.mark.parametrize("part", [UNET, VAE, TEXT])
 @pytest.mark.parametrize("variant", [None, "fp16"])
-def test_what_is_there_of_each_part_is_taken(checkpoint, folder, tmp_path, part, variant):
+def test_each_part_is_read_from_the_variant_that_exists(checkpoint, folder, tmp_path, part, variant):
     save_folder(tmp_path / "half", checkpoint, dtype="float16")
     (folder / part).unlink()
     shutil.copy(tmp_path / "half" / part, folder / part.replace(".safetensors", ".fp16.safetensors"))
@@ -158,7 +158,7 @@ def test_what_is_there_of_each_part_is_taken(checkpoint, folder, tmp_path, part,
     build.assert_same_params(load_folder(folder, variant=variant).params, {**whole, name: half[name]})
 
 
-def test_of_two_files_the_plain_one_is_taken_unless_the_other_is_asked_for(checkpoint, folder, tmp_path):
+def test_the_file_without_a_variant_is_read_unless_a_variant_is_asked_for(checkpoint, folder, tmp_path):
     save_folder(tmp_path / "half", checkpoint, dtype="float16")
     shutil.copy(tmp_path / "half" / UNET, folder / UNET.replace(".safetensors", ".fp16.safetensors"))
     half = load_folder(tmp_path / "half").params
@@ -195,7 +195,7 @@ def test_saved_text_encoder_keys_have_the_prefix(saved):
     assert all(key.startswith("text_model.") for key in load_file(saved / TEXT))
 
 
-def test_every_misfit_is_in_one_message(folder):
+def test_all_missing_unexpected_and_misshapen_tensors_are_in_one_message(folder):
     def spoil_unet(tensors):
         tensors["conv_in.weight"] = np.zeros((32, 9, 3, 3), np.float32)
         tensors["extra.weight"] = tensors.pop("conv_out.weight")
@@ -215,7 +215,7 @@ def test_every_misfit_is_in_one_message(folder):
     assert "\n" not in message
 
 
-def test_one_parameter_in_two_spellings_is_refused(folder):
+def test_one_parameter_under_two_names_is_refused(folder):
     build.rewrite(folder / TEXT, lambda t: t | {"final_layer_norm.bias": t["text_model.final_layer_norm.bias"]})
     with pytest.raises(UserError, match="are the same parameter"):
         load_folder(folder)
@@ -253,7 +253,7 @@ def test_saving_replaces_an_earlier_model_of_ours_and_nothing_else(checkpoint, o
     assert {path.name for path in tmp_path.iterdir()} == {"ours", "thesis"}
 
 
-def test_a_part_that_the_new_model_lacks_goes_with_the_earlier_one(checkpoint, ours):
+def test_a_part_that_the_new_model_lacks_is_removed_with_the_earlier_model(checkpoint, ours):
     manifest = json.loads((ours / "blocklora.json").read_text())
     assert set(manifest["files"]) == {p.relative_to(ours).as_posix() for p in ours.glob("*/*")} | {"model_index.json"}
     save_folder(ours.parent / "xl", load_folder(save_tiny(ours.parent / "tiny_xl", "sdxl")))
@@ -261,7 +261,7 @@ def test_a_part_that_the_new_model_lacks_goes_with_the_earlier_one(checkpoint, o
     assert not (ours.parent / "xl" / "text_encoder_2").exists()
 
 
-def test_another_programs_model_is_replaced_on_request_only(checkpoint, folder):
+def test_another_programs_model_is_replaced_only_on_request(checkpoint, folder):
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="will not overwrite .*--overwrite"):
         save_folder(folder, checkpoint)
@@ -312,7 +312,7 @@ def test_a_failed_save_leaves_the_earlier_model(checkpoint, ours):
     assert [path.name for path in ours.parent.iterdir()] == ["ours"]
 
 
-def test_what_cannot_be_saved_is_named(checkpoint, tmp_path):
+def test_a_model_that_cannot_be_saved_is_an_error_that_names_the_reason(checkpoint, tmp_path):
     with pytest.raises(UserError, match="choose float32, float16, bfloat16"):
         save_folder(tmp_path / "m", checkpoint, dtype="int8")
     with pytest.raises(UserError, match="_class_name"):

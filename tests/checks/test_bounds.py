@@ -1,4 +1,4 @@
-"""Every number that a person can set has bounds, and what is beyond them is named as it was typed."""
+"""Every number that a user can set has bounds. The error for a number beyond them names the flag as it is typed."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MODULES = (
 
 
 def option_classes() -> list[type]:
-    found = {
+    classes = {
         value
         for module in map(importlib.import_module, MODULES)
         for name, value in vars(module).items()
         if dataclasses.is_dataclass(value) and name.endswith(("Options", "Config", "Encoders", "Shares", "Settings"))
     }
     return sorted(
-        (cls for cls in found if cls.__module__ in MODULES), key=lambda cls: f"{cls.__module__} {cls.__name__}"
+        (cls for cls in classes if cls.__module__ in MODULES), key=lambda cls: f"{cls.__module__} {cls.__name__}"
     )
 
 
@@ -75,7 +75,7 @@ def test_every_number_of_every_command_has_bounds(cls):
         (Bound(0, 1, whole=False), np.float32(0.5), ""),
     ],
 )
-def test_what_a_bound_demands(bound, value, demand):
+def test_a_number_out_of_bounds_is_refused_with_what_is_allowed(bound, value, demand):
     assert bound.demand(value) == demand
 
 

@@ -52,12 +52,12 @@ def test_large_and_whole_numbers_are_finite():
         (1e300, DOUBLE, SINGLE, "merge with smaller weights"),
     ],
 )
-def test_a_value_beyond_the_type_names_the_tensor_and_the_way_out(value, source, target, wider):
+def test_the_error_for_a_value_beyond_the_type_names_the_tensor_and_what_to_do(value, source, target, wider):
     with pytest.raises(UserError, match=f"unet/to_k has values beyond the range of {target.name}; .*{wider}"):
         narrow("unet/to_k", np.full((2, 2), value, source), target)
 
 
-def test_what_fits_is_cast_and_contiguous():
+def test_values_that_fit_are_cast_and_made_contiguous():
     array = np.arange(12, dtype=SINGLE).reshape(3, 4).T
     cast = narrow("x", array, HALF)
     assert (cast.dtype, cast.flags.c_contiguous) == (HALF, True)
@@ -86,7 +86,7 @@ def test_an_adapter_that_is_not_finite_is_not_saved(adapter, tmp_path):
     assert all(is_finite(x) for x in load_file(tmp_path / "a.safetensors").values())
 
 
-def test_what_is_wrong_with_an_adapter_is_said(adapter):
+def test_the_error_says_which_tensor_of_an_adapter_is_not_finite(adapter):
     layer, pair = next(iter(adapter.lora["unet"].items()))
     bad = pair._replace(lora_B=np.where(pair.lora_B > 0, np.nan, pair.lora_B))
     check_finite([adapter])
@@ -101,7 +101,7 @@ def test_the_largest_change_bounds_every_entry(adapter):
     assert max(entries) * adapter.info.scale <= largest_change(adapter) < 1e4
 
 
-def test_zeros_that_take_no_memory_are_not_spread_out(adapter):
+def test_zeros_that_take_no_memory_are_not_copied(adapter):
     pair = LoRAPair(np.broadcast_to(np.float32(0), (10**9, 10**6)), np.broadcast_to(np.float32(0), (10**6, 10**9)))
     assert largest_change(replace(adapter, lora={"unet": {"x": pair}})) == 0
     assert is_finite(pair.lora_A)

@@ -1,4 +1,4 @@
-"""Names that become files, and names that are shown."""
+"""Names that become file names, and names that are printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blocklora_jax.io.printing import printable
 @pytest.mark.parametrize(
     "name", ["ada", "my-dog 2", "Ödön", "猫", "a.b", "con1", "console", "x" * 100, "com", "-a", "~"]
 )
-def test_ordinary_names_are_given_back(name):
+def test_ordinary_names_are_accepted(name):
     assert plain_name(name, "the name") == name
 
 
@@ -53,7 +53,7 @@ def test_ordinary_names_are_given_back(name):
         ("𝔞" * 60, "240 bytes"),
     ],
 )
-def test_names_that_some_system_does_not_take_are_refused(name, fault):
+def test_names_that_some_operating_system_forbids_are_refused(name, fault):
     with pytest.raises(UserError) as error:
         plain_name(name, "the concept's name")
     assert str(error.value).startswith("the concept's name ")
@@ -63,7 +63,7 @@ def test_names_that_some_system_does_not_take_are_refused(name, fault):
 
 
 @given(st.text(max_size=120))
-def test_what_is_plain_is_one_file_in_its_folder(tmp_path_factory, name):
+def test_an_accepted_name_is_one_file_in_its_folder(tmp_path_factory, name):
     try:
         plain_name(name, "the name")
     except UserError:
@@ -75,12 +75,12 @@ def test_what_is_plain_is_one_file_in_its_folder(tmp_path_factory, name):
     (folder / name).unlink()
 
 
-def test_names_of_one_file_on_some_system_are_the_same():
+def test_names_that_mean_one_file_on_some_system_are_the_same():
     assert same_name("Ada") == same_name("ADA") == same_name("ada")
     assert same_name("e\u0301") == same_name("\u00c9")
     assert same_name("ada") != same_name("adä")
 
 
-def test_what_is_shown_cannot_steer_a_terminal():
+def test_printable_text_has_no_control_characters():
     assert printable("\x1b[31mred\nnext\u202e") == r"\x1b[31mred\nnext\u202e"
     assert printable("mån <ada> 猫 'it'") == "mån <ada> 猫 'it'"

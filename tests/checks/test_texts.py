@@ -1,4 +1,4 @@
-"""Prompts with places in them: only these are filled."""
+"""Prompt templates: only the places that are meant to be filled are changed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_only_empty_braces_are_filled(template, filled):
     assert fill(template, "<ada> {} man") == filled
 
 
-def test_named_places_are_filled_at_once():
+def test_all_named_places_are_filled_in_one_pass():
     assert fill("{first} and {second} {}", first="a {second}", second="b") == "a {second} and b {}"
 
 
-def test_halves_of_characters_are_no_text():
+def test_text_with_half_a_character_is_not_unicode():
     assert is_unicode("ada \N{SNOWMAN} \0")
     assert not is_unicode("\udcff")

@@ -1,4 +1,4 @@
-"""The console command `blocklora`: what it lists and names, and that it works beside a user's own files."""
+"""The console command `blocklora`: its list of commands, its messages, and that it works beside a user's own files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def folder(tmp_path):
-    """A user's folder, with files and a package of the names of ours; each of them fails when it is imported."""
+    """A user's folder with files and a package that have the same names as ours. Each fails when it is imported."""
     for name in ("train.py", "merge.py", "benchmarks.py", "blocklora_jax.py"):
         (tmp_path / name).write_text("raise SystemExit('the file of the user was imported')")
     (tmp_path / "train").mkdir()
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def blocklora(folder: Path, *args: str, more: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command in `folder` as its script does: what is in the current folder is not importable (-P)."""
+    """Run the command in `folder` as its script does: files in the current folder cannot be imported (-P)."""
     code = f"import sys; from train.blocklora import main; sys.argv[0] = 'blocklora'; {more or 'main()'}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     program = [sys.executable, "-P", "-c", code, *args]
@@ -37,7 +37,7 @@ def blocklora(folder: Path, *args: str, more: str = "") -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize("args", [[], ["--help"]])
-def test_alone_it_lists_every_command_and_does_not_load_jax(args, folder):
+def test_without_arguments_it_lists_every_command_and_does_not_load_jax(args, folder):
     heavy = "import atexit; atexit.register(lambda: print([m for m in ('jax', 'numpy', 'tyro') if m in sys.modules]))"
     ran = blocklora(folder, *args, more=f"{heavy}; main()")
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -55,7 +55,7 @@ def test_every_command_can_be_loaded_and_is_where_its_group_says():
     assert len({command.name for command in COMMANDS}) == len(COMMANDS)
 
 
-def test_an_unknown_command_is_one_line_with_the_nearest(folder):
+def test_an_unknown_command_is_one_line_with_the_nearest_known_one(folder):
     ran = blocklora(folder, "trian")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("error: unknown command 'trian': choose train, train-many, ")
@@ -93,7 +93,7 @@ def test_an_error_is_one_line_and_writes_nothing(folder):
     assert sorted(folder.iterdir()) == before
 
 
-def test_what_nobody_foresaw_names_the_command(folder):
+def test_an_unexpected_error_names_the_command(folder):
     broken = "import merge.cli.describe as d; d.describe = None; import merge.cli.info as i; i.required = None; main()"
     ran = blocklora(folder, "info", "a.safetensors", more=broken)
     assert ran.returncode == 70
@@ -110,7 +110,7 @@ def test_ctrl_c_in_the_first_imports_is_one_line():
     assert (ran.returncode, ran.stderr) == (130, "error: interrupted\n")
 
 
-def test_programs_are_named_by_how_they_were_called():
+def test_programs_are_named_as_they_were_called():
     assert program_name("python -m merge check") == "python -m merge check"
     with called_as("check"):
         assert program_name("python -m merge check") == "blocklora check"
@@ -121,7 +121,7 @@ def test_programs_are_named_by_how_they_were_called():
 def test_the_wheel_has_the_command_the_configs_and_the_pocket_model(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    # Links, so that the build leaves nothing in the clone.
+    # Links, so that the build writes nothing into the checkout.
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "blocklora_jax", "train", "merge", "configs"):
         if (ROOT / name).exists():
             (source / name).symlink_to(ROOT / name)

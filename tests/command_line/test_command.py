@@ -38,7 +38,7 @@ def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
     assert exit_of(error, capsys) == (code, line)
 
 
-def test_success_says_nothing_and_leaves_nothing(capsys):
+def test_success_prints_nothing_and_writes_no_file(capsys):
     usual = warnings.formatwarning
     run(lambda: None)
     assert warnings.formatwarning is usual
@@ -59,7 +59,7 @@ def test_exit_codes_pass(code, capsys):
     assert exit_of(SystemExit(code), capsys) == (code, "")
 
 
-def test_what_nobody_foresaw_is_one_line_too_and_its_trace_is_kept(capsys, tmp_path, monkeypatch):
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_kept_in_a_file(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, line = exit_of(KeyError("ours\x1b[31m"), capsys)
     assert code == 70
@@ -73,17 +73,17 @@ def test_what_nobody_foresaw_is_one_line_too_and_its_trace_is_kept(capsys, tmp_p
     assert trace.read_text().startswith("Traceback")
 
 
-def test_debugging_shows_the_trace(capsys, monkeypatch):
+def test_debugging_shows_the_traceback(capsys, monkeypatch):
     monkeypatch.setenv("BLOCKLORA_DEBUG", "1")
     assert "Traceback (most recent call last)" in exit_of(UserError("no such thing"), capsys)[1]
 
 
-def test_what_comes_from_a_file_reaches_the_terminal_without_control_characters(capsys):
+def test_text_from_a_file_is_printed_without_control_characters(capsys):
     assert exit_of(UserError("named 'a\x1b[2J\u202eb\x00'"), capsys) == (2, "error: named 'a\\x1b[2J\\u202eb\\x00'\n")
 
 
 def run_interruptible(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command for which SIGINT means what it means at a terminal: one in the background ignores it."""
+    """Run a command that reacts to SIGINT as at a terminal. (A command in the background ignores it.)"""
     usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.run(command, capture_output=True, text=True, preexec_fn=usual)
 
@@ -129,5 +129,5 @@ def test_a_command_does_not_pass_on_transformers_advice_to_install_pytorch():
         "from blocklora_jax.command_line.runner import run\n"
         "run(lambda: __import__('transformers'))"
     )
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (told.returncode, told.stderr) == (0, "")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

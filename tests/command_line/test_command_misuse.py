@@ -1,4 +1,4 @@
-"""Numbers, texts and paths that make no sense: one line that names the flag, before anything is read or written."""
+"""Impossible numbers, texts and paths: one line names the flag, before anything is read or written."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_misuse_is_one_line_and_writes_nothing(module, args, text, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_words_at_all_print_the_help(monkeypatch, capsys):
+def test_without_arguments_the_help_is_printed(monkeypatch, capsys):
     main = importlib.import_module("merge.__main__").main
     with pytest.raises(SystemExit) as stop:
         main([])
@@ -98,7 +98,7 @@ def test_no_words_at_all_print_the_help(monkeypatch, capsys):
     assert "--prompt" in capsys.readouterr().out
 
 
-def test_an_empty_prompt_is_a_prompt():
+def test_an_empty_prompt_is_allowed():
     options = importlib.import_module("merge.cli.options")
     made = options.MergeOptions(files=(), prompt=("",), negative_prompt="")
     assert made.prompt == ("",)

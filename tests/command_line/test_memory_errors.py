@@ -1,4 +1,4 @@
-"""Memory that runs out is told in one line, whoever says it; nothing else is taken for it."""
+"""Running out of memory is reported in one line, whichever library raises it. Other errors are not taken for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def caught(action) -> BaseException:
         (lambda: jnp.zeros(10**14).block_until_ready(), "400000000000000 bytes"),
     ],
 )
-def test_memory_that_is_not_there_is_one_line(action, size):
+def test_running_out_of_memory_is_one_line(action, size):
     line = explain_memory(caught(action))
     assert line is not None
     assert line.startswith(f"not enough memory ({size}" if size else "not enough memory:")
@@ -35,11 +35,11 @@ def test_memory_that_is_not_there_is_one_line(action, size):
 @pytest.mark.parametrize(
     "text", ["RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1.5GiB.", "std::bad_alloc"]
 )
-def test_what_a_device_says_is_understood(text):
+def test_out_of_memory_errors_of_a_device_are_recognised(text):
     assert "not enough memory" in (explain_memory(RuntimeError(text)) or "")
 
 
-def test_the_system_may_lack_memory_too():
+def test_out_of_memory_errors_of_the_system_are_recognised():
     assert explain_memory(OSError(12, "Cannot allocate memory")) is not None
     assert explain_memory(OSError(28, "No space left on device")) is None
 
@@ -47,5 +47,5 @@ def test_the_system_may_lack_memory_too():
 @pytest.mark.parametrize(
     "error", [ValueError("invalid literal"), KeyError("memory"), RuntimeError("boom"), OSError("odd")]
 )
-def test_other_errors_are_left_alone(error):
+def test_other_errors_are_not_taken_for_out_of_memory(error):
     assert explain_memory(error) is None

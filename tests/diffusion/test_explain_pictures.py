@@ -1,4 +1,4 @@
-"""Pictures of NaN are an error that says what to look at; sizes and numbers beyond reason are refused before."""
+"""Pictures of NaN are an error that says what to check. Impossible sizes and numbers are refused beforehand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def changed(params, part: str, value: float) -> dict:
         ("unet", 3e38, "grow beyond all bounds"),
     ],
 )
-def test_a_model_that_gives_no_numbers_is_told_with_its_cause(tiny_sd, part, value, cause):
+def test_the_error_for_pictures_of_nan_names_the_cause(tiny_sd, part, value, cause):
     with pytest.raises(UserError) as raised:
         tiny_sd.generate(PROMPTS, params=changed(tiny_sd.params, part, value), **QUICK)
     assert "picture 1, 2 of 2 came out as NaN or infinity, which would be black" in str(raised.value)
@@ -48,7 +48,7 @@ def test_only_the_picture_that_failed_is_named(tiny_sd):
         tiny_sd.generate(PROMPTS, latents=latents, **QUICK)
 
 
-def test_half_precision_is_named_where_nothing_else_is_wrong():
+def test_half_precision_is_named_as_the_cause_if_nothing_else_is_wrong():
     models, latents = make_models(tiny_configs(40), dtype=jnp.bfloat16), np.zeros((1, 8, 8, 4), np.float32)
     assert "overflowed in half precision; load the model with dtype float32" in explain_pictures(
         models, {}, latents, 5, [0]
@@ -79,7 +79,7 @@ def test_half_precision_is_named_where_nothing_else_is_wrong():
         ({"latents": np.zeros((2, 0, 8, 4), np.float32)}, r"latents \[2, 0, 8, 4\] must be"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_before_anything_is_computed(tiny_sd, settings, message):
+def test_impossible_settings_are_refused_before_anything_is_computed(tiny_sd, settings, message):
     with pytest.raises(UserError, match=message), jax.disable_jit():
         tiny_sd.generate(**{"prompts": PROMPTS, **QUICK, **settings})
 
@@ -90,5 +90,5 @@ def test_a_prompt_must_be_text(text):
         check_texts([text], "prompts")
 
 
-def test_prompts_with_braces_are_prompts(tiny_sd):
+def test_braces_in_prompts_are_allowed(tiny_sd):
     assert tiny_sd.generate(["a {0} {} {x"], negative_prompts=[""], **QUICK).shape == (1, 16, 16, 3)

@@ -23,14 +23,14 @@ def concept(name: str, noun: str, kind: str) -> Adapter:
     return Adapter(lora={}, tokens={f"<{name}>": np.zeros((2, 4), np.float32)}, info=info)
 
 
-def test_a_region_that_says_what_the_picture_says_changes_nothing(tiny_sd):
+def test_a_region_with_the_prompt_of_the_picture_changes_nothing(tiny_sd):
     plain = tiny_sd.generate([MAN], **SETTINGS)
     same = tiny_sd.generate([MAN], regions=[[Region(MAN, LEFT)]], **SETTINGS)
-    # One level of 255: batches of another size round otherwise, here and below.
+    # One level of 255, here and below, because batches of another size round differently.
     assert np.abs(plain.astype(int) - same).max() <= 1
 
 
-def test_a_region_that_is_the_whole_picture_is_its_prompt(tiny_sd):
+def test_a_region_over_the_whole_picture_equals_its_prompt(tiny_sd):
     plain = tiny_sd.generate([OWL], **SETTINGS)
     whole = tiny_sd.generate([MAN], regions=[[Region(OWL, WHOLE)]], **SETTINGS)
     assert np.abs(plain.astype(int) - whole).max() <= 1
@@ -48,7 +48,7 @@ def test_a_picture_is_the_same_beside_one_with_more_regions(tiny_sd, guidance_sc
     assert np.abs(alone[0].astype(int) - together[0]).max() <= 1
 
 
-def test_no_region_anywhere_is_the_plain_picture(tiny_sd):
+def test_without_regions_the_picture_is_the_plain_one(tiny_sd):
     plain = tiny_sd.generate([MAN], **SETTINGS)
     np.testing.assert_array_equal(plain, tiny_sd.generate([MAN], regions=[[]], **SETTINGS))
 
@@ -69,7 +69,7 @@ def test_boxes_outside_the_picture_are_named(box):
         Region("a man", box)
 
 
-def test_regions_are_for_each_prompt(tiny_sd):
+def test_there_must_be_one_list_of_regions_for_each_prompt(tiny_sd):
     with pytest.raises(UserError, match="regions of 1 pictures for 2 prompts"):
         tiny_sd.generate([MAN, OWL], regions=[[]])
 
@@ -84,7 +84,7 @@ def test_side_by_side_reads_one_concept_in_each_strip_and_the_scene_in_all():
     owl = concept("bo", "owl", "object")
     assert side_by_side("the <rex> dog and <bo> owl", [rex, owl])[1].prompt == "the dog and <bo> owl"
     assert side_by_side("the <rex> dog and <bo> owl", [rex, owl])[0].prompt == "the <rex> dog and an owl"
-    # Wherever it is called, with its noun or without, and in any order of names that hold each other.
+    # A concept is replaced wherever it is called, with or without its noun, also if a trigger contains another's noun.
     twice = side_by_side("<rex> dog with <bo> owl, <rex> happy", [rex, owl])
     assert [region.prompt for region in twice] == [
         "<rex> dog with an owl, <rex> happy",
@@ -92,24 +92,24 @@ def test_side_by_side_reads_one_concept_in_each_strip_and_the_scene_in_all():
     ]
     other = replace(owl, tokens={}, info=replace(owl.info, trigger="dog in a hat"))
     # LoRAs of other programs may have no noun.
-    foreign = replace(owl, tokens={}, info=replace(owl.info, trigger="sks", class_noun=""))
-    assert side_by_side("<rex> dog, sks", [rex, foreign])[0].prompt == "<rex> dog, "
+    external = replace(owl, tokens={}, info=replace(owl.info, trigger="sks", class_noun=""))
+    assert side_by_side("<rex> dog, sks", [rex, external])[0].prompt == "<rex> dog, "
     assert len(side_by_side("<rex> dog in a hat", [rex, other])) == 2
     assert side_by_side("a photo of <ada> woman on a <cove> beach", [ada, rex, cove]) == []
 
 
-def test_a_style_lies_over_the_whole_picture_and_is_read_apart_from_who_is_in_it():
+def test_a_style_covers_the_whole_picture_and_is_read_separately_from_the_subjects():
     ada, rex = concept("ada", "woman", "person"), concept("rex", "dog", "object")
     ink, cove = concept("ink", "mosaic", "style"), concept("cove", "beach", "scene")
     whole = (0.0, 0.0, 1.0, 1.0)
-    style, who = side_by_side("a <ink> mosaic of <ada> woman on a <cove> beach", [ada, ink, cove])
+    style, subject = side_by_side("a <ink> mosaic of <ada> woman on a <cove> beach", [ada, ink, cove])
     assert style == Region("a <ink> mosaic of a woman on a <cove> beach", whole)
-    assert who == Region("a mosaic of <ada> woman on a <cove> beach", whole)
+    assert subject == Region("a mosaic of <ada> woman on a <cove> beach", whole)
     left, right, over = side_by_side("<ada> woman and <rex> dog, <ink> mosaic", [ink, ada, rex])
     assert left == Region("<ada> woman and a dog, a mosaic", LEFT)
     assert (right.box, over.box) == ((0.5, 0.0, 1.0, 1.0), whole)
     assert over.prompt == "a woman and a dog, <ink> mosaic"
-    # There is nobody to keep a style apart from.
+    # Without another concept's subject there is nothing to keep a style apart from.
     assert side_by_side("a <ink> mosaic of a dog on a <cove> beach", [ink, cove, rex]) == []
 
 

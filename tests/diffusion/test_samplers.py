@@ -1,4 +1,4 @@
-"""What samplers must do whatever diffusers does: recover the truth, and refuse impossible plans."""
+"""What samplers must do, whatever diffusers does: recover the true sample, and refuse impossible numbers of steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEDULE = Schedule(
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_model_that_knows_the_answer_gets_it(name, prediction, spacing):
+def test_with_a_perfect_model_the_sampler_recovers_the_sample(name, prediction, spacing):
     schedule = dataclasses.replace(SCHEDULE, prediction_type=prediction, timestep_spacing=spacing)
     truth, noise = (jax.random.normal(jax.random.key(seed), (1, 4, 4, 2)) for seed in (0, 1))
     table = jnp.asarray(schedule.alphas_cumprod)
@@ -38,7 +38,7 @@ def test_a_model_that_knows_the_answer_gets_it(name, prediction, spacing):
     sampler = get_sampler(name)
     clean = jax.jit(lambda n: sample(sampler, sampler.init(schedule, 10), knows_the_truth, n))(noise)
     if name == "ddim":
-        # DDIM stops at training step 0, where set_alpha_to_one alone removes the last of the noise.
+        # DDIM stops at training step 0. Only set_alpha_to_one removes the rest of the noise there.
         np.testing.assert_allclose(clean, truth, atol=2e-3)
     else:
         np.testing.assert_allclose(clean, truth, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The schedule's fields, errors and equations; its numbers are compared with diffusers in tests/parity."""
+"""The schedule's fields, errors and equations. Its numbers are compared with diffusers in tests/parity."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_unsupported_fields_are_named_with_what_is_supported(field, value, suppo
         (["DDIMScheduler"], "(supported: a name)"),
     ],
 )
-def test_classes_of_another_kind_of_noise_are_named(name, message):
+def test_schedulers_with_another_kind_of_noise_are_named(name, message):
     with pytest.raises(UserError) as caught:
         Schedule.from_json({"_class_name": name, "num_train_timesteps": 1000}, "x")
     assert message in str(caught.value)
@@ -125,14 +125,14 @@ def test_every_problem_is_reported_at_once():
         ("_class_name", "MyOwnScheduler"),
     ],
 )
-def test_what_is_the_samplers_own_business_passes_through(field, value):
+def test_fields_that_concern_only_the_sampler_are_kept(field, value):
     config = {**SD15, field: value}
     schedule = Schedule.from_json(config, "x")
     assert schedule == Schedule.from_json(SD15, "x")
     assert config.items() <= schedule.to_json().items()
 
 
-def test_trained_betas_are_the_noise():
+def test_trained_betas_define_the_noise():
     betas = np.linspace(0.01, 0.3, 20).tolist()
     schedule = Schedule.from_json({**SD15, "num_train_timesteps": 20, "trained_betas": betas}, "x")
     # fp32 products of 20 numbers.
@@ -155,14 +155,14 @@ def test_betas_that_leave_no_signal_are_refused(config):
         Schedule.from_json(config, "x")
 
 
-def test_zero_snr_needs_velocity():
+def test_zero_snr_needs_velocity_prediction():
     with pytest.raises(UserError, match="rescale_betas_zero_snr"):
         Schedule.from_json({**SD15, "rescale_betas_zero_snr": True}, "x")
     assert Schedule.from_json({**V, "rescale_betas_zero_snr": True}, "x").alphas_cumprod[-1] == 0
 
 
 @pytest.mark.parametrize("config", [SD15, V], ids=["epsilon", "velocity"])
-def test_a_perfect_answer_gives_back_noise_and_picture(config):
+def test_a_perfect_prediction_gives_back_noise_and_picture(config):
     schedule, x0, noise = Schedule.from_json(config, "x"), latents(0), latents(1)
     x_t = schedule.add_noise(x0, noise, T)
     answer = schedule.training_target(x0, noise, T)

@@ -31,7 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 def example(name: str) -> dict:
     """The names that an example defines."""
     code = re.search(rf"```python {name}\n(.+?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)[1]
-    # A module of its own: dataclasses look their types up there.
+    # The code gets its own module, because dataclasses look up types there.
     module = ModuleType(f"example_{name}")
     sys.modules[module.__name__] = module
     exec(code, vars(module))
@@ -91,5 +91,5 @@ def test_a_lora_of_the_family_of_the_page_is_recognised_and_exported_under_its_n
         assert set(file.keys) == set(tensors)
 
 
-def test_a_model_of_the_family_of_the_page_is_told_from_those_built_alike(wide):
+def test_a_model_of_the_family_of_the_page_is_told_from_similar_ones(wide):
     assert [family_of_build(False, False, width) for width in (1024, 1536)] == ["sd2", "wide"]

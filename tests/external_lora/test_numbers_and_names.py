@@ -1,4 +1,4 @@
-"""Numbers of LoRAs of other programs that cannot be meant, and what their adapters are called."""
+"""LoRAs of other programs: impossible numbers in them, and the names of their adapters."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def load(folder, *layers):
         ([layer(HEAD, fill=1e38, alpha=100.0)], "too large"),
     ],
 )
-def test_numbers_that_cannot_be_meant_are_named(tmp_path, layers, message):
+def test_impossible_numbers_are_named(tmp_path, layers, message):
     with pytest.raises(UserError) as error:
         load(tmp_path, *layers)
     assert message in str(error.value)
     assert "ask its maker" in str(error.value)
 
 
-def test_alpha_zero_of_a_silent_layer_says_nothing(tmp_path):
+def test_alpha_zero_is_allowed_for_a_layer_without_output(tmp_path):
     adapter = load(tmp_path, layer(HEAD), layer(OTHER, alpha=0.0, fill=0.0))
     assert not adapter.lora["unet"]["mid_block/attentions_0/proj_out"].lora_A.any()
 
@@ -76,7 +76,7 @@ def test_every_spelling_of_alpha_is_read(tmp_path, alpha):
         ("lora.v2.safetensors", "lora.v2"),
     ],
 )
-def test_adapters_are_called_after_what_tells_them_apart(path, name):
+def test_an_adapter_is_named_after_the_part_of_its_path_that_tells_it_apart(path, name):
     assert lora_name(path) == name
 
 

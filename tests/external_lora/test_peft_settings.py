@@ -1,4 +1,4 @@
-"""PEFT's settings: each field of its config is obeyed, says nothing, or is refused; patterns cost no time."""
+"""PEFT's settings: each field of its config is obeyed, ignored, or refused. Patterns take little time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "text_model.encoder.layers.0.mlp.fc1"
 
 
 def write(folder, settings, where):
-    """A LoRA of ones whose settings lie beside it, in the header, or in the header as of a U-Net alone."""
+    """A LoRA of ones. Its settings are beside it, in its header, or in its header in the form for a U-Net alone."""
     tensors = {"lora_A.weight": np.ones((2, 8), np.float32), "lora_B.weight": np.ones((16, 2), np.float32)}
     head = {"beside": f"base_model.model.{NAME}", "header": f"text_encoder.{NAME}", "bare": "conv_in"}[where]
     if where == "bare":
@@ -44,7 +44,7 @@ PLAIN = {"r": 2, "lora_alpha": 4}
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "OLoRA"])
-def test_starts_that_change_the_base_are_refused(tmp_path, start, where):
+def test_initialisations_that_change_the_base_are_refused(tmp_path, start, where):
     path = write(tmp_path, {**PLAIN, "init_lora_weights": start}, where)
     with pytest.raises(UserError, match="changes the base model too") as error:
         Adapter.load(path)
@@ -54,7 +54,7 @@ def test_starts_that_change_the_base_are_refused(tmp_path, start, where):
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("start", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
-def test_starts_that_leave_the_base_are_read(tmp_path, start, where):
+def test_initialisations_that_do_not_change_the_base_are_read(tmp_path, start, where):
     adapter = Adapter.load(write(tmp_path, {**PLAIN, "init_lora_weights": start, "use_rslora": True}, where))
     (pair,) = next(iter(adapter.lora.values())).values()
     np.testing.assert_allclose(pair.lora_A, 4 / 2**0.5, rtol=1e-6)
@@ -112,7 +112,7 @@ def test_every_setting_of_peft_is_known():
 
 
 def text_encoder(fc1):
-    """A model of which nothing is left but one layer."""
+    """A text encoder with a single layer."""
     nest = torch.nn.ModuleDict
     layers = torch.nn.ModuleList([nest({"mlp": nest({"fc1": fc1})})])
     return nest({"text_model": nest({"encoder": nest({"layers": layers})})})
@@ -129,13 +129,13 @@ def test_what_peft_saves_by_default_is_read(tmp_path):
     np.testing.assert_allclose((pair.lora_A @ pair.lora_B).T, change, atol=1e-6)
 
 
-def test_a_pissa_is_refused_and_read_once_peft_has_converted_it(tmp_path):
+def test_a_pissa_is_refused_but_read_after_peft_has_converted_it(tmp_path):
     torch.manual_seed(0)
     fc1 = torch.nn.Linear(8, 16, bias=False)
     before = fc1.weight.detach().numpy().copy()
     model = text_encoder(fc1)
     peft = get_peft_model(model, LoraConfig(r=2, lora_alpha=2, target_modules=["fc1"], init_lora_weights="pissa"))
-    # As PEFT's guide says: the start is kept, under a plain name.
+    # As PEFT's guide says, the initial adapter is saved first, with an ordinary initialisation in its settings.
     peft.peft_config["default"].init_lora_weights = True
     peft.save_pretrained(tmp_path / "start")
     peft.peft_config["default"].init_lora_weights = "pissa"
@@ -148,7 +148,7 @@ def test_a_pissa_is_refused_and_read_once_peft_has_converted_it(tmp_path):
         Adapter.load(tmp_path / "pissa/adapter_model.safetensors")
     peft.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=tmp_path / "start")
     (pair,) = Adapter.load(tmp_path / "plain/adapter_model.safetensors").lora["text_encoder"].values()
-    # fp32 sums of products of rank 2 of numbers near 1.
+    # fp32 sums and products of rank 2, with numbers near 1.
     np.testing.assert_allclose((pair.lora_A @ pair.lora_B).T, after - before, atol=2e-6)
 
 
@@ -181,7 +181,7 @@ def test_patterns_of_unbounded_cost_are_refused(pattern):
     assert "more than names of layers" in check_patterns([pattern])
 
 
-def test_many_patterns_are_refused_and_the_dearest_are_quick():
+def test_too_many_patterns_are_refused_and_the_slowest_allowed_ones_are_quick():
     assert "2001 patterns are more than" in check_patterns([f"layer{i}" for i in range(2001)])
     assert "9 patterns with wildcards" in check_patterns([f"a.*{i}" for i in range(9)])
     dear = ".*.*(.|.|.|.|.|.|.|.|.)x"
@@ -189,7 +189,7 @@ def test_many_patterns_are_refused_and_the_dearest_are_quick():
     start = time.perf_counter()
     for i in range(50):
         assert not matches(dear, f"down_blocks.2.attentions.1.transformer_blocks.{i}.attn2.to_out.0")
-    # 0.4 ms each on one core; a minute for two hundred layers would be a hang.
+    # 0.4 ms each on one core. A minute for two hundred layers would be too long.
     assert time.perf_counter() - start < 5
 
 

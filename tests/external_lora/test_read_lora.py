@@ -1,4 +1,4 @@
-"""LoRA files of other programs: composed weights are W + s B A, whatever the layout; other kinds are named."""
+"""LoRA files of other programs: in every layout, composed weights are W + s B A. Other kinds of files are named."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sdxl(tmp_path_factory):
 
 
 def assert_composed(params, adapter, expected):
-    """Every weight is the base's plus the change expected for it, in PyTorch's layout."""
+    """Every weight is that of the base plus the expected change, in PyTorch's layout."""
     merged = merge.compose(params, [adapter])
     changed = 0
     for component in params:
@@ -45,14 +45,14 @@ def assert_composed(params, adapter, expected):
             if wanted is None:
                 np.testing.assert_array_equal(weight, before[key], err_msg=key)
                 continue
-            # fp32: a product of rank up to 4 of entries of 0.3, of kernels of 0.1.
+            # fp32: a product of rank up to 4 with entries of 0.3, added to kernels of 0.1.
             np.testing.assert_allclose(weight, before[key] + wanted, atol=1e-6, rtol=0, err_msg=key)
             changed += np.abs(wanted).max() > 1e-2
     assert changed == len(expected)
 
 
 def every_layer(checkpoint, rng, dtype=np.float32):
-    """A pair of its own rank and alpha for every layer: ({(component, PyTorch name): parts}, {…: alpha or None})."""
+    """A pair for every layer, with different ranks: ({(component, PyTorch name): parts}, {…: alpha or None})."""
     layers, alphas = {}, {}
     for component in checkpoint.params:
         if component == "vae":
@@ -60,7 +60,7 @@ def every_layer(checkpoint, rng, dtype=np.float32):
         for index, (key, weight) in enumerate(torch_weights(checkpoint.params, component).items()):
             name = (component, key.removesuffix(".weight"))
             layers[name] = random_lora(weight, 1 + index % 4, rng, dtype)
-            # Every third has none, which means its rank.
+            # Every third layer has no alpha, which means that alpha equals the rank.
             alphas[name] = None if index % 3 == 0 else 0.5 * (1 + index % 5)
     return layers, alphas
 
@@ -167,7 +167,7 @@ def write_lora(path, name="lora_unet_" + QUERY.replace(".", "_"), seed=6):
     return Adapter.load(path)
 
 
-def test_two_foreign_adapters_add_only_when_asked_to(sd1, tmp_path):
+def test_two_external_adapters_are_summed_only_on_request(sd1, tmp_path):
     one, other = write_lora(tmp_path / "one.safetensors"), write_lora(tmp_path / "other.safetensors", seed=7)
     with pytest.raises(UserError) as error:
         merge.compose(sd1.params, [one, other])
@@ -183,7 +183,7 @@ def test_two_foreign_adapters_add_only_when_asked_to(sd1, tmp_path):
     )  # fmt: skip
 
 
-def test_a_foreign_adapter_is_kept_in_our_file_with_its_ranks(sd1, tmp_path):
+def test_an_external_adapter_is_saved_in_our_file_with_its_ranks(sd1, tmp_path):
     layers, _ = every_layer(sd1, np.random.default_rng(8))
     save_file(kohya_file({kohya_names(*name): x for name, x in layers.items()}, {}), tmp_path / "a.safetensors")
     adapter = Adapter.load(tmp_path / "a.safetensors")
@@ -218,7 +218,7 @@ def test_a_foreign_adapter_is_kept_in_our_file_with_its_ranks(sd1, tmp_path):
         (["lora_unet_x.lora_up.weight"], "not a blocklora adapter"),
     ],
 )
-def test_other_kinds_are_named(tmp_path, keys, message):
+def test_other_kinds_of_adapters_are_named(tmp_path, keys, message):
     save_file({key: np.zeros((2, 2), np.float32) for key in keys}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=message) as error:
         Adapter.load(tmp_path / "x.safetensors")

@@ -1,4 +1,4 @@
-"""JSON and YAML that nobody vouches for."""
+"""JSON and YAML from files that cannot be trusted."""
 
 import math
 
@@ -8,7 +8,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import parse_json, parse_yaml, read_json, read_yaml_mapping
 
 
-def test_what_is_well_formed_is_read():
+def test_well_formed_files_are_read():
     assert parse_json('{"a": [1, 2.5, null, true, "ü"]}', "x") == {"a": [1, 2.5, None, True, "ü"]}
     assert parse_json(b'\xef\xbb\xbf{"a": 1}', "x") == {"a": 1}
     assert parse_json('{"a": -Infinity}', "x", infinity=True) == {"a": -math.inf}
@@ -33,7 +33,7 @@ def test_what_is_well_formed_is_read():
         (b"\xff\xfe", "no UTF-8"),
     ],
 )
-def test_what_is_not_is_one_error_that_names_the_source(text, words):
+def test_malformed_json_is_one_error_that_names_the_source(text, words):
     with pytest.raises(UserError, match=f"cannot read x: .*{words}" if words != "x: " else words):
         parse_json(text, "x")
 
@@ -58,7 +58,7 @@ def test_yaml_that_is_not_plain_is_one_error(text, words):
         parse_yaml(text, "x.yaml")
 
 
-def test_files_that_are_no_files_are_named(tmp_path):
+def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "large.yaml").write_bytes(b"a: " + b"x" * (2 << 20))
     for read, path, words in (
         (read_json, tmp_path / "none.json", "cannot read .*No such file"),

@@ -26,7 +26,7 @@ with hold(Path(sys.argv[1]), "training in"):
 """
 
 
-def test_a_folder_that_was_made_for_the_lock_alone_goes_again(tmp_path):
+def test_a_folder_that_was_made_only_for_the_lock_is_removed_again(tmp_path):
     with hold(tmp_path / "a" / "b", "training in"):
         assert (tmp_path / "a" / "b").is_dir()
     assert list(tmp_path.iterdir()) == []
@@ -61,7 +61,7 @@ def test_a_second_holder_in_the_same_thread_is_refused_too(tmp_path):
                 pass
 
 
-def test_holders_come_one_after_the_other_though_the_file_is_removed_each_time(tmp_path):
+def test_the_lock_has_one_holder_at_a_time_though_its_file_is_removed_each_time(tmp_path):
     inside, most, path = [], [], tmp_path / "lock"
 
     def work() -> None:

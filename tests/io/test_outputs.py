@@ -1,4 +1,4 @@
-"""What a command may write: nothing that it reads, nothing of the user's that it was not asked to replace."""
+"""What a command may write: never its inputs, and other files of the user only if asked to replace them."""
 
 import os
 
@@ -26,17 +26,17 @@ def tensors(path, kind):
     return path
 
 
-def test_what_is_not_there_may_be_written(tmp_path):
+def test_new_files_may_be_written(tmp_path):
     plan_outputs([Output(tmp_path / "deep" / "a.png", "picture"), Output(tmp_path / "model", "model folder", "--save")])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hub_id_and_no_name_at_all_are_no_inputs_on_this_machine(tmp_path):
+def test_a_hub_id_and_none_are_not_input_files_on_this_machine(tmp_path):
     plan_outputs([Output(tmp_path / "a.png", "picture")], ["someone/model", None, "pocket", "nul\0"])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_an_output_is_no_input_whatever_its_name(tmp_path, overwrite):
+def test_an_output_must_not_be_an_input_under_any_name(tmp_path, overwrite):
     source = tensors(tmp_path / "a.safetensors", "adapter")
     (tmp_path / "link.safetensors").symlink_to(source)
     os.chdir(tmp_path)
@@ -46,7 +46,7 @@ def test_an_output_is_no_input_whatever_its_name(tmp_path, overwrite):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_neither_contains_an_input_nor_lies_in_one(tmp_path, overwrite):
+def test_an_output_folder_must_not_contain_an_input_or_lie_in_one(tmp_path, overwrite):
     (tmp_path / "base" / "unet").mkdir(parents=True)
     source = tensors(tmp_path / "merged" / "loras" / "rex.safetensors", "adapter")
     for path, words in (
@@ -59,7 +59,7 @@ def test_a_folder_neither_contains_an_input_nor_lies_in_one(tmp_path, overwrite)
         plan_outputs([Output(tmp_path / "base" / "a.png", "picture")], [tmp_path / "base"], overwrite=overwrite)
 
 
-def test_two_outputs_are_two_files(tmp_path):
+def test_two_outputs_must_not_be_one_file(tmp_path):
     same = [Output(tmp_path / "a.safetensors", "adapter"), Output(tmp_path / "." / "a.safetensors", "adapter")]
     with pytest.raises(UserError, match="two outputs would be the same file"):
         plan_outputs(same)
@@ -70,14 +70,14 @@ def test_two_outputs_are_two_files(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "make"), [("picture", picture), ("lora", tensors), ("model file", tensors)])
-def test_what_a_command_made_it_makes_again(tmp_path, kind, make):
+def test_a_command_may_replace_its_own_earlier_output(tmp_path, kind, make):
     path = tmp_path / ("a.png" if kind == "picture" else "a.safetensors")
     make(path) if kind == "picture" else make(path, kind)
     assert kind_of_file(path) == kind
     plan_outputs([Output(path, kind)])
 
 
-def test_what_is_not_ours_or_of_another_kind_is_replaced_on_request_only(tmp_path):
+def test_files_that_are_not_ours_or_of_another_kind_are_replaced_only_on_request(tmp_path):
     theirs = [
         Output(picture(tmp_path / "holiday.png", ours=False), "picture"),
         Output(tensors(tmp_path / "lora.safetensors", ""), "lora"),
@@ -100,7 +100,7 @@ def test_what_is_not_ours_or_of_another_kind_is_replaced_on_request_only(tmp_pat
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path, overwrite):
+def test_a_folder_in_place_of_a_file_and_the_reverse_are_refused(tmp_path, overwrite):
     (tmp_path / "file").write_text("")
     for output, words in (
         (Output(tmp_path, "picture"), "is a folder, where a file"),

@@ -21,7 +21,7 @@ def flat(count: int, side: int = 16) -> np.ndarray:
     ("count", "columns", "shape"),
     [(1, None, (1, 1)), (4, None, (2, 2)), (5, None, (2, 3)), (5, 4, (2, 4)), (3, 1, (3, 1))],
 )
-def test_pictures_lie_row_by_row(count, columns, shape):
+def test_pictures_are_placed_row_by_row(count, columns, shape):
     grid = np.asarray(picture_grid(flat(count), columns=columns))
     cell = 16 + 4
     assert grid.shape == (shape[0] * cell + 4, shape[1] * cell + 4, 3)

@@ -1,4 +1,4 @@
-"""Safetensors in and out, and the digest by which damage is noticed."""
+"""Safetensors are written and read, and a digest reveals damage."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def read(path, **options):
         return file.read_all()
 
 
-def test_the_library_of_the_format_reads_what_we_write(path):
+def test_the_safetensors_library_reads_what_we_write(path):
     loaded = load_file(path)
     assert loaded.keys() == TENSORS.keys()
     for key, tensor in TENSORS.items():
@@ -62,12 +62,12 @@ def test_every_flipped_bit_of_a_file_is_noticed(path):
                 tensors, found = file.read_all(), file.metadata
         except UserError:
             continue
-        # What carries no meaning (a space of the header as another space) may be read; then everything is as it was.
+        # A change without meaning (another kind of space in the header) may be accepted. The content is then the same.
         accepted += 1
         assert {key: found[key] for key in "ab"} == {key: texts[key] for key in "ab"}
         for key, tensor in plain.items():
             np.testing.assert_array_equal(tensors[key], tensor)
-    assert accepted < 20  # padding, and the name of the entry that holds the digest
+    assert accepted < 20  # in the padding, and in the name of the entry that holds the digest
 
 
 def test_a_file_that_was_edited_on_purpose_is_read_on_request(path):
@@ -79,7 +79,7 @@ def test_a_file_that_was_edited_on_purpose_is_read_on_request(path):
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint8, np.bool_, np.int64])
-def test_whole_numbers_are_no_weights(path, dtype):
+def test_weights_of_whole_numbers_are_refused(path, dtype):
     save_file({"x": np.ones(2, np.float32), "y": np.ones(2, dtype)}, path)
     with pytest.raises(UserError, match="y is .*tensors must be BF16, F16, F32, F64"):
         read(path)
@@ -108,13 +108,13 @@ def test_types_that_numpy_lacks_are_named(path, dtype):
         (struct.pack("<Q", 10**6) + b"[" * 10**6, "not a complete safetensors file"),
     ],
 )
-def test_other_files_are_told_by_their_kind(path, content, words):
+def test_the_error_for_another_file_names_its_kind(path, content, words):
     path.write_bytes(content)
     with pytest.raises(UserError, match=words):
         read(path)
 
 
-def test_what_is_no_ordinary_file_is_not_opened(tmp_path):
+def test_only_ordinary_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     for path, words in (
@@ -129,7 +129,7 @@ def test_what_is_no_ordinary_file_is_not_opened(tmp_path):
             read(path)
 
 
-def test_a_digest_knows_names_types_shapes_and_bytes():
+def test_a_digest_depends_on_names_types_shapes_and_bytes():
     one = {"a": np.zeros((2, 3), np.float32)}
     others = [{"b": one["a"]}, {"a": one["a"].T}, {"a": np.zeros((2, 3), np.float64)}, {"a": one["a"] + 1}, {}]
     digests = {tensors_digest(tensors) for tensors in (one, *others)}

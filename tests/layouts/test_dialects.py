@@ -1,4 +1,4 @@
-"""LoRA files under the names of more programs: the same adapter, bit for bit, as under kohya's and PEFT's."""
+"""LoRA files with the names of other programs give the same adapter, bit for bit, as with kohya's and PEFT's names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXT = {"text_model/encoder/layers/3/self_attn/q_proj": (8, 8), "text_model/enco
 
 
 def ldm(layer):
-    """Of the two names that an upsampler may have, that of SDXL, where attention stands before it."""
+    """The LDM name. An upsampler may have two; this is the one of SDXL, where an attention comes before it."""
     return max(ldm_names(layer))
 
 
@@ -43,7 +43,7 @@ def underscored(name):
     return name.replace(".", "_")
 
 
-# {dialect: (name of a layer of the U-Net, of the first text encoder, of the second)}; None: it has no such layers.
+# {dialect: (name of a layer of the U-Net, of the first text encoder, of the second)}; None: no such layers.
 DIALECTS = {
     "save_lora_adapter": (dotted("unet"), None, None),
     "ComfyUI": (
@@ -110,7 +110,7 @@ def test_every_layer_of_the_unet_has_its_name_in_every_dialect(layer):
         "conv_in.conv_in",
     ],
 )
-def test_what_is_no_layer_for_certain_is_none(head):
+def test_a_name_that_is_not_certainly_a_layer_gives_none(head):
     assert find_layer(head) is None
 
 
@@ -137,7 +137,7 @@ def unet():
     )
 
 
-def test_what_diffusers_saves_of_a_unet_alone_is_read_with_its_scale(unet, tmp_path):
+def test_a_file_that_diffusers_saves_of_a_unet_alone_is_read_with_its_scale(unet, tmp_path):
     config = LoraConfig(r=2, lora_alpha=6, target_modules=["to_q", "conv1"], init_lora_weights=False,
                         alpha_pattern={"attn1.to_q": 3})  # fmt: skip
     unet.add_adapter(config, "style")
@@ -159,7 +159,7 @@ def test_what_diffusers_saves_of_a_unet_alone_is_read_with_its_scale(unet, tmp_p
         unet.delete_adapters("style")
 
 
-def test_what_save_attn_procs_wrote_is_read(tmp_path):
+def test_a_file_that_save_attn_procs_wrote_is_read(tmp_path):
     head = "mid_block.attentions.0.transformer_blocks.0.attn2"
     down, up = np.full((2, 8), 0.5, np.float32), np.ones((8, 2), np.float32)
     for file, key in (

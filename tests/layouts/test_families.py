@@ -1,4 +1,4 @@
-"""Which family a LoRA is of: from its layers' names and sizes, from the names in the file, and from its header."""
+"""The family of a LoRA is found from its layers' names and sizes, from the names in the file, and from its header."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FC2 = "text_model/encoder/layers/0/mlp/fc2"
           ("unet", "mid_block/attentions_0/proj_in"): Shape(1280, 1280, 2)}, {"sdxl"}),
     ],
 )  # fmt: skip
-def test_layers_say_what_they_are_of(shapes, wanted):
+def test_layers_tell_their_family(shapes, wanted):
     assert possible_families(shapes) == wanted
 
 
@@ -62,16 +62,16 @@ def test_layers_say_what_they_are_of(shapes, wanted):
         ([], {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, {"sdxl"}),
     ],
 )
-def test_names_and_headers_say_what_layers_do_not(names, metadata, wanted):
+def test_names_and_headers_tell_the_family_if_layers_do_not(names, metadata, wanted):
     assert possible_families({SELF: Shape(640, 640)}, names, metadata) == wanted
 
 
-def test_what_layers_say_outweighs_the_header():
+def test_the_layers_outweigh_the_header():
     assert possible_families({CROSS: Shape(768, 640)}, (), {"ss_base_model_version": "sdxl_base_v1-0"}) == {"sd1"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_layer_of_a_published_unet_speaks_against_it(family):
+def test_no_layer_of_a_published_unet_contradicts_its_family(family):
     if family == "sd1":
         shapes = json.loads((DATA / "sd15_param_shapes.json").read_text())["unet"]
     else:

@@ -1,4 +1,4 @@
-"""Layer names in kohya's layout: each names one layer, and diffusers understands those of the full-size models."""
+"""Layer names in kohya's layout: each is the name of one layer, and diffusers reads those of the full-size models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blocklora_jax.layouts.kohya import any_kohya_table, kohya_name
 from blocklora_jax.layouts.lora_layers import kernel_size, known_layers
 from blocklora_jax.layouts.torch_names import flax_path
 
-# What kohya's scripts adapt: see `networks/lora.py` and `lora_diffusers`.
+# The layers that kohya's scripts adapt: see `networks/lora.py` and `lora_diffusers`.
 BLOCKS = {"Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D", "CLIPAttention", "CLIPMLP"}
 
 
@@ -35,7 +35,7 @@ def layer_path(component: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_layer_of_the_full_size_models_has_one_name_that_leads_back(family):
+def test_every_layer_of_the_full_size_models_has_one_name_that_is_read_back(family):
     table, count = any_kohya_table(), 0
     for component in parts(family):
         for name, module in adaptable(family, component).items():

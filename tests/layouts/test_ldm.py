@@ -1,4 +1,4 @@
-"""The table of single files: one to one on the full-size key sets, and the names that diffusers' converters read."""
+"""The table of single files: one to one on the full-size sets of keys, with names that diffusers' converters read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from full_size import FAMILIES, torch_model, torch_shapes
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.ldm import invert_table, join_tensors, ldm_table, split_tensor
 
-# Tensors of the published files: v1-5-pruned-emaonly, v2-1_768-ema-pruned and sd_xl_base_1.0, without buffers, and
-# for 2.1 without the last block of the text encoder, which is not used.
+# The number of tensors in the published files v1-5-pruned-emaonly, v2-1_768-ema-pruned and sd_xl_base_1.0, without
+# buffers, and for 2.1 without the last block of the text encoder, which is not used.
 PARAMETERS = {"sd1": 686 + 248 + 196, "sd2": 686 + 248 + 4 + 12 * 23, "sdxl": 1680 + 248 + 196 + 12 * 32 + 5}
 
 
@@ -23,7 +23,7 @@ def stored_shapes(family: str) -> dict[str, tuple[int, ...]]:
     stored = {}
     for key, entries in inverse.items():
         parts = [np.broadcast_to(np.int8(0), shapes[component][name]) for component, name in entries]
-        # Joining would take memory; only the first axis grows.
+        # Only the first axis grows. Really joining the tensors would take memory.
         head = join_tensors(entries[:1], parts[:1]).shape
         stored[key] = (head[0] * len(entries), *head[1:])
     return stored
@@ -63,7 +63,7 @@ def test_diffusers_converters_read_every_name_in_its_shape(family):
         assert {key: tuple(x.shape) for key, x in converted[component].items()} == expected
 
 
-def test_tensors_come_apart_as_they_were_joined():
+def test_joined_tensors_are_split_into_the_same_tensors():
     rng = np.random.default_rng(0)
     qkv = [("text_encoder_2", f"text_model.encoder.layers.0.self_attn.{x}_proj.weight") for x in "qkv"]
     for entries, shape in (

@@ -38,7 +38,7 @@ def test_keys_orientation_and_one_rank():
     np.testing.assert_allclose((up @ down).T, a @ b, atol=1e-6)
 
 
-def test_text_encoder_without_attention_gets_a_silent_one():
+def test_text_encoder_without_attention_layers_gets_one_of_zeros():
     tensors = peft_tensors({"text_encoder": {FC2: pair(32, 8, 2)}}, np.dtype(np.float16))
     root = "text_encoder.text_model.encoder.layers.1"
     down, up = (tensors[f"{root}.self_attn.q_proj.lora_{x}.weight"] for x in "AB")
@@ -61,7 +61,7 @@ def test_a_token_file_holds_one_token(tmp_path):
     np.testing.assert_array_equal(tensors["<ada>"], vectors)
 
 
-def test_token_files_lie_beside_the_lora():
+def test_token_files_are_beside_the_lora():
     assert str(embedding_path("out/v1.5.safetensors", "<ada>")) == "out/v1.5.ada.safetensors"
     with pytest.raises(UserError, match="cannot name a file"):
         embedding_path("out/a.safetensors", "<../ada>")

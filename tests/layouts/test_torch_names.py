@@ -22,7 +22,7 @@ def test_table_is_a_bijection_on_the_full_size_keys(component):
 @pytest.mark.parametrize("component", SHAPES)
 def test_tree_survives_a_round_trip_with_contiguous_arrays(component):
     generator = np.random.default_rng(0)
-    # Small, with a different size on every axis, so that a wrong transpose shows.
+    # Small arrays with a different size on every axis, so that a wrong transpose is noticed.
     tree = {}
     for path, shape in SHAPES[component].items():
         *modules, leaf = path.split("/")

@@ -1,4 +1,4 @@
-"""What a merge refuses, and what it says."""
+"""What a merge refuses, and with which message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_full_partition_asks_for_more_blocks():
     assert "'ada'" not in message
 
 
-def test_unblocked_adapters_merge_alone_only():
+def test_unblocked_adapters_can_only_be_merged_alone():
     plain, blocked = make_adapter("ada", partition=None), make_adapter("bob")
     merge.compose(make_params(), [plain])
     assert "'ada' and 'bob' overlap, because 'ada' has no blocks" in refusal([plain, blocked])
@@ -46,7 +46,7 @@ def test_unblocked_adapters_merge_alone_only():
     assert "'ada' and 'cyd' overlap, because 'ada' and 'cyd' have no blocks" in refusal([plain, other])
 
 
-def test_other_partitions_are_refused_only_where_weights_are_shared():
+def test_different_partitions_are_refused_only_where_weights_are_shared():
     layer = "down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"
     layers = {"unet": {layer: (24, 16)}}
     halves = Partition(num_blocks=2, seed=0)
@@ -61,7 +61,7 @@ def test_other_partitions_are_refused_only_where_weights_are_shared():
     merge.compose(make_params(), [outside, fine])
 
 
-def test_equal_slots_of_other_layers_do_not_collide():
+def test_equal_slots_in_different_layers_do_not_collide():
     layers = {"text_encoder": {"text_model/encoder/layers/0/self_attn/q_proj": (24, 24)}}
     unet_only = {"unet": {"mid_block/attentions_0/proj_in": (16, 19)}}
     merge.compose(make_params(), [make_adapter("ada", layers=layers), make_adapter("bob", layers=unet_only)])
@@ -79,7 +79,7 @@ def test_adapters_of_different_bases_are_refused():
     assert f"trained on different models: 'ada' on small ({'a' * 12}), 'bob' on small ({'b' * 12})" in message
 
 
-def test_other_params_are_refused_with_the_ways_out():
+def test_params_of_another_model_are_refused_with_advice():
     params = make_params()
     adapter = make_adapter("ada", digest=params_digest(params))
     merged = merge.compose(params, [adapter])
@@ -145,7 +145,7 @@ def test_wrong_weights_are_refused(weights, text):
     assert text in refusal([make_adapter("ada", (0,)), make_adapter("bob", (1,))], weights)
 
 
-def test_everything_wrong_is_said_at_once():
+def test_all_problems_are_in_one_message():
     one = make_adapter("ada", (0,), digest="a" * 64)
     other = dataclasses.replace(make_adapter("bob", (0,), digest="b" * 64), tokens=one.tokens)
     message = refusal([one, other], [1.0])

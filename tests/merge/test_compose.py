@@ -1,4 +1,4 @@
-"""What `merge.compose` promises of a merge, as properties over partitions, slots and weights."""
+"""What `merge.compose` guarantees, as properties over partitions, slots and weights."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_on_its_block_each_concept_is_bit_equal_to_it_merged_alone_and_elsewhere
 
 @properties
 @given(merges())
-def test_rank_concatenated_form_is_the_same_merge(drawn):
+def test_the_rank_concatenated_form_is_the_same_merge(drawn):
     adapters, weights = drawn
     params = make_params()
     lowrank = merge.concatenate(adapters, weights)

@@ -1,4 +1,4 @@
-"""Adapters of NaN are not merged, and values that their type cannot hold are refused, not written as infinity."""
+"""Adapters with NaN are not merged. Values that their type cannot hold are refused, not written as infinity."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def test_a_base_that_is_not_finite_is_told_from_an_overflow():
         merge.compose(params, [ADA])
 
 
-def test_inside_jit_nothing_is_looked_at():
+def test_inside_jit_nothing_is_checked():
     composed = jax.jit(lambda p, a, w: merge.compose(p, [a], [w], check_base=False))
     merged = flatten(composed(make_params(dtype=np.float16), ADA, jnp.float32(1e6)))
     assert not np.isfinite(np.asarray(merged[f"{LAYER}/kernel"])).all()
 
 
-def test_ordinary_changes_are_not_looked_at_twice():
+def test_ordinary_changes_are_not_checked_twice():
     assert not may_overflow([ADA, BOB], [1.0, -1e6])
     assert may_overflow([ADA, BOB], [1.0, 1e30])
 
@@ -117,7 +117,7 @@ def test_export_in_half_precision_refuses_what_would_be_infinite(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_crosstalk_that_is_no_number_is_a_problem():
+def test_crosstalk_that_is_not_finite_is_a_problem():
     pairs, others = np.array([[1.0, 0.2], [np.inf, np.inf]]), np.array([0.2, np.inf])
     (problem,) = unmeasured(["ada", "bob"], pairs, others)
     assert "the crosstalk on the prompts of 'bob' is not finite" in problem

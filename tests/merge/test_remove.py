@@ -1,4 +1,4 @@
-"""Removing and replacing a concept: bit for bit what merging the others gives."""
+"""Removing or replacing a concept gives, bit for bit, what merging the other concepts gives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assert_same(actual, expected) -> None:
 
 @st.composite
 def merges(draw):
-    """Adapters on slots of their own, in any order, with weights, of one partition or unblocked (then one alone)."""
+    """Adapters on separate slots of one partition, in any order, with weights; or a single unblocked adapter."""
     axis = draw(st.sampled_from(["in", "out", "grid"]))
     partition = Partition(num_blocks=5, axis=axis, seed=draw(st.integers(0, 3)))
     slots = draw(st.permutations(range(5)))
@@ -105,7 +105,7 @@ def test_an_unblocked_adapter_alone_is_removed_too():
     assert_same(merge.remove(merge.compose(base, [adapter]), base, [adapter], "ada"), base)
 
 
-def test_what_cannot_be_undone_is_refused():
+def test_an_impossible_removal_is_refused():
     base = make_params()
     adapters = [make_adapter("ada", (0,)), make_adapter("bob", (1,)), make_adapter("cyd", (1,))]
     merged = merge.compose(base, adapters, allow_overlap=True)
@@ -125,7 +125,7 @@ def test_what_cannot_be_undone_is_refused():
         )
 
 
-def test_another_base_shows_outside_of_the_blocks():
+def test_another_base_is_noticed_outside_of_the_blocks():
     base, adapters = make_params(), [make_adapter("ada", (0,)), make_adapter("bob", (1,))]
     for dtype in DTYPES:
         merged = merge.compose(base, adapters)
@@ -142,7 +142,7 @@ def test_another_base_shows_outside_of_the_blocks():
         check_untouched(merge.compose(base, adapters), half, adapters, "float32")
 
 
-def test_the_record_keeps_all_but_the_numbers(tmp_path):
+def test_the_manifest_keeps_everything_but_the_tensors(tmp_path):
     adapters = (make_adapter("ada", (0, 2), vectors=3), make_adapter("bob", partition=None, vectors=0))
     record = MergeManifest(
         base_name="small", base_digest="a" * 64, dtype="float16",

@@ -1,4 +1,4 @@
-"""Params that are spread over devices stay where they are, and merge to the same bits."""
+"""Params that are spread over devices stay there, and merge to the same bits."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(merged))
     with jax.set_mesh(mesh):
         compiled = jax.jit(merge.compose)(sharded, adapters)
-    # Split products are rounded otherwise; fp32, values of size 10.
+    # fp32 with values of about 10; products that are split over devices are rounded differently.
     close = jax.tree.map(lambda x, y: bool(jnp.abs(x - y).max() < 1e-5), jax.device_get(compiled), expected)
     assert all(jax.tree.leaves(close))
-# Overflow of half precision is found wherever the params lie.
+# Overflow of half precision is noticed on whatever devices the params are.
 half = jax.tree.map(lambda x: spread(x, mesh), make_params(dtype=jnp.bfloat16))
 try:
     merge.compose(half, adapters, [3e38, 1])

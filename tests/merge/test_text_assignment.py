@@ -1,4 +1,4 @@
-"""Adapters whose slots are one block of a basis for all layers: what a merge of them keeps, and what it cannot undo."""
+"""Adapters whose slots are the same block of a basis in all layers: what a merge keeps, and what cannot be undone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make(name: str, slots: tuple[int, ...], partition: Partition = CUT) -> Adapt
 ADA, REX, BO = make("ada", (1,)), make("rex", (0, 3)), make("bo", (2,))
 
 
-def test_on_its_own_directions_a_concept_is_as_merged_alone_up_to_rounding():
+def test_on_its_own_directions_a_concept_equals_its_merge_alone_up_to_rounding():
     merged = flatten_params(merge.compose(PARAMS, [ADA, REX]))
     others = flatten_params(merge.compose(PARAMS, [REX]))
     base = flatten_params(PARAMS)
@@ -63,8 +63,8 @@ def test_on_its_own_directions_a_concept_is_as_merged_alone_up_to_rounding():
             own = BASIS[:, CUT.directions("", TEXT_WIDTH, adapter.info.slots)].astype(np.float64)
             difference = own.T @ (np.asarray(merged[path], np.float64) - np.asarray(alone[path], np.float64))
             change = np.abs(np.asarray(merged[path]) - np.asarray(base[path])).max()
-            # What an own direction meets of another's change, as a share of the largest entry of all changes: sums of
-            # 32 fp32 products, of which each is rounded to 6e-8.
+            # The part of the other concept's change that an own direction reads, as a share of the largest entry of all
+            # changes. It is a sum of 32 fp32 products, each rounded to 6e-8.
             assert np.abs(difference).max() <= 32 * 6e-8 * change
             assert change > 1
 
@@ -89,7 +89,7 @@ def test_files_and_manifests_keep_the_assignment(tmp_path):
     assert read_record(tmp_path).to_json() == record.to_json()
 
 
-def test_removing_and_replacing_are_refused_where_others_stay_and_say_what_to_do():
+def test_removing_and_replacing_are_refused_with_advice_if_other_concepts_stay():
     merged = merge.compose(PARAMS, [ADA, REX])
     for change in (
         lambda: merge.remove(merged, PARAMS, [ADA, REX], "ada"),

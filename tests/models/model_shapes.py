@@ -1,4 +1,4 @@
-"""Parameter trees without running `init`: Stable Diffusion at full size as shapes, small ones at random."""
+"""Parameter trees without running `init`: shapes of Stable Diffusion at full size, and small random models."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ def read_config(component: str, model: str = "sd15") -> dict:
 
 
 def reference_shapes(component: str) -> dict[str, tuple[int, ...]]:
-    """Path to shape in the trees that diffusers' Flax models had."""
+    """{path: shape} in the trees that diffusers' Flax models had."""
     shapes = json.loads((ROOT / "tests" / "data" / "sd15_param_shapes.json").read_text())[component]
     return {path: tuple(shape) for path, shape in shapes.items()}
 
@@ -31,7 +31,7 @@ def unet_reference_shapes(model: str) -> dict[str, tuple[int, ...]]:
 
 
 def model_shapes(model, *inputs) -> dict[str, tuple[int, ...]]:
-    """Path to shape of the parameters that `model.init` would make, all of them fp32."""
+    """{path: shape} of the parameters that `model.init` would make. All must be fp32."""
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
     flat = flatten_dict(params, sep="/")
     assert {leaf.dtype.name for leaf in flat.values()} == {"float32"}
@@ -39,7 +39,7 @@ def model_shapes(model, *inputs) -> dict[str, tuple[int, ...]]:
 
 
 def random_params(model, *inputs):
-    """Seeded random parameters of `model`; compiling `init` takes longer than compiling the model."""
+    """Seeded random parameters of `model`. `init` is not used, because it takes longer to compile than the model."""
     generator = np.random.default_rng(0)
 
     def draw(leaf):

@@ -47,7 +47,7 @@ def test_appended_token_rows_are_read(params):
 def test_bf16_computes_near_fp32(params):
     exact, out = (jax.jit(CLIPTextModel(CONFIG, d).apply)({"params": params}, IDS) for d in ("float32", "bfloat16"))
     assert out.dtype == jnp.bfloat16
-    # bf16 keeps 8 bits: 4e-3 at every one of a dozen layers, which add up as a random walk.
+    # bf16 keeps 8 bits, an error of 4e-3 at each of a dozen layers. The errors add up as a random walk.
     assert jnp.abs(out.astype(jnp.float32) - exact).max() < 0.03 * jnp.abs(exact).max()
 
 

@@ -83,7 +83,7 @@ def test_unsupported_value_is_an_error_that_names_it(component, field, value):
         ("text_encoder_2", "eos_token_id", [2, 3]),
     ],
 )
-def test_what_sdxl_cannot_do_without_is_named(component, field, value):
+def test_the_error_names_the_fields_that_sdxl_needs(component, field, value):
     with pytest.raises(UserError, match=f"^here: .*{field}"):
         CONFIGS[component].from_json({**read_config(component, "sdxl"), field: value}, "here")
 

@@ -15,7 +15,7 @@ def test_group_norm_stays_exact_far_from_zero():
     grouped = x.reshape(2, 16, 3, 4)
     centred = grouped - grouped.mean((1, 3), keepdims=True)
     truth = (centred / np.sqrt(centred.var((1, 3), keepdims=True) + 1e-5)).reshape(x.shape)
-    # fp32 holds 1000 + x to 6e-5 already, and the mean of 64 of them to about as much.
+    # fp32 holds 1000 + x only to 6e-5, and the mean of 64 such numbers about as well.
     np.testing.assert_allclose(norm.apply(params, shifted), truth, atol=2e-4)
 
 

@@ -117,7 +117,7 @@ def test_sides_that_do_not_halve_evenly_are_kept(params):
 def test_bf16_computes_near_fp32_with_fp32_parameters(params):
     exact, out = predict(params), predict(params, dtype=jnp.bfloat16)
     assert out.dtype == jnp.bfloat16
-    # bf16 keeps 8 bits: 4e-3 at every one of some thirty layers, which add up as a random walk.
+    # bf16 keeps 8 bits, an error of 4e-3 at each of some thirty layers. The errors add up as a random walk.
     assert jnp.abs(out.astype(jnp.float32) - exact).max() < 0.05 * jnp.abs(exact).max()
 
 
@@ -126,7 +126,7 @@ def test_remat_keeps_prediction_and_gradient():
     value, gradient = compiled_gradient(False)(params, TEXT)
     again, recomputed = compiled_gradient(True)(params, TEXT)
     np.testing.assert_allclose(again, value, rtol=1e-6)
-    # Rounding is of the largest gradient's size: those of a bias before a normalisation are sums that all but cancel.
+    # Relative to the largest gradient, because gradients of a bias before a normalisation are sums that almost cancel.
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
     for ours, theirs in zip(jax.tree.leaves(recomputed), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-7 * largest)
@@ -141,7 +141,7 @@ def test_gradient_reaches_text_and_every_parameter():
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_interceptor_meets_every_dense_layer_at_its_parameter_path_and_may_sow(params, remat):
+def test_an_interceptor_sees_every_dense_layer_at_its_parameter_path_and_may_sow(params, remat):
     met = set()
 
     def record(next_fun, args, kwargs, context):
@@ -164,7 +164,7 @@ def test_interceptor_meets_every_dense_layer_at_its_parameter_path_and_may_sow(p
         for path, leaf in flat.items()
         if path.endswith("/kernel") and (leaf.ndim == 2 or leaf.shape[:2] == (1, 1))
     }
-    # Tracing is enough to see names, and that what is sown can be differentiated outside a rematerialised block.
+    # Tracing is enough to see names, and to see that sown values can be differentiated outside a rematerialised block.
     norms = jax.eval_shape(sown, params)
     jax.eval_shape(jax.grad(lambda p: sum(jax.tree.leaves(sown(p)))), params)
     assert met == expected

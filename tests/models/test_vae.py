@@ -39,7 +39,7 @@ def test_sides_shrink_by_the_downscale_and_come_back(params):
 def test_bf16_computes_near_fp32(params):
     exact, out = (jax.jit(AutoencoderKL(CONFIG, d).apply)({"params": params}, IMAGES) for d in ("float32", "bfloat16"))
     assert out.dtype == jnp.bfloat16
-    # bf16 keeps 8 bits: 4e-3 at every one of some twenty layers, which add up as a random walk.
+    # bf16 keeps 8 bits, an error of 4e-3 at each of some twenty layers. The errors add up as a random walk.
     assert jnp.abs(out.astype(jnp.float32) - exact).max() < 0.05 * jnp.abs(exact).max()
 
 

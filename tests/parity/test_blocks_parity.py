@@ -1,4 +1,4 @@
-"""Every block of the models against its PyTorch original, on random weights."""
+"""Every block of the models compared with its PyTorch original, on random weights."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def test_timestep_sinusoids(flip, shift, channels):
     timesteps = np.array([0, 1, 17, 500, 999])
     theirs = TorchTimesteps(channels, flip, shift)(torch.from_numpy(timesteps)).numpy()
     ours = unet.embed_timesteps(jnp.asarray(timesteps), channels, flip, shift)
-    # Angles reach 999, where fp32 is 6e-5 apart and torch's exp rounds otherwise than XLA's.
+    # Angles reach 999, where fp32 numbers are 6e-5 apart, and torch's exp and XLA's exp round differently.
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
     assert reference.relative_error(ours[:3], theirs[:3]) <= TOLERANCE
 

@@ -1,4 +1,4 @@
-"""The text encoder against transformers, on random weights."""
+"""The text encoder compared with transformers, on random weights."""
 
 import jax
 import numpy as np
@@ -61,7 +61,7 @@ PROJECTIONS = {
     "narrow projection": {**CONFIGS["gelu, odd sizes"], "projection_dim": 7},
     "one layer": {**CONFIGS["one head"], "projection_dim": 20},
 }
-# A prompt, its end and padding with another token or the end's own; prompts of ids alone.
+# Ids (97 start, 98 end) of a prompt padded with another token, of an empty one padded with the end, and of a full one.
 ENDED = np.array([[97, 3, 50, 98, 0, 0, 0], [97, 98, 98, 98, 98, 98, 98], [97, 6, 6, 6, 6, 6, 98]], np.int32)
 
 

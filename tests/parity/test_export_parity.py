@@ -1,4 +1,4 @@
-"""Exported adapters and merged folders, opened by PyTorch diffusers: its weights and pictures against ours."""
+"""Exported adapters and merged folders, opened by PyTorch diffusers: its weights and pictures equal ours."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def open_in_torch(folder):
 
 
 def load_export(pipeline, path, tokens, *, tokens_first: bool = False):
-    """The pipeline with the LoRA fused and the tokens learnt."""
+    """The pipeline with the LoRA fused and the tokens added."""
     files = [str(path.with_suffix(f".{token.strip('<>')}.safetensors")) for token in tokens]
     if hasattr(pipeline, "tokenizer_2"):
         load_in_both(pipeline, dict(zip(tokens, files, strict=True)))
@@ -58,7 +58,7 @@ def load_export(pipeline, path, tokens, *, tokens_first: bool = False):
 
 
 def load_in_both(pipeline, files):
-    """Tokens of SDXL, as diffusers' documentation loads them."""
+    """Load tokens of SDXL as in the documentation of diffusers."""
     for token, file in files.items():
         state = load_file(file)
         for name, suffix in (("clip_l", ""), ("clip_g", "_2")):
@@ -108,7 +108,7 @@ def assert_pictures_equal(pipeline, sd, params, adapters, prompts=PROMPTS):
     plain = sd.generate(
         ["a photo of a man"], latents=latents[-1:], sampler="ddim", steps=STEPS, guidance_scale=GUIDANCE
     )
-    # Parity of what changes nothing would mean nothing.
+    # The adapters must change the pictures, or their parity would prove nothing.
     assert np.abs(ours[-1].astype(int) - plain[0].astype(int)).max() > 10
 
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 2.x and SDXL from prompt to picture: our folder opened by diffusers, and by us."""
+"""Stable Diffusion 2.x and SDXL from prompt to picture: our folder, opened by diffusers and by us."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that we write, opened by PyTorch diffusers, and the other way round."""
+"""Folders that we write are opened by PyTorch diffusers, and its folders by us."""
 
 import numpy as np
 import pytest

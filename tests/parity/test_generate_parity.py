@@ -1,4 +1,4 @@
-"""Whole pictures against diffusers' `StableDiffusionPipeline`, from the same random weights, latents and token ids."""
+"""Whole pictures equal those of diffusers' `StableDiffusionPipeline` for the same weights, latents and token ids."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ LATENTS = normal(5, 2, 8, 8, 4)
 
 @functools.cache
 def torch_pipeline() -> diffusers.StableDiffusionPipeline:
-    """A small pipeline of random weights, its token table longer than the config by three concept tokens."""
+    """A small pipeline of random weights. Its token table has three more rows than its config says: concept tokens."""
     torch.manual_seed(0)
     text = randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)), 1)
     text.resize_token_embeddings(TEXT["vocab_size"] + CONCEPT_TOKENS)
@@ -120,8 +120,8 @@ def reference_pictures(sampler: str, config: dict, guidance_scale: float, num_st
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
-# Each case is a program of its own to compile, so one sampler tests guidance off: samplers do not
-# affect guidance.
+# Each case is another program to compile. So only one sampler is tested without guidance: guidance does not depend on
+# the sampler.
 CASES = [
     *((sampler, prediction, 3.0) for sampler in REFERENCE for prediction in ("epsilon", "v_prediction")),
     ("ddim", "epsilon", 1.0),

@@ -1,4 +1,4 @@
-"""The CLIP image tower against transformers."""
+"""The CLIP image encoder compared with transformers."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_saved_image_tower_answers_as_in_transformers(tmp_path, name):
+def test_a_saved_image_encoder_gives_the_output_of_transformers(tmp_path, name):
     config = VisionConfig.from_json(
         CONFIGS[name] | {"intermediate_size": 48, "num_hidden_layers": 2, "projection_dim": 20}, name
     )
@@ -32,7 +32,7 @@ def test_saved_image_tower_answers_as_in_transformers(tmp_path, name):
     model = CLIPVisionModel(config)
     params = model.init(jax.random.key(0), jnp.asarray(images))["params"]
     leaves, structure = jax.tree.flatten(params)
-    # Away from the initial zeros and ones.
+    # Change the initial zeros and ones.
     leaves = [np.asarray(leaf) + 0.1 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)]
     params = jax.tree.unflatten(structure, leaves)
     save_image_encoder(tmp_path, config, params, normal(1, 16, 20))
@@ -41,7 +41,7 @@ def test_saved_image_tower_answers_as_in_transformers(tmp_path, name):
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     reference = without_grad(theirs.eval(), pixels).image_embeds.numpy()
     assert relative_error(model.apply({"params": params}, jnp.asarray(images)), reference) <= 1e-5
-    found, read, projection = load_image_encoder(tmp_path)
-    assert found == config
+    loaded_config, read, projection = load_image_encoder(tmp_path)
+    assert loaded_config == config
     jax.tree.map(np.testing.assert_array_equal, read, params)
     np.testing.assert_array_equal(projection, normal(1, 16, 20))

@@ -1,4 +1,4 @@
-"""Every layout of every family: LoRA files in and out against PyTorch diffusers, peft, and ComfyUI's rules."""
+"""LoRA files in every layout of every family, compared with PyTorch diffusers, peft, and the rules of ComfyUI."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_exported_merge_has_our_weights_in_diffusers_and_by_the_rules_of_comfyui
 
 
 def _layers(adapters):
-    found = {}
+    names = {}
     for adapter in adapters:
         for component, layers in adapter.lora.items():
-            found.setdefault(component, set()).update(layers)
-    return found
+            names.setdefault(component, set()).update(layers)
+    return names
 
 
 def test_files_that_peft_and_diffusers_write_compose_to_their_fused_weights(model, tmp_path):
@@ -118,13 +118,13 @@ def test_files_that_peft_and_diffusers_write_compose_to_their_fused_weights(mode
     targets = {"unet": ["to_q", "to_v", "to_out.0", "proj_in", "conv1", "ff.net.2"]}
     targets |= {part: ["q_proj", "fc1"] for part in checkpoint.params if part.startswith("text_encoder")}
     for part, names in targets.items():
-        # Initialised at random, both factors, or fusing would change nothing.
+        # Both factors are random, or fusing would change nothing.
         settings = LoraConfig(
             r=2, lora_alpha=3, target_modules=names, rank_pattern={names[0]: 4}, alpha_pattern={names[1]: 5.0},
             init_lora_weights=False,
         )  # fmt: skip
         module = getattr(pipeline, part)
-        # By peft itself: what transformers wraps around it may ask for a peft that is not published yet.
+        # peft is called directly: the wrapper in transformers may need a version of peft that is not published yet.
         inject_adapter_in_model(settings, module)
         states[part] = convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
         metadata[part] = module.peft_config["default"].to_dict()

@@ -1,4 +1,4 @@
-"""The packaged pocket model in PyTorch diffusers: same weights, same pictures, base and with two adapters merged."""
+"""The packaged pocket model in PyTorch diffusers: the same weights and pictures, alone and with two adapters merged."""
 
 import numpy as np
 import pytest

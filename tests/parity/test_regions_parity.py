@@ -1,4 +1,4 @@
-"""Regions against diffusers with an attention processor that mixes prompts by place."""
+"""Regions compared with diffusers and an attention processor that chooses prompts by place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 24, 16
 
 
 class Regional:
-    """Cross-attention, one pixel at a time. In the guided half, a region's pixels attend to the region's text."""
+    """Cross-attention, pixel by pixel. In the guided half, the pixels of a region attend to the region's text."""
 
     def __init__(self, texts: list[torch.Tensor]):
         self.texts = texts
@@ -58,8 +58,7 @@ def test_pictures_with_regions_equal_the_pytorch_pipeline(family, tmp_path):
     shared = {"latents": latents, "steps": 3, "sampler": "ddim", "guidance_scale": 4.0}
     ours = sd.generate(PROMPTS, regions=regions, **shared).astype(int)
     expected = torch_pictures(folder, latents)
-    # The regions are seen, and two levels of 255 are far from it: fp32 differences over a trajectory, then rounding to
-    # bytes.
+    # Two levels of 255: fp32 differences over a trajectory, then rounding to bytes. The regions change far more.
     assert np.abs(expected - sd.generate(PROMPTS, **shared)).max() > 20
     assert np.abs(ours - expected).max() <= 2
 

@@ -1,4 +1,4 @@
-"""Whole trajectories of our samplers against diffusers' schedulers, with one nonlinear stand-in for the U-Net."""
+"""Whole trajectories of our samplers equal those of diffusers' schedulers, with a nonlinear stand-in for the U-Net."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NOISE = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32
 
 
 def fake(x, t):
-    """A nonlinear stand-in for the U-Net of operations that NumPy, PyTorch and XLA round alike."""
+    """A nonlinear stand-in for the U-Net. It uses only operations that NumPy, PyTorch and XLA round alike."""
     x = 0.75 * x - 0.5 * x[np.array([1, 0])] + t / 1024
     return x / (1 + abs(x))
 
@@ -87,7 +87,7 @@ def scan_plan(name, plan, noise):
 
 
 def trajectories(name: str, config: dict, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ours and theirs, `[steps, values]`, after checking that the U-Net is asked at the same timesteps."""
+    """Our trajectory and theirs, `[steps, values]`, after checking that both call the U-Net at the same timesteps."""
     expected, timesteps = reference_trajectory(name, config, num_steps)
     plan = SAMPLERS[name].init(Schedule.from_json(config, "test"), num_steps)
     np.testing.assert_array_equal(plan.timesteps, timesteps.astype(np.float32))
@@ -106,9 +106,9 @@ def start_ulp(name: str, config: dict, num_steps: int) -> float:
 def test_trajectories_equal_diffusers(name, num_steps):
     for config in VARIANTS + ODD:
         got, expected = trajectories(name, config, num_steps)
-        # 1e-5 of the largest value of each step. The two units in the last place of the first latents
-        # matter to Euler alone, where they fall from 20000 (cosine betas) to 1 in one step of theirs: a difference of
-        # large numbers that single precision holds to 2e-3. From sigma 15 (Stable Diffusion) they are 2e-6.
+        # 1e-5 of the largest value of each step, plus two units in the last place of the first latents. The latter
+        # matter only for Euler with cosine betas, where the latents fall from 20000 to 1 in one step. This is a
+        # difference of large numbers, which single precision holds to 2e-3. From sigma 15 (Stable Diffusion): 2e-6.
         allowed = 1e-5 * np.abs(expected).max(1) + 2 * start_ulp(name, config, num_steps)
         error = np.abs(got - expected).max(1)
         assert (error <= allowed).all(), (config, (error / allowed).max())
@@ -125,11 +125,11 @@ def test_zero_snr_table_equals_diffusers():
     config = ODD[4]
     reference = diffusers.DDPMScheduler.from_config(config).alphas_cumprod.numpy()
     ours = Schedule.from_json(config, "test")
-    # Every ratio of two neighbours is rounded to fp32 (6e-8 at most), and up to a thousand of them are multiplied: 6e-8
-    # sqrt(1000) is 2e-6 if they err apart. How PyTorch rounds depends on the CPU: 2e-7 from it on an Intel, 4e-7 on an
-    # AMD.
+    # Every ratio of two neighbours is rounded to fp32 (6e-8 at most), and up to a thousand of them are multiplied. If
+    # the errors are independent, this gives 6e-8 sqrt(1000) = 2e-6. PyTorch's rounding depends on the CPU: the
+    # difference is 2e-7 on an Intel CPU and 4e-7 on an AMD CPU.
     np.testing.assert_allclose(ours.alphas_cumprod, reference, rtol=0, atol=1e-6)
-    # Algorithm 1 of the paper in double precision.
+    # Algorithm 1 of the paper, in double precision.
     signal = np.sqrt(np.cumprod(1 - np.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, 1000) ** 2))
     exact = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
     np.testing.assert_allclose(ours.alphas_cumprod, exact, rtol=0, atol=1e-6)

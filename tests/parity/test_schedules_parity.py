@@ -1,4 +1,4 @@
-"""The noise that our schedule reads out of every scheduler's config is the noise that diffusers' scheduler adds."""
+"""For every scheduler's config, our schedule adds the same noise as the scheduler of diffusers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.testing.folders import make_checkpoint
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-# One of them needs torchsde.
+# All but one, which needs torchsde.
 MADE = [name for name in CLASSES if name != "DPMSolverSDEScheduler"]
 OTHERS = ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "IPNDMScheduler"]
 
@@ -40,12 +40,12 @@ def test_the_noise_of_every_scheduler_is_read_bit_for_bit(name, tmp_path):
     np.testing.assert_array_equal(schedule.alphas_cumprod, scheduler.alphas_cumprod.numpy())
     assert schedule.prediction_type == scheduler.config.prediction_type
     kept = schedule.to_json()
-    # Minus infinity is what there is without the field.
+    # Without the field the value is minus infinity.
     assert {key: value for key, value in config.items() if value != -np.inf}.items() <= kept.items()
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_what_a_config_does_not_say_is_what_its_class_means(name):
+def test_missing_fields_have_the_defaults_of_the_scheduler_class(name):
     np.testing.assert_array_equal(
         Schedule.from_json({"_class_name": name}, name).alphas_cumprod,
         getattr(diffusers, name)().alphas_cumprod.numpy(),
@@ -57,7 +57,7 @@ def test_zero_terminal_snr_is_read_of_every_scheduler_that_has_it(name):
     scheduler = getattr(diffusers, name)(**BETAS, rescale_betas_zero_snr=True, prediction_type="v_prediction")
     ours = Schedule.from_json(dict(scheduler.config), name)
     theirs = scheduler.alphas_cumprod.numpy().copy()
-    # Some put the smallest positive fp16 number where there is no signal.
+    # Some schedulers use the smallest positive fp16 number where there is no signal.
     assert ours.alphas_cumprod[-1] == 0 and theirs[-1] in (0, 2.0**-24)
     # fp32 of sums and products in another order.
     np.testing.assert_allclose(ours.alphas_cumprod[:-1], theirs[:-1], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The whole U-Net against diffusers, on random weights."""
+"""The whole U-Net compared with diffusers, on random weights."""
 
 import jax
 import numpy as np
@@ -135,7 +135,7 @@ CONFIGS = {
 }
 
 
-# Odd sides take a way of their own through the up blocks, the same whatever the family.
+# Odd sides take another path through the up blocks. It is the same for every family.
 CASES = [(name, (8, 16)) for name in CONFIGS] + [(name, (11, 7)) for name in list(CONFIGS)[:4]]
 
 

@@ -1,4 +1,4 @@
-"""The whole autoencoder against diffusers, on random weights."""
+"""The whole autoencoder compared with diffusers, on random weights."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""Random PyTorch models and what it takes to compare them with ours."""
+"""Random PyTorch models, and helpers to compare them with ours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 
 
 def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Fill every parameter so that no scale is one and no bias zero, and signals keep their size; eval mode."""
+    """Fill every parameter at random: no scale is 1, no bias is 0, and signals keep their size. Sets eval mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

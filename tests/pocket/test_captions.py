@@ -1,4 +1,4 @@
-"""Captions name style, classes and scene, and nothing else."""
+"""Captions name the style, the classes and the scene, and nothing else."""
 
 import re
 

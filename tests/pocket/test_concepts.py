@@ -1,4 +1,4 @@
-"""Concepts give references of one thing in varied settings, and the packaged ones can be drawn again."""
+"""Concepts give reference pictures of one thing in varied settings. The packaged ones can be drawn again."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The judge: what it gives, what it refuses, and that the packaged one measures."""
+"""The judge: what it gives, what it refuses, and that the packaged judge measures well."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def pictures():
     people = [draw_individual("woman", rng) for _ in range(2)]
     pair = (draw_individual("dog", rng), draw_individual("car", rng))
     scenes = ("beach", "city", "forest", "room")
-    specs = [PictureSpec((who,), scene, "photo", i) for who in people for i, scene in enumerate(scenes)]
+    specs = [PictureSpec((woman,), scene, "photo", i) for woman in people for i, scene in enumerate(scenes)]
     return np.stack([draw(spec) for spec in [*specs, PictureSpec(pair, "snow", "photo", 9)]])
 
 
@@ -44,9 +44,9 @@ def test_embeddings_are_unit_vectors_and_labels_are_probabilities(judge, picture
     assert ((labels.classes >= 0) & (labels.classes <= 1)).all()
 
 
-def test_a_picture_is_measured_alike_in_every_company(judge, pictures):
+def test_the_measures_of_a_picture_do_not_depend_on_its_batch(judge, pictures):
     many = np.concatenate([pictures] * 8)[:70]
-    # More than a batch of 64; the same program, so the same numbers.
+    # More pictures than a batch of 64. All batches use the same program, so the numbers are the same.
     np.testing.assert_array_equal(
         judge.embed(many).subject[63:70], judge.embed(pictures).subject[np.arange(63, 70) % 9]
     )
@@ -96,7 +96,7 @@ def test_patches_merge_to_the_four_pixels_they_cover():
 def test_saved_judge_opens_again_and_measures_the_same(judge, pictures, tmp_path):
     save_judge(tmp_path, judge)
     again = load_judge(tmp_path)
-    # The packaged weights are fp16 already, so nothing is lost.
+    # The packaged weights are fp16, so saving them as fp16 loses nothing.
     np.testing.assert_array_equal(again.embed(pictures).subject, judge.embed(pictures).subject)
     assert (again.config, again.training) == (judge.config, judge.training)
 
@@ -109,7 +109,7 @@ def test_pictures_of_another_shape_are_refused(judge, bad):
         judge.embed(bad)
 
 
-def test_a_judge_of_another_world_or_with_other_weights_is_refused(tmp_path):
+def test_a_judge_with_other_classes_or_other_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match="no judge in .*--only-judge"):
         load_judge(tmp_path / "none")
     shutil.copytree(FOLDER, tmp_path / "judge")

@@ -23,7 +23,7 @@ def test_every_word_is_one_token(tokenizer):
         assert tokenizer.tokenize(word) == ["".join(byte_alphabet()[b] for b in word.encode()) + "</w>"]
 
 
-def test_special_tokens_close_the_vocabulary(tokenizer, tmp_path):
+def test_special_tokens_are_last_in_the_vocabulary(tokenizer, tmp_path):
     count = write_tokenizer(tmp_path, WORDS)
     assert len(tokenizer) == count
     ids = tokenizer("a photo", padding="max_length", truncation=True).input_ids

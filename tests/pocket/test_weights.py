@@ -30,6 +30,6 @@ def test_pocket_model_draws_different_pictures_of_different_prompts():
     # A blueprint is blue all over; a desert is sand.
     assert (blueprint[..., 2] - blueprint[..., 0]).mean() > (desert[..., 2] - desert[..., 0]).mean() + 40
     again = sd.generate(prompts[:1], seed=3, steps=8)
-    # The same noise; a batch of another size may round a value here and there to the next of 256.
+    # The same noise. A batch of another size may round some values to the next of 256 levels.
     difference = np.abs(again[0] - desert)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3

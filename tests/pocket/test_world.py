@@ -1,4 +1,4 @@
-"""The world is a pure function of its specifications, shows identity, and keeps held-out things out."""
+"""The drawing program is a pure function of the specification, shows identity, and leaves out what is held out."""
 
 import dataclasses
 
@@ -22,10 +22,10 @@ def test_same_spec_gives_same_picture():
 
 
 @pytest.mark.parametrize("name", world.CLASSES)
-def test_individuals_of_a_class_differ_plainly(name):
+def test_individuals_of_a_class_differ_clearly(name):
     pictures = [world.draw(world.PictureSpec((_individual(name, seed),), seed=3)).astype(float) for seed in range(6)]
     gaps = [np.abs(a - b).mean() for i, a in enumerate(pictures) for b in pictures[:i]]
-    # Mean difference in grey levels; a subject covers about half of the picture.
+    # The mean difference in grey levels. A subject covers about half of the picture.
     assert min(gaps) > 2.5
 
 
@@ -108,7 +108,7 @@ def test_sample_batch_is_the_same_in_pieces_and_with_workers():
     assert words == captions
 
 
-def test_unknown_names_are_named():
+def test_errors_name_unknown_names():
     with pytest.raises(ValueError, match="unknown class 'unicorn'; known are man"):
         world.draw_individual("unicorn", np.random.default_rng(0))
     with pytest.raises(ValueError, match="unknown scene 'moon'"):

@@ -1,4 +1,4 @@
-"""Re-fitting against least squares written down otherwise."""
+"""Conversion compared with least squares problems in another form."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_lower_rank_is_the_best_of_that_rank(rank):
     least = loss(x, e, y, best, 0.5, 1e-3)
     u, s, v = np.linalg.svd(fit(x, e, y, 5, 0.5, 1e-3))
     assert least < loss(x, e, y, (u[:, :rank] * s[:rank]) @ v[:rank], 0.5, 1e-3)
-    # Alternating least squares from many starts finds nothing better, and finds it too.
+    # Alternating least squares from many starts reaches the same value, and nothing better.
     rng, found = np.random.default_rng(2), []
     metric = x.T @ x / len(x) + 0.5 * e.T @ e / len(e)
     metric += 1e-3 * np.trace(metric) / 6 * np.eye(6)
@@ -78,7 +78,7 @@ def test_lower_rank_is_the_best_of_that_rank(rank):
 
 
 @pytest.fixture(scope="module")
-def foreign(tiny_sd):
+def external(tiny_sd):
     return random_adapter("ada", tiny_sd.params, slots=(), partition=None, layers="cross_kv", rank=3)
 
 
@@ -92,24 +92,24 @@ def change(adapter):
     return np.asarray(kernel_change(adapter.lora["unet"][LAYER], adapter.info.scale))
 
 
-def test_one_block_and_no_erasure_give_the_lora_back_on_its_prompts(tiny_sd, foreign):
+def test_one_block_without_erasure_reproduces_the_lora_on_its_prompts(tiny_sd, external):
     config = dataclasses.replace(CONFIG, erase_weight=0.0, ridge=1e-8)
-    fitted, fits = convert(tiny_sd, foreign, Partition(num_blocks=1), (0,), WORDS, config)
-    states = states_of(tiny_sd, foreign, trigger_prompts(foreign, WORDS, config))
-    wanted = states @ change(foreign)
+    fitted, fits = convert(tiny_sd, external, Partition(num_blocks=1), (0,), WORDS, config)
+    states = states_of(tiny_sd, external, trigger_prompts(external, WORDS, config))
+    wanted = states @ change(external)
     np.testing.assert_allclose(states @ change(fitted), wanted, rtol=0, atol=2e-3 * np.abs(wanted).max())
     assert fits["unet attn2/to_k"].error < 2e-3
 
 
-def test_a_refit_owns_its_blocks_alone_and_merges_losslessly(tiny_sd, foreign):
+def test_a_converted_lora_owns_only_its_blocks_and_merges_losslessly(tiny_sd, external):
     partition = Partition(num_blocks=4)
-    fitted, fits = convert(tiny_sd, foreign, partition, (2,), WORDS, CONFIG)
+    fitted, fits = convert(tiny_sd, external, partition, (2,), WORDS, CONFIG)
     assert (fitted.info.partition, fitted.info.slots, fitted.info.scale) == (partition, (2,), 1.0)
     assert fitted.info.base_family == tiny_sd.checkpoint.family
     pair, mask = fitted.lora["unet"][LAYER], fitted.masks()["unet"][LAYER]
     assert np.any(pair.lora_A)
     assert not np.any(pair.lora_A[mask.lora_A[:, 0] == 0])
-    assert fitted.tokens is foreign.tokens
+    assert fitted.tokens is external.tokens
     other = random_adapter("bob", tiny_sd.params, slots=(1,), layers="cross_kv")
     base = tiny_sd.checkpoint.params
     merged = merge.compose(base, [fitted, other])
@@ -119,41 +119,41 @@ def test_a_refit_owns_its_blocks_alone_and_merges_losslessly(tiny_sd, foreign):
         for part in (*LAYER.removesuffix("k").split("/")[:-1], f"to_{name}", "kernel"):
             one, alone = one[part], alone[part]
         assert np.asarray(one).tobytes() == np.asarray(alone).tobytes()
-    # What is reported is what the layers do.
-    states = states_of(tiny_sd, foreign, trigger_prompts(foreign, WORDS, CONFIG))
-    keys = [path for path in foreign.lora["unet"] if path.endswith("to_k")]
+    # The reported errors are those of the layers.
+    states = states_of(tiny_sd, external, trigger_prompts(external, WORDS, CONFIG))
+    keys = [path for path in external.lora["unet"] if path.endswith("to_k")]
     energies = np.zeros(2)
     for path in keys:
         kernel = tiny_sd.params["unet"]
         for part in (*path.split("/"), "kernel"):
             kernel = kernel[part]
-        before, after = (np.asarray(kernel_change(a.lora["unet"][path], a.info.scale)) for a in (foreign, fitted))
+        before, after = (np.asarray(kernel_change(a.lora["unet"][path], a.info.scale)) for a in (external, fitted))
         sums = [np.sum((states @ d) ** 2) for d in (after - before, before)]
         energies += np.array(sums) / np.sum((states @ kernel) ** 2)
     np.testing.assert_allclose(fits["unet attn2/to_k"].error, np.sqrt(energies[0] / energies[1]), rtol=1e-3)
 
 
-def test_erasure_silences_random_prompts(tiny_sd, foreign):
-    leaks = []
+def test_erasure_makes_the_output_small_for_random_prompts(tiny_sd, external):
+    leakages = []
     for weight in (0.0, 10.0):
         config = dataclasses.replace(CONFIG, erase_weight=weight)
-        fits = convert(tiny_sd, foreign, Partition(num_blocks=2), (1,), WORDS, config)[1]
-        leaks.append(fits["unet attn2/to_v"].leak)
-    assert leaks[1] < 0.8 * leaks[0]
+        fits = convert(tiny_sd, external, Partition(num_blocks=2), (1,), WORDS, config)[1]
+        leakages.append(fits["unet attn2/to_v"].leak)
+    assert leakages[1] < 0.8 * leakages[0]
 
 
 def renamed(adapter, **fields):
     return dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, **fields))
 
 
-def test_what_cannot_be_refitted_is_named(tiny_sd, foreign):
-    other = dataclasses.replace(foreign, lora={"unet": {LAYER.replace("to_k", "to_z"): foreign.lora["unet"][LAYER]}})
+def test_a_lora_that_cannot_be_converted_is_refused(tiny_sd, external):
+    other = dataclasses.replace(external, lora={"unet": {LAYER.replace("to_k", "to_z"): external.lora["unet"][LAYER]}})
     cases = [
-        (renamed(foreign, trigger="man"), (0,), "is called by 'man', which random prompts have too"),
-        (renamed(foreign, trigger=""), (0,), "name the words that call it"),
-        (renamed(foreign, trigger="sks man"), (0,), "lacks the adapter's token <ada>"),
-        (renamed(foreign, trigger="<ADA> man"), (4,), "from 0 to 3"),
-        (foreign, (4,), "from 0 to 3"),
+        (renamed(external, trigger="man"), (0,), "is called by 'man', which random prompts have too"),
+        (renamed(external, trigger=""), (0,), "name the words that call it"),
+        (renamed(external, trigger="sks man"), (0,), "lacks the adapter's token <ada>"),
+        (renamed(external, trigger="<ADA> man"), (4,), "from 0 to 3"),
+        (external, (4,), "from 0 to 3"),
         (other, (0,), "1 layers of 'ada' are no linear layers of this model"),
     ]
     for adapter, slots, message in cases:
@@ -173,7 +173,7 @@ def test_what_cannot_be_refitted_is_named(tiny_sd, foreign):
         ("style", "<ink> sketch", r"a <ink> sketch of an? \w+( and an? \w+)?( (in|on) the \w+)?"),
     ],
 )
-def test_a_concept_is_called_where_its_kind_stands_in_a_prompt(tiny_sd, kind, trigger, pattern):
+def test_a_concept_stands_in_a_prompt_where_its_kind_belongs(tiny_sd, kind, trigger, pattern):
     adapter = random_adapter("bo", tiny_sd.params, slots=(0,))
     adapter = dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, kind=kind, trigger=trigger))
     prompts = trigger_prompts(adapter, WORDS, dataclasses.replace(CONFIG, prompts=64))

@@ -1,4 +1,4 @@
-"""Crosstalk against its definition."""
+"""Crosstalk compared with its definition."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ PROMPTS = ("a photo of {}", "a drawing of {} in the snow")
 
 def test_one_layer_is_the_ratio_of_norms():
     energies = np.array([[[4.0], [1.0], [9.0]], [[16.0], [4.0], [0.0]]])
-    found = crosstalk(energies, np.array([[2.0], [7.0]]), ["unet/attentions_0/to_k"])
-    assert list(found) == ["unet to_k"]
-    np.testing.assert_allclose(found["unet to_k"].pairs, [[1, 0.5], [2, 1]])
-    np.testing.assert_allclose(found["unet to_k"].others, [1.5, 0])
+    measured = crosstalk(energies, np.array([[2.0], [7.0]]), ["unet/attentions_0/to_k"])
+    assert list(measured) == ["unet to_k"]
+    np.testing.assert_allclose(measured["unet to_k"].pairs, [[1, 0.5], [2, 1]])
+    np.testing.assert_allclose(measured["unet to_k"].others, [1.5, 0])
 
 
-def test_layers_count_in_units_of_their_base():
-    # Two types; the second layer's base is ten times as loud, and so is what adapters add there.
+def test_layers_are_weighted_relative_to_the_output_of_the_base():
+    # Two types. In the second layer, the output of the base is ten times as large, and so are the adapters' changes.
     layers = ["unet/up_blocks_0/attentions_1/to_k", "unet/up_blocks_0/attentions_1/to_v"]
     energies = np.array([[[1.0, 100.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 300.0], [0.0, 0.0]]])
-    found = crosstalk(energies, np.array([[1.0, 100.0], [1.0, 100.0]]), layers)
-    assert set(found) == {"unet to_k", "unet to_v", ALL}
-    np.testing.assert_allclose(found[ALL].pairs, [[1, np.sqrt(0.5)], [0, 1]])
-    # A concept that says nothing on its own prompts in a layer: there everything else is infinitely louder.
-    assert np.isinf(found["unet to_k"].pairs[1]).all()
+    measured = crosstalk(energies, np.array([[1.0, 100.0], [1.0, 100.0]]), layers)
+    assert set(measured) == {"unet to_k", "unet to_v", ALL}
+    np.testing.assert_allclose(measured[ALL].pairs, [[1, np.sqrt(0.5)], [0, 1]])
+    # A concept without any change on its own prompts in a layer: relative to it, everything else is infinite.
+    assert np.isinf(measured["unet to_k"].pairs[1]).all()
 
 
-def test_types_are_what_a_layer_does():
+def test_the_type_of_a_layer_is_its_role():
     names = {
         "unet/mid_block/attentions_0/proj_in": "unet proj_in",
         "unet/down_blocks_0/attentions_1/transformer_blocks_0/attn2/to_out_0": "unet attn2/to_out_0",
@@ -59,8 +59,8 @@ def adapters(tiny_sd):
 
 
 def test_text_layers_are_measured_on_the_text_of_own_prompts(tiny_sd, adapters):
-    found = measure_crosstalk(tiny_sd, adapters, PROMPTS)
-    assert set(found) == {"unet attn2/to_k", "unet attn2/to_v", ALL}
+    measured = measure_crosstalk(tiny_sd, adapters, PROMPTS)
+    assert set(measured) == {"unet attn2/to_k", "unet attn2/to_v", ALL}
     for i, adapter in enumerate(adapters):
         params = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter))
         ids = tiny_sd.tokenizer.encode([t.format(f"<{adapter.name}> man") for t in PROMPTS], token_counts([adapter]))
@@ -74,11 +74,11 @@ def test_text_layers_are_measured_on_the_text_of_own_prompts(tiny_sd, adapters):
             rest = sum(output for j, output in enumerate(outputs) if j != i)
             sums += [np.sum(x**2) / np.sum((states @ kernel) ** 2) for x in (*outputs, rest)]
         expected = np.sqrt(sums / sums[i])
-        np.testing.assert_allclose(found["unet attn2/to_k"].pairs[i], expected[:-1], rtol=1e-4)
-        np.testing.assert_allclose(found["unet attn2/to_k"].others[i], expected[-1], rtol=1e-4)
+        np.testing.assert_allclose(measured["unet attn2/to_k"].pairs[i], expected[:-1], rtol=1e-4)
+        np.testing.assert_allclose(measured["unet attn2/to_k"].others[i], expected[-1], rtol=1e-4)
 
 
-# A scene is where others are, a style how they are shown; neither is somewhere itself.
+# A prompt has a scene after "in" or "on", and a style at its beginning.
 WHERE = {
     "person": r"(of |^)\{\}",
     "object": r"(of |^)\{\}",
@@ -88,17 +88,17 @@ WHERE = {
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-def test_ordinary_prompts_call_a_concept_where_its_kind_stands(tiny_sd, adapters, kind):
+def test_ordinary_prompts_have_the_concept_where_its_kind_belongs(tiny_sd, adapters, kind):
     called = [replace(adapter, info=replace(adapter.info, kind=kind)) for adapter in adapters]
-    found, asked = measure_crosstalk(tiny_sd, called), measure_crosstalk(tiny_sd, called, TEMPLATES[kind])
-    np.testing.assert_array_equal(found[ALL].pairs, asked[ALL].pairs)
+    measured, asked = measure_crosstalk(tiny_sd, called), measure_crosstalk(tiny_sd, called, TEMPLATES[kind])
+    np.testing.assert_array_equal(measured[ALL].pairs, asked[ALL].pairs)
     assert len(TEMPLATES[kind]) == 8
     assert all(re.search(WHERE[kind], template) for template in TEMPLATES[kind])
 
 
 def test_braces_of_other_kinds_are_part_of_the_prompt(tiny_sd, adapters):
-    found = measure_crosstalk(tiny_sd, adapters, ["a {0} {}", "{} {x} {"])
-    assert np.isfinite(found[ALL].pairs).all()
+    measured = measure_crosstalk(tiny_sd, adapters, ["a {0} {}", "{} {x} {"])
+    assert np.isfinite(measured[ALL].pairs).all()
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"seed": 2**70}, {"steps": 10**12}])

@@ -1,4 +1,4 @@
-"""What layers read while prompts are drawn."""
+"""The inputs of layers while pictures are generated."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def close(actual, expected, tolerance):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def test_layers_see_what_fused_weights_show_them(tiny_sd):
+def test_layers_read_the_same_as_with_fused_weights(tiny_sd):
     adapter = random_adapter("ada", tiny_sd.params, slots=(1,), size=0.3)
     ids = tiny_sd.tokenizer.encode(PROMPTS, token_counts([adapter]))
     probe = Probe(tiny_sd, frozenset((TEXT, PICTURE, TOWER)), moments, steps=2, chunk=2)
-    own = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter))
-    adapted, base = probe(own, adapter, ids), probe(own, None, ids)
+    params = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter))
+    adapted, base = probe(params, adapter, ids), probe(params, None, ids)
     merged = merge.compose(tiny_sd.params, [adapter])
     fused = probe(merged, None, ids)
     for layer in (TEXT, PICTURE, TOWER):
@@ -41,7 +41,7 @@ def test_layers_see_what_fused_weights_show_them(tiny_sd):
         kernel = tiny_sd.params
         for name in (*layer.split("/"), "kernel"):
             kernel = kernel[name]
-        # y is the base's output: without the adapter, and without the bias that text encoders have.
+        # y is the base's output, without the adapter and without the bias that layers of text encoders have.
         close(adapted[layer]["cross"], adapted[layer]["gram"] @ np.asarray(kernel, np.float64), 1e-5)
     states = np.asarray(encode_text(with_token_rows(tiny_sd.models, merged), merged, ids).states).reshape(-1, 32)
     close(adapted[TEXT]["gram"], states.T @ states, 1e-5)
@@ -50,6 +50,6 @@ def test_layers_see_what_fused_weights_show_them(tiny_sd):
     assert adapted[PICTURE]["rows"] == 2 * len(PROMPTS) * 64  # steps x pictures x positions
 
 
-def test_what_reads_text_needs_no_picture():
+def test_layers_that_read_text_need_no_picture():
     assert [reads_text(layer) for layer in (TEXT, TEXT.replace("to_k", "to_v"), TOWER)] == [True] * 3
     assert [reads_text(layer) for layer in (PICTURE, TEXT.replace("to_k", "to_q"))] == [False] * 2

@@ -1,4 +1,4 @@
-"""What a notebook shows of the results of probing."""
+"""How a notebook shows the results of probing."""
 
 from __future__ import annotations
 

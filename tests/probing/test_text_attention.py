@@ -1,4 +1,4 @@
-"""Attention by text position against PyTorch diffusers, and what it changes in the inputs that fusing needs."""
+"""Attention by text position compared with PyTorch diffusers, and its effect on the inputs of a joint fit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on
 
 
 class Recording:
-    """diffusers' plain attention that keeps the mean weight of every text position."""
+    """The plain attention of diffusers, which also records the mean weight of every text position."""
 
     def __init__(self):
         self.seen = []
@@ -55,26 +55,27 @@ def test_attention_is_that_of_diffusers_over_a_trajectory(family, tmp_path):
         latents = torch.from_numpy(np.array(noise).transpose(0, 3, 1, 2).copy())
         pipeline(PROMPTS, latents=latents, guidance_scale=1.0, num_inference_steps=2, output_type="latent")
     expected = np.mean(recorded.seen, axis=0)
-    # fp32 over two steps and all layers; the weights are about .04.
+    # fp32 over two steps and all layers. The weights are about .04.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
-    # Far from even, by that measure.
+    # Compared with this tolerance, the weights are far from uniform.
     assert np.ptp(expected) > 1e-2
 
 
 def test_attention_under_an_adapter_is_that_of_its_merge(tiny_sd):
     adapter = random_adapter("ada", tiny_sd.params, slots=(1,), size=0.3, layers="attention")
     ids = tiny_sd.tokenizer.encode(["a photo of <ada> man"] * 3, token_counts([adapter]))
-    own, looks = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter)), TextAttention(tiny_sd, chunk=2)
-    adapted, base = looks(own, adapter, ids), looks(own, None, ids)
-    np.testing.assert_allclose(adapted, looks(merge.compose(tiny_sd.params, [adapter]), None, ids), atol=1e-5)
+    # The params with the adapter's tokens.
+    params, attention = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter)), TextAttention(tiny_sd, chunk=2)
+    adapted, base = attention(params, adapter, ids), attention(params, None, ids)
+    np.testing.assert_allclose(adapted, attention(merge.compose(tiny_sd.params, [adapter]), None, ids), atol=1e-5)
     np.testing.assert_allclose(adapted.sum(1), 1, atol=1e-5)
     assert np.abs(adapted - base).max() > 1e-3
-    # Every prompt has noise of its own.
+    # Every prompt has its own noise.
     assert np.abs(adapted[0] - adapted[1]).max() > 1e-6 and np.abs(adapted[0] - adapted[2]).max() > 1e-6
 
 
-def test_text_counts_by_its_attention(tiny_sd, monkeypatch):
-    """All attention on the first position: what layers read there is all that counts, but for the even share."""
+def test_text_positions_are_weighted_by_their_attention(tiny_sd, monkeypatch):
+    """With all attention on the first position, only what layers read there counts, apart from the uniform share."""
     adapters = [
         random_adapter(name, tiny_sd.params, slots=(), layers="attention", partition=None) for name in ("ada", "rex")
     ]
@@ -87,10 +88,10 @@ def test_text_counts_by_its_attention(tiny_sd, monkeypatch):
     plain, attended = (measure_inputs(tiny_sd, adapters, WORDS, attention=on) for on in (False, True))
     for layer, grams in attended.grams.items():
         for gram, all_alike in zip(grams, plain.grams[layer], strict=True):
-            # So 1e-4 is far above fp32's rounding.
+            # Thus 1e-4 is far above the rounding of fp32.
             assert np.trace(gram) == pytest.approx(1)
             if "attn2/to_k" in layer or "attn2/to_v" in layer:
-                # The first position reads nothing but itself: one state, whatever the prompt.
+                # The first position attends only to itself, so its state is the same for every prompt.
                 assert np.linalg.matrix_rank(gram, tol=1e-4) == 1 < np.linalg.matrix_rank(all_alike, tol=1e-4)
             else:
                 assert np.linalg.matrix_rank(gram, tol=1e-4) > 1

@@ -1,4 +1,4 @@
-"""Random prompts: what is in them and how often, and the ids of negative tokens."""
+"""Random prompts: their parts, how often each appears, and the ids of negative tokens."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_shares_are_those_asked_for(tokenizer):
     named = [text for text in texts if text]
     # Four standard deviations of a share of 4000 draws are 0.032 at most.
     assert abs(1 - len(named) / len(texts) - SHARES.empty) < 0.032
-    for found, share in ((NEGATIVE, SHARES.negative), (" and ", SHARES.second), ("in the snow", SHARES.scene)):
-        assert abs(np.mean([found in text for text in named]) - share) < 0.032
-    # "man" is said where the own class is drawn, never otherwise.
+    for words, share in ((NEGATIVE, SHARES.negative), (" and ", SHARES.second), ("in the snow", SHARES.scene)):
+        assert abs(np.mean([words in text for text in named]) - share) < 0.032
+    # "man" appears only in prompts for which the own class was drawn.
     assert abs(np.mean(["man" in text for text in named]) - SHARES.own_class) < 0.032
 
 
@@ -76,7 +76,7 @@ def test_nouns_are_the_subjects_that_negative_tokens_stand_before(tokenizer):
     assert {int(noun) for noun in pool.nouns} == {word_id(tokenizer, word) for word in ("man", "dog", "owl")}
 
 
-def test_a_concept_without_tokens_meets_no_negative_tokens(tokenizer):
+def test_a_concept_without_tokens_gets_no_negative_tokens(tokenizer):
     pool = make(tokenizer, RandomPromptShares(negative=1.0, empty=0.0), vectors=0)
     assert not any("<" in text for text in pool.texts)
     assert pool.ids.max() < tokenizer.table_rows
@@ -93,7 +93,7 @@ def test_the_placeholder_of_negative_tokens_cannot_be_the_concepts_own(tokenizer
         make(tokenizer, token=NEGATIVE)
 
 
-def test_all_of_nothing():
+def test_shares_of_one_and_zero_are_exact():
     everything = RandomPromptShares(own_class=1.0, negative=1.0, second=0.0, scene=1.0, empty=0.0)
     text, subject = random_prompt(np.random.default_rng(0), WORDS_OF_PROMPTS, everything, "man")
     assert text in {f"{style} {NEGATIVE} man in the snow" for style in WORDS_OF_PROMPTS.styles}

@@ -136,19 +136,19 @@ def test_a_name_of_another_form_is_refused(tokenizer, name):
         tokenizer.encode(["a"], {name: 1})
 
 
-def test_a_name_that_is_no_token_is_warned_of(tokenizer):
+def test_a_warning_names_a_bracketed_name_that_is_no_token(tokenizer):
     with pytest.warns(UserWarning, match="'<p2>' in 'a <P2> and a <d1>' is read as ordinary letters; .*'<p1>', '<d1>'"):
         tokenizer.encode(["a <P2> and a <d1>"], {"<p1>": 1, "<d1>": 2})
 
 
 def test_tokens_of_a_merged_folder_are_known_without_being_told(tokenizer, tmp_path):
     tokenizer.save(tmp_path, {"<p1>": 1, "<d1>": 2})
-    with pytest.warns(UserWarning, match="'<p2>' in .* known tokens: '<d1>', '<p1>'$") as found:
+    with pytest.warns(UserWarning, match="'<p2>' in .* known tokens: '<d1>', '<p1>'$") as caught:
         Tokenizer(tmp_path).encode(["a <p1> and a <d1> and a <p2>"])
-    assert len(found) == 1
+    assert len(caught) == 1
 
 
-def test_tokens_that_are_known_and_other_brackets_are_not_warned_of(tokenizer):
+def test_known_tokens_and_other_brackets_give_no_warning(tokenizer):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tokenizer.encode(["a <P1> < a <d1>, i <3 <|endoftext|>"], {"<p1>": 1, "<d1>": 2})
@@ -204,7 +204,7 @@ def test_a_pair_encodes_for_two_text_encoders_that_pad_differently(folder, tmp_p
     ids = pair.encode(["a <p1> man", ""], TOKENS)
     assert ids.shape == (2, 2, 24)
     pad, end = (json.loads((folder / "vocab.json").read_text())[token] for token in ("!", "<|endoftext|>"))
-    # Start, two words, two vectors, end, then padding of each one's own.
+    # Start, two words, two vectors, end, then the padding, which differs between the two.
     np.testing.assert_array_equal(ids[0, 0, :6], ids[0, 1, :6])
     assert (ids[0, :, 5] == end).all()
     assert (ids[0, 0, 6:] == end).all()

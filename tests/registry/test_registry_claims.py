@@ -1,4 +1,4 @@
-"""The registry as data: claims, and everything that it refuses."""
+"""The registry as data: claims, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ def entry(name: str, *slots: int, **fields) -> Entry:
     return Entry(**{"name": name, "token": f"<{name}>", "slots": slots, **fields})
 
 
-def registry(*entries: Entry, blocks: int = 4) -> Registry:
+def make_registry(*entries: Entry, blocks: int = 4) -> Registry:
     return Registry(partition=Partition(num_blocks=blocks), base_name="pocket", base_digest="a" * 64, entries=entries)
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(NAMES, st.sampled_from(["free", "name"]), st.integers(1, 3)), max_size=12))
-def test_whatever_is_claimed_nothing_collides_and_json_keeps_it(claims):
-    book = registry(blocks=8)
+def test_claims_never_collide_and_are_kept_in_json(claims):
+    registry = make_registry(blocks=8)
     for name, draw, count in claims:
-        before = book.free_slots()
+        before = registry.free_slots()
         try:
-            book = book.claim(entry(name, *book.draw_slots(name, draw, count)))
+            registry = registry.claim(entry(name, *registry.draw_slots(name, draw, count)))
         except UserError:
-            assert book.free_slots() == before
-    owned = [slot for e in book.entries for slot in e.slots]
+            assert registry.free_slots() == before
+    owned = [slot for e in registry.entries for slot in e.slots]
     assert len(owned) == len(set(owned))
-    assert sorted(owned + book.free_slots()) == list(range(8))
-    assert book.collisions() == []
-    assert all(book.find(e.token) == e for e in book.entries)
-    assert Registry.from_json(json.loads(json.dumps(book.to_json())), "x") == book
+    assert sorted(owned + registry.free_slots()) == list(range(8))
+    assert registry.collisions() == []
+    assert all(registry.find(e.token) == e for e in registry.entries)
+    assert Registry.from_json(json.loads(json.dumps(registry.to_json())), "x") == registry
 
 
 def test_slots_are_the_lowest_free_ones_or_the_names_hash():
-    book = registry(entry("ada", 0, 2), blocks=8)
-    assert book.draw_slots("bob", "free", 2) == (1, 3)
-    assert book.draw_slots("bob", "name") == (slot_from_name("bob", 8),)
+    registry = make_registry(entry("ada", 0, 2), blocks=8)
+    assert registry.draw_slots("bob", "free", 2) == (1, 3)
+    assert registry.draw_slots("bob", "name") == (slot_from_name("bob", 8),)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_slots_are_the_lowest_free_ones_or_the_names_hash():
         (entry("bob"), "one or more"),
     ],
 )
-def test_refused_claims_say_who_and_what_is_free(claim, message):
+def test_the_error_for_a_claim_says_who_has_the_slot_and_which_are_free(claim, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        registry(entry("ada", 0, owner="me@x.org"), entry("rex", 1)).claim(claim)
+        make_registry(entry("ada", 0, owner="me@x.org"), entry("rex", 1)).claim(claim)
 
 
 def test_a_full_registry_says_what_to_do():
-    full = registry(*(entry(f"p{i}", i) for i in range(4)))
+    full = make_registry(*(entry(f"p{i}", i) for i in range(4)))
     for attempt in (lambda: full.draw_slots("q", "free"), lambda: full.claim(entry("q", 1))):
         with pytest.raises(UserError, match=r"all 4 slots are taken; .*registry drop.*--blocks.*--concepts 8"):
             attempt()
@@ -77,18 +77,23 @@ def test_a_full_registry_says_what_to_do():
         full.draw_slots("q", "free", 0)
 
 
-def test_collisions_written_by_hand_are_told_before_anybody_trains():
-    book = registry(entry("ada", 0, 1), entry("bob", 1, owner="bob"), entry("cyd", 2, token="<ada>"), entry("dan", 3))
-    assert book.collisions() == ["'ada' and 'bob' (of bob) both own slot 1", "'ada' and 'cyd' both use the token <ada>"]
-    assert book.find("<dan>").slots == (3,)
+def test_collisions_written_by_hand_are_reported_before_training():
+    registry = make_registry(
+        entry("ada", 0, 1), entry("bob", 1, owner="bob"), entry("cyd", 2, token="<ada>"), entry("dan", 3)
+    )
+    assert registry.collisions() == [
+        "'ada' and 'bob' (of bob) both own slot 1",
+        "'ada' and 'cyd' both use the token <ada>",
+    ]
+    assert registry.find("<dan>").slots == (3,)
     for token in ("<ada>", "<bob>"):
         with pytest.raises(UserError, match="collide in the registry"):
-            book.find(token)
+            registry.find(token)
     with pytest.raises(UserError, match="knows no token <eve>"):
-        book.find("<eve>")
+        registry.find("<eve>")
 
 
-GOOD = json.loads(json.dumps(registry(entry("ada", 0)).to_json()))
+GOOD = json.loads(json.dumps(make_registry(entry("ada", 0)).to_json()))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The registry's file: two writers, a crash, and a URL."""
+"""The file of a registry: several writers, a crash, and a URL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMPTY = Registry(partition=Partition(num_blocks=64))
 
 
 def claim(name: str):
-    return lambda book: book.claim(Entry(name=name, token=f"<{name}>", slots=book.draw_slots(name, "free")))
+    return lambda registry: registry.claim(Entry(name=name, token=f"<{name}>", slots=registry.draw_slots(name, "free")))
 
 
 @pytest.fixture
@@ -52,16 +52,16 @@ def test_many_writers_at_once_lose_nothing(path):
         thread.start()
     for thread in threads:
         thread.join()
-    book = read_registry(path)
-    assert len(book.entries) == 20
-    assert book.collisions() == []
+    registry = read_registry(path)
+    assert len(registry.entries) == 20
+    assert registry.collisions() == []
     assert [p.name for p in path.parent.iterdir()] == ["registry.json"]
 
 
-def test_what_somebody_changed_by_hand_meanwhile_is_kept(path):
-    def change(book):
-        path.write_text(json.dumps(claim("eve")(book).to_json()))
-        return claim("ada")(book)
+def test_changes_made_by_hand_in_the_meantime_are_kept(path):
+    def change(registry):
+        path.write_text(json.dumps(claim("eve")(registry).to_json()))
+        return claim("ada")(registry)
 
     with pytest.raises(UserError, match="changed by somebody else"):
         update_registry(path, change)
@@ -70,10 +70,10 @@ def test_what_somebody_changed_by_hand_meanwhile_is_kept(path):
     assert read_registry(path).find("<ada>").slots == (1,)
 
 
-def test_a_change_that_is_refused_leaves_file_and_no_lock(path):
+def test_a_refused_change_leaves_the_file_as_it_was_and_no_lock(path):
     before = path.read_bytes()
     with pytest.raises(UserError, match="no entry"):
-        update_registry(path, lambda book: book.drop("nobody"))
+        update_registry(path, lambda registry: registry.drop("nobody"))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["registry.json"]
 
@@ -82,14 +82,14 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from blocklora_jax.registry.store import update_registry
-def change(book):
+def change(registry):
     print("in", flush=True)
     time.sleep(60)
 update_registry(Path(sys.argv[1]), change)
 """
 
 
-def test_a_writer_that_is_killed_leaves_no_lock_and_one_that_lives_is_waited_for(path, monkeypatch):
+def test_a_killed_writer_leaves_no_lock_but_a_running_one_is_waited_for(path, monkeypatch):
     monkeypatch.setattr(store, "_PATIENCE", 0.1)
     environment = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[2])}
     command = [sys.executable, "-c", HOLDER, str(path)]
@@ -104,7 +104,7 @@ def test_a_writer_that_is_killed_leaves_no_lock_and_one_that_lives_is_waited_for
     assert [p.name for p in path.parent.iterdir()] == ["registry.json"]
 
 
-def test_a_lock_file_of_an_earlier_version_is_in_nobodys_way(path):
+def test_a_lock_file_of_an_earlier_version_has_no_effect(path):
     path.with_name("registry.json.lock").touch()
     path.with_name(".registry.json.lock").touch()
     update_registry(path, claim("ada"))
@@ -153,7 +153,7 @@ def test_bad_files_are_named(tmp_path):
 
 
 class _RudeHandler(BaseHTTPRequestHandler):
-    """Answers as no server should: the path says how."""
+    """Answers wrongly, in the way that the path names."""
 
     def do_GET(self):
         if self.path == "/status":
@@ -198,7 +198,7 @@ def test_a_server_that_misbehaves_is_one_error(rude, path, monkeypatch):
     assert time.monotonic() - began < 5
 
 
-def test_a_file_without_end_is_no_registry(tmp_path):
+def test_a_file_without_end_is_refused(tmp_path):
     (tmp_path / "registry.json").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="cannot read .*registry.json: it is no ordinary file"):
         read_registry(tmp_path)

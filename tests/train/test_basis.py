@@ -1,4 +1,4 @@
-"""Blocks in the directions of a basis: from ordinary text to adapters that merge and do not meet."""
+"""Blocks along the directions of a basis: from ordinary text to adapters that are merged without overlap."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def basis_file(tiny_sd, moments, tmp_path_factory):
 
 
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 2**40))
-def test_slots_share_out_the_directions_strong_and_weak(blocks, more, seed):
+def test_every_slot_gets_strong_and_weak_directions(blocks, more, seed):
     partition, n = Partition(num_blocks=blocks, seed=seed, basis="b"), blocks + more
     owned = [partition.directions(LAYER, n, (slot,)) for slot in range(blocks)]
     assert sorted(np.concatenate(owned)) == list(range(n))
-    # One of the strongest K each, one of the next K each, …
+    # Each slot gets one of the K strongest directions, one of the next K, …
     assert all(np.array_equal(each // blocks, np.arange(len(each))) for each in owned)
     together = partition.directions(LAYER, n, tuple(range(blocks // 2 + 1)))
     assert together.tolist() == sorted(np.concatenate(owned[: blocks // 2 + 1]))
@@ -113,11 +113,11 @@ def test_moments_are_those_of_all_prompts_at_once(model, request):
 
 
 def test_a_file_gives_the_basis_of_its_base(tiny_sd, basis_file, moments):
-    found = read_basis(str(basis_file), tiny_sd, params_digest(tiny_sd.params))
-    assert found is not None
-    np.testing.assert_array_equal(found, principal_directions(moments)[1].astype(np.float32))
+    loaded = read_basis(str(basis_file), tiny_sd, params_digest(tiny_sd.params))
+    assert loaded is not None
+    np.testing.assert_array_equal(loaded, principal_directions(moments)[1].astype(np.float32))
     assert read_basis(None, tiny_sd, "") is None
-    assert basis_digest(found) != basis_digest(found[:, ::-1])
+    assert basis_digest(loaded) != basis_digest(loaded[:, ::-1])
 
 
 def test_the_packaged_basis_is_that_of_the_pocket_model():
@@ -126,7 +126,7 @@ def test_the_packaged_basis_is_that_of_the_pocket_model():
     assert basis is not None and basis.shape == (512, 512)
 
 
-def test_files_that_cannot_be_used_are_told(tiny_sd, basis_file, tmp_path):
+def test_files_that_cannot_be_used_are_refused(tiny_sd, basis_file, tmp_path):
     other, cut, skewed, small = (tmp_path / f"{name}.safetensors" for name in ("other", "cut", "skewed", "small"))
     save_file({"x": np.zeros(3, np.float32)}, other)
     cut.write_bytes(basis_file.read_bytes()[:-9])
@@ -141,7 +141,7 @@ def test_files_that_cannot_be_used_are_told(tiny_sd, basis_file, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             load_basis(path, base)
-    with pytest.raises(UserError, match="has 4 features, but the model's text 32"):
+    with pytest.raises(UserError, match="has 4 features, but the model's text has 32"):
         read_basis(str(small), tiny_sd, "base")
 
 
@@ -154,23 +154,23 @@ def test_files_that_cannot_be_used_are_told(tiny_sd, basis_file, tmp_path):
         ({"registry": "shared"}, "no --registry"),
     ],
 )
-def test_settings_that_a_basis_does_not_go_with_are_named(changes, words):
-    with pytest.raises(UserError, match=f"--basis cuts blocks of the text features: it takes {words}"):
+def test_the_error_names_the_settings_that_a_basis_needs(changes, words):
+    with pytest.raises(UserError, match=f"--basis cuts blocks along the text features: it needs {words}"):
         make_config(**{"basis": "pocket", "layers": "cross_kv", **changes})
 
 
-def test_concepts_of_one_program_have_as_many_slots_each():
+def test_concepts_of_one_program_must_have_equal_numbers_of_slots():
     one, other = (
         make_config(basis="pocket", layers="cross_kv", token=f"<{n}>", slot=s) for n, s in (("a", (0,)), ("b", (1, 2)))
     )
-    with pytest.raises(UserError, match="as many slots each, not {'<a>': 1, '<b>': 2}: train them apart"):
+    with pytest.raises(UserError, match="equal numbers of slots, not {'<a>': 1, '<b>': 2}: train them sep"):
         check_equal([one, other])
     assert check_equal([one, other.with_settings(slot=(1,))]) is one
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_folder, basis_file, tmp_path_factory):
-    """Two concepts, taught together in blocks of one basis."""
+    """Two concepts that were trained together in blocks of one basis."""
     folder = tmp_path_factory.mktemp("concepts")
     write_pictures(folder / "a")
     entries = {name: {"images": "a", "class_noun": "man", "slot": slot} for slot, name in enumerate(("ada", "bo"), 1)}
@@ -182,7 +182,7 @@ def trained(tiny_folder, basis_file, tmp_path_factory):
     return [Adapter.load(folder / "run" / name / "adapter.safetensors") for name in entries]
 
 
-def test_what_is_trained_stays_in_its_directions(trained, basis_file, tiny_sd):
+def test_trained_pairs_stay_in_their_directions(trained, basis_file, tiny_sd):
     basis = load_basis(basis_file, params_digest(tiny_sd.params))
     for adapter in trained:
         assert adapter.info.partition.basis == basis_digest(basis)
@@ -195,7 +195,7 @@ def test_what_is_trained_stays_in_its_directions(trained, basis_file, tiny_sd):
             assert np.abs(pair.lora_B).max() > 0
 
 
-def test_adapters_of_other_slots_merge_in_any_order_without_being_told_to(trained, tiny_sd):
+def test_adapters_of_different_slots_merge_in_any_order_without_allow_overlap(trained, tiny_sd):
     merged = flatten_params(merge.compose(tiny_sd.params, trained))
     turned = flatten_params(merge.compose(tiny_sd.params, trained[::-1]))
     base, changed = flatten_params(tiny_sd.params), 0

@@ -1,4 +1,4 @@
-"""Codewords: made on a tiny model, kept in the basis file, drawn as negative tokens."""
+"""Codewords: they are made on a tiny model, saved in the basis file, and drawn as negative tokens."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ BLOCKS = 4
 
 
 @pytest.mark.parametrize("model", ["tiny_sd", "tiny_xl"])
-def test_codewords_speak_in_their_slots_directions_on_prompts_never_seen(model, request):
+def test_features_of_codewords_lie_in_their_slots_directions_on_held_out_prompts(model, request):
     sd = request.getfixturevalue(model)
     moments = text_moments(sd, WORDS, 20)
     basis = principal_directions(moments)[1]
     whitened = whitened_directions(basis, energies_along(basis, moments))
-    settings, (own, held_out) = CodewordSettings(steps=40, prompts=2, chunk=3), split_words(WORDS)
-    found = optimise_codewords(sd, whitened, BLOCKS, codeword_prompts(own, 8, 0), settings)
+    settings, (used, held_out) = CodewordSettings(steps=40, prompts=2, chunk=3), split_words(WORDS)
+    found = optimise_codewords(sd, whitened, BLOCKS, codeword_prompts(used, 8, 0), settings)
     assert {part: tokens.shape[:2] for part, tokens in found.items()} == dict.fromkeys(
         sd.models.text_encoders, (BLOCKS, settings.vectors)
     )
@@ -48,7 +48,7 @@ def test_codewords_speak_in_their_slots_directions_on_prompts_never_seen(model, 
     assert (after > 1.5 * before).all()
 
 
-def test_slots_share_out_all_directions_in_turn():
+def test_slots_take_all_directions_in_turn():
     masks = slot_masks(BLOCKS, 10)
     assert masks.sum(0).tolist() == [1] * 10
     assert np.flatnonzero(masks[1]).tolist() == [1, 5, 9]
@@ -74,10 +74,10 @@ def test_a_file_keeps_energies_and_codewords(tmp_path):
         load_text_basis(path, "base")
 
 
-def test_the_packaged_codewords_hold_on_words_that_were_not_used():
+def test_the_packaged_codewords_work_on_held_out_words():
     sd = StableDiffusion.from_pretrained("pocket")
     found = load_text_basis(BASIS, params_digest(sd.params))
-    # Adapters name the directions by this; codewords that join the file do not change it.
+    # Adapters identify the directions by this digest. Adding codewords to the file does not change it.
     assert basis_digest(found.directions) == "697c69d8371c798c"
     assert set(found.codewords) == {16, 32, 64, 128}
     assert found.energies is not None
@@ -94,7 +94,7 @@ def test_negative_tokens_are_other_slots_codewords_moved_by_the_jitter():
     assert exact.shape == (200, 3, 50)
     assert set(np.unique(exact)) == {0, 2, 3, 5}
     moved = draw_codewords(words, (1, 4), 200, 3, {"text_encoder": 0.3}, 7)["text_encoder"]
-    # A uniform share s of .3: the mean square is .09 / 3; 200 rows leave about 7 %.
+    # The deviation is a uniform share of .3, so the mean square is .09 / 3. With 200 rows it is known to about 7 %.
     assert np.square(moved - exact).mean() == pytest.approx(0.03, rel=0.3)
     np.testing.assert_array_equal(
         moved, draw_codewords(words, (1, 4), 200, 3, {"text_encoder": 0.3}, 7)["text_encoder"]

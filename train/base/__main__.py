@@ -1,7 +1,8 @@
 """Train the pocket model: `python -m train.base`.
 
-Draws pictures of the little world. Then trains CLIP, the autoencoder, the U-Net, and the judge that measures pictures;
-each of these stages can be resumed. Writes a Diffusers folder in fp16. `--report` measures how good a model is.
+First draws the training pictures. Then trains CLIP, the autoencoder, the U-Net, and the judge, which is a network that
+measures pictures. Each of these stages can be resumed. Writes a Diffusers folder in fp16. `--report` measures how good
+a model is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stage 1: CLIP, the text tower that conditions the U-Net and an image tower to measure with."""
+"""Stage 1: CLIP. Its text encoder conditions the U-Net. Its image encoder is used for measuring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of `python -m train.base`. Imports no JAX, so that `--help` answers at once."""
+"""The settings of `python -m train.base`. This module does not import JAX, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BaseConfig:
     """Train the pocket Stable Diffusion from scratch. The README of the packaged weights has their settings."""
 
     out: Path = Path("runs/base")
-    """Run folder: pictures, checkpoints, metrics, preview grids, and the model so far in `model/`."""
+    """Run folder: pictures, checkpoints, metrics, preview grids, and the current model in `model/`."""
     start: str | None = None
     """Continue from the weights of this model: "pocket", or a folder. The text encoder and the autoencoder stay as they
     are; the U-Net and the judge train."""
@@ -36,7 +36,8 @@ class BaseConfig:
     unet_batch: int = 24
     unet_learning_rate: float = 6e-4
     judge_steps: int = 4800
-    """0: no judge is trained. A run that starts from a model continues to train its judge, or keeps it."""
+    """With 0 no judge is trained. A run that starts from a model continues to train that model's judge, or with 0 keeps
+    it."""
     judge_batch: int = 64
     judge_learning_rate: float = 2e-3
     judge_individuals: int = 12_000
@@ -52,12 +53,12 @@ class BaseConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.several <= 1:
-            raise UserError(f"--several is a share, 0 to 1, not {self.several}")
-        # 0 saves only at the end.
+            raise UserError(f"--several must be a share from 0 to 1, not {self.several}")
+        # --save-every 0 saves only at the end.
         check_options(self, {"save_every": BOUNDS["preview_every"]})
         if self.only_judge and self.report:
-            raise UserError("--only-judge trains and --report measures: call them one after the other")
+            raise UserError("--only-judge and --report cannot be combined: call them one after the other")
         if self.start and self.report:
-            raise UserError("--report measures the model that --model names, and starts from none: leave out --start")
+            raise UserError("--report measures the model that --model names and trains nothing: leave out --start")
         if self.only_judge and not self.start:
-            raise UserError("--only-judge needs a model whose autoencoder the judge is to know: add --start pocket")
+            raise UserError("--only-judge trains the judge for the autoencoder of a model: add --start pocket")

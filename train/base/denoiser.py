@@ -1,4 +1,4 @@
-"""Stage 3: the U-Net. Latents are encoded once; captions are dropped at random; the result is a moving average."""
+"""Stage 3: the U-Net. Latents are encoded once. Captions are dropped at random. The result is a moving average."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from train.engine.loop import LoopConfig, run_loop
 CAPTION_DROPOUT = 0.1
 SNR_CLIP = 5.0
 EMA_DECAY = 0.998
-# Weight of the second task. Its loss is about as large as the main loss at first, and nearly zero later.
+# Weight of the second task (see layout.py). At first its loss is about as large as the main loss, later nearly zero.
 LAYOUT_WEIGHT = 0.1
 
 
 class Examples(NamedTuple):
-    """What the U-Net learns from.
+    """The training data of the U-Net.
 
-    latents: scaled, of any float type. ids: int32, the captions. empty_ids: the empty caption. subjects: int8, see
-    `train.base.layout.subjects_of`.
+    latents: scaled, of any float type. ids: token ids of the captions, int32. empty_ids: those of the empty caption.
+    subjects: int8, see `train.base.layout.subjects_of`.
     """
 
     latents: Float[np.ndarray, "n h w c"]
@@ -49,8 +49,8 @@ class Examples(NamedTuple):
 class DenoiserState(NamedTuple):
     """The state of the U-Net's training.
 
-    step: int32. params: of the "unet", and of the "heads" of its second task. average: the moving average of params.
-    opt_state: optax's.
+    step: int32. params: of the "unet", and of the "heads" for its second task. average: the moving average of params.
+    opt_state: the state of the optimizer.
     """
 
     step: jax.Array
@@ -60,7 +60,7 @@ class DenoiserState(NamedTuple):
 
 
 def encode_pictures(config: VAEConfig, params: dict, pictures: Pictures, batch: int = 64) -> np.ndarray:
-    """Latents fp16 [n, h, w, c] of all pictures: the means of the encoder, unscaled."""
+    """Latents fp16 [n, h, w, c] of all pictures: the means that the encoder gives, not scaled."""
     model = AutoencoderKL(config)
     encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
     count = len(pictures.images)
@@ -133,7 +133,7 @@ def train_denoiser(
 
 
 def _hold_then_decay(peak: float, steps: int) -> optax.Schedule:
-    """Warm-up, constant to 75 % of the steps, then linear to 5 %. With more steps only the constant part is longer."""
+    """Warm-up, constant until 75 % of the steps, then linear decay to 5 % of `peak`."""
     hold = steps * 3 // 4
     warm = min(200, max(1, hold))
     pieces = [

@@ -1,4 +1,4 @@
-"""How well the judge recognises individuals that it was not trained on, and variants of scenes and styles."""
+"""How well the judge recognises individuals that it was not trained on, and tells scene and style variants apart."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from blocklora_jax.pocket.world.specs import (
 )
 from train.base import lineup
 
-_WATERCOLOURS = 1 / 6  # As in a concept's references; the others are photos.
+_WATERCOLOURS = 1 / 6  # The share in a concept's references. The other references are photos.
 _VARIANTS = {"scene": (HELD_OUT_SCENES, lineup.SCENE_VARIANTS), "style": (HELD_OUT_STYLES, lineup.STYLE_VARIANTS)}
 
 
 def measure_identity(judge: Judge, seed: int, count: int = 500) -> dict[str, Any]:
     """Retrieval among `count` individuals of all classes that the judge was not trained on, and mean cosines.
 
-    A gallery picture and a query picture each: the individual alone, in scenes, poses and places drawn apart, photo or
-    (one in six) watercolour. `top1`: share of queries whose nearest gallery picture shows the same individual;
-    `top1_of_class`: among the gallery pictures of its class only; `top1_in_pairs`: the same, for queries in which it
-    stands beside one of another class. `cosine_same`, `cosine_same_class`, `cosine_other_class`: query to gallery
-    picture of the same individual, of others of its class, of other classes.
+    Each individual has a gallery picture and a query picture. Both show it alone. Their scenes, poses and places are
+    drawn independently. One picture in six is a watercolour, the others are photos.
+
+    `top1`: share of queries whose nearest gallery picture shows the same individual. `top1_of_class`: the same, among
+    the gallery pictures of its class only. `top1_in_pairs`: as `top1_of_class`, for queries that also show an
+    individual of another class. `cosine_same`, `cosine_same_class`, `cosine_other_class`: from a query to the gallery
+    picture of the same individual, to those of other individuals of its class, and to those of other classes.
     """
-    cast = draw_unseen(judge, seed, count)
+    individuals = draw_unseen(judge, seed, count)
     rng = np.random.default_rng([seed, 21])
-    gallery, query = (_embed(judge, [_view((member,), rng) for member in cast]) for _ in range(2))
-    beside = [_partner(cast, i, rng) for i in range(count)]
-    pairs = _embed(judge, [_view(pair, rng) for pair in beside])
-    names = np.array([member.class_name for member in cast])
+    gallery, query = (_embed(judge, [_view((individual,), rng) for individual in individuals]) for _ in range(2))
+    couples = [_with_partner(individuals, i, rng) for i in range(count)]
+    pairs = _embed(judge, [_view(couple, rng) for couple in couples])
+    names = np.array([individual.class_name for individual in individuals])
     same_class = names[:, None] == names[None, :]
     cosines, itself = query @ gallery.T, np.eye(count, dtype=bool)
     is_hit = cosines.argmax(1) == np.arange(count)
@@ -56,11 +58,12 @@ def measure_identity(judge: Judge, seed: int, count: int = 500) -> dict[str, Any
 
 
 def measure_variants(judge: Judge, kind: str, seed: int) -> dict[str, Any]:
-    """Which variant of a held-out "scene" or "style" is it? Every one against references as a concept has them.
+    """How well the judge tells the variants of held-out scenes or styles apart by their references.
 
-    Six references and six other pictures of each variant. `top1`: share of pictures nearest to the mean of their own
-    variant's references, among all variants of all three held-out names; `cosine_same`: to that mean; `cosine_other`:
-    to the means of the other variants of the same name.
+    kind: "scene" or "style". Each variant has six references and six other pictures. `top1`: share of these pictures
+    that are nearest to the mean of their own variant's references, among all variants of all three held-out names.
+    `cosine_same`: mean cosine of a picture to that mean. `cosine_other`: to the means of the other variants of the same
+    name.
     """
     names, variants = _VARIANTS[kind]
     chosen = [variant for variant in variants if variant[0] in names]
@@ -82,17 +85,17 @@ def measure_variants(judge: Judge, kind: str, seed: int) -> dict[str, Any]:
 
 
 def draw_unseen(judge: Judge, seed: int, count: int) -> list[Individual]:
-    """`count` different individuals, the classes in turn, none of whom the judge's training drew."""
-    made = judge.training
-    seen = {lineup.draw_individual(made["seed"], i) for i in range(made["individuals"])}
-    cast: list[Individual] = []
+    """`count` different individuals, of each class in turn. The judge was trained on none of them."""
+    training = judge.training
+    seen = {lineup.draw_individual(training["seed"], i) for i in range(training["individuals"])}
+    unseen: list[Individual] = []
     rng, names = np.random.default_rng([seed, 20]), tuple(CLASSES)
-    while len(cast) < count:
-        member = draw_individual(names[len(cast) % len(names)], rng)
-        if member not in seen:
-            cast.append(member)
-            seen.add(member)
-    return cast
+    while len(unseen) < count:
+        individual = draw_individual(names[len(unseen) % len(names)], rng)
+        if individual not in seen:
+            unseen.append(individual)
+            seen.add(individual)
+    return unseen
 
 
 def _view(subjects: tuple[Individual, ...], rng: np.random.Generator) -> PictureSpec:
@@ -101,10 +104,12 @@ def _view(subjects: tuple[Individual, ...], rng: np.random.Generator) -> Picture
     return PictureSpec(subjects, scene, style, int(rng.integers(2**31)))
 
 
-def _partner(cast: list[Individual], i: int, rng: np.random.Generator) -> tuple[Individual, Individual]:
-    """Individual i and one of another class, at a random side."""
-    other = cast[int(rng.choice([j for j, c in enumerate(cast) if c.class_name != cast[i].class_name]))]
-    return (cast[i], other) if rng.random() < 0.5 else (other, cast[i])
+def _with_partner(individuals: list[Individual], i: int, rng: np.random.Generator) -> tuple[Individual, Individual]:
+    """Individual i and one of another class, in random order."""
+    individual = individuals[i]
+    other_classes = [j for j, each in enumerate(individuals) if each.class_name != individual.class_name]
+    partner = individuals[int(rng.choice(other_classes))]
+    return (individual, partner) if rng.random() < 0.5 else (partner, individual)
 
 
 def _embed(judge: Judge, specs: list[PictureSpec]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The initial parameters of the pocket model's networks: every residual branch gives zero at the start."""
+"""The initial parameters of the pocket model's networks: at the start every residual branch gives zero."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Stage 4: the judge, which measures pictures: metric learning over individuals and variants, and caption classes.
+"""Stage 4: the judge, the network that measures pictures. It learns embeddings, and the classes that captions name.
 
-A small network describes each individual by a vector, computed from the individual's parameters. The `subject`
+A small network computes a vector, the description of an individual, from the individual's parameters. The `subject`
 embedding of a picture is pulled to the descriptions of the individuals that it shows and pushed away from those of
 others. An individual without a picture in the batch is a negative too. `scene` and `style` are trained in the same way,
-against all variants. One more head predicts every trait of what the picture shows, so that the trunk learns sooner to
-see traits. The describing networks and this head are not kept.
+against all variants. One more head predicts every trait of what the picture shows, so that the shared layers learn
+sooner to see traits. The describing networks and this head are not kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from train.base.softness import augment, soften
 from train.engine.loop import LoopConfig, run_loop
 
 PICTURES_EACH = 4
-DESCRIPTIONS = 1024  # Individuals that a step compares its pictures with: about fifty of each class.
+DESCRIPTIONS = 1024  # Number of individuals that a step compares its pictures with: about fifty of each class.
 # Weights of the losses in the first and in the second half of the steps. A judge that continues from another one starts
 # with the second half. Scenes and styles fill the picture and are learnt quickly. With equal weights their gradients
 # would dominate those of the subjects, which are learnt slowly at first.
@@ -60,14 +60,14 @@ _NAMES = ((_OWNERS[:, None] == _OWNERS[None]) & _IS_NAME[:, None]).astype(np.flo
 
 
 class Describer(nn.Module):
-    """A unit vector [p, d] of each individual, from the numbers of its traits [p, t] (-1: none)."""
+    """A unit vector [p, d] for each individual, from the numbers of its traits [p, t] (-1: none)."""
 
     size: int
     width: int = 256
 
     @nn.compact
     def __call__(self, traits: Int[Array, "p t"]) -> Float[Array, "p d"]:
-        """The sum of the traits' vectors, then two layers: the colour of a hat counts only if there is a hat."""
+        """The traits' vectors are summed. Two layers follow, so that a hat's colour counts only if there is a hat."""
         vectors = nn.Embed(len(TRAIT_VALUES), self.width)(jnp.maximum(traits, 0))
         x = nn.LayerNorm()((vectors * (traits >= 0)[..., None]).sum(1))
         x = x + nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(x)))
@@ -78,8 +78,9 @@ class Batch(NamedTuple):
     """What one step reads.
 
     pictures: uint8 [b, s, s, 3]. traits: int32 [p, t] of the individuals to tell apart. target: fp32 [b, p], which of
-    them a picture shows; rows add up to one. values: fp32 [b, v], which of all trait values the subjects, the scene and
-    the style of a picture have. classes, scene, style, scene_variant, style_variant: as in `Labels`.
+    these individuals a picture shows; each row adds up to one. values: fp32 [b, v], which of all trait values the
+    subjects, the scene and the style of a picture have. classes, scene, style, scene_variant, style_variant: as in
+    `Labels`.
     """
 
     pictures: np.ndarray
@@ -105,7 +106,7 @@ def train_judge(
 ) -> Judge:
     """The trained judge.
 
-    vae: the autoencoder whose softened pictures it learns to read. start: a judge to continue from.
+    vae: the autoencoder; the judge also learns from pictures that it reconstructs. start: a judge to continue from.
     """
     count = PICTURES_EACH * individuals
     pictures = draw_lineup(run_dir, seed, individuals, count)
@@ -166,23 +167,23 @@ def _loss(
     (embedded, logits), seen = JudgeNetwork(config).apply({"params": params["judge"]}, images, mutable="intermediates")
     values = apply_model(_TRAIT_HEAD, params["traits"], seen["intermediates"]["pooled"][0])
     described = apply_model(Describer(config.subject_size), params["describer"], batch.traits)
-    alike = SCALE * embedded.subject @ described.T
+    similarities = SCALE * embedded.subject @ described.T
     scenes = apply_model(Describer(config.scene_size), params["scenes"], jnp.asarray(_SCENES))
     styles = apply_model(Describer(config.style_size), params["styles"], jnp.asarray(_STYLES))
     present = jnp.asarray(batch.values) @ _NAMES
     integer_loss = optax.softmax_cross_entropy_with_integer_labels
     losses = {
-        "subject": optax.softmax_cross_entropy(alike, batch.target),
+        "subject": optax.softmax_cross_entropy(similarities, batch.target),
         "scene_variant": integer_loss(SCALE * embedded.scene @ scenes.T, batch.scene_variant),
         "style_variant": integer_loss(SCALE * embedded.style @ styles.T, batch.style_variant),
         "classes": optax.sigmoid_binary_cross_entropy(logits.classes, batch.classes).sum(-1),
         "scene": integer_loss(logits.scene, batch.scene),
         "style": integer_loss(logits.style, batch.style),
-        # Traits of classes, scenes and styles that the picture does not show do not count.
+        # Only the traits of classes, scenes and styles that the picture shows count.
         "traits": (optax.sigmoid_binary_cross_entropy(values, batch.values) * present).sum(-1),
     }
     means = {name: loss.mean() for name, loss in losses.items()}
-    hits = jnp.take_along_axis(jnp.asarray(batch.target), alike.argmax(1)[:, None], axis=1) > 0
+    hits = jnp.take_along_axis(jnp.asarray(batch.target), similarities.argmax(1)[:, None], axis=1) > 0
     total = jnp.zeros(())
     for name, (early, late) in WEIGHTS.items():
         total += jnp.where(second_half, late, early) * means[name]
@@ -197,15 +198,15 @@ def make_batch(pictures: np.ndarray, softened: np.ndarray, labels: Labels, seed:
     shown = labels.subjects[chosen]
     present = np.unique(shown[shown >= 0])
     absent = np.setdiff1d(rng.choice(len(labels.traits), min(DESCRIPTIONS, len(labels.traits)), replace=False), present)
-    people = np.concatenate([present, absent])[: min(DESCRIPTIONS, len(labels.traits))]
-    target = (people[None, None] == shown[:, :, None]).any(1).astype(np.float32)
+    compared = np.concatenate([present, absent])[: min(DESCRIPTIONS, len(labels.traits))]
+    target = (compared[None, None] == shown[:, :, None]).any(1).astype(np.float32)
     values = np.zeros((batch, len(TRAIT_VALUES) + 1), np.float32)
     subjects = np.where(shown[..., None] >= 0, labels.traits[shown], -1).reshape(batch, -1)
     numbers = (subjects, _SCENES[labels.scene_variant[chosen]], _STYLES[labels.style_variant[chosen]])
-    # Padding is -1. It lands in a last column, which is cut off.
+    # Padding is -1, so it sets the last column, which is cut off.
     np.put_along_axis(values, np.concatenate(numbers, axis=1), 1, axis=1)
     rest = (array[chosen] for array in labels[2:])
-    return Batch(images, labels.traits[people], target / target.sum(1, keepdims=True), values[:, :-1], *rest)
+    return Batch(images, labels.traits[compared], target / target.sum(1, keepdims=True), values[:, :-1], *rest)
 
 
 def _pick(pictures: np.ndarray, softened: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""The U-Net's second task: to predict, at every cell of its feature maps, which class is drawn there.
+"""The U-Net's second task: to predict for every cell of its feature maps which class is drawn there.
 
-The drawing program knows where each subject stands, so no labels are needed. Without this task, cells on the right of
-a picture attend to the first noun of the caption instead of the second for a very long time. With it, this changes
-after a few hundred steps. One linear layer per feature map makes the prediction. These layers are not kept, so the
-model's architecture does not change.
+The drawing program knows where each subject is, so pictures need not be labelled. Without this task, cells on the right
+of a picture attend to the first noun of the caption instead of the second for a very long time. With it, they attend to
+the correct noun after a few hundred steps. One linear layer per feature map makes the prediction. These layers are not
+kept, so the model's architecture does not change.
 Source: TokenCompose (arXiv 2312.03626) supervises attention maps; here features are classified instead.
 """
 
@@ -31,7 +31,7 @@ Features = Mapping[str, Float[Array, "b h w c"]]
 
 
 def subjects_of(specs: Iterable[PictureSpec]) -> Int[np.ndarray, "n 3"]:
-    """int8: the class of each subject from left to right, a number in `CLASS_NAMES`; -1 where there is none."""
+    """int8: the class of each subject from left to right, as an index into `CLASS_NAMES`; -1 where there is none."""
     rows = [[CLASS_NAMES.index(subject.class_name) for subject in spec.subjects] for spec in specs]
     return np.array([row + [-1] * (MOST_SUBJECTS - len(row)) for row in rows], np.int8)
 
@@ -70,14 +70,14 @@ def layout_loss(
 
 
 def class_map(subjects: Int[Array, "b 3"], height: int, width: int) -> Int[Array, "b {height} {width}"]:
-    """The class of the subject whose place covers the cell's centre, -1 where none does."""
+    """The class of the subject whose place covers the centre of the cell, -1 where there is no such subject."""
     inside = jnp.asarray(_inside(height, width))[(subjects >= 0).sum(axis=1)]
     classes = jnp.where(inside, subjects.astype(jnp.int32)[:, :, None, None], -1)
     return classes.max(axis=1)
 
 
 def _inside(height: int, width: int) -> np.ndarray:
-    """bool [subjects in the picture, place, h, w]: is the cell's centre in the place?"""
+    """bool [subjects in the picture, place, h, w]: is the centre of the cell in the place?"""
     inside = np.zeros((MOST_SUBJECTS + 1, MOST_SUBJECTS, height, width), bool)
     y, x = ((np.arange(n) + 0.5) / n for n in (height, width))
     for count in range(1, MOST_SUBJECTS + 1):

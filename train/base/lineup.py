@@ -1,6 +1,6 @@
-"""The training pictures of the judge: several drawings of each of many individuals, with all parameters known.
+"""The training pictures of the judge: several drawings of each of many individuals, with known parameters.
 
-Imports no JAX, so that the drawing processes start quickly.
+This module does not import JAX, so that the drawing processes start quickly.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from blocklora_jax.pocket.world.specs import (
     Individual,
     PictureSpec,
 )
-from blocklora_jax.pocket.world.specs import draw_individual as draw_member
+from blocklora_jax.pocket.world.specs import draw_individual as draw_of_class
 from blocklora_jax.pocket.world.traits import Choices, Traits, draw_traits
 
-_CAST = (*CLASSES, *PEOPLE)  # People come twice because they have the most traits.
+_CLASS_ORDER = (*CLASSES, *PEOPLE)  # People come twice because they have the most traits.
 _PAIRS, _PLAIN, _PHOTO, _WATERCOLOUR = 0.35, 0.07, 0.5, 0.1
 _CHUNK = 250
 
@@ -38,9 +38,10 @@ _CHUNK = 250
 class Labels(NamedTuple):
     """The labels of n pictures of m individuals.
 
-    traits: int32 [m, t], numbers of an individual's class and trait values among `TRAIT_VALUES`, -1 where it has fewer.
-    subjects: int32 [n, 2], individuals in a picture, -1 for none. classes: fp32 [n, 18], 1 where a class is in it.
-    scene, style: int32 [n], among `SCENES` and plain, and `STYLES`. scene_variant, style_variant: among `VARIANTS`.
+    traits: int32 [m, t], an individual's class and trait values as numbers from `TRAIT_VALUES`, filled up with -1.
+    subjects: int32 [n, 2], the individuals in a picture, -1 for none. classes: fp32 [n, 18], 1 where a picture shows
+    the class. scene: int32 [n], an index into `SCENES`; one more for plain. style: int32 [n], an index into `STYLES`.
+    scene_variant, style_variant: int32 [n], numbers from `SCENE_VARIANTS` and `STYLE_VARIANTS`.
     """
 
     traits: np.ndarray
@@ -53,7 +54,7 @@ class Labels(NamedTuple):
 
 
 def number_traits(name: str, traits: Traits) -> list[int]:
-    """The numbers of the traits of a class, scene or style among `TRAIT_VALUES`, its name's first."""
+    """The numbers in `TRAIT_VALUES` of a class, scene or style: of its name, then of its traits."""
     return [TRAIT_VALUES[name, "", ""], *(TRAIT_VALUES[name, trait, value] for trait, value in traits)]
 
 
@@ -68,7 +69,7 @@ def _variants(choices: dict[str, Choices]) -> dict[tuple[str, Traits], int]:
 
 SCENE_VARIANTS = _variants(scenes.TRAITS)
 STYLE_VARIANTS = _variants(styles.TRAITS)
-# Every value that a trait of a class, scene or style can have, numbered. Scenes and styles have one more, their name.
+# A number for every value that a trait of a class, scene or style can have, and for each of their names.
 TRAIT_VALUES = {
     key: number
     for number, key in enumerate(
@@ -81,18 +82,18 @@ TRAIT_VALUES = {
 
 
 def draw_individual(seed: int, number: int) -> Individual:
-    """Individual `number` of the endless cast `seed`; neighbours are of different classes."""
-    return draw_member(_CAST[number % len(_CAST)], np.random.default_rng([seed, 1, number]))
+    """Individual `number` of the endless series that `seed` gives. Neighbours are of different classes."""
+    return draw_of_class(_CLASS_ORDER[number % len(_CLASS_ORDER)], np.random.default_rng([seed, 1, number]))
 
 
 def make_spec(seed: int, individuals: int, number: int) -> tuple[PictureSpec, list[int]]:
-    """Picture `number`, and which of the `individuals` it shows. Each individual in turn is the main subject."""
+    """Picture `number`, and the numbers of the `individuals` that it shows. Each in turn is the main subject."""
     rng = np.random.default_rng([seed, 2, number])
     shown = [number % individuals]
     if rng.random() < _PAIRS:
-        # Never two of one class, as in the world's own pictures.
+        # A picture never shows two of one class, as in the pictures that the base is trained on.
         second = int(rng.integers(individuals))
-        while _CAST[second % len(_CAST)] == _CAST[shown[0] % len(_CAST)]:
+        while _CLASS_ORDER[second % len(_CLASS_ORDER)] == _CLASS_ORDER[shown[0] % len(_CLASS_ORDER)]:
             second = (second + 1) % individuals
         shown.insert(int(rng.integers(2)), second)
     scene = PLAIN if rng.random() < _PLAIN else SCENES[int(rng.integers(len(SCENES)))]
@@ -118,14 +119,14 @@ def make_spec(seed: int, individuals: int, number: int) -> tuple[PictureSpec, li
 
 def label_pictures(seed: int, individuals: int, count: int) -> Labels:
     """The labels of pictures 0 to `count`, without drawing them."""
-    cast = [draw_individual(seed, i) for i in range(individuals)]
+    everyone = [draw_individual(seed, i) for i in range(individuals)]
     specs, shown = zip(*(make_spec(seed, individuals, number) for number in range(count)), strict=True)
     classes, places = tuple(CLASSES), (*SCENES, PLAIN)
     present = np.zeros((count, len(classes)), np.float32)
     for row, spec in zip(present, specs, strict=True):
         row[[classes.index(subject.class_name) for subject in spec.subjects]] = 1
     return Labels(
-        traits=_ragged([number_traits(who.class_name, who.traits) for who in cast]),
+        traits=_ragged([number_traits(each.class_name, each.traits) for each in everyone]),
         subjects=_ragged(list(shown), 2),
         classes=present,
         scene=np.array([places.index(spec.scene) for spec in specs], np.int32),
@@ -136,7 +137,7 @@ def label_pictures(seed: int, individuals: int, count: int) -> Labels:
 
 
 def draw_lineup(folder: Path, seed: int, individuals: int, count: int, workers: int = 2) -> np.ndarray:
-    """Pictures uint8 [count, 64, 64, 3], drawn into `folder`, or those that an earlier call drew there."""
+    """Pictures uint8 [count, 64, 64, 3]. They are drawn into `folder`, unless an earlier call has drawn them there."""
     path = folder / "pictures.npy"
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def draw_lineup(folder: Path, seed: int, individuals: int, count: int, workers: 
     pictures = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
     starts = range(0, count, _CHUNK)
     drawer = functools.partial(_draw_chunk, seed, individuals, count)
-    # Spawned, because forking a process in which JAX runs threads can deadlock.
+    # "spawn", because forking a process in which JAX runs threads can deadlock.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         parts = tqdm(pool.map(drawer, starts), total=len(starts), desc="draw", unit="chunk", dynamic_ncols=True)
         for start, part in zip(starts, parts, strict=True):
@@ -162,7 +163,7 @@ def _draw_chunk(seed: int, individuals: int, count: int, start: int) -> np.ndarr
 
 
 def variant_traits(variants: dict[tuple[str, Traits], int]) -> np.ndarray:
-    """The numbers of every variant's traits, int32 [v, t], -1 where it has fewer."""
+    """The numbers of every variant's traits, int32 [v, t], filled up with -1."""
     return _ragged([number_traits(name, traits) for name, traits in variants])
 
 

@@ -44,18 +44,15 @@ PREVIEW_PROMPTS = (
 )
 README = """# The pocket model
 
-A tiny Stable Diffusion (64 x 64 pixels, fp16) that knows the little world of `blocklora_jax/pocket/world.py` and \
-nothing
-else. Every picture it learnt from was drawn by this project; weights and pictures are under Apache-2.0, as the code is.
+A tiny Stable Diffusion (64 x 64 pixels, fp16). It knows only the pictures that the program in
+`blocklora_jax/pocket/world` draws. Every picture it learnt from was drawn by this project. Weights and pictures are
+under Apache-2.0, like the code.
 
-`unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` are a Diffusers folder that PyTorch opens too. \
-`image_encoder` is the
-CLIP image tower that was trained with the text encoder, for measuring. `judge`, if it is there, is one small \
-convolutional
-network that measures pictures of this world (`blocklora_jax.pocket.judge.load_judge`): which individual, which \
-variant of a
-scene or style, as unit vectors; which classes, scene and style, as probabilities. `python -m train.base --report` \
-says how well.
+`unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler` are a Diffusers folder that PyTorch opens too.
+`image_encoder` is the CLIP image encoder that was trained with the text encoder. It is used for measuring. `judge`, if
+it is there, is a small convolutional network that measures such pictures (`blocklora_jax.pocket.judge.load_judge`). It
+gives unit vectors for the individual and for the variant of a scene or style, and probabilities for classes, scene and
+style. `python -m train.base --report` tells how well.
 
 Made at commit {commit} with jax {jax} by
 
@@ -71,11 +68,11 @@ Last line of each stage's metrics:
 
 @dataclass(frozen=True)
 class Packager:
-    """Writes the model of a run in its present state.
+    """Writes the current model of a run.
 
-    out: the run folder, with `tokenizer`, `image_encoder` and, once it is trained, `judge/weights`. configs: by
-    component. text_params, vae_params: those that the U-Net was trained on. settings: for the README. learnt_from: the
-    pictures of this run and of the runs that it continues.
+    out: the run folder, with `tokenizer`, `image_encoder` and, once the judge is trained, `judge/weights`. configs: by
+    component. text_params, vae_params: the parameters with which the U-Net was trained. settings: for the README.
+    learnt_from: the pictures of this run and of the runs that it continues.
     """
 
     out: Path
@@ -86,7 +83,7 @@ class Packager:
     learnt_from: Sequence[PictureSet]
 
     def write(self, step: int, unet_params: Mapping[str, Any]) -> Path:
-        """A preview grid of `step` and the model's folder, which is returned."""
+        """Write a preview grid for `step`, and the folder of the model; returns the folder."""
         params = {"unet": unet_params, "vae": self.vae_params, "text_encoder": self.text_params}
         checkpoint = Checkpoint(
             name="pocket",
@@ -106,7 +103,7 @@ class Packager:
         return folder
 
     def preview(self, checkpoint: Checkpoint) -> bytes:
-        """A PNG of what the model makes of `PREVIEW_PROMPTS`."""
+        """A PNG of the pictures that the model makes from `PREVIEW_PROMPTS`."""
         configs = checkpoint.configs
         models = make_models(configs)
         schedule = Schedule.from_json(dict(checkpoint.scheduler), "pocket scheduler")
@@ -118,16 +115,16 @@ class Packager:
         return png_bytes(picture_grid(images, captions=PREVIEW_PROMPTS, columns=4, scale=3))
 
     def readme(self) -> str:
-        """The weights' README: what they are, and how to make them again."""
-        set_to = {name: value for name, value in self.settings.items() if value is not None}
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in set_to.items())
+        """The README of the weights: what they are, and how to make them again."""
+        given = {name: value for name, value in self.settings.items() if value is not None}
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
         stages = [stage for stage in ("clip", "vae", "unet", "judge") if (self.out / stage / "metrics.jsonl").exists()]
         last = {stage: last_metrics(self.out / stage) for stage in stages}
         return README.format(flags=flags, metrics=json.dumps(last, indent=2), commit=_commit(), jax=jax.__version__)
 
 
 def _commit() -> str:
-    """The checkout's commit, or "unknown" outside of one."""
+    """The commit of the git checkout, or "unknown" outside of a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or "unknown"

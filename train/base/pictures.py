@@ -15,7 +15,7 @@ from blocklora_jax.io.json_text import read_json
 from blocklora_jax.pocket.architecture import IMAGE_SIZE
 from blocklora_jax.pocket.world import PictureSpec, sample_batch, sample_spec
 
-# In a model's folder: a list of `PictureSet`, one for each run. In a run's folder: a list with its own.
+# In the folder of a model: a list of `PictureSet`, one for each run. In a run folder: a list of the run's one set.
 PICTURE_SETS = "pictures.json"
 
 
@@ -27,7 +27,10 @@ class Pictures(NamedTuple):
 
 
 class PictureSet(NamedTuple):
-    """The training pictures: the first `pictures` of the endless set `seed`. several: as in `random_spec`."""
+    """A set of training pictures: the first `pictures` of the endless series that `seed` gives.
+
+    several: see `random_spec`.
+    """
 
     seed: int
     pictures: int
@@ -39,7 +42,7 @@ class PictureSet(NamedTuple):
 
 
 def read_picture_sets(model: Path) -> list[PictureSet]:
-    """The training pictures of the model in a folder, one set for each run. Empty if the folder does not name them.
+    """The training pictures of the model in a folder, one set for each run. Empty if the folder does not list them.
 
     Raises: UserError for a malformed file.
     """
@@ -51,10 +54,10 @@ def read_picture_sets(model: Path) -> list[PictureSet]:
 
 
 def draw_pictures(run_dir: Path, chosen: PictureSet, chunk: int = 2000, workers: int = 2) -> Pictures:
-    """Draw the pictures into `run_dir`, or open those of an earlier call. An interrupted call is continued.
+    """Draw the pictures into `run_dir`, or open those that an earlier call drew. An interrupted call is continued.
 
-    Raises: UserError if the earlier call drew other pictures: results made from those would be mistaken for results
-        from these.
+    Raises: UserError if the earlier call drew other pictures. Otherwise latents and labels of different pictures would
+        be mixed up.
     """
     seed, count, several = chosen
     earlier = read_picture_sets(run_dir)
@@ -82,7 +85,7 @@ def draw_pictures(run_dir: Path, chosen: PictureSet, chunk: int = 2000, workers:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Save `array` as .npy: under another name first, which is then renamed to `path`."""
+    """Save `array` as .npy. It is written under another name, which is then renamed to `path`."""
     temporary = path.with_suffix(".part.npy")
     np.save(temporary, array)
     temporary.replace(path)
@@ -94,7 +97,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
 
 
 def batch_indices(seed: int, step: int, batch: int, count: int) -> np.ndarray:
-    """`batch` picture numbers below `count` for one step, a function of (seed, step); every epoch is a new shuffle."""
+    """`batch` picture numbers below `count` for one step, a function of (seed, step). Each epoch is a new shuffle."""
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // count
     orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in np.unique(epochs).tolist()}

@@ -25,8 +25,9 @@ from blocklora_jax.pocket.world.specs import PictureSpec, draw_individual, rando
 from train.base.identity import measure_identity, measure_variants
 from train.base.pictures import PICTURE_SETS, PictureSet, read_picture_sets
 
-# Least values. identity: share of unseen individuals that are recognised. drawings: share of the drawings' captions
-# that are recognised. one, two: rate of generated pictures over that of drawings, with one subject and with two.
+# Minimum values. identity: share of unseen individuals that are recognised. drawings: share of captions that are
+# recognised in drawings. one, two: the rate for generated pictures divided by the rate for drawings, with one subject
+# and with two.
 BARS = {"identity": 0.85, "drawings": 0.97, "one": 0.90, "two": 0.75}
 PARTS = ("classes", "scene", "style")
 _TRIES = 500
@@ -43,7 +44,7 @@ def write_report(
 
     counts: number of captions with one and with two subjects. Captions that the model was not trained on are preferred.
 
-    Raises: UserError for a model that does not name its training pictures.
+    Raises: UserError for a model that does not list its training pictures.
     """
     began = time.perf_counter()
     judge = load_judge(packed) if (packed := Path(model) / "judge").is_dir() else load_judge(FOLDER)
@@ -67,10 +68,10 @@ def write_report(
 def measure_captions(
     judge: Judge, generate: Make, known: set[Caption], seed: int, counts: tuple[int, int]
 ) -> dict[str, Any]:
-    """Rates of recognition with "one" and "two" subjects, and by name (one subject), for three sets of pictures.
+    """Recognition rates with "one" and "two" subjects, and by name (one subject), for three sets of pictures.
 
-    "world": drawings of all classes, scenes and styles, also those that the base never saw. "drawn": four drawings of
-    every caption that the base is asked for, with other individuals each. "generated": the base's pictures.
+    "world": drawings of all classes, scenes and styles, including those that the base never saw. "generated": the
+    base's picture for each of the captions. "drawn": four drawings for each of these captions, with other individuals.
     """
     rng = np.random.default_rng([seed, 30])
     result: dict[str, Any] = {}
@@ -104,7 +105,7 @@ def known_captions(learnt_from: Iterable[PictureSet]) -> set[Caption]:
 
 
 def new_caption(known: set[Caption], subjects: int, rng: np.random.Generator) -> PictureSpec:
-    """A random picture of classes, scenes and styles that the base knows; its caption is new to it if possible."""
+    """A random picture of classes, scenes and styles that the base knows, with a caption new to it if possible."""
     for _ in range(_TRIES):
         spec = random_spec(rng, subjects=subjects)
         if caption_key(spec) not in known:
@@ -119,12 +120,12 @@ def _with_others(spec: PictureSpec, rng: np.random.Generator) -> PictureSpec:
 
 
 def draw_all(specs: list[PictureSpec]) -> np.ndarray:
-    """Their drawings, uint8 [n, 64, 64, 3]."""
+    """Drawings of all `specs`, uint8 [n, 64, 64, 3]."""
     return np.stack([draw(spec) for spec in specs])
 
 
 def generate_pictures(sd: StableDiffusion, prompts: Sequence[str], seed: int, steps: int = 25) -> np.ndarray:
-    """The base's pictures, uint8 [n, 64, 64, 3], in batches of one size: one compilation serves all."""
+    """The base's pictures, uint8 [n, 64, 64, 3]. All batches have one size, so that one program is compiled."""
     filled = [*prompts, *[prompts[-1]] * (-len(prompts) % _BATCH)]
     starts = range(0, len(filled), _BATCH)
     parts = [sd.generate(filled[i : i + _BATCH], seed=1000 * seed + i, steps=steps) for i in starts]
@@ -132,7 +133,7 @@ def generate_pictures(sd: StableDiffusion, prompts: Sequence[str], seed: int, st
 
 
 def recognise(labels: Labels, specs: list[PictureSpec]) -> dict[str, np.ndarray]:
-    """bool [n] for each of `PARTS`: is what the caption says recognised in the picture?"""
+    """bool [n] for each of `PARTS`: does the judge recognise in the picture what the caption says?"""
     scenes = np.array([SCENE_NAMES.index(spec.scene) for spec in specs])
     styles = np.array([STYLE_NAMES.index(spec.style) for spec in specs])
     return {
@@ -149,7 +150,7 @@ def _shows(probabilities: np.ndarray, spec: PictureSpec) -> bool:
 
 
 def _by_name(specs: list[PictureSpec], hits: dict[str, np.ndarray]) -> dict[str, dict[str, list[float]]]:
-    """For each name of each part, [share recognised of the pictures whose caption names it, number of those]."""
+    """For each name of each part: [share recognised, number] of the pictures whose caption has the name."""
     names = {
         "classes": [spec.subjects[0].class_name for spec in specs],
         "scene": [spec.scene for spec in specs],
@@ -166,37 +167,38 @@ def _by_name(specs: list[PictureSpec], hits: dict[str, np.ndarray]) -> dict[str,
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report for people."""
-    who, said = report["identity"], report["captions"]
+    """The report as text with tables."""
+    identity, captions = report["identity"], report["captions"]
     lines = [
         f"{report['model']}, seed {report['seed']}, {report['seconds']} s",
-        f"identity: top-1 {_bar(who['top1'], BARS['identity'])} among {who['individuals']} unseen individuals; "
-        f"{who['top1_of_class']:.1%} among those of its class, "
-        f"{who['top1_in_pairs']:.1%} when it stands beside another",
-        f"cosine to the same individual {who['cosine_same']:.3f} (beside another {who['cosine_in_pairs']:.3f}), "
-        f"to others of its class {who['cosine_same_class']:.3f}, of other classes {who['cosine_other_class']:.3f}",
+        f"identity: top-1 {_bar(identity['top1'], BARS['identity'])} among {identity['individuals']} unseen"
+        f" individuals; {identity['top1_of_class']:.1%} among those of its class, "
+        f"{identity['top1_in_pairs']:.1%} when the picture shows a second individual",
+        f"cosine to the same individual {identity['cosine_same']:.3f} (beside a second one"
+        f" {identity['cosine_in_pairs']:.3f}), to others of its class {identity['cosine_same_class']:.3f}, "
+        f"to those of other classes {identity['cosine_other_class']:.3f}",
     ]
     for kind, rows in report["variants"].items():
         lines.append(
-            f"{kind} variants: top-1 {rows['top1']:.1%} among {rows['variants']}; cosine to its own references "
-            f"{rows['cosine_same']:.3f}, to those of the {kind}'s other variants {rows['cosine_other']:.3f}"
+            f"{kind} variants: top-1 {rows['top1']:.1%} among {rows['variants']}; cosine to the references of the same "
+            f"variant {rows['cosine_same']:.3f}, of other variants of the {kind} {rows['cosine_other']:.3f}"
         )
     for name in ("one", "two"):
-        rows = said[name]
+        rows = captions[name]
         lines.append(
             f"\n{name} subject{'s' * (name == 'two')}: {rows['captions']} captions, "
-            f"{rows['unseen']} of them not among the base's"
+            f"{rows['unseen']} of them not in the base's training"
         )
         lines.append(f"{'recognised':12}{'all drawn':>14}{'drawn':>12}{'generated':>12}   generated / drawn")
         for part in PARTS:
             world, drawn, made = (rows[kind][part] for kind in ("world", "drawn", "generated"))
-            # Two subjects are judged by whether both are there.
+            # With two subjects, only their classes have to reach a minimum.
             bar = BARS[name] if name == "one" or part == "classes" else None
             lines.append(
                 f"{part:12}{_bar(world, BARS['drawings'] if name == 'one' else None):>14}{drawn:12.1%}{made:12.1%}   "
                 f"{_bar(rows['ratio'][part], bar)}"
             )
-    return "\n".join([*lines, *_name_table(said["by_name"], who["top1_by_class"])])
+    return "\n".join([*lines, *_name_table(captions["by_name"], identity["top1_by_class"])])
 
 
 def _bar(value: float, bar: float | None) -> str:
@@ -209,6 +211,6 @@ def _name_table(by_name: dict[str, Any], top1: dict[str, float]) -> list[str]:
         for name in known:
             shares = [by_name[kind][part].get(name, [None, 0]) for kind in ("world", "drawn", "generated")]
             cells = "".join(f"{'-' if share is None else f'{share:.0%}':>10}" for share, _ in shares)
-            who = f"{top1[name]:.0%}" if part == "classes" and name in top1 else ""
-            lines.append(f"{name:16}{cells}{shares[-1][1]:12d}{who:>10}")
+            identity = f"{top1[name]:.0%}" if part == "classes" and name in top1 else ""
+            lines.append(f"{name:16}{cells}{shares[-1][1]:12d}{identity:>10}")
     return lines

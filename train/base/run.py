@@ -31,15 +31,15 @@ from train.base.pictures import Pictures, PictureSet, draw_pictures, read_pictur
 from train.base.report import write_report
 from train.engine.loop import LoopConfig
 
-# What is asked for in one call only, and no setting of the model.
+# Options that concern one call, not the model. The README of the model leaves them out.
 _OF_THE_CALL = frozenset({"out", "resume", "only_judge", "report", "model"})
 
 
 class Frozen(NamedTuple):
-    """What the U-Net is trained on top of, and what it starts from (None: from nothing).
+    """The components that stay fixed while the U-Net trains, and the initial U-Net (None: random).
 
-    configs: of "vae" and "text_encoder". vae, text_encoder, unet: parameters. learnt_from: by the runs that made them.
-    folder: of the model that it was read from.
+    configs: of "vae" and "text_encoder". vae, text_encoder, unet: parameters. learnt_from: the pictures of the runs
+    that made them. folder: of the model that they were read from; None if this run trained them.
     """
 
     configs: dict[str, Any]
@@ -51,14 +51,14 @@ class Frozen(NamedTuple):
 
 
 def train_base(config: BaseConfig) -> Path:
-    """All stages, or what is left of them; returns the model's folder."""
+    """Run all stages, or continue them; returns the folder of the model."""
     with hold(config.out, "training in"):
         return _train_stages(config)
 
 
 def _train_stages(config: BaseConfig) -> Path:
     out = config.out
-    # What is wrong with the model to start from is told before minutes of drawing.
+    # First, because drawing takes minutes: an error in the model to start from must be reported before that.
     start = load_frozen(config.start) if config.start else None
     pictures = draw_pictures(out, _picture_set(config))
     if start:
@@ -100,7 +100,7 @@ def _train_stages(config: BaseConfig) -> Path:
 
 
 def make_judge(config: BaseConfig, vae: tuple[VAEConfig, dict[str, Any]]) -> Path:
-    """The judge's stage; returns the folder of its weights. It goes on from the judge of the model to start from."""
+    """Train the judge; returns the folder of its weights. With --start it continues from the judge of that model."""
     folder = config.out / "judge" / "weights"
     if config.judge_steps:
         loop, rate = _loop_config(config, config.judge_steps), config.judge_learning_rate
@@ -113,7 +113,7 @@ def make_judge(config: BaseConfig, vae: tuple[VAEConfig, dict[str, Any]]) -> Pat
 
 
 def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
-    """The tokenizer, CLIP and the autoencoder."""
+    """Write the tokenizer, and train CLIP and the autoencoder."""
     out = config.out
     rows = write_tokenizer(out / "tokenizer", vocabulary(), architecture.MAX_TOKENS)
     ids = Tokenizer(out / "tokenizer", rows, architecture.MAX_TOKENS).encode(pictures.captions)
@@ -133,7 +133,7 @@ def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
 
 
 def load_frozen(name: str) -> Frozen:
-    """All of it from a model, "pocket" or a folder that such a run wrote."""
+    """Read the components from a model: "pocket", or a folder that such a run wrote."""
     model = load_folder(name)
     folder, params = model.tokenizer.parent, model.params
     return Frozen(
@@ -147,16 +147,16 @@ def load_frozen(name: str) -> Frozen:
 
 
 def copy_others(start: Frozen, out: Path) -> None:
-    """Copy what a run takes as it is from the model that it starts from, and the judge, into the run's folder."""
+    """Copy the tokenizer, the image encoder and the judge of the model to start from into the run folder."""
     assert start.folder
     for part, copy in (("tokenizer", "tokenizer"), ("image_encoder", "image_encoder"), ("judge", "judge/weights")):
-        # Models from before there was a judge have none.
+        # Old models have no judge.
         if part != "judge" or (start.folder / part).is_dir():
             shutil.copytree(start.folder / part, out / copy, dirs_exist_ok=True)
 
 
 def run_stages(config: BaseConfig) -> None:
-    """Do what `config` asks for: measure a model, train the judge alone, or train all stages; print where it is."""
+    """Measure a model, train only the judge, or train all stages, as `config` says; print where the result is."""
     if config.report:
         write_report(config.model, config.out)
     elif config.only_judge:

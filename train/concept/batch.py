@@ -1,4 +1,4 @@
-"""What one training step reads."""
+"""The data that one training step reads."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from blocklora_jax.models.clip_text import TextOutput
 
-# Batches come from the host; inside jit their leaves are JAX arrays.
+# Batches come from the host as NumPy arrays. Inside jit their leaves are JAX arrays.
 Rows = Array | np.ndarray
 
 
 class OwnPrompts(NamedTuple):
     """Prompts with the concept's own token, for the token side.
 
-    owned: the directions of the basis that the concept owns, alike in every row: what a batch holds is split by rows.
+    owned: which directions of the basis the concept owns. It is the same in every row, and stored in each, because a
+    batch is split by rows.
     """
 
     ids: Int[Rows, "s *e t"]
@@ -25,13 +26,13 @@ class OwnPrompts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The rows of one step: b of the concept, r random ones. The numbers in `row` seed each row's noise.
+    """The rows of one step: b of the concept, r random ones. The numbers in `row` and `random_row` seed their noise.
 
     If the class is preserved (`erase="preserve"`), the random rows repeat the concept's rows under other prompts.
 
-    Text comes as ids, which the step encodes (SDXL's are [b, 2, t]), or as the outputs of the text encoders: for the
-    random rows if no text encoder is adapted, for the concept's rows if no token trains either. random_tokens: each
-    row's negative token, by text encoder. What is not given is None.
+    Text comes as ids, which the step encodes (for SDXL [b, 2, t]), or as outputs of the text encoders. The random rows
+    have outputs if no text encoder is adapted; the concept's rows have them if no token trains either. random_tokens:
+    by text encoder, the negative token of each row. Fields without a value are None.
     """
 
     latents: Float[Rows, "b h w c"]

@@ -1,4 +1,4 @@
-"""Trains any number of concepts in one program, each with the same result as if it were trained alone."""
+"""Trains any number of concepts in one program. Each gets the same result as if it were trained alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from train.engine.platform import all_hosts, is_first_host
 
 
 def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_dir: Path) -> list[Path]:
-    """Train all concepts at once, stacked on a leading axis; returns the paths of their adapter files.
+    """Train all concepts at the same time, stacked on a leading axis; returns the paths of their adapter files.
 
     Adapters, config.json and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
 
@@ -80,7 +80,7 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
     )  # fmt: skip
     paths = save_adapters(concepts, state)
     preview(config.steps, state)
-    # Only the first host draws the preview. Without this, the others would give up waiting for it at their end.
+    # Only the first host draws the preview. Without this, the other hosts would reach their end and not wait for it.
     all_hosts(True)
     return paths
 

@@ -9,7 +9,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable, visible_text
 
 _MOST_BYTES = 1 << 16
-# The longest marks first: the mark of UTF-32 begins with that of UTF-16.
+# Byte order marks, the longest first, because the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -22,7 +22,7 @@ _MARKS = (
 def read_captions(paths: list[Path]) -> list[str]:
     """The text of each caption file, in UTF-8 or the encoding of its byte order mark; see `visible_text`.
 
-    Raises: UserError naming every file that is not text, or in an encoding that cannot be known.
+    Raises: UserError naming every file that is not text, or whose encoding cannot be known.
     """
     captions, broken = [], []
     for path in paths:
@@ -50,7 +50,7 @@ def _read(path: Path) -> str:
 
 
 def _decode(data: bytes) -> str:
-    """Raises: ValueError for bytes that are no text, or text whose encoding can only be guessed."""
+    """Raises: ValueError for bytes that are not text, or text whose encoding could only be guessed."""
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

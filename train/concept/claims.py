@@ -20,7 +20,7 @@ def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig
         return config
     entry, wanted = registry.find(config.token), registry.partition
     adapter = config.adapter
-    # Whether it is the same basis is seen once the base is loaded: see `check_basis`.
+    # `check_basis` compares the bases later, when the base is loaded.
     same = bool(adapter.basis) == bool(wanted.basis) and adapter.assignment == wanted.assignment
     cut = (adapter.blocks, adapter.axis, adapter.partition_seed)
     if not same or cut != (wanted.num_blocks, wanted.axis, wanted.seed):
@@ -32,11 +32,11 @@ def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig
 
 
 def check_base(registry: Registry | None, digest: str, model: str) -> None:
-    """Raises UserError if the registry is of another base model than the one with `digest`, named `model`."""
+    """Raises UserError if the registry is for another base model than the one with `digest`, named `model`."""
     if registry and registry.base_digest not in ("", digest):
         raise UserError(
-            f"the registry is of {registry.base_name} ({registry.base_digest[:12]}), and {model} ({digest[:12]}) is"
-            " another model: train on that one with --model, or leave out --registry"
+            f"the registry is for {registry.base_name} ({registry.base_digest[:12]}), but {model} ({digest[:12]}) is"
+            " another model: choose the registry's model with --model, or leave out --registry"
         )
 
 
@@ -48,14 +48,14 @@ def check_basis(registry: Registry | None, config: ConceptConfig, sd: StableDiff
     digest = "" if basis is None else basis_digest(basis.directions)
     if digest != registry.partition.basis:
         raise UserError(
-            f"the registry is of the basis {registry.partition.basis}, and --basis {config.adapter.basis} is {digest}:"
-            " get the file that the others train with"
+            f"the registry is for the basis {registry.partition.basis}, but --basis {config.adapter.basis} is"
+            f" {digest}: use the file that the others train with"
         )
     if basis is None or not (registry.codewords and config.token_side.needs_codewords):
         return
-    if (found := codewords_digest(basis.codewords_for(config.adapter.blocks))) != registry.codewords:
+    if (digest := codewords_digest(basis.codewords_for(config.adapter.blocks))) != registry.codewords:
         raise UserError(
-            f"the registry is of the codewords {registry.codewords},"
-            f" and those in --basis {config.adapter.basis} are {found}:"
-            " get the file that the others train with"
+            f"the registry is for the codewords {registry.codewords},"
+            f" but those in --basis {config.adapter.basis} are {digest}:"
+            " use the file that the others train with"
         )

@@ -1,7 +1,7 @@
-"""Negative tokens from a public codebook: codewords of other slots, moved as far as training moves a token.
+"""Negative tokens from codewords: those of other slots, with noise as large as training's changes of a token.
 
-The tokens of other concepts start at the codewords of their slots, which are public. Training moves them in directions
-that are not known.
+The tokens of other concepts start at the codewords of their slots, which everybody has. The directions in which
+training moves them are not known.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STREAM = 0xC0DE
 def codeword_negatives(
     settings: TokenSettings, sd: StableDiffusion, own: OwnDirections, count: int, seed: int
 ) -> dict[str, Float[np.ndarray, "p v d"]]:
-    """`draw_codewords` as far from them as the settings say that training moves a token, for each text encoder."""
+    """Codewords of other slots with noise (see `draw_codewords`). The settings say how far training moves a token."""
     assert own.codewords is not None
     jitter = {
         part: jitter_deviation(
@@ -48,12 +48,12 @@ def draw_codewords(
 ) -> dict[str, Float[np.ndarray, "p v d"]]:
     """By text encoder, a codeword of another slot for each of `count` prompts, with noise; fp32.
 
-    A function of the seed.
+    A function of the seed. A row has the same slot in both text encoders.
 
     own_slots: slots whose codewords are never drawn. vectors: embeddings of a token; shorter codewords are repeated,
     longer ones are cut.
-    jitter: by text encoder, the largest standard deviation of the noise; each row has a uniform share of it (see
-    `jitter_deviation`). A row has the same slot in both text encoders.
+    jitter: by text encoder, the largest standard deviation of the noise (see `jitter_deviation`). The deviation of each
+    row is drawn uniformly from 0 to this.
 
     Raises: UserError if there is no other slot.
     """
@@ -75,7 +75,7 @@ def draw_codewords(
 def jitter_deviation(table_deviation: float, token_spread: float, negative_spread: float) -> float:
     """How far training moves a token, as a standard deviation of each of its numbers.
 
-    Tokens start `token_spread` deviations of the token table from their noun, and end at up to `token_spread *
-    negative_spread`. The change by training is independent of the start, so the squares add up.
+    Tokens start at a distance of `token_spread` from their noun, in standard deviations of the token table. They end at
+    up to `token_spread * negative_spread`. The change by training is independent of the start, so the squares add up.
     """
     return table_deviation * token_spread * max(negative_spread**2 - 1, 0.0) ** 0.5

@@ -1,4 +1,4 @@
-"""Which settings concepts that train in one program may have of their own, and which must be equal."""
+"""Which settings may differ between concepts that train in one program, and which must be equal."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
         if name not in OF_ITS_OWN and value != first[name]
     ]
     if differing:
-        raise UserError(f"concepts that train together share these settings: {'; '.join(differing)}")
+        raise UserError(f"concepts that train together must share these settings: {'; '.join(differing)}")
     slots = {each.token: len(each.adapter.slot or (0,)) for each in configs}
     if configs[0].adapter.basis and len(set(slots.values())) > 1:
         raise UserError(
-            f"with --basis, concepts that train together have as many slots each, not {slots}: train them apart"
+            f"with --basis, concepts that train together must have equal numbers of slots, not {slots}:"
+            " train them separately"
         )
     return configs[0]

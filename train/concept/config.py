@@ -1,4 +1,4 @@
-"""The configuration of a training. Flags override a YAML file, which overrides the defaults."""
+"""The configuration of a training run. Flags override a YAML file, which overrides the defaults."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ from train.concept.settings.token_side import TokenSideSettings
 from train.concept.settings.tokens import TokenSettings
 from train.concept.settings.visible_text import check_visible
 
-# Keys of settings that say where and how a run was made. They are private and change no number.
+# Keys of settings that say where and how a run was made. They are private and do not change the adapter's numbers, so
+# the adapter file leaves them out.
 PRIVATE_SETTINGS = frozenset(
     "images other_images out model registry basis strangers resume save_dtype log_every save_every preview_every"
     " preview_prompts tensorboard tpu gpu cpu mapper remat".split()
 )
 
 
-# Groups whose flags are flat, by field.
+# Groups of settings, by field of `ConceptConfig`. Their flags have no prefix: --rank, not --adapter.rank.
 GROUPS: dict[str, type] = {
     "data": DataSettings,
     "adapter": AdapterSettings,
@@ -62,7 +63,7 @@ class ConceptConfig:
 
     images: Path
     """Folder of PNG, JPEG or WebP pictures, or a packaged concept, such as ada.
-    `name.txt` (UTF-8) beside `name.png` is its caption. `name.mask.png` weighs its loss:
+    `name.txt` (UTF-8) beside `name.png` is its caption. `name.mask.png` weights its loss:
     white is where the concept is; black and transparent parts do not count."""
     token: str
     """The concept's new word, such as '<ada>'."""
@@ -104,7 +105,7 @@ class ConceptConfig:
             return
         if not self.tokens.token_vectors:
             raise UserError(
-                "--erase preserve tells the concept from its class by the token: give --token-vectors 1 or more"
+                "--erase preserve needs a token that tells the concept from its class: give --token-vectors 1 or more"
             )
         if self.random_rows > self.optimizer.batch:
             raise UserError(
@@ -113,7 +114,7 @@ class ConceptConfig:
             )
 
     def _check_token_side(self) -> None:
-        """Raises UserError for a token side, or codewords, without a token or directions of its own."""
+        """Raises UserError if the token side or codewords are used without a token, or without own directions."""
         used = [flag for flag, is_used in {
             "--token-side": self.token_side.is_on,
             "--token-start codeword": self.token_side.token_start == "codeword",
@@ -121,7 +122,7 @@ class ConceptConfig:
         }.items() if is_used]  # fmt: skip
         if used and self.adapter.assignment != "text":
             raise UserError(
-                f"{used[0]} needs slots with directions of their own: give --assignment text and --basis too"
+                f"{used[0]} needs slots that own directions of a basis: give --assignment text and --basis too"
             )
         if used and not self.tokens.token_vectors:
             raise UserError(f"{used[0]} needs a token: give --token-vectors 1 or more")
@@ -151,12 +152,12 @@ class ConceptConfig:
 
     @property
     def trigger(self) -> str:
-        """What calls the concept in a prompt: "<ada> woman"."""
+        """The words that call the concept in a prompt: "<ada> woman"."""
         return self.called.trigger
 
     @property
     def random_rows(self) -> int:
-        """Random rows a step."""
+        """Number of random rows in a step."""
         return self.erasure.rows(self.optimizer.batch, self.adapter.layers)
 
     def to_json(self) -> dict[str, Any]:
@@ -165,19 +166,19 @@ class ConceptConfig:
 
 
 def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:
-    """The configuration of the command line `args`, the process' own if None; see `read_flags`."""
+    """The configuration that the command line `args` gives; None: that of this process. See `read_flags`."""
     return read_options(ConceptConfig, read_flags(args), prog="python -m train.concept")
 
 
 def read_flags(args: Sequence[str] | None = None) -> list[str]:
-    """`args` with the settings of its `--config FILE` as flags before all others, and new names for old ones.
+    """`args` in which `--config FILE` is replaced by the file's settings as flags, and old names by new ones.
 
     Raises: UserError for a YAML file that is missing, malformed, or has an unknown setting.
     """
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--config", type=Path)
     known, rest = reader.parse_known_args(rename_flags(sys.argv[1:] if args is None else args))
-    # tyro lets the last of two equal flags win, so the file's flags come first.
+    # If a flag is given twice, tyro takes the last one. So the file's flags come first.
     return [*(_flags_of(find_config(known.config)) if known.config else []), *rest]
 
 
@@ -193,7 +194,7 @@ def _flags_of(path: Path) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds. Raises: UserError if it is missing, malformed, or no mapping."""
+    """The mapping in a YAML file. Raises: UserError if the file is missing, malformed, or holds no mapping."""
     return read_yaml_mapping(path)
 
 

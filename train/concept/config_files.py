@@ -1,4 +1,4 @@
-"""Which file `--config` or `--concepts` means: a path, or the name of a shipped configuration, such as `ada`."""
+"""The file that `--config` or `--concepts` names: by its path, or by the name of a shipped configuration (`ada`)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _FOLDERS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "
 def find_config(path: Path, flag: str = "--config") -> Path:
     """`path` if there is such a file, else the shipped configuration of that name.
 
-    A path with the old name of a shipped configuration stands for the new one; this is reported on stderr.
-    flag: where the path was given.
+    An old name of a shipped configuration gives the new one, and a line on stderr says so. flag: the flag with which
+    the path was given, for messages.
 
     Raises: UserError for a name that is neither a file nor a shipped configuration.
     """
@@ -32,7 +32,7 @@ def find_config(path: Path, flag: str = "--config") -> Path:
         return path
     shipped = shipped_configs()
     if path.name not in shipped:
-        raise UserError(f"{flag} {path} is no file, and no shipped configuration: {', '.join(shipped)}")
+        raise UserError(f"{flag} {path} is neither a file nor a shipped configuration ({', '.join(shipped)})")
     return shipped[path.name]
 
 

@@ -1,4 +1,4 @@
-"""The data of the steps: latents of the pictures, encoded once, and batches as a function of (seed, step)."""
+"""The training data: latents of the pictures, which are encoded once, and batches as a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from train.concept.views import count_views, draw_views
 class ConceptData(NamedTuple):
     """The data of one concept: views (flips, crops) of each picture, and the ids or states of each caption.
 
-    latents: fp32 [n, h, w, c], scaled. weights: fp32 [n, h, w, 1]. ids: int32 [n, t], for SDXL [n, 2, t].
-    random_latents: fp32 [o, h, w, c]. prompts: p random ones; where the class is preserved, one for each view.
-    negative_tokens: fp32, by text encoder, the one of each prompt. random_text: the encoded prompts; None if a text
-    encoder trains. text: the n encoded captions; None if a token trains too (see `train.concept.prepare.cache_states`).
-    own_prompts: those of the token side; None where it is off.
+    latents: fp32 [n, h, w, c], scaled. weights: of the loss, fp32 [n, h, w, 1]. ids: int32 [n, t], for SDXL [n, 2, t].
+    random_latents: fp32 [o, h, w, c]. prompts: p random ones; if the class is preserved, one for each view.
+    negative_tokens: fp32, by text encoder, one for each prompt. random_text: the encoded prompts; None if a text
+    encoder trains. text: the n encoded captions; None if a text encoder or a token trains (see
+    `train.concept.prepare.cache_states`). own_prompts: for the token side; None if it is off.
     """
 
     latents: Float[np.ndarray, "n h w c"]
@@ -58,7 +58,7 @@ class ConceptData(NamedTuple):
 
 
 def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirections | None = None) -> ConceptData:
-    """Read, crop, encode and tokenise everything that `config` names. own: the concept's directions of a basis.
+    """Read, crop, encode and tokenise everything that `config` names. own: the part of a basis that the concept uses.
 
     Raises: UserError for pictures, masks or captions that cannot be used, naming the file.
     """
@@ -99,7 +99,7 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
 
 
 def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:
-    """`captions` with the class in place of the concept. They have no negative tokens."""
+    """`captions` with the class noun in place of the concept, without negative tokens."""
     texts = tuple(class_caption(caption, concept) for caption in captions)
     nouns = last_token_ids(sd.tokenizer, [concept.class_noun] * len(texts))
     return RandomPrompts(sd.tokenizer.encode(texts), nouns, texts)
@@ -124,8 +124,8 @@ def make_batches(
 ) -> Callable[[int], Batch]:
     """`batch_at(step)`: every epoch is a new shuffle of all views; random rows are drawn with replacement.
 
-    rows, random_rows: in a step. If the class is preserved, the random rows are the first rows of the batch, with the
-    same numbers.
+    rows, random_rows: their numbers in a step. If the class is preserved, the random rows are the first rows of the
+    batch, with the same numbers.
     """
     count = len(data.latents)
 
@@ -151,9 +151,9 @@ def make_batches(
         if data.text is None:
             batch = batch._replace(ids=data.ids[chosen])
             if data.own_prompts is not None:
-                # From draws of its own: all others are as without it.
-                drawn = np.random.default_rng((seed, 3, step)).integers(len(data.own_prompts.ids), size=rows)
-                batch = batch._replace(own_prompts=pick(data.own_prompts, drawn))
+                # A separate generator, so that all other draws are the same as without own prompts.
+                own_rows = np.random.default_rng((seed, 3, step)).integers(len(data.own_prompts.ids), size=rows)
+                batch = batch._replace(own_prompts=pick(data.own_prompts, own_rows))
         else:
             batch = batch._replace(text=pick(data.text, chosen))
         if data.random_text is None:
@@ -172,7 +172,7 @@ def _shuffled(seed: int, start: int, rows: int, count: int) -> Int[np.ndarray, "
 
 
 def _captions(files: list[PictureFiles], concept: ConceptName) -> list[str]:
-    """The text of each picture's caption file, or one of the templates in turn."""
+    """The text of each picture's caption file. Pictures without one get the templates in turn."""
     paths = [each.caption for each in files if each.caption]
     written = {
         path: _check_caption(text, path, concept) for path, text in zip(paths, read_captions(paths), strict=True)
@@ -184,7 +184,7 @@ def _captions(files: list[PictureFiles], concept: ConceptName) -> list[str]:
 
 
 def _check_caption(caption: str, path: Path, concept: ConceptName) -> str:
-    """`caption`, without the token if that has no vectors. Raises: UserError for a caption without the token."""
+    """`caption`; if the token has no vectors, without the token. Raises: UserError for a caption without the token."""
     token = token_pattern([concept.token])
     if re.search(token, caption):
         return caption if concept.vectors else " ".join(re.sub(token, " ", caption).split())
@@ -195,6 +195,6 @@ def _check_caption(caption: str, path: Path, concept: ConceptName) -> str:
 
 
 def find_images(images: Path) -> Path:
-    """The folder `images`, or the packaged references of that name ("ada")."""
+    """The folder `images`, or the folder of the packaged concept of that name ("ada")."""
     is_name = len(images.parts) == 1 and not images.exists() and images.name in CONCEPTS
     return reference_folder(images.name) if is_name else images

@@ -1,4 +1,4 @@
-"""Encodes pictures to latents while they are read."""
+"""Encodes pictures to latents as they are read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from tqdm import tqdm
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.images import Picture, image_array
 
-# With fewer pictures a progress bar would end before it can be read.
+# Number of pictures from which on a progress bar is shown.
 _MANY = 50
 _MOST_ROWS, _MOST_PIXELS = 16, 4 * 512 * 512
 
 
 class PictureEncoder:
-    """Encodes a few pictures at a time, in one program, and then drops them. A `with` block ends the progress bar.
+    """Encodes a few pictures at a time, with one compiled program, and keeps only their latents.
+
+    Use it in a `with` block, which ends the progress bar.
 
     Args:
         sd: has the autoencoder.
@@ -50,7 +52,7 @@ class PictureEncoder:
             self._encode()
 
     def latents(self) -> Float[np.ndarray, "n h w c"]:
-        """Latents (the means) of all, scaled as the U-Net expects, fp32."""
+        """The latents of all pictures (the means), scaled as the U-Net expects, fp32."""
         if self._waiting:
             self._encode()
         return np.concatenate(self._latents) * np.float32(self._vae.config.scaling_factor)
@@ -65,7 +67,7 @@ class PictureEncoder:
 
 
 def encode_images(sd: StableDiffusion, pictures: Iterable[Picture], count: int = 0) -> Float[np.ndarray, "n h w c"]:
-    """Latents of `pictures`, which are all of one size; count: how many come, for the bar. See `PictureEncoder`."""
+    """Latents of `pictures`, which all have one size. count: their number, for the bar. See `PictureEncoder`."""
     with PictureEncoder(sd, count) as encoder:
         for picture in pictures:
             encoder.add(picture)
@@ -75,13 +77,13 @@ def encode_images(sd: StableDiffusion, pictures: Iterable[Picture], count: int =
 def rows_at_once(size: int, platform: str) -> int:
     """How many pictures of `size` x `size` pixels are encoded at once.
 
-    One on a CPU, where several take as long and more memory (pocket model, 64 pixels: 3.1 ms a picture alone, 2.9 in
-    batches of 16; 256 pixels: 154 and 201).
+    One on a CPU, where batches are not faster and need more memory. Times a picture with the pocket model: at 64 pixels
+    3.1 ms alone and 2.9 ms in batches of 16, at 256 pixels 154 ms and 201 ms.
     """
     return 1 if platform == "cpu" else max(1, min(_MOST_ROWS, _MOST_PIXELS // size**2))
 
 
-# Compiled once for all concepts that train on one model.
+# A function of the module, so that it is compiled once for all concepts that train on one model.
 @partial(jax.jit, static_argnums=0)
 def _encode(vae: Any, params: Any, pictures: Float[Array, "n h w 3"]) -> Float[Array, "n h2 w2 c"]:
     return vae.apply({"params": params}, pictures, method="encode")[0]

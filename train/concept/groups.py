@@ -1,4 +1,4 @@
-"""Training of many concepts, a group of them at a time."""
+"""Training of many concepts, one group after the other."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int,
 
 
 def _check_folders(configs: Sequence[ConceptConfig], groups: Path) -> None:
-    """Raises UserError as `check_run_dir` for each concept; a run that was interrupted has begun some of them only."""
+    """Raises UserError as `check_run_dir` does, for each concept. An interrupted run may have begun only some."""
     begun = [config for config in configs if (config.out / "config.json").exists()] if configs[0].run.resume else []
     for config in begun or configs:
         check_run_dir(config)

@@ -17,9 +17,9 @@ from train.concept.picture_files import PictureFiles, find_pictures
 
 
 class Picture(NamedTuple):
-    """image: RGB, upright. mask: greyscale of the same size, white where the loss counts; None where all counts.
+    """image: RGB, upright. mask: greyscale of the same size, white where the loss counts; None if all of it counts.
 
-    caption: None without a .txt.
+    caption: None if there is no .txt file.
     """
 
     path: Path
@@ -29,7 +29,7 @@ class Picture(NamedTuple):
 
 
 class Square(NamedTuple):
-    """A part of a picture, in its pixels."""
+    """A square part of a picture, in pixels."""
 
     left: int
     top: int
@@ -37,7 +37,9 @@ class Square(NamedTuple):
 
 
 def read_pictures(folder: Path) -> list[Picture]:
-    """Every PNG, JPEG and WebP of `folder` with captions and masks, by name, all in memory; see `each_picture`.
+    """All PNG, JPEG and WebP pictures of `folder` with captions and masks, sorted by name; see `each_picture`.
+
+    All of them are in memory at the same time.
 
     Raises: UserError as `find_pictures`, `read_captions` and `each_picture` do.
     """
@@ -48,11 +50,11 @@ def read_pictures(folder: Path) -> list[Picture]:
 
 
 def each_picture(files: Sequence[PictureFiles]) -> Iterator[Picture]:
-    """One picture after the other, without its caption: a photo takes a hundred megabytes and more.
+    """One picture after the other, without captions. Only one is in memory: a photo can take 100 MB and more.
 
     Transparent pixels become white, EXIF orientation is applied, every mode becomes RGB. Masks: see `_to_mask`.
 
-    Raises: UserError naming every file that cannot be read; after the first of them no more pictures come.
+    Raises: UserError naming every file that cannot be read. After the first such file no more pictures are given.
     """
     broken: list[str] = []
     for each in files:
@@ -69,7 +71,10 @@ def each_picture(files: Sequence[PictureFiles]) -> Iterator[Picture]:
 
 
 def place_square(size: tuple[int, int], share: float = 1.0, at: tuple[float, float] = (0.5, 0.5)) -> Square:
-    """`share` of the shorter side of a picture of `size` (width, height), placed by `at` in 0..1 across the rest."""
+    """A square as wide as `share` of the shorter side of a picture of `size` (width, height).
+
+    at: its place across and down, in 0..1: 0 is left or top, 1 is right or bottom.
+    """
     width, height = size
     side = max(1, round(min(width, height) * share))
     return Square(round((width - side) * at[0]), round((height - side) * at[1]), side)
@@ -93,9 +98,9 @@ def image_array(picture: Picture) -> Float[np.ndarray, "h w 3"]:
 
 
 def mask_array(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
-    """Loss weights in 0..1 on the grid of `size` latents, fp32; ones without a mask.
+    """Loss weights in 0..1 on a grid of `size` x `size` latents, fp32; all 1 without a mask.
 
-    Raises: UserError if the mask is black, or as good as black on this grid.
+    Raises: UserError if the mask is black, or becomes black on this grid.
     """
     weights = mask_weights(picture, size)
     if weights.sum() == 0:
@@ -124,17 +129,17 @@ def _read(files: PictureFiles) -> Picture:
 
 
 def _open(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The upright image of a file, converted. Raises: UserError naming the file and what is wrong with it."""
+    """The image of a file, turned upright and converted. Raises: UserError naming the file and its fault."""
     Image.init()
     try:
         if not path.is_file():
             raise OSError("not a file")
-        # EPS files are programs, which Pillow runs with Ghostscript whatever their suffix.
+        # An EPS file is a program. Pillow would run it with Ghostscript, whatever the suffix of the file is.
         with Image.open(path, formats=[kind for kind in Image.ID if kind != "EPS"]) as file:
             ImageOps.exif_transpose(file, in_place=True)
             file.load()
             return convert(file)
-    # Decoders raise many errors for damaged files: OSError, SyntaxError, struct.error, DecompressionBombError, …
+    # Decoders raise many kinds of errors for damaged files: OSError, SyntaxError, struct.error, …
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{printable(path.name)} ({printable(reason)})") from error
@@ -158,11 +163,11 @@ def _to_mask(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """16 bits of grey ("I;16", in older Pillows "I") as 8; Pillow's own conversion cuts off at 255."""
+    """16-bit grey (mode "I;16", in older versions of Pillow "I") as 8-bit. Pillow's own conversion clips at 255."""
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
     grey = Image.fromarray((values.astype(np.float32) / 257.0).clip(0, 255).astype(np.uint8))
-    if (unseen := image.info.get("transparency")) is not None:
-        grey.putalpha(Image.fromarray(np.where(values == unseen, 0, 255).astype(np.uint8)))
+    if (transparent := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey

@@ -22,7 +22,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import NEGATIVE_TOKENS
 from blocklora_jax.prompts.random_prompts import last_token_ids
 
-# Files keep the old name of negative tokens in their header.
+# In file headers negative tokens still have their old name.
 _KEY, _KIND = "blocklora_strangers", "strangers"
 
 # [concepts, vectors, d]
@@ -30,9 +30,9 @@ Offsets = Float[np.ndarray, "_ _ _"]
 
 
 def load_offsets(paths: Sequence[str] | None, sd: StableDiffusion) -> dict[str, Offsets]:
-    """By text encoder, what training added to the class nouns' embeddings; empty if no tokens are known.
+    """By text encoder, what training has added to the class nouns' embeddings; empty if no trained tokens are known.
 
-    paths: adapters, folders of adapters, or files of `train.negative_tokens`. None: those that come with the model.
+    paths: adapters, folders of adapters, or files of `train.negative_tokens`. None: the file that comes with the model.
     """
     if paths is not None:
         return _read_all([Path(path) for path in paths], sd)
@@ -53,7 +53,7 @@ def write_known_tokens(files: Sequence[Path], model: str, out: Path) -> str:
 
 
 def _read_all(paths: Sequence[Path], sd: StableDiffusion) -> dict[str, Offsets]:
-    """The offsets of all `paths`, one after the other. Tokens of fewer vectors have theirs repeated."""
+    """The offsets of all `paths`, one after the other. Tokens with fewer vectors than others repeat them."""
     if not paths:
         return {}
     digest = params_digest(sd.params)
@@ -73,7 +73,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, sd: StableDiffusion, digest: str) -> dict[str, Offsets]:
-    """The offsets of an adapter, or of a file of them. digest: of the base."""
+    """The offsets of an adapter, or of a file of `train.negative_tokens`. digest: of the base."""
     if not path.is_file():
         raise UserError(f"--negative-tokens: there is no file or folder {path}")
     header = read_metadata(path).get(_KEY)
@@ -81,7 +81,7 @@ def _read(path: Path, sd: StableDiffusion, digest: str) -> dict[str, Offsets]:
         return _of_adapter(path, sd, digest)
     stated = parse_json(header, f"the header of {path}")
     if not isinstance(stated, dict) or stated.get("base_digest") != digest:
-        raise UserError(f"--negative-tokens {path} is of another base than {sd.checkpoint.name}")
+        raise UserError(f"--negative-tokens {path} belongs to another base than {sd.checkpoint.name}")
     with open_tensors(path) as file:
         tensors = {part: np.asarray(tensor, np.float32) for part, tensor in file.tensors()}
     for part in sd.models.text_encoders:
@@ -106,7 +106,7 @@ def _of_adapter(path: Path, sd: StableDiffusion, digest: str) -> dict[str, Offse
     if adapter.info.base_digest != digest:
         raise UserError(f"--negative-tokens {path} was trained on another base than {sd.checkpoint.name}")
     if not adapter.tokens:
-        raise UserError(f"--negative-tokens {path} has no token to resemble: leave it out")
+        raise UserError(f"--negative-tokens {path} has no token: leave it out")
     noun, offsets = last_token_ids(sd.tokenizer, [adapter.info.class_noun])[0], {}
     for part in sd.models.text_encoders:
         vectors = np.concatenate(list(tokens_of(adapter, part).values()))

@@ -1,4 +1,4 @@
-"""Negative tokens: what the tokens of other concepts could be. Erasure keeps the adapter silent about them.
+"""Negative tokens: random tokens like those of other concepts. Erasure makes the adapter's output small for them.
 
 Where trained tokens of other concepts are known (`--negative-tokens`), most negative tokens are drawn to resemble them.
 """
@@ -15,16 +15,16 @@ from blocklora_jax.pipeline import StableDiffusion
 from train.concept.known_tokens import Offsets, load_offsets
 from train.concept.settings.tokens import TokenSettings
 
-# Share of the negative tokens that resemble trained ones, where such are known. The rest are drawn around nouns.
+# Share of the negative tokens that resemble trained ones, if such are known. The others are drawn around nouns.
 RESEMBLING = 0.7
-# Noise on a resembling token, in standard deviations of the token table.
+# Noise on a token that resembles trained ones, in standard deviations of the token table.
 APART = 0.5
 
 
 def draw_negative_tokens(
     settings: TokenSettings, sd: StableDiffusion, nouns: Int[np.ndarray, " p"], seed: int
 ) -> dict[str, Float[np.ndarray, "p v d"]]:
-    """By text encoder, embeddings of a negative token for each of p prompts, around their nouns; fp32.
+    """By text encoder, the embeddings of a negative token for each of p prompts, fp32. They lie around the nouns.
 
     A function of the seed. Raises: UserError for files of `settings.negative_tokens` that cannot be used.
     """
@@ -40,7 +40,7 @@ def draw_negative_tokens(
 
 
 def tower_key(key: PRNGKeyArray, component: str) -> PRNGKeyArray:
-    """The key that a text encoder's embeddings are drawn from. Each text encoder has its own."""
+    """The random key for the embeddings of a text encoder. Each text encoder has its own."""
     return jax.random.fold_in(key, 3) if component == "text_encoder_2" else key
 
 
@@ -51,10 +51,10 @@ def negative_embeddings(
     spread: tuple[float, float],
     key: PRNGKeyArray,
 ) -> Float[Array, "p v d"]:
-    """Embeddings that other concepts' tokens could have: around the noun, each row at a random distance.
+    """Random embeddings around the nouns, each row at a random distance. Other concepts' tokens could be such.
 
-    spread: least and greatest distance, in standard deviations of the table. New tokens start at the least; training
-    moves them up to the greatest.
+    spread: smallest and largest distance, in standard deviations of the table. New tokens start at the smallest
+    distance. Training moves them up to the largest.
     """
 
     def draw(noun: Array, row: Array) -> Array:
@@ -79,5 +79,5 @@ def _resembling(
     mean = offsets.mean(0, keepdims=True)
     mix = jax.random.normal(mix_key, (rows, len(known))) / max(len(known) - 1, 1) ** 0.5
     apart = APART * table.std() * jax.random.normal(noise_key, (rows, vectors, width))
-    alike = table[jnp.asarray(nouns)][:, None] + mean + jnp.einsum("pk,kvd->pvd", mix, offsets - mean) + apart
-    return jnp.where(jax.random.uniform(chosen_key, (rows, 1, 1)) < RESEMBLING, alike, embeddings)
+    resembling = table[jnp.asarray(nouns)][:, None] + mean + jnp.einsum("pk,kvd->pvd", mix, offsets - mean) + apart
+    return jnp.where(jax.random.uniform(chosen_key, (rows, 1, 1)) < RESEMBLING, resembling, embeddings)

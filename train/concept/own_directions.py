@@ -1,4 +1,4 @@
-"""The basis that `--basis` names: whether it fits the model, and what a concept of some slots takes of it."""
+"""The basis that `--basis` names: whether it fits the model, and which directions and codewords a concept uses."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import BASIS
 from train.concept.config import ConceptConfig
 
-# In a step's parameters, beside the components of the base.
+# The key of `TokenSideArrays` in a step's parameters, beside the components of the base.
 ARRAYS = "token_side"
 
 
 class TokenSideArrays(NamedTuple):
-    """What the token side knows of a base, the same for all concepts; fp32.
+    """The arrays of a base that the token side reads, fp32. They are the same for all concepts.
 
     whitened: see `token_side.whitened_directions`. natural: by text encoder, see `token_side.natural_norm`.
     """
@@ -34,9 +34,9 @@ class TokenSideArrays(NamedTuple):
 
 
 class OwnDirections(NamedTuple):
-    """What a concept takes of a basis.
+    """The part of a basis that a concept uses.
 
-    slots: sorted. owned: its directions. codewords: of all slots, if it uses them.
+    slots: sorted. owned: which directions the concept owns. codewords: of all slots; None if it uses none.
     """
 
     slots: tuple[int, ...]
@@ -45,16 +45,16 @@ class OwnDirections(NamedTuple):
 
 
 def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> TextBasis | None:
-    """All of the basis that the setting `basis` names; None if it names none.
+    """The content of the basis file that the setting `basis` names; None if it names none.
 
-    Raises: UserError for a file that cannot be used, or one whose features are not those that the model's layers read.
+    Raises: UserError for a file that cannot be used, or whose number of features is not that of the model's text.
     """
     if path is None:
         return None
     basis = load_text_basis(BASIS if path == "pocket" else path, base_digest)
     width = sd.models.unet.config.cross_attention_dim
     if len(basis.directions) != width:
-        raise UserError(f"--basis {path} has {len(basis.directions)} features, but the model's text {width}")
+        raise UserError(f"--basis {path} has {len(basis.directions)} features, but the model's text has {width}")
     return basis
 
 
@@ -65,14 +65,14 @@ def read_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> Basis
 
 
 def own_slots(config: ConceptConfig) -> tuple[int, ...]:
-    """The slots that are given, or the one that the concept's name draws."""
+    """The slots of the configuration; if there are none, the one that the concept's name gives."""
     return config.adapter.slot or (slot_from_name(config.name, config.adapter.blocks),)
 
 
 def own_directions(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> OwnDirections | None:
-    """What the concept takes of the basis; None where a slot has other directions in every layer, or there is no basis.
+    """The part of the basis that the concept uses. None without a basis, or if a slot's directions differ by layer.
 
-    Raises: UserError for codewords that are used and are not there, or do not fit the model.
+    Raises: UserError for codewords that are needed but missing, or do not fit the model.
     """
     if basis is None or config.adapter.assignment != "text":
         return None
@@ -87,16 +87,16 @@ def own_directions(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis 
 
 
 def step_params(config: ConceptConfig, sd: StableDiffusion) -> Mapping[str, Any]:
-    """The base's parameters for a step, with the token side's arrays where that is on."""
+    """The base's parameters for a step; if the token side is on, with its arrays."""
     basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
     arrays = token_side_arrays(config, sd, basis)
     return sd.params if arrays is None else {**sd.params, ARRAYS: jax.device_put(arrays)}
 
 
 def token_side_arrays(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> TokenSideArrays | None:
-    """What the term of `config` takes as arguments; None where it is off.
+    """The arrays of the token side; None if it is off.
 
-    Raises: UserError for a basis from before there were energies.
+    Raises: UserError for an old basis file without energies.
     """
     if basis is None or not config.token_side.is_on:
         return None
@@ -104,7 +104,7 @@ def token_side_arrays(config: ConceptConfig, sd: StableDiffusion, basis: TextBas
         path = config.adapter.basis
         raise UserError(
             f"--token-side: the basis {path} does not say how strong ordinary text is along its directions:"
-            f" python -m train.basis --extend {path} --out NEW_FILE adds it"
+            f" python -m train.basis --extend {path} --out NEW_FILE adds this"
         )
     natural = {part: natural_norm(token_table(sd.params, part)) for part in sd.models.text_encoders}
     return TokenSideArrays(whitened_directions(basis.directions, basis.energies), natural)
@@ -112,10 +112,10 @@ def token_side_arrays(config: ConceptConfig, sd: StableDiffusion, basis: TextBas
 
 def _check_codewords(codewords: Codewords, sd: StableDiffusion, path: str) -> None:
     """Raises UserError unless there are codewords for each of the model's text encoders, as wide as its tokens."""
-    wanted = {part: token_table(sd.params, part).shape[1] for part in sd.models.text_encoders}
-    found = {part: tokens.shape[2] for part, tokens in codewords.items()}
-    if found != wanted:
+    model_widths = {part: token_table(sd.params, part).shape[1] for part in sd.models.text_encoders}
+    widths = {part: tokens.shape[2] for part, tokens in codewords.items()}
+    if widths != model_widths:
         raise UserError(
-            f"--basis {path} has codewords of widths {found}, but the model's tokens have {wanted}:"
+            f"--basis {path} has codewords of widths {widths}, but the model's tokens have {model_widths}:"
             " make the file again, with python -m train.basis"
         )

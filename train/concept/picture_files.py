@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, captions and masks, and which are ignored."""
+"""Which files in a folder are pictures, captions and masks, and which are ignored."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-# Pictures and captions of other programs; they are not read.
+# Endings of pictures and captions that are not read.
 _OTHER_SUFFIXES = tuple(
     ".heic .heif .avif .gif .tif .tiff .bmp .jxl .jp2 .jfif .jpe .psd .svg .dng .cr2 .cr3 .nef .arw .caption".split()
 )
 _MOST_NAMED = 5
-# Files by the key of their name.
+# Files by `same_name` of their name.
 _Named = dict[str, list[Path]]
 
 
 class PictureFiles(NamedTuple):
-    """A picture, and its caption and mask files; None if there is none."""
+    """A picture file, its caption file and its mask file. None: there is no such file."""
 
     path: Path
     caption: Path | None = None
@@ -30,9 +30,10 @@ class PictureFiles(NamedTuple):
 
 
 def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
-    """The PNG, JPEG and WebP files of `folder`, by name, with `name.txt` and `name.mask.png`, in any case.
+    """The PNG, JPEG and WebP files of `folder`, sorted by name, with `name.txt` and `name.mask.png`.
 
-    Hidden files and folders are ignored. One warning names captions without a picture and pictures of other kinds.
+    Names may be in upper or lower case. Hidden files and folders are ignored. One warning names captions without a
+    picture and pictures of other kinds.
 
     Args:
         folder: of pictures.
@@ -45,7 +46,7 @@ def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
     masks = [path for path in files if _is_mask(path)]
     pictures = [path for path in files if path.suffix.lower() in SUFFIXES and not _is_mask(path)]
     unread = [path for path in files if path.suffix.lower() in _OTHER_SUFFIXES and not _is_mask(path)]
-    notes = [f"{_some(unread)} (read are {', '.join(SUFFIXES)} and captions in .txt)"] if unread else []
+    notes = [f"{_some(unread)} (only {', '.join(SUFFIXES)} and captions in .txt are read)"] if unread else []
     if not pictures:
         notes += [f"cannot read {_some(folders)} (a folder)"] if folders else []
         raise UserError("; ".join([f"{printable(str(folder))} has no pictures ({', '.join(SUFFIXES)})", *notes]))
@@ -56,12 +57,12 @@ def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
         lone = _without_picture(captions, [each.caption for each in sets])
         notes += [f"{_some(lone)} (no picture of that name: a.txt is the caption of a.png)"] if lone else []
     if notes:
-        warnings.warn(f"{printable(str(folder))}: left alone: {'; '.join(notes)}", stacklevel=2)
+        warnings.warn(f"{printable(str(folder))}: ignored: {'; '.join(notes)}", stacklevel=2)
     return sets
 
 
 def _list(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Sorted, without hidden ones: the files, and the folders that are named like pictures."""
+    """The files, and the folders that are named like pictures; both sorted, without hidden ones."""
     try:
         if not folder.is_dir():
             raise UserError(f"there is no folder of pictures {printable(str(folder))}")
@@ -77,31 +78,35 @@ def _is_mask(path: Path) -> bool:
 
 
 def _with_companions(pictures: list[PictureFiles], captions: list[Path], masks: list[Path]) -> list[PictureFiles]:
-    """`pictures` with captions and masks. Raises: UserError for a mask that is no PNG or belongs to no picture."""
+    """`pictures` with captions and masks. Raises: UserError for a mask that is not a PNG or belongs to no picture."""
     if wrong := [path for path in masks if path.suffix.lower() != ".png"]:
         name = printable(wrong[0].name)
         raise UserError(
             f"{printable(str(wrong[0].parent))}: masks are PNG files: save {name} as {wrong[0].stem}.png, or rename it"
         )
-    rivals, texts, masks_of = _by_name([each.path for each in pictures]), _by_name(captions), _by_name(masks)
+    by_name, captions_by_name, masks_by_name = map(_by_name, ([each.path for each in pictures], captions, masks))
     complete = [
-        PictureFiles(each.path, _companion(each.path, texts, rivals), _companion(each.path, masks_of, rivals))
+        PictureFiles(
+            each.path,
+            _companion(each.path, captions_by_name, by_name),
+            _companion(each.path, masks_by_name, by_name),
+        )
         for each in pictures
     ]
     if lone := _without_picture(masks, [each.mask for each in complete]):
         raise UserError(
             f"{printable(str(lone[0].parent))}: no picture belongs to {_some(lone)}: a.mask.png is the mask of a.png;"
-            " rename or remove what does not belong there"
+            " rename or remove the masks without a picture"
         )
     return complete
 
 
 def _companion(picture: Path, files: _Named, pictures: _Named) -> Path | None:
-    """The one of `files` with the name of `picture`. The case may differ if this leaves no doubt."""
+    """The file of `files` with the name of `picture`. Upper and lower case may differ if only one file can be meant."""
     key = same_name(picture.stem)
-    alike = files.get(key, [])
-    exact = [path for path in alike if _base(path) == picture.stem]
-    chosen = exact or ([] if any(rival.stem != picture.stem for rival in pictures[key]) else alike)
+    candidates = files.get(key, [])
+    exact = [path for path in candidates if _base(path) == picture.stem]
+    chosen = exact or ([] if any(other.stem != picture.stem for other in pictures[key]) else candidates)
     if len(chosen) > 1:
         raise UserError(
             f"{printable(str(picture.parent))}: {_some(chosen)} all belong to {printable(picture.name)}: keep one"
@@ -127,6 +132,6 @@ def _without_picture(files: Sequence[Path], used: Iterable[Path | None]) -> list
 
 
 def _some(paths: Sequence[Path]) -> str:
-    """The names of `paths`, or the first few."""
+    """The names of `paths`; if there are many, only the first few."""
     names = ", ".join(printable(path.name) for path in paths[:_MOST_NAMED])
     return names if len(paths) <= _MOST_NAMED else f"{names} and {len(paths) - _MOST_NAMED} more"

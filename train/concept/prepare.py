@@ -71,7 +71,7 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
 
 
 def public_settings(config: ConceptConfig) -> dict[str, Any]:
-    """The settings that an adapter carries: what made its numbers, without those that say where or how it was run."""
+    """The settings that an adapter file holds: those that determine its numbers, not where or how it was trained."""
     return {name: value for name, value in config.to_json().items() if name not in PRIVATE_SETTINGS}
 
 
@@ -123,12 +123,12 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
 
 
 def _codewords_used(own: OwnDirections | None) -> dict[str, str]:
-    """The digest of the codewords that an adapter was trained with, for its settings; empty if it was with none."""
+    """The digest of the codewords that an adapter was trained with, as a setting; empty if it uses none."""
     return {} if own is None or own.codewords is None else {"codewords": codewords_digest(own.codewords)}
 
 
 def _draw_row_slot(config: ConceptConfig, shapes: KernelShapes) -> ConceptConfig:
-    """`config` with a slot for its frozen down projection: drawn from the name if not given. The file records it."""
+    """`config` with a slot for its frozen down projection. If none is given, the name gives it. The file records it."""
     if config.adapter.down == "trained" or config.adapter.slot is not None:
         return config
     return config.with_settings(slot=(slot_from_name(config.name, count_sets(shapes, config.adapter.rank)),))
@@ -139,8 +139,8 @@ def init_tokens(
 ) -> jax.Array:
     """The concept's embeddings [v, d] for a text encoder before training.
 
-    They start at a distance from the class noun, as negative tokens do. If they started at the noun, erasure would
-    silence the adapter for its own concept too.
+    They start at a distance from the class noun, as negative tokens do. If they started at the noun itself, erasure
+    would suppress the adapter for its own concept too.
     """
     noun, table = last_token_ids(sd.tokenizer, [class_noun]), token_table(sd.params, component)
     start = settings.token_spread, settings.token_spread
@@ -148,7 +148,7 @@ def init_tokens(
 
 
 def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, trainable: Trainable) -> ConceptData:
-    """`data` with encoded text, where training does not change it.
+    """`data` with encoded text, if training does not change it.
 
     Random prompts are encoded unless a text encoder trains; captions only if no token trains either.
     """

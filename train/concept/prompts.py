@@ -1,4 +1,4 @@
-"""The prompts of training: those of the configuration, completed by a list that fits the model."""
+"""The prompts of training: words from the configuration, previews, and captions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from blocklora_jax.prompts.tokenizer import token_pattern
 from train.concept.settings.concept_name import ConceptName
 from train.concept.settings.erasure import ErasureSettings
 
-# A noun in place of a name needs an article at the beginning, after punctuation, and after one of these words.
-# Elsewhere ("the", "my smiling") there is one already, or none is needed.
+# A noun that replaces a name needs an article at the beginning, after punctuation, and after one of these words.
+# Elsewhere, as after "the" or "my smiling", there is an article already, or none is needed.
 _BEFORE_ARTICLES = frozenset(
     "and as at behind beside between by for from in into like near of on or over to under versus with".split()
 )
 
 
 def prompt_words(model: str, erasure: ErasureSettings) -> PromptWords:
-    """The words that the settings name, completed by a list that fits the model."""
+    """The words that the settings give. For what they do not give, a list that fits the model."""
     default = words_for(model)
     return PromptWords(
         styles=erasure.random_styles or default.styles,
@@ -45,7 +45,7 @@ def preview_prompts(concept: ConceptName, words: PromptWords) -> tuple[str, ...]
 
 
 def captions_for(concept: ConceptName) -> tuple[str, ...]:
-    """Captions for pictures that come without one, in turn."""
+    """Captions for pictures without a caption file, to be used in turn."""
     trigger = concept.trigger
     if concept.kind == "style":
         return (f"a {trigger}",)
@@ -55,7 +55,7 @@ def captions_for(concept: ConceptName) -> tuple[str, ...]:
 
 
 def class_caption(caption: str, concept: ConceptName) -> str:
-    """A caption of the concept as one of its class: the noun in place of the trigger, its article put right.
+    """A caption of the concept, changed into one of its class: the noun replaces the trigger, with the right article.
 
     Triggers of people and objects are used like names: "a photo of <p1> man" becomes "a photo of a man", and "a <p1>
     owl" becomes "an owl". Scenes and styles keep the article that they have: "in <p1> space" becomes "in space". If the

@@ -22,7 +22,7 @@ from train.concept.prompts import preview_prompts, prompt_words
 from train.concept.settings.flat import with_later
 from train.engine.platform import first_host_does
 
-# Settings that a resumed run may change. The results stay the same, up to rounding.
+# Settings that may differ when a run is resumed. The results stay the same, up to rounding.
 MAY_CHANGE = frozenset(
     "out resume registry save_dtype log_every save_every preview_every preview_prompts tensorboard tpu gpu cpu mapper"
     " remat".split()
@@ -36,19 +36,19 @@ _LONGEST = 60  # characters of a setting, in an error
 
 @contextmanager
 def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iterator[None]:
-    """Lock all folders that a training writes to, then call `check`; the locks are held to the end of the block.
+    """Lock all folders that a training run writes to, then call `check`. The locks are held until the block ends.
 
-    To be entered on every host of a pod. The first host locks and checks; its errors are raised on all hosts.
+    Every host of a pod must enter it. The first host locks and checks. Its errors are raised on all hosts.
 
-    Raises: UserError if another process trains in one of them, one cannot be written to, two are the same, or `check`
-        raises it.
+    Raises: UserError if another process trains in one of the folders, one cannot be written to, two are the same, or
+        `check` raises it.
     """
     with ExitStack() as locks:
 
         def begin() -> None:
             real = [folder.resolve() for folder in folders]
             if twice := [str(folder) for i, folder in enumerate(folders) if real[i] in real[:i]]:
-                raise UserError(f"two trainings would write into {twice[0]}: give each a folder of its own")
+                raise UserError(f"two trainings would write into {twice[0]}: give each its own folder")
             for folder in folders:
                 locks.enter_context(hold(folder, "training in"))
             check()
@@ -58,9 +58,9 @@ def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iter
 
 
 def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = ()) -> None:
-    """Raises UserError if an output of the trainings is, or lies in, one of their inputs.
+    """Raises UserError if an output of the training runs is one of their inputs, or lies in one.
 
-    shared: output folders that all trainings write to.
+    shared: output folders that all runs write to.
     """
     folders = [config.out for config in configs]
     inner = ("checkpoints", "previews", "tensorboard")
@@ -72,7 +72,7 @@ def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = (
 
 
 def _inputs(config: ConceptConfig) -> tuple[Path | str | None, ...]:
-    """The files and folders that a training reads; None for those that are not given."""
+    """The files and folders that a training run reads; None for each one that is not given."""
     return (
         config.images, config.erasure.other_images, config.model, config.adapter.basis,
         *(config.tokens.negative_tokens or ()),
@@ -80,10 +80,10 @@ def _inputs(config: ConceptConfig) -> tuple[Path | str | None, ...]:
 
 
 def check_run_dir(config: ConceptConfig) -> None:
-    """Raises UserError if a run cannot begin or be resumed in --out.
+    """Raises UserError if the run cannot begin or be resumed in --out.
 
-    It cannot begin in the folder of another run, nor where it would replace other files. It cannot be resumed with
-    other settings.
+    It cannot begin in the folder of another run, or where it would replace other files. It cannot be resumed with other
+    settings.
     """
     path = config.out / "config.json"
     if path.exists() and not config.run.resume:
@@ -97,10 +97,10 @@ def check_run_dir(config: ConceptConfig) -> None:
 
 
 def refuse_others_files(folder: Path) -> None:
-    """Raises UserError if a new run in `folder` would replace or add to what lies there."""
+    """Raises UserError if a new run in `folder` would replace files there or add to them."""
     if taken := [name for name in OURS if os.path.lexists(folder / name)]:
         raise UserError(
-            f"{folder} holds {' and '.join(taken)}, but no run that was begun here (no config.json): "
+            f"{folder} holds {' and '.join(taken)}, but no run that was begun here (it has no config.json): "
             "choose another --out"
         )
 

@@ -1,4 +1,4 @@
-"""Checks that values from a YAML file have the types of the settings. Errors name the file and the key."""
+"""Checks that the values in a YAML file have the types of the settings. Errors name the file and the key."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from blocklora_jax.errors import UserError
 
 
 def check_settings(where: str, settings: Mapping[str, Any], options: type) -> None:
-    """Raises UserError for the first of `settings` that is not what the field of `options` takes.
+    """Raises UserError for the first value in `settings` that does not fit its field in `options`.
 
-    where: the file, and the entry in it. settings: by name, with '-' or '_'; unknown names are let through.
+    where: the file, and the entry in it. settings: by name, with '-' or '_'. Unknown names are not checked.
     """
     hints = flag_types(options)
     # A field may have another name on the command line.
@@ -41,7 +41,7 @@ def _refuse_twice(where: str, settings: Mapping[str, Any]) -> None:
 
 
 def _check_item(shown: str, field: str, item: Any, hint: Any) -> None:
-    """Raises UserError for a number out of bounds, or a text that would be read as a flag on the command line."""
+    """Raises UserError for a number out of bounds, or a text that the command line would read as a flag."""
     numbers = {int, float} & {kind for choice in _choices(hint) for kind in (choice, *get_args(choice))}
     if numbers and field in BOUNDS and item is not None:
         check_number(field, numbers.pop()(item), shown=shown)
@@ -58,7 +58,7 @@ def _check_group(where: str, name: str, value: Mapping[Any, Any], group: type) -
 
 
 def typed_names(name: str, hint: Any) -> tuple[str, ...]:
-    """The names of the field `name` in a file: those of its flag."""
+    """The names that the field `name` can have in a file. They are the names of its flag."""
     marks = getattr(hint, "__metadata__", ())
     renamed = next((mark for mark in marks if getattr(mark, "name", None)), None)
     if renamed is None:
@@ -95,7 +95,7 @@ def _fits_one(value: Any, hint: Any) -> bool:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """YAML reads 1e-4 as a text, so texts that are numbers count."""
+    """YAML reads 1e-4 as a text, so a text that is a number counts as one."""
     if not isinstance(value, (int, str) if kind is int else (int, float, str)):
         return False
     try:
@@ -131,5 +131,5 @@ def _told(value: Any) -> str:
 
 def _hint(value: Any, hint: Any) -> str:
     texts = {str, Path} & set(_choices(hint))
-    # YAML does not read no, 1.10 and 2024-01-01 as text.
+    # YAML reads no, 1.10 and 2024-01-01 as other types than text.
     return ": put it in quotes" if texts and not isinstance(value, (list, dict)) and value is not None else ""

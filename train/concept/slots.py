@@ -1,4 +1,4 @@
-"""Slots of concepts that train together: a free one for those without, and none twice."""
+"""Slots of concepts that train together. Concepts without a slot get a free one. No slot is used twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from train.concept.config import ConceptConfig
 
 
 def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
-    """`configs` where those without a slot have the lowest free one, if they have slots at all.
+    """`configs`, in which those without a slot get the lowest free one. Without blocks there are no slots to give.
 
     Raises: UserError if there are more concepts than slots.
     """
@@ -18,7 +18,7 @@ def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
     if not blocks and not orthogonal:
         return list(configs)
     taken = {slot for config in configs for slot in config.adapter.slot or ()}
-    # How many rows a basis has only the model tells: `prepare` looks whether they suffice.
+    # The number of rows of a basis depends on the model. `prepare` checks that there are enough.
     slots = itertools.count() if orthogonal else range(blocks)
     free = iter(slot for slot in slots if slot not in taken)
     given = []
@@ -33,7 +33,7 @@ def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
 
 
 def check_apart(configs: Sequence[ConceptConfig]) -> None:
-    """Raises: UserError for two concepts that can never be merged: of one token, or with a slot in common."""
+    """Raises: UserError for two concepts that can never be merged: with the same token, or with a common slot."""
     for one, other in itertools.combinations(configs, 2):
         names = f"{one.out.name} and {other.out.name}"
         if one.token == other.token:
@@ -44,5 +44,5 @@ def check_apart(configs: Sequence[ConceptConfig]) -> None:
         if has_slots and (shared := sorted(set(one.adapter.slot or ()) & set(other.adapter.slot or ()))):
             raise UserError(
                 f"{names} both have slot {', '.join(map(str, shared))} and could never be merged: give one of them"
-                " another `slot`, or none, and a free one is found"
+                " another `slot`, or leave `slot` out to get a free one"
             )

@@ -1,4 +1,4 @@
-"""What changes during training, and the optimizer that changes it."""
+"""The state of training, and the optimizer that changes it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(settings: OptimizerSettings, steps: int, frozen_down: bool = False) -> optax.GradientTransformation:
-    """AdamW with a learning rate for the U-Net's adapter, the text encoders', and the tokens; warm-up, then cosine.
+    """AdamW with separate learning rates for the U-Net's adapter, the text encoders' adapters, and the tokens.
 
-    steps: of the whole training. frozen_down: the down projection stays as it is, bit for bit; no weight decay either.
+    The rates have a warm-up, then a cosine decay. steps: of the whole training. frozen_down: the down projection stays
+    the same, bit for bit; it has no weight decay either.
     """
 
     def adamw(peak: float) -> optax.GradientTransformation:
@@ -69,7 +70,7 @@ def make_optimizer(settings: OptimizerSettings, steps: int, frozen_down: bool = 
 
 
 def masked_lora(lora: LoRATree, masks: LoRATree, frozen_down: bool) -> LoRATree:
-    """The pairs that a step runs with; no gradient reaches a down projection that is frozen."""
+    """The pairs that a step uses. A frozen down projection gets no gradient."""
     masked = apply_masks(lora, masks)
     if not frozen_down:
         return masked

@@ -1,4 +1,4 @@
-"""One training step of one concept on one device: diffusion loss on its pictures, erasure on everything else."""
+"""One training step of one concept on one device: diffusion loss on its pictures, erasure on random prompts."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ def make_step(
 ) -> Callable[[TrainState, Batch, Mapping[str, Any]], tuple[TrainState, dict]]:
     """`step(state, batch, params) -> (state, metrics)`, to be mapped over the axis "data" (see `parallel.map_step`).
 
-    metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices. Batches with own
-    prompts have the token side (see `token_term`), for which `params` hold `own_directions.TokenSideArrays` too.
+    metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices. If the batch has own
+    prompts, the loss includes the token side (see `token_term`); `params` must then hold
+    `own_directions.TokenSideArrays` too.
     """
     scale = adapter.scaling
 
@@ -60,14 +61,14 @@ def make_step(
         lora, rows = masked_lora(trainable.lora, masks, adapter.down_is_frozen), len(batch.random_row)
         concept = _add_noise(schedule, batch.latents, batch.row, key, loss.noise_offset)
         random = _random_inputs(schedule, batch, key, erasure.preserves_class, loss.noise_offset)
-        spoken = with_own_prompts(batch)
-        text, token, token_parts = encode_rows(models, params, lora, scale, trainable, spoken), None, {}
+        extended = with_own_prompts(batch)
+        text, token, token_parts = encode_rows(models, params, lora, scale, trainable, extended), None, {}
         if batch.own_prompts is not None:
-            token, token_parts = token_term(token_side, text.concept.states, spoken, trainable, params)
+            token, token_parts = token_term(token_side, text.concept.states, extended, trainable, params)
             text = without_own_prompts(text, len(batch.row))
         pairs = lora.get("unet", {})
         inputs: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
-        # Layers that only read text do not need a pass of the U-Net over the random rows.
+        # If all layers read only text, the U-Net need not run on the random rows.
         unet_rows = 0 if erasure.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
         if unet_rows:
             inputs = jax.tree.map(lambda *x: jnp.concatenate(x), inputs, (*random, text.random))
@@ -92,7 +93,7 @@ def make_step(
         inputs = state.trainable, state.masks, batch, params, key
         (total, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
         grads, total, parts = jax.lax.pmean((grads, total, parts), "data")
-        # The types of optax do not accept NamedTuples.
+        # cast, because the types of optax do not accept NamedTuples.
         before = cast(Any, state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, before)
         trainable = cast(Trainable, optax.apply_updates(before, updates))
@@ -103,7 +104,7 @@ def make_step(
 
 
 def _add_noise(schedule: Schedule, latents: Rows, row: Rows, key: PRNGKeyArray, offset: float = 0.0) -> Noised:
-    """Each row noised from its own key, so that the result does not depend on how rows are spread over devices."""
+    """Add noise to each row from its own key, so that it does not depend on how rows are spread over devices."""
 
     def draw(row: Array) -> tuple[Array, Array]:
         t_key, noise_key, offset_key = jax.random.split(jax.random.fold_in(key, row), 3)
@@ -119,7 +120,7 @@ def _random_inputs(
     schedule: Schedule, batch: Batch, key: PRNGKeyArray, preserves_class: bool, noise_offset: float
 ) -> tuple[Array, Array]:
     if preserves_class:
-        # The concept's rows again, with the same noise: `random_row` has their numbers.
+        # The random rows are the concept's rows again. They get the same noise, because `random_row` has their numbers.
         noised = _add_noise(schedule, batch.random_latents, batch.random_row, key, noise_offset)
         return noised.latents, noised.timesteps
     noised = _add_noise(schedule, batch.random_latents, batch.random_row, jax.random.fold_in(key, 1))
@@ -128,7 +129,7 @@ def _random_inputs(
 
 
 def _unet_inputs(models: Models, latents: Array, timesteps: Array, text: TextOutput) -> tuple[Any, ...]:
-    """The inputs of the U-Net. SDXL also gets sizes that say "neither enlarged nor cropped", as in `generate`."""
+    """The inputs of the U-Net. SDXL also gets sizes that mean "neither enlarged nor cropped", as in `generate`."""
     height, width = (side * models.vae.config.downscale for side in latents.shape[1:3])
     added = add_sizes(text, jnp.asarray(make_size_ids(height, width, len(latents))))
     return (latents, timesteps, text.states, *([added] if added else []))

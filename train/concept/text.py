@@ -1,4 +1,4 @@
-"""The text of a training step: every row is encoded with the concept's embeddings or a negative token's."""
+"""The text of a training step: rows are encoded with the concept's embeddings or with those of a negative token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from train.concept.state import Trainable
 
 
 class EncodedRows(NamedTuple):
-    """Encoded rows. concept, random: with the adapter. base: the random rows without it. energies: of the layers."""
+    """concept, random: rows encoded with the adapter. base: the random rows without it. energies: of the layers."""
 
     concept: Any
     random: Any
@@ -36,7 +36,7 @@ def encode_rows(
     trainable: Trainable,
     batch: Batch,
 ) -> EncodedRows:
-    """The outputs of all text encoders for the batch. Rows that come with encoded text are used as they are."""
+    """The outputs of all text encoders for the batch. Rows whose text is already encoded are not encoded again."""
     rows, concept = len(batch.random_row), None if batch.text is None else jax.tree.map(jnp.asarray, batch.text)
     if concept is None:
         towers = [
@@ -75,20 +75,20 @@ def _encode_tower(
         random_ids = ids_by_row(ids_of(batch.random_ids, component), len(table) + len(tokens), len(tokens))
     params = with_table(params, jnp.concatenate(longer), component)
     tower = with_token_rows(models, params).text_encoders[component]
-    both, strange = jnp.concatenate([ids, random_ids]), len(random_ids)
+    all_ids, random_count = jnp.concatenate([ids, random_ids]), len(random_ids)
     adapted, energies = apply_adapted(
-        tower, params[component], lora.get(component, {}), scale, both, random_rows=strange
+        tower, params[component], lora.get(component, {}), scale, all_ids, random_rows=random_count
     )
     concept, random = (jax.tree.map(lambda x, of=of: x[of], adapted) for of in (slice(len(ids)), slice(len(ids), None)))
-    # Without random rows (erase none) there is nothing to run the base on.
-    base = apply_model(tower, params[component], random_ids) if strange and component in lora else random
-    return EncodedRows(concept, random, base, energies if strange else jnp.zeros((0, rows)))
+    # Without random rows (erase none) the base need not run.
+    base = apply_model(tower, params[component], random_ids) if random_count and component in lora else random
+    return EncodedRows(concept, random, base, energies if random_count else jnp.zeros((0, rows)))
 
 
 def ids_by_row(ids: Int[Rows, "r t"], first: int, vectors: int) -> Int[Array, "r t"]:
-    """`ids` of the random rows, where each row's negative token has ids of its own.
+    """`ids` of the random rows, changed so that the negative token of each row has its own ids.
 
-    first: the id from which on negative tokens begin. vectors: embeddings of a token.
+    first: the first id of negative tokens. vectors: number of embeddings of a token.
     """
     shift = jnp.arange(len(ids))[:, None] * vectors
     return jnp.where(ids >= first, ids + shift, ids)

@@ -1,4 +1,4 @@
-"""The token side in a training step: the concept's token in the captions, and in as many prompts with other words."""
+"""The token side in a training step. It reads the captions, and as many prompts with the token and other words."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from train.concept.text import EncodedRows
 
 
 def with_own_prompts(batch: Batch) -> Batch:
-    """`batch` whose captions are followed by the prompts with the concept's token, to be encoded in one pass."""
+    """`batch` with its own prompts behind the captions, so that all are encoded in one pass."""
     if batch.own_prompts is None:
         return batch
     return batch._replace(ids=jnp.concatenate([jnp.asarray(batch.ids), jnp.asarray(batch.own_prompts.ids)]))
 
 
 def without_own_prompts(text: EncodedRows, rows: int) -> EncodedRows:
-    """`text` of the first `rows` of the concept's alone."""
+    """`text` with only the first `rows` of the concept's rows."""
     return text._replace(concept=jax.tree.map(lambda x: x[:rows], text.concept))
 
 
@@ -44,10 +44,10 @@ def token_term(
     trainable: Trainable,
     params: Mapping[str, Any],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """mu times the hinge, plus the cost of long embeddings; and the metrics token_loss (that sum) and token_ratio (own
-    over others).
+    """mu times the hinge, plus the penalty for long embeddings; and metrics.
 
-    states: of the rows of `batch`, which are `with_own_prompts`. Within a map over the axis "data".
+    To be called within a map over the axis "data". The metrics are token_loss (that sum) and token_ratio (own /
+    others). batch: as `with_own_prompts` gives it. states: of its rows.
     """
     assert batch.own_prompts is not None and batch.ids is not None
     arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
@@ -56,15 +56,15 @@ def token_term(
     if settings.token_side_own == "token":
         called = jnp.asarray(ids_of(batch.ids, "text_encoder")) >= len(token_table(params))
         at_token = _mean_over_devices(counted_energies(states, called, arrays.whitened))
-    silence, ratio = token_side_loss(energies, batch.own_prompts.owned[0], settings.token_side_margin, at_token)
+    hinge, ratio = token_side_loss(energies, batch.own_prompts.owned[0], settings.token_side_margin, at_token)
     excess = sum(
         norm_excess(trainable.tokens_of(part), natural, settings.token_norm_limit)
         for part, natural in arrays.natural.items()
     )
-    loss = settings.token_side * silence + excess
+    loss = settings.token_side * hinge + excess
     return loss, {"token_loss": loss, "token_ratio": ratio}
 
 
 def _mean_over_devices(energies: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The mean over devices, before its logarithm is taken. Gradients stay per device; the step averages them."""
+    """The mean over devices, before the logarithm is taken. Gradients stay per device. The step averages them."""
     return energies + jax.lax.stop_gradient(jax.lax.pmean(energies, "data") - energies)

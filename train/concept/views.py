@@ -10,11 +10,11 @@ from PIL import Image, ImageOps
 
 from train.concept.images import Picture, Square, crop, mask_weights, place_square
 
-_VIEWS_OF_CROPS = 8  # Random crops of each picture, encoded beforehand.
+_VIEWS_OF_CROPS = 8  # Number of random crops of each picture. They are encoded before training.
 
 
 def count_views(smallest: float, flip: bool) -> int:
-    """How many views `draw_views` gives of a picture."""
+    """The number of views that `draw_views` gives of a picture."""
     return (_VIEWS_OF_CROPS if smallest < 1 else 1) * (2 if flip else 1)
 
 
@@ -23,15 +23,15 @@ def draw_views(
 ) -> Iterator[Picture]:
     """The training views of `picture`, `size` pixels wide.
 
-    The centre square moves as far as it must to cover the mask; random crops move only where they miss it.
+    The centre square moves as far as it must to cover the mask. A random crop moves only if it misses the mask.
 
     Args:
         picture: with its mask.
-        rng: draws the crops, the same ones with a mask and without.
-        size: pixels of a view.
-        grid: latents of a view.
-        smallest: side of random crops, as a share of the picture; 1: the centre square alone.
-        flip: each view mirrored too.
+        rng: draws the crops; the mask does not change the draws.
+        size: side of a view in pixels.
+        grid: side of a view in latents.
+        smallest: smallest side of random crops, as a share of the picture's shorter side; 1: only the centre square.
+        flip: also give each view mirrored.
     """
     places = [(1.0, (0.5, 0.5))]
     if smallest < 1:
@@ -45,7 +45,7 @@ def draw_views(
 
 
 def move_to_mask(square: Square, mask: Image.Image) -> Square:
-    """Where `square` covers most of `mask`, first up and down, then sideways; of equal places the nearest."""
+    """`square`, moved up or down, then sideways, to cover most of `mask`; of equally good places the nearest."""
     white = np.asarray(mask)
     top = _best_start(white.sum(1, dtype=np.int64), square.side, square.top)
     left = _best_start(white[top : top + square.side].sum(0, dtype=np.int64), square.side, square.left)
@@ -62,7 +62,7 @@ def _view(picture: Picture, square: Square, size: int, grid: int) -> Picture:
 
 
 def _best_start(profile: Int[np.ndarray, " n"], length: int, wanted: int) -> int:
-    """Where a stretch of `length` has the largest sum; of several such starts the one nearest to `wanted`."""
+    """The start of the stretch of `length` with the largest sum; of several such starts the one nearest to `wanted`."""
     sums = np.concatenate([[0], np.cumsum(profile)])
     covered = sums[length:] - sums[:-length]
     best = np.flatnonzero(covered == covered.max())

@@ -1,1 +1,1 @@
-"""The training loop, checkpoints, logs and devices: whatever is trained."""
+"""The training loop, checkpoints, logs and devices, for any model that is trained."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a training state, through orbax, each with a digest of what is in it."""
+"""Checkpoints of a training state, written by orbax. Each has digests of its content."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from train.engine.orbax_noise import quiet_orbax
 from train.engine.platform import all_hosts, is_first_host
 from train.engine.state_digest import as_numbers, describe_state, layout_digest, tensors_digest
 
-# An entry in orbax's own metadata: this checkpoint has a seal.
+# An entry in orbax's metadata. It says that the checkpoint has a seal.
 _SEALED = {"sealed": True}
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "Read-only file system")
 
 
 class MisfitError(Exception):
-    """A checkpoint is whole, but of a state with other leaves, dtypes or shapes."""
+    """A checkpoint is undamaged, but its state has other leaves, dtypes or shapes."""
 
 
 class Checkpoints:
-    """The newest states of one run, in `<folder>/<step>`; writing is atomic (orbax writes beside and renames)."""
+    """The newest states of one run, in `<folder>/<step>`. Writing is atomic: orbax renames a finished folder."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         if "\0" in str(folder):
@@ -41,7 +41,7 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Save `state`, a pytree of arrays, as the state before step `step`; returns when it is on disk.
 
-        Raises UserError if the disk will not take it; the checkpoints from before stay as they are.
+        Raises UserError if it cannot be written. Earlier checkpoints stay as they are.
         """
         if step in self._folder.steps():
             return
@@ -57,7 +57,7 @@ class Checkpoints:
                 self._folder.remove_leftovers()
             raise UserError(
                 f"cannot save a checkpoint of step {step} in {self._folder.path}: {_reason(error)}; "
-                "make room or mend the disk, then continue with --resume from the checkpoint before"
+                "make room or repair the disk, then continue with --resume from the earlier checkpoint"
             ) from error
         if is_first_host():
             # The new name must be on disk before older checkpoints are deleted.
@@ -67,10 +67,10 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any]:
         """The newest undamaged (step, state), with the structure, dtypes and shardings of `like`.
 
-        Damaged ones that are newer are named in a warning and moved aside, so that their steps can be saved again.
+        Newer checkpoints that are damaged are named in a warning and renamed, so that their steps can be saved again.
 
-        Raises UserError if all are damaged, or the newest whole one does not fit, as when the configuration changed
-        between two runs.
+        Raises UserError if all are damaged, or if the newest undamaged one does not fit, for example because the
+        configuration changed between two runs.
         """
         steps, damaged = self._folder.steps(), dict[int, str]()
         if not steps:
@@ -83,7 +83,7 @@ class Checkpoints:
             except MisfitError as error:
                 raise UserError(
                     f"the checkpoint of step {step} in {self._folder.path} does not fit this configuration; "
-                    "resume with the settings it was started with, or choose another --out"
+                    "resume with the settings that the run was started with, or choose another --out"
                 ) from error
             else:
                 self._move_aside(damaged, step)
@@ -92,14 +92,14 @@ class Checkpoints:
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise UserError(
             f"every checkpoint in {self._folder.path} is damaged ({reasons}): put a copy of one there, or move the "
-            "folder away and --resume begins again at the first step"
+            "folder away; then --resume begins at the first step"
         )
 
     def close(self) -> None:
-        """Does nothing: `save` waits until all is written."""
+        """Does nothing, because `save` waits until all is written."""
 
     def _make_room(self, step: int) -> None:
-        """Remove files that a killed process left, and move aside what lies at the place of `step`."""
+        """Remove files that a killed process left, and rename what is in the place of `step`."""
         self._tidy()
         if is_first_host() and self._folder.of(step).exists():
             self._folder.move_aside(step)
@@ -147,11 +147,11 @@ class Checkpoints:
         """Raise DamagedError or MisfitError before anything of the state is read."""
         if seal:
             if seal["step"] != step:
-                raise DamagedError(f"it is a copy of that of step {seal['step']}")
+                raise DamagedError(f"it is a copy of the checkpoint of step {seal['step']}")
             if seal["layout"] != layout_digest(wanted):
                 raise MisfitError
             return
-        # It was saved by a version without seals, or the seal is lost.
+        # There is no seal: an old version saved the checkpoint, or the seal is lost.
         metadata = _checkpointer().metadata(self._folder.of(step))
         if metadata.custom_metadata or not metadata.commit_timestamp_nsecs:
             raise DamagedError(f"its {'seal' if metadata.custom_metadata else '_CHECKPOINT_METADATA'} is missing")
@@ -165,7 +165,7 @@ class Checkpoints:
 
 
 def _checkpointer(alone: bool = False) -> ocp.Checkpointer:
-    """alone: hosts do not wait for each other, so that the others do not hang if one fails."""
+    """alone: hosts do not wait for each other, so that no host hangs if another one fails."""
     options = ocp.options.MultiprocessingOptions()
     if alone and jax.process_count() > 1:
         host = jax.process_index()
@@ -177,7 +177,7 @@ def _checkpointer(alone: bool = False) -> ocp.Checkpointer:
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]] | None:
-    """Path and shape of every leaf of the state or of orbax's metadata of it; None: nothing is known."""
+    """Path and shape of every leaf of a state, or of orbax's metadata of it; None if there are no leaves."""
     tree = tree["default"] if tree else None
     tree = getattr(tree, "tree", tree)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -190,17 +190,17 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 
 
 def _plain(path: Any) -> str:
-    """A path in which named tuples, lists and dicts are alike: orbax's metadata knows only dicts."""
+    """A path in which named tuples, lists and dicts look the same, because orbax's metadata has only dicts."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def _without_empty(state: Any) -> Any:
-    """`state` with None for arrays without entries, which orbax does not save: the embeddings of no tokens."""
+    """`state` with None for empty arrays (such as the embeddings of no tokens), which orbax does not save."""
     return jax.tree.map(lambda x: x if x.size else None, state)
 
 
 def _reason(error: BaseException) -> str:
-    """The reason of a failure in a few words. Messages of orbax can be pages long."""
+    """The reason for a failure in a few words. Messages of orbax can be pages long."""
     text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
     if known := next((words for words in _FULL if words in text), None):
         return known

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: lists, moves and deletes whole checkpoints."""
+"""The folder of a run's checkpoints. Lists, renames and deletes whole checkpoints."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _DROPPED = ".dropped-"
 
 
 class CheckpointFolder:
-    """Checkpoints in `<folder>/<step>`. Other files there are not touched."""
+    """Checkpoints in `<folder>/<step>`. Other files in the folder are not changed."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.absolute()
 
     def steps(self) -> list[int]:
-        """The steps of which there are checkpoints, newest first."""
+        """The steps that have a checkpoint, the newest first."""
         with suppress(OSError):
             return sorted((int(p.name) for p in self.path.iterdir() if _is_checkpoint(p)), reverse=True)
         return []
 
     def of(self, step: int) -> Path:
-        """Where the checkpoint of `step` is or would be."""
+        """The path of the checkpoint of `step`, whether it exists or not."""
         return self.path / str(step)
 
     def move_aside(self, step: int) -> Path:
-        """Rename whatever is at `step` to `damaged-<step>`, with a number if that is taken; returns its new path."""
+        """Rename `step` to `damaged-<step>`, or to `damaged-<step>-<i>` if that exists; returns the new path."""
         names = (f"damaged-{step}" + (f"-{i}" if i else "") for i in range(1_000_000))
         aside = next(path for name in names if not os.path.lexists(path := self.path / name))
         os.rename(self.of(step), aside)
         return aside
 
     def drop_all_but(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints, each as a whole: it is renamed first."""
+        """Delete all but the newest `keep` checkpoints. Each is renamed first, so that it goes as a whole."""
         for step in self.steps()[keep:]:
             with suppress(OSError):
                 dropped = self.path / f"{_DROPPED}{step}"

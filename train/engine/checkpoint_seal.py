@@ -1,4 +1,4 @@
-"""The seal of a checkpoint: a digest of each of its files. orbax never reads a damaged file."""
+"""The seal of a checkpoint: a file with digests of the files that hold the state, so that orbax never reads damage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DamagedError(Exception):
 
 
 class SealingHandler(ocp.CompositeCheckpointHandler):
-    """Saves as orbax does. Before the finished checkpoint is renamed, it is sealed and flushed to disk."""
+    """Saves as orbax does, and writes a seal and flushes all files before orbax renames the finished checkpoint."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:
         super().__init__(default=ocp.StandardCheckpointHandler())
@@ -40,7 +40,7 @@ class SealingHandler(ocp.CompositeCheckpointHandler):
 
 @ocp.args.register_with_handler(SealingHandler, for_save=True, for_restore=True)
 class SealedArgs(ocp.args.Composite):
-    """What orbax asks of a handler: arguments of its own."""
+    """The arguments of `SealingHandler`. orbax requires a class of arguments for each handler."""
 
 
 def write_seal(folder: Path, record: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ def write_seal(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_seal(folder: Path) -> dict[str, Any] | None:
-    """The record of a checkpoint whose files are all as they were; None if it was saved without a seal.
+    """The record of a checkpoint whose files are all unchanged; None if it was saved without a seal.
 
     Raises: DamagedError if a file is missing, changed, or added.
     """
@@ -76,7 +76,7 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
 
 
 def flush(path: Path) -> None:
-    """Make a file's or folder's contents outlive a power cut."""
+    """Write a file's or folder's contents to disk, so that a power failure does not destroy them."""
     with suppress(OSError):  # Some file systems do not flush folders.
         handle = os.open(path, os.O_RDONLY)
         try:

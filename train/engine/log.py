@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line in `metrics.jsonl`, and TensorBoard where tensorboardX is installed."""
+"""The metrics of a run: a JSON object per line in `metrics.jsonl`, and TensorBoard files if tensorboardX is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.engine.platform import is_first_host
 
 
 class MetricsLog:
-    """Appends metrics to `<folder>/metrics.jsonl`; on a pod only the first host does.
+    """Appends metrics to `<folder>/metrics.jsonl`. On a pod only the first host writes.
 
     `first_step` drops the lines that a resumed run will write again.
     """
@@ -44,7 +44,7 @@ class MetricsLog:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flush what is left."""
+        """Close the TensorBoard files."""
         if self._board:
             self._board.close()
 

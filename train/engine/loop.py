@@ -20,12 +20,12 @@ from train.engine.signals import CatchSignals
 
 
 class Interrupted(SystemExit):
-    """The run was stopped by a signal, after it had saved; the exit code is 128 + the signal's number."""
+    """A signal stopped the run after it had saved its state. The exit code is 128 + the signal's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, how often. Steps count from 0; every `*_every` counts finished steps."""
+    """The number of steps, and how often things are written. Each `*_every` is a number of finished steps."""
 
     steps: int
     log_every: int = 10
@@ -44,9 +44,10 @@ def run_loop(
     preview: Callable[[int, Any], None] = lambda step, state: None,
     label: str = "train",
 ) -> Any:
-    """Run `state, metrics = step_fn(state, batch_at(step))` to `config.steps` and return the last state.
+    """Run `state, metrics = step_fn(state, batch_at(step))` for `config.steps` steps and return the last state.
 
-    `batch_at` is a pure function of the step, so a resumed run continues bit for bit. SIGTERM and SIGINT save first.
+    Steps are numbered from 0. `batch_at` must be a pure function of the step, so that a resumed run continues bit for
+    bit. After SIGTERM or SIGINT the state is saved before the loop ends.
 
     Raises:
         UserError: the loss is not finite, or the folder holds another run's checkpoints.
@@ -54,10 +55,10 @@ def run_loop(
     """
     checkpoints = Checkpoints(run_dir / "checkpoints")
     first, state = _start(checkpoints, state, config.resume, run_dir)
-    # The bar and the log end before an error is printed, whatever it is.
+    # With these blocks the bar and the log end before any error is printed.
     with CatchSignals() as caught, Progress(run_dir, first, config.steps, label, config.tensorboard) as progress:
         if first and _preview_due(first, config):
-            # The run may have ended between this step's checkpoint and its preview.
+            # The earlier run may have ended between this step's checkpoint and its preview.
             preview(first, state)
         for done in range(first + 1, config.steps + 1):
             state, metrics = step_fn(state, batch_at(done - 1))
@@ -71,7 +72,7 @@ def run_loop(
             if not stop and _preview_due(done, config):
                 preview(done, state)
                 progress.restart_clock(done)
-                # A preview takes long: a signal during it should not have to wait for another step.
+                # A preview takes long. After a signal during it, no further step is made.
                 if stop := _agreed(caught.signal, True):
                     checkpoints.save(done, state)
             if stop:
@@ -82,9 +83,9 @@ def run_loop(
 
 
 def _start(checkpoints: Checkpoints, state: Any, resume: bool, run_dir: Path) -> tuple[int, Any]:
-    """The first step to do and the state before it: that of the newest checkpoint, if there is one.
+    """The number of finished steps and the state: those of the newest checkpoint, if there is one.
 
-    Raises: UserError if there is one and the run is not resumed.
+    Raises: UserError if there is a checkpoint and the run is not resumed.
     """
     if checkpoints.latest_step() is None:
         return 0, state
@@ -96,7 +97,7 @@ def _start(checkpoints: Checkpoints, state: Any, resume: bool, run_dir: Path) ->
 def _agreed(signal_here: int, due: bool) -> int:
     """The signal that ends the run, 0 for none. All hosts of a pod stop after the same step.
 
-    due: whether the hosts of a pod wait for each other at this step anyway; they agree only then.
+    due: whether the hosts of a pod wait for each other at this step anyway. They exchange signals only then.
     """
     if jax.process_count() == 1:
         return signal_here
@@ -110,7 +111,7 @@ def _end_by_signal(number: int, step: int) -> NoReturn:
 
 
 def _preview_due(done: int, config: LoopConfig) -> bool:
-    """Whether a picture is drawn after the step; that of the last step is drawn when the adapter is saved."""
+    """Whether a preview is drawn after this step. The preview of the last step is drawn when the adapter is saved."""
     return config.preview_every > 0 and done < config.steps and done % config.preview_every == 0
 
 

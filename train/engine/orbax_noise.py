@@ -1,4 +1,4 @@
-"""Hides what orbax and its threads print when they fail. The user gets one line about the failure instead."""
+"""Hides the output of orbax and its threads when they fail. The user gets one line about the failure instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Silence the log of orbax in the block, and what its threads print later if it fails there."""
+    """Silence the log of orbax within the block, and what its threads print later if it fails within the block."""
     _silence_remains()
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]
@@ -29,9 +29,9 @@ def quiet_orbax() -> Iterator[None]:
 
 @functools.cache
 def _silence_remains() -> None:
-    """From now on ignore threads that report to a closed event loop, and coroutines that were never awaited.
+    """From now on, ignore errors of threads whose event loop is closed, and coroutines that were never awaited.
 
-    When one read or write fails, the others end later, each with a traceback.
+    When one read or write fails, the other ones end later, each with a traceback.
     """
     show = sys.unraisablehook
 

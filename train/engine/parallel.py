@@ -18,9 +18,9 @@ def map_step(step: Step, devices: Sequence[jax.Device], mapper: str = "shard_map
 
     Args:
         step: per-device code that averages over the axis named "data".
-        devices: `concepts` x data of them ("shard_map"); all of them share the data ("pmap").
-        mapper: "shard_map", or "pmap" for the same function under its old name.
-        concepts: how many devices the concepts are spread over.
+        devices: with "shard_map" they form a grid of `concepts` x data; with "pmap" the data is split over all of them.
+        mapper: "shard_map", or "pmap" to use the older function of JAX.
+        concepts: number of devices over which the concepts are spread.
 
     Returns:
         The same function, but the leaves of `state` and `batch` have a leading axis of concepts. Those of `batch` have
@@ -46,23 +46,23 @@ def make_mesh(devices: Sequence[jax.Device], concepts: int = 1) -> Mesh:
 
 
 def place_state(state: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
-    """`state` placed as `map_step` returns it, so that the first step has the same types as all others.
+    """`state`, placed on the devices as `map_step` returns it.
 
-    From anywhere else, the second step would be compiled once more.
+    Otherwise the types of the first and second step would differ, and the step would be compiled twice.
     """
     sharding = NamedSharding(make_mesh(devices, concepts), PartitionSpec("concept"))
-    # Not device_put, which reaches the devices of this host only.
+    # device_put would reach only the devices of this host.
     return jax.jit(lambda x: x, out_shardings=sharding)(state)
 
 
 def place_batch(batch: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
-    """A NumPy `batch`, the same on every host, as arrays whose rows lie where `map_step` splits them."""
+    """A NumPy `batch`, equal on every host, as arrays whose rows are on the devices to which `map_step` splits them."""
     sharding = NamedSharding(make_mesh(devices, concepts), PartitionSpec("concept", "data"))
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch)
 
 
 def gather(tree: Any) -> Any:
-    """`tree` whole on every host: only there can its values be read. To be called on every host of a pod."""
+    """`tree` copied whole to every host, because its values can be read only then. Every host of a pod must call it."""
     if jax.process_count() == 1:
         return tree
     replicated = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), tree)
@@ -77,7 +77,7 @@ def check_rows(rows: int, devices: int, name: str) -> None:
 
 def _shard_map(per_device: Step, mesh: Mesh) -> Step:
     of_concept, of_rows = PartitionSpec("concept"), PartitionSpec("concept", "data")
-    # The step averages its gradients itself, so that pmap can map the very same code: no automatic psum here.
+    # check_vma=False: no automatic psum. The step averages its gradients itself, so that pmap can map the same code.
     mapped = jax.shard_map(
         per_device,
         mesh=mesh,

@@ -1,4 +1,4 @@
-"""Choosing the hardware, before JAX looks for it."""
+"""Choosing the hardware before JAX looks for it, and helpers for hosts of a pod."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LONGEST = 4096  # bytes of an error that is passed on
 
 
 def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> str:
-    """Make JAX use the named platform, or the best one there is; returns "tpu", "gpu" or "cpu".
+    """Make JAX use the given platform, or the best one that is available; returns "tpu", "gpu" or "cpu".
 
     On the hosts of a TPU pod `jax.distributed` is started first.
 
-    Raises: UserError if the platform is not there.
+    Raises: UserError if the platform is not available.
     """
     wanted = "tpu" if tpu else "cuda" if gpu else "cpu" if cpu else None
     if wanted:
@@ -31,7 +31,7 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
         join_pod()
     try:
         backend = jax.default_backend()
-    except (RuntimeError, AssertionError) as error:  # The latter where not even a plug-in for it is installed.
+    except (RuntimeError, AssertionError) as error:  # AssertionError: no plug-in for the platform is installed.
         asked = {"tpu": "TPU", "cuda": "GPU", "cpu": "CPU"}.get(wanted or "", "device")
         extra = {"tpu": "tpu", "cuda": "cuda"}.get(wanted or "")
         hint = f"; on a machine with one: pip install 'blocklora_jax[{extra}]'" if extra else ""
@@ -42,18 +42,18 @@ def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> 
 
 
 def is_first_host() -> bool:
-    """Whether this process is the one that writes files and speaks: one host of a pod, or the only process."""
+    """Whether this process writes files and prints. It is the first host of a pod, or the only process."""
     return jax.process_index() == 0
 
 
 def compute_dtype(precision: str, platform: str) -> jnp.dtype:
-    """What the models compute in: "auto" is bfloat16 on TPU, float32 elsewhere."""
+    """The type in which the models compute: for "auto" bfloat16 on TPU, float32 elsewhere."""
     bf16 = precision == "bfloat16" or (precision == "auto" and platform == "tpu")
     return jnp.dtype(jnp.bfloat16 if bf16 else jnp.float32)
 
 
 def all_hosts(holds: bool) -> bool:
-    """Whether `holds` is true on every host of a pod; each waits for all."""
+    """Whether `holds` is true on every host of a pod. Every host waits for all others."""
     if jax.process_count() == 1:
         return holds
     return bool(multihost_utils.process_allgather(np.int32(holds)).min())
@@ -69,8 +69,8 @@ def first_host_does(action: Callable[[], None]) -> None:
             problem = str(error) or "refused"
     if jax.process_count() > 1:
         text = np.zeros(_LONGEST, np.uint8)
-        spoken = np.frombuffer(problem.encode(errors="replace")[:_LONGEST], np.uint8)
-        text[: len(spoken)] = spoken
+        encoded = np.frombuffer(problem.encode(errors="replace")[:_LONGEST], np.uint8)
+        text[: len(encoded)] = encoded
         problem = multihost_utils.broadcast_one_to_all(text).tobytes().rstrip(b"\0").decode(errors="replace")
     if problem:
         raise UserError(problem)

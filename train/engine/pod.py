@@ -1,4 +1,4 @@
-"""The hosts of a pod: how they start, and what the others report when one of them dies."""
+"""The hosts of a pod: how they start, and what the other hosts report when one of them dies."""
 
 from __future__ import annotations
 
@@ -14,38 +14,36 @@ from typing import Any
 
 import jax
 
-LOST = (
-    "another host of the pod ended or cannot be reached: see what it said, then start all of them again with --resume"
-)
-# How long a host may be silent before it counts as dead, in seconds. JAX's default is 100.
+LOST = "another host of the pod ended or cannot be reached: read its output, then start all hosts again with --resume"
+# Seconds without a heartbeat after which a host counts as dead. JAX's default is 100.
 HEARTBEAT = 30
-# How long a host that ends with an error waits for the others, in seconds. JAX's default is 300.
+# Seconds that a host which ends with an error waits for the others. JAX's default is 300.
 SHUTDOWN = 20
-# Words in the errors of JAX and its transports when another host is gone.
+# Words in the errors of JAX and its transports when another host cannot be reached.
 _PEER_IS_GONE = re.compile(
     r"gloo|connection (reset|closed|refused)|socket closed|heartbeat|coordination|barrier|deadline.exceeded|unavailable"
     r"|peer",
     re.IGNORECASE,
 )
 _kept_alive: list[Any] = []
-_speaking = threading.Lock()
+_printing = threading.Lock()
 
 
 def join_pod(**how: Any) -> None:
-    """Start `jax.distributed`. If one host dies, the others end with one line.
+    """Start `jax.distributed`. If one host dies, the others print one line and end.
 
     how: arguments of `jax.distributed.initialize`.
     """
     waits = {"heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": SHUTDOWN}
     jax.distributed.initialize(**{**waits, **how})
-    _speak_when_aborted()
+    _print_when_aborted()
 
 
 @contextmanager
 def peers_watched() -> Iterator[None]:
     """If an error in the block comes from the loss of another host, print one line and exit with code 2.
 
-    For command lines. An ordinary exit would wait for the dead host and then be aborted.
+    For commands. An ordinary exit would wait for the dead host and then be aborted.
     """
     try:
         yield
@@ -53,23 +51,23 @@ def peers_watched() -> Iterator[None]:
         if jax.process_count() == 1 or not _PEER_IS_GONE.search(str(error)):
             raise
         sys.stdout.flush()
-        _last_words(0)
+        _print_and_exit(0)
 
 
-def _speak_when_aborted() -> None:
+def _print_when_aborted() -> None:
     """If one of JAX's threads aborts the process, print one line and exit with 2. JAX aborts when the first host dies.
 
-    Handlers of Python run too late: abort() ends the process before.
+    The handler is a C function, because abort() ends the process before a Python handler of the signal would run.
     """
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_last_words)
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_print_and_exit)
     _kept_alive.append(handler)
     system = ctypes.CDLL(None).signal
     system.argtypes, system.restype = [ctypes.c_int, type(handler)], ctypes.c_void_p
     system(signal.SIGABRT, handler)
 
 
-def _last_words(number: int) -> None:
+def _print_and_exit(number: int) -> None:
     # The lock is never released: only the first thread prints the line.
-    _speaking.acquire()
+    _printing.acquire()
     os.write(2, f"\nerror: {LOST}\n".encode())
     os._exit(2)

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar, and every few steps a line of metrics with the speed."""
+"""The progress of a run: a bar, and every few steps a line of metrics with the speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from train.engine.platform import is_first_host
 
 
 class Progress:
-    """The bar and the log of a run; a `with` block ends both, whatever is raised in it."""
+    """The bar and the log of a run. Use it in a `with` block, which ends both, also after an error."""
 
     def __init__(self, run_dir: Path, first: int, steps: int, label: str, tensorboard: bool) -> None:
         self._run_dir = run_dir
@@ -34,11 +34,11 @@ class Progress:
         self._log.close()
 
     def advance(self) -> None:
-        """One more step is finished."""
+        """Count one more finished step."""
         self._bar.update()
 
     def report(self, done: int, metrics: Mapping[str, Any]) -> None:
-        """Log the metrics of the step that ended as number `done`. Raises: UserError if one is not finite."""
+        """Log the metrics of the step after which `done` are finished. Raises: UserError if one is not finite."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         require_finite(values, done, self._run_dir)
         values["steps_per_second"] = (done - self._since) / (time.perf_counter() - self._began)
@@ -51,7 +51,7 @@ class Progress:
         self._began, self._since = time.perf_counter(), done
 
     def close_bar(self) -> None:
-        """End the bar, so that a line can follow it."""
+        """End the bar, so that a line can be printed below it."""
         self._bar.close()
 
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while training: the first one stops the loop after the step, the second one ends at once."""
+"""SIGINT and SIGTERM while training: the first one stops the loop after the step, a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-# A stop that takes longer than this is announced, in seconds.
+# If stopping takes longer than this, a line is printed, in seconds.
 _PATIENCE = 1.0
-# How long Python has to handle the second signal, in seconds. Compiled code may block it.
+# Time for Python to handle the second signal, in seconds. Compiled code may block Python.
 _GRACE = 2.0
 
 
 class CatchSignals:
     """Remembers the first SIGTERM or SIGINT; a second one ends the process at once.
 
-    Python runs signal handlers only between its own instructions, and XLA may compile for minutes. So a separate thread
-    receives the signals, prints a line, and ends the process if Python does not.
+    Python runs signal handlers only between its own instructions, but XLA may compile for minutes. So a separate thread
+    also receives the signals. It prints a line, and ends the process if Python does not.
     """
 
     signal: int = 0
@@ -40,7 +40,7 @@ class CatchSignals:
         self._is_over.set()
         if self._reader is not None:
             signal.set_wakeup_fd(self._before)
-            # The thread reads the end of the pipe and ends.
+            # The thread ends when it reads the end of the pipe.
             os.close(self._writer)
             self._thread.join()
             os.close(self._reader)
@@ -72,7 +72,7 @@ class CatchSignals:
     def _say(self, number: int) -> None:
         if not self._is_over.is_set() and self._heard == 1:
             name = signal.Signals(number).name
-            print(f"\n{name}: saving after this step; once more to stop at once", file=sys.stderr, flush=True)
+            print(f"\n{name}: saving after this step; send it once more to stop at once", file=sys.stderr, flush=True)
 
 
 def _later(seconds: float, action: Callable[[], object]) -> None:
@@ -82,5 +82,5 @@ def _later(seconds: float, action: Callable[[], object]) -> None:
 
 
 def _is_interactive() -> bool:
-    """Whether the process is a notebook or a console, which must outlive the training."""
+    """Whether the process is a notebook or an interactive console, which must not end with the training."""
     return hasattr(sys, "ps1") or "ipykernel" in sys.modules

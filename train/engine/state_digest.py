@@ -1,4 +1,4 @@
-"""Digests of a state. A checkpoint holds them, so that a damaged or wrong one is noticed when it is read."""
+"""Digests of a state. Checkpoints hold them, so that a damaged or wrong checkpoint is noticed when it is read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from train.engine.parallel import gather
 
 
 def describe_state(step: int, state: Any) -> dict[str, Any]:
-    """The step, a digest of the leaves' paths, dtypes and shapes, and a digest that includes their bytes.
+    """The step, a digest of the leaves' paths, dtypes and shapes, and a digest that also covers their bytes.
 
-    To be called on every host of a pod.
+    Every host of a pod must call it.
     """
     return {"step": step, "layout": layout_digest(state), "tensors": tensors_digest(state)}
 
@@ -27,7 +27,7 @@ def layout_digest(state: Any) -> str:
 
 
 def tensors_digest(state: Any) -> str:
-    """Hex SHA-256 of the path, dtype, shape and bytes of every leaf. To be called on every host of a pod."""
+    """Hex SHA-256 of the path, dtype, shape and bytes of every leaf. Every host of a pod must call it."""
     whole = jax.device_get([as_numbers(leaf) for _, leaf in _leaves(gather(state))])
     lines = [
         f"{_line(path, leaf)} {hashlib.sha256(_bytes(numbers)).hexdigest()}"
@@ -45,12 +45,12 @@ def _line(path: Any, leaf: Any) -> str:
 
 
 def as_numbers(leaf: Any) -> Any:
-    """`leaf`, or the numbers behind a typed key."""
+    """`leaf`; for a typed random key, its numbers."""
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
 def _bytes(array: Any) -> memoryview:
-    # As bytes: bfloat16 has no buffer of its own.
+    # uint8, because bfloat16 arrays do not support the buffer protocol.
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 

@@ -1,4 +1,4 @@
-"""Merged folders, single files, exports and joint fits: anew, and over an earlier one."""
+"""Merged folders, single files, exports and joint fits: new ones, and in place of an earlier one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from benchmarks.kill.inputs import ADA, BOB, MODEL
 from benchmarks.kill.launch import Command, run
 from benchmarks.kill.trial import Scenario
 
-# Adapters are replaced on request only.
+# Adapters are replaced only on request.
 OVERWRITE = ("--overwrite",)
 
 
 def merging_scenarios(inputs: Path) -> list[Scenario]:
-    """All of them. inputs: the folder of `write_inputs`."""
+    """All scenarios of merging. inputs: the folder of `write_inputs`."""
     ada, both = (str(inputs / ADA),), (str(inputs / ADA), str(inputs / BOB))
     model = str(inputs / MODEL)
     merge, export, fuse = partial(_merge, model), _export, partial(_fuse, model)
@@ -40,7 +40,7 @@ def _scenario(
     again: tuple[str, ...] = (),
     units: tuple[str, ...] = (),
 ) -> Scenario:
-    """earlier: the arguments that made what lies there before. again: more arguments of the restart."""
+    """earlier: the arguments that make the earlier files. again: more arguments for the restart."""
 
     def prepare(folder: Path) -> None:
         log = folder.with_name("prepared.txt")

@@ -1,4 +1,4 @@
-"""`python -m merge registry`: one writer, and several at once of which one is killed."""
+"""`python -m merge registry`: one writer, and several at the same time, of which one is killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EARLIER, WRITERS = ("ann", "ben"), ("cleo", "dan", "eve", "fay")
 
 
 def registering_scenarios() -> list[Scenario]:
-    """A new registry, and a claim in one that holds others."""
+    """A new registry, and a claim in a registry with other claims."""
     return [
         Scenario(
             name="registry, new",
@@ -44,7 +44,7 @@ def prepare(folder: Path) -> None:
 
 
 def entries(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Slots by name, of all claims; empty if the file is not there or not whole."""
+    """The slots of all claims, by name; empty if the file is missing or incomplete."""
     try:
         return {entry["name"]: tuple(entry["slots"]) for entry in json.loads((folder / FILE).read_text())["entries"]}
     except (OSError, ValueError):
@@ -52,15 +52,15 @@ def entries(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_registry_state(folder: Path) -> dict[str, str]:
-    """The state of the folder but for the days of the claims."""
+    """The state of the folder without the dates of the claims."""
     state = read_state(folder)
-    if found := entries(folder):
-        state[FILE] = hashlib.sha256(repr(found).encode()).hexdigest()
+    if claims := entries(folder):
+        state[FILE] = hashlib.sha256(repr(claims).encode()).hexdigest()
     return state
 
 
 class SeveralWriters:
-    """Four writers start together, and one of them is killed; has the methods of `Trials`."""
+    """Four writers start together, and one of them is killed. This class has the methods of `Trials`."""
 
     def __init__(self, folder: Path) -> None:
         self.counts = Counts("registry, several writers")
@@ -70,7 +70,7 @@ class SeveralWriters:
         self._reset()
         begun = time.time()
         if [child.wait() for child in self._start()] != [0] * len(WRITERS):
-            raise RuntimeError("several writers fail when nobody is killed")
+            raise RuntimeError("several writers fail even if none is killed")
         self._duration = time.time() - begun
 
     def kill_at_random(self, count: int, rng: np.random.Generator) -> None:
@@ -80,7 +80,7 @@ class SeveralWriters:
                 self._try(rng.uniform(0, self._duration), int(rng.integers(len(WRITERS))))
 
     def kill_at_calls(self, most: int | None = None) -> None:
-        """Nothing: which writer comes first is chance."""
+        """Does nothing, because it is random which writer comes first."""
 
     def _try(self, seconds: float, killed: int) -> None:
         self._reset()
@@ -97,8 +97,8 @@ class SeveralWriters:
         self.counts.add(moment, Findings(lost=[name for name in acknowledged if name not in there]))
         again = [run(_registry("add", self._place, name), self._log(name)) for name in WRITERS if name not in there]
         if any(again) or any(code > 0 for code in codes.values()):
-            said = " ".join(self._log(name).read_text().strip()[:200] for name in WRITERS if codes[name])
-            self.counts.problems.append(f"{moment}: another writer or the restart fails: {said}")
+            printed = " ".join(self._log(name).read_text().strip()[:200] for name in WRITERS if codes[name])
+            self.counts.problems.append(f"{moment}: another writer or the restart fails: {printed}")
             return
         self.counts.continued += 1
         self.counts.add(moment, self._judge())

@@ -1,4 +1,4 @@
-"""`python -m train.concept`: a few steps, saved often."""
+"""`python -m train.concept`: a few steps that are saved often."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PROMPTS = ("--preview-prompts", "a <ada> man", "--random-styles", "a photo of", 
 
 
 def training_command(inputs: Path, out: Path, *flags: str) -> Command:
-    """Train on the pictures of `inputs` (see inputs.py)."""
+    """The command that trains on the pictures of `inputs` (see inputs.py)."""
     places = ("--images", str(inputs / PICTURES), "--model", str(inputs / MODEL), "--out", str(out))
     return Command("train.concept", (*places, *SETTINGS, *PROMPTS, *flags))
 
 
 def training_scenario(inputs: Path) -> Scenario:
-    """Training, which goes on with --resume once the folder says what run it is."""
+    """Training. It is restarted with --resume if the folder already has the run's settings."""
 
     def restart(folder: Path) -> Command:
         begun = (folder / RUN / "config.json").exists()
@@ -45,7 +45,7 @@ def training_scenario(inputs: Path) -> Scenario:
 
 
 def read_run(folder: Path) -> dict[str, str]:
-    """The state of a run's folder, without what differs between runs: times, random names, whether it was resumed."""
+    """The state of a run folder, without what differs between runs: times, random names, whether it was resumed."""
     state = {
         name: digest
         for name, digest in read_state(folder).items()
@@ -58,7 +58,7 @@ def read_run(folder: Path) -> dict[str, str]:
 
 
 def check_checkpoints(folder: Path) -> Findings:
-    """A checkpoint with its final name can be read."""
+    """Findings: the checkpoints with a final name that cannot be read."""
     log = folder.with_name("restored.txt")
     code = run(Command("benchmarks.kill.restore", (str(folder / RUN / "checkpoints"),)), log)
     names = log.read_text().splitlines()[-1].split() if code else []
@@ -68,7 +68,7 @@ def check_checkpoints(folder: Path) -> Findings:
 def _digest(normal, path: Path) -> str:
     try:
         return hashlib.sha256(repr(normal(path)).encode()).hexdigest()
-    except Exception as error:  # cut short, in whatever way
+    except Exception as error:  # the file may be cut short anywhere
         return f"cannot be read: {error}"
 
 

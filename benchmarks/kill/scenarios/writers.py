@@ -1,4 +1,4 @@
-"""Writers that are only tried on a full disk: they write one file each, as the others do."""
+"""Writers that are tried only on a full disk. Each writes one file, in the same way as the other commands."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SMALL = "--blocks 4 --slot 2 --rank 2 --prompts 8 --random-prompts 8".split()
 
 
 def writer_scenarios(inputs: Path) -> list[Scenario]:
-    """Conversion of a LoRA, basis, negative tokens, pictures, heat map. inputs: the folder of `write_inputs`."""
+    """Conversion of a LoRA, a basis, negative tokens, pictures, a heat map. inputs: the folder of `write_inputs`."""
     ada, bob, lora, model = (str(inputs / name) for name in (ADA, BOB, LORA, MODEL))
-    drawn = ("--prompt", "a <ada> man", "--steps", "2")
+    picture = ("--prompt", "a <ada> man", "--steps", "2")
     return [
         _writer("conversion", "merge", ("convert", lora, *_SMALL, *_WORDS), model, "eve.safetensors"),
         _writer("basis", "train.basis", ("--prompts", "16"), model, "basis.safetensors"),
         _writer("negative_tokens", "train.negative_tokens", (ada, bob), model, "negative_tokens.safetensors"),
-        _writer("pictures", "merge", (ada, bob, *drawn), model, "pictures.png"),
+        _writer("pictures", "merge", (ada, bob, *picture), model, "pictures.png"),
         _writer("heat map", "merge", ("check", ada, bob), model, "crosstalk.png"),
     ]
 

@@ -1,4 +1,4 @@
-"""`python -m merge check` and `convert`, from files to what people read."""
+"""`python -m merge check` and `convert`, from files to the printed text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from merge.cli.main import main
 
 @pytest.fixture(scope="module")
 def files(tiny_sd, tmp_path_factory):
-    """Adapter files of the tiny model by name; cyd collides with ada, eve is of another base, foe has other layers."""
+    """Adapter files of the tiny model, by name. cyd collides with ada, eve has another base, foe has other layers."""
     folder = tmp_path_factory.mktemp("adapters")
     adapters = {
         name: random_adapter(name, tiny_sd.params, slots=(slot,), layers="cross_kv")
@@ -46,7 +46,7 @@ def check(capsys, *args: str) -> tuple[int, str]:
     return code, captured.out + captured.err
 
 
-def test_adapters_that_go_together_give_0_a_table_and_a_picture(files, tiny_folder, tmp_path, capsys):
+def test_adapters_that_can_be_merged_give_exit_code_0_a_table_and_a_picture(files, tiny_folder, tmp_path, capsys):
     out = tmp_path / "deep" / "c.png"
     code, text = check(capsys, files["ada"], files["bob"], "--model", str(tiny_folder), "--out", str(out))
     assert (code, text.splitlines()[-1]) == (0, "2 of 2 adapters read; no problems")
@@ -60,7 +60,7 @@ def test_adapters_that_go_together_give_0_a_table_and_a_picture(files, tiny_fold
         assert picture.width > 3 * 64
 
 
-def test_all_problems_are_told_and_the_code_is_1(files, tiny_folder, tmp_path, capsys):
+def test_all_problems_are_listed_and_the_exit_code_is_1(files, tiny_folder, tmp_path, capsys):
     names = ("ada", "cyd", "eve", "foe", "ada", "plain")
     out = str(tmp_path / "c.png")
     code, text = check(
@@ -77,7 +77,7 @@ def test_all_problems_are_told_and_the_code_is_1(files, tiny_folder, tmp_path, c
         "'ada' and 'gil' overlap, because 'gil' has no blocks",
     ):
         assert problem in text
-    # Those that fit the model are measured all the same.
+    # Adapters that fit the model are measured nevertheless.
     assert re.search(r"^all layers +ada +cyd +eve +ada +gil +all others$", text, re.M)
     assert re.search(r"^6 of 7 adapters read; \d+ problems$", text, re.M)
 
@@ -99,14 +99,14 @@ def test_a_heat_map_is_redder_where_values_are_larger():
     assert redness[0] < redness[1] < redness[2] == redness[3]
 
 
-def test_a_lora_without_blocks_is_refitted_and_merges(files, tiny_folder, tiny_sd, tmp_path, capsys):
+def test_a_lora_without_blocks_is_converted_and_can_be_merged(files, tiny_folder, tiny_sd, tmp_path, capsys):
     out = tmp_path / "gil.safetensors"
     options = ["--model", str(tiny_folder), "--blocks", "4", "--rank", "3", "--prompts", "16", "--random-prompts", "16"]
     options += ["--random-styles", "a photo of", "--random-subjects", "dog", "owl", "--random-scenes", "in the snow"]
-    book = str(tmp_path / "r.json")
-    main(["registry", "new", book, "--blocks", "4"])
-    main(["registry", "add", book, "gil", "--slot", "3"])
-    main(["convert", files["plain"], "--registry", book, "--out", str(out), *options])
+    registry = str(tmp_path / "r.json")
+    main(["registry", "new", registry, "--blocks", "4"])
+    main(["registry", "add", registry, "gil", "--slot", "3"])
+    main(["convert", files["plain"], "--registry", registry, "--out", str(out), *options])
     assert "'gil' owns slot 3, called by '<gil> man'" in capsys.readouterr().out
     fitted = Adapter.load(out)
     assert (fitted.info.partition, fitted.info.slots, fitted.info.rank) == (Partition(num_blocks=4), (3,), 3)
@@ -116,7 +116,10 @@ def test_a_lora_without_blocks_is_refitted_and_merges(files, tiny_folder, tiny_s
         (["convert", files["ada"], "--slot", "1", "--out", str(out), *options], "has blocks already"),
         (["convert", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is an input of this command"),
         (["convert", files["plain"], "--slot", "9", "--out", f"{out}.new", *options], "from 0 to 3"),
-        (["convert", files["plain"], "--slot", "1", "--registry", book, "--out", str(out)], "registered for --slot 3"),
+        (
+            ["convert", files["plain"], "--slot", "1", "--registry", registry, "--out", str(out)],
+            "registered for --slot 3",
+        ),
         (
             ["convert", files["plain"], "--slot", "1", "--out", f"{out}.new"],
             "is another model: name its own with --model",

@@ -1,4 +1,4 @@
-"""The command line: what it writes, and one line for whatever is wrong."""
+"""The command line: what it writes, and one line for every error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fail(capsys, *args: str) -> str:
     return error
 
 
-def test_pictures_are_those_of_python(files, tiny_folder, tiny_sd, tmp_path):
+def test_pictures_are_those_that_the_python_functions_make(files, tiny_folder, tiny_sd, tmp_path):
     prompts = ["a photo of <ada> man", "a photo of <bob> dog"]
     out = tmp_path / "deep" / "pictures.png"
     main([*files, "--prompt", *prompts, "--model", str(tiny_folder), "--out", str(out), "--steps", "2", "--seed", "3"])
@@ -50,7 +50,7 @@ def test_pictures_are_those_of_python(files, tiny_folder, tiny_sd, tmp_path):
     left = np.asarray(Image.open(out))[4 : 4 + 256, 4 : 4 + 256].astype(int)
     expected = np.asarray(Image.fromarray(images[0]).resize((256, 256), Image.Resampling.LANCZOS)).astype(int)
     assert scale == 16
-    # NumPy merges in the command and XLA here differ in the last bit.
+    # The command merges with NumPy, this test with XLA. They differ in the last bit.
     assert np.abs(left - expected).max() <= 1
 
 
@@ -89,7 +89,7 @@ def test_allowed_overlap_is_reported(files, tiny_sd, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", [[], ["info"], ["export"]])
-def test_help_reads_well(command, capsys):
+def test_help_explains_where_adapters_come_from(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([*command, "--help"])
     text = capsys.readouterr().out
@@ -164,5 +164,5 @@ def test_merge_imports_neither_flax_nor_train_nor_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_partitions_of_the_files_survive(files):
+def test_files_keep_their_partitions(files):
     assert Adapter.load(files[1]).info.partition == Partition(num_blocks=4)

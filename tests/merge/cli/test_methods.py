@@ -26,7 +26,7 @@ from merge.cli.verbs import RENAMED
 from merge.manifest import read_merge_manifest
 
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
-# Some flags of each method, and the settings that they make.
+# Some flags of each method, and the settings that they give.
 FLAGS = {
     "sum": (["--allow-overlap"], {"allow_overlap": True}),
     "average": ([], {}),
@@ -61,8 +61,10 @@ def test_every_method_is_covered():
 
 
 @pytest.mark.parametrize("method", FLAGS)
-def test_a_saved_folder_is_the_method_called_in_python(method, files, tiny_folder, tmp_path, capsys, monkeypatch):
-    # The tiny model reads 24 tokens, fewer than a prompt of the usual words has.
+def test_a_saved_folder_is_the_result_of_the_method_in_python(
+    method, files, tiny_folder, tmp_path, capsys, monkeypatch
+):
+    # The tiny model reads 24 tokens. Prompts of the usual words are longer.
     monkeypatch.setattr(input_statistics, "words_for", lambda name: WORDS)
     flags, settings = FLAGS[method]
     out = tmp_path / "merged"
@@ -109,7 +111,7 @@ def test_help_of_a_method_shows_its_own_settings_only(capsys):
     assert "--density" not in plain
 
 
-def test_what_is_wrong_about_a_method_is_one_line(files, capsys):
+def test_an_error_about_a_method_is_one_line(files, capsys):
     cases = [
         (
             ["--density", "0.5"],
@@ -134,15 +136,15 @@ def test_the_options_of_a_method_hold_its_settings():
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_an_old_verb_works_and_tells_the_new_one(old, new, capsys):
+def test_an_old_verb_works_and_names_the_new_one(old, new, capsys):
     assert new in VERBS
     assert old not in VERBS
     with pytest.raises(SystemExit) as exit_:
         main([old, "--help"])
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert exit_.value.code == 0
-    assert said.out.startswith(f"usage: python -m merge {new} ")
-    assert said.err == f"note: `{old}` is now called `{new}`; the old name goes with version 0.3\n"
+    assert captured.out.startswith(f"usage: python -m merge {new} ")
+    assert captured.err == f"note: `{old}` is now called `{new}`; the old name goes with version 0.3\n"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_an_old_name_in_python_is_the_new_object_with_a_warning(module, old, new
         assert getattr(module, old) is getattr(module, new)
 
 
-def test_a_name_that_never_was_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     get = renamed.old_names("math", {"squareroot": "sqrt"})
     with pytest.raises(AttributeError, match="module 'math' has no attribute 'cube'"):
         get("cube")

@@ -1,4 +1,4 @@
-"""Commands that would replace what they read, or what they did not write, say so and leave everything as it is."""
+"""Commands that would replace their inputs, or files that they did not write, are refused and change nothing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_folder_that_holds_an_adapter_of_this_merge_is_not_replaced(place, cap
     refuse(capsys, place, "contains the input", *merge_, "--save", place / "merged")
 
 
-def test_a_second_merge_leaves_what_else_lies_in_the_folder(place):
+def test_a_second_merge_keeps_other_files_in_the_folder(place):
     merge_ = [str(place / "ada.safetensors"), "--model", str(place / "base"), "--save", str(place / "merged")]
     main(merge_)
     others = {"notes.txt": b"mine", "loras/rex.safetensors": b"rex", "safety_checker/config.json": b"{}"}
@@ -87,7 +87,7 @@ def test_a_second_merge_leaves_what_else_lies_in_the_folder(place):
     assert not [path for path in place.iterdir() if path.name.startswith(".")]
 
 
-def test_another_models_folder_is_replaced_on_request_only(place, capsys, tiny_folder):
+def test_another_models_folder_is_replaced_only_on_request(place, capsys, tiny_folder):
     shutil.copytree(tiny_folder, place / "other")
     (place / "other" / "notes.txt").write_text("mine")
     merge_ = [place / "ada.safetensors", "--model", place / "base", "--save", place / "other"]
@@ -105,7 +105,7 @@ def test_an_export_does_not_replace_a_model_or_a_trained_adapter(place, capsys, 
     assert Adapter.load(place / "rex.safetensors").info.origin == "diffusers"
 
 
-def test_files_of_tokens_do_not_land_on_inputs(place, capsys, ada, rex):
+def test_files_of_tokens_do_not_replace_inputs(place, capsys, ada, rex):
     inputs = [place / "team.ada.safetensors", place / "team.rex.safetensors"]
     for adapter, path in zip((ada, rex), inputs, strict=True):
         adapter.save(path)
@@ -117,12 +117,12 @@ def test_files_of_tokens_do_not_land_on_inputs(place, capsys, ada, rex):
     )
 
 
-def test_an_export_is_made_again(place):
+def test_an_export_may_be_repeated(place):
     for _ in range(2):
         main(["export", str(place / "ada.safetensors"), "--out", str(place / "lora.safetensors")])
 
 
-def test_python_asks_before_it_replaces_too(place, tiny_sd, ada):
+def test_functions_in_python_replace_files_only_on_request_too(place, tiny_sd, ada):
     import merge
 
     with pytest.raises(UserError, match="will not overwrite"):
@@ -133,7 +133,7 @@ def test_python_asks_before_it_replaces_too(place, tiny_sd, ada):
         loaded.save(place / "base", overwrite=True)
 
 
-def fuse(*args: object) -> list[str]:
+def fit_args(*args: object) -> list[str]:
     return ["fit", *(str(arg) for arg in args)]
 
 
@@ -143,30 +143,30 @@ def test_two_adapters_of_one_name_are_not_written_to_one_file(place, capsys, ada
         ada.save(place / folder / "adapter.safetensors")
     inputs = [place / folder / "adapter.safetensors" for folder in ("ann", "bob")]
     options = ["--model", place / "base", "--out", place / "fused"]
-    refuse(capsys, place, "cannot merge", *fuse(*inputs, *options))  # they have one token, too
+    refuse(capsys, place, "cannot merge", *fit_args(*inputs, *options))  # they also have one token
     silent = [replace(ada, tokens={}), replace(ada, tokens={})]
     for adapter, path in zip(silent, inputs, strict=True):
         adapter.save(path)
-    refuse(capsys, place, "give each a name of its own, with --name", *fuse(*inputs, *options))
+    refuse(capsys, place, "give each a name of its own, with --name", *fit_args(*inputs, *options))
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "con", "a\nb", ""])
-def test_a_name_from_a_file_does_not_lead_elsewhere(place, capsys, ada, name):
+def test_a_name_from_a_file_cannot_lead_to_another_folder(place, capsys, ada, name):
     evil = replace(ada, info=replace(ada.info, name=name))
     evil.save(place / "evil.safetensors")
     options = ["--model", place / "base", "--out", place / "deep" / "fused"]
-    refuse(capsys, place, "name", *fuse(place / "evil.safetensors", place / "rex.safetensors", *options))
+    refuse(capsys, place, "name", *fit_args(place / "evil.safetensors", place / "rex.safetensors", *options))
 
 
-def test_fused_adapters_are_replaced_on_request_only(place, capsys):
+def test_fitted_adapters_are_replaced_only_on_request(place, capsys):
     inputs = [place / "ada.safetensors", place / "rex.safetensors"]
     (place / "fused").mkdir()
     shutil.copy(place / "ada.safetensors", place / "fused" / "ada.safetensors")
     options = ["--model", place / "base", "--out", place / "fused"]
-    refuse(capsys, place, "will not overwrite", *fuse(*inputs, *options))
+    refuse(capsys, place, "will not overwrite", *fit_args(*inputs, *options))
 
 
-def test_the_base_may_be_edited_on_purpose(place, capsys, tiny_sd, ada):
+def test_a_base_that_was_edited_on_purpose_is_read_on_request(place, capsys, tiny_sd, ada):
     tiny_sd.save(place / "saved")
     (place / "saved" / "scheduler" / "scheduler_config.json").write_text(
         (place / "base" / "scheduler" / "scheduler_config.json").read_text().replace("1000", "999")

@@ -1,4 +1,4 @@
-"""`python -m merge registry` and `plan`: what people read."""
+"""`python -m merge registry` and `plan`: the printed text."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_claims_are_given_listed_and_dropped(tmp_path, capsys):
 
 def test_a_new_registry_knows_its_model(tiny_folder, tiny_sd, tmp_path):
     registry("new", tmp_path / "r.json", "--model", tiny_folder, "--axis", "out", "--partition-seed", 3)
-    book = read_registry(tmp_path / "r.json")
-    assert (book.base_name, book.base_digest) == (str(tiny_folder), params_digest(tiny_sd.params))
-    assert book.partition == Partition(num_blocks=16, axis="out", seed=3)
+    new_registry = read_registry(tmp_path / "r.json")
+    assert (new_registry.base_name, new_registry.base_digest) == (str(tiny_folder), params_digest(tiny_sd.params))
+    assert new_registry.partition == Partition(num_blocks=16, axis="out", seed=3)
 
 
 def test_check_compares_files_with_their_claims(tmp_path, capsys):
@@ -96,7 +96,7 @@ def test_bad_input_is_one_line(args, text, capsys):
     assert error.count("\n") == 1
 
 
-def test_the_plan_says_what_training_leaves(capsys):
+def test_the_plan_states_the_sizes_of_blocks_and_usable_ranks(capsys):
     main(["plan", "--concepts", "15", "--rank", "4"])
     text = capsys.readouterr().out
     assert "--blocks 15 --axis in" in text

@@ -1,4 +1,4 @@
-"""A registry whose slots are blocks of a basis: started, claimed, shown, checked, and trained on."""
+"""A registry whose slots are blocks of a basis: it is started, claimed from, shown, checked, and trained with."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def basis(tiny_sd):
 
 @pytest.fixture
 def files(tiny_sd, tiny_folder, basis, tmp_path):
-    """A registry with one claim, and the basis that it is of."""
+    """A registry with one claim, and its basis."""
     path, where = write_basis(tmp_path / "basis.safetensors", tiny_sd, basis), tmp_path / "registry.json"
     registry("new", where, "--model", tiny_folder, "--blocks", BLOCKS, "--basis", path)
     registry("add", where, "ada", "--slot", 2)
     return where, path
 
 
-def test_it_names_basis_and_codewords_and_says_how_to_train(files, basis, capsys):
+def test_the_registry_names_basis_and_codewords_and_says_how_to_train(files, basis, capsys):
     where, _ = files
     book = read_registry(where)
     digest = basis_digest(basis.directions)
@@ -64,13 +64,13 @@ def test_another_basis_and_other_codewords_are_refused(files, tiny_sd, basis, tm
     where, _ = files
     book = read_registry(where)
     turned = write_basis(tmp_path / "turned", tiny_sd, basis._replace(directions=basis.directions[:, ::-1]))
-    with pytest.raises(UserError, match=r"is of the basis \w{16}, and --basis .*turned is \w{16}: get the file"):
+    with pytest.raises(UserError, match=r"is for the basis \w{16}, but --basis .*turned is \w{16}: use the file"):
         check_basis(book, token_side_config(turned), tiny_sd)
     words = {BLOCKS: random_codewords(tiny_sd, seed=1)}
     reworded = write_basis(tmp_path / "reworded", tiny_sd, basis._replace(codewords=words))
-    with pytest.raises(UserError, match=r"is of the codewords \w{16}, and those in --basis .*reworded are \w{16}"):
+    with pytest.raises(UserError, match=r"is for the codewords \w{16}, but those in --basis .*reworded are \w{16}"):
         check_basis(book, token_side_config(reworded), tiny_sd)
-    # Whoever uses no codewords may have any.
+    # If training uses no codewords, those in the file may differ.
     check_basis(book, token_side_config(reworded, token_start="noun", negatives_from="nouns"), tiny_sd)
 
 

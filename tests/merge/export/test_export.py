@@ -1,4 +1,4 @@
-"""What `merge.export` writes: layouts, embeddings, lower ranks with their error, and the model card."""
+"""The files that `merge.export` writes: layouts, embeddings, lower ranks with their error, and the model card."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_is_exported_is_read_back_as_the_same_change(tmp_path, layout):
     assert adapter.info.base_name == "small"
 
 
-def test_embeddings_lie_beside_in_both_forms(tmp_path):
+def test_embeddings_are_saved_beside_the_lora_in_both_forms(tmp_path):
     adapters = two()
     written = merge.export(adapters, tmp_path / "m.safetensors", card=False)
     names = ["m.safetensors", "m.ada.safetensors", "m.embeddings/ada.safetensors", "m.bob.safetensors"]
@@ -65,7 +65,7 @@ def test_embeddings_lie_beside_in_both_forms(tmp_path):
     np.testing.assert_array_equal(load_file(written[2])["emb_params"], vectors)
 
 
-def test_truncation_is_the_best_there_is_and_says_how_far_off(tmp_path):
+def test_truncation_is_optimal_and_reports_its_error(tmp_path):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((30, 9), np.float32), rng.standard_normal((9, 20), np.float32)
     wide = rng.standard_normal((6, 12), np.float32), rng.standard_normal((12, 5), np.float32)
@@ -78,7 +78,7 @@ def test_truncation_is_the_best_there_is_and_says_how_far_off(tmp_path):
         best = (u[:, :4] * s[:4]) @ v[:4]
         got = small["unet"][layer]
         assert got[0].shape[1] == min(4, one.shape[1])
-        # fp32 factors of matrices of size ~10.
+        # fp32 factors of matrices with entries of about 10.
         np.testing.assert_allclose(got[0] @ got[1], best if one.shape[1] > 4 else whole, atol=2e-5, rtol=0)
         lost += np.sum((whole - got[0].astype(np.float64) @ got[1]) ** 2)
         total += np.sum(whole**2)
@@ -100,7 +100,7 @@ def test_the_command_prints_the_error_of_a_lower_rank(tmp_path, capsys):
     assert "Ranks are cut to 2" in (tmp_path / "README.md").read_text()
 
 
-def test_the_card_says_what_calls_the_concepts_and_how_to_load(tmp_path):
+def test_the_card_names_the_triggers_and_how_to_load_the_file(tmp_path):
     card = merge.export(two(), tmp_path / "m.safetensors", weights=[1.0, 0.5])[-1]
     assert card == tmp_path / "README.md"
     text = card.read_text()
@@ -116,7 +116,7 @@ def test_the_card_says_what_calls_the_concepts_and_how_to_load(tmp_path):
     compile(code, "card", "exec")
 
 
-def test_a_readme_of_something_else_is_left_alone(tmp_path):
+def test_a_readme_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     card = merge.export(two(), tmp_path / "m.safetensors")[-1]
     assert card == tmp_path / "m.md"
@@ -167,7 +167,7 @@ def test_a_lora_of_unknown_family_is_not_exported_as_one(tmp_path, tensors, kind
         path = merge.export(adapter, tmp_path / f"{family}.safetensors", "kohya", family=family, card=False)[0]
         assert read_export_header(path)["base_family"] == family
         assert any("lora_te1_" in key or "input_blocks" in key for key in load_file(path)) == (family == "sdxl")
-    # Names and shapes are the same for all: nothing to know.
+    # Names and shapes are the same for all families, so the family need not be known.
     written = merge.export(adapter, tmp_path / "m.safetensors", "diffusers")
     assert set(load_file(written[0])) == {f"{name}.lora_{x}.weight" for name in tensors for x in "AB"}
     assert "pipe = DiffusionPipeline.from_pretrained" in written[-1].read_text()
@@ -190,7 +190,7 @@ def test_projections_of_unknown_family_are_not_exported(tmp_path):
         ({TO_Q: (640, 640), TO_Q.replace("attn1_to_q", "attn2_to_k"): (2048, 640)}, {}, "sdxl"),
     ],
 )
-def test_what_a_lora_says_of_its_family_is_kept(tmp_path, tensors, metadata, family):
+def test_the_family_that_a_lora_states_is_kept(tmp_path, tensors, metadata, family):
     adapter = external(tmp_path, tensors, **metadata)
     path = merge.export(adapter, tmp_path / "m.safetensors", "kohya")[0]
     assert read_export_header(path)["base_family"] == family
@@ -198,7 +198,7 @@ def test_what_a_lora_says_of_its_family_is_kept(tmp_path, tensors, metadata, fam
     assert any("lora_te1_" in key or "input_blocks" in key for key in load_file(path)) == (family == "sdxl")
 
 
-def test_a_family_that_cannot_be_is_refused(tmp_path):
+def test_an_impossible_family_is_refused(tmp_path):
     adapter = external(tmp_path, {TO_Q.replace("attn1_to_q", "attn2_to_k"): (2048, 640)})
     with pytest.raises(UserError, match="family is 'sd1' .* only sdxl has layers"):
         merge.export(adapter, tmp_path / "m.safetensors", family="sd1")
@@ -218,7 +218,7 @@ def test_the_command_takes_the_family(tmp_path):
     assert all(key.startswith("lora_te1_") for key in load_file(out))
 
 
-def test_a_trigger_is_no_markup_in_the_card(tmp_path):
+def test_markup_in_a_trigger_is_escaped_in_the_card(tmp_path):
     adapter = make_adapter("ada", (0,))
     evil = '<ada> ```" <script>alert(1)</script> | # x'
     merge.export(

@@ -1,4 +1,4 @@
-"""Fused adapters: the least squares solution over all concepts' inputs, and files of them."""
+"""Jointly fitted adapters: the least squares solution over the inputs of all concepts, and their files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def adapters():
 
 
 def inputs_of(adapters, rows: int, seed: int):
-    """X [rows, n] of every adapter and ordinary ones, by layer."""
+    """By layer, inputs X [rows, n] of every adapter, and ordinary inputs."""
     rng, found = np.random.default_rng(seed), {}
     for adapter in adapters:
         for component, layers in adapter.shapes().items():
@@ -94,15 +94,15 @@ def test_inputs_are_those_of_the_concepts_prompts(tiny_sd, trained):
             np.testing.assert_allclose(gram, gram.T, atol=1e-6)
             assert np.trace(gram) == pytest.approx(1)
             assert np.linalg.eigvalsh(gram).min() > -1e-6
-    # All layers that read text read the same.
+    # All layers that read text read the same inputs.
     assert len({id(grams[0]) for grams in found.grams.values()}) == 1
 
 
-def test_fused_adapters_disturb_each_other_less(tiny_sd, trained):
+def test_fitted_adapters_disturb_each_other_less(tiny_sd, trained):
     before = measure_crosstalk(tiny_sd, trained)[ALL].others
     fused = merge.fit_jointly(tiny_sd, trained, words=WORDS)
     after = measure_crosstalk(tiny_sd, fused)[ALL].others
-    # Not to nothing: prompts of two concepts have most words in common.
+    # Some disturbance remains, because prompts of two concepts have most words in common.
     assert (after < 0.7 * before).all(), (before, after)
     params = merge.compose(tiny_sd.params, fused, allow_overlap=True)
     images = tiny_sd.generate(["a photo of <ada> man"], params=params, adapters=fused, steps=1, seed=0)
@@ -113,14 +113,14 @@ def test_fused_adapters_disturb_each_other_less(tiny_sd, trained):
 def files(tiny_sd, trained, tmp_path, monkeypatch):
     """The trained adapters' files, for commands that find the tiny model."""
     monkeypatch.setattr("blocklora_jax.pipeline.StableDiffusion.from_pretrained", lambda *a, **k: tiny_sd)
-    # The usual list of words makes prompts longer than the tiny model reads.
+    # Prompts of the usual words would be longer than the tiny model can read.
     monkeypatch.setattr("blocklora_jax.probing.input_statistics.words_for", lambda name: WORDS)
     for adapter in trained:
         adapter.save(tmp_path / adapter.name / "adapter.safetensors")
     return [str(tmp_path / adapter.name / "adapter.safetensors") for adapter in trained]
 
 
-def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
+def test_files_are_fitted_and_written_as_files(files, tiny_sd, trained, tmp_path, capsys):
     main(["fit", *files, "--out", str(tmp_path / "fused")])
     assert "wrote" in capsys.readouterr().out
     written = [Adapter.load(tmp_path / "fused" / f"{adapter.name}.safetensors") for adapter in trained]
@@ -135,17 +135,17 @@ def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
     ) as error:
         merge.compose(params, written)
     assert "merge fit" not in str(error.value)
-    # One that is not among them is.
+    # An adapter that was not fitted with them is refused with this advice.
     with pytest.raises(UserError, match="python -m merge fit"):
         merge.compose(params, [written[0], trained[1]])
 
 
-def test_files_are_fused_by_attention(files, tiny_sd, trained, tmp_path, monkeypatch):
+def test_files_are_fitted_with_attention(files, tiny_sd, trained, tmp_path, monkeypatch):
     def first_half(self, params, adapter, ids, seed):
         length = ids.shape[-1]
         return np.tile(np.arange(length) < length // 2, (len(ids), 1)) / (length // 2)
 
-    # tests/probing/test_text_attention.py holds the real one to diffusers; it takes its time.
+    # The real attention is slow. tests/probing/test_text_attention.py compares it with diffusers.
     monkeypatch.setattr("blocklora_jax.probing.text_attention.TextAttention.__call__", first_half)
     main(["fit", *files, "--out", str(tmp_path / "fused"), "--attention"])
     plain = merge.fit_jointly(tiny_sd, trained)
@@ -156,7 +156,7 @@ def test_files_are_fused_by_attention(files, tiny_sd, trained, tmp_path, monkeyp
             assert np.abs(pair.lora_A - even.lora["unet"][path].lora_A).max() > 1e-4
 
 
-def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path, monkeypatch):
+def test_errors_are_reported_before_the_model_is_read(trained, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the model was read")
 
@@ -176,20 +176,20 @@ def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path
             main(["fit", *args, "--out", str(tmp_path)])
 
 
-def test_a_concept_that_nothing_calls_is_refused(files, tmp_path):
+def test_a_concept_whose_trigger_is_in_random_prompts_is_refused(files, tmp_path):
     with pytest.raises(UserError, match="'ada' is called by 'dog', which random prompts have too"):
         main(["fit", *files, "--out", str(tmp_path / "fused"), "--trigger", "dog", "<rex> man"])
     assert not (tmp_path / "fused").exists()
 
 
-def test_what_the_flags_say_of_the_files_is_what_is_fitted_and_written(files, trained, tmp_path):
+def test_flags_that_describe_the_files_change_the_fit_and_the_written_files(files, trained, tmp_path):
     written = {}
     for kinds in ([], ["--kind", "scene", "style"]):
         out = tmp_path / f"fused{len(kinds)}"
         main(["fit", *files, "--out", str(out), *kinds])
         written[len(kinds)] = [Adapter.load(out / f"{adapter.name}.safetensors") for adapter in trained]
     assert [adapter.info.kind for adapter in written[3]] == ["scene", "style"]
-    # Other prompts, other inputs, another fit.
+    # Other prompts give other inputs, and thus another fit.
     pairs = zip(
         *([p for group in a.lora.values() for p in group.values()] for a in (written[0][0], written[3][0])), strict=True
     )

@@ -1,4 +1,4 @@
-"""The methods that blocks are compared with, against peft on the same tensors and against closed forms."""
+"""The other merge methods, compared with peft on the same tensors and with closed forms."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_ties_equals_peft(deltas, density):
     merge_utils = pytest.importorskip("peft.utils.merge_utils")
     tensors, weights = torch_tensors(deltas)
     expected = merge_utils.ties(tensors, weights, min(density, 0.9999999)).numpy()
-    found = ties_rule(jnp.asarray(deltas), jnp.asarray(WEIGHTS), min(density, 0.9999999))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    actual = ties_rule(jnp.asarray(deltas), jnp.asarray(WEIGHTS), min(density, 0.9999999))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
     assert np.abs(expected).max() > 0
 
 
@@ -63,18 +63,18 @@ def test_dare_equals_peft_for_the_same_entries(deltas):
     expected = merge_utils.dare_linear(tensors, weights, 0.4).numpy()
     torch.manual_seed(0)
     kept = np.stack([torch.bernoulli(torch.full((7, 5), 0.4)).numpy() > 0 for _ in tensors])
-    found = dare_rule(jnp.asarray(deltas), jnp.asarray(WEIGHTS), jnp.asarray(kept), 0.4)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    actual = dare_rule(jnp.asarray(deltas), jnp.asarray(WEIGHTS), jnp.asarray(kept), 0.4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
     assert 0 < kept.mean() < 1
 
 
 def test_dare_that_drops_nothing_is_the_weighted_sum(adapters):
     params = make_params()
-    found = flatten(merge.dare(params, adapters, WEIGHTS, density=1.0))
+    actual = flatten(merge.dare(params, adapters, WEIGHTS, density=1.0))
     expected = flatten(merge.compose(params, adapters, WEIGHTS, allow_overlap=True))
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5)
+        np.testing.assert_allclose(actual[name], value, atol=1e-5)
 
 
 def test_the_average_is_the_mean_of_the_peft_task_vectors(adapters):
@@ -83,8 +83,8 @@ def test_the_average_is_the_mean_of_the_peft_task_vectors(adapters):
     params = make_params()
     deltas = [torch.from_numpy(np.array(layer_delta(a, LAYER, (24, 16)))) for a in adapters]
     expected = merge_utils.task_arithmetic(deltas, torch.full((3,), 1 / 3)).numpy()
-    found = flatten(merge.average(params, adapters))[f"{LAYER}/kernel"] - flatten(params)[f"{LAYER}/kernel"]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    actual = flatten(merge.average(params, adapters))[f"{LAYER}/kernel"] - flatten(params)[f"{LAYER}/kernel"]
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,7 +98,7 @@ def test_only_adapted_kernels_and_the_token_table_change(adapters, method):
 
 @pytest.mark.parametrize("density", [0.0, 1.5, -1.0])
 @pytest.mark.parametrize("method", [merge.ties, merge.dare])
-def test_a_density_that_is_no_share_is_refused(adapters, method, density):
+def test_a_density_outside_0_to_1_is_refused(adapters, method, density):
     with pytest.raises(UserError, match=r"density must be in \(0, 1\]"):
         method(make_params(), adapters, density=density)
 
@@ -108,8 +108,8 @@ def grams_of(adapters, inputs):
     return {name: [inputs(shape[0], k) for k in range(len(adapters))] for name, shape in layers.items()}
 
 
-def test_fusion_is_exact_where_concepts_have_inputs_of_their_own(adapters):
-    # Eight of 24 directions for each concept: all of them can be satisfied at once.
+def test_gradient_fusion_is_exact_if_concepts_have_separate_inputs(adapters):
+    # Each concept has eight of 24 directions, so all concepts can be fitted exactly at the same time.
     basis = np.linalg.qr(np.random.default_rng(1).standard_normal((24, 24)))[0]
 
     def inputs(width, k):
@@ -124,12 +124,12 @@ def test_fusion_is_exact_where_concepts_have_inputs_of_their_own(adapters):
         np.testing.assert_allclose(x @ change, x @ np.asarray(layer_delta(adapter, LAYER, (24, 16))), atol=1e-4)
 
 
-def test_fusion_names_the_layers_without_inputs(adapters):
+def test_gradient_fusion_names_the_layers_without_inputs(adapters):
     with pytest.raises(UserError, match=r"need one matrix .* of inputs an adapter .* 'unet/mid_block/"):
         merge.gradient_fusion(make_params(), adapters, {})
 
 
-def test_rivals_sum_on_jax_arrays_too(adapters):
+def test_the_methods_work_on_jax_arrays_too(adapters):
     params = jax.tree.map(jnp.asarray, make_params())
     merged = merge.ties(params, adapters)
     assert isinstance(flatten(merged)[f"{LAYER}/kernel"], jax.Array)

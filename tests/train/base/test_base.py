@@ -1,4 +1,4 @@
-"""A run that goes on from the packaged model: what it changes, what it leaves, and what it says it learnt from."""
+"""A run that continues from the packaged model: what it changes, what it keeps, and which pictures it lists."""
 
 import shutil
 from dataclasses import replace
@@ -14,7 +14,7 @@ from train.base.pictures import PictureSet, draw_pictures, read_picture_sets
 from train.base.run import train_base
 
 
-def test_a_run_goes_on_from_the_packaged_model(tmp_path):
+def test_a_run_continues_from_the_packaged_model(tmp_path):
     packaged = find_source("pocket", None).fetch([])
     config = BaseConfig(
         out=tmp_path, start="pocket", seed=5, pictures=12, several=1.0, unet_steps=1, unet_batch=4, judge_steps=0
@@ -23,7 +23,7 @@ def test_a_run_goes_on_from_the_packaged_model(tmp_path):
     own = PictureSet(5, 12, 1.0)
     assert read_picture_sets(model) == [*read_picture_sets(packaged), own]
     assert all(" and " in words for words in draw_pictures(tmp_path, own).captions)
-    # Labels and latents of other pictures than those in the folder would be wrong.
+    # With other pictures than those in the folder, the labels and latents would be wrong.
     with pytest.raises(
         UserError, match=r"holds the pictures of --seed 5 --pictures 12 --several 1.0: use the same settings"
     ):
@@ -36,20 +36,20 @@ def test_a_run_goes_on_from_the_packaged_model(tmp_path):
     assert first.keys() == once.keys() and any(not np.array_equal(first[name], once[name]) for name in first)
 
 
-def test_a_share_is_between_none_and_all():
-    with pytest.raises(UserError, match=r"--several is a share, 0 to 1, not 35"):
+def test_a_share_must_lie_between_0_and_1():
+    with pytest.raises(UserError, match=r"--several must be a share from 0 to 1, not 35"):
         BaseConfig(several=35)
 
 
 @pytest.mark.parametrize("text", ["{", '[{"seed": 1}]', "7"])
-def test_a_model_that_says_nonsense_of_what_it_learnt_from_is_refused(text, tmp_path):
+def test_a_model_with_a_malformed_list_of_pictures_is_refused(text, tmp_path):
     assert read_picture_sets(tmp_path) == []
     (tmp_path / "pictures.json").write_text(text)
     with pytest.raises(UserError, match=r"pictures\.json is no list of seed, pictures, several"):
         read_picture_sets(tmp_path)
 
 
-def test_a_wrong_model_is_told_before_anything_is_drawn(tmp_path):
+def test_a_wrong_model_is_refused_before_anything_is_drawn(tmp_path):
     model, out = tmp_path / "model", tmp_path / "run"
     shutil.copytree(find_source("pocket", None).fetch([]), model)
     (model / "pictures.json").write_text("{")
@@ -58,6 +58,6 @@ def test_a_wrong_model_is_told_before_anything_is_drawn(tmp_path):
     assert not out.exists()
 
 
-def test_a_report_starts_from_nothing():
+def test_a_report_cannot_start_from_a_model():
     with pytest.raises(UserError, match=r"--report measures the model that --model names"):
         BaseConfig(report=True, start="pocket")

@@ -1,4 +1,4 @@
-"""Training the judge: batches, augmentation, and that a few steps learn, stop and go on exactly."""
+"""Training the judge: batches, augmentation, learning in a few steps, and exact resuming."""
 
 import functools
 import json
@@ -65,7 +65,7 @@ def test_augmentation_softens_and_keeps_colours():
     augmented = np.asarray(softness.augment(jnp.asarray(np.stack([picture] * 64)), jax.random.key(0)))
     means = augmented.mean((1, 2))
     assert np.abs(means - picture.mean((0, 1))[None]).max() < 0.09
-    # The least contrasty of them is blurred about as much as Pillow's blur of a pixel.
+    # The picture with the least contrast is blurred about as much as by Pillow's blur of one pixel.
     contrast = lambda x: np.abs(np.diff(x[..., 1], axis=-1)).mean()
     blurred = Image.fromarray(((picture + 1) * 127.5).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
     softest = min(contrast(a) for a in augmented)
@@ -82,11 +82,11 @@ def test_blur_is_a_binomial_of_both_axes_and_keeps_flat_pictures():
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """Trains a small judge in a folder of its own."""
+    """A function that trains a small judge in its own folder."""
     small = functools.partial(JudgeConfig, widths=(8, 8), depths=(1, 1), subject_size=16)
     monkeypatch.setattr(stage, "JudgeConfig", small)
     monkeypatch.setattr(stage, "draw_lineup", draw_here)
-    monkeypatch.setattr(stage, "soften", lambda config, params, pictures, path: pictures)  # has a test of its own
+    monkeypatch.setattr(stage, "soften", lambda config, params, pictures, path: pictures)  # it has its own test
 
     def run(folder, steps, resume=False, rate=1e-2, start=None):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ def draw_here(folder, seed, cast, count):
     return np.stack([draw(make_spec(seed, cast, number)[0]) for number in range(count)])
 
 
-def test_training_learns_stops_and_goes_on_exactly(train, tmp_path, monkeypatch):
+def test_training_learns_and_resumes_exactly(train, tmp_path, monkeypatch):
     whole = train("whole", 8)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert {"loss", "top1", *stage.WEIGHTS} <= set(lines[0])
@@ -116,7 +116,7 @@ def test_training_learns_stops_and_goes_on_exactly(train, tmp_path, monkeypatch)
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_training_goes_on_from_a_judge(train):
+def test_training_continues_from_a_judge(train):
     config = stage.JudgeConfig()
     params = JudgeNetwork(config).init(jax.random.key(7), jnp.zeros((1, 64, 64, 3)))["params"]
     first = Judge(config=config, params=params, training={"seed": 7})
@@ -126,12 +126,12 @@ def test_training_goes_on_from_a_judge(train):
     assert kept.training["before"] == first.training
 
 
-def test_softened_pictures_are_what_the_autoencoder_gives_back(vae, tmp_path):
+def test_softened_pictures_are_those_that_the_autoencoder_reconstructs(vae, tmp_path):
     pictures = draw_here(None, 0, CAST, 3)
     softened = softness.soften(*vae, pictures, tmp_path / "softened.npy")
     model, images = AutoencoderKL(VAE), jnp.asarray(pictures, jnp.float32) / 127.5 - 1
     mean, _ = model.apply({"params": vae[1]}, images, method="encode")
     expected = np.asarray(model.apply({"params": vae[1]}, mean, method="decode"))
-    # Rounded to whole numbers, of which 127.5 make one.
+    # Pixels are rounded to whole numbers, and 127.5 of them are 1.
     np.testing.assert_allclose(softened / 127.5 - 1, np.clip(expected, -1, 1), atol=0.6 / 127.5)
     np.testing.assert_array_equal(softness.soften(VAE, {}, pictures, tmp_path / "softened.npy"), softened)

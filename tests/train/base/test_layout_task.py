@@ -1,4 +1,4 @@
-"""The U-Net's second task: labels that agree with the drawing, a loss by closed form, and a U-Net that learns it."""
+"""The U-Net's second task: labels that agree with the drawing, a closed form of the loss, and learning it."""
 
 import json
 
@@ -26,20 +26,20 @@ def _subjects(*rows):
 
 @pytest.mark.parametrize("names", [("dog",), ("dog", "woman"), ("man", "dog"), ("cat", "robot", "girl")])
 @pytest.mark.parametrize("side", [4, 8])
-def test_the_map_is_where_a_subject_is_drawn(names, side):
-    """Another individual in one place changes the picture in that place's cells, and hardly elsewhere."""
+def test_the_class_map_covers_the_cells_in_which_a_subject_is_drawn(names, side):
+    """Another individual in one place changes the picture in the cells of that place, and hardly elsewhere."""
     rng = np.random.default_rng(0)
     here = np.asarray(layout.class_map(_subjects(names), side, side))[0]
     for place, name in enumerate(names):
         inside, cells = 0.0, 64 // side
         for seed in range(12):
-            cast = [draw_individual(other, rng) for other in names]
-            changed = [*cast[:place], draw_individual(name, rng), *cast[place + 1 :]]
-            pictures = [draw(PictureSpec(tuple(members), "plain", seed=seed)) for members in (cast, changed)]
-            moved = np.abs(np.subtract(*(picture.astype(float) for picture in pictures))).sum(-1)
-            by_cell = moved.reshape(side, cells, side, cells).sum((1, 3))
+            individuals = [draw_individual(other, rng) for other in names]
+            changed = [*individuals[:place], draw_individual(name, rng), *individuals[place + 1 :]]
+            pictures = [draw(PictureSpec(tuple(members), "plain", seed=seed)) for members in (individuals, changed)]
+            difference = np.abs(np.subtract(*(picture.astype(float) for picture in pictures))).sum(-1)
+            by_cell = difference.reshape(side, cells, side, cells).sum((1, 3))
             inside += by_cell[here == CLASS_NAMES.index(name)].sum() / by_cell.sum() / 12
-        # Coarse cells cut through the places of three.
+        # With three subjects, coarse cells lie in two places.
         assert inside > (0.85 if side == 8 or len(names) < 3 else 0.6), (name, inside)
 
 
@@ -66,13 +66,13 @@ def test_loss_is_cross_entropy_over_cells_with_a_subject():
     log_p = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     for counted in ([True, True], [True, False]):
         picked = [log_p[i, y, x, labels[i, y, x]] for i, y, x in np.argwhere(labels >= 0) if counted[i]]
-        found = layout.layout_loss(heads, maps, subjects, jnp.array(counted))
-        np.testing.assert_allclose(found, -np.mean(picked), rtol=1e-4)
-    # Nothing counts: no loss, and no division by zero.
+        loss = layout.layout_loss(heads, maps, subjects, jnp.array(counted))
+        np.testing.assert_allclose(loss, -np.mean(picked), rtol=1e-4)
+    # If no picture counts, the loss is 0, and nothing is divided by zero.
     assert layout.layout_loss(heads, maps, subjects, jnp.array([False, False])) == 0
 
 
-def test_features_come_from_every_transformer_and_change_no_answer():
+def test_features_come_from_every_transformer_and_do_not_change_the_output():
     config = tiny_configs(20)["unet"]
     model = UNet2DConditionModel(config)
     inputs = jnp.ones((2, 8, 8, config.in_channels)), jnp.zeros(2, jnp.int32), jnp.ones((2, 6, TEXT_WIDTH))
@@ -84,8 +84,8 @@ def test_features_come_from_every_transformer_and_change_no_answer():
     assert all(leaf.ndim == 4 and len(leaf) == 2 for leaf in features.values())
 
 
-def test_u_net_learns_both_tasks_and_comes_back_without_the_second(tmp_path):
-    """Pictures whose halves are one colour for each of four nouns."""
+def test_the_unet_learns_both_tasks_and_is_returned_without_the_second(tmp_path):
+    """Each half of a picture has one colour, which stands for one of four nouns."""
     configs = tiny_configs(20)
     text = CLIPTextModel(configs["text_encoder"])
     words = np.arange(4)
@@ -111,7 +111,7 @@ def test_u_net_learns_both_tasks_and_comes_back_without_the_second(tmp_path):
         lambda step, params: previews.append((step, set(params))),
     )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    # Guessing among the four nouns is log 4.
+    # Guessing among four nouns would give log 4.
     assert np.mean([line["layout"] for line in lines[-5:]]) < 0.8 * np.log(4)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert previews == [(160, set(trained))] and "conv_in" in trained

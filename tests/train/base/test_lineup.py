@@ -1,4 +1,4 @@
-"""The judge's training pictures: labels tell what was drawn, whatever the order of drawing."""
+"""The judge's training pictures: the labels say what was drawn, and do not depend on the order of drawing."""
 
 import numpy as np
 
@@ -17,10 +17,10 @@ def test_labels_say_what_each_picture_shows():
         spec, shown = lineup.make_spec(3, CAST, i)
         assert i % CAST in shown
         assert [j for j in labels.subjects[i] if j >= 0] == shown
-        for subject, who in zip(spec.subjects, shown, strict=True):
-            class_name, *keys = [by_number[n] for n in labels.traits[who] if n >= 0]
+        for subject, individual in zip(spec.subjects, shown, strict=True):
+            class_name, *keys = [by_number[n] for n in labels.traits[individual] if n >= 0]
             assert class_name == (subject.class_name, "", "")
-            # The numbers alone make the individual again.
+            # The numbers are enough to make the individual again.
             assert Individual(keys[0][0], tuple((trait, value) for _, trait, value in keys)) == subject
         assert {name for name, here in zip(CLASSES, labels.classes[i], strict=True) if here} == {
             subject.class_name for subject in spec.subjects
@@ -38,7 +38,7 @@ def test_there_is_a_number_for_every_variant():
             assert sum(key[0] == name for key in variants) == expected
 
 
-def test_an_individual_has_several_pictures_and_never_a_twin_beside_it():
+def test_an_individual_has_several_pictures_and_never_stands_beside_one_of_its_class():
     specs = [lineup.make_spec(0, CAST, i)[0] for i in range(COUNT)]
     first = lineup.draw_individual(0, 5)
     about = [spec for i, spec in enumerate(specs) if i % CAST == 5]

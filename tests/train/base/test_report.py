@@ -1,4 +1,4 @@
-"""The report: unseen individuals, captions that the base does not know, rates, and what is printed."""
+"""The report: unseen individuals, captions that the base does not know, rates, and the printed text."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def _spec(names, scene="beach", style="photo"):
 
 
 def _labels(classes, scene, style):
-    """One picture with these class probabilities, and a sure scene and style."""
+    """Labels of one picture with these class probabilities, and with probability 1 for a scene and a style."""
     row = np.array([classes.get(name, 0.01) for name in CLASS_NAMES])
     pick = lambda names, name: np.array([float(n == name) for n in names])
     return Labels(row[None], pick(SCENE_NAMES, scene)[None], pick(STYLE_NAMES, style)[None])
@@ -41,7 +41,7 @@ def _labels(classes, scene, style):
         (("dog", "man"), {"dog": 0.9, "man": 0.7, "cat": 0.8}, False),
     ],
 )
-def test_class_is_recognised_if_none_is_likelier_and_two_only_if_likely(names, classes, there):
+def test_one_class_is_recognised_if_it_is_most_probable_and_two_if_both_are_probable(names, classes, there):
     assert report.recognise(_labels(classes, "beach", "photo"), [_spec(names)])["classes"].tolist() == [there]
 
 
@@ -62,18 +62,18 @@ def test_known_captions_are_those_of_the_bases_pictures():
     assert all(len(names) == 2 for names, _, _ in new)
 
 
-def test_unseen_individuals_are_none_that_the_judge_learnt():
+def test_unseen_individuals_are_not_among_those_the_judge_learnt():
     training = {"seed": 4, "individuals": 300}
     untrained = Judge(config=JudgeConfig(), params={}, training=training)
     cast = identity.draw_unseen(untrained, 2, 36)
     assert len(set(cast)) == 36
     assert [member.class_name for member in cast] == [*CLASSES, *CLASSES]
-    # A judge that had learnt the first of them would get others.
+    # For a judge that was trained on the first of them, others would be drawn.
     learnt = {lineup.draw_individual(4, i) for i in range(300)}
     assert not learnt & set(cast)
 
 
-def test_unseen_individuals_leave_out_what_was_learnt(monkeypatch):
+def test_drawing_unseen_individuals_skips_those_that_were_learnt(monkeypatch):
     judge = Judge(config=JudgeConfig(), params={}, training={"seed": 0, "individuals": 18})
     first = identity.draw_unseen(judge, 2, 18)
     monkeypatch.setattr(identity.lineup, "draw_individual", lambda seed, i: first[i])
@@ -91,13 +91,13 @@ def test_identity_of_the_packaged_judge_is_far_above_chance(judge):
 def test_variants_are_told_by_their_references(judge):
     measured = identity.measure_variants(judge, "style", 3)
     assert measured["variants"] == 9 + 4 + 4
-    # By chance it were 6 %; see the weights' README for which are hard.
+    # Chance is 6 %. The README of the weights says which variants are hard.
     assert measured["top1"] > 0.3
     assert measured["cosine_same"] > measured["cosine_other"]
 
 
-def test_captions_are_measured_on_what_is_generated(judge):
-    """A base that draws is as good as drawings; one that always draws the same is found out."""
+def test_captions_are_measured_on_the_generated_pictures(judge):
+    """A base that draws is as good as drawings. A base that always makes the same picture has low rates."""
     known = report.known_captions([PictureSet(0, 50, 0.35)])
     perfect = report.measure_captions(judge, report.draw_all, known, 1, (16, 8))
     assert perfect["one"]["drawn"]["classes"] > 0.9
@@ -109,7 +109,7 @@ def test_captions_are_measured_on_what_is_generated(judge):
     share = np.mean([name == "car" for name in _asked(poor)])
     assert poor["one"]["generated"]["classes"] == pytest.approx(share)
     assert poor["two"]["generated"]["classes"] == 0
-    # What is drawn does not depend on the base.
+    # The drawings do not depend on the base.
     assert poor["one"]["drawn"] == perfect["one"]["drawn"]
 
 
@@ -117,13 +117,18 @@ def _asked(measured):
     return [name for name, (_, number) in measured["by_name"]["generated"]["classes"].items() for _ in range(number)]
 
 
-def test_text_shows_rates_and_whether_bars_are_met(judge):
+def test_text_shows_rates_and_whether_minimum_values_are_reached(judge):
     captions = report.measure_captions(judge, report.draw_all, set(), 1, (6, 4))
     captions["one"]["ratio"]["scene"] = 0.6234
-    who = {"individuals": 10, "top1": 0.912, "top1_of_class": 0.95, "top1_in_pairs": 0.7, "cosine_same": 0.8}
-    who |= {"cosine_in_pairs": 0.5, "cosine_same_class": 0.1, "cosine_other_class": 0.0, "top1_by_class": {"man": 1.0}}
+    identity = {"individuals": 10, "top1": 0.912, "top1_of_class": 0.95, "top1_in_pairs": 0.7, "cosine_same": 0.8}
+    identity |= {
+        "cosine_in_pairs": 0.5,
+        "cosine_same_class": 0.1,
+        "cosine_other_class": 0.0,
+        "top1_by_class": {"man": 1.0},
+    }
     variants = {"scene": {"variants": 93, "top1": 0.5, "cosine_same": 0.9, "cosine_other": 0.4321}}
-    measured = {"identity": who, "variants": variants, "captions": captions}
+    measured = {"identity": identity, "variants": variants, "captions": captions}
     text = report.as_text({"model": "pocket", "seed": 1, "seconds": 2.0, **measured})
     assert "scene variants: top-1 50.0% among 93" in text and "0.432" in text
     assert "top-1 91.2% (>= 85%) among 10 unseen" in text

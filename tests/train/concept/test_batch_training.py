@@ -1,4 +1,4 @@
-"""`python -m train.concepts`: many concepts in one program, each as if it were alone."""
+"""`python -m train.concepts`: many concepts in one program, each trained as if it were alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 
 OWN = ("images", "token", "class_noun", "out", "slot")
-# Other classes, other numbers of pictures, other seeds.
+# Concepts with different classes, numbers of pictures, and seeds.
 ENTRIES = {
     "ada": {"images": "a", "class_noun": "man", "seed": 1},
     "rex": {"images": "b", "class_noun": "dog", "token": "<my-rex>", "seed": 2},
@@ -61,28 +61,28 @@ def together(entries_file, tiny_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["ada", "rex"])
 def test_a_concept_in_a_group_is_the_one_trained_alone(together, entries_file, tiny_folder, tmp_path, name):
-    found = Adapter.load(together / name / "adapter.safetensors")
+    actual = Adapter.load(together / name / "adapter.safetensors")
     configs = read_concepts(options_for(entries_file, tmp_path), common_flags(tiny_folder))
     config = next(c for c in give_slots(configs) if c.out.name == name)
     alone = Adapter.load(train.concept.run.train_concept(config, "cpu"))
-    assert found.info.slots == alone.info.slots
-    for x, y in zip(jax.tree.leaves(found.lora), jax.tree.leaves(alone.lora), strict=True):
+    assert actual.info.slots == alone.info.slots
+    for x, y in zip(jax.tree.leaves(actual.lora), jax.tree.leaves(alone.lora), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
     for token, vectors in alone.tokens.items():
-        np.testing.assert_allclose(found.tokens[token], vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
+        np.testing.assert_allclose(actual.tokens[token], vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
 
 
-def test_a_run_that_was_stopped_between_groups_goes_on(together, entries_file, tiny_folder, tmp_path):
+def test_a_run_that_was_stopped_between_groups_is_continued(together, entries_file, tiny_folder, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(together, out)
     shutil.rmtree(out / "groups/001")
     shutil.rmtree(out / "bo")
     flags = ["--concepts", str(entries_file), "--out", str(out), "--at-once", "2", *common_flags(tiny_folder)]
     train.concepts.main([*flags, "--resume"])
-    found, expected = (folder / "bo" / "adapter.safetensors" for folder in (out, together))
-    assert load_file(found).keys() == load_file(expected).keys()
+    actual, expected = (folder / "bo" / "adapter.safetensors" for folder in (out, together))
+    assert load_file(actual).keys() == load_file(expected).keys()
     for name, tensor in load_file(expected).items():
-        np.testing.assert_array_equal(load_file(found)[name], tensor)
+        np.testing.assert_array_equal(load_file(actual)[name], tensor)
 
 
 def test_every_concept_gets_its_own_folder_and_slot(together):
@@ -93,7 +93,7 @@ def test_every_concept_gets_its_own_folder_and_slot(together):
     assert sorted(path.name for path in (together / "groups").iterdir()) == ["000", "001"]
 
 
-def test_the_metrics_tell_each_concept_s_loss(together):
+def test_the_metrics_include_the_loss_of_each_concept(together):
     last = (together / "groups" / "000" / "metrics.jsonl").read_text().splitlines()[-1]
     assert "diffusion_loss/ada" in last
     assert "diffusion_loss/my-rex" in last
@@ -137,7 +137,7 @@ def test_without_slots_only_the_token_counts():
     ("entry", "message"),
     [("slot: 1", "ada and rex both have slot 1"), ("token: <ada>", "ada and rex both have the token <ada>")],
 )
-def test_they_are_refused_before_anything_is_loaded_or_written(tmp_path, entry, message):
+def test_unmergeable_concepts_are_refused_before_anything_is_loaded_or_written(tmp_path, entry, message):
     text = "ada: {class_noun: man, slot: 1}\nrex: {class_noun: dog, " + entry + "}"
     (tmp_path / "concepts.yaml").write_text(text)
     flags = ["--concepts", str(tmp_path / "concepts.yaml"), "--out", str(tmp_path / "run")]
@@ -164,7 +164,7 @@ def test_hidden_folders_are_no_concepts(tmp_path, tiny_folder):
     assert len(read_concepts(options_for(tmp_path), common_flags(tiny_folder))) == 1
 
 
-def test_settings_of_the_program_are_shared():
+def test_settings_of_the_program_must_be_equal():
     configs = [
         ConceptConfig.from_settings(**settings()),
         ConceptConfig.from_settings(**settings(token="<ben>", rank=4)),
@@ -177,7 +177,10 @@ def test_settings_of_the_program_are_shared():
     ("text", "message"),
     {
         "no noun": ("ada: {images: a}", "ada needs a class_noun"),
-        "another rank": ("ada: {class_noun: man, rank: 3}", "ada sets 'rank', which holds for all: give it as a flag"),
+        "another rank": (
+            "ada: {class_noun: man, rank: 3}",
+            "ada sets 'rank', which is the same for all concepts: give it as a flag",
+        ),
         "no mapping": ("ada: man", "ada must be a mapping of settings"),
         "empty": ("{}", "names no concepts"),
         "malformed": ("ada: {", "is not valid YAML"),
@@ -188,18 +191,18 @@ def test_settings_of_the_program_are_shared():
         "nameless": ("'': {class_noun: man, token: <a>}", "is empty"),
         "escape": ('"a\\eb": {class_noun: man, token: <a>}', r"'a\\x1bb' cannot be .* control characters"),
         "device": ("nul: {class_noun: man}", "a device on Windows"),
-        "case": ("Ada: {class_noun: man, token: <a>}\nada: {class_noun: man}", "'Ada' and 'ada' are one folder"),
+        "case": ("Ada: {class_noun: man, token: <a>}\nada: {class_noun: man}", "'Ada' and 'ada' would be one folder"),
         "groups": ("Groups: {class_noun: man, token: <a>}", "cannot be named 'Groups': --out has a folder groups/"),
         "a folder": ("ada: {class_noun: man, out: elsewhere}", "ada sets 'out', but its folder is run/ada"),
     }.values(),
 )
-def test_a_file_that_cannot_be_used_is_told(tmp_path, tiny_folder, text, message):
+def test_a_file_that_cannot_be_used_is_refused(tmp_path, tiny_folder, text, message):
     (tmp_path / "concepts.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_concepts(options_for(tmp_path / "concepts.yaml"), common_flags(tiny_folder))
 
 
-def test_a_folder_without_settings_is_told(tmp_path, tiny_folder):
+def test_a_folder_without_settings_is_refused(tmp_path, tiny_folder):
     write_pictures(tmp_path / "bo")
     with pytest.raises(UserError, match=r"bo has no concept\.yaml: write `class_noun: dog`"):
         read_concepts(options_for(tmp_path), common_flags(tiny_folder))

@@ -1,4 +1,4 @@
-"""Caption files as editors on all systems write them."""
+"""Caption files, as editors on different systems write them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def read(folder, data: bytes) -> str:
         codecs.BOM_UTF32_LE + TEXT.encode("utf-32-le"),
         codecs.BOM_UTF32_BE + TEXT.encode("utf-32-be"),
         f"{TEXT}\r\n".encode("utf-8-sig"),
-        # Two files with marks, put together.
+        # Two files with byte order marks, joined.
         f"a photo\ufeff of {TEXT.removeprefix('a photo of ')}".encode("utf-8-sig"),
     ],
 )
-def test_a_byte_order_mark_says_the_encoding_and_is_no_text(tmp_path, data):
+def test_a_byte_order_mark_gives_the_encoding_and_is_not_part_of_the_text(tmp_path, data):
     assert read(tmp_path, data) == TEXT
 
 
@@ -53,7 +53,7 @@ def test_a_byte_order_mark_says_the_encoding_and_is_no_text(tmp_path, data):
         (b"<ada> " + b"x" * 70000, "larger than 64 kB"),
     ],
 )
-def test_what_is_no_text_or_of_unknown_encoding_is_named_with_the_way_out(tmp_path, data, reason):
+def test_files_that_are_not_text_or_of_unknown_encoding_are_named_with_advice(tmp_path, data, reason):
     with pytest.raises(UserError, match=rf"cannot read 0\.txt \(.*{reason}.*\): .* save them as UTF-8") as error:
         read(tmp_path, data)
     assert "png" not in str(error.value)
@@ -80,12 +80,12 @@ def test_all_files_at_fault_are_named_at_once(tmp_path):
         ("<ada> \u200b man", "<ada> man"),
         ("<ada>\u3164\u2800 man\u034f", "<ada> man"),
         ("m\u200dan <ada\ufe0f>", "man <ada>"),
-        # What emoji are made of stays.
+        # Invisible characters within emoji stay.
         ("<ada> \u2764\ufe0f\u200d\U0001f525", "<ada> \u2764\ufe0f\u200d\U0001f525"),
         ("\U0001f469\U0001f3fd\u200d\U0001f52c", "\U0001f469\U0001f3fd\u200d\U0001f52c"),
         ("e\u0301 ñ 猫 'x'", "e\u0301 ñ 猫 'x'"),
         ("", ""),
     ],
 )
-def test_what_nobody_sees_does_not_reach_the_tokenizer(text, seen):
+def test_invisible_characters_do_not_reach_the_tokenizer(text, seen):
     assert visible_text(text) == seen

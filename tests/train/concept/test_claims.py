@@ -1,4 +1,4 @@
-"""Training on a claimed slot."""
+"""Training on a slot that is claimed in a registry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_claimed_slots_are_used():
         ({"slot": None, "partition_seed": 1}, "--partition-seed 0"),
     ],
 )
-def test_what_differs_from_the_claim_is_refused(changes, message):
+def test_settings_that_differ_from_the_claim_are_refused(changes, message):
     with pytest.raises(UserError, match=re.escape(message)):
         use_claim(make_config(**changes), BOOK)
 
@@ -44,5 +44,5 @@ def test_what_differs_from_the_claim_is_refused(changes, message):
 def test_another_base_is_refused():
     check_base(BOOK, "a" * 64, "x")
     check_base(None, "b" * 64, "x")
-    with pytest.raises(UserError, match=r"the registry is of pocket \(aaaaaaaaaaaa\), and sd \(bbbbbbbbbbbb\)"):
+    with pytest.raises(UserError, match=r"the registry is for pocket \(aaaaaaaaaaaa\), but sd \(bbbbbbbbbbbb\)"):
         check_base(BOOK, "b" * 64, "sd")

@@ -28,7 +28,7 @@ from train.concept.__main__ import main
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Every run traces its own step; XLA need compile it only the first time."""
+    """Every run traces its own step. With this cache, XLA compiles it only the first time."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
@@ -45,7 +45,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def teach(tiny_folder, pictures, monkeypatch, capsys):
-    """`teach(out, *more flags, **settings)` runs the command line; gives its exit code and what it wrote to stderr."""
+    """`teach(out, *flags, **settings)` runs the command line; returns its exit code and what it wrote to stderr."""
 
     def teach(out: Path, *flags: str, **changes) -> tuple[int, str]:
         values = settings(**{"out": out, "images": pictures, "model": tiny_folder, "cpu": True, **changes})
@@ -74,7 +74,7 @@ def whole(teach, finished):
     return finished
 
 
-def test_a_run_leaves_adapter_settings_metrics_previews_and_checkpoints(whole):
+def test_a_run_writes_adapter_settings_metrics_previews_and_checkpoints(whole):
     assert {path.name for path in whole.iterdir()} == {
         "adapter.safetensors",
         "config.json",
@@ -92,7 +92,7 @@ def test_a_run_leaves_adapter_settings_metrics_previews_and_checkpoints(whole):
     assert json.loads((whole / "config.json").read_text())["token"] == "<ada>"
 
 
-def test_the_adapters_header_tells_what_a_merge_must_know(whole, tiny_sd, tiny_folder):
+def test_the_adapters_header_has_what_a_merge_needs(whole, tiny_sd, tiny_folder):
     header = read_header(whole / "adapter.safetensors")
     expected = {
         "name": "ada", "class_noun": "man", "trigger": "<ada> man", "kind": "object", "rank": 2, "alpha": 2.0,
@@ -105,7 +105,7 @@ def test_the_adapters_header_tells_what_a_merge_must_know(whole, tiny_sd, tiny_f
     assert set(header["shapes"]) == {"unet"}
 
 
-def test_the_adapter_has_learnt_and_merges(whole, tiny_sd):
+def test_the_adapter_was_changed_by_training_and_can_be_merged(whole, tiny_sd):
     adapter = Adapter.load(whole / "adapter.safetensors")
     assert all(np.any(pair.lora_B) for pair in adapter.lora["unet"].values())
     assert adapter.tokens["<ada>"].shape == (2, 32)
@@ -138,7 +138,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, teach, tmp_path, monkeypa
     one, other = (Adapter.load(folder / "adapter.safetensors") for folder in (whole, out))
     jax.tree.map(np.testing.assert_array_equal, one.lora, other.lora)
     jax.tree.map(np.testing.assert_array_equal, dict(one.tokens), dict(other.tokens))
-    # Not only equal numbers: the file says nothing of where or how the run was made.
+    # The bytes of the files are equal too, because they do not say where or how the run was made.
     assert (whole / "adapter.safetensors").read_bytes() == (out / "adapter.safetensors").read_bytes()
     assert (whole / "previews/000004.png").read_bytes() == (out / "previews/000004.png").read_bytes()
 
@@ -151,17 +151,17 @@ def test_a_finished_run_is_not_overwritten(whole, teach):
     assert (whole / "adapter.safetensors").read_bytes() == before
 
 
-def test_a_run_is_resumed_with_its_own_settings_only(whole, teach):
+def test_a_run_is_resumed_only_with_its_own_settings(whole, teach):
     code, errors = teach(whole, resume=True, seed=5, rank=3)
     assert (code, errors.count("\n")) == (2, 1)
     assert "rank was 2, now 3; seed was 0, now 5" in errors
 
 
 def test_a_registry_gives_the_slot_and_a_moved_claim_is_noticed(whole, teach, tiny_sd, tmp_path):
-    book = Registry(partition=Partition(num_blocks=4), base_name="tiny", base_digest=params_digest(tiny_sd.params))
+    registry = Registry(partition=Partition(num_blocks=4), base_name="tiny", base_digest=params_digest(tiny_sd.params))
     for slot, name in enumerate(("right", "moved"), start=1):
         claim = Entry(name="ada", token="<ada>", slots=(slot,))
-        create_registry(tmp_path / f"{name}.json", book.claim(claim))
+        create_registry(tmp_path / f"{name}.json", registry.claim(claim))
     changes = {"slot": None, "preview_every": 3, "resume": True}
     code, errors = teach(whole, registry=tmp_path / "right.json", **changes)
     assert code == 0, errors
@@ -233,7 +233,7 @@ def test_an_unwritable_run_folder_is_one_line(teach, tmp_path):
     assert "cannot write" in errors
 
 
-def test_a_diverging_run_says_so(teach, tmp_path, monkeypatch):
+def test_a_diverging_run_is_an_error(teach, tmp_path, monkeypatch):
     make_batches = train.concept.prepare.make_batches
 
     def spoilt(*data_and_settings):
@@ -247,10 +247,10 @@ def test_a_diverging_run_says_so(teach, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flag", ["tpu", "gpu"])
-def test_a_platform_that_is_not_there_is_one_line(flag, tmp_path):
+def test_a_missing_platform_is_one_line(flag, tmp_path):
     import subprocess
 
-    # A process of its own: the platform is chosen before JAX starts.
+    # In a separate process, because the platform is chosen before JAX starts.
     values = settings(out=tmp_path / "run", images=tmp_path, **{flag: True})
     root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "train.concept", *as_flags(values)]

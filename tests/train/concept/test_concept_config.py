@@ -1,4 +1,4 @@
-"""Settings: flags over YAML over defaults, and what is refused."""
+"""Settings: flags override YAML, which overrides the defaults. Wrong settings are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_yaml(folder: Path, text: str) -> list[str]:
     return ["--config", str(folder / "c.yaml")]
 
 
-def test_flags_alone():
+def test_flags_alone_give_a_configuration():
     config = parse_args([*FLAGS, "--lambda", "2.5", "--slot", "3", "5", "--flip", "--crop", "0.8"])
     assert config.images == Path("pics")
     assert (config.token, config.class_noun, config.name, config.trigger) == ("<ada>", "woman", "ada", "<ada> woman")
@@ -71,7 +71,7 @@ def test_flags_override_yaml_overrides_defaults(tmp_path):
     assert config.random_rows == 0
 
 
-def test_a_yaml_file_of_everything_gives_the_same_configuration(tmp_path):
+def test_a_yaml_file_with_all_settings_gives_the_same_configuration(tmp_path):
     config = parse_args([*FLAGS, "--alpha", "3", "--random-styles", "a photo of", "--slot", "2"])
     values = json.loads(json.dumps(config.to_json()))
     values["lambda"] = values.pop("erase_weight")
@@ -88,8 +88,8 @@ def test_shipped_configs_are_read():
             options = ConceptsOptions(concepts=path, out=Path("runs/x"))
             assert len(read_concepts(options, [])) == len(required)
             continue
-        asked = {"images": "pics", "token": "<x>", "class_noun": "dog", "out": "runs/x"}
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if name not in required]
+        given = {"images": "pics", "token": "<x>", "class_noun": "dog", "out": "runs/x"}
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if name not in required]
         assert isinstance(parse_args(["--config", str(path), *flags]), ConceptConfig)
 
 
@@ -102,7 +102,7 @@ def test_shipped_configs_are_read():
         ("just words", "must be a mapping"),
     ],
 )
-def test_a_yaml_file_at_fault_is_named(tmp_path, text, message):
+def test_the_error_for_a_yaml_file_names_it(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         parse_args([*write_yaml(tmp_path, text), *FLAGS])
 
@@ -171,8 +171,8 @@ def test_a_concept_without_tokens_is_called_by_its_noun():
     assert make_config(token_vectors=0).trigger == "man"
 
 
-def test_random_rows():
-    # Rows that only the text is read of cost little.
+def test_the_number_of_random_rows_depends_on_form_and_layers():
+    # Rows of which only the text is read cost little.
     assert make_config(batch=3, layers="cross_kv").random_rows == 12
     assert make_config(batch=3, layers="cross_kv", erase="epsilon").random_rows == 3
     assert make_config(batch=3, layers="attention").random_rows == 3
@@ -186,7 +186,7 @@ def test_spaces_of_any_kind_are_fine_in_prompts():
     assert make_config(preview_prompts=(prompt,)).run.preview_prompts == (prompt,)
 
 
-def test_the_configuration_is_json():
+def test_the_configuration_can_be_written_as_json():
     values = json.loads(json.dumps(make_config().to_json()))
     assert values["images"] == "pictures"
     assert values["random_shares"]["empty"] == 0.1

@@ -1,4 +1,4 @@
-"""`--config`: a path, the name of a shipped configuration, and their old names."""
+"""`--config`: a path, the name of a shipped configuration, or its old name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 def test_a_shipped_configuration_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config(Path("ada")) == CONFIGS / "ada.yaml"
-    # A folder of pictures with this name is no configuration.
+    # A folder of pictures with this name is not a configuration.
     (tmp_path / "ada").mkdir()
     config = parse_args(["--config", "ada", "--out", "run"])
     assert (config.token, config.out) == ("<ada>", Path("run"))
@@ -41,7 +41,9 @@ def test_an_old_name_stands_for_the_new_one(old, new, tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == ""
 
 
-def test_an_unknown_name_is_told_with_those_that_there_are():
-    with pytest.raises(UserError, match="--config adda is no file, and no shipped configuration: ada, one_block, "):
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(
+        UserError, match=r"--config adda is neither a file nor a shipped configuration \(ada, one_block, "
+    ):
         find_config(Path("adda"))
     assert set(OLD_CONFIGS.values()) < shipped_configs().keys()

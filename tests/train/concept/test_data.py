@@ -18,7 +18,7 @@ from train.concept.prompts import captions_for, preview_prompts, prompt_words
 
 
 def numbered(count: int = 5, prompts: int = 7) -> ConceptData:
-    """Data whose every latent is its number."""
+    """Data in which every latent is filled with its number."""
     numbers = np.arange(count, dtype=np.float32)[:, None, None, None]
     latents = np.broadcast_to(numbers, (count, 2, 2, 4)).copy()
     ids = np.arange(prompts, dtype=np.int32)[:, None]
@@ -65,7 +65,7 @@ def test_random_rows_are_noise_in_the_share_asked_for():
         batch = batches_of(make_config(random_batch=50, pure_noise=share), numbered())(0)
         assert batch.random_is_noise.mean() == expected
     batch_at = batches_of(make_config(random_batch=500, pure_noise=0.3), numbered())
-    # Four deviations of 500 draws.
+    # Four standard deviations of 500 draws.
     assert abs(batch_at(0).random_is_noise.mean() - 0.3) < 0.082
 
 
@@ -110,7 +110,7 @@ def test_pictures_become_scaled_latents_and_captions_become_ids(tiny_sd, folder)
     assert len(data.prompts.ids) == len(data.prompts.texts) == 1024
 
 
-def test_flips_and_crops_are_views_of_their_own(tiny_sd, folder, tmp_path):
+def test_flips_and_crops_are_separate_views(tiny_sd, folder, tmp_path):
     flipped = load_concept_data(make_config(images=folder, flip=True), tiny_sd)
     assert flipped.latents.shape[0] == 6
     np.testing.assert_array_equal(flipped.ids[0], flipped.ids[1])
@@ -149,7 +149,7 @@ def ids_of(tiny_sd, folder, **changes) -> list[list[int]]:
         "\u200ba photo of\u00a0<a\u00adda> man".encode(),
     ],
 )
-def test_captions_of_any_editor_are_the_ids_of_what_is_seen(tiny_sd, tmp_path, data, name):
+def test_captions_of_any_editor_give_the_ids_of_the_visible_text(tiny_sd, tmp_path, data, name):
     folder = write_pictures(tmp_path, 1)
     (folder / name).write_bytes(data)
     expected = tiny_sd.tokenizer.encode(["a photo of <ada> man"], {"<ada>": 2}).tolist()
@@ -158,7 +158,7 @@ def test_captions_of_any_editor_are_the_ids_of_what_is_seen(tiny_sd, tmp_path, d
     assert ids_of(tiny_sd, folder, token_vectors=0) == plain
 
 
-def test_a_portrait_whose_mask_is_at_the_top_is_learnt_from(tiny_sd, tmp_path):
+def test_a_portrait_whose_mask_is_at_the_top_is_not_ignored(tiny_sd, tmp_path):
     folder = write_pictures(tmp_path, 1, (16, 48))
     mask = Image.new("L", (16, 48), 0)
     mask.paste(255, (4, 0, 12, 8))
@@ -168,7 +168,7 @@ def test_a_portrait_whose_mask_is_at_the_top_is_learnt_from(tiny_sd, tmp_path):
         assert all(weights.sum((1, 2, 3)) > 0)
 
 
-def test_captions_and_masks_of_other_pictures_do_not_count(tiny_sd, folder, tmp_path):
+def test_captions_and_masks_of_other_pictures_are_ignored(tiny_sd, folder, tmp_path):
     others = write_pictures(tmp_path / "others", 2)
     plain = load_concept_data(make_config(images=folder, other_images=others), tiny_sd).random_latents
     (others / "0.txt").write_bytes(b"\xe9 nobody reads this")
@@ -177,7 +177,7 @@ def test_captions_and_masks_of_other_pictures_do_not_count(tiny_sd, folder, tmp_
     np.testing.assert_array_equal(found, plain)
 
 
-def test_faults_of_captions_are_told_before_anything_is_encoded(tiny_sd, folder, monkeypatch):
+def test_faults_in_captions_are_reported_before_anything_is_encoded(tiny_sd, folder, monkeypatch):
     monkeypatch.setattr("train.concept.data.PictureEncoder", None)
     (folder / "1.TXT").write_text("<ada> " + "dog " * 30)
     with pytest.raises(UserError, match="too long"):
@@ -209,7 +209,7 @@ def test_a_broken_picture_ends_the_encoding_and_all_are_named(tiny_sd, folder, m
         (lambda f: None, {"other_images": "nothing"}, "no folder of pictures nothing"),
     ],
 )
-def test_data_at_fault_is_named(tiny_sd, folder, damage, changes, message):
+def test_errors_name_the_faulty_data(tiny_sd, folder, damage, changes, message):
     from pathlib import Path
 
     damage(folder)

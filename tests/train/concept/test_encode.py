@@ -1,4 +1,4 @@
-"""Pictures to latents: alone, in batches, with a bar."""
+"""Pictures become latents: one by one, in batches, and with a progress bar."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def latents_of(sd, pictures, **options):
         return encoder.latents()
 
 
-def test_batches_whose_last_is_padded_give_what_single_pictures_give(tiny_sd, pictures):
+def test_batches_with_a_padded_last_one_give_the_latents_of_single_pictures(tiny_sd, pictures):
     alone = encode_images(tiny_sd, pictures)
     assert alone.dtype == np.float32
     assert alone.shape == (5, 8, 8, 4)
     before = encode._encode._cache_size()
     for rows in (2, 2, 8):
-        found = latents_of(tiny_sd, pictures, rows=rows)
-        # Sums of other orders in batches: 1.3e-6 of 3.6 with the pocket model.
-        np.testing.assert_allclose(found, alone, rtol=0, atol=2e-6 * np.abs(alone).max())
-    # One program for each number of rows, however many pictures come.
+        batched = latents_of(tiny_sd, pictures, rows=rows)
+        # Batches sum in another order: 1.3e-6 of 3.6 with the pocket model.
+        np.testing.assert_allclose(batched, alone, rtol=0, atol=2e-6 * np.abs(alone).max())
+    # One program for each number of rows, whatever the number of pictures.
     assert encode._encode._cache_size() == before + 2
 
 
-def test_on_a_cpu_pictures_are_encoded_alone_and_elsewhere_as_many_as_fit():
+def test_on_a_cpu_pictures_are_encoded_one_by_one_and_elsewhere_as_many_as_fit():
     assert rows_at_once(64, "cpu") == rows_at_once(1024, "cpu") == 1
     assert [rows_at_once(size, "gpu") for size in (64, 256, 512, 768, 1024, 2048)] == [16, 16, 4, 1, 1, 1]
 

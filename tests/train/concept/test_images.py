@@ -34,7 +34,7 @@ def only(folder):
     return picture
 
 
-def test_pictures_come_by_name_and_others_files_stay(tmp_path):
+def test_pictures_are_sorted_by_name_and_other_files_are_ignored(tmp_path):
     for name in ("b.png", "a.JPG", "c.webp"):
         two_halves().save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("mine")
@@ -50,7 +50,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, size):
     two_halves().save(tmp_path / "a.png", exif=exif)
     image = only(tmp_path).image
     assert image.size == size
-    # Where the stored left side is seen: 1 left, 2 and 3 right, 6 top, 8 bottom.
+    # Where the stored left side is in the upright picture: 1 left, 2 and 3 right, 6 top, 8 bottom.
     corner = {1: (0, 0), 2: (7, 0), 3: (7, 3), 6: (0, 0), 8: (0, 7)}[orientation]
     opposite = {1: (7, 3), 2: (0, 3), 3: (0, 0), 6: (3, 7), 8: (3, 0)}[orientation]
     assert image.getpixel(corner) == RED
@@ -195,7 +195,7 @@ def test_a_folder_named_like_a_picture_is_named(tmp_path):
         read_pictures(tmp_path)
 
 
-def test_folders_without_pictures(tmp_path):
+def test_folders_without_pictures_are_refused(tmp_path):
     with pytest.raises(UserError, match="there is no folder of pictures"):
         read_pictures(tmp_path / "nothing")
     with pytest.raises(UserError, match="has no pictures"):
@@ -203,13 +203,13 @@ def test_folders_without_pictures(tmp_path):
 
 
 def weights_of(mask: Image.Image, folder, **options) -> np.ndarray:
-    """What counts of a picture of 8 x 4 with this mask, pixel by pixel."""
+    """The loss weights of the pixels of an 8 x 4 picture with this mask."""
     two_halves().save(folder / "a.png")
     mask.save(folder / "a.mask.png", **options)
     return np.asarray(only(folder).mask)
 
 
-def test_what_is_transparent_in_a_mask_does_not_count(tmp_path):
+def test_transparent_parts_of_a_mask_do_not_count(tmp_path):
     rgba = np.full((4, 8, 4), 255, np.uint8)
     rgba[:, 4:, 3] = 0
     rgba[:, 2, 3] = 128
@@ -218,7 +218,7 @@ def test_what_is_transparent_in_a_mask_does_not_count(tmp_path):
     np.testing.assert_array_equal(found, np.broadcast_to([255, 0, 128, 255, 0, 0, 0, 0], (4, 8)))
 
 
-def test_what_is_transparent_in_masks_of_grey_or_palettes_does_not_count(tmp_path):
+def test_transparent_parts_of_masks_with_grey_or_palettes_do_not_count(tmp_path):
     grey = np.broadcast_to(np.array([255, 128, 0, 255], np.uint8).repeat(2), (4, 8))
     expected = np.where(grey == 255, 0, grey)
     np.testing.assert_array_equal(weights_of(Image.fromarray(grey), tmp_path, transparency=255), expected)
@@ -235,12 +235,12 @@ def test_what_is_transparent_in_masks_of_grey_or_palettes_does_not_count(tmp_pat
 def test_sixteen_bits_of_a_mask_keep_their_tones(tmp_path, mode):
     ramp = np.arange(32, dtype=np.uint16).reshape(4, 8) * 8 * 257
     image = Image.fromarray(ramp) if mode == "I;16" else Image.fromarray(ramp.astype(np.int32))
-    # Older Pillows open a PNG as "I"; this one does so with a TIFF.
+    # Older versions of Pillow open such a PNG in mode "I". This one does so with a TIFF.
     kind = "PNG" if mode == "I;16" else "TIFF"
     np.testing.assert_array_equal(weights_of(image, tmp_path, format=kind), ramp // 257)
 
 
-def test_what_is_transparent_in_sixteen_bits_of_grey_is_seen_as_such(tmp_path):
+def test_transparency_in_sixteen_bits_of_grey_is_recognised(tmp_path):
     ramp = np.arange(32, dtype=np.uint16).reshape(4, 8) * 8 * 257
     png = with_hidden_grey(Image.fromarray(ramp), 31 * 8 * 257)
     (tmp_path / "a.png").write_bytes(png)
@@ -252,7 +252,7 @@ def test_what_is_transparent_in_sixteen_bits_of_grey_is_seen_as_such(tmp_path):
 
 
 def with_hidden_grey(image: Image.Image, value: int) -> bytes:
-    """A PNG of 16 bits of grey in which `value` is transparent, as PNG files say it: chunk tRNS."""
+    """A PNG with 16 bits of grey in which `value` is transparent. In a PNG the chunk tRNS says so."""
     file = io.BytesIO()
     image.save(file, "PNG")
     data, body = file.getvalue(), b"tRNS" + struct.pack(">H", value)
@@ -267,7 +267,7 @@ def test_masks_of_one_bit_weigh_all_or_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("of_picture", "of_mask"), [(6, 6), (6, None), (None, 8)])
-def test_picture_and_mask_are_each_turned_as_they_say(tmp_path, of_picture, of_mask):
+def test_picture_and_mask_are_each_turned_by_their_own_orientation(tmp_path, of_picture, of_mask):
     for name, orientation in (("a.png", of_picture), ("a.mask.png", of_mask)):
         exif = Image.Exif()
         exif[EXIF_ORIENTATION] = orientation or 1
@@ -316,8 +316,8 @@ def test_pipes_and_links_to_nothing_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
-def test_whatever_is_damaged_is_read_or_refused_in_one_line(tmp_path, suffix):
-    rng, exif, told = np.random.default_rng(0), Image.Exif(), []
+def test_a_damaged_picture_is_read_or_refused_in_one_line(tmp_path, suffix):
+    rng, exif, messages = np.random.default_rng(0), Image.Exif(), []
     exif[EXIF_ORIENTATION] = 6
     two_halves((32, 32)).save(tmp_path / f"a.{suffix}", exif=exif)
     data = (tmp_path / f"a.{suffix}").read_bytes()
@@ -327,14 +327,14 @@ def test_whatever_is_damaged_is_read_or_refused_in_one_line(tmp_path, suffix):
             damaged[rng.integers(len(damaged))] = rng.integers(256)
         (tmp_path / f"a.{suffix}").write_bytes(damaged)
         with warnings.catch_warnings():
-            # Pillow warns of damaged EXIF blocks.
+            # Pillow warns about damaged EXIF blocks.
             warnings.simplefilter("ignore")
             try:
                 read_pictures(tmp_path)
             except UserError as error:
-                told.append(str(error))
-    assert told
-    assert not any("\n" in message for message in told)
+                messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
 
 
 _READ_MANY = """
@@ -358,6 +358,6 @@ def test_many_large_pictures_are_never_in_memory_at_once(tmp_path):
         os.link(tmp_path / "000.png", tmp_path / f"{i:03d}.png")
     done = subprocess.run([sys.executable, "-c", _READ_MANY, tmp_path], capture_output=True, text=True, check=True)
     count, megabytes = map(int, done.stdout.split())
-    # All together are 480 MB; one is 12, and three are held while one is worked on.
+    # All pictures take 480 MB. One takes 12 MB, and three copies are held while one is processed.
     assert count == 40
     assert megabytes < 100

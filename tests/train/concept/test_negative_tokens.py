@@ -1,4 +1,4 @@
-"""Negative tokens: around the nouns, or as trained tokens are; from adapters, folders and files of them."""
+"""Negative tokens lie around the nouns, or resemble trained tokens from adapters, folders or files of tokens."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from train.concept.known_tokens import load_offsets
 from train.concept.negative_tokens import APART, RESEMBLING, draw_negative_tokens, negative_embeddings
 
 
-def test_negative_tokens_are_as_far_from_their_nouns_as_tokens_come():
+def test_negative_tokens_are_as_far_from_their_nouns_as_tokens_of_concepts():
     rng = np.random.default_rng(3)
     table, nouns = jnp.asarray(rng.normal(0, 0.1, (50, 512)), jnp.float32), np.arange(40, dtype=np.int32)
     found = negative_embeddings(table, nouns, 2, (1.0, 3.0), jax.random.key(0))
     far = np.sqrt(np.square(found - table[:40, None]).mean((1, 2))) / float(table.std())
-    # 1024 numbers know their deviation to some percent; forty rows come near both ends.
+    # The deviation of 1024 numbers is known to a few percent. Forty rows come near both ends of the range.
     assert 0.94 < far.min() < 1.3 and 2.7 < far.max() < 3.2
     same = negative_embeddings(table, nouns[:1], 2, (1.0, 1.0), jax.random.key(0))
     assert float(jnp.square(same - table[:1, None]).mean() ** 0.5 / table.std()) == pytest.approx(1, rel=0.06)
@@ -78,24 +78,25 @@ def test_most_negative_tokens_have_the_mean_and_the_covariance_of_known_tokens(t
         draw_negative_tokens(config.tokens, tiny_sd, nouns, config.run.seed)["text_encoder"]
         - np.asarray(token_table(tiny_sd.params))[0]
     )
-    # What does not resemble them lies within .01 deviations of the noun.
+    # Rows that do not resemble them lie within .01 deviations of the noun.
     alike = drawn[np.abs(drawn).max((1, 2)) > 0.3].reshape(-1, offsets[0].size)
     assert len(alike) / len(drawn) == pytest.approx(RESEMBLING, abs=0.04)
     flat = offsets.reshape(3, -1)
-    # Four deviations of 2,800 draws.
+    # Four standard deviations of 2,800 draws.
     np.testing.assert_allclose(alike.mean(0), flat.mean(0), atol=4 * flat.std(0, ddof=1).max() / 2800**0.5)
     apart = APART**2 * float(np.var(token_table(tiny_sd.params))) * np.eye(flat.shape[1])
     expected = np.cov(flat.T) + apart
-    # Five deviations of an entry, the largest of some thousand: sqrt(2 / 2,800) of the largest variance each.
+    # Five standard deviations of an entry, because the largest of some thousand counts. Each is sqrt(2 / 2,800) of the
+    # largest variance.
     assert np.abs(np.cov(alike.T) - expected).max() < 0.15 * np.abs(expected).max()
 
 
-def test_nobody_is_known_unless_somebody_is_named(tiny_sd):
+def test_without_files_no_trained_tokens_are_known(tiny_sd):
     assert load_offsets(None, tiny_sd) == {}
     assert load_offsets((), tiny_sd) == {}
 
 
-def test_what_cannot_be_resembled_is_refused(tiny_sd, folder, tmp_path, offsets):
+def test_files_without_usable_tokens_are_refused(tiny_sd, folder, tmp_path, offsets):
     def message(path) -> str:
         with pytest.raises(UserError) as caught:
             load_offsets((str(path),), tiny_sd)
@@ -113,10 +114,10 @@ def test_what_cannot_be_resembled_is_refused(tiny_sd, folder, tmp_path, offsets)
     assert "no token" in message(tmp_path / "none.safetensors")
 
 
-def test_the_pocket_model_comes_with_some():
+def test_the_pocket_model_comes_with_trained_tokens():
     pocket = StableDiffusion.from_pretrained("pocket")
     found = load_offsets(None, pocket)["text_encoder"]
-    # Trained tokens are farther from their nouns than they started, at a distance of one deviation.
+    # Tokens start at a distance of one deviation from their nouns. Trained tokens are farther away.
     distance = np.sqrt(np.square(found).mean((1, 2))) / float(np.std(token_table(pocket.params)))
     assert len(found) == 16 and distance.min() > 1.2
     assert load_offsets((), pocket) == {}

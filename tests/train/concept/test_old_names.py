@@ -1,4 +1,4 @@
-"""Settings that were renamed: old flags and YAML keys are read, and files keep their keys."""
+"""Settings that were renamed: old flags and YAML keys still work, and files keep their keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_old_name_beside_its_new_one_is_refused():
         rename_settings("a.yaml", {"negative-tokens": [], "strangers": []})
 
 
-def test_values_that_look_like_old_names_stay():
+def test_values_that_look_like_old_names_are_not_changed():
     assert rename_flags(["strangers", "--images=strangers", "-strangers"]) == [
         "strangers", "--images=strangers", "-strangers",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Orthogonal Adaptation: down projections that stay, bit for bit, on rows that no other slot has."""
+"""Orthogonal Adaptation: down projections do not change, bit for bit, and each slot has its own rows."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pairs(adapter: Adapter):
 
 
 @pytest.mark.parametrize("slot", [0, 1])
-def test_down_projections_do_not_move_and_the_rest_trains(together, slot):
+def test_down_projections_do_not_change_and_the_rest_trains(together, slot):
     adapter = together[slot]
     start = init_orthogonal(3, adapter.shapes(), slot, rank=2)
     for (path, trained), (_, first) in zip(pairs(adapter), pairs(Adapter(lora=start, tokens={}, info=adapter.info))):
@@ -71,7 +71,7 @@ def test_down_projections_do_not_move_and_the_rest_trains(together, slot):
 
 def test_changes_of_two_concepts_read_orthogonal_inputs(together):
     for (path, one), (_, other) in zip(*map(pairs, together), strict=True):
-        # Of W [m, n], as method and papers have it: the transposes of the kernels' changes.
+        # Changes of W [m, n], as in the paper. They are the transposes of the kernels' changes.
         first, second = ((pair.lora_A @ pair.lora_B).T for pair in (one, other))
         reference = np.linalg.norm(first) * np.linalg.norm(second)
         assert reference > 0
@@ -85,7 +85,7 @@ def test_a_concept_in_a_group_is_the_one_trained_alone(together, concepts_folder
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
 
 
-def test_the_file_is_an_ordinary_adapter_that_is_summed(together, tiny_sd):
+def test_the_adapters_have_no_partition_and_are_summed_on_request(together, tiny_sd):
     assert all(a.info.partition is None and a.info.slots == () for a in together)
     assert [json.loads(a.info.training)["slot"] for a in together] == [[0], [1]]
     with pytest.raises(UserError, match="overlap"):
@@ -105,7 +105,7 @@ def test_a_new_adapter_changes_nothing_and_its_slot_is_drawn_from_the_name(tiny_
     config = make_config(**SETTINGS | {"slot": None, "layers": "cross_kv"})
     info, _, trainable = init_concept(config, tiny_sd)
     slot = json.loads(info.training)["slot"]
-    # Text is 32 wide: 16 sets of 2 rows.
+    # Text has 32 features: 16 sets of 2 rows.
     assert slot == [slot_from_name("ada", 16)]
     assert not any(np.any(pair.lora_B) for pair in trainable.lora["unet"].values())
     expected = init_orthogonal(3, {"unet": dict.fromkeys(trainable.lora["unet"], (32, 1))}, slot[0], 2)["unet"]
@@ -113,7 +113,7 @@ def test_a_new_adapter_changes_nothing_and_its_slot_is_drawn_from_the_name(tiny_
         np.testing.assert_array_equal(pair.lora_A, expected[path].lora_A)
 
 
-def test_a_slot_without_rows_is_told_before_training(tiny_sd):
+def test_a_slot_without_rows_is_refused_before_training(tiny_sd):
     config = make_config(**SETTINGS | {"slot": (16,), "layers": "cross_kv"})
     with pytest.raises(
         UserError, match=r"--slot 16 must lie in 0\.\.15 with --down orthogonal: layer unet/.*to_k has 32"
@@ -121,7 +121,7 @@ def test_a_slot_without_rows_is_told_before_training(tiny_sd):
         init_concept(config, tiny_sd)
 
 
-def test_slots_are_given_out_where_rows_need_them():
+def test_free_slots_are_given_out_only_if_slots_are_needed():
     slots = [None, (1,), None, (0,)]
     configs = [make_config(**SETTINGS | {"slot": slot, "token": f"<c{i}>"}) for i, slot in enumerate(slots)]
     assert [config.adapter.slot for config in give_slots(configs)] == [(2,), (1,), (3,), (0,)]

@@ -1,4 +1,4 @@
-"""What a folder of pictures holds: pictures, captions, masks, and what is left alone."""
+"""Which files of a folder are pictures, captions and masks, and which are ignored."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def make(folder, *names: str):
 
 
 def named(folder, **options) -> list[tuple[str | None, ...]]:
-    """The names found, and no warning."""
+    """The names of the files that are found, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return [tuple(path and path.name for path in each) for each in find_pictures(folder, **options)]
 
 
 def notice(folder) -> str:
-    with pytest.warns(UserWarning, match="left alone") as caught:
+    with pytest.warns(UserWarning, match="ignored") as caught:
         find_pictures(folder)
     [warning] = caught
     return str(warning.message)
@@ -38,8 +38,8 @@ def test_captions_and_masks_are_found_in_any_case(tmp_path, caption, mask):
     assert named(tmp_path) == [("a.JPG", caption, mask)]
 
 
-def test_names_of_letters_with_marks_are_found_as_every_system_writes_them(tmp_path):
-    # macOS writes the letter and the mark apart, others together.
+def test_names_with_accents_match_however_a_system_writes_them(tmp_path):
+    # macOS writes a letter and its accent as two characters, other systems as one.
     make(tmp_path, "\u00e9.png", "e\u0301.txt")
     assert named(tmp_path) == [("\u00e9.png", "e\u0301.txt", None)]
 
@@ -75,29 +75,29 @@ def test_a_mask_that_is_no_png_is_refused_and_no_picture(tmp_path, name):
     assert named(tmp_path, companions=False) == [("a.png", None, None)]
 
 
-def test_captions_without_a_picture_are_told_in_one_line(tmp_path):
+def test_captions_without_a_picture_are_named_in_one_line(tmp_path):
     make(tmp_path, "a.png", "a.txt", "b.txt", "notes.TXT")
-    assert "left alone: b.txt, notes.TXT (no picture of that name: a.txt is the caption of a.png)" in notice(tmp_path)
+    assert "ignored: b.txt, notes.TXT (no picture of that name: a.txt is the caption of a.png)" in notice(tmp_path)
 
 
-def test_pictures_that_are_not_read_are_told_in_one_line(tmp_path):
+def test_pictures_that_are_not_read_are_named_in_one_line(tmp_path):
     others = ["a.heic", "b.AVIF", "c.gif", "d.tiff", "e.bmp", "f.jfif", "g.caption"]
     make(tmp_path, "a.png", "lone.txt", *others)
     message = notice(tmp_path)
-    assert "a.heic, b.AVIF, c.gif, d.tiff, e.bmp and 2 more (read are .png, .jpg, .jpeg, .webp" in message
+    assert "a.heic, b.AVIF, c.gif, d.tiff, e.bmp and 2 more (only .png, .jpg, .jpeg, .webp" in message
     assert "lone.txt" in message
     assert "\n" not in message
 
 
-def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path):
+def test_the_error_for_a_folder_without_readable_pictures_says_what_it_holds(tmp_path):
     make(tmp_path, "a.heic")
     (tmp_path / "b.png").mkdir()
-    message = r"has no pictures \(.png, .*\); a\.heic \(read are .*\); cannot read b\.png \(a folder\)"
+    message = r"has no pictures \(.png, .*\); a\.heic \(only .* are read\); cannot read b\.png \(a folder\)"
     with pytest.raises(UserError, match=message):
         find_pictures(tmp_path)
 
 
-def test_hidden_files_folders_and_files_of_systems_are_left_alone(tmp_path):
+def test_hidden_files_folders_and_files_of_systems_are_ignored(tmp_path):
     hidden = ["._a.png", ".a.png", "._a.txt", "._a.mask.png", ".DS_Store", "Thumbs.db", "desktop.ini", "._b.heic"]
     make(tmp_path, "a.png", *hidden)
     (tmp_path / "x.png").mkdir()
@@ -106,18 +106,18 @@ def test_hidden_files_folders_and_files_of_systems_are_left_alone(tmp_path):
     assert named(tmp_path) == [("a.png", None, None)]
 
 
-def test_where_captions_and_masks_do_not_count_none_is_missed(tmp_path):
+def test_without_companions_captions_and_masks_are_ignored(tmp_path):
     make(tmp_path, "a.png", "a.txt", "b.txt", "b.mask.png", "a.MASK.png")
     assert named(tmp_path, companions=False) == [("a.png", None, None)]
 
 
-def test_names_cannot_steer_the_terminal(tmp_path):
+def test_control_characters_in_names_are_not_printed(tmp_path):
     make(tmp_path, "a.png", "\x1b[2J.txt")
     assert r"\x1b[2J.txt" in notice(tmp_path)
 
 
 def test_many_captions_are_matched_quickly(tmp_path):
-    # Found by name, not by trying each with each: 4,000,000 comparisons would take seconds.
+    # Captions are looked up by name. Comparing each with each, 4,000,000 times, would take seconds.
     import time
 
     make(tmp_path, *(f"{i}.{suffix}" for i in range(2000) for suffix in ("png", "txt")))

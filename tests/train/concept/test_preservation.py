@@ -1,4 +1,4 @@
-"""Differential Output Preservation: the class, in the concept's own pictures, looks as the base draws it."""
+"""Differential Output Preservation: on the concept's pictures, captions of the class give the output of the base."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_scenes_and_styles_keep_the_articles_that_they_have(kind, noun, caption,
 
 
 @pytest.mark.parametrize("kind", ["person", "object", "scene", "style"])
-def test_captions_of_our_own_become_plain_english(kind):
+def test_default_captions_become_correct_captions_of_the_class(kind):
     config = make_config(class_noun="owl", kind=kind)
     found = [class_caption(caption, config.called) for caption in captions_for(config.called)]
     expected = {"style": ["an owl"], "scene": ["a photo of an owl"]}
@@ -84,11 +84,11 @@ def test_every_view_has_its_picture_s_class_caption(tiny_sd, pictures):
     data = load_concept_data(preserving(pictures, flip=True), tiny_sd)
     assert data.prompts.texts == tuple(text for text in CLASS_CAPTIONS for _ in range(2))
     np.testing.assert_array_equal(data.prompts.ids, tiny_sd.tokenizer.encode(data.prompts.texts))
-    # Nobody's token, the concept's own included.
+    # No concept's token, not even this concept's.
     assert data.prompts.ids.max() < tiny_sd.tokenizer.table_rows
 
 
-def test_the_rows_are_the_batch_s_own_once_more(tiny_sd, pictures):
+def test_the_random_rows_repeat_the_rows_of_the_batch(tiny_sd, pictures):
     others = write_pictures(pictures.parent / "others", 2, size=(9, 9))
     config = preserving(pictures, random_batch=2, pure_noise=1.0, other_images=others)
     concept = prepare_concept(config, tiny_sd)

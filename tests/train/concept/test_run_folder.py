@@ -1,4 +1,4 @@
-"""The run folder: what is there is never replaced, and two trainings never share one."""
+"""The run folder: existing files are never replaced, and two training runs never share a folder."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ NO_SETTINGS = {
 
 
 @pytest.mark.parametrize("text", NO_SETTINGS.values(), ids=NO_SETTINGS)
-def test_settings_that_are_none_are_one_line(tmp_path, text):
+def test_a_malformed_settings_file_is_one_line(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=r"config\.json (is not JSON|holds no settings)|with other settings") as told:
+    with pytest.raises(UserError, match=r"config\.json (is not JSON|holds no settings)|with other settings") as error:
         check_run_dir(make_config(out=tmp_path, resume=True))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_in_place_of_the_settings_is_one_line(tmp_path):
@@ -67,14 +67,14 @@ def test_somebody_elses_files_are_never_replaced(tmp_path, name):
         check_run_dir(make_config(out=tmp_path))
 
 
-def test_somebody_elses_group_is_never_added_to(tmp_path):
+def test_nothing_is_added_to_the_group_of_another_run(tmp_path):
     (tmp_path / "groups" / "000" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="groups/000 holds checkpoints, but no run"):
         train_concepts([make_config(out=tmp_path / "ada")], tmp_path / "groups", 16, "cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["groups"]
 
 
-def test_a_concept_not_yet_begun_is_looked_at_when_others_are_resumed(tmp_path):
+def test_a_concept_not_yet_begun_is_checked_when_others_are_resumed(tmp_path):
     one = make_config(out=begun(tmp_path / "ada"), resume=True)
     other = make_config(out=tmp_path / "bob", token="<bob>", slot=(2,), resume=True)
     other.out.mkdir()
@@ -90,7 +90,7 @@ def test_two_concepts_do_not_share_a_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lock_is_held_while_looking_and_training_and_not_after(tmp_path):
+def test_the_lock_is_held_while_checking_and_training_but_not_after(tmp_path):
     def is_held() -> bool:
         try:
             with hold(tmp_path / "run", "training in"):
@@ -129,7 +129,7 @@ def test_two_trainings_at_once_do_not_share_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
-def test_an_out_that_is_a_file_is_told_before_anything_is_computed(tmp_path, place, monkeypatch):
+def test_an_out_that_is_a_file_is_refused_before_anything_is_computed(tmp_path, place, monkeypatch):
     def load(*args):
         raise AssertionError("the model was loaded")
 

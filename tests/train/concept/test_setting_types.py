@@ -1,4 +1,4 @@
-"""Values of a YAML file that are no settings: one line with the file, the key and what is expected."""
+"""Wrong values in a YAML file: one line with the file, the key and what is expected."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def test_a_value_of_a_wrong_type_is_named_with_its_file_and_key(tmp_path, text, 
         ("preview_prompts: ['{x} {', '']", "preview_prompts", ("{x} {", "")),
     ],
 )
-def test_what_yaml_writes_in_other_ways_is_taken(tmp_path, text, name, value):
+def test_other_yaml_forms_of_a_value_are_accepted(tmp_path, text, name, value):
     assert read(tmp_path, text).settings()[name] == value
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ada: {class_noun: dog, 5: 6}", "ada sets '5', which holds for all"),
+        ("ada: {class_noun: dog, 5: 6}", "ada sets '5', which is the same for all"),
         ("ada: {class_noun: null}", "ada: class_noun must be a text, not null"),
         ("ada: {class_noun: dog, slot: x}", "ada: slot must be a list of whole numbers or null, not 'x'"),
         ("ada: {class_noun: dog, images: [5]}", "ada: images must be a path, not [5]"),
@@ -86,7 +86,7 @@ def test_what_yaml_writes_in_other_ways_is_taken(tmp_path, text, name, value):
         ("ada: null", "ada must be a mapping of settings"),
     ],
 )
-def test_a_concept_of_a_list_at_fault_is_named(tmp_path, text, message):
+def test_a_faulty_concept_in_a_list_is_named(tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UserError) as raised:
         read_concepts(ConceptsOptions(concepts=tmp_path / "c.yaml", out=tmp_path / "out"), [])

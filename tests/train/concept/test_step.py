@@ -1,4 +1,4 @@
-"""One training step against the same sums written plainly, with fused weights."""
+"""One training step compared with a plain computation of the same losses with fused weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEED = 11
 
 
 def start(config):
-    """A step that computes losses, and the state it begins with; XLA drops the backward pass."""
+    """Trainable parameters, masks, the optimizer, and a state before a step."""
     trainable, masks = make_trainable(config)
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     state = init_state(trainable, masks, optimizer, jax.random.key(SEED))
@@ -36,6 +36,8 @@ def start(config):
 
 
 def losses(step, state: TrainState, batch: Batch, params) -> dict[str, float]:
+    """The losses of a step. XLA drops the backward pass, because its results are not used."""
+
     def only_losses(state, batch, params):
         metrics = step(state, batch, params)[1]
         return {name: metrics[name] for name in ("loss", "diffusion_loss", "erase_loss")}
@@ -53,21 +55,21 @@ def fuse(params: dict, layers: dict, scale: float) -> dict:
     return jax.tree_util.tree_map_with_path(leaf, params)
 
 
-def run_and_listen(model, params, layers, *inputs):
+def run_and_record(model, params, layers, *inputs):
     """The output, and the inputs of every adapted layer."""
     heard = {}
 
-    def listen(next_fun, args, kwargs, context):
+    def record(next_fun, args, kwargs, context):
         path = "/".join(context.module.path)
         if path in layers and context.method_name == "__call__":
             heard[path] = args[0]
         return next_fun(*args, **kwargs)
 
-    with nn.intercept_methods(listen):
+    with nn.intercept_methods(record):
         return model.apply({"params": params}, *inputs), heard
 
 
-unet_and_inputs = jax.jit(lambda params, layers, *inputs: run_and_listen(MODELS.unet, params, layers, *inputs))
+unet_and_inputs = jax.jit(lambda params, layers, *inputs: run_and_record(MODELS.unet, params, layers, *inputs))
 
 
 def draw(key, row, offset):
@@ -90,7 +92,7 @@ def noised_rows(batch: Batch, key, offset, alphas):
 
 
 def text_rows(params, trainable, scale, batch: Batch):
-    """Every row's states and its adapted layers' inputs, each with a token table of its own."""
+    """The states of every row and the inputs of its adapted layers. Each row has its own token table."""
     layers = trainable.lora.get("text_encoder", {})
     table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     states, inputs = [], []
@@ -102,7 +104,7 @@ def text_rows(params, trainable, scale, batch: Batch):
         text = fuse(params["text_encoder"], layers, scale)
         text["text_model"]["embeddings"]["token_embedding"]["embedding"] = longer
         model = MODELS.text_encoder.clone(config=replace(MODELS.text_encoder.config, vocab_size=len(longer)))
-        output, heard = run_and_listen(model, text, layers, ids[None])
+        output, heard = run_and_record(model, text, layers, ids[None])
         states.append(output[0])
         inputs.append(heard)
     return jnp.stack(states), inputs
@@ -189,7 +191,7 @@ def test_losses_equal_a_plain_computation_with_fused_weights(erase, prediction, 
     assert (found["erase_loss"] > 0.01) == (erase != "none")
 
 
-def test_a_step_trains_the_concept_and_leaves_the_base_alone():
+def test_a_step_trains_the_concept_and_does_not_change_the_base():
     config = make_config(layers=LAYERS, alpha=3.0, warmup_steps=0)
     trainable, masks = make_trainable(config, started=False)
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
@@ -250,7 +252,7 @@ def test_states_are_cached_only_where_no_text_trains(tiny_sd, tmp_path):
         assert cached.text is None and (cached.random_text is None) == ("layers" in changes)
 
 
-def test_cached_prompts_meet_different_negative_tokens(tiny_sd, tmp_path):
+def test_cached_prompts_have_different_negative_tokens(tiny_sd, tmp_path):
     shares = RandomPromptShares(negative=1.0, empty=0.0, second=0.0, scene=0.0, own_class=1.0)
     config = make_config(
         images=write_pictures(tmp_path), token_learning_rate=0.0, random_shares=shares, random_styles=("a photo of",)

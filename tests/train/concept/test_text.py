@@ -1,4 +1,4 @@
-"""The text of a step for two text encoders: each with its own tokens, negative tokens, layers and padding."""
+"""The text of a step for two text encoders. Each has its own tokens, negative tokens, layers and padding."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PARAMS = jax.tree.map(jnp.asarray, tiny_params(ROWS, levels=1, family="sdxl"))
 MODELS = tiny_models(ROWS, levels=1, family="sdxl")
 
 
-def two_towered(batch):
-    """The batch's ids for the first text encoder, and others for the second; a prompt ends where its end token is."""
+def with_two_encoders(batch):
+    """The batch with other ids for the second text encoder than for the first. Prompts end at their end token."""
     rng = np.random.default_rng(8)
 
     def ids(first):
@@ -40,16 +40,16 @@ def two_towered(batch):
 def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
     adapter = random_adapter("ada", PARAMS, slots=(1,), layers="text_encoder")
     trainable = Trainable(adapter.lora, jnp.asarray(adapter.tokens["<ada>"]), jnp.asarray(adapter.tokens_2["<ada>"]))
-    batch, count = two_towered(make_batch(2, 2)), 2
+    batch, count = with_two_encoders(make_batch(2, 2)), 2
     assert batch.ids.shape == (2, 2, 6) and TOKENS >= 6
     text = encode_rows(MODELS, PARAMS, adapter.lora, adapter.info.scale, trainable, batch)
     merged = merge.compose(PARAMS, [adapter], check_base=False)
     for i in range(count):
         expected = encode_text(with_token_rows(MODELS, merged), merged, batch.ids[i : i + 1])
         assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], text.concept), expected)
-        # The negative token of this row alone, under the ids that follow the concept's.
-        strange = [add_negative_token(params, i, batch) for params in (merged, merge_tokens(adapter))]
-        for got, params in zip((text.random, text.base), strange, strict=True):
+        # Only the negative token of this row, with the ids that follow those of the concept.
+        with_negative_token = [add_negative_token(params, i, batch) for params in (merged, merge_tokens(adapter))]
+        for got, params in zip((text.random, text.base), with_negative_token, strict=True):
             ids = batch.random_ids[i : i + 1]
             expected = encode_text(with_token_rows(MODELS, params), params, ids)
             assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], got), expected)
@@ -57,7 +57,7 @@ def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
 
 
 def merge_tokens(adapter):
-    """The base with the concept's rows, and none of its layers."""
+    """The base with the concept's token rows, but without its layers."""
     params = with_table(PARAMS, jnp.concatenate([token_table(PARAMS), adapter.tokens["<ada>"]]))
     longer = jnp.concatenate([token_table(PARAMS, "text_encoder_2"), adapter.tokens_2["<ada>"]])
     return with_table(params, longer, "text_encoder_2")
@@ -72,5 +72,5 @@ def add_negative_token(params, row, batch):
 
 def assert_close(got, expected):
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        # fp32, with the low-rank product added to the layer's output or to its weight.
+        # fp32: one side adds the low-rank product to the layer's output, the other to its weight.
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()))

@@ -1,4 +1,4 @@
-"""Training with the token side from end to end: resumed, in groups, of several slots, of SDXL; what its files say."""
+"""Training with the token side from end to end: resumed, in groups, with several slots, with SDXL; and its files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from train.concept.run_folder import changed_settings
 from train.concept.settings.flat import LATER, NAMES
 from train.concept.settings.old_names import to_file_keys
 
-# Of config.json.
+# The keys of config.json.
 FILE_KEYS = list(to_file_keys(dict.fromkeys(NAMES)))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Every run traces its own step; XLA need compile it only the first time."""
+    """Every run traces its own step. With this cache, XLA compiles it only the first time."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
@@ -93,7 +93,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, tiny_sd, basis_file, pict
     assert_equal_files(out, whole)
 
 
-def test_the_metrics_tell_own_over_others(whole):
+def test_the_metrics_include_the_ratio_of_own_to_others(whole):
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert all(line["token_ratio"] > 0 and np.isfinite(line["token_loss"]) for line in lines)
 
@@ -109,9 +109,11 @@ def test_concepts_that_train_together_are_those_trained_alone(whole, tiny_sd, ba
     alone = tmp_path / "alone"
     train_together([configs[1].with_settings(out=alone)], tiny_sd, alone)
     for path, other in zip(paths, (whole, alone), strict=True):
-        found, expected = Adapter.load(path), Adapter.load(other / "adapter.safetensors")
+        actual, expected = Adapter.load(path), Adapter.load(other / "adapter.safetensors")
         trees = zip(
-            jax.tree.leaves((found.lora, found.tokens)), jax.tree.leaves((expected.lora, expected.tokens)), strict=True
+            jax.tree.leaves((actual.lora, actual.tokens)),
+            jax.tree.leaves((expected.lora, expected.tokens)),
+            strict=True,
         )
         for x, y in trees:
             np.testing.assert_allclose(
@@ -128,12 +130,12 @@ def test_the_file_says_how_it_is_cut_and_which_codewords_it_began_with(whole, ba
     assert training["codewords"] == codewords_digest(basis.codewords[BLOCKS])
     expected = {"token_side": 0.5, "token_side_margin": 3.0, "token_norm_limit": 1.5, "token_start": "codeword"}
     assert {name: training[name] for name in expected} == expected
-    # The same directions of the slot in every layer.
+    # In every layer the slot has the same directions.
     for pair in adapter.lora["unet"].values():
-        spoken = np.abs(basis.directions.T @ pair.lora_A).max(1)
-        assert np.abs(spoken[adapter.info.partition.directions("", 32, (1,))]).max() > 0.01
+        amplitudes = np.abs(basis.directions.T @ pair.lora_A).max(1)
+        assert np.abs(amplitudes[adapter.info.partition.directions("", 32, (1,))]).max() > 0.01
         others = np.setdiff1d(np.arange(32), adapter.info.partition.directions("", 32, (1,)))
-        assert spoken[others].max() < 1e-5  # rounding of fp32 products
+        assert amplitudes[others].max() < 1e-5  # rounding of fp32 products
 
 
 def test_settings_that_are_not_used_leave_no_trace_in_files():
@@ -156,7 +158,7 @@ def test_a_token_starts_near_its_slots_codewords_and_not_equal_to_others(tiny_sd
     words = basis.codewords[BLOCKS]["text_encoder"]
     deviation = float(np.asarray(token_table(tiny_sd.params)).std())
     for start in starts:
-        # Moved by a tenth of a deviation; five of those are beyond chance in 64 numbers.
+        # Noise moves each of 64 numbers by about a tenth of a deviation. None moves by five times that.
         assert np.abs(start - words[[1, 3]].mean(0)).max() < 5 * 0.1 * deviation
     assert np.abs(starts[0] - starts[1]).max() > 0.01 * deviation
 
@@ -171,14 +173,14 @@ def test_several_slots_give_the_mean_of_their_codewords():
 
 def test_negative_tokens_are_the_other_slots_codewords(tiny_sd, basis, basis_file, pictures):
     config = token_side_config(basis_file, images=pictures, negative_spread=1.0, layers="cross_kv", slot=(0, 2))
-    # Without a spread nothing is moved.
-    drawn = train.concept.prepare.load_concept_data(
+    # With a spread of 1 no noise is added.
+    negative_tokens = train.concept.prepare.load_concept_data(
         config, tiny_sd, train.concept.prepare.own_directions(config, tiny_sd, basis)
     ).negative_tokens["text_encoder"]
     words = basis.codewords[BLOCKS]["text_encoder"]
-    near = np.abs(drawn[:, None] - words[None]).max((2, 3)).argmin(1)
+    near = np.abs(negative_tokens[:, None] - words[None]).max((2, 3)).argmin(1)
     assert set(near) == {1, 3}
-    np.testing.assert_array_equal(drawn, words[near])
+    np.testing.assert_array_equal(negative_tokens, words[near])
 
 
 @pytest.mark.parametrize("slot", [(1,), (0, 3)])
@@ -188,8 +190,8 @@ def test_sdxl_trains_both_encoders_tokens(tiny_xl, pictures, tmp_path, slot):
     before = prepare_concept(config, tiny_xl).trainable
     adapter = Adapter.load(train_together([config], tiny_xl, config.out)[0])
     assert adapter.info.slots == slot
-    for start, found in ((before.tokens, adapter.tokens), (before.tokens_2, adapter.tokens_2)):
-        assert np.abs(np.asarray(start) - found["<ada>"]).max() > 1e-4
+    for start, actual in ((before.tokens, adapter.tokens), (before.tokens_2, adapter.tokens_2)):
+        assert np.abs(np.asarray(start) - actual["<ada>"]).max() > 1e-4
     lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["token_ratio"]) for line in lines)
 
@@ -231,10 +233,10 @@ def test_a_basis_that_lacks_something_is_refused_before_anything_is_written(case
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"assignment": "layer"}, "--token-side needs slots with directions of their own: give --assignment text"),
+        ({"assignment": "layer"}, "--token-side needs slots that own directions of a basis: give --assignment text"),
         ({"token_vectors": 0}, "--token-side needs a token: give --token-vectors 1 or more"),
-        ({"partition_seed": 3}, "--assignment text .* takes --basis and --partition-seed 0"),
-        ({"blocks": 0}, "--basis cuts blocks of the text features: it takes --blocks 2 or more"),
+        ({"partition_seed": 3}, "--assignment text .* needs --basis and --partition-seed 0"),
+        ({"blocks": 0}, "--basis cuts blocks along the text features: it needs --blocks 2 or more"),
         ({"token_side_margin": 99.0}, "--token-side-margin must be at most 30"),
         ({"token_side": 0.0, "assignment": "layer"}, "--token-start codeword needs slots"),
     ],

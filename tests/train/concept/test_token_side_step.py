@@ -1,4 +1,4 @@
-"""The token side within a training step: against plain sums, over several devices, and what it leaves alone."""
+"""The token side in a training step: compared with plain sums, over several devices, and what it does not change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pictures(tmp_path_factory):
 
 
 def metrics_of(config, sd, batch, trainable, masks, devices: int = 1) -> dict[str, np.ndarray]:
-    """What a step over `devices` parts of the batch computes; and the gradients' norm."""
+    """The metrics of a step over `devices` parts of the batch, and the norm of the gradients."""
     optimizer = make_optimizer(config.optimizer, config.steps)
     step = make_step(
         sd.models, SCHEDULE, optimizer,
@@ -70,7 +70,7 @@ def test_the_term_is_that_of_a_plain_computation(model, changes, request, pictur
     sd = request.getfixturevalue(model)
     config = token_side_config(write_basis(tmp_path / "basis", sd), images=pictures, batch=4, random_batch=4, **changes)
     concept = prepare_concept(config, sd)
-    # Long tokens, so that the limit counts too.
+    # Long tokens, so that the limit has an effect too.
     trainable = concept.trainable._replace(tokens=3 * concept.trainable.tokens)
     batch = concept.batch_at(0)
     assert batch.own_prompts is not None
@@ -85,11 +85,11 @@ def test_the_term_is_that_of_a_plain_computation(model, changes, request, pictur
     np.testing.assert_allclose(found["loss"], total, rtol=1e-6)
     over_two = metrics_of(config, sd, batch, trainable, concept.masks, devices=2)
     for name, value in found.items():
-        # Means of halves; the gradient's norm covers the term's own gradients.
+        # Means of the two halves. The norm of the gradients covers the gradients of the term.
         np.testing.assert_allclose(over_two[name], np.repeat(value, 2), rtol=1e-5, err_msg=name)
 
 
-def test_it_adds_to_the_tokens_gradient_alone(tiny_sd, pictures, tmp_path):
+def test_the_token_side_changes_only_the_gradient_of_the_tokens(tiny_sd, pictures, tmp_path):
     basis = write_basis(tmp_path / "basis", tiny_sd)
     on, off = (
         token_side_config(basis, images=pictures, token_side=mu, learning_rate=0.0, weight_decay=0.0)
@@ -106,7 +106,7 @@ def test_it_adds_to_the_tokens_gradient_alone(tiny_sd, pictures, tmp_path):
     assert "token_ratio" not in norms[1]
 
 
-def test_without_it_batches_are_those_of_before(tiny_sd, pictures, tmp_path):
+def test_without_the_token_side_batches_do_not_change(tiny_sd, pictures, tmp_path):
     basis = write_basis(tmp_path / "basis", tiny_sd)
     on, off = (token_side_config(basis, images=pictures, token_side=mu) for mu in (1.0, 0.0))
     one, other = (prepare_concept(config, tiny_sd).batch_at(3) for config in (on, off))
@@ -114,7 +114,7 @@ def test_without_it_batches_are_those_of_before(tiny_sd, pictures, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, one._replace(own_prompts=None), other)
 
 
-def test_it_is_off_where_tokens_do_not_train(tiny_sd, pictures, tmp_path):
+def test_the_token_side_is_off_if_tokens_do_not_train(tiny_sd, pictures, tmp_path):
     config = token_side_config(write_basis(tmp_path / "basis", tiny_sd), images=pictures, token_learning_rate=0.0)
     concept = prepare_concept(config, tiny_sd)
     batch = concept.batch_at(0)

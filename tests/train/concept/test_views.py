@@ -1,4 +1,4 @@
-"""Crops that see the mask."""
+"""Crops cover a part of the mask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def views(picture: Picture, smallest: float = 1.0, flip: bool = False, seed: int
 def test_the_centre_square_of_a_portrait_moves_to_the_face_at_its_top():
     picture = masked((40, 100), (10, 2, 30, 20))
     [view] = views(picture)
-    # As little as it must: from row 30 to row 2.
+    # It moves no farther than it must: from row 30 to row 2.
     expected = picture.image.resize((SIZE, SIZE), Image.Resampling.LANCZOS, (0, 2, 40, 42))
     assert view.image.tobytes() == expected.tobytes()
     white = np.asarray(picture.mask.crop((0, 2, 40, 42))).mean() / 255
@@ -44,7 +44,7 @@ def test_the_centre_square_of_a_portrait_moves_to_the_face_at_its_top():
 
 
 @pytest.mark.parametrize("box", [(5, 35, 20, 60), (0, 0, 40, 100), (0, 30, 40, 70)])
-def test_the_centre_square_stays_where_it_sees_all_of_the_mask_that_it_can(box):
+def test_the_centre_square_stays_if_it_covers_as_much_of_the_mask_as_possible(box):
     picture = masked((40, 100), box)
     [view] = views(picture)
     assert view.image.tobytes() == crop_square(picture, SIZE).image.tobytes()
@@ -53,13 +53,13 @@ def test_the_centre_square_stays_where_it_sees_all_of_the_mask_that_it_can(box):
 
 @pytest.mark.parametrize("smallest", [0.1, 0.5])
 @pytest.mark.parametrize("box", [(0, 0, 6, 6), (90, 54, 100, 60), (50, 0, 54, 60)])
-def test_every_random_crop_sees_the_mask(smallest, box):
+def test_every_random_crop_covers_a_part_of_the_mask(smallest, box):
     for seed in range(5):
         for view in views(masked((100, 60), box), smallest, flip=True, seed=seed):
             assert mask_array(view, GRID).sum() > 0
 
 
-def test_crops_are_the_same_again_and_those_that_see_the_mask_are_as_without_one():
+def test_crops_are_reproducible_and_those_that_cover_the_mask_do_not_move():
     picture = masked((100, 60), (0, 0, 40, 60))
     found, again, plain = views(picture, 0.4), views(picture, 0.4), views(picture._replace(mask=None), 0.4)
     pixels = [[view.image.tobytes() for view in drawn] for drawn in (found, again, plain)]
@@ -69,7 +69,7 @@ def test_crops_are_the_same_again_and_those_that_see_the_mask_are_as_without_one
     assert not all(same)
 
 
-def test_without_a_mask_crops_are_those_that_were_always_drawn():
+def test_without_a_mask_crops_are_those_of_earlier_versions():
     picture, rng = Picture(Path("a.png"), noise((30, 20))), np.random.default_rng((3, 2, 1))
     places = [(rng.uniform(0.5, 1), tuple(rng.random(2))) for _ in range(8)]
     expected = [crop_square(picture, SIZE, share, at) for share, at in places]
@@ -95,7 +95,7 @@ def test_a_crop_goes_to_the_nearest_place_that_covers_the_mask():
 
 
 @given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 19)), min_size=1, max_size=4), st.integers(1, 20))
-def test_a_moved_crop_always_sees_something(points, side):
+def test_a_moved_crop_always_covers_a_part_of_the_mask(points, side):
     mask = np.zeros((20, 30), np.uint8)
     for x, y in points:
         mask[y, x] = 255

@@ -1,4 +1,4 @@
-"""Checkpoints: whatever is damaged, what comes back is what was saved, or the one before."""
+"""Checkpoints: whatever is damaged, the state that was saved is restored, or the one before it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(original, tmp_path):
 
 @pytest.fixture
 def nothing_is_printed(capfd):
-    """Neither a traceback nor a line of a library's log, not even when what it left is thrown away."""
+    """No traceback and no line of a library's log is printed, not even when objects that it left are deleted."""
     yield
     gc.collect()
     assert capfd.readouterr() == ("", "")
@@ -96,7 +96,7 @@ def test_any_damaged_file_gives_the_state_that_was_saved_or_the_one_before(origi
     assert fallbacks >= 3
 
 
-def test_a_run_goes_on_from_the_one_before_bit_for_bit(tmp_path):
+def test_a_run_continues_from_the_checkpoint_before_bit_for_bit(tmp_path):
     whole = run(tmp_path / "whole", steps=8)
     run(tmp_path / "parts", steps=6)
     folder = tmp_path / "parts" / "checkpoints"
@@ -106,7 +106,7 @@ def test_a_run_goes_on_from_the_one_before_bit_for_bit(tmp_path):
     with pytest.warns(UserWarning, match="the checkpoint of step 6 is damaged") as said:
         assert_same(run(tmp_path / "parts", steps=8, resume=True), whole)
     assert len(said) == 1
-    # The step was saved again, and the damaged one was kept.
+    # The step was saved again, and the damaged checkpoint was kept.
     assert {path.name for path in folder.iterdir()} == {"6", "8", "damaged-6"}
     losses = [
         [(m["step"], m["loss"]) for m in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())]
@@ -125,7 +125,7 @@ def test_if_all_are_damaged_none_is_moved_and_the_error_says_what_to_do(folder):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_second_damaged_one_gets_a_number(folder):
+def test_a_second_damaged_checkpoint_of_a_step_gets_a_number(folder):
     (folder / "damaged-4").mkdir()
     (folder / "damaged-4-1").write_text("")
     (folder / "4" / "default" / "_sharding").unlink()
@@ -135,7 +135,7 @@ def test_a_second_damaged_one_gets_a_number(folder):
 
 
 def stray_folders(folder: Path) -> None:
-    """What people leave there."""
+    """Add files and folders that people may leave there."""
     shutil.copytree(folder / "4", folder / "400.bak")
     shutil.copytree(folder / "4", folder / "damaged-400")
     for name in ("old", "999", "٣", "007", "-5", "1e3"):
@@ -162,7 +162,7 @@ def test_stray_files_and_folders_are_ignored_and_kept(folder):
     assert not (folder / "6").exists()
 
 
-def test_what_a_killed_process_left_half_written_is_cleared_away_at_the_next_save(folder):
+def test_half_written_checkpoints_of_a_killed_process_are_removed_at_the_next_save(folder):
     shutil.copytree(folder / "4", folder / "6.orbax-checkpoint-tmp")
     shutil.copytree(folder / "4", folder / ".dropped-1")
     shutil.copytree(folder / "4", folder / "my.orbax-checkpoint-tmp")
@@ -172,9 +172,9 @@ def test_what_a_killed_process_left_half_written_is_cleared_away_at_the_next_sav
     assert {path.name for path in folder.iterdir()} == {"4", "6", "my.orbax-checkpoint-tmp"}
 
 
-def test_a_copy_of_another_steps_checkpoint_is_not_taken_for_it(folder):
+def test_a_copy_of_another_steps_checkpoint_is_not_accepted(folder):
     shutil.copytree(folder / "2", folder / "9")
-    with pytest.warns(UserWarning, match=r"step 9 is damaged \(it is a copy of that of step 2\)"):
+    with pytest.warns(UserWarning, match=r"step 9 is damaged \(it is a copy of the checkpoint of step 2\)"):
         assert Checkpoints(folder).restore(new_state())[0] == 4
 
 
@@ -188,7 +188,7 @@ def test_a_copy_of_another_steps_checkpoint_is_not_taken_for_it(folder):
     ],
     ids=["shape", "dtype", "another leaf", "another kind of key"],
 )
-def test_a_state_that_does_not_fit_is_no_damage(folder, changes):
+def test_a_state_that_does_not_fit_is_not_reported_as_damaged(folder, changes):
     with pytest.raises(UserError, match=r"step 4 .* does not fit this configuration"):
         Checkpoints(folder).restore(new_state() | changes)
     assert {path.name for path in folder.iterdir()} == {"2", "4"}
@@ -211,7 +211,7 @@ def test_checkpoints_of_earlier_versions_are_restored(without_digest):
     assert_same(state, state_at(4))
     with pytest.raises(UserError, match="does not fit this configuration"):
         Checkpoints(without_digest).restore(new_state() | {"x": jnp.zeros(6)})
-    # The newest by this version, the one before by an earlier one.
+    # The newest checkpoint is by this version, the one before by an earlier version.
     Checkpoints(without_digest).save(6, state_at(6))
     assert {path.name for path in without_digest.iterdir()} == {"4", "6"}
     (without_digest / "6" / "default" / "manifest.ocdbt").unlink()
@@ -221,7 +221,7 @@ def test_checkpoints_of_earlier_versions_are_restored(without_digest):
     assert_same(state, state_at(4))
 
 
-def test_states_of_several_kinds_come_back(tmp_path):
+def test_states_of_several_kinds_are_restored(tmp_path):
     state = {
         "a": [np.float32(1.5), jnp.zeros((2, 0))],
         "b": (jnp.arange(3, dtype=jnp.uint8), None),
@@ -230,10 +230,10 @@ def test_states_of_several_kinds_come_back(tmp_path):
     state = jax.tree.map(jnp.asarray, state)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(0, state)
-    step, found = checkpoints.restore(state)
+    step, restored = checkpoints.restore(state)
     assert step == 0
-    assert jax.tree.structure(found) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, found, state)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
 FULL = {
@@ -260,12 +260,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoints(folder, monkey
     message = str(told.value)
     assert message.startswith(f"cannot save a checkpoint of step 6 in {folder}: No space left on device; make room")
     assert "\n" not in message
-    # What was half-written goes: it would keep the disk full.
+    # Half-written files are removed, because they would keep the disk full.
     assert {path.name for path in folder.iterdir()} == {"2", "4"}
     assert checkpoint.Checkpoints(folder).restore(new_state())[0] == 4
 
 
-def test_what_a_killed_process_left_half_deleted_goes_when_the_run_is_resumed(folder):
+def test_half_deleted_checkpoints_of_a_killed_process_are_removed_on_resuming(folder):
     shutil.copytree(folder / "2", folder / ".dropped-2")
     (folder / "6.orbax-checkpoint-tmp-1").mkdir()
     (folder / "mine").mkdir()

@@ -1,4 +1,4 @@
-"""The loop: resuming, signals, NaN, metrics. The step is a toy, the loop is the real one."""
+"""The loop: resuming, signals, NaN, metrics. The step is a small fake, the loop is the real one."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def test_a_state_of_another_shape_cannot_be_resumed(tmp_path):
         run_loop(LoopConfig(steps=9, resume=True), tmp_path, state, toy_step, batch_at)
 
 
-def test_metrics_are_written_every_so_often_and_at_the_end(tmp_path):
+def test_metrics_are_written_at_their_interval_and_at_the_end(tmp_path):
     run(tmp_path, steps=7, log_every=3)
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [3, 6, 7]
     assert all(set(line) == {"step", "loss", "steps_per_second"} for line in lines)
 
 
-def test_previews_come_in_time_but_not_after_the_last_step(tmp_path):
+def test_previews_are_drawn_at_their_interval_but_not_after_the_last_step(tmp_path):
     seen = []
     config = LoopConfig(steps=6, preview_every=2)
     run_loop(
@@ -147,7 +147,7 @@ def test_nan_stops_with_a_message_and_the_last_good_checkpoint_stays(tmp_path, l
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_first_within_the_process(tmp_path, number, capsys):
+def test_a_signal_within_the_process_ends_the_run_after_saving(tmp_path, number, capsys):
     def batches(step: int):
         if step == 3:
             os.kill(os.getpid(), number)
@@ -180,7 +180,7 @@ def test_a_signal_during_a_save_stops_after_it(tmp_path, monkeypatch, capsys):
     calls = kill_within("save", monkeypatch)
     with pytest.raises(Interrupted):
         run(tmp_path / "parts", save_every=2)
-    # That step was already being saved: the loop goes on to the next, and saves that.
+    # That step was already being saved, so the loop makes one more step and saves it.
     assert (calls, Checkpoints(tmp_path / "parts" / "checkpoints").latest_step()) in [([2], 2), ([2, 3], 3)]
     assert "continue with --resume" in capsys.readouterr().out
     assert_same(run(tmp_path / "parts", resume=True), run(tmp_path / "whole"))
@@ -199,7 +199,7 @@ def test_a_signal_during_a_preview_stops_after_it_without_another_step(tmp_path)
 
 @pytest.fixture
 def interruptible():
-    """SIGINT as at a terminal: a test run in the background was told to ignore it."""
+    """Handle SIGINT as at a terminal, because a test run in the background ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -243,7 +243,7 @@ JUNK = [
 ]
 
 
-def test_junk_among_the_metrics_is_passed_over_and_nothing_good_is_lost(tmp_path):
+def test_malformed_lines_of_metrics_are_ignored_and_no_valid_line_is_lost(tmp_path):
     with pytest.raises(Crash):
         run(tmp_path, batches=crash_at(5))
     path = tmp_path / "metrics.jsonl"
@@ -275,7 +275,7 @@ from test_loop import LoopConfig, new_state, run_loop
 from blocklora_jax.command_line.runner import run
 def busy(step):
     print("busy", flush=True)
-    # As long as a compilation, and as deaf.
+    # This takes as long as a compilation, and does not react to signals either.
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
 run(lambda: run_loop(LoopConfig(steps=9), Path(sys.argv[1]), new_state(), lambda *args: 0, busy))
 """
@@ -314,7 +314,7 @@ run(lambda: run_loop(config, Path(sys.argv[1]), new_state(), toy_step, slow))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_process_that_is_stopped_saves_first_and_says_so_in_its_exit_code(tmp_path, number, code):
+def test_a_stopped_process_saves_first_and_its_exit_code_names_the_signal(tmp_path, number, code):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(Path(__file__).parent)]
     with subprocess.Popen(

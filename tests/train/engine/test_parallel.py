@@ -1,4 +1,4 @@
-"""The same step over one device and eight, under both mappers, and over several concepts."""
+"""The same step on one device and on eight, with both mappers, and for several concepts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = {"batch": 8, "random_batch": 8, "layers": "cross_kv+text_encoder", "war
 
 @functools.cache
 def mapped_step(mapper: str, devices: int, concepts: int):
-    """The training step over so many devices, and its optimizer."""
+    """The training step, mapped over `devices` devices, and its optimizer."""
     from concept_builders import make_config
 
     from blocklora_jax.testing.tiny_model import SCHEDULE, tiny_models
@@ -41,7 +41,7 @@ def mapped_step(mapper: str, devices: int, concepts: int):
 
 
 def steps_of(mapper: str, devices: int, seeds: tuple[int, ...] = (0,), concepts: int = 1) -> dict:
-    """Everything trained and the last metrics after some steps; the leading axis is that of concepts."""
+    """All trained arrays and the last metrics after some steps. The leading axis is that of concepts."""
     from concept_builders import make_batch, make_config, make_trainable
 
     from blocklora_jax.testing.tiny_model import tiny_params
@@ -63,7 +63,7 @@ def steps_of(mapper: str, devices: int, seeds: tuple[int, ...] = (0,), concepts:
 
 
 def difference(one: dict, other: dict) -> float:
-    """Largest difference, each leaf's relative to its largest value."""
+    """The largest difference of all leaves, each relative to the largest value of the leaf."""
     assert one.keys() == other.keys()
     return max(float(np.abs(one[k] - other[k]).max() / np.abs(other[k]).max()) for k in one)
 
@@ -114,8 +114,8 @@ def test_concepts_that_train_together_equal_each_alone(found, which):
 
 
 def test_concepts_exchange_nothing_with_each_other(found):
-    # The compiled program's words for "the first four devices among themselves, and the last four". Newer versions of
-    # jax name the axis.
+    # Groups of devices in the compiled program: the first four exchange data with each other, and the last four. Newer
+    # versions of jax name the axis.
     within = {"{{0,1,2,3},{4,5,6,7}}", "mesh['concept'=2,'data'=4] {'data'}"}
     assert found["collectives"]
     assert set(found["collectives"]) <= within

@@ -1,4 +1,4 @@
-"""Two processes that train one concept together, as the hosts of a TPU pod do; on CPUs, over the loopback."""
+"""Two processes train one concept together, as the hosts of a TPU pod do, but on CPUs and over the loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from blocklora_jax.command_line.runner import run
 run(main)
 """
 
-# What a training does on each host, without the training.
+# Exchanges between hosts as in a training run, without the training.
 STEPS = (
     HOST[: HOST.index("sys.argv[1:4]")]
     + """
@@ -44,12 +44,12 @@ with peers_watched():
 
 
 def start_hosts(count: int, flags: list[str], program: str = HOST) -> list[subprocess.Popen]:
-    """So many processes of one device each that know of each other."""
+    """`count` processes with one device each, which form a pod."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    # JAX sets it in this process.
+    # JAX sets this variable in this process.
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     environment["TPU_WORKER_HOSTNAMES"] = ",".join(["host"] * count)
     return [
@@ -63,7 +63,7 @@ def start_hosts(count: int, flags: list[str], program: str = HOST) -> list[subpr
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_folder):
-    """The output of each host, and the folders of the run of two and of the same run on one."""
+    """The output of each host, and the folders of the run on two hosts and of the same run on one."""
     folder = tmp_path_factory.mktemp("pod")
     pictures = write_pictures(folder / "pictures")
     outputs = {}
@@ -75,25 +75,25 @@ def runs(tmp_path_factory, tiny_folder):
     return outputs, folder
 
 
-def test_two_hosts_teach_what_one_does(runs):
+def test_two_hosts_train_the_same_adapter_as_one(runs):
     _, folder = runs
     one, two = (Adapter.load(folder / name / "adapter.safetensors") for name in ("1", "2"))
     for layer, pair in one.lora["unet"].items():
         for a, b in zip(pair, two.lora["unet"][layer], strict=True):
-            # The sum over two hosts is rounded otherwise, and Adam divides small gradients by themselves.
+            # The sum over two hosts is rounded differently, and Adam divides small gradients by themselves.
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max())
     assert one.lora["unet"]
 
 
-def test_only_the_first_host_writes_and_speaks(runs):
+def test_only_the_first_host_writes_and_prints(runs):
     outputs, folder = runs
     (first, _), (second, progress) = outputs[2]
     assert "adapter.safetensors" in first
-    # Only the transport speaks there.
+    # On the second host only the transport prints.
     assert all(line.startswith("[Gloo]") for line in second.splitlines())
     assert "step/s" not in progress
     one, two = ({path.relative_to(folder / name) for path in (folder / name).rglob("*")} for name in ("1", "2"))
-    # Within a checkpoint orbax names files by their content.
+    # Within a checkpoint, orbax names files after their content.
     assert {path for path in one if len(path.parts) < 3} == {path for path in two if len(path.parts) < 3}
     assert len((folder / "2" / "metrics.jsonl").read_text().splitlines()) == 4
 

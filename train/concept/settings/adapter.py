@@ -21,25 +21,28 @@ class AdapterSettings:
     alpha: float | None = None
     """The adapter's output is scaled by alpha / rank. Equal to the rank if not given."""
     down: Literal["trained", "orthogonal"] = "trained"
-    """The down projection A: trained, or frozen to disjoint rows of a shared basis (Orthogonal Adaptation,
-    arXiv 2312.02432). The latter needs --blocks 0; --slot k takes `rank` rows from row k * rank on."""
+    """The down projection A. trained, or orthogonal: frozen to rows of a shared orthonormal basis, other rows for each
+    slot (Orthogonal Adaptation, arXiv 2312.02432). The latter needs --blocks 0; --slot k takes `rank` rows from row
+    k * rank on."""
     blocks: int = 16
-    """K: the number of blocks that every weight is cut into, and of slots. 0: no blocks, an ordinary LoRA."""
+    """K, the number of blocks that every weight is cut into, and of slots. 0: no blocks, an ordinary LoRA."""
     axis: Axis = "in"
     """What is cut: input features, output features, or both."""
     slot: tuple[int, ...] | None = None
-    """The slots that this concept owns; drawn from its name if not given. Adapters merge if their slots differ."""
+    """The slots that this concept owns. If not given, its name gives one. Adapters can be merged if slots differ."""
     registry: str | None = None
     """A slot registry (file, folder or URL): train on the slots that are claimed there for the token."""
     partition_seed: int = 0
-    """Seeds the assignment of slots to blocks, and shared bases. Adapters that are to be merged need the same."""
+    """Seeds the assignment of slots to blocks, and the shared bases. Adapters that are to be merged need the same."""
     basis: str | None = None
-    """Cut the blocks along the directions of this basis of the text features, not along the features themselves: a file
-    of `python -m train.basis`, or pocket, the one of the pocket model. Adapters that are to be merged need the same."""
+    """Cut the blocks along the directions of this basis of the text features, not along the features themselves. A file
+    of `python -m train.basis`, or "pocket" for the basis of the pocket model. Adapters that are to be merged need the
+    same."""
 
     assignment: Assignment = "layer"
-    """With --basis. layer: a slot is another block in every layer. text: it is one block for all layers, which read the
-    same text, so that a token can speak where its adapter listens. Adapters that are to be merged share it."""
+    """With --basis. layer: a slot stands for a different block in every layer. text: it stands for the same block in
+    all layers that read text, so that the token's text features can lie in the directions that its adapter reads.
+    Adapters that are to be merged need the same."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -53,22 +56,22 @@ class AdapterSettings:
 
     @property
     def down_is_frozen(self) -> bool:
-        """Whether the down projection stays as it is initialized."""
+        """Whether the down projection keeps its initial values."""
         return self.down != "trained"
 
     def _check_basis(self) -> None:
         """Raises UserError for a basis with settings that it does not work with."""
-        demands = {
+        needs = {
             "--blocks 2 or more": self.blocks >= 2,
             "--axis in": self.axis == "in",
             "--layers cross_kv, which read text": self.layers == "cross_kv",
             "no --registry": self.registry is None or self.assignment == "text",
         }
-        if self.basis is not None and (missing := [demand for demand, met in demands.items() if not met]):
-            raise UserError(f"--basis cuts blocks of the text features: it takes {' and '.join(missing)}")
+        if self.basis is not None and (missing := [need for need, is_met in needs.items() if not is_met]):
+            raise UserError(f"--basis cuts blocks along the text features: it needs {' and '.join(missing)}")
         if self.assignment == "text" and (self.basis is None or self.partition_seed):
             raise UserError(
-                "--assignment text gives the slots one block of a basis each: it takes --basis and --partition-seed 0"
+                "--assignment text gives each slot one block of a basis: it needs --basis and --partition-seed 0"
             )
 
     def _check_orthogonal(self) -> None:

@@ -8,9 +8,9 @@ from blocklora_jax.prompts.shares import Kind
 
 
 class ConceptName(NamedTuple):
-    """token: such as "<ada>". class_noun: such as "woman". kind: where in a prompt the concept stands.
+    """token: such as "<ada>". class_noun: such as "woman". kind: decides where in a prompt the concept stands.
 
-    vectors: embeddings of the token; with 0 prompts have the class noun alone.
+    vectors: number of embeddings of the token. With 0, prompts have only the class noun.
     """
 
     token: str
@@ -20,10 +20,10 @@ class ConceptName(NamedTuple):
 
     @property
     def trigger(self) -> str:
-        """What calls the concept in a prompt: "<ada> woman"."""
+        """The words that call the concept in a prompt: "<ada> woman"."""
         return f"{self.token} {self.class_noun}" if self.vectors else self.class_noun
 
     @property
     def token_vectors(self) -> dict[str, int]:
-        """The token and its number of embeddings, as tokenizers take it; empty without embeddings."""
+        """The token and its number of embeddings, in the form that tokenizers take; empty if there are none."""
         return {self.token: self.vectors} if self.vectors else {}

@@ -15,11 +15,11 @@ class DataSettings:
     kind: Kind = "object"
     """What sort of concept it is. This decides where in a prompt its token stands."""
     flip: bool = False
-    """Also learn from mirrored pictures."""
+    """Also train on mirrored pictures."""
     crop: float = 1.0
-    """Smallest side of random crops, as a share of the picture. 1: no random crops, only the centre square."""
+    """Smallest side of random crops, as a share of the picture's shorter side. 1: only the centre square."""
     resolution: int | None = None
-    """Side of a training picture, in pixels. The model's own if not given."""
+    """Side of a training picture, in pixels. If not given: the model's default size."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -17,26 +17,26 @@ class ErasureSettings:
     """Randomized Output Erasure, which suppresses the adapter in prompts about anything else."""
 
     erase: Literal["layer", "epsilon", "preserve", "none"] = "layer"
-    """Form of the erasure. preserve is Differential Output Preservation: it uses no random prompts, noise or negative
-    tokens, but the batch's own noised pictures, captioned by the class noun without the token."""
-    # The flag is --lambda, as in the paper; --erase-weight is taken too. In YAML files: lambda.
+    """Form of the erasure. preserve is Differential Output Preservation: instead of random prompts, noise and negative
+    tokens it uses the batch's own noised pictures, with captions that have the class noun without the token."""
+    # The flag is --lambda, as in the paper, or --erase-weight. In YAML files the key is lambda.
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda", aliases=("--erase-weight",))] = 1.0
-    """Weight of the erasure loss. In a block of few features a high weight weakens the concept itself too; without
+    """Weight of the erasure loss. In blocks of few features a high weight also weakens the concept itself. Without
     blocks 10 is better."""
     random_batch: int | None = None
-    """Random rows a step. If not given: as many as `batch`, or four times that where they cost little, which is with
-    the form layer and layers that read text."""
+    """Number of random rows in a step. If not given: as many as --batch. With the form layer, and if all adapted layers
+    read only text, four times as many, because they cost little."""
     random_styles: tuple[str, ...] = ()
-    """How random prompts begin ("a photo of"). A list that fits the model if not given."""
+    """Beginnings of random prompts ("a photo of"). If not given: a list that fits the model."""
     random_subjects: tuple[str, ...] = ()
-    """The class nouns of random prompts."""
+    """Class nouns in random prompts. If not given: a list that fits the model."""
     random_scenes: tuple[str, ...] = ()
-    """How random prompts end ("on a beach")."""
+    """Endings of random prompts ("on a beach"). If not given: a list that fits the model."""
     pure_noise: float = 0.3
     """Share of the random rows whose latents are pure noise."""
     other_images: Path | None = None
-    """Folder of other pictures: their noised latents are random latents, beside those of the references.
-    Their captions and masks are not read."""
+    """Folder of other pictures. Their noised latents are used as random latents, in addition to those of the concept's
+    pictures. Their captions and masks are not read."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -48,7 +48,7 @@ class ErasureSettings:
         return self.erase == "preserve"
 
     def rows(self, batch: int, layers: str) -> int:
-        """Random rows a step, for a batch of so many rows and the adapted layers as `--layers` names them."""
+        """Number of random rows in a step. batch: its number of rows. layers: as for `--layers`."""
         if self.erase == "none" or self.erase_weight == 0:
             return 0
         if self.random_batch is not None:

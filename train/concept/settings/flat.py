@@ -21,7 +21,7 @@ NAMES = tuple(
     " resolution precision remat save_dtype seed tpu gpu cpu mapper"
     " log_every save_every preview_every preview_prompts tensorboard".split()
 )
-# Left out where all have these values, as in files from before there were any.
+# Newer settings. Files leave all of them out if all have these values, so that they equal files of older versions.
 LATER = {
     "assignment": "layer",
     "token_side": 0.0,
@@ -43,7 +43,7 @@ def nest(settings: Mapping[str, Any], groups: Mapping[str, type]) -> dict[str, A
 
 
 def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
-    """The settings of `config` by name, those of its groups among the others; the inverse of `nest`."""
+    """All settings of `config` by name, without groups; the inverse of `nest`."""
     flat = dict(vars(config))
     for field in groups:
         flat |= vars(flat.pop(field))
@@ -51,14 +51,17 @@ def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
 
 
 def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON values by key of a file, in the order of `NAMES`; paths as strings. Of `LATER` all or none."""
+    """Settings as JSON values, by the keys of files and in the order of `NAMES`. Paths become strings.
+
+    The settings in `LATER` are left out if all of them have their default values.
+    """
     values = {name: _json_value(settings[name]) for name in NAMES}
-    usual = all(values[name] == value for name, value in LATER.items())
-    return to_file_keys({name: value for name, value in values.items() if not (usual and name in LATER)})
+    are_default = all(values[name] == value for name, value in LATER.items())
+    return to_file_keys({name: value for name, value in values.items() if not (are_default and name in LATER)})
 
 
 def with_later(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What `to_json` gave, with what it left out."""
+    """The result of `to_json`, with the settings that it has left out."""
     return {**LATER, **values}
 
 

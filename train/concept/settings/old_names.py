@@ -1,4 +1,7 @@
-"""Settings that were renamed. Flags and YAML files may use the old names for one release; files keep them as keys."""
+"""Settings that were renamed. Flags and YAML files may use the old names for one release.
+
+The keys in config.json and in adapters do not change.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _FILE_KEYS = {new: old for old, new in OLD_NAMES.items()}
 
 
 def rename_flags(args: Sequence[str]) -> list[str]:
-    """The command line `args` with new names for old ones; each old one is reported on stderr."""
+    """The command line `args` with new names in place of old ones. Each old name is reported on stderr."""
     return [_rename_flag(arg) for arg in args]
 
 
@@ -35,11 +38,11 @@ def _rename_flag(arg: str) -> str:
 
 
 def rename_settings(where: str, settings: Mapping[str, Any], group: str = "") -> dict[str, Any]:
-    """`settings` with new names for old ones; each old one is reported on stderr.
+    """`settings` with new names in place of old ones. Each old name is reported on stderr.
 
-    where: the file, for messages. group: "" or the name of the group of settings with a dot behind it.
+    where: the file, for messages. group: "", or the name of a group of settings and a dot.
 
-    Raises: UserError if an old name and its new one are both there.
+    Raises: UserError if a setting is given under its old and its new name.
     """
     renamed: dict[str, Any] = {}
     for name, value in settings.items():
@@ -54,7 +57,7 @@ def rename_settings(where: str, settings: Mapping[str, Any], group: str = "") ->
 
 
 def to_file_keys(settings: Mapping[str, Any], group: str = "") -> dict[str, Any]:
-    """`settings` with the keys that they have in config.json and in adapters; the order stays."""
+    """`settings` with the keys that config.json and adapters use, in the same order."""
     keys = {name: _FILE_KEYS.get(f"{group}{name}", f"{group}{name}").removeprefix(group) for name in settings}
     return {
         key: to_file_keys(settings[name], f"{name}.") if isinstance(settings[name], dict) else settings[name]

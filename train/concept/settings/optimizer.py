@@ -12,13 +12,13 @@ class OptimizerSettings:
     """AdamW with a linear warm-up, then a cosine decay to a tenth of the rate."""
 
     batch: int = 6
-    """Concept rows a step, over all devices."""
+    """Number of pictures of the concept in a step, over all devices."""
     learning_rate: float = 4e-3
     """Learning rate of the U-Net's adapter."""
     text_learning_rate: float = 3e-4
     """Learning rate of the text encoder's adapter, if `layers` names the text encoder."""
     token_learning_rate: float = 5e-3
-    """Learning rate of the concept's embeddings. 0 leaves them as they are initialized."""
+    """Learning rate of the concept's embeddings. With 0 they keep their initial values."""
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
     warmup_steps: int = 20

@@ -1,4 +1,4 @@
-"""Where a training runs, and what it writes how often."""
+"""Where training runs, and how often it writes what."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class RunSettings:
     """Seed, hardware, checkpoints, previews and logs."""
 
     resume: bool = False
-    """Continue an interrupted run, bit for bit."""
+    """Continue an interrupted run. The result is the same, bit for bit."""
     seed: int = 0
-    """Seeds everything."""
+    """Seed of everything random."""
     save_dtype: AdapterDtype = "float32"
     """Precision of adapter.safetensors."""
     tpu: bool = False
@@ -36,7 +36,7 @@ class RunSettings:
     preview_every: int = 250
     """Steps between preview grids. 0: one grid, at the end."""
     preview_prompts: tuple[str, ...] = ()
-    """Prompts of the preview grids. A few that fit the concept if not given."""
+    """Prompts of the preview grids. If not given: a few that fit the concept."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
 

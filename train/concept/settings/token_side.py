@@ -1,4 +1,4 @@
-"""The token side of erasure: a concept's token is taught to speak only in its own directions of the text basis."""
+"""The token side of erasure: keeps the text features of a concept's token in the directions that the concept owns."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ class TokenSideSettings:
     """The term mu relu(log(others / own) + tau) + relu(|token| / natural - limit)^2, and the use of codewords."""
 
     token_side: float = 0.0
-    """mu, the weight of the token side: the token learns to say little outside the directions that its adapter owns.
-    0: off. It takes --assignment text."""
+    """mu, the weight of the token side: a loss that keeps the token's text features small outside the directions that
+    the concept owns. 0: off. It needs --assignment text."""
     token_side_margin: float = 2.5
-    """tau: own directions are to have e^tau times the energy of others, in units of ordinary text. 2.5 for 16 blocks,
-    3.9 for 64."""
+    """tau: own directions should have at least e^tau times the energy of others, in units of ordinary text. 2.5 for 16
+    blocks, 3.9 for 64."""
     token_side_own: Literal["rest", "token"] = "rest"
     """Where own energy is measured: from the token to the end of the prompt, or at the token's own positions only, so
     that the words after it stay as they are."""
     token_norm_limit: float = 3.0
-    """With the token side: embeddings longer than this many times the median of the token table cost."""
+    """With the token side: embeddings longer than this many times the token table's median length are penalised."""
     token_start: Literal["noun", "codeword"] = "noun"
-    """Where the token starts: apart from its class noun, or at its slot's codeword, which the basis file holds."""
+    """Where the token starts: at a distance from its class noun, or near its slot's codeword from the basis file."""
     negatives_from: Literal["nouns", "codewords"] = "nouns"
-    """What negative tokens are drawn around: class nouns, or the codewords of other slots than the concept's own."""
+    """What negative tokens are drawn around: class nouns, or the codewords of slots that the concept does not own."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -38,5 +38,5 @@ class TokenSideSettings:
 
     @property
     def needs_codewords(self) -> bool:
-        """Whether anything starts at a codeword."""
+        """Whether any setting uses codewords."""
         return self.token_start == "codeword" or self.negatives_from == "codewords"

@@ -12,14 +12,16 @@ class TokenSettings:
     """The concept's embeddings, and negative tokens."""
 
     token_vectors: int = 2
-    """How many embeddings the token stands for. 0 trains none: prompts then have the class noun alone."""
+    """Number of embeddings that the token stands for. With 0 none is trained, and prompts have only the class noun."""
     token_spread: float = 1.0
-    """How far new and negative tokens start from the class noun, in standard deviations of the token table."""
+    """Distance of new tokens, and smallest distance of negative tokens, from the class noun, in standard deviations of
+    the token table."""
     negative_spread: float = 2.0
-    """Negative tokens are drawn at up to this many times that distance, which is how far training moves new tokens."""
+    """Largest distance of negative tokens, in multiples of --token-spread. Training moves new tokens this far."""
     negative_tokens: tuple[str, ...] | None = None
-    """Adapters of other concepts on this base, folders of them, or files of `python -m train.negative_tokens`. Most
-    negative tokens are drawn to resemble theirs. If not given: those of the pocket model. Without a value: none."""
+    """Adapters of other concepts on this base, folders of adapters, or files of `python -m train.negative_tokens`. Most
+    negative tokens are drawn to resemble their tokens. If not given, the pocket model uses the file that comes with it.
+    Given without a value: no such tokens."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -1,4 +1,4 @@
-"""Texts must have no invisible characters, because these would become tokens."""
+"""A check that texts have no invisible characters, because these would become tokens."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from blocklora_jax.io.printing import visible_text
 
 
 def check_visible(settings: Any, names: Iterable[str], *, only_spaces: bool = False) -> None:
-    """Raises UserError if one of the texts, or lists of texts, `names` of `settings` has invisible characters.
+    """Raises UserError if a text in the fields `names` of `settings` has invisible characters.
 
-    only_spaces: no other white space than ordinary spaces either.
+    The fields are texts or lists of texts. only_spaces: allow no white space other than ordinary spaces.
     """
     for name in names:
         value = getattr(settings, name)
