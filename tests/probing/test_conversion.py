@@ -149,12 +149,12 @@ def renamed(adapter, **fields):
 def test_what_cannot_be_refitted_is_named(tiny_sd, foreign):
     other = dataclasses.replace(foreign, lora={"unet": {LAYER.replace("to_k", "to_z"): foreign.lora["unet"][LAYER]}})
     cases = [
-        (renamed(foreign, trigger="man"), (0,), "is called by 'man', which random prompts have too"),
-        (renamed(foreign, trigger=""), (0,), "name the words that call it"),
-        (renamed(foreign, trigger="sks man"), (0,), "lacks the adapter's token <ada>"),
+        (renamed(foreign, trigger="man"), (0,), "trigger of 'ada' is 'man', which is empty or occurs in random prompts"),
+        (renamed(foreign, trigger=""), (0,), "give words that call this concept"),
+        (renamed(foreign, trigger="sks man"), (0,), "does not contain the adapter's token <ada>"),
         (renamed(foreign, trigger="<ADA> man"), (4,), "from 0 to 3"),
         (foreign, (4,), "from 0 to 3"),
-        (other, (0,), "1 layers of 'ada' are no linear layers of this model"),
+        (other, (0,), "1 layers of 'ada' are not linear layers of this model"),
     ]
     for adapter, slots, message in cases:
         with pytest.raises(UserError, match=message):

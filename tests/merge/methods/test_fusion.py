@@ -177,7 +177,7 @@ def test_what_cannot_be_fused_is_said_before_the_model_is_read(trained, tmp_path
 
 
 def test_a_concept_that_nothing_calls_is_refused(files, tmp_path):
-    with pytest.raises(UserError, match="'ada' is called by 'dog', which random prompts have too"):
+    with pytest.raises(UserError, match="trigger of 'ada' is 'dog', which is empty or occurs in random"):
         main(["fit", *files, "--out", str(tmp_path / "fused"), "--trigger", "dog", "<rex> man"])
     assert not (tmp_path / "fused").exists()
 
