@@ -134,8 +134,8 @@ def _takes_pair(method: Callable[..., Any]) -> Callable[..., Any]:
         if params is None and not adapters:
             return method(self, *args, **kw)
         warnings.warn(
-            f"{method.__name__}(params=…, adapters=…) goes with version 0.3: use sd.with_adapters(adapters), or "
-            "sd.with_params(params, adapters)",
+            f"{method.__name__}(params=…, adapters=…) will be removed in version 0.3: use sd.with_adapters(adapters)"
+            ", or sd.with_params(params, adapters)",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -38,7 +38,7 @@ def test_it_saves_the_files_that_the_pair_saves_bit_for_bit(tiny_sd, adapters, t
     params = merge.compose(tiny_sd.params, adapters)
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
-    with pytest.warns(DeprecationWarning, match="goes with version 0.3"):
+    with pytest.warns(DeprecationWarning, match="will be removed in version 0.3"):
         tiny_sd.save(tmp_path / "old" / name, params=params, adapters=adapters)
     tiny_sd.with_adapters(adapters).save(tmp_path / "new" / name)
     old, new = (

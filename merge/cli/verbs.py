@@ -14,7 +14,7 @@ def current_name(verb: str) -> str:
     if verb not in RENAMED:
         return verb
     new = RENAMED[verb]
-    print(f"note: `{verb}` is now called `{new}`; the old name goes with version 0.3", file=sys.stderr)
+    print(f"note: `{verb}` is now called `{new}`; the old name will be removed in version 0.3", file=sys.stderr)
     return new
 
 

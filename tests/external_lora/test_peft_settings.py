@@ -76,7 +76,7 @@ def test_starts_that_leave_the_base_are_read(tmp_path, start, where):
         ({"use_bdlora": {"nblocks": 2}}, "BD-LoRA"),
         ({"megatron_config": {"a": 1}}, "Megatron"),
         ({"kasa_config": {"beta": 1e-4}}, "KaSA"),
-        ({"peft_type": "LOHA"}, "it is no LoRA"),
+        ({"peft_type": "LOHA"}, "it is not a LoRA"),
         ({"init_lora_weights": "tomorrow"}, "does not know"),
         ({"init_lora_weights": ["pissa"]}, "does not know"),
         ({"use_tomorrow": True}, "use_tomorrow = True, which this version does not know"),

@@ -149,7 +149,7 @@ def renamed(adapter, **fields):
 def test_what_cannot_be_refitted_is_named(tiny_sd, foreign):
     other = dataclasses.replace(foreign, lora={"unet": {LAYER.replace("to_k", "to_z"): foreign.lora["unet"][LAYER]}})
     cases = [
-        (renamed(foreign, trigger="man"), (0,), "trigger of 'ada' is 'man', which is empty or occurs in random prompts"),
+        (renamed(foreign, trigger="man"), (0,), "trigger of 'ada' is 'man', which is empty or occurs in random"),
         (renamed(foreign, trigger=""), (0,), "give words that call this concept"),
         (renamed(foreign, trigger="sks man"), (0,), "does not contain the adapter's token <ada>"),
         (renamed(foreign, trigger="<ADA> man"), (4,), "from 0 to 3"),

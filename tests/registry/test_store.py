@@ -200,5 +200,5 @@ def test_a_server_that_misbehaves_is_one_error(rude, path, monkeypatch):
 
 def test_a_file_without_end_is_no_registry(tmp_path):
     (tmp_path / "registry.json").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="cannot read .*registry.json: it is no ordinary file"):
+    with pytest.raises(UserError, match="cannot read .*registry.json: it is not an ordinary file"):
         read_registry(tmp_path)
