@@ -73,7 +73,7 @@ def test_all_problems_are_told_and_the_code_is_1(files, tiny_folder, tmp_path, c
         "both define the token <ada>",
         "trained on different models",
         "not the model that 'eve' was trained on",
-        "the params lack layers of 'foe'",
+        "the params do not have layers of 'foe'",
         "'ada' and 'gil' overlap, because 'gil' has no blocks",
     ):
         assert problem in text

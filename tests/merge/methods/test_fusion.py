@@ -131,7 +131,7 @@ def test_files_are_fused_into_files(files, tiny_sd, trained, tmp_path, capsys):
     params = jax.tree.map(jnp.asarray, tiny_sd.params)
     merge.compose(params, written, allow_overlap=True)
     with pytest.raises(
-        UserError, match=r"are fitted to each other and share weights: sum them with allow_overlap=True"
+        UserError, match=r"were fitted jointly and share weights: sum them with allow_overlap=True"
     ) as error:
         merge.compose(params, written)
     assert "merge fit" not in str(error.value)
