@@ -47,7 +47,7 @@ def test_numbers_that_cannot_be_meant_are_named(tmp_path, layers, message):
     with pytest.raises(UserError) as error:
         load(tmp_path, *layers)
     assert message in str(error.value)
-    assert "ask its maker" in str(error.value)
+    assert "ask its author" in str(error.value)
 
 
 def test_alpha_zero_of_a_silent_layer_says_nothing(tmp_path):

@@ -103,7 +103,7 @@ def test_what_is_not_ours_or_of_another_kind_is_replaced_on_request_only(tmp_pat
 def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path, overwrite):
     (tmp_path / "file").write_text("")
     for output, words in (
-        (Output(tmp_path, "picture"), "is a folder, where a file"),
+        (Output(tmp_path, "picture"), "is a folder, but a file"),
         (Output(tmp_path / "file", "model folder"), "a file of that name"),
         (Output(tmp_path / "file" / "a.png", "picture"), "is a file"),
     ):
