@@ -112,14 +112,14 @@ def test_a_lora_without_blocks_is_refitted_and_merges(files, tiny_folder, tiny_s
     assert (fitted.info.partition, fitted.info.slots, fitted.info.rank) == (Partition(num_blocks=4), (3,), 3)
     merge.compose(tiny_sd.params, [fitted, Adapter.load(files["ada"])])
     for args, message in (
-        (["convert", files["plain"], "--out", str(out), *options], "say which slot it is to own"),
-        (["convert", files["ada"], "--slot", "1", "--out", str(out), *options], "has blocks already"),
+        (["convert", files["plain"], "--out", str(out), *options], "give a slot for the adapter"),
+        (["convert", files["ada"], "--slot", "1", "--out", str(out), *options], "already has blocks"),
         (["convert", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is an input of this command"),
         (["convert", files["plain"], "--slot", "9", "--out", f"{out}.new", *options], "from 0 to 3"),
         (["convert", files["plain"], "--slot", "1", "--registry", book, "--out", str(out)], "registered for --slot 3"),
         (
             ["convert", files["plain"], "--slot", "1", "--out", f"{out}.new"],
-            "is another model: name its own with --model",
+            "is another model: name the right one with --model",
         ),
         (["convert", files["plain"], "--slot", "1", "--out", str(out), *options], "will not overwrite"),
     ):
