@@ -33,8 +33,8 @@ Observe = Callable[[str, jax.Array, jax.Array, Any], Any]
 class Probe:
     """Sums up what `observe` computes from each layer's inputs while a model draws prompts. Compiled once.
 
-    Layers that read text run once for each prompt. The others run `steps` times, in a DDIM run from noise without
-    guidance.
+    Layers that read text are observed once for each prompt. The others are observed `steps` times, in a DDIM run from
+    noise without guidance.
 
     layers: names such as "unet/…/to_k", "text_encoder/…/q_proj". chunk: prompts that go through the model at once.
     """

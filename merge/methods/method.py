@@ -40,7 +40,7 @@ class MergeFunction(Protocol):
     """The common signature of merge methods.
 
     Args:
-        sd: the base model. NumPy params are merged with NumPy, without compiling anything; JAX params on their device.
+        sd: the base model. `compose` merges NumPy params without compiling anything. TIES and DARE always use JAX.
         adapters: the adapters to merge.
         weights: one for each adapter; None: 1 for all.
         settings: an instance of the method's class of settings.
