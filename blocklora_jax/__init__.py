@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    """Import the public names on first use: `import merge` must not wait for Flax."""
+    """Import the public names on first use, so that `import merge` need not wait for Flax."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,9 +1,9 @@
-"""Errors that are the user's to mend."""
+"""The error for problems that the user can fix."""
 
 
 class UserError(Exception):
-    """Bad input: one message that names the thing and the way out.
+    """Bad input. The message names what is wrong and what to do.
 
-    No ValueError: tyro would catch it where it builds a configuration, and print a box of its own.
-    Command lines print it as a single line on stderr and exit with status 2.
+    It is not a ValueError, because tyro would catch that while it builds a configuration, and print it in its own form.
+    Commands print it as a single line on stderr and exit with status 2.
     """

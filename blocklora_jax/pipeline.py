@@ -1,4 +1,4 @@
-"""Stable Diffusion as one object: load, add concepts, generate, save."""
+"""Stable Diffusion as one object that loads, takes concepts, makes pictures, and is saved."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
 
 class Pipeline:
-    """What every model does, with concepts in it or without: make pictures, and write itself to a folder or file."""
+    """The methods of all models, with or without concepts: make pictures, and save to a folder or file."""
 
     base: StableDiffusion
     params: Mapping[str, Any]
@@ -62,20 +62,22 @@ class Pipeline:
 
         Args:
             prompts: concepts are called by their tokens, as in "a photo of <ada> woman".
-            negative_prompts: one a prompt, or one for all; the empty prompt if None (for SDXL a text of zeros, if the
-                model says so).
-            seed: picture i depends on (seed, i) only, whatever the batch size.
+            negative_prompts: one for each prompt, or one for all. None: the empty prompt (for SDXL text states of
+                zeros, if the model's config says so).
+            seed: picture i depends only on (seed, i), not on the batch size.
+            steps: number of sampling steps.
             guidance_scale: 1 switches guidance off.
             sampler: "ddim", "euler" or "dpmpp_2m".
-            latents: unit normal noise [b, h/8, w/8, 4] instead of the seed's.
-            original_size, crops_coords_top_left, target_size: (height, width) and (top, left) in pixels: what SDXL is
-                told of the picture's origin. By default it is neither enlarged nor cropped. Other models ignore them.
-            regions: for each prompt, the parts of its picture with prompts of their own (see `diffusion.regions`).
-                Where regions overlap, their outputs are averaged. `MergedModel.side_by_side(prompt)` gives one region
-                for each concept.
+            height, width: in pixels; default: the model's own size.
+            latents: unit normal noise [b, h/8, w/8, 4] to use instead of noise from the seed.
+            original_size, crops_coords_top_left, target_size: (height, width) and (top, left) in pixels. They tell SDXL
+                how the picture was made; by default it is neither enlarged nor cropped. Other models ignore them.
+            regions: for each prompt, parts of its picture that have their own prompts (see `diffusion.regions`). Where
+                regions overlap, their outputs are averaged. `MergedModel.side_by_side(prompt)` gives one region for
+                each concept.
 
-        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number beyond its bounds,
-            and pictures that came out as NaN or infinity.
+        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number out of bounds, and
+            pictures that have NaN or infinity.
         """
         _check_prompts(prompts, negative_prompts)
         base, tokens = self.base, token_counts(self.adapters)
@@ -111,12 +113,14 @@ class Pipeline:
     ) -> list[Path]:
         """Write a Diffusers folder that PyTorch opens, or a single original file if `path` ends in `.safetensors`.
 
-        Gives the paths written: a single file has the concepts' tokens beside it.
-        dtype: "float32", "float16" or "bfloat16". merge: what a folder is to remember of the merge, see
-        `merge.manifest`. overwrite: replace also what this method did not write. The folder or file that the base model
-        was read from is never written to.
+        Gives the paths written. A single file has the concepts' tokens in files beside it. The folder or file that the
+        base model was read from is never written to.
 
-        Raises: UserError if it cannot.
+        dtype: "float32", "float16" or "bfloat16".
+        merge: the record of the merge for a folder's manifest, see `merge.manifest`.
+        overwrite: also replace files that this method did not write.
+
+        Raises: UserError if the model cannot be written there.
         """
         checkpoint = replace(self.base.checkpoint, params=self.params)
         tokens = token_counts(self.adapters)
@@ -127,15 +131,15 @@ class Pipeline:
 
 
 def _takes_pair(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Until 0.3: `params=` and `adapters=` still reach a base model's method, with a DeprecationWarning."""
+    """Until 0.3: lets a base model's method take `params=` and `adapters=`, with a DeprecationWarning."""
 
     @wraps(method)
     def with_pair(self: StableDiffusion, *args: Any, params: Any = None, adapters: Sequence[Adapter] = (), **kw: Any):
         if params is None and not adapters:
             return method(self, *args, **kw)
         warnings.warn(
-            f"{method.__name__}(params=…, adapters=…) goes with version 0.3: use sd.with_adapters(adapters), or "
-            "sd.with_params(params, adapters)",
+            f"{method.__name__}(params=…, adapters=…) will be removed in version 0.3: use sd.with_adapters(adapters)"
+            ", or sd.with_params(params, adapters)",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -147,7 +151,7 @@ def _takes_pair(method: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class StableDiffusion(Pipeline):
-    """A Stable Diffusion 1.x, 2.x or SDXL: Flax modules, parameters, tokenizer and noise schedule.
+    """A Stable Diffusion 1.x, 2.x or SDXL model: Flax modules, parameters, tokenizer and noise schedule.
 
     params: {"unet": …, "text_encoder": …, "vae": …}, for SDXL "text_encoder_2" too: nested dicts of fp32 arrays under
     the names of Flax Stable Diffusion.
@@ -177,10 +181,11 @@ class StableDiffusion(Pipeline):
     ) -> StableDiffusion:
         """Load "pocket", a Diffusers folder, a hub id, or a single original `.safetensors` file.
 
-        config: whose configs and tokenizer a single file has, a folder or hub id (see `checkpoints.single_file`).
-        dtype: what the models compute in (float32 or bfloat16); parameters stay fp32. remat: recompute the U-Net's
-        blocks in the backward pass, for training in less memory. verify: whether to check the digests of files that we
-        wrote; False for files that were edited on purpose.
+        config: for a single file: a folder or hub id with its configs and tokenizer (see `checkpoints.single_file`).
+        variant, revision: for folders and hub ids (see `checkpoints.diffusers.load_folder`).
+        dtype: type of the computation (float32 or bfloat16); parameters stay fp32.
+        remat: recompute the U-Net's blocks in the backward pass, so that training needs less memory.
+        verify: whether to check the digests of files that we wrote; False for files that were edited on purpose.
 
         Raises: UserError, see `checkpoints.load.load_checkpoint`.
         """
@@ -190,7 +195,7 @@ class StableDiffusion(Pipeline):
             models=make_models(checkpoint.configs, dtype, remat),
             schedule=Schedule.from_json(dict(checkpoint.scheduler), f"{name}/scheduler"),
             tokenizer=checkpoint.make_tokenizer(),
-            # Not jnp.asarray: on CPU it would copy what may as well stay where it is.
+            # Not jnp.asarray, which on CPU would make a needless copy.
             params=jax.device_put(dict(checkpoint.params)),
         )
 
@@ -205,12 +210,12 @@ class StableDiffusion(Pipeline):
 
     @property
     def base(self) -> StableDiffusion:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Itself."""
+        """This model itself."""
         return self
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """None."""
+        """Empty: a base model has no concepts."""
         return ()
 
     def with_adapters(
@@ -221,11 +226,11 @@ class StableDiffusion(Pipeline):
         allow_overlap: bool = False,
         check_base: bool = True,
     ) -> MergedModel:
-        """This model with concepts in it, which is a value of its own; this one stays as it is.
+        """This model with concepts in it, as a new object. This one is not changed.
 
-        weights: how strongly each concept joins, 1 for all by default. allow_overlap, check_base: see `compose`.
+        weights: the factor of each concept, 1 for all by default. allow_overlap, check_base: see `compose`.
 
-        Raises: UserError naming everything that keeps the adapters from being merged.
+        Raises: UserError naming every reason why the adapters cannot be merged.
         """
         params = compose(self.params, adapters, weights, allow_overlap=allow_overlap, check_base=check_base)
         return self.with_params(params, adapters, weights)
@@ -233,14 +238,14 @@ class StableDiffusion(Pipeline):
     def with_params(
         self, params: Mapping[str, Any], adapters: Sequence[Adapter], weights: Sequence[float] | None = None
     ) -> MergedModel:
-        """The same for parameters that another method of merging made of this model and `adapters`.
+        """This model with `params`, which some merge method made from it and `adapters`.
 
-        weights: for people to read; 1 for all by default.
+        weights: only shown to people; 1 for all by default.
 
-        Raises: UserError if the concepts' tokens are not those in `params`, in this order.
+        Raises: UserError if `params` does not have the concepts' tokens in this order.
         """
-        strengths = (1.0,) * len(adapters) if weights is None else tuple(weights)
-        return MergedModel(base=self, params=params, adapters=tuple(adapters), weights=strengths)
+        factors = (1.0,) * len(adapters) if weights is None else tuple(weights)
+        return MergedModel(base=self, params=params, adapters=tuple(adapters), weights=factors)
 
     def __repr__(self) -> str:
         size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
@@ -249,12 +254,14 @@ class StableDiffusion(Pipeline):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class MergedModel(Pipeline):
-    """A model with concepts in it: what `StableDiffusion.with_adapters` gives.
+    """A model with concepts in it, made by `StableDiffusion.with_adapters`.
 
-    base: the model without them. params: the merged parameters. adapters: the concepts in them, in the order in which
-    their tokens joined; weights: how strongly each joined.
+    base: the model without concepts.
+    params: the merged parameters.
+    adapters: the concepts in them, in the order in which their tokens were appended.
+    weights: the factor of each concept.
 
-    Raises: UserError if the concepts' tokens are not those in `params`, in this order.
+    Raises: UserError if `params` does not have the concepts' tokens in this order.
     """
 
     base: StableDiffusion
@@ -274,7 +281,7 @@ class MergedModel(Pipeline):
         return self.base.image_size
 
     def side_by_side(self, prompt: str) -> list[Region]:
-        """A part of the picture for each concept that the prompt calls; see `diffusion.regions.side_by_side`."""
+        """One region of the picture for each concept that the prompt calls; see `diffusion.regions.side_by_side`."""
         return side_by_side(prompt, self.adapters)
 
     def __repr__(self) -> str:
@@ -286,7 +293,7 @@ class MergedModel(Pipeline):
 def _first_latents(
     sd: StableDiffusion, count: int, seed: int, height: int | None, width: int | None, latents: Any
 ) -> Any:
-    """The noise to begin with, [count, h, w, c]."""
+    """The initial noise, [count, h, w, c]: `latents`, checked, or drawn from the seed."""
     if latents is None:
         check_number("seed", seed)
         size = sd.image_size
@@ -300,7 +307,7 @@ def _first_latents(
 
 
 def _negative_ids(sd: StableDiffusion, prompts: Sequence[str] | None, count: int, tokens: Mapping[str, int]) -> Any:
-    """Ids of `count` negative prompts; None for a text of zeros."""
+    """Ids of `count` negative prompts; None for text states of zeros."""
     if prompts is None and sd.models.text_encoder_2 is not None and sd.checkpoint.force_zeros_for_empty_prompt:
         return None
     negatives = list(prompts or [""])

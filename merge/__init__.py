@@ -1,8 +1,11 @@
-"""Merging concepts: `compose` adds them to a model's weights, `concatenate` joins their ranks, `export` writes them for
-PyTorch, and `remove` or `replace` changes one of them. `fit_jointly` fits adapters that share weights to each other.
+"""Merging concepts.
 
-`METHODS` lists all methods of merging by name: the sum (`compose`), `average`, `ties`, `dare`, `gradient_fusion` and
-the joint fit. They have one signature there (see `merge.methods.method`).
+`compose` adds concepts to a model's weights. `remove` and `replace` change one of them. `concatenate` makes one LoRA of
+several adapters, and `export` writes it for PyTorch. `fit_jointly` changes adapters that share weights so that they
+disturb each other less.
+
+`METHODS` lists all merge methods by name: the sum (`compose`), `average`, `ties`, `dare`, `gradient_fusion` and the
+joint fit. All have the same signature there (see `merge.methods.method`).
 """
 
 from blocklora_jax.adapters.concept_tokens import token_counts

@@ -1,4 +1,4 @@
-"""`compose`, the public function; its code is in `blocklora_jax.composing`, which the library's own models use too."""
+"""The public function `compose`. Its code is in `blocklora_jax.composing`, because `StableDiffusion` uses it too."""
 
 from blocklora_jax.composing.compose import Params, compose
 

@@ -1,4 +1,4 @@
-"""Many adapters as one: the merge of N adapters is itself a LoRA, whose rank is the sum of theirs."""
+"""Makes one LoRA of several adapters: the sum of N adapters is a LoRA whose rank is the sum of their ranks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ def concatenate(
 ) -> dict[str, dict[str, tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "r m"]]]]:
     """{component: {layer path: (A [n, sum r], B [sum r, m])}}, where A @ B is the whole change of the layer's kernel.
 
-    Weight and scale are folded into A; exact, without an SVD, also for negative weights. A layer's rank counts only
-    the adapters that have the layer. Raises UserError as `compose` does for adapters that do not go together.
+    Weight and scale are multiplied into A. The result is exact, without an SVD, also for negative weights. A layer's
+    rank counts only the adapters that have the layer. Raises UserError, like `compose`, for adapters that cannot be
+    merged with each other.
 
-    Source: method, "Blockwise parameterization", 3.
+    Source: blockwise parameterization of BlockLoRA (arXiv 2503.08575).
     """
     weights = check_adapters(adapters, weights, allow_overlap=allow_overlap)
     pairs: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
@@ -30,7 +31,7 @@ def concatenate(
             for layer, (a, b) in layers.items():
                 folded = _scaled(f"{component}/{layer}", a, adapter.info.scale * float(weight)), np.asarray(b)
                 pairs.setdefault(component, {}).setdefault(layer, []).append(folded)
-    return {component: {layer: _stack(each) for layer, each in layers.items()} for component, layers in pairs.items()}
+    return {component: {layer: _stack(group) for layer, group in layers.items()} for component, layers in pairs.items()}
 
 
 def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +39,7 @@ def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.n
 
 
 def _scaled(name: str, a: Any, factor: float) -> np.ndarray:
-    """a * factor in fp32. Raises UserError naming the layer if that is beyond it."""
+    """a * factor in fp32. Raises UserError naming the layer if a value is beyond the range of fp32."""
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = np.asarray(a) * np.float32(factor)
     if not is_finite(scaled):

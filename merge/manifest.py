@@ -1,4 +1,4 @@
-"""`blocklora.json` in a merged model's folder: which concepts are in it, so that one can be taken out again."""
+"""The manifest `blocklora.json` in a merged model's folder: its concepts, so that one can be removed again."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ _AGAIN = "merge again from the adapters"
 
 @dataclass(frozen=True, kw_only=True)
 class MergeManifest:
-    """What was merged into what.
+    """The record of a merge.
 
-    base_name, base_digest: the base model (see `checkpoints.digest`). dtype: precision of the folder's weights.
-    adapters: `without_values`, in the order in which their tokens joined. weights: one for each.
-    method, settings: how they were merged; files do not mention them for the sum.
+    base_name, base_digest: the base model (see `checkpoints.digest`).
+    dtype: type of the folder's weights.
+    adapters: the merged adapters `without_values`, in the order in which their tokens were appended.
+    weights: one for each adapter.
+    method, settings: the merge method and its settings. Files leave them out for the sum.
     """
 
     base_name: str
@@ -45,15 +47,16 @@ class MergeManifest:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def index_of(self, name: str) -> int:
-        """Where the concept `name` is. Raises UserError if there is none of that name, or two."""
-        found = [i for i, adapter in enumerate(self.adapters) if adapter.name == name]
-        if len(found) != 1:
+        """The index of the concept `name`. Raises UserError if there is not exactly one of that name."""
+        indices = [i for i, adapter in enumerate(self.adapters) if adapter.name == name]
+        if len(indices) != 1:
             names = ", ".join(adapter.name for adapter in self.adapters)
-            raise UserError(f"there {'is no' if not found else 'are several'} concept {name!r} in it; it has {names}")
-        return found[0]
+            count = "is no concept" if not indices else "are several concepts"
+            raise UserError(f"there {count} {name!r} in it; it has {names}")
+        return indices[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The manifest as plain JSON."""
         concepts = [
             {**adapter.info.to_json(), "weight": weight, "tokens": _shapes(adapter.tokens), "shapes": adapter.shapes()}
             for adapter, weight in zip(self.adapters, self.weights, strict=True)
@@ -64,7 +67,7 @@ class MergeManifest:
 
 
 def without_values(adapter: Adapter) -> Adapter:
-    """The adapter without its numbers: zeros of the same shapes that take no memory, and no training settings."""
+    """The adapter with zeros of the same shapes, which take no memory, and without its training settings."""
     return _zero_adapter(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
 
 
@@ -72,24 +75,25 @@ def read_merge_manifest(folder: str | Path, verify: bool = True) -> MergeManifes
     """The manifest in `folder`. Raises UserError if there is none, or it cannot be read."""
     path = Path(folder).expanduser() / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder} is no merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}")
+        raise UserError(
+            f"{folder} is not a merged model of `python -m merge … --save` (it has no {MANIFEST}): {_AGAIN}"
+        )
     manifest = read_manifest(folder, verify)
-    # Folders of version 0.1.0 have this part alone in that file.
+    # In folders of version 0.1.0 the file has only this part.
     value = read_json(path) if manifest is None else manifest.get("merge")
     if value is None:
         raise UserError(f"{folder} was saved by this program, but nothing was merged into it: {_AGAIN}")
     version = value.get("blocklora_merge") if isinstance(value, dict) else None
     if version != VERSION:
-        raise UserError(f"{path} has version {str(version)[:20]}; this one reads {VERSION}: update blocklora_jax")
+        raise UserError(f"{path} has version {str(version)[:20]}; this program reads {VERSION}: update blocklora_jax")
     try:
-        found = validated(_ManifestJson, value, f"{path} lacks or misspells a field")
-        return found.to_manifest()
+        return validated(_ManifestJson, value, f"{path} lacks or misspells a field").to_manifest()
     except UserError as error:
         raise UserError(f"{error}: {_AGAIN}") from error
 
 
 class _Concept(InfoHeader):
-    """One concept of the manifest; tokens: shapes of their vectors [v, d]."""
+    """A concept in the manifest. tokens: the shapes [v, d] of the tokens' vectors."""
 
     training: Text
     weight: Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -108,11 +112,11 @@ class _ManifestJson(Schema):
     concepts: Annotated[list[_Concept], Field(max_length=1 << 16)]
 
     def to_manifest(self) -> MergeManifest:
-        """The manifest. Raises UserError for slots outside the partition, and layers larger than any model's."""
+        """The manifest. Raises UserError for slots outside the partition, and for too large layers."""
         for concept in self.concepts:
             sides = [side for layers in concept.shapes.values() for shape in layers.values() for side in shape]
             if sum(sides) * concept.rank > MOST_NUMBERS:
-                raise UserError(f"{concept.name!r} has more numbers than any adapter")
+                raise UserError(f"{concept.name!r} has more numbers than any adapter has")
         return MergeManifest(
             base_name=self.base_name,
             base_digest=self.base_digest,

@@ -1,4 +1,4 @@
-"""Taking one concept out of a merged model, or putting another in its place: exactly, because blocks are disjoint."""
+"""Removes a concept from a merged model, or replaces it. This is exact because blocks are disjoint."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from blocklora_jax.layouts.token_tables import TOKEN_TABLES
 from merge.compose import Params, compose
 
 _COMPONENT_OF_TABLE = {path: component for component, path in TOKEN_TABLES.items()}
-# A kernel's mask and the kernel whose values belong where it is true.
+# A mask for a kernel, and the kernel whose values are used where the mask is true.
 Patch = tuple[np.ndarray, Any]
 
 
 def remove(params: Params, base_params: Params, adapters: Sequence[Adapter], name: str) -> Params:
     """`params`, the merge of `adapters` into `base_params`, without the concept `name`.
 
-    Equals the merge of the others bit for bit: on the concept's blocks the base's values return, its token rows go, and
-    everything else is left as it is (untouched leaves are the same arrays).
+    The result equals the merge of the others bit for bit. The concept's blocks get the base's values, its token rows
+    are removed, and everything else is kept (unchanged leaves are the same arrays).
 
-    adapters: those that `params` were composed of, in that order. Their arrays are not read, so that those of
-    `merge.manifest.without_values` will do.
+    adapters: those that `params` were composed of, in that order. Their values are not read, so the results of
+        `merge.manifest.without_values` can be used.
 
-    Raises: UserError for an unknown name, another's weights in its blocks, and params that do not fit.
+    Raises: UserError for an unknown name, for a concept that shares weights with another, and for params that do not
+        fit.
     """
     index = _index_of(adapters, name)
     return _exchange(params, base_params, adapters, index, None, {})
@@ -50,9 +51,9 @@ def replace(
     *,
     check_base: bool = True,
 ) -> Params:
-    """As `remove`, with `new` in the concept's place: bit for bit the merge of `adapters` with `new` instead of `name`.
+    """Like `remove`, but with `new` in place of the concept. It equals the merge with `new` instead bit for bit.
 
-    weight, check_base: as in `compose`. Raises UserError as `remove` and `compose` do.
+    weight, check_base: as in `compose`. Raises UserError like `remove` and `compose`.
     """
     index = _index_of(adapters, name)
     after = [new if i == index else adapter for i, adapter in enumerate(adapters)]
@@ -62,9 +63,9 @@ def replace(
 
 
 def check_untouched(params: Params, base_params: Params, adapters: Sequence[Adapter], dtype: str) -> None:
-    """Raises UserError if `params` differ from the base outside of the adapters' blocks: the base is then another.
+    """Raises UserError if `params` differ from the base outside the adapters' blocks, so that the base is another one.
 
-    dtype: precision that `params` were saved in; the base is rounded to it before they are compared.
+    dtype: the type in which `params` were saved. The base is rounded to it before the comparison.
     """
     base = _leaves(base_params)
     owned: dict[str, np.ndarray] = {}
@@ -74,27 +75,29 @@ def check_untouched(params: Params, base_params: Params, adapters: Sequence[Adap
     wrong = []
     for path, leaf in _leaves(params).items():
         expected = np.asarray(base[path]).astype(jnp.dtype(dtype)).astype(np.asarray(leaf).dtype)
-        found = np.asarray(leaf)[: len(expected)] if path in _COMPONENT_OF_TABLE else np.asarray(leaf)
-        same = found == expected
+        stored = np.asarray(leaf)[: len(expected)] if path in _COMPONENT_OF_TABLE else np.asarray(leaf)
+        same = stored == expected
         if not np.all(same | owned[path].reshape(same.shape) if path in owned else same):
             wrong.append(path)
     if wrong:
         raise UserError(
-            f"{len(wrong)} tensors differ from the base outside of the concepts' blocks ({wrong[0]}, …): the model was "
-            "merged into other files than these (another precision?), or changed since"
+            f"{len(wrong)} tensors differ from the base outside the concepts' blocks ({wrong[0]}, …): the concepts "
+            "were merged into another base (such as one of another precision), or the model was changed afterwards"
         )
 
 
 def _index_of(adapters: Sequence[Adapter], name: str) -> int:
-    found = [i for i, adapter in enumerate(adapters) if adapter.name == name]
-    if len(found) != 1:
-        raise UserError(f"{len(found)} of the merged concepts are named {name!r}: {[a.name for a in adapters]}")
-    others = [other for i, other in enumerate(adapters) if i != found[0]]
-    if sharing := [repr(other.name) for other in others if shared_layers(adapters[found[0]], other)]:
+    indices = [i for i, adapter in enumerate(adapters) if adapter.name == name]
+    if len(indices) != 1:
+        raise UserError(f"{len(indices)} of the merged concepts are named {name!r}: {[a.name for a in adapters]}")
+    index = indices[0]
+    others = [other for i, other in enumerate(adapters) if i != index]
+    if sharing := [repr(other.name) for other in others if shared_layers(adapters[index], other)]:
         raise UserError(
-            f"{name!r} shares weights with {', '.join(sharing)}: its part cannot be told apart; merge the others again"
+            f"{name!r} shares weights with {', '.join(sharing)}, so its part cannot be separated: merge the others "
+            "again"
         )
-    return found[0]
+    return index
 
 
 def _exchange(
@@ -112,8 +115,8 @@ def _exchange(
 
     def exchanged(path, leaf):
         name = leaf_path(path)
-        for each in (old, patches):
-            leaf = _select(*each[name], leaf) if name in each else leaf
+        for group in (old, patches):
+            leaf = _select(*group[name], leaf) if name in group else leaf
         if name not in _COMPONENT_OF_TABLE:
             return leaf
         vectors = [v for _, v in ordered_tokens([new] if new else [], _COMPONENT_OF_TABLE[name])]
@@ -127,7 +130,7 @@ def _exchange(
 
 
 def _patches(source: Params | None, adapter: Adapter) -> dict[str, Patch]:
-    """Of every kernel that the adapter changes: where it owns it, and what `source` has there."""
+    """For every kernel that the adapter changes: a mask of the entries that it owns, and the kernel in `source`."""
     leaves, patches = _leaves(source) if source is not None else {}, {}
     for component, layers in adapter.shapes().items():
         for layer, shape in layers.items():
@@ -164,6 +167,6 @@ def _check_leaves(leaves: Mapping[str, Any], base: Mapping[str, Any], rows: int)
         wrong += [path] if np.shape(leaves[path]) != expected else []
     if wrong:
         raise UserError(
-            f"these params are no merge of these adapters into this base: {len(wrong)} tensors do not fit "
+            f"these params are not a merge of these adapters into this base: {len(wrong)} tensors do not fit "
             f"({wrong[0]}, …)"
         )

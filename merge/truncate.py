@@ -1,4 +1,4 @@
-"""A LoRA of lower rank: the closest there is to a merge whose ranks have added up."""
+"""Approximates a LoRA by one of lower rank, such as the sum of several adapters, whose ranks add up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from blocklora_jax.layouts.low_rank import LowRank
 def truncate(lowrank: LowRank, max_rank: int) -> tuple[LowRank, float]:
     """`lowrank` with every layer's rank at most `max_rank`, and |change left out|_F / |change|_F over all layers.
 
-    Layers whose rank is no larger stay as they are. Raises UserError if `max_rank` is less than 1.
+    Layers whose rank is not larger are kept unchanged. Raises UserError if `max_rank` is less than 1.
 
     Source: the truncated SVD of A @ B is the best approximation of its rank (Eckart and Young). It is computed from the
-    factors, through their QR decompositions, and never of the whole matrix.
+    QR decompositions of the factors, without the whole matrix.
     """
     if max_rank < 1:
         raise UserError(f"max_rank is {max_rank}; it must be at least 1")

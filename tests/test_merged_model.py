@@ -38,7 +38,7 @@ def test_a_merged_model_saves_the_same_files_as_params_with_adapters_bit_for_bit
     params = merge.compose(tiny_sd.params, adapters)
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
-    with pytest.warns(DeprecationWarning, match="goes with version 0.3"):
+    with pytest.warns(DeprecationWarning, match="will be removed in version 0.3"):
         tiny_sd.save(tmp_path / "old" / name, params=params, adapters=adapters)
     tiny_sd.with_adapters(adapters).save(tmp_path / "new" / name)
     old, new = (

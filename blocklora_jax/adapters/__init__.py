@@ -1,1 +1,1 @@
-"""Adapters: blocks and slots, the LoRA pytree, its file, and running a model with it."""
+"""Adapters: blocks and slots, the pytree of LoRA pairs, the adapter file, and running a model with an adapter."""

@@ -1,4 +1,4 @@
-"""The adapter pytree: low-rank pairs, concept tokens, and what a merge must know of them."""
+"""The adapter pytree: low-rank pairs, concept tokens, and a description that merging needs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree, kernel_shapes
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Adapter:
-    """One concept: its LoRA pairs (full size, zero outside the owned blocks), its tokens, and its description.
+    """One concept: its LoRA pairs, its tokens, and its description.
 
-    lora: fp32 pairs by component and layer path. tokens: {"<name>": fp32 [vectors, d]}, and in tokens_2 as many vectors
-    for the second text encoder of SDXL, under the same names. NumPy or JAX arrays.
+    lora: fp32 pairs by component and layer path. They have full size and are zero outside the owned blocks.
+    tokens: {"<name>": fp32 [vectors, d]}.
+    tokens_2: as many vectors for SDXL's second text encoder, under the same names.
+
+    The arrays are NumPy's or JAX's.
     """
 
     lora: LoRATree
-    # Not Float[Array, …]: jax.tree rebuilds adapters with anything for leaves.
+    # Not Float[Array, …]: jax.tree rebuilds adapters with leaves of any type.
     tokens: Mapping[str, Any]
     tokens_2: Mapping[str, Any] = field(default_factory=dict)
     info: AdapterInfo = field(metadata={"static": True})
@@ -36,7 +39,7 @@ class Adapter:
         return self.info.name
 
     def __repr__(self) -> str:
-        # Of names alone: under jit, and while a tree is rebuilt, leaves may be anything.
+        # Reads only names: under jit, and while a tree is rebuilt, leaves may have any type.
         layers = sum(len(paths) for paths in self.lora.values())
         tokens = f", called by {' '.join(self.tokens)}" if self.tokens else ""
         return f"Adapter({self.name!r}, {self.info.kind}, {self.info.place()}, {layers} layers{tokens})"
@@ -46,15 +49,15 @@ class Adapter:
         return kernel_shapes(self.lora)
 
     def masks(self) -> LoRATree:
-        """Ones where the adapter may write, zeros elsewhere; the structure of `lora`, broadcastable to it."""
+        """Ones where the adapter may differ from zero, zeros elsewhere. Has the structure of `lora`, and broadcasts."""
         return block_masks(self.info, self.shapes())
 
     @classmethod
     def load(cls, path: str | Path, verify: bool = True) -> Adapter:
         """Read an `adapter.safetensors`, or a LoRA of another program.
 
-        verify: whether the digest in the file's header must hold; False for a file that was edited on purpose.
-        Raises UserError if the file is not one, is damaged, or does not fit its header.
+        verify: whether the digest in the file's header must match; False for a file that was edited on purpose.
+        Raises UserError if the file is of another kind, is damaged, or does not fit its header.
         """
         return cls(**read_adapter(path, verify)._asdict())
 

@@ -1,4 +1,4 @@
-"""Running a Flax model with an adapter, without touching its parameters: the only interceptor."""
+"""Runs a Flax model with an adapter without changing its parameters. This is the only interceptor of Flax methods."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def apply_adapted(
 
     Args:
         module, params: a model and its base parameters.
-        layers: pairs by layer path, already masked. Empty: the base model.
+        layers: pairs by layer path, already masked. Empty for the base model.
         scale: alpha / rank.
-        random_rows: the last so many rows of the batch are ROE's; each adapted layer's energy on them is recorded.
+        random_rows: number of rows at the end of the batch that are random prompts for ROE. Each adapted layer's energy
+            on these rows is recorded.
 
     Returns:
         The module's output, and fp32 energies [layers, random_rows] (see `erasure.output_energy`), sorted by path.
 
     Raises:
-        UserError: a path of `layers` was not run by the module.
+        UserError: the module has no layer at a path of `layers`, or did not run it.
     """
 
     def hook(path: str, x: Array, base: Array, layer: nn.Module) -> tuple[Array, Array | None]:
@@ -64,15 +65,16 @@ def apply_observed(
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """As `apply_adapted`, watching layers of which the adapter changes some or none.
+    """Like `apply_adapted`, but calls `observe` for some layers. They need not be the adapted layers.
 
     Args:
-        paths: the layers to watch.
+        module, params, layers, scale: as for `apply_adapted`.
+        paths: the layers to observe.
         observe: `observe(path, x, y)` gives a pytree of arrays. x are the layer's inputs [b, …, n]; y = W x are the
             outputs of the base weights [b, …, m], without bias.
 
     Returns:
-        The module's output, and what was observed by path.
+        The module's output, and the results of `observe` by path.
     """
     watched = set(paths)
 
@@ -90,7 +92,7 @@ def measure_energies(
     scale: float | Array,
     x: Float[Array, "rows t n"],
 ) -> Float[Array, "layers rows"]:
-    """What `apply_adapted` records of linear layers without bias that all read `x`, without running their model."""
+    """The energies that `apply_adapted` records, for linear layers without bias that all read `x`. Runs no model."""
     energies, kernels = [], flatten_params(params)
     for path, pair in sorted(layers.items()):
         a, b, base = (jnp.asarray(factor, x.dtype) for factor in (*pair, kernels[f"{path}/kernel"]))
@@ -106,7 +108,7 @@ def _apply_hooked(
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """The module's output where `hook(path, x, y, layer) -> (other y, record)` follows on every layer of `paths`."""
+    """The module's output and records. `hook(path, x, y, layer) -> (new y, record)` follows each layer in `paths`."""
     hit: set[str] = set()
 
     def intercept(next_fun, call_args, call_kwargs, context):
@@ -119,13 +121,13 @@ def _apply_hooked(
             context.module.sow(_COLLECTION, _NAME, record)
         return output
 
-    # intercept_methods is not part of jit's cache key, so it is entered here, inside whatever traces this function.
+    # intercept_methods is not part of jit's cache key, so it is entered here, inside the function that is traced.
     with nn.intercept_methods(intercept):
         output, recorded = module.apply({"params": params}, *args, mutable=[_COLLECTION], **kwargs)
     if missed := sorted(set(paths) - hit):
         raise UserError(
             f"the adapter's layers {', '.join(missed[:3])}{' …' if len(missed) > 3 else ''} are not in this "
-            f"{type(module).__name__}: is it another base model?"
+            f"{type(module).__name__}: is the adapter for another base model?"
         )
     return output, cast(Mapping[str, Any], recorded.get(_COLLECTION, {}))
 
@@ -141,7 +143,7 @@ def _low_rank(x: Array, pair: LoRAPair, scale: float | Array, dtype: jnp.dtype, 
 
 
 def _convolve(x: Array, a: Array, module: nn.Conv) -> Array:
-    """x [b, h, w, n] under the window a [height * width * n, r], strided and padded as the layer is."""
+    """Convolves x [b, h, w, n] with a [height * width * n, r], with the layer's window, strides and padding."""
     down = nn.Conv(
         a.shape[-1], module.kernel_size, module.strides, module.padding, use_bias=False, dtype=x.dtype, parent=None
     )

@@ -1,11 +1,11 @@
-"""Which side of a weight is cut into blocks, and who gets which.
+"""The choices for how weights are cut into blocks, and how slots get blocks.
 
-Imports no NumPy, so that options and `--help` load quickly.
+Does not import NumPy, so that options and `--help` load quickly.
 """
 
 from typing import Literal
 
 # "in" cuts the input features, "out" the output features, "grid" both.
 Axis = Literal["in", "out", "grid"]
-# "layer" draws a slot's block for each layer anew, "text" gives a slot one block for all layers that read text.
+# "layer" draws a slot's block anew for each layer. "text" gives a slot the same block in all layers that read text.
 Assignment = Literal["layer", "text"]

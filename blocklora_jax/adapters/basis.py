@@ -1,7 +1,7 @@
-"""A basis of the text features in whose directions blocks are cut; those who want to merge share its file.
+"""A basis of the text features. Blocks can be sets of its directions; adapters to be merged must share its file.
 
-The file may also hold what training needs to keep a token within its own directions: the energy of ordinary text along
-each direction, and codewords, which are start tokens optimised for every slot. As safetensors:
+The file may also hold what training needs to keep a token within its slot's directions: the energy of ordinary text
+along each direction, and codewords, which are start tokens optimised for each slot. As safetensors:
 
     directions                  fp32 [d, d]: orthonormal columns, the strongest of ordinary text first
     energies                    fp32 [d]: mean of (u_d . x)^2 over the positions of ordinary text
@@ -27,20 +27,20 @@ from blocklora_jax.io.outputs import KIND_KEY
 from blocklora_jax.io.tensor_file import open_tensors, save_tensors
 
 _KEY, _TENSOR, _ENERGIES, _CODEWORDS = "blocklora_basis", "directions", "energies", "codewords/"
-# |Q^T Q - 1|; fp32 leaves about 1e-6.
+# The largest allowed |Q^T Q - 1|. Rounding to fp32 causes about 1e-6.
 _ORTHONORMAL = 1e-4
 _CODEWORDS_KEY = re.compile(_CODEWORDS + r"([1-9][0-9]{0,4})/(text_encoder(?:_2)?)")
 
-# Columns are directions of unit length, those in which ordinary text speaks most first.
+# Columns are directions of unit length. Those along which ordinary text has most energy come first.
 Basis = Float[np.ndarray, "d d"]
 # By text encoder, [K, v, d]: v embeddings for each of K slots.
 Codewords = Mapping[str, Float[np.ndarray, "_ _ _"]]
 
 
 class TextBasis(NamedTuple):
-    """What a file holds, fp32.
+    """The contents of a basis file, fp32.
 
-    energies: None in older files, which have none. codewords: by the number of blocks K.
+    energies: None for older files, which have none. codewords: by the number of blocks K.
     """
 
     directions: Basis
@@ -48,7 +48,7 @@ class TextBasis(NamedTuple):
     codewords: Mapping[int, Codewords] = {}
 
     def codewords_for(self, num_blocks: int) -> Codewords:
-        """The codewords of K = `num_blocks`. Raises: UserError if the file has none."""
+        """The codewords for K = `num_blocks`. Raises: UserError if the file has none."""
         if num_blocks not in self.codewords:
             known = ", ".join(str(count) for count in sorted(self.codewords)) or "none"
             raise UserError(
@@ -59,14 +59,14 @@ class TextBasis(NamedTuple):
 
 
 def basis_digest(basis: Basis) -> str:
-    """What adapters remember of a basis: 16 hexadecimal digits of the SHA-256 of its fp32 numbers."""
+    """The identity of a basis in adapters: 16 hexadecimal digits of the SHA-256 of its fp32 numbers."""
     return hashlib.sha256(np.ascontiguousarray(basis, "<f4").tobytes()).hexdigest()[:16]
 
 
 def codewords_digest(codewords: Codewords) -> str:
-    """16 hexadecimal digits for the codewords of one K: which ones an adapter was trained with.
+    """The identity of the codewords for one K, with which an adapter was trained: 16 hexadecimal digits.
 
-    No part of `basis_digest`: adapters of one basis meet nowhere, whatever their tokens started from.
+    It is not part of `basis_digest`, because adapters of one basis can be merged whatever their tokens started from.
     """
     digest = hashlib.sha256()
     for part in sorted(codewords):
@@ -78,7 +78,7 @@ def codewords_digest(codewords: Codewords) -> str:
 def save_basis(path: str | Path, basis: Basis | TextBasis, base_digest: str) -> None:
     """Write a basis in fp32, and codewords in fp16.
 
-    base_digest: of the model whose text the basis was made from (see `checkpoints.digest`).
+    base_digest: the digest of the model whose text the basis was computed from (see `checkpoints.digest`).
     """
     whole = basis if isinstance(basis, TextBasis) else TextBasis(basis)
     tensors = {_TENSOR: np.asarray(whole.directions, np.float32)}
@@ -92,14 +92,14 @@ def save_basis(path: str | Path, basis: Basis | TextBasis, base_digest: str) -> 
 
 
 def load_basis(path: str | Path, base_digest: str) -> Basis:
-    """The directions in a file, fp32. Raises: UserError as `load_text_basis`."""
+    """The directions in a file, fp32. Raises: UserError like `load_text_basis`."""
     return load_text_basis(path, base_digest).directions
 
 
 def load_text_basis(path: str | Path, base_digest: str) -> TextBasis:
-    """All that a file holds, fp32.
+    """Everything in a basis file, fp32.
 
-    Raises: UserError for a file that is missing, incomplete, no basis, or of another base than `base_digest`.
+    Raises: UserError for a file that is missing, incomplete, not a basis, or for another base model than `base_digest`.
     """
     if not Path(path).is_file():
         raise UserError(f"--basis: there is no file {path}; python -m train.basis makes one")
@@ -107,18 +107,18 @@ def load_text_basis(path: str | Path, base_digest: str) -> TextBasis:
         header = _header(file.metadata.get(_KEY), str(path))
         others = [key for key in file.keys if key not in (_TENSOR, _ENERGIES) and not _CODEWORDS_KEY.fullmatch(key)]
         if _TENSOR not in file.keys or others or "base_digest" not in header:
-            raise UserError(f"{path} is no basis: python -m train.basis makes one")
+            raise UserError(f"{path} is not a basis file: python -m train.basis makes one")
         tensors = {key: np.asarray(tensor, np.float32) for key, tensor in file.tensors()}
     basis = tensors[_TENSOR]
     if header["base_digest"] != base_digest:
         raise UserError(
-            f"--basis {path} is of another base model: python -m train.basis --model MODEL makes one of yours"
+            f"--basis {path} is for another base model: python -m train.basis --model MODEL makes one for yours"
         )
     if basis.ndim != 2 or basis.shape[0] != basis.shape[1] or not len(basis):
-        raise UserError(f"{path} holds {list(basis.shape)}, no square basis")
+        raise UserError(f"the basis in {path} has the shape {list(basis.shape)}; it must be square")
     # Written so that NaN fails too.
     if not np.abs(basis.T @ basis - np.eye(len(basis))).max() <= _ORTHONORMAL:
-        raise UserError(f"the directions in {path} are not orthonormal: make it again, with python -m train.basis")
+        raise UserError(f"the directions in {path} are not orthonormal: make the file again with python -m train.basis")
     return TextBasis(basis, _energies(tensors.get(_ENERGIES), basis, path), _codewords(tensors, path))
 
 
@@ -127,19 +127,24 @@ def _energies(energies: np.ndarray | None, basis: Basis, path: str | Path) -> np
         energies.shape == (len(basis),) and np.isfinite(energies).all() and energies.max() > 0
     )
     if not usable or (energies is not None and energies.min() < 0):
-        raise UserError(f"the energies in {path} do not fit its directions: make it again, with python -m train.basis")
+        raise UserError(
+            f"the energies in {path} do not fit its directions: make the file again with python -m train.basis"
+        )
     return energies
 
 
 def _codewords(tensors: Mapping[str, np.ndarray], path: str | Path) -> Mapping[int, Codewords]:
-    found: dict[int, dict[str, np.ndarray]] = {}
+    codewords: dict[int, dict[str, np.ndarray]] = {}
     for key, tokens in tensors.items():
         if not (match := _CODEWORDS_KEY.fullmatch(key)):
             continue
         if tokens.ndim != 3 or len(tokens) != int(match[1]) or not tokens.size or not np.isfinite(tokens).all():
-            raise UserError(f"{key} in {path} is {list(tokens.shape)}, or not finite: make it again, with train.basis")
-        found.setdefault(int(match[1]), {})[match[2]] = tokens
-    return found
+            raise UserError(
+                f"{key} in {path} has a wrong shape ({list(tokens.shape)}) or values that are not finite: make the file"
+                " again with python -m train.basis"
+            )
+        codewords.setdefault(int(match[1]), {})[match[2]] = tokens
+    return codewords
 
 
 def _header(text: str | None, source: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The order in which several adapters' concept tokens join one vocabulary."""
+"""The order in which the concept tokens of several adapters are added to a vocabulary."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from blocklora_jax.adapters.adapter import Adapter
 
 
 def ordered_tokens(adapters: Sequence[Adapter], component: str = "text_encoder") -> Iterator[tuple[str, Any]]:
-    """(token, vectors [v, d]) of a text encoder, in the order in which they are appended.
+    """(token, vectors [v, d]) for a text encoder, in the order in which they are appended to its table.
 
-    They are in the order of the adapters, and by name within an adapter.
+    This is the order of the adapters, and within an adapter the order of the names.
     """
     for adapter in adapters:
-        # By name and not as given: jit rebuilds every dict with its keys sorted, and rows must not move under it.
+        # Sorted by name, because jit rebuilds every dict with sorted keys, and the rows must not change place.
         yield from sorted(tokens_of(adapter, component).items())
 
 

@@ -16,7 +16,7 @@ def kernel_change(pair: LoRAPair, scale: float) -> Float[Array, "n m"]:
         pair: lora_A [n, r] and lora_B [r, m].
         scale: `AdapterInfo.scale`.
 
-    `composing.compose` and the forward pass do without it: the first computes the owned entries alone, the second
-    multiplies the inputs by lora_A first.
+    Two places do not use it: `composing.compose` computes only the owned entries, and the forward pass multiplies the
+    inputs by lora_A first.
     """
     return scale * jnp.dot(pair.lora_A, pair.lora_B, precision=jax.lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""Randomized Output Erasure (ROE): an adapter learns to have no output for anything but its concept.
+"""Randomized Output Erasure (ROE): an adapter learns to have no output on prompts that do not name its concept.
 
     L = L_diffusion(concept rows) + lambda * L_erase(random rows)
 
@@ -17,10 +17,10 @@ EraseForm = Literal["layer", "epsilon"]
 
 
 def output_energy(change: Float[Array, "b *n"], base: Float[Array, "b *n"]) -> Float[Array, " b"]:
-    """|dW x|^2 / stopgrad(|W x|^2) of one layer, a row: fp32 [b], 0 where the adapter is silent.
+    """|dW x|^2 / stopgrad(|W x|^2) of one layer, for each row: fp32 [b], 0 where the adapter has no output.
 
-    change, base: dW x and W x (no bias). A ratio a row, not of sums, so that its mean does not depend on how rows are
-    spread over devices.
+    change, base: dW x and W x (without bias). There is a ratio for each row, not one of sums, so that the mean does not
+    depend on how rows are spread over devices.
     """
     axes = tuple(range(1, change.ndim))
     changed = jnp.sum(jnp.square(change.astype(jnp.float32)), axes)
@@ -29,7 +29,7 @@ def output_energy(change: Float[Array, "b *n"], base: Float[Array, "b *n"]) -> F
 
 
 def layer_erasure(energies: Float[Array, "layers rows"]) -> Float[Array, ""]:
-    """The form `layer`: the mean energy over adapted layers and random rows; costs no extra forward."""
+    """The form `layer`: the mean energy over adapted layers and random rows. It needs no extra forward pass."""
     return energies.mean()
 
 

@@ -1,4 +1,4 @@
-"""The adapter file: safetensors that hold only the owned blocks, and a JSON header that says what they are."""
+"""The adapter file: safetensors that hold only the owned blocks, with a JSON header that describes them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class AdapterContents(NamedTuple):
 
 
 def write_adapter(adapter: AdapterContents, path: str | Path, dtype: str = "float32") -> None:
-    """Write `adapter` to `path`, beside it first and then moved into place.
+    """Write `adapter` to `path`, atomically.
 
     Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d],
-    and for SDXL also `tokens_2/<name>` [v, d2]. The header has their digest, so that reading notices damage.
+    and for SDXL also `tokens_2/<name>` [v, d2]. The header has their digest, so that damage is detected on reading.
 
-    Raises UserError for a dtype that is not "float32" or "bfloat16", for numbers that are not finite, and for a full
-    disk.
+    Raises UserError for a dtype that is not "float32" or "bfloat16", for numbers that are not finite, and if the file
+    cannot be written.
     """
     if dtype not in _DTYPES:
         raise UserError(f"cannot save an adapter as {dtype!r}; choose {' or '.join(_DTYPES)}")
@@ -66,7 +66,7 @@ def write_adapter(adapter: AdapterContents, path: str | Path, dtype: str = "floa
 
 
 def read_header(path: str | Path) -> dict:
-    """The JSON header of an adapter file. Raises UserError if there is none or its version is newer than ours."""
+    """The JSON header of an adapter file. Raises UserError if there is none, or if its version is not supported."""
     with open_tensors(path, "adapter file") as file:
         return _header(path, file.metadata)
 
@@ -74,8 +74,8 @@ def read_header(path: str | Path) -> dict:
 def read_adapter(path: str | Path, verify: bool = True) -> AdapterContents:
     """Read an adapter file, or a LoRA of another program, into full-size fp32 arrays.
 
-    verify: whether the file's digest, if it has one, must hold.
-    Raises UserError naming every tensor or field that does not fit, or what kind of file it is that is not read.
+    verify: whether the file's digest, if it has one, must match.
+    Raises UserError naming every tensor or field that does not fit, or the kind of the file if it cannot be read.
     """
     with open_tensors(path, "adapter file", verify) as file:
         if not is_ours(file.metadata):
@@ -84,7 +84,7 @@ def read_adapter(path: str | Path, verify: bool = True) -> AdapterContents:
 
 
 def is_ours(metadata: Mapping[str, str] | None) -> bool:
-    """Whether a file's metadata are those of an adapter of ours; what `merge.export` writes is for others."""
+    """Whether a file's metadata is that of one of our adapters. False for files of `merge.export`."""
     try:
         return "format_version" in parse_json((metadata or {})[_HEADER], "the header")
     except (KeyError, TypeError, UserError):
@@ -92,7 +92,7 @@ def is_ours(metadata: Mapping[str, str] | None) -> bool:
 
 
 def _read(path: str | Path, file: TensorFile) -> AdapterContents:
-    # Late: only reading needs pydantic.
+    # Imported here, because only reading needs pydantic.
     from blocklora_jax.adapters.header import read_adapter_header
 
     header = read_adapter_header(_header(path, file.metadata), str(path))
@@ -106,16 +106,16 @@ def _read(path: str | Path, file: TensorFile) -> AdapterContents:
         raise UserError(f"{path} does not fit its own header: {'; '.join(wrong)}")
     tensors = {key: np.asarray(tensor, np.float32) for key, tensor in file.tensors()}
     if wrong := _not_finite(tensors):
-        raise UserError(f"{path} is no usable adapter: {', '.join(wrong[:3])} has values that are not finite")
+        raise UserError(f"{path} is not a usable adapter: {', '.join(wrong[:3])} has values that are not finite")
     vectors = {field: {token: tensors[f"{field}/{token}"] for token in names} for field, names in counts.items()}
     return AdapterContents(lora=_expand(info, header.kernel_shapes(), tensors), **vectors, info=info)
 
 
 def _external(lora: ExternalLoRA) -> AdapterContents:
-    """As an ordinary adapter without blocks; its scales are folded in, so that its own is 1."""
+    """An external LoRA as an adapter without blocks, with scale 1: the LoRA's scales are already multiplied in."""
     rank = max(pair.lora_A.shape[1] for layers in lora.lora.values() for pair in layers.values())
-    known = {name: value for name, value in lora._asdict().items() if name != "lora"}
-    info = AdapterInfo(class_noun="", rank=rank, alpha=float(rank), **known)
+    fields = {name: value for name, value in lora._asdict().items() if name != "lora"}
+    info = AdapterInfo(class_noun="", rank=rank, alpha=float(rank), **fields)
     return AdapterContents(lora=lora.lora, tokens={}, tokens_2={}, info=info)
 
 
@@ -142,7 +142,7 @@ def _misfits(
     counts: Mapping[str, Mapping[str, int]],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> list[str]:
-    """Where the stored shapes differ from what the header says; looked at before anything is read or made."""
+    """How the stored shapes differ from the header. Checked before tensors are read or made."""
     from blocklora_jax.adapters.header import MOST_NUMBERS
 
     rest, wrong, numbers = dict(shapes), [], 0
@@ -155,14 +155,14 @@ def _misfits(
                 wrong.append(str(error))
                 continue
             a = got[0]
-            # A LoRA of another program may have a rank of its own in every layer, up to info.rank.
+            # A LoRA of another program may have a different rank in each layer, up to info.rank.
             rank = a[-1] if info.origin and a is not None and len(a) == 2 else info.rank
             expected = ((len(rows), rank), (rank, len(columns)))
             if got != expected or not 1 <= rank <= info.rank:
                 wrong.append(f"{component}/{layer} has lora_A, lora_B of shapes {got}, expected {expected}")
             numbers += (n + m) * info.rank
     if numbers > MOST_NUMBERS:
-        wrong.append(f"its pairs have {numbers:.2g} numbers at full size, more than any adapter")
+        wrong.append(f"its pairs have {numbers:.2g} numbers at full size, more than any adapter has")
     for field, tokens in counts.items():
         for token, count in tokens.items():
             shape = rest.pop(f"{field}/{token}", None)

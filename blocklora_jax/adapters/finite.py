@@ -1,4 +1,4 @@
-"""Finding NaN and infinity in adapters."""
+"""Finds NaN and infinity in adapters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 
 
 def largest_change(adapter: Adapter) -> float:
-    """A bound on the entries of the adapter's changes, alpha included: infinite or NaN if an entry is, 0 inside jit."""
+    """A bound on the entries of the adapter's changes, alpha included. Not finite if an entry is not; 0 inside jit."""
     pairs = [pair for layers in adapter.lora.values() for pair in layers.values()]
     if any(isinstance(x, Tracer) for pair in pairs for x in pair):
         return 0.0
@@ -25,8 +25,8 @@ def largest_change(adapter: Adapter) -> float:
 
 
 def nonfinite_parts(adapter: Adapter) -> list[str]:
-    """What of an adapter has NaN or infinity: "alpha", "unet/…/to_k lora_A", "token <ada>". Nothing inside jit."""
-    # Usually all numbers are finite, which one bound shows.
+    """The parts with NaN or infinity, such as "alpha", "unet/…/to_k lora_A", "token <ada>". Empty inside jit."""
+    # Usually all numbers are finite, and one bound shows it.
     tokens = [*adapter.tokens.values(), *adapter.tokens_2.values()]
     if isfinite(largest_change(adapter)) and all(isinstance(x, Tracer) or is_finite(x) for x in tokens):
         return []
@@ -41,7 +41,7 @@ def check_finite(adapters: Sequence[Adapter]) -> None:
 
 
 def nonfinite_problems(adapters: Sequence[Adapter]) -> list[str]:
-    """The same in words, one text for each adapter."""
+    """The messages of `check_finite`, one for each adapter with NaN or infinity."""
     parts_by_name = {adapter.name: nonfinite_parts(adapter) for adapter in adapters}
     return [
         f"{name!r} has values that are not finite (NaN or infinity) in {_some(parts)}: the file is damaged, or its "

@@ -1,4 +1,4 @@
-"""The JSON header of an adapter, checked before anything is built from it."""
+"""The JSON header of an adapter file, which is checked before anything is built from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blocklora_jax.layouts.families.table import DEFAULT_FAMILY, FamilyOrUnknown
 from blocklora_jax.prompts.shares import Kind
 
 FORMAT_VERSION = 1
-# Numbers of all pairs together when they have their full size: 4 GB in fp32, more than any adapter.
+# The largest count of numbers in all pairs at full size: 4 GB in fp32, more than any adapter has.
 MOST_NUMBERS = 1 << 30
 _LayerPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+){0,15}$", max_length=300)]
 _Count = Annotated[int, Field(ge=1, le=1024)]
@@ -33,7 +33,7 @@ class PartitionHeader(Schema):
 
 
 class InfoHeader(Schema):
-    """The fields of `AdapterInfo` but `training`, as files have them; those with a default are missing in old files."""
+    """The fields of `AdapterInfo` without `training`, as in files. Fields with a default are missing in old files."""
 
     name: Text
     class_noun: Text
@@ -57,7 +57,7 @@ class InfoHeader(Schema):
         values = {name: getattr(self, name) for name in AdapterInfo.__dataclass_fields__ if name != "training"}
         partition = Partition(**dict(self.partition)) if self.partition else None
         slots = partition.check_slots(tuple(self.slots)) if partition else ()
-        if not self.origin:  # those of other programs are named after their files
+        if not self.origin:  # LoRAs of other programs are named after their files.
             plain_name(self.name, "the adapter")
         return AdapterInfo(**values | {"partition": partition, "slots": slots, "training": training})
 
@@ -67,7 +67,7 @@ class InfoHeader(Schema):
 
 
 class AdapterHeader(InfoHeader):
-    """All of it. training: whatever settings it was trained with. tokens: how many vectors each has."""
+    """The whole header. training: the settings of its training, of any form. tokens: the number of vectors of each."""
 
     format_version: Literal[1]
     training: dict[str, Any]

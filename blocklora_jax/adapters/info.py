@@ -1,4 +1,4 @@
-"""What is known of an adapter besides its arrays."""
+"""The description of an adapter: everything besides its arrays."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from blocklora_jax.prompts.shares import Kind
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AdapterInfo:
-    """What is known of an adapter besides its arrays; hashable, so that it is static under jit.
+    """The description of an adapter: everything besides its arrays. It is hashable, so that it is static under jit.
 
-    name: the concept's name; its token is `<name>`. class_noun: "man". kind: says where in a prompt it is called.
-    trigger: a prompt fragment that calls the concept ("<ada> woman").
-    base_name, base_digest: the model it was trained on (see `checkpoints.digest`).
-    base_family: a key of `layouts.families.table.FAMILIES`, which says how PyTorch software names and shapes the layers
-        of that model; "" if it is not known.
-    origin: "" for our own, else the layout of the program that it comes from, "diffusers" or "kohya".
-    partition: None for an ordinary, unblocked adapter. slots: the blocks' owners, within 0..K-1.
+    name: the concept's name; its token is `<name>`.
+    class_noun: the word for the concept's class, such as "man".
+    kind: what sort of concept it is. It decides the trigger's place in prompts.
+    trigger: the words in a prompt that call the concept ("<ada> woman").
+    base_name, base_digest: the model that it was trained on (see `checkpoints.digest`).
+    base_family: a key of `layouts.families.table.FAMILIES`, which determines how other programs name and shape that
+        model's layers; "" if it is not known.
+    origin: "" for our own adapters, else the layout of the file that it was read from: "diffusers" or "kohya".
+    partition: None for an adapter without blocks.
+    slots: the slots that it owns, within 0..K-1.
     rank, alpha: the pair is scaled by alpha / rank.
     training: the training configuration as JSON text.
     """

@@ -1,4 +1,4 @@
-"""Low-rank pairs of all layers: their masks, how they start, and how they are kept within the masks."""
+"""Low-rank pairs of all layers: their masks, their initial values, and how they are kept within the masks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from blocklora_jax.layouts.low_rank import KernelShapes, LoRAPair, LoRATree
 def block_masks(info: AdapterInfo, shapes: KernelShapes, basis: Float[np.ndarray, "d d"] | None = None) -> LoRATree:
     """Masks M_A [n, 1] and M_B [1, m] of 0.0 and 1.0 for every layer of `shapes`.
 
-    With a `basis`, whose columns are directions, M_A holds the owned directions as columns [n, s]. A block with one
-    direction fewer than others gets a column of zeros.
+    With a `basis`, whose columns are directions, M_A holds the owned directions as columns [n, s]. A block that has
+    fewer directions than the largest one gets columns of zeros.
 
-    Source: method, "Blockwise parameterization": dW = (alpha/r) (M_B . B)(M_A . A).
+    Source: blockwise parameterization of BlockLoRA (arXiv 2503.08575): dW = (alpha/r) (M_B . B)(M_A . A).
     """
 
     def mask(component: str, path: str, shape: tuple[int, int]) -> LoRAPair:
         if basis is not None and info.partition is not None:
             owned = info.partition.directions(f"{component}/{path}", len(basis), info.slots)
-            # Two at least: one column is a mask of entries.
+            # At least two columns, because one column means a mask of entries.
             most = max(2, -(-len(basis) // info.partition.num_blocks) * len(info.slots))
             columns = np.pad(basis[:, owned], ((0, 0), (0, most - len(owned))))
             return LoRAPair(columns.astype(np.float32), np.ones((1, shape[1]), np.float32))
@@ -36,11 +36,11 @@ def block_masks(info: AdapterInfo, shapes: KernelShapes, basis: Float[np.ndarray
 
 
 def init_lora(key: PRNGKeyArray, shapes: KernelShapes, masks: LoRATree, rank: int) -> LoRATree:
-    """New pairs: A uniform in +-1/sqrt(owned inputs), B zero, so that a new adapter changes nothing, exactly.
+    """New pairs: A is uniform in +-1/sqrt(owned inputs), and B is zero, so that a new adapter changes exactly nothing.
 
-    Where the mask holds directions [n, s], A has a row for each of those: [s, rank].
+    If the mask holds directions [n, s], A has a row for each direction: [s, rank].
 
-    Source: peft's default (Kaiming uniform with a = sqrt 5), with the fan-in that the mask leaves.
+    Source: PEFT's default (Kaiming uniform with a = sqrt 5). The fan-in is the number of owned inputs.
     """
 
     def pair(component: str, path: str, index: int) -> LoRAPair:
@@ -60,9 +60,9 @@ def init_lora(key: PRNGKeyArray, shapes: KernelShapes, masks: LoRATree, rank: in
 
 
 def apply_masks(lora: LoRATree, masks: LoRATree) -> LoRATree:
-    """`lora` limited to the owned blocks: zero outside them, or a combination of the owned directions.
+    """`lora` restricted to the owned blocks: zero outside them, or a combination of the owned directions.
 
-    Gradients are limited in the same way.
+    Gradients are restricted in the same way.
     """
 
     def masked(pair: LoRAPair, mask: LoRAPair) -> LoRAPair:

@@ -1,4 +1,4 @@
-"""Which layers are adapted: named sets of first-match path rules."""
+"""Which layers are adapted: named sets of rules for paths, of which the first match decides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.components import ADAPTED
 from blocklora_jax.layouts.low_rank import KernelShapes
 
-# The first pattern that is found in "component/path" decides. A layer that no pattern finds is not adapted.
+# The first pattern that matches "component/path" decides. A layer that no pattern matches is not adapted.
 LAYER_SETS: dict[str, tuple[tuple[str, bool], ...]] = {
     "cross_kv": ((r"^unet/.*attn2/to_[kv]$", True),),
     "attention": ((r"^unet/.*attn[12]/to_(q|k|v|out_0)$", True),),
@@ -24,7 +24,7 @@ _READS_TEXT = re.compile(r"^unet/.*attn2/to_[kv]$")
 
 
 def reads_text(layer: str) -> bool:
-    """Whether a layer ("unet/…/to_k") reads only text. Its inputs can be found without drawing a picture."""
+    """Whether a layer ("unet/…/to_k") reads only text. Its inputs can be computed without drawing a picture."""
     return not layer.startswith("unet/") or bool(_READS_TEXT.match(layer))
 
 
@@ -40,11 +40,11 @@ def parse_layers(layers: str) -> tuple[tuple[str, bool], ...]:
 
 
 def select_kernels(params: Mapping, layers: str) -> KernelShapes:
-    """Kernel shapes (n, m) of the layers of `params` that the setting adapts; 1x1 convolutions count as linear.
+    """Kernel shapes (n, m) of the layers of `params` that the setting adapts. 1x1 convolutions count as linear.
 
-    "text_encoder" means both of SDXL's.
+    "text_encoder" includes both text encoders of SDXL.
 
-    Raises UserError if the setting names nothing in this model.
+    Raises UserError if the setting matches no layer of this model.
     """
     rules = parse_layers(layers)
     chosen: KernelShapes = {}

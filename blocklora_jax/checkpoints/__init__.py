@@ -1,1 +1,1 @@
-"""Whole models: Diffusers folders to Flax parameters and back."""
+"""Whole models: Diffusers folders and single files are read into Flax parameters, and written from them."""

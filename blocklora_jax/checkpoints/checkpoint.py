@@ -1,4 +1,4 @@
-"""A whole model as data, whatever kind of file it came from."""
+"""A whole model as data, independent of the kind of file that it came from."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ CONFIGS = {
 class Checkpoint:
     """A Stable Diffusion model as data.
 
-    name: as it was asked for. configs and params: by "unet", "vae", "text_encoder", for SDXL also "text_encoder_2";
-    params are nested dicts in Flax names and layout. scheduler: the parsed `scheduler_config.json`. tokenizer,
-    tokenizer_2: folders of the tokenizers' files. force_zeros_for_empty_prompt: whether SDXL's empty negative prompt is
-    a text of zeros.
-    source: the folder or file on this machine that it was read from; saving never writes there.
+    name: the name by which the user loaded it.
+    configs: by "unet", "vae", "text_encoder", and for SDXL "text_encoder_2".
+    params: nested dicts by the same keys, with Flax names and layout.
+    scheduler: the parsed `scheduler_config.json`.
+    tokenizer, tokenizer_2: folders of the tokenizers' files.
+    force_zeros_for_empty_prompt: whether SDXL's empty negative prompt has text states of zeros.
+    source: the folder or file on this machine that it was read from. Saving never writes there.
     """
 
     name: str
@@ -46,7 +48,7 @@ class Checkpoint:
 
     @property
     def public_name(self) -> str:
-        """The name without its path, for files that are passed on: "pocket", a hub id, or a folder's name."""
+        """The name without a path, for files that are given to others: "pocket", a hub id, or a folder's name."""
         return Path(self.name).name if os.path.exists(os.path.expanduser(self.name)) else self.name
 
     @property
@@ -55,7 +57,7 @@ class Checkpoint:
         return model_family(self.configs)
 
     def make_tokenizers(self) -> dict[str, Tokenizer]:
-        """The tokenizers by folder name; concept tokens are numbered from the rows of each one's token table on."""
+        """The tokenizers by folder name. Ids of concept tokens begin after the rows of the text encoder's table."""
         pairs = {"tokenizer": ("text_encoder", self.tokenizer), "tokenizer_2": ("text_encoder_2", self.tokenizer_2)}
         return {
             name: Tokenizer(folder, self.configs[part].vocab_size, self.configs[part].max_position_embeddings)
@@ -64,6 +66,7 @@ class Checkpoint:
         }
 
     def make_tokenizer(self) -> Tokenizer | TokenizerPair:
-        """What makes ids of prompts: [b, t], or [b, 2, t] for two text encoders."""
-        made = self.make_tokenizers()
-        return TokenizerPair(made["tokenizer"], made["tokenizer_2"]) if "tokenizer_2" in made else made["tokenizer"]
+        """The tokenizer for the model. It gives ids [b, t], or [b, 2, t] for two text encoders."""
+        by_name = self.make_tokenizers()
+        first = by_name["tokenizer"]
+        return TokenizerPair(first, by_name["tokenizer_2"]) if "tokenizer_2" in by_name else first

@@ -1,4 +1,4 @@
-"""Whole models: a Diffusers folder (here or on the hub) to configs and Flax parameters, and back."""
+"""Reads Diffusers folders, on this machine or on the hub, into configs and Flax parameters, and writes them."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def load_folder(
 
     Args:
         path_or_hub_id: which model.
-        variant: read `….<variant>.safetensors` ("fp16") of each component that has it instead of the plain file. A
-            component that has but one file is read from that, asked for or not.
+        variant: read `….<variant>.safetensors` (such as "fp16") instead of the plain file, for each component that has
+            it. If a component has only one file, that file is read.
         revision: branch, tag or commit of a hub repository.
-        dtype: type of the parameters returned: "float32", "float16" or "bfloat16". Tensors are read one at a time, so
-            no more memory is needed than for these.
-        verify: whether the digests of a folder that we saved must hold.
+        dtype: type of the returned parameters: "float32", "float16" or "bfloat16". Tensors are read one at a time, so
+            memory is needed only for the returned parameters.
+        verify: whether the digests in a folder that we saved must match.
 
     Raises:
-        UserError: no such model; files that are damaged; a pipeline, class or config value that is not supported;
-            weights that are missing, pickled or corrupt; or, all in one message,
-            every tensor that is missing, not expected or of another shape.
+        UserError: there is no such model; files are damaged; a pipeline, class or config value is not supported;
+            weights are missing, pickled or corrupt; or tensors are missing, not expected or of another shape, which
+            one message lists.
     """
     source = find_source(path_or_hub_id, revision)
     names = source.list_names()
@@ -74,7 +74,7 @@ def load_folder(
 
 
 def read_description(source: Source, verify: bool = True) -> Checkpoint:
-    """The configs, scheduler and tokenizers of a Diffusers folder, without its parameters. Raises as `load_folder`."""
+    """The configs, scheduler and tokenizers of a Diffusers folder, without parameters. Raises like `load_folder`."""
     folder = source.fetch([_INDEX, "*/config.json", _SCHEDULER, "tokenizer*/*.json", "tokenizer*/merges.txt", MANIFEST])
     if verify:
         check_files(folder)
@@ -82,10 +82,10 @@ def read_description(source: Source, verify: bool = True) -> Checkpoint:
     parts = check_model_index(index, source.name)
     configs = {part: CONFIGS[part].from_json(*_read_config(folder, part)) for part in parts}
     check_configs(configs, source.name)
-    # diffusers writes `-Infinity` there.
+    # diffusers writes `-Infinity` into this file.
     scheduler = _read_json(folder, _SCHEDULER, infinity=True)
     if not isinstance(scheduler.get("_class_name"), str):
-        raise UserError(f"{folder / _SCHEDULER} names no _class_name: it is no scheduler's config")
+        raise UserError(f"{folder / _SCHEDULER} has no _class_name, so it is not a scheduler config")
     second = folder / "tokenizer_2" if "text_encoder_2" in parts else None
     return Checkpoint(
         name=source.name,
@@ -110,26 +110,26 @@ def save_folder(
 ) -> None:
     """Write a Diffusers folder that PyTorch's `StableDiffusionPipeline.from_pretrained` (or `…XL…`) opens.
 
-    It is written beside `path` and then moved into place. A model that we saved there before is replaced; what else
-    lies there stays.
+    The folder is written beside `path` and then moved into place. A model that we saved there before is replaced. Other
+    files in it are kept.
 
     Args:
         path: the folder.
-        checkpoint: what to write. The text encoders' token tables may have rows more than their configs say: one for
-            each vector of `tokens`.
-        tokens: concept token -> number of vectors, in the order of those rows; they join the tokenizer.
+        checkpoint: the model. The text encoders' token tables may have more rows than their configs say: one for each
+            vector of `tokens`.
+        tokens: concept token -> number of vectors, in the order of those rows. They are added to the tokenizer.
         dtype: "float32", "float16" or "bfloat16".
-        merge: what `merge.manifest` is to remember, in the folder's manifest.
-        overwrite: write into a folder that we did not make, too, and replace the files of the same names.
+        merge: the record of a merge (see `merge.manifest`) for the folder's manifest.
+        overwrite: also write into a folder that we did not make, and replace files of the same names.
 
     Raises:
-        UserError: parameters and configs do not fit each other; a value beyond float16; a folder of something else; the
-            folder that the model was read from.
+        UserError: the parameters do not fit the configs, or a value is beyond the range of the dtype; the folder holds
+            other files, or is the one that the model was read from.
     """
     path = Path(path).expanduser()
     plan_outputs([Output(path, "model folder", "--save")], [checkpoint.source], overwrite=overwrite)
     if "_class_name" not in checkpoint.scheduler:
-        raise UserError("the scheduler's config names no _class_name, which diffusers needs to open the folder")
+        raise UserError("the scheduler's config has no _class_name, which diffusers needs to open the folder")
     configs = check_params(path, checkpoint, tokens, dtype)
     with replace_folder(path, files_of_ours(path)) as folder:
         is_xl, zeros = "text_encoder_2" in configs, checkpoint.force_zeros_for_empty_prompt
@@ -138,7 +138,7 @@ def save_folder(
         for name, tokenizer in checkpoint.make_tokenizers().items():
             tokenizer.save(folder / name, tokens)
         for part, config in configs.items():
-            write_json(folder / part / "config.json", config.to_json())  # makes the folder, too
+            write_json(folder / part / "config.json", config.to_json())  # also makes the folder
             _write_part(folder / part / f"{STEMS[part]}.safetensors", to_torch(part, checkpoint.params[part]), dtype)
         write_manifest(folder, merge)
 
@@ -146,14 +146,14 @@ def save_folder(
 def _write_part(path: Path, tensors: Mapping[str, np.ndarray], dtype: str) -> None:
     """Write one component's weights, cast one at a time."""
     layout = {key: (tuple(tensor.shape), DTYPES[dtype]) for key, tensor in tensors.items()}
-    # transformers refuses a file that does not say which framework's layout it has.
+    # transformers refuses a file whose header does not name the framework.
     stream_tensors(path, layout, lambda key: cast_tensors({key: tensors[key]}, dtype)[key], {"format": "pt"})
 
 
 def check_params(
     path: str | Path, checkpoint: Checkpoint, tokens: Mapping[str, int] | None, dtype: str
 ) -> dict[str, Any]:
-    """Configs whose token tables have the rows of `tokens` too, if the parameters fit them; else raises UserError."""
+    """The configs, with rows for `tokens` in the token tables. Raises UserError if the parameters do not fit them."""
     if dtype not in DTYPES:
         raise UserError(f"cannot save a model as {dtype!r}; choose {', '.join(DTYPES)}")
     configs, added = dict(checkpoint.configs), sum((tokens or {}).values())
@@ -162,14 +162,14 @@ def check_params(
             configs[part] = replace(config, vocab_size=config.vocab_size + added)
     problems = [f"{part}: {item}" for part in configs for item in _compare_params(part, configs, checkpoint.params)]
     if problems:
-        hint = "rows appended to the token table are named by tokens=…"
+        hint = "tokens=… names the rows that were appended to the token table"
         raise UserError(f"cannot save {path}: parameters do not fit their config: {'; '.join(problems)}. ({hint})")
     return configs
 
 
 def _read_json(folder: Path, name: str, infinity: bool = False) -> dict[str, Any]:
     if not (folder / name).is_file():
-        raise UserError(f"{folder} is no Diffusers folder: it has no {name}")
+        raise UserError(f"{folder} is not a Diffusers folder: it has no {name}")
     value = read_json(folder / name, infinity=infinity)
     if not isinstance(value, dict):
         raise UserError(f"{folder / name} does not hold a JSON object")
@@ -195,14 +195,14 @@ def _check_tensors(configs: Mapping[str, Config], files: Mapping[str, list[Path]
     if problems:
         raise UserError(
             f"{source}: the weights do not fit the config.json beside them: {'; '.join(problems)}."
-            " The files are of different models, or incomplete: fetch them again"
+            " The files belong to different models, or are incomplete: fetch them again"
         )
 
 
 def _read_params(part: str, files: list[Path], dtype: str, verify: bool) -> dict[str, Any]:
     flat = {}
     for key, tensor in read_tensors(files, verify=verify):
-        # One tensor at a time: the stored one is let go before the next is read.
+        # One tensor at a time: the stored tensor is freed before the next one is read.
         for path, array in flatten_params(to_flax(part, {key: tensor})).items():
             flat[path] = aligned_copy(f"{files[0].parent}: {key}", array, dtype)
     return unflatten_params(flat)

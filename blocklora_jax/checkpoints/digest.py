@@ -1,4 +1,4 @@
-"""A cheap fingerprint of a model, by which a merge knows that adapters were trained on it."""
+"""A cheap digest of a model. A merge uses it to check that adapters were trained on that model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ SAMPLES = 16
 
 
 def params_digest(params: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of the U-Net and the text encoders: of each parameter's path, shape and 16 evenly spaced values.
+    """Hex SHA-256 of the U-Net and the text encoders: the path, shape and 16 evenly spaced values of each parameter.
 
-    Values are rounded to fp16, so that fp32 and fp16 files of one model agree. (A bfloat16 file was rounded otherwise:
-    it is another model.) The autoencoder is left out, as adapters do not depend on it. A sample is enough to tell
-    models, and merges of one model, apart, and lets `merge.compose` check without reading all weights.
+    Values are rounded to fp16, so that fp32 and fp16 files of one model have one digest. (A bfloat16 file is rounded
+    differently and counts as another model.) The autoencoder is left out, because adapters do not depend on it. A
+    sample of values is enough to distinguish models, and merges of one model, and `merge.compose` need not read all
+    weights.
 
     Args:
         params: {"unet": nested dict of arrays, "text_encoder": …, for SDXL "text_encoder_2": …}; others are ignored.
     """
     components = {name: params[name] for name in ADAPTED if name in params}
     leaves = jax.tree_util.tree_leaves_with_path(components)
-    # Fetched together: one by one, each leaf would wait for the device.
+    # Fetched together, because each single fetch would wait for the device.
     samples = jax.device_get([_samples(leaf) for _, leaf in leaves])
     names = [leaf_path(path) for path, _ in leaves]
     digest = hashlib.sha256()
@@ -43,5 +44,5 @@ def _samples(leaf: Any) -> Any:
     index = np.unravel_index(positions, leaf.shape)
     if isinstance(leaf, jax.Array) and any(device.platform != "cpu" for device in leaf.devices()):
         return leaf[index]
-    # In host memory already: indexing there compiles nothing and copies nothing.
+    # The leaf is in host memory: indexing it there compiles nothing and copies nothing.
     return np.asarray(leaf)[index]

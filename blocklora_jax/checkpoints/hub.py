@@ -1,4 +1,4 @@
-"""Where a model's files are: the bundled pocket model, a local folder, or the Hugging Face hub."""
+"""Finds a model's files: the bundled pocket model, a local folder, or a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """How the user named the model."""
+        """The name that the user gave for the model."""
         ...
 
     def list_names(self) -> list[str]:
-        """All files there are, as "unet/config.json"."""
+        """The names of all files, such as "unet/config.json"."""
         ...
 
     def fetch(self, patterns: Sequence[str]) -> Path:
-        """Bring the files that match one of the patterns here, and return the folder that holds them."""
+        """Download the files that match one of the patterns, and return the folder that holds them."""
         ...
 
 
@@ -51,7 +51,7 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class HubRepository:
-    """Files on the hub, or already in its cache where there is no network."""
+    """Files on the hub, or in its cache if there is no network."""
 
     name: str
     revision: str | None
@@ -76,11 +76,13 @@ class HubRepository:
             raise self._explain(error) from error
 
     def _explain(self, error: Exception) -> Exception:
-        """The user's error behind one of huggingface_hub."""
+        """The UserError that explains an error of huggingface_hub; other errors are returned unchanged."""
         kind = _class_names(error)
         at = f"{self.name!r}" + (f" at revision {self.revision!r}" if self.revision else "")
         if "GatedRepoError" in kind:
-            return UserError(f"{at} on the Hugging Face hub asks you to accept its terms first, then `hf auth login`")
+            return UserError(
+                f"{at} on the Hugging Face hub requires that you accept its terms there, then run `hf auth login`"
+            )
         if "RepositoryNotFoundError" in kind:
             return UserError(
                 f"{self.name!r} is neither a folder here nor a (public) repository on the Hugging Face hub"
@@ -89,7 +91,7 @@ class HubRepository:
             return UserError(f"there is no {at} on the Hugging Face hub")
         if kind & (_NO_NETWORK | {"LocalEntryNotFoundError", "IncompleteSnapshotError"}):
             return UserError(
-                f"{self.name!r} is no folder here, and its files are neither in the Hugging Face cache nor to be"
+                f"{self.name!r} is not a folder here, and its files are not in the Hugging Face cache and cannot be"
                 " fetched (no network, or HF_HUB_OFFLINE is set)"
             )
         if isinstance(error, OSError) or kind & {"HfHubHTTPError", "HTTPError", "HFValidationError"}:
@@ -98,21 +100,22 @@ class HubRepository:
 
 
 def find_source(name: str | os.PathLike[str], revision: str | None = None) -> Source:
-    """Where the files of `name` are: "pocket", a folder, or a hub id "owner/name". Nothing is fetched yet.
+    """The source of the files of `name`: "pocket", a folder, or a hub id "owner/name". Nothing is fetched yet.
 
     Raises:
-        UserError: a path that is no folder, something that is neither a path nor a hub id, a revision of a folder.
+        UserError: `name` is a path but not a folder, or neither a path nor a hub id; or a revision is given for a
+            folder.
     """
     text = os.fspath(name)
     path = Path(__file__).parents[1] / POCKET / "weights" if text == POCKET else Path(text).expanduser()
     if text and path.is_dir():  # Path("") is the working directory
         if revision is not None:
-            raise UserError(f"a revision ({revision!r}) is of a hub repository; {text!r} is a folder")
+            raise UserError(f"a revision ({revision!r}) is only for hub repositories; {text!r} is a folder")
         return LocalFolder(text, path)
     if text == POCKET:
         raise UserError(f"this installation lacks the pocket model ({path}); install the package again")
     if path.is_file():
-        raise UserError(f"{text} is a file, where a Diffusers folder or a hub id is needed")
+        raise UserError(f"{text} is a file, but a Diffusers folder or a hub id is needed")
     if not isinstance(name, str) or not _HUB_ID.fullmatch(text):
         raise UserError(
             f"there is no folder {text!r}; a model is {POCKET!r}, a Diffusers folder, a single .safetensors file, or"

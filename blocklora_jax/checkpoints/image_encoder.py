@@ -1,4 +1,4 @@
-"""A CLIP image tower as a folder that transformers opens: `config.json` and `model.safetensors`."""
+"""Reads and writes a CLIP image tower as a folder that transformers opens: `config.json` and `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from blocklora_jax.models.clip_vision import VisionConfig
 def load_image_encoder(folder: Path) -> tuple[VisionConfig, dict[str, Any], np.ndarray]:
     """The tower's config, its fp32 parameters for `CLIPVisionModel`, and the text projection [d, p].
 
-    Raises: UserError for a config that is not this tower's.
+    Raises: UserError for a config that is not that of such a tower.
     """
     config = VisionConfig.from_json(read_json(folder / "config.json"), f"{folder}/config.json")
     model, projection = (
@@ -31,10 +31,10 @@ def load_image_encoder(folder: Path) -> tuple[VisionConfig, dict[str, Any], np.n
 def save_image_encoder(
     folder: Path, config: VisionConfig, params: Mapping[str, Any], text_projection: Any, dtype: str = "float32"
 ) -> None:
-    """Write the tower, and beside it `text_projection.safetensors`, which takes text states to the same space.
+    """Write the tower, and `text_projection.safetensors` with the projection of text states into the same space.
 
-    params: of `CLIPVisionModel`. text_projection: [d, p], applied to the text state at the end token; stored as
-    PyTorch's `text_projection.weight` [p, d].
+    params: parameters of `CLIPVisionModel`. text_projection: [d, p], applied to the text state at the end token. It is
+    stored as PyTorch's `text_projection.weight` [p, d].
     """
     write_json(folder / "config.json", config.to_json())
     files = {

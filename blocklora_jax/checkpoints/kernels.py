@@ -1,4 +1,4 @@
-"""Which kernels a setting of layers adapts in a model, from its configs alone: no weights are read."""
+"""Finds the kernels of a model that a setting of layers adapts, from its configs alone. No weights are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from blocklora_jax.layouts.components import ADAPTED
 from blocklora_jax.layouts.families.table import FAMILIES
 from blocklora_jax.layouts.low_rank import KernelShapes
 
-# By the name of a published config, so that planning needs no files.
+# Configs of published models by name, so that planning needs no files.
 KNOWN: dict[str, dict[str, Any]] = {
     family.configs[0].name: {part: CONFIGS[part](**values) for part, values in family.sizes.items()}
     for family in FAMILIES.values()
@@ -34,7 +34,7 @@ def model_kernels(model: str, layers: str) -> KernelShapes:
         layers: see `adapters.targets.LAYER_SETS`.
 
     Raises:
-        UserError: no such model or layers.
+        UserError: there is no such model, or the setting is unknown or matches no layer.
     """
     configs = KNOWN.get(model) or _read_configs(model)
     tree: dict[str, Any] = {component: {} for component in ADAPTED}
@@ -56,7 +56,7 @@ def _read(folder: Path, name: str) -> tuple[dict[str, Any], str]:
     try:
         value = read_json(folder / name)
     except UserError as error:
-        raise UserError(f"{folder} is no Diffusers folder: cannot read its {name} ({error})") from error
+        raise UserError(f"{folder} is not a Diffusers folder: cannot read its {name} ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{folder / name} does not hold a JSON object")
     return value, str(folder / name)

@@ -1,4 +1,4 @@
-"""Whole models from whatever they are kept in."""
+"""Loads a whole model from any kind of source."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def load_checkpoint(
 
     Args:
         name: which model.
-        config: for a single file, whose configs and tokenizer it has: see `load_single_file`.
-        variant, revision: for folders and hub ids: see `load_folder`.
+        config: only for a single file: the source of its configs and tokenizer; see `load_single_file`.
+        variant, revision: only for folders and hub ids; see `load_folder`.
         dtype: type of the parameters.
-        verify: whether digests of files that carry them must hold.
+        verify: whether digests in the files must match.
 
     Raises:
-        UserError: see `load_single_file` and `load_folder`; an option that does not go with the kind of model.
+        UserError: see `load_single_file` and `load_folder`; or an option does not fit the kind of source.
     """
     if not is_single_file(name):
         if config is not None:
             raise UserError(
-                f"config={os.fspath(config)!r} is for single files; {os.fspath(name)!r} has configs of its own"
+                f"config={os.fspath(config)!r} is only for single files; {os.fspath(name)!r} has its own configs"
             )
         return load_folder(name, variant=variant, revision=revision, dtype=dtype, verify=verify)
     if variant is not None or revision is not None:

@@ -1,4 +1,4 @@
-"""`blocklora.json` in a model's folder: which files we wrote there, by digest, and what was merged into it."""
+"""The manifest `blocklora.json` in a model's folder: the files that we wrote, with digests, and what was merged."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _AGAIN = "restore the folder, or save the model again"
 
 
 def write_manifest(folder: Path, merge: Mapping[str, Any] | None) -> None:
-    """Write the manifest of all files that are in `folder`; merge: what `merge.manifest` remembers of a merge."""
+    """Write the manifest of all files in `folder`. merge: the record of a merge, see `merge.manifest`."""
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("**/*")) if path.is_file()]
     value = {_KEY: VERSION, "files": {name: _digest(folder / name) for name in names}, "merge": merge}
     write_json(folder / MANIFEST, {**value, "digest": _of_json(value)})
 
 
 def read_manifest(folder: str | Path, verify: bool = True) -> dict[str, Any] | None:
-    """The manifest in `folder`; None if there is none, or one from before there was a list of files.
+    """The manifest in `folder`. None if there is none, or an old one without a list of files.
 
-    Raises: UserError if it cannot be read, is of a newer version, or is damaged.
+    Raises: UserError if it cannot be read, has another version, or is damaged.
     """
     path = Path(folder).expanduser() / MANIFEST
     if not path.is_file():
         return None
     value = read_json(path)
     if not isinstance(value, dict) or not ({_KEY, "blocklora_merge"} & value.keys()):
-        raise UserError(f"{path} is no manifest of this program: {_AGAIN}")
+        raise UserError(f"{path} is not a manifest of this program: {_AGAIN}")
     if "blocklora_merge" in value and _KEY not in value:
         return None
     version, stated = value[_KEY], value.pop("digest", None)
     if version != VERSION or isinstance(version, bool):
-        raise UserError(f"{path} has version {str(version)[:20]}; this one reads {VERSION}: update blocklora_jax")
+        raise UserError(f"{path} has version {str(version)[:20]}; this program reads {VERSION}: update blocklora_jax")
     if verify and stated != _of_json(value):
-        raise UserError(f"{path} is damaged: its contents differ from its own digest. {_AGAIN}")
+        raise UserError(f"{path} is damaged: its contents do not match its own digest. {_AGAIN}")
     files = value.get("files")
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise UserError(f"{path} has no list of files: {_AGAIN}")
@@ -52,7 +52,7 @@ def read_manifest(folder: str | Path, verify: bool = True) -> dict[str, Any] | N
 
 
 def changed_files(folder: str | Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Names of the manifest that are not in `folder` as they were written; missing ones do not count."""
+    """Names in the manifest of files that were changed since they were written. Missing files do not count."""
     root = Path(folder).expanduser()
     return [
         name for name, digest in manifest["files"].items() if (root / name).is_file() and _digest(root / name) != digest
@@ -60,17 +60,17 @@ def changed_files(folder: str | Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def check_files(folder: str | Path) -> None:
-    """Raise UserError if the folder has a manifest, and files in it that differ from what it says."""
+    """Raise UserError if the folder has a manifest and a file differs from its digest there."""
     manifest = read_manifest(folder)
     if manifest is not None and (changed := changed_files(folder, manifest)):
         raise UserError(
-            f"{folder}: {', '.join(changed[:4])} differ from what was written there (see {MANIFEST}): {_AGAIN}; if it"
-            " was edited on purpose, --no-verify (verify=False) reads it all the same"
+            f"{folder}: {', '.join(changed[:4])} differ from what was written there (see {MANIFEST}): {_AGAIN}. If it"
+            " was edited on purpose, --no-verify (verify=False) reads it anyway"
         )
 
 
 def files_of_ours(folder: str | Path) -> list[str]:
-    """What in `folder` we wrote and nobody changed since: what a new model in its place replaces."""
+    """The files in `folder` that we wrote and nobody changed since. A new model in this place replaces them."""
     try:
         manifest = read_manifest(folder)
     except UserError:
@@ -82,7 +82,7 @@ def files_of_ours(folder: str | Path) -> list[str]:
 
 
 def _digest(path: Path) -> str:
-    """Of safetensors the digest in their header, which reading the file verifies; of others that of their bytes."""
+    """The digest of a file: for safetensors the one in the header, which is verified on reading; else of its bytes."""
     if path.suffix == ".safetensors":
         try:
             return read_metadata(path).get(DIGEST_KEY, "")

@@ -1,4 +1,4 @@
-"""`model_index.json`: which pipeline a Diffusers folder is, and of which classes."""
+"""`model_index.json`: the pipeline of a Diffusers folder, and the classes of its parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.families.table import FAMILIES, family_of_build
 
-# {class: whether it has two text encoders}. Text to image and image to image are made of the same parts.
+# {class: whether it has two text encoders}. Pipelines for text to image and image to image have the same parts.
 _PIPELINES = {name: family.has_second_text_encoder for family in FAMILIES.values() for name in family.pipelines}
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _CLASSES = {
@@ -18,7 +18,7 @@ _CLASSES = {
     "tokenizer": _TOKENIZERS,
 }
 _XL_CLASSES = {**_CLASSES, "text_encoder_2": ("CLIPTextModelWithProjection",), "tokenizer_2": _TOKENIZERS}
-# The schedule's own reader judges the scheduler. The rest takes no part in making a picture from text.
+# The scheduler is checked where its config is read. The other parts are not used to make a picture from text.
 _UNUSED = {"scheduler", "safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker"}
 _XL_UNUSED = _UNUSED | {"force_zeros_for_empty_prompt", "add_watermarker", "requires_aesthetics_score"}
 _SUPPORTED = (
@@ -27,19 +27,19 @@ _SUPPORTED = (
 
 
 def check_model_index(index: Mapping[str, Any], source: str) -> tuple[str, ...]:
-    """The components of a pipeline, if it is a Stable Diffusion 1.x, 2.x or SDXL base made of classes known here.
+    """The components of a pipeline, if it is Stable Diffusion 1.x, 2.x or SDXL base and has only supported classes.
 
     Args:
         index: the parsed file.
-        source: where it came from, for the message.
+        source: where the file came from, for the message.
 
     Raises:
-        UserError: naming every part that is not supported, and what is.
+        UserError: names every part that is not supported, and what is supported.
     """
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in _PIPELINES:
         raise UserError(
-            f"{source} is a {str(pipeline)[:80]}; {_SUPPORTED}, no inpainting, control, refiner or other model"
+            f"{source} is a {str(pipeline)[:80]}; {_SUPPORTED}, not inpainting, control, refiner or other models"
         )
     if index.get("requires_aesthetics_score"):
         raise UserError(f"{source} is SDXL's refiner (requires_aesthetics_score); {_SUPPORTED}")
@@ -52,14 +52,14 @@ def check_model_index(index: Mapping[str, Any], source: str) -> tuple[str, ...]:
         if not isinstance(name, str) or name not in classes:
             problems.append(f"{part} is {name} (supported: {' or '.join(classes)})")
     unknown = [part for part in index if not part.startswith("_") and part not in {*classes_of, *unused}]
-    problems += [f"{part} is no part of a {pipeline}" for part in unknown if index[part] not in ([None, None], None)]
+    problems += [f"{part} is not a part of {pipeline}" for part in unknown if index[part] not in ([None, None], None)]
     if problems:
         raise UserError(f"{source} is not supported: {'; '.join(problems)}; {_SUPPORTED}")
     return tuple(part for part in classes_of if not part.startswith("tokenizer"))
 
 
 def model_family(configs: Mapping[str, Any]) -> str:
-    """The name of a model's family, which says how PyTorch software names and shapes its layers."""
+    """The name of a model's family."""
     unet = configs["unet"]
     return family_of_build("text_encoder_2" in configs, not unet.use_linear_projection, unet.cross_attention_dim)
 

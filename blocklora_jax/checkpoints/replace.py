@@ -1,4 +1,4 @@
-"""Writing a folder of several files so that a crash leaves the old one or the new one, never a mixture."""
+"""Writes a folder of several files so that a crash leaves the old folder or the new one, never a mixture."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from blocklora_jax.io.atomic import OLD, sync_folder, temporary_beside
 
 @contextmanager
 def replace_folder(path: str | Path, dropped: Collection[str] = ()) -> Iterator[Path]:
-    """Give an empty folder beside `path` to write into; it takes the place of `path` when the block ends well.
+    """Give an empty folder beside `path` to write into. It replaces `path` when the block ends without an error.
 
-    Files of an earlier folder that were not written anew stay, but for those `dropped`. On Linux and macOS the two
-    folders are exchanged in one step. Where the file system cannot do that, a crash in the middle may leave nothing at
-    `path`: the next write, or `recover_folder`, brings the earlier folder back.
+    Files of the old folder that were not written again are kept, except those `dropped`. On Linux and macOS the two
+    folders are exchanged in one step. If the file system cannot do that, a crash in the middle may leave nothing at
+    `path`. Then the next write, or `recover_folder`, restores the old folder.
 
     Args:
         path: the folder to make or to replace.
-        dropped: files of the earlier folder that go with it, as "unet/config.json".
+        dropped: files of the old folder that are not kept, such as "unet/config.json".
 
     Raises:
-        UserError: `path` is a file; the disk will not take the files.
+        UserError: `path` is a file, or the files cannot be written.
     """
     path = Path(os.path.realpath(Path(path).expanduser().absolute()))
     if path.exists() and not path.is_dir():
@@ -50,7 +50,7 @@ def replace_folder(path: str | Path, dropped: Collection[str] = ()) -> Iterator[
 
 
 def recover_folder(path: Path) -> bool:
-    """Bring back the folder at `path` that a crash left beside it; whether there was one."""
+    """Restore the folder at `path` if a crash left it beside its place. Gives whether it was restored."""
     if path.exists() or not path.parent.is_dir():
         return False
     for beside in path.parent.glob(".blocklora-*.part"):
@@ -64,7 +64,7 @@ def recover_folder(path: Path) -> bool:
 
 
 def _put(new: Path, path: Path, old: Path) -> None:
-    """`new` to `path`; what was there is gone, or at `old` if the process dies in between."""
+    """Move `new` to `path`. The old folder is removed; if the process dies in between, it is at `old`."""
     if not path.exists():
         os.rename(new, path)
     elif not _exchange(new, path):
@@ -79,7 +79,7 @@ def _put(new: Path, path: Path, old: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step; False where the system cannot."""
+    """Exchange two folders in one step. False if the system cannot do it."""
     if sys.platform not in ("linux", "darwin"):
         return False
     libc, first, second = ctypes.CDLL(None, use_errno=True), os.fsencode(one), os.fsencode(other)
@@ -94,10 +94,10 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _keep_others(old: Path, new: Path, dropped: Collection[str]) -> None:
-    """Have what is in `old`, was not written anew and is not `dropped` in `new` too: as links, which take no room."""
+    """Put the files of `old` that are not in `new` and not `dropped` into `new`, as hard links, which need no space."""
     for folder, names, files in os.walk(old):
         inner = Path(folder).relative_to(old)
-        # Links to folders are not walked into, and kept as links.
+        # Links to folders are not followed, and stay links.
         links = [name for name in names if (Path(folder) / name).is_symlink()]
         kept = [name for name in [*files, *links] if (inner / name).as_posix() not in dropped]
         kept = [name for name in kept if not os.path.lexists(new / inner / name)]
@@ -118,7 +118,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have all files and names on disk before they get their final place."""
+    """Flush all files and names to disk before they are moved to their final place."""
     for path in folder.glob("**/*"):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What parameters a model has, and how a set of tensors differs from that."""
+"""The parameters that a model must have, and how a set of tensors differs from them."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _SHOWN = 6
 
 @lru_cache(maxsize=16)
 def param_shapes(config: Config) -> Mapping[str, Shape]:
-    """Shape of every parameter, by Flax path, of the model that `config` describes. Nothing is computed."""
+    """Shape of every parameter of the model that `config` describes, by Flax path. Nothing is computed."""
     model, inputs = _model_and_inputs(config)
     variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     return {path: leaf.shape for path, leaf in flatten_params(variables["params"]).items()}
 
 
 def compare_tensors(component: str, config: Config, tensors: Mapping[str, Shape]) -> list[str]:
-    """Describe how a PyTorch file's tensors differ from what `config` asks for; an empty list if they do not.
+    """Describe how a PyTorch file's tensors differ from those that `config` requires; an empty list if they do not.
 
     Args:
         component: "unet", "vae", "text_encoder" or "text_encoder_2".
         config: its config.
-        tensors: shape by key, as in the file; buffers that are not parameters may be there.
+        tensors: shapes by key, as in the file. There may be buffers, which are not parameters.
     """
-    found: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {}
     keys: dict[str, str] = {}
     extra, problems = [], []
     for key, shape in tensors.items():
@@ -52,14 +52,14 @@ def compare_tensors(component: str, config: Config, tensors: Mapping[str, Shape]
         for path, array in entry.items():
             if path in keys:
                 problems.append(f"{keys[path]} and {key} are the same parameter")
-            keys[path], found[path] = key, array.shape
-    return problems + compare_params(component, config, found, extra)
+            keys[path], shapes[path] = key, array.shape
+    return problems + compare_params(component, config, shapes, extra)
 
 
 def compare_params(
     component: str, config: Config, found: Mapping[str, Shape], extra: list[str] | None = None
 ) -> list[str]:
-    """As `compare_tensors`, for shapes by Flax path. Names and shapes in the report are PyTorch's."""
+    """Like `compare_tensors`, for shapes `found` by Flax path. Names and shapes in the result are PyTorch's."""
     expected = param_shapes(config)
     missing = [_torch_name(component, path) for path in sorted(expected.keys() - found.keys())]
     extra = (extra or []) + [_torch_name(component, path) for path in sorted(found.keys() - expected.keys())]
@@ -71,7 +71,7 @@ def compare_params(
 
 
 def torch_shape(path: str, shape: Shape) -> Shape:
-    """Shape of PyTorch's tensor of the parameter at a Flax path."""
+    """Shape of PyTorch's tensor for the parameter at a Flax path."""
     return flip_axes(path, np.broadcast_to(np.bool_(0), shape), to_torch=True).shape
 
 

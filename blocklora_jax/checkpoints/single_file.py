@@ -1,4 +1,4 @@
-"""Whole models in one original `.safetensors` file (LDM names), in and out."""
+"""Reads and writes a whole model as one original `.safetensors` file (LDM names)."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def load_single_file(
 
     Args:
         path: the file.
-        config: whose configs, scheduler and tokenizer the model has, for these are not in the file: a Diffusers folder
-            (its weights are not read and need not be there), a hub id, or "sd15", "sd21", "sd21-base" or "sdxl" for the
-            published ones. None: the published ones of the kind that the file is, from the hub or its cache, or the
-            bundled ones if it is the pocket model. What the file says of its prediction type and its noise is obeyed:
-            see `checkpoints.prediction`.
-        dtype: type of the parameters returned: "float32", "float16" or "bfloat16".
-        verify: whether the digest in the header, if there is one, must hold.
+        config: the source of configs, scheduler and tokenizer, which are not in the file: a Diffusers folder (its
+            weights are not read and may be missing), a hub id, or "sd15", "sd21", "sd21-base" or "sdxl" for published
+            models. None: the published model of the file's kind, from the hub or its cache, or the bundled files if it
+            is the pocket model. What the file states about its prediction type and noise takes precedence: see
+            `checkpoints.prediction`.
+        dtype: type of the returned parameters: "float32", "float16" or "bfloat16".
+        verify: whether the digest in the header, if there is one, must match.
 
     Raises:
-        UserError: another kind of file, saying which; no config to be had, saying how; or, all in one message, every
-            tensor that is missing, not expected or of another shape.
+        UserError: the file is of another kind (named in the message); there is no config (the message says how to
+            give one); or tensors are missing, not expected or of another shape, which one message lists.
     """
     path = Path(path).expanduser()
     check_suffix(path)
@@ -76,26 +76,26 @@ def save_single_file(
     dtype: str = "float32",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write a model as one original `.safetensors` file; gives the paths written.
+    """Write a model as one original `.safetensors` file. Gives the paths of the files written.
 
-    Concept tokens cannot be in such a file: each gets an embedding file beside it, `NAME.<token>.safetensors`, as
+    Such a file cannot hold concept tokens. Each gets an embedding file beside it, `NAME.<token>.safetensors`, as
     `merge.export` writes them. Tensors are written one at a time.
 
     Args:
         path: the file.
-        checkpoint: what to write; its token tables may have rows more than its configs say, one for each vector of
+        checkpoint: the model. Its token tables may have more rows than its configs say: one for each vector of
             `tokens`.
         tokens: concept token -> number of vectors, in the order of those rows.
         dtype: "float32", "float16" or "bfloat16".
-        overwrite: replace also what this function did not write; see `io.outputs`.
+        overwrite: also replace files that this function did not write; see `io.outputs`.
 
     Raises:
-        UserError: parameters and configs do not fit each other; a value beyond float16; a path that is no
-            `.safetensors`, or at which there is something else; the base model's own file.
+        UserError: the parameters do not fit the configs, or a value is beyond the range of the dtype; the path does not
+            end in `.safetensors`, is an existing file of another kind, or is the base model's own file.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
-        raise UserError(f"{path} must end in .safetensors, or other software will not read it as such")
+        raise UserError(f"{path} must end in .safetensors, or other programs will not read it")
     plan_outputs(single_file_outputs(path, tokens or {}), [checkpoint.source], overwrite=overwrite)
     check_params(path, checkpoint, tokens, dtype)
     inverse, names, shapes = invert_table(make_table(checkpoint)), _flax_paths(checkpoint), _torch_shapes(checkpoint)
@@ -132,12 +132,12 @@ def single_file_outputs(path: Path, tokens: Mapping[str, int]) -> list[Output]:
 
 
 def make_table(checkpoint: Checkpoint) -> dict[tuple[str, str], Place]:
-    """The table of names for a model with these configs."""
+    """The table of names in the single file, for a model with these configs."""
     return ldm_table(checkpoint.family, _flax_paths(checkpoint))
 
 
 def stored_shape(entries: Sequence[tuple[str, str]], shapes: Mapping[str, Mapping[str, Shape]]) -> Shape:
-    """Shape of a tensor of the single file that holds PyTorch's tensors `entries`."""
+    """Shape of the tensor in the single file that holds the PyTorch tensors `entries`."""
     component, key = entries[0]
     shape = shapes[component][key]
     if key == "text_projection.weight":
@@ -163,33 +163,33 @@ def _torch_shapes(checkpoint: Checkpoint) -> dict[str, dict[str, Shape]]:
 def _check_tensors(
     path: Path, described: Checkpoint, inverse: Mapping[str, list[tuple[str, str]]], shapes: Mapping[str, Shape]
 ) -> None:
-    found: dict[str, dict[str, Shape]] = {part: {} for part in described.configs}
+    torch_shapes: dict[str, dict[str, Shape]] = {part: {} for part in described.configs}
     extra = []
     for key, shape in shapes.items():
         if key in inverse:
             for component, name in inverse[key]:
-                found[component][name] = _torch_part(inverse[key], shape)
+                torch_shapes[component][name] = _torch_part(inverse[key], shape)
         elif not _is_last_block(key, described):
             extra.append(key)
     problems = [
         f"{part}: {item}"
         for part, config in described.configs.items()
-        for item in compare_tensors(part, config, found[part])
+        for item in compare_tensors(part, config, torch_shapes[part])
     ]
     if extra:
         problems.append(f"{len(extra)} not expected ({', '.join(sorted(extra)[:4])}{', …' if len(extra) > 4 else ''})")
     if problems:
         raise UserError(
             f"{path} does not fit the configs of {described.name}: {'; '.join(problems)}. Give the config of the model"
-            f" that it was made from; {SUPPORTED}"
+            f" that the file was made from; {SUPPORTED}"
         )
 
 
 def _torch_part(entries: Sequence[tuple[str, str]], shape: Shape) -> Shape:
-    """Shape of each of PyTorch's tensors in a stored one."""
+    """Shape of each of the PyTorch tensors in a stored tensor."""
     component, key = entries[0]
     if len(entries) > 1:
-        # What cannot be divided stays as it is, to be reported.
+        # A length that cannot be divided is kept, and reported later as a wrong shape.
         return (shape[0] // len(entries) if shape[0] % len(entries) == 0 else shape[0], *shape[1:])
     if key == "text_projection.weight":
         return shape[::-1]
@@ -197,7 +197,7 @@ def _torch_part(entries: Sequence[tuple[str, str]], shape: Shape) -> Shape:
 
 
 def _is_last_block(key: str, described: Checkpoint) -> bool:
-    """Whether it is of the last block of OpenCLIP, which Stable Diffusion 2.x does not use and Diffusers leaves out."""
+    """Whether a key belongs to OpenCLIP's last block. Stable Diffusion 2.x does not use it; Diffusers leaves it out."""
     block = re.match(r"cond_stage_model\.model\.transformer\.resblocks\.(\d+)\.", key)
     return block is not None and int(block[1]) == described.configs["text_encoder"].num_hidden_layers
 
@@ -213,7 +213,7 @@ def _read_params(path: Path, inverse: Mapping[str, list[tuple[str, str]]], dtype
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """What other programs read of a model's kind. Source: Stability AI's model metadata standard."""
+    """The header, with the model's kind for other programs. Source: Stability AI's model metadata standard."""
     velocity = checkpoint.scheduler.get("prediction_type") == "v_prediction"
     family = FAMILIES[checkpoint.family]
     architecture = (velocity and family.velocity_architecture) or family.architecture
@@ -224,14 +224,14 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "modelspec.architecture": architecture,
         "modelspec.prediction_type": "v" if velocity else "epsilon",
         "modelspec.title": checkpoint.name,
-        # What others' headers have no room for: betas, zero terminal SNR, spacing.
+        # Holds what the standard has no fields for: betas, zero terminal SNR, spacing.
         SCHEDULER: json.dumps(dict(checkpoint.scheduler), sort_keys=True),
         **({CONFIG: POCKET} if _is_pocket(checkpoint) else {}),
     }
 
 
 def _is_pocket(checkpoint: Checkpoint) -> bool:
-    """Whether it has the bundled model's configs and words, so that the file needs no other."""
+    """Whether the model has the pocket model's configs and vocabulary, so that a file of it needs no other source."""
     pocket = read_description(find_source(POCKET))
     return dict(checkpoint.configs) == dict(pocket.configs) and (
         TokenizerFiles.read(checkpoint.tokenizer) == TokenizerFiles.read(pocket.tokenizer)

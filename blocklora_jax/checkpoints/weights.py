@@ -1,4 +1,4 @@
-"""The weight files of one component of a Diffusers folder: which to read, and reading them tensor by tensor."""
+"""The weight files of a component of a Diffusers folder: which ones to read, and reading them tensor by tensor."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _OTHER_FORMATS = (".bin", ".msgpack", ".ckpt", ".pt", ".pth", ".h5", ".onnx")
 def choose_files(
     names: Collection[str], components: Collection[str], variant: str | None, source: str
 ) -> dict[str, str]:
-    """For each component the file to read first: the weights, or the index of sharded weights.
+    """For each component, the file to read first: the weights, or the index of sharded weights.
 
     Args:
-        names: all files of the folder or repository, as "unet/config.json".
+        names: all files of the folder or repository, such as "unet/config.json".
         components: "unet", "vae", "text_encoder", ….
-        variant: "fp16" prefers `….fp16.safetensors`, then the plain file; None the plain file. A component that has one
-            file only is read from that.
+        variant: "fp16" means `….fp16.safetensors`, or else the plain file. None means the plain file. If a component
+            has only one file, that file is read.
         source: the model's name, for messages.
 
     Raises:
-        UserError: a component without a file, or with several of which none was asked for; no component at all has the
-            variant; weights in a format that is not read.
+        UserError: a component has no file, or several files but not the requested one; no component has the variant; or
+            weights are in a format that is not supported.
     """
-    found = {component: _find_variants(names, f"{component}/{STEMS[component]}") for component in components}
-    if variant and found and not any(variant in variants for variants in found.values()):
-        # None of them: a slip of the pen, or another model.
-        component = next(iter(found))
-        if found[component]:
-            raise UserError(_lacking(found[component], component, variant, source))
+    available = {component: _find_variants(names, f"{component}/{STEMS[component]}") for component in components}
+    if variant and available and not any(variant in variants for variants in available.values()):
+        # No component has it: the variant is mistyped, or it is for another model.
+        component = next(iter(available))
+        if available[component]:
+            raise UserError(_missing_variant(available[component], component, variant, source))
     return {component: choose_file(names, component, variant, source) for component in components}
 
 
@@ -59,29 +59,29 @@ def choose_file(names: Collection[str], component: str, variant: str | None, sou
             if file in names:
                 return file
     if variants:
-        raise UserError(_lacking(variants, component, variant, source))
+        raise UserError(_missing_variant(variants, component, variant, source))
     others = sorted(name for name in names if name.startswith(f"{component}/") and name.endswith(_OTHER_FORMATS))
     if others:
         raise UserError(
             f"{source} has {component} weights only as {others[0]}; only safetensors are read, because a pickle can run"
-            " code. Convert it where you trust it: with PyTorch diffusers, StableDiffusionPipeline.from_pretrained(…)"
+            " code. If you trust it, convert it with PyTorch diffusers: StableDiffusionPipeline.from_pretrained(…)"
             ".save_pretrained(folder, safe_serialization=True)"
         )
     wanted = f".{variant}" if variant else ""
     raise UserError(f"{source} has no {component} weights: expected {stem}{wanted}.safetensors")
 
 
-def _lacking(variants: Collection[str | None], component: str, variant: str | None, source: str) -> str:
-    found = ", ".join("without variant" if v is None else f"variant={v!r}" for v in variants)
+def _missing_variant(variants: Collection[str | None], component: str, variant: str | None, source: str) -> str:
+    available = ", ".join("without a variant" if v is None else f"with variant={v!r}" for v in variants)
     wanted = f"with variant={variant!r}" if variant else "without a variant"
-    return f"{source} has no {component} weights {wanted}; it has them {found}: ask for that"
+    return f"{source} has no {component} weights {wanted}; it has them {available}: choose one of these"
 
 
 def list_files(folder: Path, first: str) -> list[str]:
-    """All files of the weights that start with `first`: itself, or the shards that the index names.
+    """All weight files: `first` itself, or, if it is an index, the shards that it names.
 
     Raises:
-        UserError: the index cannot be read or names something else than files beside it.
+        UserError: the index cannot be read, or names something other than files beside it.
     """
     if not first.endswith(".json"):
         return [first]
@@ -91,13 +91,13 @@ def list_files(folder: Path, first: str) -> list[str]:
         reason = error if isinstance(error, UserError) else "it has no weight_map"
         raise UserError(f"cannot read the list of weight files {folder / first}: {reason}") from error
     if odd := [shard for shard in shards if not re.fullmatch(r"[\w.-]+\.safetensors", str(shard))]:
-        raise UserError(f"{folder / first} names {str(odd[0])[:80]!r}, which is no safetensors file beside it")
+        raise UserError(f"{folder / first} names {str(odd[0])[:80]!r}, which is not a safetensors file beside it")
     shards = sorted(shards)
     return [f"{Path(first).parent.as_posix()}/{shard}" for shard in shards]
 
 
 def read_header(path: Path) -> tuple[list[str], dict[str, str]]:
-    """All keys of a file, and the texts in its header. Raises UserError if it is no complete safetensors file."""
+    """All keys of a file, and the texts in its header. Raises UserError if it is not a complete safetensors file."""
     with open_tensors(path, "weight file") as file:
         return file.keys, file.metadata
 
@@ -108,8 +108,8 @@ def read_shapes(
     """Shapes of all tensors whose keys are `wanted`, from the files' headers.
 
     Raises:
-        UserError: a file is missing, cut short or no safetensors; a tensor is in two files or of a type that no
-            Stable Diffusion weights have (quantised, for one).
+        UserError: a file is missing, cut short or not safetensors; a tensor is in two files, or has a type that is not
+            supported, such as a quantised one.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
@@ -117,7 +117,7 @@ def read_shapes(
             keys = [key for key in file.keys if wanted(key)]
             if twice := [key for key in keys if key in shapes]:
                 raise UserError(f"{path}: tensor {twice[0]} is in an earlier file too")
-            # Text positions are whole numbers in files of old transformers, and not read.
+            # position_ids are integers in files of old transformers. They are not read.
             file.require_floats([key for key in keys if not key.endswith("position_ids")])
             shapes |= {key: file.shape(key) for key in keys}
     return shapes
@@ -126,9 +126,9 @@ def read_shapes(
 def read_tensors(
     files: Collection[Path], wanted: Callable[[str], bool] = lambda key: True, verify: bool = True
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (key, tensor) one at a time, in the type that is stored, of all keys that are `wanted`.
+    """Yield (key, tensor) for all `wanted` keys, one at a time, in the stored type.
 
-    Raises: UserError, after a file's last tensor, if the file carries a digest that does not hold and `verify`.
+    Raises: UserError, after a file's last tensor, if `verify` and the file has a digest that does not match.
     """
     for path in files:
         with open_tensors(path, "weight file", verify) as file:
@@ -136,12 +136,12 @@ def read_tensors(
 
 
 def aligned_copy(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    """A contiguous copy of another type, where JAX on a CPU can use it as it lies: not twice in memory.
+    """A contiguous copy as `dtype`, aligned so that JAX on a CPU can use its memory and needs no second copy.
 
-    Raises: UserError naming the tensor's key, if it has NaN or infinity, or values beyond the type.
+    Raises: UserError naming the tensor's key, if it has NaN or infinity, or values beyond the range of the type.
     """
     size, kind = array.size * DTYPES[dtype].itemsize, DTYPES[dtype]
-    # Large arrays of NumPy's own start 16 bytes into a page; XLA wants 64.
+    # Large arrays that NumPy allocates start 16 bytes into a page, but XLA needs multiples of 64 bytes.
     room = np.empty(size + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
     copy = room[start : start + size].view(kind).reshape(array.shape)
@@ -153,7 +153,7 @@ def aligned_copy(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    """Convert to "float32", "float16" or "bfloat16", contiguous.
+    """The tensors as "float32", "float16" or "bfloat16", contiguous.
 
     Raises:
         UserError: a value is NaN or infinite, or beyond the range of the type.

@@ -1,1 +1,1 @@
-"""What input must satisfy before it is used: names, numbers, texts, finite arrays."""
+"""Checks of input before it is used: names, numbers, texts, finite arrays."""

@@ -1,4 +1,4 @@
-"""The least and the most of every number that a person can set, on a command line, in a YAML file or in a call."""
+"""The bounds of all numbers that users can set on a command line, in a YAML file or in a call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from blocklora_jax.errors import UserError
 
 
 class Bound(NamedTuple):
-    """What a number may be: `least` to `most`, both included unless `above` (then it is more than `least`)."""
+    """The bounds of a number: `least` to `most`, both included.
+
+    above: whether the number must be larger than `least`. whole: whether it must be a whole number.
+    """
 
     least: float
     most: float
@@ -16,10 +19,10 @@ class Bound(NamedTuple):
     whole: bool = True
 
     def demand(self, value: Any) -> str:
-        """What `value` breaks, such as "must be at least 1"; "" if it is within."""
+        """The rule that `value` breaks, such as "must be at least 1"; "" if it breaks none."""
         if isinstance(value, bool) or not _is_number(value):
             return "must be a whole number" if self.whole else "must be a number"
-        # Written so that NaN fails too. A number as large as 10**400 is compared, not converted.
+        # Written so that NaN fails too. Numbers are compared, not converted, because 10**400 cannot be converted.
         within = value <= self.most and (value > self.least if self.above else value >= self.least)
         if within and self.whole and not hasattr(value, "__index__"):
             return "must be a whole number"
@@ -42,7 +45,7 @@ def _real(least: float, most: float, above: bool = False) -> Bound:
 
 _STEPS, _SIZE, _COUNT, _SEED = Bound(1, 10**7), Bound(1, 4096), Bound(1, 2**16), Bound(0, 2**32 - 1)
 _RATE = _real(0, 1e3)
-# Far beyond what serves anybody, and small enough that nothing overflows or asks for all memory.
+# The bounds are far beyond useful values, and small enough that nothing overflows or fills the memory.
 _ROWS: tuple[tuple[str, Bound], ...] = (
     ("rank", Bound(1, 4096)),
     ("max_rank concepts slots count counts at_once repeats rounds draws adapters", _COUNT),
@@ -56,12 +59,12 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("steps clip_steps vae_steps unet_steps sampler_steps log_every save_every", _STEPS),
     ("judge_steps warmup_steps preview_every", Bound(0, 10**7)),
     ("pictures prompts random_prompts chunk", Bound(1, 10**7)),
-    # One individual alone cannot be told from another.
+    # At least two, because the judge learns to tell individuals apart.
     ("judge_individuals", Bound(2, 10**7)),
     ("resolution size side", _SIZE),
     ("pixels", _real(0, 2**16)),
     ("height width", Bound(1, 8192)),
-    # JAX takes 32 bits: a larger seed would silently be another one.
+    # JAX uses 32 bits: it would silently change a larger seed.
     ("seed seeds mask_seed", _SEED),
     ("partition_seed", Bound(0, 2**63 - 1)),
     ("weight weights", _real(-1e6, 1e6)),
@@ -69,7 +72,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("alpha", _real(0, 1e6, above=True)),
     ("clip_norm snr_gamma", _real(0, 1e9, above=True)),
     ("erase_weight token_side", _real(0, 1e9)),
-    # e^30 is beyond what fp32 tells from silence.
+    # A ratio of energies beyond e^30 cannot be measured in fp32.
     ("token_side_margin", _real(-30, 30)),
     ("token_norm_limit", _real(0, 1e3, above=True)),
     ("ridge token_spread noise_offset weight_decay", _RATE),
@@ -86,9 +89,9 @@ BOUNDS["ranks"] = BOUNDS["rank"]
 
 
 def check_number(name: str, value: Any, *, shown: str = "", bound: Bound | None = None) -> None:
-    """Raises UserError if `value` is not what the number `name` may be.
+    """Raises UserError if `value` is out of the bounds of the number `name`.
 
-    shown: how the error calls it, such as "--rank"; `name` if not given. bound: another than that of `BOUNDS`.
+    shown: the name for the error, such as "--rank"; default: `name`. bound: used instead of the one in `BOUNDS`.
     """
     if demand := (bound or BOUNDS[name]).demand(value):
         raise UserError(f"{shown or name} {demand}, not {_short(value)}")

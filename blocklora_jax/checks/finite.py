@@ -1,4 +1,4 @@
-"""Numbers that are numbers: finding NaN and infinity, and making tensors narrower without making any."""
+"""Finds NaN and infinity, and converts tensors to smaller types without creating any."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from blocklora_jax.io.tree_paths import flatten_params
 
 
 def is_finite(array: Any) -> bool:
-    """Whether there is neither NaN nor infinity in an array of floats of any size; others are finite."""
+    """Whether an array of floats of any width has neither NaN nor infinity. Arrays of integers are finite."""
     x = np.asarray(array)
     if x.dtype.kind in "biu":
         return True
-    # Many times faster than looking at each, and finite only if all are.
+    # The sum is finite only if all entries are, and much faster to compute than a check of each entry.
     with np.errstate(over="ignore", invalid="ignore"):
         return isfinite(sum_of_squares(x)) or bool(np.isfinite(x).all())
 
 
 def narrow(name: str, array: Any, dtype: np.dtype) -> np.ndarray:
-    """`array` as `dtype`, contiguous: safetensors writes wrong data, silently, for an array that is not.
+    """`array` as `dtype`, contiguous. safetensors silently writes wrong data for an array that is not contiguous.
 
     Raises: UserError naming the tensor, if it has NaN or infinity, or values beyond the range of `dtype`.
     """
@@ -41,14 +41,17 @@ def narrow(name: str, array: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def nonfinite_leaves(params: Mapping[str, Any]) -> list[str]:
-    """Paths of the parameters that have NaN or infinity. Reads all of them."""
+    """Paths of the parameters that have NaN or infinity."""
     return [path for path, leaf in flatten_params(params).items() if not is_finite(leaf)]
 
 
 def sum_of_squares(x: np.ndarray) -> float:
-    """The sum of squares: not finite if an entry is not, or if it is too large."""
+    """The sum of squares. It is not finite if an entry is not, or if the sum overflows.
+
+    If `x` is one number broadcast to all entries, only that number is squared.
+    """
     if x.size and not any(x.strides):
-        # One number stands for all (an adapter of zeros that take no memory): spread out, it could fill the memory.
+        # Such as an adapter of broadcast zeros, which take no memory. A copy of all entries could fill the memory.
         x = x[(slice(0, 1),) * x.ndim]
     flat = x.ravel(order="K")
     flat = flat if flat.itemsize >= 4 else flat.astype(np.float32)

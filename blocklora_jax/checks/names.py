@@ -1,4 +1,4 @@
-"""Names that become files and folders, and names that are shown: both may come from somebody else's file."""
+"""Checks names that become names of files and folders. They may come from another person's file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from blocklora_jax.errors import UserError
 
 _LONGEST = 100
-# File systems count bytes, 255 at most, and suffixes are added to the name.
+# File systems allow 255 bytes, and suffixes are added to the name.
 _MOST_BYTES = 200
 _FORBIDDEN = frozenset('/\\<>:"|?*')
 _DEVICES = frozenset(
@@ -22,18 +22,18 @@ _DEVICES = frozenset(
     ]
 )
 # Control characters, invisible format characters, lone surrogates, and separators of lines and paragraphs.
-_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+_INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def plain_name(name: str, what: str) -> str:
-    """`name`, which is one ordinary file name on Linux, macOS and Windows alike.
+    """`name`, if it can be a file name on Linux, macOS and Windows.
 
     Args:
         name: from a file or a folder, unchecked.
-        what: what the name is of, for the error, such as "the concept's name in concepts.yaml".
+        what: what has this name, for the error, such as "the concept's name in concepts.yaml".
 
-    Raises: UserError for separators, control characters, a dot in front, a dot or space at the end, any of <>:"|?*, a
-        device of Windows, more than 100 characters, or nothing at all.
+    Raises: UserError for an empty name, separators, control characters, a dot at the beginning, a dot or space at the
+        end, any of <>:"|?*, the name of a device on Windows, or more than 100 characters.
 
     >>> plain_name("my-dog 2", "the concept's name")
     'my-dog 2'
@@ -45,7 +45,7 @@ def plain_name(name: str, what: str) -> str:
 
 
 def same_name(name: str) -> str:
-    """A key that is equal for names which some file systems take for one: macOS and Windows ignore case.
+    """A key that is equal for names that some file systems do not distinguish: macOS and Windows ignore case.
 
     >>> same_name("Ada") == same_name("ada")
     True
@@ -54,17 +54,17 @@ def same_name(name: str) -> str:
 
 
 def _fault(name: str) -> str:
-    """What is wrong with a name, after "it"; empty if nothing is."""
+    """What is wrong with a name, to follow "it"; empty if nothing is wrong."""
     if not name.strip():
         return "is empty"
     if len(name) > _LONGEST:
         return f"has {len(name)} characters, more than {_LONGEST}"
-    if any(unicodedata.category(c) in _UNSEEN for c in name):
-        return "has control characters or invisible ones"
+    if any(unicodedata.category(c) in _INVISIBLE for c in name):
+        return "has control characters or invisible characters"
     if len(name.encode()) > _MOST_BYTES:
         return f"has {len(name.encode())} bytes in UTF-8, more than {_MOST_BYTES}"
-    if found := next((c for c in name if c in _FORBIDDEN), None):
-        return f"has {found!r} in it"
+    if forbidden := next((c for c in name if c in _FORBIDDEN), None):
+        return f"has {forbidden!r} in it"
     if name.startswith("."):
         return "begins with a dot"
     if name[-1] in ". ":

@@ -1,4 +1,4 @@
-"""Old names of Python objects that were renamed: they work for one release and say the new one."""
+"""Old names of renamed Python objects. They work for one release and warn with the new name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def old_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for the module of that name. renamed: {old name: new name}, both of that module.
+    """A `__getattr__` for the module named `module`. renamed: {old name: new name}, both in that module.
 
     >>> __getattr__ = old_names("math", {"squareroot": "sqrt"})
     >>> __getattr__("squareroot")(4.0)
@@ -21,7 +21,7 @@ def old_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         new = renamed[name]
         warnings.warn(
-            f"{module}.{name} is now {module}.{new}; the old name goes with version 0.3",
+            f"{module}.{name} is now {module}.{new}; the old name will be removed in version 0.3",
             DeprecationWarning,
             stacklevel=2,
         )

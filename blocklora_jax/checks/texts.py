@@ -1,4 +1,4 @@
-"""Texts that people write: prompts with places in them, and characters that cannot be written."""
+"""Texts that users write: checks of their characters, and templates with places to fill."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blocklora_jax.errors import UserError
 
 
 def is_unicode(text: str) -> bool:
-    """Whether there are no halves of characters in it, as Python reads bytes of a command line that are not UTF-8."""
+    """Whether `text` has no lone surrogates. Python makes them from bytes of a command line that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -19,7 +19,7 @@ def is_unicode(text: str) -> bool:
 
 
 def check_texts(texts: Sequence[Any], name: str) -> None:
-    """Raises UserError for what is no text, or has halves of characters in it, which no tokenizer reads."""
+    """Raises UserError for values that are not text, or that have lone surrogates, which no tokenizer can read."""
     for text in texts:
         if not isinstance(text, str):
             raise UserError(f"{name} must be texts, not {type(text).__name__}")
@@ -28,11 +28,11 @@ def check_texts(texts: Sequence[Any], name: str) -> None:
 
 
 def fill(template: str, text: str | None = None, **named: str) -> str:
-    """`template` with `text` at every {}, and others at their {name}; all other braces stay, unlike with str.format.
+    """`template` with `text` in place of {}, and `named` in place of {name}. Unlike str.format, it keeps other braces.
 
     >>> fill("{first} and {}, {0} {", "a dog", first="ada")
     'ada and a dog, {0} {'
     """
     values = named if text is None else {"": text, **named}
-    # At once: what is filled in may have braces of its own.
+    # In one pass, because the filled-in texts may have braces too.
     return re.sub(r"\{(\w*)\}", lambda place: values.get(place[1], place[0]), template)

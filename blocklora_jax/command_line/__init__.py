@@ -1,1 +1,1 @@
-"""The command line: the runner that reports errors and signals, and the reading of flags."""
+"""The command line: a runner that reports errors and signals, and code that reads flags."""

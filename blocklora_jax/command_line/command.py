@@ -1,4 +1,4 @@
-"""One command: its name, a line of help, and the function that it runs, which is imported when it is called."""
+"""One command: its name, a line of help, and its function. The function is imported only when the command runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """What a word on the command line runs.
+    """A command and its function.
 
-    name: the word. help: one line. target: "module:function"; the function reads `sys.argv` and may give an exit code.
+    name: the word on the command line. help: one line. target: "module:function". The function reads `sys.argv` and may
+    return an exit code.
     """
 
     name: str
@@ -19,22 +20,22 @@ class Command(NamedTuple):
     target: str
 
     def load(self) -> Callable[..., int | None]:
-        """The function. Its module is imported now."""
+        """The function, from its module, which is imported now."""
         module, _, function = self.target.partition(":")
         return getattr(import_module(module), function)
 
 
 def list_commands(commands: Iterable[Command]) -> str:
-    """The names with their help, one a line."""
+    """The names with their help, one on each line."""
     commands = list(commands)
     width = max(len(command.name) for command in commands) + 2
     return "\n".join(f"  {command.name:<{width}}{command.help}" for command in commands)
 
 
 def unknown_command(word: str, names: Iterable[str], group: str = "", kind: str = "command") -> str:
-    """The error for a word that names no command.
+    """The error message for a word that is not the name of a command.
 
-    group: whose command it should be, such as "registry". kind: what the word should name.
+    group: the command that it should be a part of, such as "registry". kind: what the word should name.
 
     >>> unknown_command("exprot", ["info", "export"])
     "unknown command 'exprot': choose info, export; did you mean 'export'?"

@@ -1,4 +1,4 @@
-"""Reading a command line into a class of options, and what must hold of every one of them."""
+"""Reads a command line into a class of options, and checks all options alike."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from blocklora_jax.errors import UserError
 
 T = TypeVar("T")
 _LONGEST = 4096  # characters of one argument
-# Texts that say something when they are empty.
+# Texts that may be empty.
 _MAY_BE_EMPTY = frozenset(
     "prompt prompts negative_prompt preview_prompts owner random_styles random_subjects random_scenes".split()
 )
-# Lists that mean nothing when they are empty: there is a default to leave them at.
+# Lists that must not be empty. Leaving out the flag gives the default.
 _NEVER_EMPTY = frozenset("slot blocks counts seeds rates ranks recipes only families".split())
 
 
 def read_options(options: type[T], args: Sequence[str] | None = None, **settings: Any) -> T:
-    """The options that `args` give, the process' own if None. settings: others of `tyro.cli`.
+    """The options that `args` give. args: default: those of the process. settings: further arguments for `tyro.cli`.
 
-    Raises: UserError for an empty path, which would stand for the folder one is in; what the class itself refuses.
+    Raises: UserError for an empty path, which would mean the current folder, and whatever the class of options raises.
     """
     args = list(sys.argv[1:] if args is None else args)
     _refuse_unreadable(args)
@@ -40,9 +40,9 @@ def read_options(options: type[T], args: Sequence[str] | None = None, **settings
 
 
 def check_options(options: Any, bounds: Mapping[str, Bound] | None = None) -> None:
-    """To be called by an options' class when all is set: numbers are within their bounds, texts say something.
+    """Checks that numbers are within their bounds and that texts are not empty. A class of options calls it at its end.
 
-    options: a dataclass, or what argparse gives. bounds: where this class' differ from those of `bounds.BOUNDS`.
+    options: a dataclass, or a namespace of argparse. bounds: those of this class that differ from `bounds.BOUNDS`.
 
     Raises: UserError naming the flag as it is typed.
     """
@@ -55,7 +55,7 @@ def check_options(options: Any, bounds: Mapping[str, Bound] | None = None) -> No
 
 
 def flag_types(options: type) -> dict[str, Any]:
-    """The type of every flag of a class of options, by field. Groups whose flags have no prefix are included."""
+    """The type of every flag of a class of options, by field name. Groups whose flags have no prefix are included."""
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(options, include_extras=True).items():
         is_flat = tyro.conf.OmitArgPrefixes in getattr(hint, "__metadata__", ())
@@ -64,7 +64,7 @@ def flag_types(options: type) -> dict[str, Any]:
 
 
 def flag_of(options: Any, name: str) -> str:
-    """How the field `name` is typed on the command line: "--partition-seed", or "FILE" if it has no flag.
+    """The field `name` as it is typed on the command line: "--partition-seed", or "FILE" if it has no flag.
 
     options: an object, or its class.
     """
@@ -88,11 +88,11 @@ def _check(options: Any, name: str, value: Any, bound: Bound | None) -> None:
     if not text.strip() and name not in _MAY_BE_EMPTY:
         raise UserError(f"{flag_of(options, name)} must not be empty")
     if "\0" in text or not is_unicode(text):
-        raise UserError(f"{flag_of(options, name)} {ascii(text)} is no text that can be written: it must be UTF-8")
+        raise UserError(f"{flag_of(options, name)} {ascii(text)} is not valid text: it must be UTF-8")
 
 
 def _refuse_unreadable(args: Sequence[str]) -> None:
-    """Raises UserError for what no terminal can show as it is: tyro would print it raw, and so would we."""
+    """Raises UserError for arguments that a terminal cannot show safely. tyro would print them unchanged."""
     for arg in args:
         if len(arg) > _LONGEST:
             raise UserError(f"an argument of {len(arg)} characters is too long: {arg[:40]!r}…")

@@ -1,4 +1,4 @@
-"""What the running command is called in its help and its errors: `python -m merge info`, or `blocklora info`."""
+"""The name of the running command in its help and its errors: `python -m merge info`, or `blocklora info`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COMMAND: ContextVar[str] = ContextVar("command", default="")
 
 @contextmanager
 def called_as(command: str) -> Iterator[None]:
-    """Within it, programs are named `blocklora COMMAND`."""
+    """Within this context, `program_name` gives `blocklora COMMAND`."""
     token = _COMMAND.set(command)
     try:
         yield
@@ -21,7 +21,7 @@ def called_as(command: str) -> Iterator[None]:
 
 
 def program_name(module_form: str) -> str:
-    """How the user called `module_form`, such as "python -m merge registry add".
+    """The name by which the user called a program. module_form: its name as a module, "python -m merge registry add".
 
     >>> with called_as("registry"):
     ...     program_name("python -m merge registry add")

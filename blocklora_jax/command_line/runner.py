@@ -1,4 +1,4 @@
-"""What every command line does with errors, warnings and signals: one line, and an exit code that says so."""
+"""Runs a command. Errors, warnings and signals are reported in one line and, where they end it, by an exit code."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ DEBUG = "BLOCKLORA_DEBUG"
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main` and exit.
+    """Call `main`. If it fails, exit with one of these codes:
 
-    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 if the system refuses (a full disk) or memory is out;
-    70 for an unexpected error, whose trace is saved. With BLOCKLORA_DEBUG=1 traces are shown.
+    2 after a UserError; 130 after Ctrl-C and 143 after SIGTERM; 1 for an error of the system (a full disk) or too
+    little memory; 70 for an unexpected error, whose traceback is saved. With BLOCKLORA_DEBUG=1 tracebacks are shown.
     """
     handlers = end_on_signals()
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {one_line(message)}\n"
-    # transformers would advise everyone who has no PyTorch to install it; only its tokenizer is used.
+    # Where PyTorch is missing, transformers advises installing it. Only its tokenizer is used, which needs none.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         main()
-        # A reader that went away is noticed here, not by the interpreter at its end.
+        # If the reader of the output is gone, the error is raised here and not when the interpreter ends.
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # Nobody reads on, as after `| head`. The rest goes nowhere, silently.
+        # Nobody reads the output any more, as after `| head`. The rest is dropped silently.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     except Exception as error:
-        if lacking := explain_memory(error):
-            _fail(lacking, 1)
-        _fail(_unforeseen(error), 70)
+        if message := explain_memory(error):
+            _fail(message, 1)
+        _fail(_unexpected(error), 70)
     finally:
         warnings.formatwarning = usual
         restore_signals(handlers)
 
 
-def _unforeseen(error: Exception) -> str:
-    """The line for an exception that should not have come this far."""
+def _unexpected(error: Exception) -> str:
+    """The line for an unexpected exception. Saves its traceback."""
     kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     command = program_name(f"python -m {Path(sys.argv[0]).stem}") if sys.argv and sys.argv[0] else "the command"
-    told = f"unexpected error in {command}: {one_line(kind)[:300]}"
+    message = f"unexpected error in {command}: {one_line(kind)[:300]}"
     text = "".join(traceback.format_exception(error))
     try:
         name = time.strftime("blocklora-%Y%m%d-%H%M%S-")
         with tempfile.NamedTemporaryFile("w", prefix=name, suffix=".log", delete=False, encoding="utf-8") as file:
             file.write(text)
-        return f"{told}; the full trace is in {file.name}: please report it. {DEBUG}=1 shows it here"
+        return f"{message}; the full trace is in {file.name}: please report it. {DEBUG}=1 shows it here"
     except OSError:
-        return f"{told}; {DEBUG}=1 shows the full trace: please report it"
+        return f"{message}; {DEBUG}=1 shows the full trace: please report it"
 
 
 def _fail(message: str, code: int) -> None:

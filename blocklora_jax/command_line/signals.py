@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: a command ends at once, with one line and nothing half-written.
+"""Ctrl-C and SIGTERM end a command at once, with one line and without half-written files.
 
-This module imports nothing heavy, so that the command lines can ask for it before everything else.
+This module imports nothing heavy, so that commands can import it before everything else.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
 COMMANDS = ("blocklora_jax", "train", "merge", "benchmarks")
-# The console script, under the names that it has on different systems.
+# The names of the console script on different systems.
 SCRIPTS = ("blocklora", "blocklora.exe", "blocklora-script.py")
 
 
 def end_on_signals() -> dict[int, Any]:
-    """From now on SIGINT and SIGTERM end the process with exit code 130 or 143; gives the handlers that this replaced.
+    """From now on SIGINT and SIGTERM end the process with exit code 130 or 143. Gives the handlers that were replaced.
 
-    The process ends within the handler. An exception would be lost where it happens to be raised in a destructor or a
-    callback, and shown as a traceback where it is raised in an import.
+    The process ends within the handler. An exception would be lost if it were raised in a destructor or a callback, and
+    shown as a traceback if it were raised in an import.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    # Who ignores a signal (nohup), or has a handler of its own (a test runner, a notebook), keeps that.
+    # A process that ignores a signal (nohup) or has another handler (a test runner, a notebook) keeps it.
     usual: dict[int, Any] = {int(number): signal.getsignal(number) for number in NAMES}
     usual = {n: old for n, old in usual.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
     for number in usual:
@@ -35,9 +35,10 @@ def end_on_signals() -> dict[int, Any]:
 
 
 def restore_signals(handlers: dict[int, Any]) -> None:
-    """Put `handlers` back. A command that has ours since its first import is done: it ends as it would have.
+    """Put `handlers` back. If ours is still set then (see `end_early`), signals are ignored: the command is done.
 
-    The interpreter puts its own handlers back while it ends, and would end with a traceback or without a word.
+    Otherwise a signal while the interpreter ends would cause a traceback or a silent end, because the interpreter puts
+    its own handlers back.
     """
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -47,9 +48,9 @@ def restore_signals(handlers: dict[int, Any]) -> None:
 
 
 def end_early() -> None:
-    """`end_on_signals` from the first import on, if this process is one of our commands.
+    """Calls `end_on_signals` at the first import, if this process is one of our commands.
 
-    These are `python -m train.concept` and the like, and the console script `blocklora`.
+    Our commands are `python -m train.concept` and the like, and the console script `blocklora`.
     """
     words = getattr(sys, "orig_argv", [])
     module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
@@ -59,7 +60,7 @@ def end_early() -> None:
 
 
 def _end(number: int, frame: Any) -> None:
-    # Whatever it is now that is in the middle of something, it does not go on.
+    # A second signal must not interrupt this handler.
     for other in NAMES:
         signal.signal(other, signal.SIG_IGN)
     files = sys.modules.get("blocklora_jax.io.atomic")
@@ -67,7 +68,7 @@ def _end(number: int, frame: Any) -> None:
         if files is not None and hasattr(files, "remove_temporaries"):
             files.remove_temporaries()
         line = f"error: {NAMES[signal.Signals(number)]}\n"
-        # A progress bar may stand on the line. Not print: its buffer may be what was interrupted.
+        # There may be a progress bar on the line. Not `print`: the signal may have interrupted a write to its buffer.
         os.write(2, (f"\n{line}" if os.isatty(2) else line).encode())
     except OSError:
         pass

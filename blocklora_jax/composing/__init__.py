@@ -1,1 +1,1 @@
-"""Adapters summed into a model's weights: what must hold before, the sum, and what is checked after it."""
+"""Sums adapters into a model's weights, with checks before and after."""

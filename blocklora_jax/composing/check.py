@@ -29,7 +29,7 @@ def check_merge(
     allow_overlap: bool,
     check_base: bool,
 ) -> list:
-    """The weights (ones by default), if `adapters` can be merged into `params`.
+    """Checks that `adapters` can be merged into `params`. Gives the weights (1 for each adapter by default).
 
     Raises UserError naming everything that is wrong.
     """
@@ -52,7 +52,10 @@ def params_problems(params: Mapping[str, Any], adapters: Sequence[Adapter], *, c
 
 
 def check_adapters(adapters: Sequence[Adapter], weights: Sequence | None, *, allow_overlap: bool) -> list:
-    """The weights, if `adapters` go together, whatever the model. Raises UserError naming all that is wrong."""
+    """Checks that `adapters` can be merged with each other, independent of the model. Gives the weights.
+
+    Raises UserError naming everything that is wrong.
+    """
     raise_problems([*adapter_problems(adapters, weights, allow_overlap), *misfit_problems(adapters)])
     return [1.0] * len(adapters) if weights is None else list(weights)
 
@@ -82,7 +85,7 @@ def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
 
 
 def _is_finite(weight: Any) -> bool:
-    """As float32, in which sums are formed."""
+    """Whether a weight is finite in float32, in which sums are formed."""
     try:
         return not np.ndim(weight) and abs(float(weight)) <= float(np.finfo(np.float32).max)
     except (TypeError, ValueError, OverflowError):
@@ -90,10 +93,10 @@ def _is_finite(weight: Any) -> bool:
 
 
 def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
-    # The family of an external LoRA is a guess; there the shapes decide.
+    # The family of an external LoRA is a guess. For external LoRAs the shapes are compared instead.
     families = sorted({adapter.info.base_family for adapter in adapters if not adapter.info.origin})
     if len(families) > 1:
-        return [f"the adapters are of different kinds of model: {' and '.join(families)}"]
+        return [f"the adapters are for different families of models: {' and '.join(families)}"]
     bases: dict[str, list[str]] = {}
     for adapter in adapters:
         if adapter.info.base_digest:
@@ -133,7 +136,7 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
                     missing.append(name)
                 elif len(shape) not in (2, 4) or (prod(shape[:-1]), shape[-1]) != (n, m):
                     misfits.append(f"{name} is {list(shape)} in the params and {[n, m]} in the adapter")
-        problems += [f"the params lack layers of {adapter.name!r}: {_some(missing)}"] if missing else []
+        problems += [f"the params do not have layers of {adapter.name!r}: {_some(missing)}"] if missing else []
         problems += [f"layers of {adapter.name!r} have other shapes: {_some(misfits)}"] if misfits else []
         for component, path in TOKEN_TABLES.items():
             problems += _table_problems(component, path, shapes.get(path), adapter)
@@ -141,7 +144,10 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
 
 
 def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
-    """Layers that have different shapes in two adapters. Where there are params, those tell which adapter is wrong."""
+    """The problems of layers that have different shapes in two adapters.
+
+    If there are params, `params_problems` shows which adapter is wrong.
+    """
     problems = []
     for one, other in combinations(adapters, 2):
         shapes, other_shapes = one.shapes(), other.shapes()
@@ -153,7 +159,8 @@ def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
         misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != other_shapes[c][layer])
         if misfits:
             problems.append(
-                f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: not one base model"
+                f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: they are for different base"
+                " models"
             )
     return problems
 
@@ -161,14 +168,15 @@ def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
 def _table_problems(component: str, path: str, table: tuple[int, ...] | None, adapter: Adapter) -> list[str]:
     tokens = tokens_of(adapter, component)
     if table is None:
-        return [f"the params lack {path}, which the tokens of {adapter.name!r} join"] if tokens else []
+        problem = f"the params do not have {path}, to which the tokens of {adapter.name!r} are appended"
+        return [problem] if tokens else []
     problems = [
-        f"token {token} of {adapter.name!r} is {list(vectors.shape)};"
-        f" the {component.replace('_', ' ')}'s are {table[-1]} wide"
+        f"token {token} of {adapter.name!r} has the shape {list(vectors.shape)};"
+        f" the {component.replace('_', ' ')}'s tokens are {table[-1]} wide"
         for token, vectors in tokens.items()
         if vectors.ndim != 2 or vectors.shape[1] != table[-1]
     ]
-    counts = [{token: len(vectors) for token, vectors in each.items()} for each in (adapter.tokens, tokens)]
+    counts = [{token: len(vectors) for token, vectors in group.items()} for group in (adapter.tokens, tokens)]
     if counts[0] != counts[1]:
         problems.append(f"{adapter.name!r} has {counts[1]} vectors for {component}, but {counts[0]} for text_encoder")
     return problems
@@ -186,24 +194,23 @@ def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
     pairs = [(one, other) for one, other in combinations(adapters, 2) if colliding_layers(one, other)]
     if not pairs:
         return []
-    # Fifteen adapters without blocks have 105 pairs.
-    told = [_collision(one, other, adapters) for one, other in pairs[:3]]
-    if len(pairs) > len(told):
-        told.append(f"so do {len(pairs) - len(told)} other pairs")
+    # Only three pairs are described: fifteen adapters without blocks have 105 pairs.
+    problems = [_collision(one, other, adapters) for one, other in pairs[:3]]
+    if len(pairs) > len(problems):
+        problems.append(f"so do {len(pairs) - len(problems)} other pairs")
     if all(_fitted(one, other) for one, other in pairs):
         return [
-            "the adapters are fitted to each other and share weights:"
-            " sum them with allow_overlap=True (--allow-overlap)"
+            "the adapters were fitted jointly and share weights: sum them with allow_overlap=True (--allow-overlap)"
         ]
-    told[-1] += (
-        "; or fit them to each other (merge.fit_jointly, python -m merge fit) and sum them with allow_overlap=True "
+    problems[-1] += (
+        "; or fit them jointly (merge.fit_jointly, python -m merge fit) and sum them with allow_overlap=True "
         "(--allow-overlap)"
     )
-    return told
+    return problems
 
 
 def _fitted(one: Adapter, other: Adapter) -> bool:
-    """Whether `fit_jointly` made both of them, together."""
+    """Whether one joint fit (`fit_jointly`) made both adapters."""
     pairs = ((one, other), (other, one))
     fitted = [(json.loads(a.info.training or "{}").get("fused_with"), b.name) for a, b in pairs]
     return all(isinstance(names, list) and name in names for names, name in fitted)
@@ -216,7 +223,7 @@ def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str
         verb = "are LoRAs" if len(external) == 2 else "is a LoRA"
         return (
             f"{names} overlap, because {' and '.join(external)} {verb} of another program, without blocks: convert "
-            "what has none into a slot (python -m merge convert FILE --slot N)"
+            "each LoRA without blocks into a slot (python -m merge convert FILE --slot N)"
         )
     unblocked = [repr(a.name) for a in (one, other) if a.info.partition is None]
     if partition is None or unblocked:
@@ -224,7 +231,7 @@ def _collision(one: Adapter, other: Adapter, adapters: Sequence[Adapter]) -> str
         return f"{names} overlap, because {' and '.join(unblocked)} {verb} no blocks: retrain with blocks and a --slot"
     if partition != other.info.partition:
         cuts = f"{one.name!r}: {partition}; {other.name!r}: {other.info.partition}"
-        return f"{names} overlap, because their partitions differ ({cuts}): train one again, with the other's settings"
+        return f"{names} overlap, because their partitions differ ({cuts}): train one again with the other's settings"
     shared = sorted(set(one.info.slots) & set(other.info.slots))
     taken = {slot for adapter in adapters if adapter.info.partition == partition for slot in adapter.info.slots}
     free = [slot for slot in range(partition.num_blocks) if slot not in taken]

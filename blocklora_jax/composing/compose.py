@@ -1,4 +1,4 @@
-"""Merging concepts into a model's weights at once: every adapter is added on the blocks that it owns."""
+"""Merges concepts into a model's weights: every adapter is added on the blocks that it owns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Params = Mapping[str, Any]
 
 
 class Block(NamedTuple):
-    """A low-rank change of the rectangle of a kernel [n, m] that starts at (row, column): a [h, r] @ b [r, w].
+    """A low-rank change a [h, r] @ b [r, w] of the rectangle of a kernel [n, m] that starts at (row, column).
 
     A convolution's kernel [h, w, n, m] counts as [h * w * n, m].
     """
@@ -51,22 +51,27 @@ def compose(
     """`params` with every adapter merged: W + sum_k w_k dW_k, and the concepts' tokens appended to the token tables.
 
     params: {"unet": …, "text_encoder": …, …}, for SDXL "text_encoder_2" too, under the names of Flax Stable Diffusion;
-    NumPy or JAX arrays of any float dtype.
-    weights: one factor for each adapter (default 1). Token rows join in the order of `token_counts(adapters)`.
+        NumPy or JAX arrays of any float dtype.
+    weights: one factor for each adapter (default 1).
     allow_overlap: sum adapters that own the same weights instead of refusing them.
     check_base: refuse params that the adapters were not trained on (skipped inside jit, where there are no values).
-    Gives the same structure, dtypes and shardings; leaves that no adapter touches are the same arrays.
-    Sums are formed in float32 and cast once. Pure, and may be jitted with params, adapters and weights as arguments.
+
+    The result has the same structure, dtypes and shardings. Leaves that no adapter changes are the same arrays. Token
+    rows are appended in the order of `token_counts(adapters)`. Sums are formed in float32 and cast once. The function
+    is pure, and may be jitted with params, adapters and weights as arguments.
+
+    On its own blocks a concept equals, bit for bit, the same concept merged alone. The order of adapters does not
+    matter.
 
     Raises UserError with everything that is wrong: bases, shapes, missing layers, tokens, slots, number of weights, NaN
-    or infinity in adapters, and values that overflow the params' type. (Not the last two inside jit.)
+    or infinity in adapters, and values that overflow the params' type. (The last two are not checked inside jit.)
 
-    Source: method, "Merge". On its own block a concept equals, bit for bit, the concept merged alone, in any order.
+    Source: merging of BlockLoRA (arXiv 2503.08575).
     """
     adapters = list(adapters)
     weights = check_merge(params, adapters, weights, allow_overlap=allow_overlap, check_base=check_base)
     order = canonical_order(adapters, weights)
-    # Of overflow the check at the end tells.
+    # The check at the end reports overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         result, touched = _merged(params, adapters, weights, order)
     check_overflow(params, result, touched, every=may_overflow(adapters, weights))
@@ -76,7 +81,7 @@ def compose(
 def _merged(
     params: Params, adapters: Sequence[Adapter], weights: Sequence[Any], order: Sequence[int]
 ) -> tuple[Params, set[str]]:
-    """`params` with the adapters, and the paths of the leaves that they change. order: in which they are summed."""
+    """`params` with the adapters, and the paths of the leaves that they change. order: the order of summation."""
     blocks = kernel_blocks([adapters[i] for i in order], [weights[i] for i in order])
     overlaps = overlapping_layers(adapters)
     tables = {path: [rows for _, rows in ordered_tokens(adapters, part)] for part, path in TOKEN_TABLES.items()}
@@ -94,7 +99,7 @@ def _merged(
 def canonical_order(adapters: Sequence[Adapter], weights: Sequence) -> list[int]:
     """An order of the adapters that does not depend on the order in which they were given.
 
-    So neither do sums on shared weights, which depend on the order in their last bits.
+    It makes sums on shared weights reproducible, because their last bits depend on the order of summation.
     """
     concrete = [0.0 if isinstance(w, Tracer) else float(w) for w in weights]
     keys = [(_all_fields(adapter.info), sorted(adapter.tokens)) for adapter in adapters]
@@ -102,13 +107,13 @@ def canonical_order(adapters: Sequence[Adapter], weights: Sequence) -> list[int]
 
 
 def _all_fields(info: AdapterInfo) -> str:
-    """Every field in words. The order of merges made before hangs on this text: it must stay, to the letter."""
+    """All fields as text. This text must never change, because it decides the order of summation in merges."""
     values = ", ".join(f"{field.name}={getattr(info, field.name)!r}" for field in fields(info))
     return f"{type(info).__name__}({values})"
 
 
 def kernel_blocks(adapters: Sequence[Adapter], weights: Sequence) -> dict[str, list[Block]]:
-    """The owned rectangles of every adapted kernel, by kernel path, with weight and scale folded into `a`."""
+    """The owned rectangles of every adapted kernel, by kernel path. Weight and scale are multiplied into `a`."""
     blocks: dict[str, list[Block]] = defaultdict(list)
     for adapter, weight in zip(adapters, weights, strict=True):
         factor = adapter.info.scale * weight
@@ -124,7 +129,7 @@ def kernel_blocks(adapters: Sequence[Adapter], weights: Sequence) -> dict[str, l
 
 
 def _runs(indices: np.ndarray) -> list[slice]:
-    """The contiguous runs of sorted `indices`: slices are read and written in place, index arrays are gathered."""
+    """The contiguous runs of sorted `indices` as slices, because indexing with slices needs no gather or copy."""
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
     starts, stops = np.r_[0, breaks], np.r_[breaks, len(indices)] - 1
     return [slice(int(indices[i]), int(indices[j]) + 1) for i, j in zip(starts, stops, strict=True)]
@@ -139,7 +144,7 @@ def _merge_kernel(kernel, blocks: list[Block], overlapping: bool):
 
 
 def _merge_numpy(kernel: np.ndarray, blocks: list[Block], overlapping: bool) -> np.ndarray:
-    # 1x1 convolutions are a view, whatever the memory order; 3x3 ones only in C order.
+    # A matrix view of a 1x1 convolution exists in any memory order, that of a 3x3 convolution only in C order.
     flat = kernel.ndim == 2 or kernel.shape[:2] == (1, 1)
     merged = kernel.copy(order="K" if flat else "C")
     base, target = (x[0, 0] if x.ndim == 4 and flat else x.reshape(-1, x.shape[-1]) for x in (kernel, merged))
@@ -151,7 +156,7 @@ def _merge_numpy(kernel: np.ndarray, blocks: list[Block], overlapping: bool) -> 
             total[region] += delta
         deltas = [total[region] for region in regions]
     for region, delta in zip(regions, deltas, strict=True):
-        # From the base, not in place: shared rectangles are written twice with the same values.
+        # Added to the base, not to `target`, because shared rectangles are written twice, with the same values.
         target[region] = base[region].astype(np.float32, copy=False) + delta
     return merged
 
@@ -164,7 +169,7 @@ def _merge_jax(kernel, blocks: list[Block], overlapping: bool):
 
 
 def _any_mesh(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
-    """`function`, with a result sharded as its first argument `like`, also where the mesh has explicit axes."""
+    """`function`, with a result sharded like its first argument `like`, even if the mesh has explicit axes."""
     sharding = jax.typeof(like).sharding
     explicit = AxisType.Explicit in sharding.mesh.axis_types
     return cast(Any, jax.sharding.auto_axes)(function, out_sharding=sharding) if explicit else function
@@ -172,7 +177,7 @@ def _any_mesh(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _change(blocks: list[Block], shape: tuple[int, ...], overlapping: bool):
-    """The sum of all changes of a kernel, and where it is owned by anybody; both of the kernel's shape."""
+    """The sum of all changes of a kernel, and a mask of the entries that any adapter owns. Both have its shape."""
     matrix = (prod(shape[:-1]), shape[-1])
     total, owned = jnp.zeros(matrix, jnp.float32), jnp.zeros(matrix, bool)
     for block in blocks:
@@ -185,9 +190,9 @@ def _change(blocks: list[Block], shape: tuple[int, ...], overlapping: bool):
 
 
 def _product(a, b):
-    """a @ b, rounded alike whatever surrounds it: XLA must fuse neither a factor nor the sum into it."""
+    """a @ b, rounded the same in any context: XLA must not fuse a factor or the sum into it."""
     if a.shape[1] == 1:
-        # A product of rank 1 becomes a multiplication, which no barrier keeps from a fused multiply-add.
+        # XLA turns a product of rank 1 into a multiplication, and barriers do not prevent a fused multiply-add then.
         a, b = jnp.pad(a, ((0, 0), (0, 1))), jnp.pad(b, ((0, 1), (0, 0)))
     a, b = lax.optimization_barrier((a, b))
     return lax.optimization_barrier(jnp.dot(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32))
@@ -195,7 +200,7 @@ def _product(a, b):
 
 @jax.jit
 def _add(kernel, total, owned):
-    # Where nobody owns it the kernel stays, bit for bit: -0.0 + 0.0 would be 0.0.
+    # Entries that no adapter owns are kept bit for bit: -0.0 + 0.0 would be 0.0.
     return jnp.where(owned, (kernel.astype(jnp.float32) + total).astype(kernel.dtype), kernel)
 
 
@@ -214,7 +219,7 @@ def _concatenate(table, rows):
 
 
 def _like(merged: jax.Array, original):
-    """`merged` where and how `original` lies on the devices."""
+    """`merged`, moved to the devices and the sharding of `original`."""
     if not isinstance(original, jax.Array) or merged.sharding == original.sharding:
         return merged
     return jax.device_put(merged, original.sharding)

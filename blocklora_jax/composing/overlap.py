@@ -1,4 +1,4 @@
-"""Which weights two adapters both own. On these weights they disturb each other."""
+"""Finds the weights that two adapters both own. On these weights they disturb each other."""
 
 from __future__ import annotations
 

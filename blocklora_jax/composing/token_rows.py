@@ -1,4 +1,4 @@
-"""Whether a model's token tables hold the tokens of these adapters, so that every prompt reads the right rows."""
+"""Checks that a model's token tables hold the tokens of given adapters, so that prompts read the right rows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from blocklora_jax.layouts.token_tables import token_table
 
 
 def check_token_rows(params: Mapping[str, Any], adapters: Sequence[Adapter], first_rows: Mapping[str, int]) -> None:
-    """Compare the rows that follow the base's with the adapters' vectors, in the adapters' order.
+    """Compare the rows after those of the base with the adapters' vectors, in the adapters' order.
 
-    params: of a merged model. first_rows: by text encoder, how many rows its table has without concepts.
+    params: a merged model's parameters. first_rows: by text encoder, the number of rows of its table without concepts.
 
-    Raises: UserError if a row is missing or is another concept's.
+    Raises: UserError if a row is missing or belongs to another concept.
     """
     for component, row in first_rows.items():
         table = token_table(params, component)
@@ -40,7 +40,7 @@ _WAY_OUT = "pass params composed with the adapters, in the same order, or let sd
 
 
 def _equal(stored: Any, vectors: Any) -> bool:
-    """Whether they are equal in the type of the table."""
+    """Whether two arrays are equal in the type of `stored`."""
     stored = np.asarray(stored)
     given = np.asarray(vectors).astype(stored.dtype)
     return np.array_equal(stored.astype(np.float32), given.astype(np.float32), equal_nan=True)

@@ -1,1 +1,1 @@
-"""Noise schedules, samplers, and text to picture."""
+"""Noise schedules, samplers, and making pictures from text."""

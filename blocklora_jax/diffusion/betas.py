@@ -1,4 +1,4 @@
-"""Beta curves, rounded to fp32 where PyTorch rounds them, so that every later table agrees bit for bit."""
+"""Beta curves. They are rounded to fp32 at the same places as in PyTorch, so that all tables agree bit for bit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_betas(schedule: str, start: float, end: float, num_steps: int) -> np.nd
 
 
 def rescale_to_zero_snr(betas: np.ndarray) -> np.ndarray:
-    """Betas whose last step carries no signal at all.
+    """Betas for which the last step has no signal.
 
     `sqrt(alpha_bar)` is shifted to end at 0 and stretched to keep its first value.
 
@@ -53,13 +53,13 @@ def cumulative_alphas(betas: np.ndarray) -> np.ndarray:
 
 
 def _linspace(start: float, end: float, count: int) -> np.ndarray:
-    """`torch.linspace` in fp32: it walks from both ends to the middle, with fused multiply-add."""
+    """`torch.linspace` in fp32. It computes from both ends to the middle, with fused multiply-add."""
     if count == 1:
         return np.array([start], np.float32)
     first, last = np.float32(start), np.float32(end)
     step = np.float64((last - first) / np.float32(count - 1))
     index = np.arange(count)
-    # One rounding of a double precision result is what a fused multiply-add gives.
+    # A fused multiply-add equals a double precision result that is rounded once.
     rising = (np.float64(first) + step * index).astype(np.float32)
     falling = (np.float64(last) - step * (count - 1 - index)).astype(np.float32)
     return np.where(index < count // 2, rising, falling)

@@ -1,4 +1,4 @@
-"""Token ids and noise to pictures: text encoder, guided sampling and decoder as one compiled function."""
+"""Turns token ids and noise into pictures: text encoder, guided sampling and decoder in one compiled function."""
 
 from __future__ import annotations
 
@@ -44,31 +44,30 @@ def generate(
 ) -> UInt8[Array, "b height width 3"]:
     """Pictures of prompts.
 
-    Compiled once for each combination of models, schedule, sampler, number of steps, guidance on or off, and shapes;
-    new parameters, prompts, noise, sizes or another guidance scale use the same program.
+    Compiled once for each combination of models, schedule, sampler, number of steps, guidance on or off, and shapes.
+    Other parameters, prompts, noise, sizes or another guidance scale use the same program.
 
     Args:
-        models: the modules; the dtype they compute in is theirs.
+        models: the modules. They determine the dtype of the computation.
         params: `{"unet": …, "text_encoder": …, "vae": …}`, for SDXL `"text_encoder_2"` too. Token tables may be longer
             than the configs say.
-        schedule: of the base model.
+        schedule: the base model's noise schedule.
         sampler_name: a key of `SAMPLERS`.
         input_ids: int32 ids of the prompts [b, t], for SDXL [b, 2, t].
-        negative_ids: ids to be guided away from, of the empty prompt if there is none; not read without guidance. SDXL
-            may have None: it then goes away from a text of zeros, which it was trained with.
+        negative_ids: ids of the negative prompts, or of the empty prompt if there are none. Not read without guidance.
+            For SDXL it may be None, which means text states of zeros, with which SDXL was trained.
         latents: unit normal noise, see `draw_latents`.
-        guidance_scale: how far to go from the negative answer to the prompt's and beyond; `None` or 1 is the prompt's
-            answer alone, at half the work.
+        guidance_scale: scale of classifier-free guidance. `None` or 1 means no guidance, which takes half the work.
         num_steps: calls of the U-Net.
-        size_ids: for SDXL, see `diffusion.text.make_size_ids`; the pictures' own size if None.
+        size_ids: only for SDXL, see `diffusion.text.make_size_ids`. None: the pictures' own size.
         regions: prompts for parts of the pictures.
 
     Returns:
         uint8 RGB pictures.
 
     Raises:
-        UserError: an unknown sampler, a number of steps it cannot take, guidance without negative ids, an id that
-            the token table has no row for, or pictures of NaN or infinity, which would be black.
+        UserError: an unknown sampler, a number of steps that it does not support, guidance without negative ids, an id
+            without a row in the token table, or pictures with NaN or infinity, which would be black.
 
     Source: diffusers' `StableDiffusionPipeline`; "Classifier-free diffusion guidance", eq. 6.
     """
@@ -95,9 +94,9 @@ def generate(
 def compile_generate(
     models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool
 ) -> Callable[..., tuple[UInt8[Array, "b height width 3"], Bool[Array, " b"]]]:
-    """The jitted `(params, input_ids, negative_ids, latents, guidance_scale, size_ids=None, regions=None)`.
+    """The jitted function `(params, input_ids, negative_ids, latents, guidance_scale, size_ids=None, regions=None)`.
 
-    Gives uint8 pictures, and of each whether it was made of finite numbers.
+    It gives uint8 pictures, and for each picture whether all its numbers were finite.
     """
     sampler = get_sampler(sampler_name)
     plan = sampler.init(schedule, num_steps)
@@ -119,14 +118,14 @@ def compile_generate(
         denoise = _denoiser(models.unet, params["unet"], text, size_ids, guidance_scale if guided else None, local)
         clean = sample(sampler, plan, denoise, latents)
         pictures = decode(models.vae, params["vae"], clean)
-        # NaN survives the decoder, and infinity makes NaN there.
+        # NaN passes through the decoder, and infinity becomes NaN there.
         return to_uint8(pictures), jnp.isfinite(pictures).all((1, 2, 3)) & jnp.isfinite(clean).all((1, 2, 3))
 
     return program
 
 
 def sample(sampler: Sampler, plan: Plan, denoise: Denoiser, noise: Noise) -> Float[Array, "b h w c"]:
-    """Clean latents: the plan's steps from unit normal `noise`; `denoise(latents, timestep)` is the U-Net's output."""
+    """Clean latents, made from unit normal `noise` by the plan's steps. `denoise(latents, timestep)` runs the U-Net."""
 
     def body(state, inputs):
         timestep, row = inputs
@@ -138,26 +137,26 @@ def sample(sampler: Sampler, plan: Plan, denoise: Denoiser, noise: Noise) -> Flo
 
 
 def decode(vae: nn.Module, params: Params, latents: Float[Array, "b h w c"]) -> Float[Array, "b height width 3"]:
-    """Pictures, float32 in 0..1, of latents in the U-Net's scale."""
+    """Pictures, float32 in 0..1, from latents in the U-Net's scale."""
     pictures = apply_model(vae, params, latents / vae.config.scaling_factor, method="decode")
     return jnp.clip(pictures.astype(jnp.float32) / 2 + 0.5, 0, 1)
 
 
 def to_uint8(pictures: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
-    """Pictures in 0..1 as bytes, rounded half to even as diffusers does."""
+    """Pictures in 0..1 as bytes, rounded half to even like in diffusers."""
     return jnp.round(pictures * 255).astype(jnp.uint8)
 
 
 def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width: int) -> Float[Array, "b h w c"]:
-    """Unit normal latents for pictures of `height` x `width` pixels; picture i is the same in every batch size.
+    """Unit normal latents for pictures of `height` x `width` pixels. Picture i does not depend on the batch size.
 
     Raises:
-        UserError: the decoder cannot give that size.
+        UserError: the decoder cannot make that size.
     """
     config = models.vae.config
     factor = config.downscale
     for name, side in (("height", height), ("width", width)):
-        # Before memory is allocated. Sizes that are too small are refused below.
+        # Checked before memory is allocated. Sizes that are too small are refused below.
         check_number(name, side, bound=BOUNDS[name]._replace(least=-BOUNDS[name].most))
     if height % factor or width % factor or min(height, width) < factor:
         raise UserError(f"height {height} and width {width} must be multiples of {factor}")
@@ -174,12 +173,12 @@ def _check_ids(models: Models, *all_ids: Any) -> None:
             if ids is not None and (largest := int(np.max(ids_of(ids, name)))) >= rows:
                 raise UserError(
                     f"token id {largest} is past the {rows} rows of the token table: "
-                    "pass params composed with the adapters that bring these tokens"
+                    "pass params composed with the adapters that have these tokens"
                 )
 
 
 def _guided_text(models: Models, params: Params, input_ids: Array, negative_ids: Array | None) -> TextOutput:
-    """The negative prompts' text, then the prompts', as one batch."""
+    """The text states of the negative prompts, then those of the prompts, as one batch."""
     if negative_ids is not None:
         return encode_text(models, params, jnp.concatenate([negative_ids, input_ids]))
     text = encode_text(models, params, input_ids)
@@ -194,7 +193,7 @@ def _denoiser(
     guidance_scale: Array | None,
     local: RegionText | None = None,
 ) -> Denoiser:
-    """The U-Net's output for the prompts, guided if there is a scale; both halves are one batch."""
+    """A function for the U-Net's output, with guidance if there is a scale. Both halves of guidance are one batch."""
     if size_ids is not None and guidance_scale is not None:
         size_ids = jnp.concatenate([size_ids, size_ids])
     added = add_sizes(text, size_ids)

@@ -1,4 +1,4 @@
-"""The Flax modules of one Stable Diffusion, put together."""
+"""The Flax modules of a Stable Diffusion model."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Models(NamedTuple):
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
-        """The one or two text encoders by component."""
+        """The one or two text encoders, by component."""
         towers = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
         return {name: tower for name, tower in towers.items() if tower is not None}
 
 
 def make_models(configs: Mapping[str, Any], dtype: DTypeLike = jnp.float32, remat: bool = False) -> Models:
-    """The modules of `configs` (by component); dtype and remat as in `UNet2DConditionModel`."""
+    """The modules for `configs` (by component). dtype, remat: see `UNet2DConditionModel`."""
     second = configs.get("text_encoder_2")
     return Models(
         UNet2DConditionModel(configs["unet"], dtype=dtype, remat=remat),
@@ -43,7 +43,7 @@ def make_models(configs: Mapping[str, Any], dtype: DTypeLike = jnp.float32, rema
 
 
 def with_token_rows(models: Models, params: Mapping[str, Any]) -> Models:
-    """The models, with as many tokens as the tables in `params` have rows. Concept tokens add rows."""
+    """The models, with vocabularies as large as the token tables in `params`. Concept tokens add rows to these."""
     longer = {}
     for name, tower in models.text_encoders.items():
         rows = token_table(params, name).shape[0]

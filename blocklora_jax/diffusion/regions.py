@@ -1,7 +1,9 @@
-"""A prompt for each part of a picture, so that several concepts can stand beside each other without mixing.
+"""Prompts for parts of a picture, so that several concepts can be in one picture without mixing.
 
 In cross-attention, within a region, the output for the region's prompt replaces the output for the picture's prompt.
-Self-attention still sees the whole picture. Source: regionally controllable sampling of Mix-of-Show (arXiv 2305.18292).
+Self-attention still reads the whole picture.
+
+Source: regionally controllable sampling of Mix-of-Show (arXiv 2305.18292).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Region:
-    """prompt: what is to be there. box: left, top, right and bottom edge, in shares of the picture's width and height.
+    """A part of a picture with its own prompt.
+
+    prompt: what is shown there. box: left, top, right and bottom edge, as shares of the picture's width and height.
 
     Raises: UserError for a box that is empty or not within the picture.
     """
@@ -52,9 +56,10 @@ class Region:
 
 
 class RegionIds(NamedTuple):
-    """Regions of a batch, as many for each picture; a box of zeros is no region.
+    """Regions of a batch, equally many for each picture. A box of zeros stands for no region.
 
-    ids: of the prompts, all pictures' first regions, then all second ones, and so on. boxes: see `Region`.
+    ids: token ids of the prompts: first the first region of each picture, then the second of each, and so on.
+    boxes: see `Region`.
     """
 
     ids: Int[Array | np.ndarray, "rb *e t"]
@@ -62,27 +67,27 @@ class RegionIds(NamedTuple):
 
 
 class RegionText(NamedTuple):
-    """`RegionIds` with what the prompts say."""
+    """`RegionIds` with text states in place of token ids."""
 
     states: Float[Array, "r b t d"]
     boxes: Float[Array | np.ndarray, "r b 4"]
 
 
 def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
-    """Regions that keep the concepts of a prompt apart: people and objects side by side, a style over all of them.
+    """Regions that separate the concepts of a prompt: people and objects side by side, and a style over all of them.
 
-    People and objects get upright strips of equal width, from left to right. A style gets the whole picture; its output
-    and that of the strips have equal weight. A region's prompt is the whole prompt, in which nouns replace the names of
-    the other people, objects and styles. So the model still knows that there are several, but reads one concept's token
+    People and objects get vertical strips of equal width, from left to right. A style gets the whole picture; its
+    output and that of the strips have equal weight. A region's prompt is the whole prompt, with class nouns in place of
+    the other people, objects and styles. So the model knows that there are several, but reads only one concept's token
     in each region. Scenes are read in all regions.
 
-    Empty if there is nothing to keep apart: fewer than two concepts are called, or no person and no object.
+    Empty if there is nothing to separate: the prompt calls fewer than two concepts, or no person and no object.
     """
     called = []
     for adapter in adapters:
         info, names = adapter.info, _names(adapter)
-        if names and info.kind != "scene" and (found := re.search(names, prompt)):
-            called.append((found.start(), names, info.class_noun, info.kind == "style"))
+        if names and info.kind != "scene" and (match := re.search(names, prompt)):
+            called.append((match.start(), names, info.class_noun, info.kind == "style"))
     called.sort()
     count = sum(not is_style for *_, is_style in called)
     if len(called) < 2 or not count:
@@ -99,23 +104,23 @@ def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
 
 
 def _names(adapter: Adapter) -> str:
-    """A pattern of what calls the concept, in any case: its trigger, else a token alone; "" if nothing does."""
+    """A pattern, for any case, of what calls the concept: its trigger, or one of its tokens; "" if it has neither."""
     trigger = [f"(?i:{re.escape(adapter.info.trigger)})"] if adapter.info.trigger else []
     return "|".join([*trigger, *([token_pattern(adapter.tokens)] if adapter.tokens else [])])
 
 
 def _call_by_noun(prompt: str, names: str, noun: str) -> str:
-    """`prompt` with `noun` in place of the pattern `names`, and with an article where there is none.
+    """`prompt` with `noun` in place of the pattern `names`. An article is added if there is no determiner.
 
     If the noun is empty, the names are removed.
     """
     article = f"{'an' if noun[0] in 'aeiou' else 'a'} " if noun else ""
 
-    def call(found: re.Match[str]) -> str:
-        before = prompt[: found.start()].lower().split()
+    def replacement(match: re.Match[str]) -> str:
+        before = prompt[: match.start()].lower().split()
         return noun if before and before[-1] in _DETERMINERS else article + noun
 
-    return re.sub(names, call, prompt)
+    return re.sub(names, replacement, prompt)
 
 
 def region_ids(
@@ -124,9 +129,11 @@ def region_ids(
     regions: Sequence[Sequence[Region]],
     tokens: Mapping[str, int],
 ) -> RegionIds | None:
-    """The regions of each prompt's picture as arrays. Prompts with fewer get empty ones. None if no prompt has any.
+    """The regions of each prompt's picture as arrays. None if no prompt has regions.
 
-    Raises: UserError if there is not a list for each prompt.
+    Prompts with fewer regions than others get empty ones.
+
+    Raises: UserError if there is not one list for each prompt.
     """
     if len(regions) != len(prompts):
         raise UserError(f"regions of {len(regions)} pictures for {len(prompts)} prompts: give a list for each prompt")
@@ -140,37 +147,37 @@ def region_ids(
 
 
 def encode_regions(models: Models, params: Mapping[str, Any], regions: RegionIds) -> RegionText:
-    """What every region's prompt says to the U-Net; SDXL's pooled text is the whole picture's."""
+    """The text states of every region's prompt. The pooled text for SDXL is that of the whole picture's prompt."""
     states = encode_text(models, params, regions.ids).states
     return RegionText(states.reshape(*regions.boxes.shape[:2], *states.shape[1:]), regions.boxes)
 
 
 def apply_regional(unet: nn.Module, params: Mapping[str, Any], text: RegionText, latents: Array, *inputs: Any):
-    """The U-Net's output for `latents` and its other inputs. The last b rows of the batch are those of `text`."""
+    """The U-Net's output for `latents` and its other inputs. `text` has the regions of the last b rows of the batch."""
     regions, rows = text.states.shape[:2]
 
     def intercept(next_fun, args, kwargs, context):
         if not isinstance(context.module, Attention) or context.method_name != "__call__" or len(args) < 2:
             return next_fun(*args, **kwargs)
         x, states = args
-        # One call for all: the picture's own prompt, then every region's.
+        # One call for all prompts: the picture's own, then those of the regions.
         queries = jnp.concatenate([x, *[x[-rows:]] * regions])
         read = jnp.concatenate([states, *text.states.astype(states.dtype)])
-        answers = next_fun(queries, read, **kwargs)
-        whole = answers[: len(x)]
-        there = answers[len(x) :].reshape(regions, rows, *x.shape[1:])
+        outputs = next_fun(queries, read, **kwargs)
+        whole = outputs[: len(x)]
+        regional = outputs[len(x) :].reshape(regions, rows, *x.shape[1:])
         masks = cover(text.boxes, *_feature_size(latents.shape, x.shape[1])).astype(x.dtype)[..., None]
         share = masks.sum(0)
-        mixed = (masks * there).sum(0) / jnp.maximum(share, 1) + jnp.where(share > 0, 0, whole[-rows:])
+        mixed = (masks * regional).sum(0) / jnp.maximum(share, 1) + jnp.where(share > 0, 0, whole[-rows:])
         return jnp.concatenate([whole[:-rows], mixed])
 
-    # Entered where the function is traced, for jit's cache does not know it.
+    # Entered inside the traced function, because it is not part of jit's cache key.
     with nn.intercept_methods(intercept):
         return apply_model(unet, params, latents, *inputs)
 
 
 def cover(boxes: Float[Array | np.ndarray, "r b 4"], height: int, width: int) -> Float[Array, "r b t"]:
-    """1 where the centre of a pixel is in the box; t = height * width, row by row."""
+    """1 where a pixel's centre is in the box, else 0. t = height * width pixels, row by row."""
     x, y = ((jnp.arange(count) + 0.5) / count for count in (width, height))
 
     def one(box: Float[Array, "4"]) -> Array:
@@ -181,7 +188,10 @@ def cover(boxes: Float[Array | np.ndarray, "r b 4"], height: int, width: int) ->
 
 
 def _feature_size(shape: Sequence[int], pixels: int) -> tuple[int, int]:
-    """Height and width of a feature map of so many pixels, halved (rounded up) some times from latents [b, h, w, c]."""
+    """Height and width of a feature map with `pixels` pixels.
+
+    shape: of the latents, [b, h, w, c]. The sides of feature maps are halves, quarters, …, of h and w, rounded up.
+    """
     _, height, width, _ = shape
     while height * width > pixels:
         height, width = -(-height // 2), -(-width // 2)

@@ -23,8 +23,8 @@ Latents = Float[Array, "b h w c"]
 class Schedule:
     """Forward diffusion `x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise`, `a_t` the cumulative signal power.
 
-    Hashable and a pytree without leaves: close over it, pass it to jitted functions, or key a cache with it.
-    Defaults are those of every diffusers scheduler; `timestep_spacing=None` leaves the choice to the sampler.
+    It is hashable and a pytree without leaves: functions can close over it, jitted functions can take it, and it can be
+    the key of a cache. Defaults are those of all diffusers schedulers. `timestep_spacing=None` lets the sampler choose.
 
     Source: the schedulers of diffusers (`DDPMScheduler.add_noise`, `.get_velocity`).
 
@@ -50,22 +50,22 @@ class Schedule:
 
     @classmethod
     def from_json(cls, config: dict[str, Any], source: str) -> Schedule:
-        """The schedule of a diffusers `scheduler_config.json`, whichever scheduler class it names.
+        """The schedule of a diffusers `scheduler_config.json`, for any supported scheduler class.
 
         Args:
             config: the parsed file.
-            source: where it came from, for messages.
+            source: where the file came from, for messages.
 
         Raises:
-            UserError: a field asks for another noise or another answer of the model than we can compute; betas that
-                leave no signal before the last step.
+            UserError: a field requires a kind of noise or of prediction that is not supported, or the betas leave no
+                signal before the last step.
         """
         schedule = cls(**schedule_json.parse(config, source))
         schedule._check_signal(source)
         return schedule
 
     def to_json(self) -> dict[str, Any]:
-        """A `scheduler_config.json` that diffusers reads; `from_json` gives an equal schedule back."""
+        """A `scheduler_config.json` that diffusers reads. `from_json` makes an equal schedule from it."""
         return schedule_json.render(self)
 
     @cached_property
@@ -94,7 +94,7 @@ class Schedule:
         """Noise over signal `sqrt((1 - a_t) / a_t)`, float32 `[num_train_timesteps]`, finite."""
         power = self.alphas_cumprod.copy()
         if self.rescale_betas_zero_snr:
-            # Diffusers keeps the first sigma finite with the smallest positive fp16 number.
+            # diffusers uses the smallest positive fp16 number here, so that sigma stays finite.
             power[-1] = 2.0**-24
         return np.sqrt((1 - power) / power)
 
@@ -109,7 +109,7 @@ class Schedule:
         return signal * x0 + spread * noise
 
     def training_target(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:
-        """What the U-Net should output for `x_t`: the noise, or the velocity `sqrt(a) noise - sqrt(1 - a) x0`."""
+        """The U-Net's target output for `x_t`: the noise, or the velocity `sqrt(a) noise - sqrt(1 - a) x0`."""
         return noise if self.prediction_type == "epsilon" else self.velocity(x0, noise, t)
 
     def velocity(self, x0: Latents, noise: Latents, t: Int[Array, " b"]) -> Latents:
@@ -118,14 +118,14 @@ class Schedule:
         return signal * noise - spread * x0
 
     def predicted_noise(self, output: Latents, x_t: Latents, t: Int[Array, " b"]) -> Latents:
-        """The noise that the U-Net's `output` on `x_t` stands for, float32."""
+        """The noise that corresponds to the U-Net's `output` for `x_t`, float32."""
         if self.prediction_type == "epsilon":
             return output
         signal, spread = self.signal_and_noise(t)
         return signal * output + spread * x_t
 
     def predicted_x0(self, output: Latents, x_t: Latents, t: Int[Array, " b"]) -> Latents:
-        """The clean latents that the U-Net's `output` on `x_t` stands for, float32."""
+        """The clean latents that correspond to the U-Net's `output` for `x_t`, float32."""
         signal, spread = self.signal_and_noise(t)
         if self.prediction_type == "epsilon":
             return (x_t - spread * output) / signal
@@ -137,17 +137,17 @@ class Schedule:
         return power / (1 - power)
 
     def picture_weight(self, t: Int[Array, " b"], gamma: float) -> Float[Array, " b"]:
-        """Loss weights under which the clean latents' squared error counts `min(snr, gamma) + 1` times, float32 > 0.
+        """Loss weights that give the clean latents' squared error the weight `min(snr, gamma) + 1`, float32 > 0.
 
-        The plain loss of the noise has almost no weight at the noisiest steps, where a small error in the noise is a
-        large error in the picture. This is the weighting of velocity prediction, capped where there is little noise.
+        The plain loss of the noise gives almost no weight to the noisiest steps, at which a small error in the noise is
+        a large error in the picture. This is the weighting of velocity prediction, limited where there is little noise.
         """
         snr = self.snr(t)
         weight = jnp.minimum(snr, gamma) + 1
         return weight / snr if self.prediction_type == "epsilon" else weight / (snr + 1)
 
     def min_snr_weight(self, t: Int[Array, " b"], gamma: float | int) -> Float[Array, " b"]:
-        """Loss weights that count no step for more than signal-to-noise `gamma`, float32 in 0..1 (epsilon).
+        """Loss weights that limit the effective signal-to-noise ratio to `gamma`, float32; in 0..1 for epsilon.
 
         `min(snr, gamma) / snr` for epsilon, `min(snr, gamma) / (snr + 1)` for velocity.
 

@@ -1,7 +1,7 @@
-"""Fields of `scheduler_config.json`: which we compute with, which must keep one value, which say nothing to us.
+"""Fields of `scheduler_config.json`: those that are used, those that must have one value, and those that are only kept.
 
 Training and sampling need the noise (betas, zero terminal SNR), what the model predicts, and the spacing of steps.
-All else is about the sampler that the file names, and passes through.
+Everything else is about the sampler that the file names. It is kept unchanged for saving.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": BETA_SCHEDULES,
     "prediction_type": ("epsilon", "v_prediction"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
-    # A model with another value was trained for something that we cannot do: noise by a flow, steps named by their
-    # noise level, an answer with a variance in it, or, in configs without prediction_type, the clean picture.
+    # With another value the model was trained for something that is not supported: noise by a flow, steps given by
+    # their noise level, a prediction that includes a variance, or, without prediction_type, the clean picture.
     "predict_epsilon": (None, True),
     "snr_shift_scale": (None, 1.0),
     "timestep_type": ("discrete",),
@@ -32,7 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)  # bool is an int to Python, but not in a config
+    return type(value) in (int, float)  # In Python a bool is an int, but not in a config.
 
 
 def _is_beta(value: Any) -> bool:
@@ -70,11 +70,11 @@ SAMPLERS_OWN = frozenset(
     " skip_prk_steps solver_order solver_p solver_type tau_func thresholding time_shift_type timestep_scaling"
     " use_beta_sigmas use_exponential_sigmas use_karras_sigmas use_lu_lambdas".split()
 )
-# Words in an unknown field's name by which it could be about the noise that the model was trained with.
+# An unknown field with one of these words in its name may be about the noise that the model was trained with.
 _NOISE = re.compile(r"alpha|beta|edm|flow|noise|param|predict|scal|shift|sigma|snr|train|type|variance", re.IGNORECASE)
 
-# Noise by betas, which is what Stable Diffusion is trained with; beside them what a config means that does not name its
-# betas, where that is not what diffusers' other schedulers mean.
+# Scheduler classes that add noise by betas, as in Stable Diffusion's training. For each: its defaults for betas that a
+# config does not name, where they differ from those of diffusers' other schedulers.
 _LATENT_LINEAR = {"beta_start": 0.00085, "beta_end": 0.012}
 _LATENT = {**_LATENT_LINEAR, "beta_schedule": "scaled_linear"}
 CLASSES: dict[str, dict[str, Any]] = {
@@ -97,10 +97,10 @@ COMPUTED = tuple(RULES) + ("beta_schedule", "prediction_type", "timestep_spacing
 
 
 def parse(config: dict[str, Any], source: str) -> dict[str, Any]:
-    """Arguments of `Schedule` from a parsed `scheduler_config.json`; fields that are absent keep their defaults.
+    """Arguments of `Schedule` from a parsed `scheduler_config.json`. Missing fields keep their defaults.
 
     Raises:
-        UserError: names every field that asks for another noise or another answer of the model, all at once.
+        UserError: one message names every field that requires an unsupported kind of noise or of prediction.
     """
     problems = [problem for name, value in config.items() if (problem := _problem(name, value))]
     problems += _class_problems(config) or _whole_problems(config)
@@ -116,9 +116,9 @@ def parse(config: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def render(schedule: Any) -> dict[str, Any]:
-    """The `scheduler_config.json` of a `Schedule`; one that came from no file is given as a `DDIMScheduler`."""
+    """The `scheduler_config.json` of a `Schedule`. If it was not read from a file, its class is `DDIMScheduler`."""
     fields = {name: getattr(schedule, name) for name in COMPUTED}
-    # Minus infinity is not JSON, and means the same as no field. The same holds for a spacing left to the sampler.
+    # Minus infinity is not JSON and means the same as a missing field. A missing spacing is left out too.
     kept = {name: value for name, value in fields.items() if value is not None and value != -math.inf}
     betas = schedule.trained_betas
     return {
@@ -143,7 +143,7 @@ def _problem(name: str, value: Any) -> str | None:
 
 
 def _class_problems(config: dict[str, Any]) -> list[str]:
-    """What is wrong with the scheduler's class: those that add noise in another way cannot be told by their fields."""
+    """The problems of the scheduler's class. Fields do not show whether a class adds noise in another way."""
     name = config.get("_class_name")
     if not isinstance(name, str | None):
         return [f"_class_name = {_shown(name)} (supported: a name)"]
@@ -151,14 +151,14 @@ def _class_problems(config: dict[str, Any]) -> list[str]:
         return []
     if name.startswith("EDM") or "sigma_data" in config:
         return [f"{name} scales the model's input and output by EDM's preconditioning (Playground v2.5, for one)"]
-    # A class of somebody's own may sample as it likes, so long as it says which betas it adds noise by.
+    # An unknown class may sample in any way, if its config states the betas by which it adds noise.
     if "beta_schedule" in config and {"beta_start", "beta_end"} <= config.keys() and name.endswith("Scheduler"):
         return []
     return [f"{name} does not add noise by betas, as Stable Diffusion does (supported: {', '.join(CLASSES)})"]
 
 
 def _whole_problems(config: dict[str, Any]) -> list[str]:
-    """What is wrong with fields together."""
+    """The problems of combinations of fields."""
     problems = []
     if config.get("rescale_betas_zero_snr") is True and config.get("prediction_type", "epsilon") == "epsilon":
         problems.append("rescale_betas_zero_snr = True leaves nothing to predict at the last step with epsilon")
@@ -174,5 +174,5 @@ def _shown(value: Any) -> str:
 
 
 def _spellings(choices: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A JSON writer may drop the point of a whole number."""
+    """The choices, and integers for floats: a JSON writer may drop the point of a whole number."""
     return choices + tuple(int(choice) for choice in choices if type(choice) is float)

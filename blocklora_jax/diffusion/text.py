@@ -1,4 +1,4 @@
-"""Token ids to the text states that the U-Net reads, with one text encoder or two."""
+"""Turns token ids into the text states that the U-Net reads, with one or two text encoders."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.models.unet import AddedConditions
 
-# [b, t], or [b, 2, t] where there are two text encoders: their tokenizers pad differently.
+# [b, t], or [b, 2, t] for two text encoders, whose tokenizers pad differently.
 Ids = Int[Array | np.ndarray, "b *e t"]
 States = Float[Array, "b t d"]
 
 
 def encode_text(models: Models, params: Mapping[str, Any], ids: Ids) -> TextOutput:
-    """States [b, t, d] of token ids, and for SDXL the pooled text [b, p]. `models` must fit the token tables' rows."""
+    """Text states [b, t, d] for token ids, and for SDXL the pooled text [b, p].
+
+    models: with vocabularies as large as the token tables; see `with_token_rows`.
+    """
     towers = models.text_encoders
-    answers: list[Any] = [
+    outputs: list[Any] = [
         apply_model(tower, params[name], jnp.asarray(ids_of(ids, name))) for name, tower in towers.items()
     ]
-    return join_towers(*answers)
+    return join_towers(*outputs)
 
 
 def join_towers(first: States, second: TextOutput | None = None) -> TextOutput:
@@ -45,7 +48,7 @@ def ids_of(ids: Ids, component: str) -> Int[Array | np.ndarray, "b t"]:
 
 
 def add_sizes(text: TextOutput, size_ids: Float[Array, "b 6"] | None) -> AddedConditions | None:
-    """What the U-Net reads beside the states; None where the text has no pooled part."""
+    """What the U-Net reads besides the text states; None if there is no pooled text."""
     if text.pooled is None or size_ids is None:
         return None
     return AddedConditions(text.pooled, size_ids)
@@ -59,7 +62,7 @@ def make_size_ids(
     crops_coords_top_left: tuple[int, int] = (0, 0),
     target_size: tuple[int, int] | None = None,
 ) -> Float[np.ndarray, "rows 6"]:
-    """Size ids [rows, 6] (see `AddedConditions`), the picture's own height and width where no size is given.
+    """Size ids [rows, 6] (see `AddedConditions`). Sizes that are not given are the picture's height and width.
 
     >>> make_size_ids(64, 32, 1).tolist()
     [[64.0, 32.0, 0.0, 0.0, 64.0, 32.0]]

@@ -1,1 +1,1 @@
-"""LoRA files of other programs, read."""
+"""Reads LoRA files that other programs wrote."""

@@ -1,11 +1,11 @@
-"""Which kind of file it is that is not an ordinary LoRA, from the names of its tensors."""
+"""Recognises files that are not ordinary LoRAs by the names of their tensors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 
-# The first pattern that is found in any key names the file.
+# (pattern, kind). The first pattern that occurs in any key gives the file's kind.
 _KINDS: tuple[tuple[str, str], ...] = (
     (r"(^|\.)(dora_scale|lora_magnitude_vector)", "a DoRA (weight-decomposed LoRA)"),
     (r"\.hada_(w\d|t\d)", "a LoHa (Hadamard product)"),
@@ -24,7 +24,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (r"lllite_", "a ControlNet-LLLite"),
     (r"^(ip_adapter|image_proj)\.", "an IP-Adapter"),
     (r"^(control_model|controlnet|input_hint_block)\b|^lora_controlnet", "a ControlNet"),
-    (r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.", "a whole model, no adapter"),
+    (r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.", "a whole model, not an adapter"),
     (r"double_blocks|single_blocks|single_transformer_blocks|^lora_te3_", "a LoRA of Flux or Stable Diffusion 3"),
     (r"joint_blocks|^transformer\.|^lora_transformer_", "a LoRA of Stable Diffusion 3 or another transformer model"),
     (r"motion_modules", "an AnimateDiff motion LoRA"),
@@ -33,7 +33,7 @@ SUPPORTED = "LoRA and LoCon of Stable Diffusion 1.x, 2.x and XL in the layouts o
 
 
 def unsupported_kind(keys: Collection[str]) -> str | None:
-    """What a file with tensors of these names is, if it is a kind that is known and not read.
+    """The kind of a file with tensors of these names, if it is a known kind that cannot be read.
 
     >>> unsupported_kind(["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"])
     'a LoHa (Hadamard product)'

@@ -1,4 +1,4 @@
-"""The scale of PEFT's layers, from `adapter_config.json` or the file's header: the tensors do not give it."""
+"""The scale of PEFT's layers, from `adapter_config.json` or the file's header. The tensors do not give it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _LARGEST_ALPHA = 1e9
 
 @dataclass(frozen=True)
 class PeftConfigs:
-    """PEFT's settings by component; none where a file says nothing, and scales are 1."""
+    """PEFT's settings by component. A component without settings has the scale 1."""
 
     by_component: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def read(cls, path: str | Path, metadata: Mapping[str, str], keys: Collection[str]) -> PeftConfigs:
-        """Of the LoRA file at `path`, with this header and these tensors.
+        """The settings of the LoRA file at `path`, with the header `metadata` and tensors named `keys`.
 
         diffusers >= 0.35 may write the settings into the header. PEFT itself writes `adapter_config.json` beside the
-        file, without which the scale of its layers is not known.
+        file; without it the scale of the layers is not known.
 
-        Raises: UserError if that is missing, or the settings ask for more than a LoRA.
+        Raises: UserError if that file is missing, or if the settings describe more than a LoRA.
         """
         if any(key.startswith(_PREFIX) for key in keys):
             config = _read_json(Path(path).with_name("adapter_config.json"), path)
@@ -48,29 +48,29 @@ class PeftConfigs:
         if not config:
             return 1.0
         name = module_name(component, layer)
-        # transformers 5 leaves out `text_model.`, so patterns may do too.
+        # transformers 5 leaves out `text_model.`, so patterns may leave it out too.
         forms = {name, name.removeprefix("text_model.")}
         patterns = (config.get("alpha_pattern") or {}).items()
-        found = (a for pattern, a in patterns if any(matches(pattern, form) for form in forms))
-        alpha = next(found, config["lora_alpha"])
+        alphas = (a for pattern, a in patterns if any(matches(pattern, form) for form in forms))
+        alpha = next(alphas, config["lora_alpha"])
         return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _check(config: Mapping[str, Any], path: str | Path) -> None:
-    """Raise UserError if PEFT's settings ask for more than a LoRA, or do not say how strong it is."""
+    """Raise UserError if PEFT's settings describe more than a LoRA, or do not give its alpha."""
     if problem := refuse_settings(config):
-        raise UserError(f"{path} is more than an ordinary LoRA, by its PEFT settings: {problem}")
+        raise UserError(f"{path} is more than an ordinary LoRA, according to its PEFT settings: {problem}")
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
-        raise UserError(f"{path}: the alpha_pattern of its PEFT settings is no table")
+        raise UserError(f"{path}: alpha_pattern in its PEFT settings must be a JSON object")
     if problem := check_patterns(patterns):
-        raise UserError(f"{path}: the alpha_pattern of its PEFT settings cannot be read: {problem}")
+        raise UserError(f"{path}: alpha_pattern in its PEFT settings cannot be read: {problem}")
     for name, alpha in {"lora_alpha": config.get("lora_alpha"), **patterns}.items():
-        # bool is an int to Python.
+        # In Python a bool is an int.
         if type(alpha) not in (int, float) or not abs(alpha) < _LARGEST_ALPHA:
             raise UserError(
-                f"{path}: its PEFT settings hold an unusable lora_alpha or alpha_pattern: {str(name)[:60]} is"
-                f" {str(alpha)[:60]}, where a number is needed"
+                f"{path}: its PEFT settings have an unusable lora_alpha or alpha_pattern: {str(name)[:60]} is"
+                f" {str(alpha)[:60]}, but must be a number"
             )
 
 
@@ -78,17 +78,17 @@ def _read_json(file: Path, path: str | Path) -> dict[str, Any]:
     try:
         config = read_json(file, infinity=True)
         if not isinstance(config, dict):
-            raise UserError("it holds no JSON object")
+            raise UserError("it does not hold a JSON object")
         return config
     except UserError as error:
         raise UserError(
-            f"{path} was saved by PEFT, which keeps its lora_alpha in {file.name} beside it, and that cannot be read"
-            f" ({error}): put it there"
+            f"{path} was saved by PEFT, which keeps lora_alpha in {file.name} beside it. That file cannot be read"
+            f" ({error}): copy it there"
         ) from error
 
 
 def _by_component(text: str, path: str | Path) -> dict[str, dict[str, Any]]:
-    """{"unet.r": 4, …} as {"unet": {"r": 4}}. `unet.save_lora_adapter` writes no component: they are the U-Net's."""
+    """{"unet.r": 4, …} as {"unet": {"r": 4}}. Names without a component are the U-Net's: see `save_lora_adapter`."""
     try:
         flat = parse_json(text, "it", infinity=True)
         configs: dict[str, dict[str, Any]] = {}

@@ -1,8 +1,8 @@
 r"""PEFT's patterns of layers (`alpha_pattern`): regular expressions from a file, matched in bounded time.
 
-A pattern is matched as `(.*\.)?(pattern)$`. Programs write plain names, of which there may be many. Of other regular
-expressions only those are read that cannot take long: nothing repeated inside a repetition, at most two repetitions and
-one group, and few such patterns.
+A pattern is matched as `(.*\.)?(pattern)$`. Programs write plain names, and there may be many of them. Other regular
+expressions are accepted only if matching cannot take long: no repetition inside a repetition, at most two repetitions
+and one group, and only a few such patterns.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from functools import lru_cache
 
 _MOST, _MOST_SPECIAL, _LONGEST = 2000, 8, 200
 _PLAIN = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
-# Names, sets of characters, groups that are not repeated, and single characters that are.
+# Names, sets of characters, groups that are not repeated, and repeated single characters.
 _SAFE = re.compile(r"(?:[\w-]|\\[.dw_-]|\.|\^|\$|\[\^?[\w.-]+\]|\((?:\?:)?|\)(?![*+?{])|\||(?<![(|^])[*+?](?![*+?{]))*")
 
 
 def check_patterns(patterns: Collection[object]) -> str | None:
-    """Why these patterns are not read, naming one; None if they are."""
+    """Why these patterns are refused, naming one of them; None if they are accepted."""
     if len(patterns) > _MOST:
         return f"{len(patterns)} patterns are more than {_MOST}"
     special = 0
@@ -30,7 +30,7 @@ def check_patterns(patterns: Collection[object]) -> str | None:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether PEFT's `pattern`, which was checked, is of the layer that PyTorch calls `name`.
+    """Whether PEFT's `pattern` matches the layer with PyTorch's name `name`. The pattern must have been checked.
 
     Source: peft `get_pattern_key`.
     """

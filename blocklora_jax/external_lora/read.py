@@ -1,4 +1,4 @@
-"""LoRA files of other programs, in the layouts of diffusers/PEFT and of kohya, as ordinary adapters without blocks."""
+"""Reads LoRA files of other programs, in the layouts of diffusers/PEFT and kohya, as adapters without blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from blocklora_jax.layouts.kohya import any_kohya_table
 from blocklora_jax.layouts.lora_layers import kernel_size
 from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree, flax_factors
 
-# What the end of a key says of its tensor. Old diffusers wrote `to_q_lora.down` and `lora_linear_layer.down`.
+# The role of a tensor, from the end of its key. Old diffusers wrote `to_q_lora.down` and `lora_linear_layer.down`.
 _ROLES = (
     (re.compile(r"(.+)\.lora_(?:down|A|A\.\w+)\.weight"), "down"),
     (re.compile(r"(.+)\.lora_(?:up|B|B\.\w+)\.weight"), "up"),
@@ -33,12 +33,12 @@ _ROLES = (
     (re.compile(r"(.+)\.alpha"), "alpha"),
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# Trainers set alpha to the rank or less; some LoRAs are strengthened a hundredfold.
+# Trainers set alpha to the rank or less. Some published LoRAs have a scale of about a hundred.
 _LARGEST_SCALE = 1e4
 
 
 class ExternalLoRA(NamedTuple):
-    """A LoRA of another program; scales are folded into its pairs. The other fields are those of `AdapterInfo`."""
+    """A LoRA of another program, with scales multiplied into its pairs. The other fields are as in `AdapterInfo`."""
 
     lora: LoRATree
     name: str
@@ -50,14 +50,14 @@ class ExternalLoRA(NamedTuple):
 
 
 def read_external_lora(path: str | Path, verify: bool = True) -> ExternalLoRA:
-    """The adapter in a LoRA file of another program; scales are folded in, so that its own is 1.
+    """The LoRA in a file of another program. Scales are multiplied into its pairs.
 
-    Its layers may differ in rank. Without an alpha the scale is 1, as for every program that writes or reads such
-    files. LoCon with a core (`lora_mid`) becomes an ordinary pair, exactly.
+    Its layers may differ in rank. Without an alpha the scale is 1, as in all programs that write or read such files.
+    LoCon with a core (`lora_mid`) becomes an ordinary pair, exactly.
 
     Raises:
-        UserError: another kind of file, saying which; layers that no Stable Diffusion 1.x, 2.x or XL has; tensors that
-            are missing, misshapen or not finite.
+        UserError: the file is of another kind (named in the message), has layers that no Stable Diffusion 1.x, 2.x or
+            XL has, or has tensors that are missing, misshapen or not finite.
 
     Source: kohya sd-scripts `networks/lora.py`; diffusers 0.42 `loaders/lora_pipeline.py`; peft `LoraConfig`.
     """
@@ -75,7 +75,7 @@ def read_external_lora(path: str | Path, verify: bool = True) -> ExternalLoRA:
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
-            f"{path} is no LoRA that can be used: {'; '.join(problems[:4])}{more}. Download it again, or ask its maker"
+            f"{path} is not a usable LoRA: {'; '.join(problems[:4])}{more}. Download it again, or ask its author"
         )
     family = _family(layers, names, metadata)
     return _described(path, lora, metadata, origin, family)
@@ -83,10 +83,10 @@ def read_external_lora(path: str | Path, verify: bool = True) -> ExternalLoRA:
 
 def _read(path: str | Path, verify: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     with open_tensors(path, "LoRA file", verify) as file:
-        # Its kind is told first: other kinds have other types.
+        # The kind is checked first, because other kinds of files have tensors of other types.
         if kind := unsupported_kind(file.keys):
             raise UserError(f"{path} is {kind}; {SUPPORTED} are read")
-        # kohya's trainer writes an alpha that was given as a whole number as one.
+        # kohya's trainer writes an alpha as an integer if it was given as one.
         return dict(file.tensors(whole=lambda key: key.endswith(".alpha"))), file.metadata
 
 
@@ -95,7 +95,7 @@ def _group(
 ) -> tuple[dict[Layer, dict[str, np.ndarray]], set[str], str]:
     """Tensors by layer and role, the layers' names in the file, and the layout's name."""
     layers: dict[Layer, dict[str, np.ndarray]] = {}
-    unknown, doubled, names = [], [], set()
+    unknown, duplicates, names = [], [], set()
     for key, tensor in tensors.items():
         head, role = _split(key)
         layer = find_layer(head)
@@ -104,25 +104,25 @@ def _group(
             continue
         names.add(head)
         parts = layers.setdefault(layer, {})
-        doubled += [key] if role in parts else []
+        duplicates += [key] if role in parts else []
         parts[role] = tensor
     if not layers:
         raise UserError(
             f"{path} is a safetensors file but not a blocklora adapter (no 'blocklora' header), and none of its tensors"
-            f" ({', '.join(sorted(unknown)[:3]) or 'none'}) is a LoRA's; {SUPPORTED} are read"
+            f" ({', '.join(sorted(unknown)[:3]) or 'none'}) belongs to a LoRA that can be read; {SUPPORTED} are read"
         )
     if unknown:
         raise UserError(
             f"{path} has {len(unknown)} tensors of no known layer or kind ({', '.join(sorted(unknown)[:3])});"
             f" {SUPPORTED} are read"
         )
-    if doubled:
-        raise UserError(f"{path} has layers under two names: {', '.join(doubled[:3])}; which of them holds is unclear")
+    if duplicates:
+        raise UserError(f"{path} has layers under two names: {', '.join(duplicates[:3])}; it is unclear which is right")
     return layers, names, "kohya" if any_kohya_table().keys() & names else "diffusers"
 
 
 def _family(layers: Mapping[Layer, Mapping[str, np.ndarray]], names: set[str], metadata: Mapping[str, str]) -> str:
-    """The family that these layers are of; "" where several are possible."""
+    """The family of models that these layers are for; "" if several are possible."""
     shapes = {
         layer: Shape(parts["down"].shape[1], parts["up"].shape[0], parts["down"].ndim)
         for layer, parts in layers.items()
@@ -170,7 +170,7 @@ def _number_problem(component: str, layer: str, parts: Mapping[str, np.ndarray],
         return "has values that are not finite"
     scale = _scale(component, layer, parts, alphas)
     if scale == 0 and small["down"].any() and small["up"].any():
-        return "has alpha 0, by which some programs mean no change and others alpha equal to the rank"
+        return "has alpha 0, which means no change in some programs and alpha equal to the rank in others"
     if abs(scale) > _LARGEST_SCALE:
         return f"is scaled by {scale:g} (alpha over rank)"
     with np.errstate(over="ignore"):
@@ -188,7 +188,7 @@ def _pair(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: P
     down, up = (np.asarray(parts[role], np.float32) for role in ("down", "up"))
     rank = down.shape[0]
     if "mid" in parts:
-        # up . mid . down, where mid's second axis is what down makes, is an ordinary pair of the same rank.
+        # up . mid . down is an ordinary pair of the same rank. mid's second axis has the outputs of down.
         mid = np.asarray(parts["mid"], np.float32)
         down = np.einsum("pqhw,qn->pnhw", mid, down.reshape(rank, -1))
     scale = _scale(component, layer, parts, alphas)
@@ -212,7 +212,7 @@ def _described(path: str | Path, lora: LoRATree, metadata: Mapping[str, str], or
 
 
 def _our_header(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What `merge.export` wrote about the file, if it did."""
+    """The header that `merge.export` wrote, or {} if there is none."""
     try:
         header = parse_json(metadata.get("blocklora", "{}"), "the header")
     except UserError:

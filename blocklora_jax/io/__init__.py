@@ -1,1 +1,1 @@
-"""Reading and writing files: bounded JSON and YAML, safetensors with digests, and what a command may write."""
+"""Reading and writing files: bounded JSON and YAML, safetensors with digests, and checks before a command writes."""

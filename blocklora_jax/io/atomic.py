@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Writes files so that a crash leaves the old file or the new file, never half of one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from typing import BinaryIO
 
 from blocklora_jax.errors import UserError
 
-# Of this process, to be removed if a signal ends it.
+# Temporary files of this process, to be removed if a signal ends it.
 _LIVE: set[Path] = set()
 _TEMPORARY = re.compile(r"\.blocklora-[0-9a-f]{8}-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")
 OLD = "old"  # within a temporary folder: the folder that is being replaced
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data` beside `path`, flush it, and move it into place. Raises UserError if the disk will not take it."""
+    """Write `data` beside `path`, flush it, and move it into place. Raises UserError if it cannot be written."""
     with open_atomic(path) as file:
         file.write(data)
 
@@ -34,7 +34,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     """Give a file beside `path` to write into; flush it and move it into place when the block ends without an error.
 
-    A link is followed: what it points to is replaced. Raises UserError if the disk will not take it.
+    If `path` is a link, the file that it points to is replaced. Raises UserError if the file cannot be written.
     """
     path = Path(path)
     try:
@@ -60,9 +60,9 @@ def write_json(path: str | Path, value: object) -> None:
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A name beside `path` for a file or folder that becomes it; what is left under that name in the end is removed.
+    """A temporary name beside `path`. If a file or folder of that name is left at the end, it is removed.
 
-    What killed processes of this machine left there is removed first.
+    Temporary files that killed processes of this machine left in the same folder are removed first.
     """
     remove_stale(path.parent)
     name = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:8]
@@ -76,7 +76,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 
 def remove_temporaries() -> None:
-    """Remove what this process was writing. For a process that a signal ends at once."""
+    """Remove the temporary files of this process. For a process that a signal ends at once."""
     for temporary in list(_LIVE):
         _discard(temporary)
 
@@ -91,7 +91,7 @@ def remove_stale(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in `folder` on disk, where the system can."""
+    """Flush the names in `folder` to disk, if the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -104,7 +104,7 @@ def _discard(temporary: Path) -> None:
     with contextlib.suppress(OSError):
         if not temporary.is_dir() or temporary.is_symlink():
             temporary.unlink()
-        elif not (temporary / OLD).exists():  # which may be the only copy of a folder that was being replaced
+        elif not (temporary / OLD).exists():  # OLD may be the only copy of a folder that was being replaced.
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -122,7 +122,7 @@ def _is_dead(process: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """Where process numbers mean the same processes: this machine, and this container on it."""
+    """Identifies this machine, and this container on it: the range in which a process number means one process."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,10 +1,10 @@
-"""Names of the types that users choose among when a file is written. Light: options of commands import it."""
+"""Names of the types in which files can be written. Imports nothing heavy, because the commands' options import it."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-# Of models and of LoRAs for other programs. `tensor_file.DTYPES` has NumPy's type of each.
+# For models and for LoRAs for other programs. `tensor_file.DTYPES` has the NumPy types.
 ModelDtype = Literal["float32", "float16", "bfloat16"]
-# Of adapter files.
+# For adapter files.
 AdapterDtype = Literal["float32", "bfloat16"]

@@ -1,4 +1,4 @@
-"""A matrix as a picture: a coloured cell with its number for each entry."""
+"""Draws a matrix as a picture, with a coloured cell and a number for each entry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOW, _HIGH = np.array([247, 247, 240]), np.array([190, 30, 45])
 def heat_map(
     values: Float[np.ndarray, "r c"], rows: Sequence[str], columns: Sequence[str], title: str = "", top: float = 1.0
 ) -> Image.Image:
-    """A picture of `values`: 0 is pale, `top` and beyond is red; names at the left and above."""
+    """A picture of `values`: 0 is pale, `top` and more is red. Row names are at the left, column names above."""
     font = ImageFont.load_default(size=13)
     left = int(max((font.getlength(name) for name in rows), default=0)) + 2 * _GAP
     widest = int(max((font.getlength(name) for name in columns), default=0)) + 2 * _GAP

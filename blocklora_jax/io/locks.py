@@ -13,21 +13,21 @@ import filelock
 from blocklora_jax.errors import UserError
 
 FOLDER_LOCK = ".lock"
-# What file systems without locks answer; NFS without its lock service is one.
+# Error numbers of file systems that have no locks, such as NFS without its lock service.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 
 
 @contextmanager
 def hold(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if it is not there and removed again if nothing was put into it.
+    """Hold the lock of a folder. A missing folder is made, and removed at the end if it is still empty.
 
     Args:
-        folder: what the lock is on.
+        folder: the folder to lock.
         what: what the holder does, for the message: "training in".
         patience: how long to wait for another holder, in seconds.
 
     Raises:
-        UserError: another process (or thread) holds it, or nothing can be written there.
+        UserError: another process (or thread) holds the lock, or nothing can be written in the folder.
     """
     made = _make_folder(folder)
     busy = f"another process is {what} {folder}: wait for it, or choose another --out"
@@ -36,23 +36,23 @@ def hold(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
             yield
     finally:
         for each in made:
-            with suppress(OSError):  # Something was put into it.
+            with suppress(OSError):  # It is not empty.
                 each.rmdir()
 
 
 @contextmanager
 def hold_file(lock: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `lock`, which is removed at the end; one that a killed process left behind is taken over.
+    """Hold the lock file `lock`, which is removed at the end. A lock that a killed process left behind is taken over.
 
-    Where the file system knows no locks, the file's being there is the lock, as far as `filelock` can do it: it records
-    the holder, so that one of a process that is gone is taken over too.
+    If the file system has no locks, the existence of the file is the lock. `filelock` records the holder in it, so that
+    the lock of a dead process is taken over here too.
 
-    Raises: UserError with the message `busy` if somebody else holds it longer than `patience` seconds, or if the file
-        cannot be made.
+    Raises: UserError with the message `busy` if another process holds the lock for longer than `patience` seconds, and
+        UserError if the file cannot be made.
     """
     try:
         taken = _acquire(lock, patience)
-    except (filelock.Timeout, RuntimeError) as error:  # The latter where this very thread holds it.
+    except (filelock.Timeout, RuntimeError) as error:  # RuntimeError if this same thread holds the lock.
         raise UserError(busy) from error
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -60,7 +60,7 @@ def hold_file(lock: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is held: afterwards it may be another's.
+        # Removed while the lock is held: afterwards the file may belong to another process.
         with suppress(OSError):
             lock.unlink()
         taken.release()
@@ -68,7 +68,7 @@ def hold_file(lock: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
 
 def _acquire(lock: Path, patience: float) -> filelock.BaseFileLock:
     try:
-        # filelock warns in its own words where it takes the second way by itself.
+        # filelock warns if it falls back to the existence of the file by itself.
         with warnings.catch_warnings(action="ignore"):
             taken = filelock.FileLock(lock, timeout=patience, thread_local=False)
             taken.acquire(poll_interval=0.02)
@@ -81,7 +81,7 @@ def _acquire(lock: Path, patience: float) -> filelock.BaseFileLock:
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """Make `folder`; returns those that were not there, innermost first."""
+    """Make `folder` and its parents. Gives the folders that were made, innermost first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

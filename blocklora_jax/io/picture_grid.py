@@ -37,9 +37,9 @@ def picture_grid(
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The file of `image` as PNG."""
+    """The content of a PNG file of `image`."""
     buffer, about = io.BytesIO(), PngInfo()
-    # By which a later picture of ours knows that it may take this one's place.
+    # Shows later commands that they may replace this file.
     about.add_text("Software", SOFTWARE)
     image.save(buffer, "PNG", optimize=True, pnginfo=about)
     return buffer.getvalue()

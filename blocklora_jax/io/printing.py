@@ -1,4 +1,4 @@
-"""Text from files and from users on its way to a terminal or into Markdown."""
+"""Makes text from files and users safe to show in a terminal or in Markdown."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import html
 import re
 import unicodedata
 
-# Letters and marks that show nothing; Unicode's category Cf has the others.
+# Invisible letters and marks that are not in Unicode's category Cf.
 _BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-# What colours a terminal or moves its cursor; without its first character it would be read as text.
+# Sequences that colour a terminal or move its cursor. Removed as a whole: the rest would look like text.
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
-# They join emoji and choose their look: CLIP's vocabulary has them there.
+# Characters that join emoji and choose their look. CLIP's vocabulary has them in emoji.
 _JOINERS = "\u200d\ufe0f"
 
 
 def printable(text: object) -> str:
-    r"""`text` without characters that move a cursor, colour a terminal, or turn the direction of writing.
+    r"""`text` without characters that move a cursor, colour a terminal, or reverse the direction of writing.
 
-    They are written as Python writes them.
+    They are replaced by Python's escapes.
 
     >>> print(printable("a\nb\x1b[2J"))
     a\nb\x1b[2J
@@ -26,7 +26,7 @@ def printable(text: object) -> str:
 
 
 def one_line(text: object, longest: int = 4000) -> str:
-    r"""`text` on one line of at most `longest` characters, see `printable`. Its beginning and its end stay.
+    r"""`text` on one line of about `longest` characters at most; see `printable`. The middle of a longer text is cut.
 
     >>> one_line("be\n  careful")
     'be careful'
@@ -38,9 +38,9 @@ def one_line(text: object, longest: int = 4000) -> str:
 
 
 def visible_text(text: str) -> str:
-    r"""`text` on one line, without what nobody sees: control and zero-width characters, soft hyphens, …
+    r"""`text` on one line, without invisible characters: control and zero-width characters, soft hyphens, …
 
-    Spaces of every kind become one ordinary space. Joiners stay where emoji are made of them.
+    Any run of white space becomes one space. Joiners are kept within emoji.
 
     >>> visible_text("a\u00a0photo\u200b of\n <a\u00adda>\ufeff")
     'a photo of <ada>'
@@ -57,7 +57,7 @@ def visible_text(text: str) -> str:
 
 
 def plain_text(text: object, longest: int = 1000) -> str:
-    r"""What a header of another program says, as one line that can be shown and stored: see `visible_text`.
+    r"""A text from the header of another program's file, as one line that can be shown and stored. See `visible_text`.
 
     >>> plain_text("\x1b[31msks\n dog\x1b[0m")
     'sks dog'
@@ -67,7 +67,7 @@ def plain_text(text: object, longest: int = 1000) -> str:
 
 
 def markdown_code(text: object) -> str:
-    r"""`text` as code within a line or a table of Markdown; nothing in it is markup.
+    r"""`text` as code within a line or a table of Markdown. Nothing in it is read as markup.
 
     >>> markdown_code("<ada> a|b")
     '`<ada> a\\|b`'
@@ -79,13 +79,13 @@ def markdown_code(text: object) -> str:
 
 
 def markdown_block(code: str, language: str) -> str:
-    """Lines of code as a block of Markdown, whatever backticks are in them."""
+    """Lines of code as a block of Markdown. The code may hold backticks."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", code)), 3)
     return f"{fence}{language}\n{code}\n{fence}"
 
 
 def markdown_text(text: object) -> str:
-    r"""`text` within a line or a table of Markdown, with everything escaped that could be markup.
+    r"""`text` for a line or a table of Markdown. Everything that could be markup is escaped.
 
     >>> markdown_text("a_b <script>")
     'a\\_b &lt;script&gt;'

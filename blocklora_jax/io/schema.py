@@ -1,4 +1,4 @@
-"""Typed, bounded fields for headers and JSON that we read. Checked with pydantic before anything is built from them."""
+"""Typed, bounded fields for headers and JSON. pydantic checks them before anything is built from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 3
 
 
 class Schema(BaseModel):
-    """A JSON object: every field of the type that is written here, and no others."""
+    """A JSON object whose fields have exactly the stated types, and which has no other fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -31,19 +31,19 @@ Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_is_pri
 # "<ada>"
 Token = Annotated[str, StringConstraints(pattern=r"^<[^<>\s]{1,98}>$", max_length=100), AfterValidator(_is_printable)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
-# Features of a layer, rows of a table; a wider layer than any model has.
+# Features of a layer or rows of a table. The bound is larger than in any model.
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
 Shape = Annotated[list[Width], Field(min_length=2, max_length=2)]
 
 
 def validated(schema: type[T], value: Any, source: str) -> T:
-    """`value`, from JSON, as `schema`. Raises UserError, beginning with `source`, naming the fields that are wrong."""
+    """`value`, from JSON, as `schema`. Raises UserError that begins with `source` and names the wrong fields."""
     try:
         return _adapter(schema).validate_python(value)
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg'].lower()}" for item in error.errors()]
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise UserError(f"{source}: {'; '.join(found[:_SHOWN])}{more}") from error
+        wrong = [f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg'].lower()}" for item in error.errors()]
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise UserError(f"{source}: {'; '.join(wrong[:_SHOWN])}{more}") from error
     except RecursionError as error:
         raise UserError(f"{source}: it is nested too deeply") from error
 

@@ -1,4 +1,4 @@
-"""Safetensors in and out: the one place that opens them, knows their types, and verifies their digest."""
+"""Reads and writes safetensors. Only this module opens them, knows their types, and verifies their digest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # NumPy knows bfloat16 only through it
+import ml_dtypes  # gives NumPy bfloat16
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -18,18 +18,18 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import open_atomic
 from blocklora_jax.io.tensor_digest import DIGEST_KEY, TensorDigest
 
-# What users choose among when a file is written.
+# The types in which files can be written.
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FLOATS = frozenset(_NAMES.values())
-_WHOLE = frozenset(("I64", "I32", "I16", "U8", "I8"))
+_INTEGERS = frozenset(("I64", "I32", "I16", "U8", "I8"))
 _MOST_AXES = 16
 _PLACEHOLDER = "0" * 64
-# ValueError: dimensions that NumPy cannot have.
+# ValueError is raised for dimensions that NumPy cannot have.
 _UNREADABLE = (SafetensorError, OSError, TypeError, ValueError, MemoryError)
 
-# What a file that is no safetensors begins with, and what to say of it.
-_OTHERS: tuple[tuple[bytes, str], ...] = (
+# The beginnings of files that are not safetensors, and what the message says about them.
+_OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a PyTorch file or another zip archive, which may run code: only safetensors are read"),
     (b"\x80", "a Python pickle, which can run code: only safetensors are read"),
     (b"<!DOCTYPE", "a web page: the download did not reach the file (is a login needed?)"),
@@ -50,23 +50,23 @@ class TensorFile:
         self.keys: list[str] = list(file.keys())
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of a tensor, from the header. Raises UserError for more axes than any array has."""
+        """Shape of a tensor, from the header. Raises UserError for more axes than any weight has."""
         shape = tuple(self._file.get_slice(key).get_shape())
         if len(shape) > _MOST_AXES:
-            raise UserError(f"{self.path}: {key} has {len(shape)} axes, more than any weight")
+            raise UserError(f"{self.path}: {key} has {len(shape)} axes, more than any weight has")
         return shape
 
     def dtype(self, key: str) -> str:
-        """Type of a tensor as safetensors call it: "F32"."""
+        """Type of a tensor under its name in safetensors: "F32"."""
         return self._file.get_slice(key).get_dtype()
 
     def read(self, key: str) -> np.ndarray:
-        """One tensor, not verified. Raises UserError for a type that is no floating-point number of 16 bits or more."""
+        """One tensor, not verified. Raises UserError unless its type is a floating-point type of 16 bits or more."""
         self.require_floats([key])
         return self._get(key)
 
     def require_floats(self, keys: Collection[str]) -> None:
-        """Raise UserError naming the tensors that are not F64, F32, F16 or BF16: quantised ones, for example."""
+        """Raise UserError naming the tensors that are not F64, F32, F16 or BF16, such as quantised ones."""
         wrong = [(key, self.dtype(key)) for key in keys]
         wrong = [f"{key} is {dtype}" for key, dtype in wrong if dtype not in _FLOATS]
         if wrong:
@@ -79,14 +79,14 @@ class TensorFile:
     def tensors(
         self, wanted: Callable[[str], bool] = lambda key: True, whole: Callable[[str], bool] = lambda key: False
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """(key, tensor) of all keys that are `wanted`, one at a time; then the digest of the whole file is verified.
+        """(key, tensor) for all `wanted` keys, one at a time. After the last one, the file's digest is verified.
 
-        whole: keys of tensors that may hold whole numbers, too.
-        Raises: UserError for types as `read`, and, after the last tensor, if the file has a digest that does not hold.
+        whole: whether a key's tensor may also hold integers.
+        Raises: UserError for other types, and, after the last tensor, if the file's digest does not match.
         """
         stated = self.metadata.get(DIGEST_KEY) if self._verify else None
         self.require_floats(
-            [key for key in self.keys if wanted(key) and not (whole(key) and self.dtype(key) in _WHOLE)]
+            [key for key in self.keys if wanted(key) and not (whole(key) and self.dtype(key) in _INTEGERS)]
         )
         digest = TensorDigest()
         for key in self.keys:
@@ -99,8 +99,8 @@ class TensorFile:
                 yield key, tensor
         if stated is not None and digest.hexdigest(self.metadata) != stated:
             raise UserError(
-                f"{self.path} is damaged: its contents differ from the digest in its header. Copy or download it again;"
-                " if it was edited on purpose, --no-verify (verify=False) reads it all the same"
+                f"{self.path} is damaged: its contents do not match the digest in its header. Copy or download it"
+                " again. If it was edited on purpose, --no-verify (verify=False) reads it anyway"
             )
 
     def read_all(self) -> dict[str, np.ndarray]:
@@ -121,10 +121,10 @@ def open_tensors(path: str | Path, what: str = "file", verify: bool = True) -> I
     Args:
         path: the file.
         what: what it should be, for messages ("adapter file").
-        verify: whether a digest in its header must hold.
+        verify: whether a digest in its header must match.
 
     Raises:
-        UserError: there is no such file, it is a folder, a pickle, a web page …, cut short, or no safetensors.
+        UserError: the file does not exist, is a folder, is cut short, or is not safetensors but a pickle, a web page, …
     """
     path = Path(path).expanduser()
     _require_file(path, what)
@@ -137,13 +137,13 @@ def open_tensors(path: str | Path, what: str = "file", verify: bool = True) -> I
 
 
 def read_metadata(path: str | Path, what: str = "file") -> dict[str, str]:
-    """The texts in a file's header. Raises UserError as `open_tensors`."""
+    """The texts in a file's header. Raises UserError like `open_tensors`."""
     with open_tensors(path, what) as file:
         return file.metadata
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write arrays with a digest; equal arrays and texts give equal bytes. Raises UserError as `stream_tensors`."""
+    """Write arrays with a digest. Equal arrays and texts give equal bytes. Raises UserError like `stream_tensors`."""
     arrays = {key: np.asarray(tensor) for key, tensor in tensors.items()}
     stream_tensors(path, {k: (a.shape, a.dtype) for k, a in arrays.items()}, arrays.__getitem__, metadata)
 
@@ -154,20 +154,20 @@ def stream_tensors(
     make: Callable[[str], np.ndarray],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file of tensors that `make(key)` gives in turn, so that a model is in memory once.
+    """Write a safetensors file. `make(key)` gives one tensor at a time, so that a model is in memory only once.
 
     Args:
-        path: where; written beside and moved into place.
+        path: the file; it is written beside its place and then moved there.
         layout: shape and type of every tensor, by key.
-        make: the tensor of a key, of that shape and type, in any memory order.
-        metadata: texts for the header. The digest joins them.
+        make: gives the tensor of a key, of that shape and type, in any memory order.
+        metadata: texts for the header. The digest is added to them.
 
     Raises:
-        UserError: the disk will not take the file.
+        UserError: the file cannot be written.
 
     Source: the safetensors format: 8 bytes length, a header in JSON padded with spaces, the tensors in C order.
     """
-    # Wide types first: then every tensor starts at a multiple of its width.
+    # Wide types come first, so that every tensor starts at a multiple of its width.
     order = sorted(layout, key=lambda key: (-layout[key][1].itemsize, key))
     texts = {key: value for key, value in sorted(metadata.items()) if key != DIGEST_KEY}
     header: dict[str, object] = {"__metadata__": {DIGEST_KEY: _PLACEHOLDER, **texts}}
@@ -189,7 +189,7 @@ def stream_tensors(
                 raise ValueError(f"{key} is {tensor.dtype} {tensor.shape}, not {dtype} {shape} as announced")
             digest.add(key, tensor)
             file.write(tensor.reshape(-1).view(np.uint8).data)
-        # Known only now; of the length that was kept free.
+        # The digest is known only now. It is as long as the placeholder.
         file.seek(8 + text.index(_PLACEHOLDER.encode()))
         file.write(digest.hexdigest(texts).encode())
 
@@ -201,8 +201,8 @@ def _require_file(path: Path, what: str) -> None:
         if not path.exists():
             raise UserError(f"there is no {what} {path}")
         if not path.is_file():
-            raise UserError(f"{path} is no ordinary file")
-    except (OSError, ValueError) as error:  # a loop of links; a name with a NUL
+            raise UserError(f"{path} is not an ordinary file")
+    except (OSError, ValueError) as error:  # OSError for a loop of links, ValueError for a name with a NUL
         raise UserError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -212,7 +212,7 @@ def _explain(path: Path, error: Exception) -> str:
             start = file.read(32)
     except OSError as unreadable:
         return f"cannot read {path}: {unreadable.strerror or unreadable}"
-    for mark, kind in _OTHERS:
+    for mark, kind in _OTHER_FORMATS:
         if start.lstrip().startswith(mark):
             return f"{path} is {kind}"
     if not start:

@@ -1,4 +1,4 @@
-"""Nested parameters to and from a flat dict by path. Needs neither Flax nor, until a key path is named, JAX."""
+"""Converts nested parameters to and from a flat dict by path. Does not import Flax, and JAX only in `leaf_path`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by their path.
+    """The leaves of nested parameters, by path.
 
     >>> flatten_params({"conv": {"bias": 0, "kernel": 1}})
     {'conv/bias': 0, 'conv/kernel': 1}
@@ -19,7 +19,7 @@ def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten_params(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse.
+    """Nested parameters from leaves by path: the inverse of `flatten_params`.
 
     >>> unflatten_params({"conv/bias": 0, "conv/kernel": 1})
     {'conv': {'bias': 0, 'kernel': 1}}
@@ -35,7 +35,7 @@ def unflatten_params(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leaf_path(key_path: Sequence[Any]) -> str:
-    """What `jax.tree_util` calls a leaf, as `flatten_params` does: "unet/down_blocks_0/…/kernel".
+    """A key path of `jax.tree_util` in the form of `flatten_params`: "unet/down_blocks_0/…/kernel".
 
     >>> import jax
     >>> [(path, leaf)] = jax.tree_util.tree_leaves_with_path({"conv": {"kernel": 1}})

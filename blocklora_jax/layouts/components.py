@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-# SDXL has both, the others the first.
+# SDXL has both; the other families have only the first.
 TextEncoder = Literal["text_encoder", "text_encoder_2"]
-# What adapters change, and what a model is known by; the autoencoder stays as it is.
+# The components that adapters can change, and by which a base model is identified. The autoencoder is not one of them.
 Adapted = Literal["unet", "text_encoder", "text_encoder_2"]
 
 TEXT_ENCODERS: tuple[str, ...] = get_args(TextEncoder)

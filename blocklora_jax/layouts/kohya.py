@@ -6,8 +6,8 @@
 | U-Net of SDXL | `lora_unet_` + the name in SDXL's own code: `lora_unet_input_blocks_4_1_proj_in` |
 | text encoder | `lora_te_text_model_encoder_layers_0_mlp_fc1`; of SDXL `lora_te1_…` and `lora_te2_…` |
 
-Behind it `.lora_down.weight` [r, in], `.lora_up.weight` [out, r], `.alpha` (no axes).
-The change is alpha / r * up @ down.
+After it comes `.lora_down.weight` [r, in], `.lora_up.weight` [out, r] or `.alpha` (no axes).
+The change of the weight is alpha / r * up @ down.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ def kohya_name(component: str, layer: str, base_family: str = DEFAULT_FAMILY) ->
 
 
 def kohya_table(layers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, str]]:
-    """{name: (component, layer path)} of the layers of a model, in all names that there are for them.
+    """{name: (component, layer path)} for the layers of a model, under all names that they can have.
 
-    A table and no rule, because the underscores of a name do not say which of them stood for a dot. U-Net layers have
-    two names, PyTorch's and that of SDXL's own code: trainers of 1.x use the first, of SDXL either.
+    This must be a table, because an underscore in a name does not show whether it stands for a dot. U-Net layers have
+    two names, PyTorch's and the one in SDXL's own code. Trainers of 1.x use the first; trainers of SDXL use either.
     """
     table: dict[str, tuple[str, str]] = {}
     for component, paths in layers.items():
         for path in paths:
             for name in _names(component, path):
                 if table.setdefault(name, (component, path)) != (component, path):
-                    raise UserError(f"{name} could be {table[name]} or {(component, path)}: an odd model")
+                    raise UserError(f"the name {name} could mean {table[name]} or {(component, path)}")
     return table
 
 
 @lru_cache(maxsize=1)
 def any_kohya_table() -> Mapping[str, tuple[str, str]]:
-    """The table of every layer that Stable Diffusion 1.x, 2.x and XL have."""
+    """The table for all layers of Stable Diffusion 1.x, 2.x and XL."""
     return kohya_table({component: known_layers(component) for component in ADAPTED})
 
 
 def kohya_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = DEFAULT_FAMILY) -> dict[str, np.ndarray]:
-    """The tensors of a file that every program reads alike: one rank, padded with zeros, and alpha equal to it.
+    """The tensors of a file that every program reads alike.
 
-    diffusers reads files whose rank or alpha differs by layer wrongly, without a word. alpha is fp32 whatever the rest
-    is: in bfloat16 257 would become 256.
+    All layers are padded with zeros to one rank, and alpha is equal to it. diffusers reads a file wrongly, without a
+    warning, if rank or alpha differs between layers. alpha is always fp32: in bfloat16, 257 would become 256.
     """
     tensors = {}
     padded, rank = one_rank(with_attention(lowrank))

@@ -4,16 +4,16 @@
 |---|---|---|
 | U-Net | `model.diffusion_model.` | `input_blocks.N.0` residual block, `.1` attention, `.0.op` downsampler |
 | | | `middle_block.0`, `.1`, `.2` |
-| | | `output_blocks.N.0`, `.1`, and the upsampler behind them |
+| | | `output_blocks.N.0`, `.1`, and the upsampler after them |
 | autoencoder | `first_stage_model.` | `encoder.down.I.block.J`, `mid.block_1`, `mid.attn_1` |
-| | | `decoder.up.I` counted from the picture's side |
+| | | `decoder.up.I`, counted from the end that gives the picture |
 | | | attention is stored as 1x1 convolutions |
 | text encoder of 1.x | `cond_stage_model.transformer.` | the same key |
 | text encoder of 2.x | `cond_stage_model.model.` | OpenCLIP's names; query, key and value in one `in_proj` |
 | SDXL, first text encoder | `conditioner.embedders.0.transformer.` | as in 1.x |
 | SDXL, second text encoder | `conditioner.embedders.1.model.` | OpenCLIP's names; `text_projection` transposed |
 
-How blocks are numbered depends on how many layers they have, so the table is made from the keys of a model.
+The numbers of blocks depend on how many layers they have, so the table is made from the keys of a model.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _QKV = re.compile(r"text_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\
 
 
 class Place(NamedTuple):
-    """Where a parameter lies in the single file: `part` (0, 1, 2 for q, k, v) of the tensor `key`; None: all of it."""
+    """Where a parameter is in the single file: in `part` (0, 1, 2 for q, k, v) of the tensor `key`; None: all of it."""
 
     key: str
     part: int | None = None
@@ -92,13 +92,13 @@ def ldm_table(family: str, keys: Mapping[str, Collection[str]]) -> dict[tuple[st
             raise UserError(f"a single file of {family} has no {component}")
         place = _namer(family, component, names)
         for name in names:
-            found = place(name)
-            table[component, name] = found._replace(key=prefix + found.key)
+            unprefixed = place(name)
+            table[component, name] = unprefixed._replace(key=prefix + unprefixed.key)
     return table
 
 
 def invert_table(table: Mapping[tuple[str, str], Place]) -> dict[str, list[tuple[str, str]]]:
-    """{key of the single file: [(component, PyTorch key)]}: one entry, or those of q, k and v in this order."""
+    """{key of the single file: [(component, PyTorch key)]}: one entry, or three for q, k and v in this order."""
     ordered = sorted(table.items(), key=lambda item: item[1].part or 0)
     inverse: dict[str, list[tuple[str, str]]] = {}
     for entry, place in ordered:
@@ -107,18 +107,18 @@ def invert_table(table: Mapping[tuple[str, str], Place]) -> dict[str, list[tuple
 
 
 def split_tensor(entries: Sequence[tuple[str, str]], tensor: np.ndarray) -> list[np.ndarray]:
-    """The PyTorch tensors, one for each of `entries`, of a stored one; views."""
+    """The PyTorch tensors that a stored tensor holds, one for each of `entries`, as views."""
     component, key = entries[0]
     if len(entries) > 1:
         return np.split(tensor, len(entries))
     if key == "text_projection.weight":
         return [tensor.T]
-    # Written as a convolution of 1x1, of width 1 in very old files, or as the matrix that it is.
+    # Some files have a 1x1 convolution here, very old ones a one-dimensional convolution, others the matrix itself.
     return [tensor.reshape(tensor.shape[:2]) if is_vae_attention(component, key) else tensor]
 
 
 def join_tensors(entries: Sequence[tuple[str, str]], tensors: Sequence[np.ndarray]) -> np.ndarray:
-    """The stored tensor of PyTorch tensors: the inverse of `split_tensor`."""
+    """The tensor to store for these PyTorch tensors: the inverse of `split_tensor`."""
     component, key = entries[0]
     if len(entries) > 1:
         return np.concatenate(tensors)
@@ -150,13 +150,14 @@ def unet_prefixes(keys: Iterable[str]) -> dict[str, str]:
             prefixes[f"up_blocks.{block}.resnets.{layer}"] = f"output_blocks.{index}.0"
             prefixes[f"up_blocks.{block}.attentions.{layer}"] = f"output_blocks.{index}.1"
             index += 1
-        behind = 2 if ("up", str(block), "attentions", "0") in items else 1
-        prefixes[f"up_blocks.{block}.upsamplers.0.conv"] = f"output_blocks.{index - 1}.{behind}.conv"
+        # The upsampler comes after the residual block and, if there is one, the attention.
+        position = 2 if ("up", str(block), "attentions", "0") in items else 1
+        prefixes[f"up_blocks.{block}.upsamplers.0.conv"] = f"output_blocks.{index - 1}.{position}.conv"
     return prefixes
 
 
 def unet_name(key: str, prefixes: Mapping[str, str]) -> str:
-    """The LDM key of a U-Net's PyTorch key, or of a module's name; `prefixes` of `unet_prefixes`.
+    """The LDM key for a U-Net's PyTorch key or module name. prefixes: from `unet_prefixes`.
 
     >>> unet_name("conv_out.weight", unet_prefixes([]))
     'out.2.weight'

@@ -10,7 +10,7 @@ from blocklora_jax.layouts.families.table import DEFAULT_FAMILY, FAMILIES
 from blocklora_jax.layouts.ldm import unet_name, unet_prefixes
 from blocklora_jax.layouts.torch_names import torch_key
 
-# As many as any of these models has: a name is looked up here to be understood, not to be found in one model.
+# The largest numbers of any of these models: the layers of all models are listed, not those of one.
 _BLOCKS, _DEPTH, _TEXT_LAYERS = 4, 10, 32
 _RESNETS = {"down_blocks": 2, "mid_block": 2, "up_blocks": 3}
 _RESNET = ("conv1", "conv2", "time_emb_proj", "conv_shortcut")
@@ -50,7 +50,7 @@ def ldm_name(layer: str) -> str:
 
 @lru_cache(maxsize=4)
 def known_layers(component: str) -> frozenset[str]:
-    """Paths of all layers of "unet", "text_encoder" or "text_encoder_2" that there can be."""
+    """Paths of all layers that "unet", "text_encoder" or "text_encoder_2" can have."""
     if component == "unet":
         return frozenset(_unet_layers())
     paths = [f"text_model/encoder/layers/{i}/{name}" for i in range(_TEXT_LAYERS) for name in _TEXT]
@@ -58,7 +58,7 @@ def known_layers(component: str) -> frozenset[str]:
 
 
 def ldm_names(layer: str) -> set[str]:
-    """All names that a layer may have in LDM's code: an upsampler's depends on whether attention stands before it."""
+    """All names that a layer may have in LDM's code: an upsampler's name depends on whether attention precedes it."""
     name = module_name("unet", layer)
     return {unet_name(name, _ldm_prefixes(attention)) for attention in (True, False)}
 
@@ -79,7 +79,10 @@ def _unet_layers() -> Iterator[str]:
 
 @lru_cache(maxsize=2)
 def _ldm_prefixes(attention: bool) -> dict[str, str]:
-    """Of a U-Net with two layers a block, as all published ones have, and (or not) attention in every block."""
+    """`unet_prefixes` for two layers a block, as in all published models.
+
+    attention: whether every up block has attention.
+    """
     keys = []
     for block in range(_BLOCKS):
         for way in ("down_blocks", "up_blocks"):

@@ -1,4 +1,4 @@
-"""Low-rank changes of layers: the pair, trees of pairs, and their way to and from PyTorch's factors."""
+"""Low-rank changes of layers: pairs, trees of pairs, and their conversion to and from PyTorch's factors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LoRAPair(NamedTuple):
 LoRATree = dict[str, dict[str, LoRAPair]]
 # The same keys; kernel shapes (n, m).
 KernelShapes = dict[str, dict[str, tuple[int, int]]]
-# What is written to PyTorch's files; plain tuples do too.
+# A `LoRATree` or the same with plain tuples, for writing PyTorch's files.
 LowRank = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
 
 

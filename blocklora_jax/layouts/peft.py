@@ -16,14 +16,15 @@ from blocklora_jax.layouts.torch_names import flax_path
 
 _COMPONENT = re.compile(r"(unet|text_encoder_2|text_encoder)\.(.+)")
 _BARE = "base_model.model."
-# As diffusers named the text encoder's layers before it used PEFT.
+# The names that diffusers gave to the text encoder's layers before it used PEFT.
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
 def peft_layer(head: str) -> tuple[str, str] | None:
     """(component, Flax layer path) of a tensor's name without its ending; None if there is no such layer.
 
-    Reads also what PEFT writes of one model (`base_model.model.down_blocks…`) and diffusers' names before PEFT.
+    Also reads the names that PEFT writes for a single model (`base_model.model.down_blocks…`), and the names that
+    diffusers used before PEFT.
 
     >>> peft_layer("unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out")
     ('unet', 'mid_block/attentions_0/transformer_blocks_0/attn1/to_out_0')
@@ -50,9 +51,9 @@ def peft_layer(head: str) -> tuple[str, str] | None:
 def peft_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = DEFAULT_FAMILY) -> dict[str, np.ndarray]:
     """`<component>.<layer>.lora_A.weight` [r, in] and `.lora_B.weight` [out, r], contiguous, for PyTorch.
 
-    Every layer is padded with zeros to one rank r, and there are no alphas: diffusers takes r for alpha, which is right
-    because scales are folded in already. A text encoder in which no attention layer is adapted gets one of zeros,
-    because diffusers reads its rank there. base_family: see `AdapterInfo`.
+    Every layer is padded with zeros to one rank r. There are no alphas: diffusers then uses r as alpha, which is right
+    because the scales are already multiplied in. If no attention layer of a text encoder is adapted, one of zeros is
+    added, because diffusers reads the rank there. base_family: see `AdapterInfo`.
 
     Source: diffusers 0.42 `StableDiffusionLoraLoaderMixin`; peft `LoraConfig`.
     """
@@ -69,7 +70,7 @@ def peft_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = DEFAULT_F
 
 
 def with_attention(lowrank: LowRank) -> LowRank:
-    """`lowrank` with a silent attention layer in each text encoder that has others only."""
+    """`lowrank`, with a layer of zeros added to each text encoder in which no attention layer is adapted."""
     return {c: layers if c == "unet" else _with_attention(layers) for c, layers in lowrank.items()}
 
 
@@ -78,7 +79,7 @@ def _with_attention(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Mapp
     if mlp is None or any("/self_attn/" in layer for layer in layers):
         return layers
     a, b = layers[mlp]
-    # fc1 maps the text width to the inner width, fc2 back.
+    # fc1 maps the text width to the inner width, and fc2 maps it back.
     width = min(a.shape[0], b.shape[1])
-    silent = np.zeros((width, 1), np.float32), np.zeros((1, width), np.float32)
-    return {re.sub(r"mlp/fc[12]$", "self_attn/q_proj", mlp): silent, **layers}
+    zeros = np.zeros((width, 1), np.float32), np.zeros((1, width), np.float32)
+    return {re.sub(r"mlp/fc[12]$", "self_attn/q_proj", mlp): zeros, **layers}

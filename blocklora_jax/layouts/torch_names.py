@@ -1,4 +1,4 @@
-"""The one two-way table between PyTorch keys and Flax paths.
+"""The two-way table between PyTorch keys and Flax paths.
 
 | PyTorch                                  | Flax                                    | axes                  |
 |------------------------------------------|-----------------------------------------|-----------------------|
@@ -12,8 +12,8 @@
 | `…_embedding.weight` [n, d]              | `…_embedding/embedding` [n, d]          |                       |
 | `.bias`                                  | `/bias`                                 |                       |
 
-Read as well, never written: the VAE's old names `query`, `key`, `value`, `proj_attn`, and text-encoder keys without
-`text_model.`, as transformers 5 saves them.
+Two more spellings are read but never written: the VAE's old names `query`, `key`, `value`, `proj_attn`, and
+text-encoder keys without `text_model.`, as transformers 5 saves them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from blocklora_jax.layouts.components import ADAPTED
 
 COMPONENTS = (*ADAPTED, "vae", "image_encoder")
 
-# Module lists: PyTorch numbers their items as an attribute of their own, Flax as part of the name.
+# Module lists. PyTorch writes the number of an item as a separate part of the key; Flax has it in the name.
 _LISTS = frozenset(
     "down_blocks up_blocks resnets attentions transformer_blocks downsamplers upsamplers to_out net".split()
 )
@@ -37,7 +37,7 @@ _NUMBERED = re.compile(r"(.+)_(\d+)")
 _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out_0"}
 _VAE_ATTENTION_FLAX = {new: old for old, new in _VAE_ATTENTION.items()}
 _TEXT_ROOTS = frozenset({"embeddings", "encoder", "final_layer_norm"})
-# A buffer, not a weight: 0, 1, 2, … as long as the position table.
+# Buffers, not weights: 0, 1, 2, …, as many as the position table has rows.
 _BUFFERS = frozenset({"text_model/embeddings/position_ids", "vision_model/embeddings/position_ids"})
 _TABLES = frozenset({"token_embedding", "position_embedding"})
 _LEAVES = {
@@ -70,7 +70,7 @@ def torch_key(component: str, path: str) -> str:
 
 
 def flax_path(component: str, key: str, ndim: int) -> str:
-    """The Flax path of a PyTorch key, whose tensor has `ndim` axes (which tells a kernel from a norm's scale).
+    """The Flax path of a PyTorch key. ndim: the tensor's number of axes, which tells a kernel from a norm's scale.
 
     >>> flax_path("text_encoder", "encoder.layers.0.mlp.fc1.weight", 2)
     'text_model/encoder/layers/0/mlp/fc1/kernel'
@@ -90,7 +90,7 @@ def flax_path(component: str, key: str, ndim: int) -> str:
 def to_flax(component: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Nested Flax parameters of a PyTorch state dict; kernels are transposed views, not copies.
 
-    Raises: UserError naming every key that is no parameter of a diffusers model, or is there in two spellings.
+    Raises: UserError naming a key that is not a parameter of a diffusers model, or that occurs in two spellings.
     """
     flat: dict[str, tuple[str, np.ndarray]] = {}
     for key, tensor in tensors.items():
@@ -112,7 +112,7 @@ def to_flax(component: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]
 def to_torch(component: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The PyTorch state dict of nested Flax parameters: contiguous numpy arrays of unchanged dtype.
 
-    Contiguous, because `safetensors.numpy.save_file` writes wrong data for a transposed view without a word.
+    Contiguous, because `safetensors.numpy.save_file` writes wrong data for a transposed view, without a warning.
     """
     return {
         torch_key(component, path): np.ascontiguousarray(flip_axes(path, np.asarray(leaf), to_torch=True))
@@ -140,7 +140,7 @@ def _module_names(component: str, key: str) -> list[str]:
 
 
 def flip_axes(path: str, array: np.ndarray, *, to_torch: bool) -> np.ndarray:
-    """A view with PyTorch's order of axes (or Flax'), of the parameter at a Flax path."""
+    """A view of the parameter at a Flax path, with its axes in PyTorch's order, or in Flax's."""
     if not path.endswith("/kernel"):
         return array
     if array.ndim == 4:

@@ -9,5 +9,5 @@ import flax.linen as nn
 
 
 def apply_model(module: nn.Module, params: Mapping[str, Any], *inputs: Any, method: str | None = None) -> Any:
-    """The module's answer: an array, or a tuple of them."""
+    """The output of `module` for `inputs`: an array, or a tuple of arrays."""
     return module.apply({"params": params}, *inputs, method=method)

@@ -61,7 +61,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated linear unit of four times the width, and back."""
+    """A gated layer of four times the width, and a projection back to the width."""
 
     channels: int
     dtype: DTypeLike = jnp.float32
@@ -92,7 +92,7 @@ class BasicTransformerBlock(nn.Module):
 class Transformer2DModel(nn.Module):
     """Transformer blocks over the pixels of a feature map, added to it. Source: diffusers `Transformer2DModel`.
 
-    The projections before and after are 1x1 convolutions in Stable Diffusion 1.x, and dense layers since.
+    The projections before and after are 1x1 convolutions in Stable Diffusion 1.x, and dense layers in later families.
     """
 
     channels: int
@@ -118,7 +118,7 @@ class Transformer2DModel(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """The VAE's one-head attention over pixels, with the names that Flax Stable Diffusion kept for it."""
+    """The VAE's attention over pixels, with one head. Its layers have the names of diffusers' former Flax models."""
 
     channels: int
     norm_num_groups: int

@@ -12,7 +12,7 @@ from blocklora_jax.models.config_base import AnyConfig, ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIPConfig(ModelConfig):
-    """What the text tower and the image tower of CLIP have in common."""
+    """The fields that the text tower and the image tower of CLIP have in common."""
 
     hidden_size: int = 512
     intermediate_size: int = 2048
@@ -22,7 +22,7 @@ class CLIPConfig(ModelConfig):
     layer_norm_eps: float = 1e-5
 
     FIXED: ClassVar[Mapping[str, Any]] = {"attention_dropout": 0.0}
-    # What transformers writes into every config.json, whatever the model: versions, initialisation, generation.
+    # Fields that transformers writes into the config.json of every model: versions, initialisation, generation.
     BOOKKEEPING: ClassVar[frozenset[str]] = frozenset(
         "_name_or_path architectures dtype torch_dtype transformers_version model_type initializer_factor "
         "initializer_range dropout chunk_size_feed_forward id2label is_encoder_decoder label2id output_attentions "
@@ -44,8 +44,8 @@ class CLIPConfig(ModelConfig):
 class TextConfig(CLIPConfig):
     """The CLIP text encoder: `text_encoder/config.json`.
 
-    The token ids and `projection_dim` do not touch the hidden states; they are kept to be written back. Stable
-    Diffusion 2.x reads the layer before OpenCLIP's last: its folders simply hold one layer less.
+    The token ids and `projection_dim` do not change the hidden states; they are kept to be written back. Stable
+    Diffusion 2.x reads the output of OpenCLIP's last layer but one, so its folders do not hold the last layer.
     """
 
     vocab_size: int = 49408
@@ -59,7 +59,7 @@ class TextConfig(CLIPConfig):
 
     @classmethod
     def from_json(cls: type[AnyConfig], raw: Mapping[str, Any], source: str) -> AnyConfig:
-        """As `ModelConfig.from_json`. Raises UserError also if the file gives ids outside the vocabulary."""
+        """Like `ModelConfig.from_json`. Also raises UserError if the file gives ids outside the vocabulary."""
         config = super().from_json(raw, source)
         for name in raw.keys() & {"pad_token_id", "bos_token_id", "eos_token_id"}:
             value, rows = getattr(config, name), getattr(config, "vocab_size")  # noqa: B009 (of a class below)
@@ -79,8 +79,8 @@ class TextConfig(CLIPConfig):
 class TextProjectionConfig(TextConfig):
     """SDXL's second text encoder: `text_encoder_2/config.json`.
 
-    `projection_dim` is the width of the pooled text, which is read at the first `eos_token_id`; 2 is an old mistake in
-    published configs, for which transformers takes the largest id of the prompt.
+    `projection_dim` is the width of the pooled text, which is read at the first `eos_token_id`. In published configs
+    this id is 2 by an old mistake; transformers then reads at the largest id of the prompt.
     """
 
     HEADER: ClassVar[Mapping[str, Any]] = {

@@ -1,4 +1,4 @@
-"""The CLIP text encoders: states for cross-attention, and for SDXL the prompt as one vector too."""
+"""The CLIP text encoders. They give states for cross-attention and, for SDXL, the prompt as one vector too."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Hidden = Float[Array, "b t d"]
 
 
 def activate(x: Float[Array, "*n"], name: str) -> Float[Array, "*n"]:
-    """`quick_gelu`: x sigmoid(1.702 x); `gelu`: the exact one."""
+    """`quick_gelu`: x sigmoid(1.702 x); `gelu`: the exact (erf) gelu."""
     return x * jax.nn.sigmoid(1.702 * x) if name == "quick_gelu" else jax.nn.gelu(x, approximate=False)
 
 
 class _Part(nn.Module):
-    """What every part of a CLIP tower is told."""
+    """The base class of all parts of a CLIP tower: its config, the dtype, and whether attention is causal."""
 
     config: CLIPConfig
     dtype: DTypeLike = jnp.float32
@@ -37,7 +37,7 @@ class _Part(nn.Module):
 
 
 class SelfAttention(_Part):
-    """Multi-head attention, causal in the text tower."""
+    """Multi-head self-attention. It is causal in the text tower."""
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
@@ -67,7 +67,7 @@ class EncoderLayer(_Part):
 
 
 class Layers(_Part):
-    """The stack; its children are named 0, 1, … as in the files. Gives what the last layer makes, and what it reads."""
+    """The stack of layers, named 0, 1, … as in the files. Gives the output and the input of the last layer."""
 
     @nn.compact
     def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
@@ -78,7 +78,7 @@ class Layers(_Part):
 
 
 class Encoder(_Part):
-    """Holds `layers`."""
+    """The stack under the name `layers`, as in the files."""
 
     @nn.compact
     def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
@@ -102,7 +102,7 @@ class Embeddings(nn.Module):
 
 
 class TextTransformer(_Part):
-    """Embeddings, encoder, final norm. Gives the normed last states and those before the last layer, [b, t, d] each."""
+    """Embeddings, encoder, final norm. Gives the normed last states and the last layer's inputs, [b, t, d] each."""
 
     config: TextConfig
 
@@ -110,7 +110,7 @@ class TextTransformer(_Part):
     def __call__(self, input_ids: Int[Array, "b t"]) -> tuple[Hidden, Hidden]:
         longest = self.config.max_position_embeddings
         if input_ids.shape[1] > longest:
-            # A gather would silently clip.
+            # Otherwise the look-up of positions would clip them silently.
             raise ValueError(f"{input_ids.shape[1]} tokens a prompt, but the text encoder reads at most {longest}")
         x = Embeddings(self.config, self.dtype, name="embeddings")(input_ids)
         last, penultimate = self._part(Encoder, "encoder")(x)
@@ -123,7 +123,7 @@ class CLIPTextModel(nn.Module):
     Attributes:
         config: the architecture.
         dtype: type of the computation.
-        penultimate: give the states that the last layer reads, without a final norm, as SDXL wants them.
+        penultimate: give the inputs of the last layer, without the final norm, as SDXL needs them.
     """
 
     config: TextConfig
@@ -141,7 +141,7 @@ class CLIPTextModel(nn.Module):
 
 
 class TextOutput(NamedTuple):
-    """states: what cross-attention reads. pooled: a prompt as one vector, where the U-Net reads that too (SDXL)."""
+    """states: read by cross-attention. pooled: each prompt as one vector, for U-Nets that read it too (SDXL)."""
 
     states: Float[Array, "b t d"]
     pooled: Float[Array, "b p"] | None = None
@@ -158,7 +158,10 @@ class CLIPTextModelWithProjection(nn.Module):
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> TextOutput:
-        """States [b, t, hidden_size] before the last layer, and the end token's last, projected [b, projection_dim].
+        """The states before the last layer, and the pooled text.
+
+        The states are [b, t, hidden_size]. The pooled text [b, projection_dim] is the projection of the end token's
+        last state.
 
         Raises: ValueError if the prompts are longer than the position table.
         """
@@ -170,7 +173,7 @@ class CLIPTextModelWithProjection(nn.Module):
 
 
 def end_positions(input_ids: Int[Array, "b t"], config: TextProjectionConfig) -> Int[Array, " b"]:
-    """Where each prompt ends: its first end token; for the wrong id 2 its largest id, as transformers has it."""
-    # The largest id would be a concept token's: `checkpoints` put the tokenizer's end token into the config they read.
+    """The position of each prompt's first end token. For the wrong id 2: of its largest id, as in transformers."""
+    # The largest id may be a concept token's. So `checkpoints` writes the tokenizer's end token into configs it reads.
     is_end = input_ids if config.eos_token_id == 2 else input_ids == config.eos_token_id
     return jnp.argmax(is_end, axis=1)

@@ -47,7 +47,7 @@ class CLIPVisionModel(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches and a class token through the encoder; the class token's state, normed."""
+    """Sends the patches and a class token through the encoder, and gives the class token's normed state."""
 
     config: VisionConfig
     dtype: DTypeLike = jnp.float32

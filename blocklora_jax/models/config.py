@@ -1,4 +1,4 @@
-"""Configs of the models, with the fields and defaults of their `config.json`. `clip_config` has those of CLIP."""
+"""Configs of the U-Net and the VAE, with the fields and defaults of `config.json`. `clip_config` has those of CLIP."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from blocklora_jax.models.config_base import ModelConfig
 
 __all__ = ["SIZE_IDS", "CLIPConfig", "TextConfig", "TextProjectionConfig", "UNetConfig", "VAEConfig"]
 
-# Versions, origin, and what diffusers' `EMAModel` leaves in the config of an averaged model.
+# Versions, origin, and the fields that diffusers' `EMAModel` leaves in the config of an averaged model.
 _DIFFUSERS_BOOKKEEPING = frozenset(
     "_class_name _diffusers_version _name_or_path _use_default_values "
     "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()
 )
 
-# Height and width of the original, top and left of the crop, height and width of the target.
+# The number of size ids: height and width of the original, top and left of the crop, height and width of the target.
 SIZE_IDS = 6
 
 
@@ -26,8 +26,8 @@ class UNetConfig(ModelConfig):
     """The denoiser: `unet/config.json`.
 
     `attention_head_dim` is the *number* of heads: diffusers named it wrongly once and kept the name. `upcast_attention`
-    is kept only to be written back: our scores and softmax are fp32 anyway. `addition_embed_type` "text_time" is
-    SDXL's: the pooled text and the size ids join the time embedding.
+    is kept only to be written back: our scores and softmax are fp32 anyway. With SDXL's `addition_embed_type`
+    "text_time" the pooled text and the size ids are added to the time embedding.
     """
 
     sample_size: int | tuple[int, ...] | None = None
@@ -129,17 +129,17 @@ class UNetConfig(ModelConfig):
 
     @property
     def heads_by_block(self) -> tuple[int, ...]:
-        """Attention heads of each down block; the middle has the last's."""
+        """Attention heads of each down block; the middle block has as many as the last."""
         return self._by_block(self.attention_head_dim)
 
     @property
     def depth_by_block(self) -> tuple[int, ...]:
-        """Transformer blocks in each attention of each down block; the middle has the last's."""
+        """Transformer blocks in each attention of each down block; the middle block has as many as the last."""
         return self._by_block(self.transformer_layers_per_block)
 
     @property
     def pooled_width(self) -> int:
-        """Width of the pooled text that the U-Net reads beside the states; 0 if it reads none."""
+        """Width of the pooled text that the U-Net reads besides the text states; 0 if it reads none."""
         return (self.projection_class_embeddings_input_dim or 0) - SIZE_IDS * (self.addition_time_embed_dim or 0)
 
     def _by_block(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -200,5 +200,5 @@ class VAEConfig(ModelConfig):
 
     @property
     def downscale(self) -> int:
-        """Pixels a latent stands for, along one side."""
+        """How many pixels one latent covers along each side."""
         return 2 ** (len(self.block_out_channels) - 1)

@@ -1,7 +1,7 @@
-"""What a model config is: fields read from and written to the `config.json` of diffusers and transformers.
+"""The base of all model configs: fields read from and written to the `config.json` of diffusers and transformers.
 
-A field is one of three kinds: it shapes the model (a dataclass field), only one value of it is supported so far
-(`FIXED`), or it says nothing about the computation (`BOOKKEEPING`). Anything else is an error: nothing is ignored.
+A field is of one of three kinds. It shapes the model (a dataclass field), or only one of its values is supported so
+far (`FIXED`), or it does not affect the computation (`BOOKKEEPING`). Any other field is an error: nothing is ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MOST, _MOST_LAYERS = 1 << 20, 256
 
 
 def _matches(value: object, hint: Any) -> bool:
-    """Whether `value` has the type `hint`, one of those used below; a bool is no number."""
+    """Whether `value` has the type `hint`, one of those used below. A bool does not count as a number."""
     if isinstance(hint, types.UnionType):
         return any(_matches(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
@@ -36,13 +36,13 @@ def _json_value(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-# Not typing.Self: beartype knows it only in classes that it decorates whole.
+# Not typing.Self: beartype supports it only where it decorates the whole class.
 AnyConfig = TypeVar("AnyConfig", bound="ModelConfig")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Reading, writing and checking by field."""
+    """Reads, writes and checks a config field by field."""
 
     FIXED: ClassVar[Mapping[str, Any]] = {}
     BOOKKEEPING: ClassVar[frozenset[str]] = frozenset()
@@ -72,7 +72,7 @@ class ModelConfig:
             raise UserError(f"{source}: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """A `config.json` that diffusers or transformers read as this very model."""
+        """A `config.json` that diffusers or transformers read as this same model."""
         values = {field.name: _json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return {**self.HEADER, **values, **self.FIXED}
 
@@ -90,7 +90,7 @@ class ModelConfig:
         return [f"{name}={_json_value(values[name])!r:.100} (supported: {types_[name]})" for name in wrong]
 
     def _require_possible(self, name: str, value: object) -> None:
-        """No number is larger than any model's: a file's must not make us run for ever."""
+        """Refuses numbers larger than any real model's: a bad file must not make us compute for ever."""
         most = _MOST_LAYERS if "layers" in name else _MOST
         items = value if isinstance(value, tuple) else (value,)
         self._require(len(items) <= _MOST_LAYERS, f"{name} has {len(items)} entries, more than any model")

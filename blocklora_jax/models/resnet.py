@@ -14,8 +14,10 @@ from blocklora_jax.models.linear import flat_dot_general
 class GroupNorm(nn.Module):
     """Group normalisation over (h, w, c / groups), computed in fp32.
 
-    Source: `torch.nn.GroupNorm`. The sums run over space first and over the few channels of a group after, which
-    XLA vectorises on CPU where a reduction over a short last axis is not.
+    The sums run over space first, then over the few channels of a group. XLA vectorises this on CPU; it does not
+    vectorise a reduction over a short last axis.
+
+    Source: `torch.nn.GroupNorm`.
     """
 
     num_groups: int
@@ -79,7 +81,7 @@ class ResnetBlock2D(nn.Module):
 
 
 class Downsample2D(nn.Module):
-    """Halve both sides with a strided convolution; `padding` 0 means one row and column of zeros, below and right."""
+    """Halve both sides with a strided convolution; `padding` 0 adds one row of zeros below and one column right."""
 
     channels: int
     padding: int = 1

@@ -41,7 +41,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class AddedConditions(NamedTuple):
-    """What SDXL's U-Net reads beside the text states.
+    """What SDXL's U-Net reads besides the text states.
 
     pooled: the prompt as one vector [b, p]. size_ids: in pixels, height and width of the original picture, top and left
     of the crop taken from it, height and width of the target [b, 6].
@@ -56,7 +56,7 @@ class UNet2DConditionModel(nn.Module):
 
     Attributes:
         config: the architecture.
-        dtype: type of the computation; parameters, norms and softmax are fp32 whatever it is.
+        dtype: type of the computation; parameters, norms and softmax are always fp32.
         remat: recompute the inside of each block in the backward pass, which trades time for memory.
 
     Source: diffusers `UNet2DConditionModel`.
@@ -74,9 +74,9 @@ class UNet2DConditionModel(nn.Module):
         encoder_hidden_states: Float[Array, "b t d"],
         added: AddedConditions | None = None,
     ) -> Float[Array, "b h w o"]:
-        """Prediction of the shape of `sample`; timesteps 0..999, text states [b, t, cross_attention_dim].
+        """The prediction, in the shape of `sample`; timesteps 0..999, text states [b, t, cross_attention_dim].
 
-        Raises: ValueError if `added` is missing where the config has an `addition_embed_type`, or given where not.
+        Raises: ValueError if the config has an `addition_embed_type` and `added` is missing, or the reverse.
         """
         config = self.config
         time = TimestepEmbedding(config.time_channels, self.dtype, name="time_embedding")(
@@ -108,7 +108,7 @@ class UNet2DConditionModel(nn.Module):
         return TimestepEmbedding(self.config.time_channels, self.dtype, name="add_embedding")(x)
 
     def _shared(self, index: int, block_type: str) -> dict[str, Any]:
-        """What the block as wide as the down block `index` is told."""
+        """Arguments that all kinds of blocks take, for a block as wide as down block `index`."""
         config = self.config
         return {
             "out_channels": config.block_out_channels[index],
@@ -141,7 +141,7 @@ class UNet2DConditionModel(nn.Module):
             layers = config.layers_by_block[-1 - i] + 1
             skips, taken = skips[:-layers], tuple(skips[-layers:])
             block = self._block(UpBlock2D)(
-                # The size of the next skip, not always twice ours: odd sides were rounded on the way down.
+                # The size of the next skip. It is not always twice this one: odd sides were rounded on the way down.
                 upsample_size=skips[-1].shape[1:3] if skips else None,
                 name=f"up_blocks_{i}",
                 **self._shared(-1 - i, block_type),

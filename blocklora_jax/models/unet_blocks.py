@@ -16,12 +16,12 @@ Context = Float[Array, "b t d"]
 
 
 class _Block(nn.Module):
-    """What the blocks have in common: residual blocks, each with attention after it or not.
+    """The base class of the blocks: residual blocks, each followed by attention or not.
 
     Attributes:
         out_channels: width of the block.
-        num_heads: heads of its attentions; None: it has none.
-        norm_num_groups, epsilon: of its norms.
+        num_heads: heads of its attentions; None: the block has no attention.
+        norm_num_groups, epsilon: arguments of its norms.
         depth: transformer blocks of each attention.
         linear_projection: see `Transformer2DModel`.
         dtype: type of the computation.
@@ -56,7 +56,7 @@ class _Block(nn.Module):
 
 
 class DownBlock2D(_Block):
-    """`CrossAttnDownBlock2D`, or, with `num_heads` None, `DownBlock2D` of diffusers.
+    """diffusers' `CrossAttnDownBlock2D`; with `num_heads` None, its `DownBlock2D`.
 
     Gives the block's output and one skip connection per layer and downsampler.
     """
@@ -78,7 +78,7 @@ class DownBlock2D(_Block):
 
 
 class UpBlock2D(_Block):
-    """`CrossAttnUpBlock2D`, or, with `num_heads` None, `UpBlock2D` of diffusers; reads `skips` last first."""
+    """diffusers' `CrossAttnUpBlock2D`; with `num_heads` None, its `UpBlock2D`. Reads `skips` from last to first."""
 
     upsample_size: tuple[int, int] | None = None
 
@@ -92,7 +92,7 @@ class UpBlock2D(_Block):
 
 
 class MidBlock2D(_Block):
-    """`UNetMidBlock2DCrossAttn` of diffusers: residual block, attention, residual block."""
+    """diffusers' `UNetMidBlock2DCrossAttn`: residual block, attention, residual block."""
 
     @nn.compact
     def __call__(self, x: Feature, time: Time, context: Context) -> Feature:

@@ -32,7 +32,10 @@ class MidBlock(nn.Module):
 
 
 class CodecBlock(nn.Module):
-    """diffusers' `DownEncoderBlock2D` or `UpDecoderBlock2D`: residual blocks, then `resample` "down", "up" or none."""
+    """diffusers' `DownEncoderBlock2D` or `UpDecoderBlock2D`: residual blocks, then resampling.
+
+    resample: "down", "up", or None for no resampling.
+    """
 
     channels: int
     num_layers: int
@@ -52,7 +55,7 @@ class CodecBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to the moments of the latents, before `quant_conv`."""
+    """Turns images into the moments of the latents, before `quant_conv`."""
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
@@ -72,7 +75,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images, after `post_quant_conv`."""
+    """Turns latents into images, after `post_quant_conv`."""
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
@@ -92,7 +95,7 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Both halves; call `apply(..., method="encode")` or `"decode"`. Source: diffusers `AutoencoderKL`.
+    """Encoder and decoder; call `apply(..., method="encode")` or `"decode"`. Source: diffusers `AutoencoderKL`.
 
     Latents are as the network gives them: multiply by `config.scaling_factor` for the denoiser, divide before `decode`.
     """

@@ -1,1 +1,1 @@
-"""The pocket model, and the little world that it was trained on."""
+"""The pocket model, and the small drawn world that it was trained on."""

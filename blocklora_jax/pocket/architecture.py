@@ -1,14 +1,14 @@
-"""The pocket model's shape: the same fields as Stable Diffusion 1.5's config files, small numbers.
+"""The pocket model's configs. They have the same fields as Stable Diffusion 1.5's config files, with small numbers.
 
-Widths serve the method: 512 text features leave 32 a block at K = 16.
-Attention sits where the latents are 8 x 8 and 4 x 4.
+The text width suits blocks: 512 text features give 32 for each block at K = 16.
+The blocks with attention are those at 8 x 8 and 4 x 4 latents.
 """
 
 IMAGE_SIZE = 64
 MAX_TOKENS = 24
 TEXT_WIDTH = 512
-# Eight, not Stable Diffusion's four: the best linear code of a 4 x 4 patch of these pictures in four numbers errs by
-# 0.133 (of 2), in eight by 0.084, and a small autoencoder trained for minutes does not get far beyond that.
+# Eight, where Stable Diffusion has four. The best linear code of a 4 x 4 patch of these pictures has an error of 0.133
+# (of 2) with four numbers and 0.084 with eight. A small autoencoder trained for minutes is not much better.
 LATENT_CHANNELS = 8
 
 UNET = {
@@ -41,7 +41,7 @@ VAE = {
 
 
 def text_config(vocab_size: int) -> dict:
-    """The text tower's config.json; start and end tokens are the last two, as in CLIP's vocabulary."""
+    """The text tower's config.json. The start and end tokens are the last two, as in CLIP's vocabulary."""
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",

@@ -1,4 +1,4 @@
-"""Concepts: one individual, one particular scene or one particular style, and reference pictures of it."""
+"""Concepts of the pocket world: an individual, a particular scene or a particular style, with reference pictures."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ KINDS = ("person", "animal", "object", "scene", "style")
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """What an adapter learns: a name, a kind among `KINDS`, and an individual, scene or style with its traits.
+    """What an adapter learns.
 
-    `thing` is an `Individual` for a person, animal or object, and (name, traits) for a scene or style.
+    name: the concept's name.
+    kind: one of `KINDS`.
+    thing: an `Individual` for a person, animal or object; (name, traits) for a scene or style.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Concept:
 
     @property
     def token(self) -> str:
-        """The word that stands for the concept in prompts, such as <ada>."""
+        """The concept's token in prompts, such as <ada>."""
         return concept_token(self.name)
 
     @property
@@ -52,7 +54,7 @@ def _person(name: str, class_name: str, **traits) -> Concept:
     return Concept(name=name, kind=CLASSES[class_name], thing=Individual(class_name, tuple(traits.items())))
 
 
-# The packaged concepts, chosen to look unlike each other.
+# The packaged concepts. They were chosen to look different from each other.
 CONCEPTS: dict[str, Concept] = {
     concept.name: concept
     for concept in (
@@ -90,7 +92,7 @@ def draw_concept(kind: str, name: str, rng: np.random.Generator, class_name: str
 
 
 def concept_specs(concept: Concept, n: int = 6, seed: int = 0) -> list[tuple[PictureSpec, str]]:
-    """Specifications and captions of `n` pictures of a concept in varied settings. Every sixth is a watercolour."""
+    """Specifications and captions of `n` pictures of a concept in different settings. Every sixth is a watercolour."""
     rng = np.random.default_rng([seed, *concept.name.encode()])
     places, classes = rng.permutation(TRAIN_SCENES), rng.permutation(TRAIN_CLASSES)
     pairs = []
@@ -113,7 +115,10 @@ def concept_specs(concept: Concept, n: int = 6, seed: int = 0) -> list[tuple[Pic
 
 
 def concept_pictures(concept: Concept | str, n: int = 6, seed: int = 0, size: int = 64) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 [n, size, size, 3] of a concept or of a packaged one by name, and captions with its token."""
+    """Pictures uint8 [n, size, size, 3] of a concept, and captions with its token.
+
+    concept: a concept, or the name of a packaged one.
+    """
     concept = CONCEPTS[concept] if isinstance(concept, str) else concept
     pairs = concept_specs(concept, n, seed)
     return np.stack([draw(spec, size) for spec, _ in pairs]), [words for _, words in pairs]

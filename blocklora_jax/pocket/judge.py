@@ -1,7 +1,7 @@
-"""The judge: one small network that measures pictures of the pocket world, drawn or generated.
+"""The judge: a small network that measures pictures of the pocket world, drawn or generated.
 
-It says which individual, which variant of a scene and which variant of a style a picture shows (as unit vectors whose
-cosines compare two pictures), and which classes, scene and style (as probabilities). `train.base.judge` trains it.
+It gives unit vectors for the individual, the variant of the scene and the variant of the style in a picture; their
+cosines compare two pictures. It also gives probabilities of classes, scenes and styles. `train.base.judge` trains it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
-    """The network's shape, and the names that its probabilities stand for.
+    """The sizes of the network, and the names for its probabilities.
 
-    widths: channels at a half, a quarter, ... of the picture's side. depths: convolutions at each.
+    widths: channels at a half, a quarter, … of the picture's side. depths: convolutions at each of these sizes.
     """
 
     image_size: int = 64
@@ -54,7 +54,10 @@ class JudgeConfig:
 
 
 class Embeddings(NamedTuple):
-    """Unit vectors: subject [n, 128] tells individuals, scene and style [n, d] variants of a scene and of a style."""
+    """Unit vectors.
+
+    subject: [n, 128], distinguishes individuals. scene, style: [n, d], distinguish variants of a scene and of a style.
+    """
 
     subject: Any
     scene: Any
@@ -62,9 +65,10 @@ class Embeddings(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """Per picture: the probability of each class to be in it; those of scenes, and of styles, add up to one.
+    """Probabilities for each picture.
 
-    In the order of `CLASS_NAMES`, `SCENE_NAMES` (plain is the last) and `STYLE_NAMES`.
+    classes: that each class is in the picture, in the order of `CLASS_NAMES`.
+    scene, style: in the order of `SCENE_NAMES` (plain is the last) and `STYLE_NAMES`. Each adds up to one.
     """
 
     classes: Any
@@ -73,7 +77,7 @@ class Labels(NamedTuple):
 
 
 class JudgeNetwork(nn.Module):
-    """Residual convolutions under two-by-two patch merging; every head reads the mean and the peak of the last map."""
+    """Residual convolutions with two-by-two patch merging. All heads read the mean and the maximum of the last map."""
 
     config: JudgeConfig
 
@@ -97,7 +101,7 @@ class JudgeNetwork(nn.Module):
 
 
 def merge_patches(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:
-    """Every two-by-two patch as one place with four times the channels."""
+    """Merges every two-by-two patch into one position with four times the channels."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
 
@@ -118,8 +122,8 @@ def _measure(config: JudgeConfig, params: Mapping[str, Any], pictures: Array) ->
 class Judge:
     """A trained judge.
 
-    params: of `JudgeNetwork`, fp32. training: how it was made (its cast's `seed` and `individuals`, …), plain JSON
-    values.
+    params: parameters of `JudgeNetwork`, fp32. training: how it was trained (`seed` and `individuals` of its pictures,
+    …), as plain JSON values.
 
     >>> judge = load_judge()
     >>> judge.embed(np.zeros((2, 64, 64, 3), np.uint8)).subject.shape
@@ -131,11 +135,11 @@ class Judge:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def embed(self, pictures: np.ndarray) -> Embeddings:
-        """Unit vectors, fp32 NumPy, of pictures uint8 [n, 64, 64, 3]. Raises: UserError if they have another shape."""
+        """Unit vectors, fp32 NumPy, for pictures uint8 [n, 64, 64, 3]. Raises: UserError for another shape."""
         return self._run(pictures)[0]
 
     def classify(self, pictures: np.ndarray) -> Labels:
-        """Probabilities, fp32 NumPy, of pictures uint8 [n, 64, 64, 3]. Raises: UserError if they have another shape."""
+        """Probabilities, fp32 NumPy, for pictures uint8 [n, 64, 64, 3]. Raises: UserError for another shape."""
         return self._run(pictures)[1]
 
     def _run(self, pictures: np.ndarray) -> tuple[Embeddings, Labels]:
@@ -144,7 +148,7 @@ class Judge:
             raise UserError(
                 f"the judge measures pictures uint8 [n, {side}, {side}, 3], not {pictures.dtype} {list(pictures.shape)}"
             )
-        # Batches of one size, the last one filled up: one compilation serves every number of pictures.
+        # All batches have one size (the last is padded), so that one compilation is enough for any number of pictures.
         chunks = []
         for start in range(0, max(1, len(pictures)), _BATCH):
             chunk = pictures[start : start + _BATCH]
@@ -157,7 +161,8 @@ class Judge:
 def load_judge(folder: Path = FOLDER) -> Judge:
     """The packaged judge, or the one in `folder`.
 
-    Raises: UserError if there is none, its files do not fit each other, or it was trained on a world with other names.
+    Raises: UserError if there is none, if its files do not fit each other, or if it was trained on a world with other
+        names.
     """
     try:
         if not (folder / "config.json").is_file():
@@ -168,19 +173,19 @@ def load_judge(folder: Path = FOLDER) -> Judge:
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
         config = JudgeConfig(**fields)
     except FileNotFoundError as error:
-        again = "python -m train.base --start pocket --only-judge trains one"
-        raise UserError(f"there is no judge in {folder}: {again}") from error
+        advice = "python -m train.base --start pocket --only-judge trains one"
+        raise UserError(f"there is no judge in {folder}: {advice}") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'config.json'} is no judge's configuration ({error}): restore it") from error
+        raise UserError(f"{folder / 'config.json'} is not the config of a judge ({error}): restore it") from error
     for name in ("classes", "scenes", "styles"):
         if getattr(config, name) != getattr(JudgeConfig(), name):
             raise UserError(f"the judge in {folder} knows other {name} than the pocket world has now: train it again")
     tensors = cast_tensors(dict(read_tensors([folder / "model.safetensors"])), "float32")
-    wanted = {key: leaf.shape for key, leaf in flatten_params(_abstract_params(config)).items()}
-    found = {key: tensor.shape for key, tensor in tensors.items()}
-    if odd := sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)):
-        told = "; ".join(f"{key} is {found.get(key)}, should be {wanted.get(key)}" for key in odd)
-        raise UserError(f"{folder / 'model.safetensors'} does not fit the config.json beside it: {told}")
+    expected = {key: leaf.shape for key, leaf in flatten_params(_abstract_params(config)).items()}
+    stored = {key: tensor.shape for key, tensor in tensors.items()}
+    if wrong := sorted(key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key)):
+        problems = "; ".join(f"{key} is {stored.get(key)}, should be {expected.get(key)}" for key in wrong)
+        raise UserError(f"{folder / 'model.safetensors'} does not fit the config.json beside it: {problems}")
     return Judge(config=config, params=unflatten_params(tensors), training=training)
 
 
@@ -190,7 +195,7 @@ def _abstract_params(config: JudgeConfig) -> dict[str, Any]:
 
 
 def save_judge(folder: Path, judge: Judge) -> None:
-    """Write `config.json` and `model.safetensors` (fp16, keys are Flax paths)."""
+    """Write `config.json` and `model.safetensors`, in fp16 with Flax paths as keys."""
     tensors = {key: np.asarray(value) for key, value in flatten_params(judge.params).items()}
     save_tensors(folder / "model.safetensors", cast_tensors(tensors, "float16"), {})
     write_json(folder / "config.json", {**dataclasses.asdict(judge.config), "training": dict(judge.training)})

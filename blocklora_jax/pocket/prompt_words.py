@@ -1,4 +1,4 @@
-"""The words of random prompts that fit a model: the pocket world's, or those for photographs."""
+"""The words of random prompts for a model: those of the pocket world, or those for photographs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from blocklora_jax.prompts.random_prompts import PromptWords
 
 
 def words_for(model: str) -> PromptWords:
-    """A list that fits the model: "pocket", or one of photographs."""
+    """The words that fit a model: those of the pocket world for "pocket", else those for photographs."""
     if model != "pocket":
         return PHOTO_WORDS
     return PromptWords(

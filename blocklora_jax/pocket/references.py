@@ -14,17 +14,17 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.concepts import CONCEPTS, Concept, concept_pictures
 
 FOLDER = Path(__file__).parent / "references"
-# Trained tokens of concepts of this world that are in no example. Negative tokens are drawn to resemble them
-# (`train.negative_tokens` makes such files).
+# Trained tokens of concepts of this world that are not in the examples. Negative tokens are drawn so that they resemble
+# these. (`train.negative_tokens` makes such files.)
 NEGATIVE_TOKENS = Path(__file__).parent / "negative_tokens.safetensors"
-# Eigenvectors of the pocket model's ordinary text (see `train.basis`).
+# The basis of the pocket model: eigenvectors of its text states for ordinary text (see `train.basis`).
 BASIS = Path(__file__).parent / "basis.safetensors"
 
 
 def reference_folder(name: str) -> Path:
-    """The folder of a packaged concept: 00.png to 05.png, a caption beside each, and concept.json."""
+    """The folder of a packaged concept: 00.png to 05.png, a caption file for each, and concept.json."""
     if name not in CONCEPTS:
-        raise UserError(f"no packaged concept {name!r}; there are {', '.join(CONCEPTS)}")
+        raise UserError(f"there is no packaged concept {name!r}; there are {', '.join(CONCEPTS)}")
     return FOLDER / name
 
 
@@ -43,8 +43,8 @@ def write_references(out: Path = FOLDER, seed: int = 0) -> None:
     """Draw the reference pictures of every packaged concept.
 
     Args:
-        out: folder that gets one folder for each concept.
-        seed: seed of the settings.
+        out: folder to write to, with one folder for each concept.
+        seed: seed of the pictures' settings.
     """
     check_number("seed", seed, shown="--seed")
     for name, concept in CONCEPTS.items():

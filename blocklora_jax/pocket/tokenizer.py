@@ -1,7 +1,7 @@
-"""A small CLIP tokenizer whose vocabulary holds the words of the pocket world, each as one token.
+"""A small CLIP tokenizer whose vocabulary has the words of the pocket world, each as one token.
 
-The files are those of every CLIP tokenizer (byte-level BPE with the `</w>` ending), so transformers' `CLIPTokenizer`
-reads them, slow or fast, and text outside the given words still encodes, in pieces.
+The files are those of any CLIP tokenizer (byte-level BPE with the `</w>` ending), so that transformers'
+`CLIPTokenizer`, slow or fast, reads them. Other words can be encoded too, in pieces.
 """
 
 import itertools
@@ -19,9 +19,9 @@ Merge = tuple[str, str]
 
 
 def byte_alphabet() -> list[str]:
-    """Return the printable character that stands for each byte 0..255 in vocabulary and merges.
+    """The printable character that stands for each byte 0..255 in the vocabulary and in merges.
 
-    Bytes that print stand for themselves; the others are moved, in order, to the code points from 256 on.
+    Printable bytes stand for themselves. The others are moved, in order, to the code points from 256 on.
 
     Source: the byte-to-unicode table of GPT-2, shared by CLIP.
 
@@ -34,10 +34,10 @@ def byte_alphabet() -> list[str]:
 
 
 def build_merges(words: Iterable[str]) -> list[Merge]:
-    """Return BPE merges, best first, under which every word is a single token.
+    """BPE merges, best first, with which every word is a single token.
 
-    A later merge ranks below all earlier ones, so it can never be chosen before an earlier word is complete: words that
-    are one token stay so, whatever is appended.
+    A later merge has a lower rank than all earlier ones, so that it is never chosen before an earlier word is complete.
+    So words that are one token stay one token, whatever merges are appended.
     """
     ranks: dict[Merge, int] = {}
     for word in words:
@@ -52,16 +52,16 @@ def write_tokenizer(folder: str | Path, words: Sequence[str], max_length: int = 
     """Write `vocab.json`, `merges.txt` and the two config files of a CLIP tokenizer.
 
     Args:
-        folder: where to write; made if it is not there.
-        words: lower-case words of letters, or single marks such as a comma; each becomes one token. Repeats are
-            harmless.
-        max_length: positions of the text encoder, the start and end tokens included.
+        folder: the folder to write to; it is made if it does not exist.
+        words: words of lower-case letters, or single marks such as a comma. Each becomes one token. Repeated words
+            count once.
+        max_length: positions of the text encoder, including those for the start and end tokens.
 
     Returns:
-        The number of tokens: rows of the text encoder's table.
+        The number of tokens, which is the number of rows of the text encoder's table.
 
     Raises:
-        UserError: a word that CLIP's rules would split (a space, digits or punctuation within) or not in lower case.
+        UserError: a word that CLIP's rules would split (with a space, digits or punctuation), or not in lower case.
     """
     for word in words:
         is_mark = len(word) == 1 and not word.isspace()
@@ -96,7 +96,7 @@ def _apply_merges(pieces: list[str], ranks: dict[Merge, int]) -> list[str]:
         best = min(candidates, key=ranks.__getitem__)
         merged: list[str] = []
         for piece in pieces:
-            # A just merged piece differs from best[0], so overlapping pairs ("aaa") merge from the left, as BPE does.
+            # A piece that was just merged differs from best[0]. So overlapping pairs ("aaa") merge from the left.
             if merged and (merged[-1], piece) == best:
                 merged[-1] += piece
             else:

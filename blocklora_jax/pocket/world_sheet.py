@@ -1,4 +1,4 @@
-"""The contact sheet: classes, scenes, styles and individuals of the world with their names.
+"""Draws a contact sheet of the world: its classes, scenes, styles and individuals with their names.
 
 `python -m blocklora_jax.pocket.world_sheet --out sheet.png`
 """
@@ -19,7 +19,7 @@ _LABEL = 12
 
 
 def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], zoom: int = 1, margin: int = 84) -> Image.Image:
-    """Rows of equally sized pictures, uint8 [h, w, 3], each row with a label at its left."""
+    """A picture of rows of pictures, uint8 [h, w, 3] of one size. Each row has a label at its left."""
     side = rows[0][1][0].shape[0] * zoom
     width = margin + max(len(pictures) for _, pictures in rows) * (side + 2)
     sheet = Image.new("RGB", (width, len(rows) * (side + 2)), (255, 255, 255))
@@ -33,7 +33,11 @@ def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], zoom: int = 1, margi
 
 
 def world_rows(columns: int = 10, seed: int = 0, size: int = 64) -> list[tuple[str, list[np.ndarray]]]:
-    """One row for each class (different individuals), scene and style (different subjects), and for pairs."""
+    """Rows of pictures with labels.
+
+    There is a row for each class (different individuals), for each scene and style (different subjects), and for two
+    and three subjects.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for name in world.CLASSES:
@@ -59,7 +63,7 @@ def write_sheet(out: Path = Path("sheet.png"), columns: int = 10, seed: int = 0,
         out: PNG file to write.
         columns: pictures in each row.
         seed: seed of the individuals and layouts.
-        size: side of a picture in pixels as it is drawn.
+        size: side of a drawn picture in pixels.
         zoom: enlargement of each picture on the sheet.
     """
     for name, value in (("columns", columns), ("seed", seed), ("size", size), ("zoom", zoom)):
@@ -68,7 +72,7 @@ def write_sheet(out: Path = Path("sheet.png"), columns: int = 10, seed: int = 0,
 
 
 def main() -> None:
-    """Command line of the contact sheet."""
+    """Run the command line of the contact sheet."""
     run(lambda: tyro.cli(write_sheet))
 
 

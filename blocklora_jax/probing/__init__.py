@@ -1,1 +1,1 @@
-"""What layers read and put out while prompts are drawn: crosstalk, statistics, and conversion of external LoRAs."""
+"""Inputs and outputs of layers while prompts are drawn: crosstalk, statistics, and conversion of external LoRAs."""

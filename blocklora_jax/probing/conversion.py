@@ -1,7 +1,8 @@
-"""Conversion: an ordinary LoRA as one that owns blocks, without its pictures, in closed form.
+"""Converts an ordinary LoRA into one that is zero outside its blocks, in closed form and without training pictures.
 
-An external LoRA F changes whole layers, and disturbs others that it is merged with. D has the same output on prompts
-that call its concept, little output on others (ROE), and lies within the owned blocks, so that it merges losslessly:
+An external LoRA F changes whole layers, and disturbs other LoRAs that it is merged with. The converted LoRA D has the
+same output on prompts that call the concept, and little output on other prompts (ROE). It is zero outside its blocks,
+so that it merges losslessly:
 
     D = argmin  mean_t |x_t (D - F)|^2 + lambda mean_e |x_e D|^2 + ridge |D|^2,   rank D <= r
 
@@ -9,7 +10,7 @@ x_t are the layer's inputs while the model with F draws prompts with its trigger
 model draws random prompts. Each layer is linear in its inputs, so this is reduced-rank ridge regression, without
 gradient steps.
 
-Source: method, "Randomized Output Erasure"; reduced-rank regression: Izenman 1975.
+Source: Randomized Output Erasure of BlockLoRA (arXiv 2503.08575); reduced-rank regression: Izenman 1975.
 """
 
 from __future__ import annotations
@@ -51,11 +52,15 @@ _BEFORE_SCENES = ("in", "in a", "on a")
 class ConversionConfig:
     """Settings of a conversion.
 
-    rank: of the result. erase_weight: lambda. ridge: as a share of the inputs' mean square, at least 1e-6.
-    prompts: how many with the trigger; random_prompts: how many without.
-    steps: of the sampling runs in which the layers that read pictures are observed.
-    token_spread: how far negative tokens in random prompts are from the class noun, in standard deviations of the token
-        table.
+    rank: rank of the result.
+    erase_weight: lambda.
+    ridge: share of the inputs' mean square, at least 1e-6.
+    prompts: number of prompts with the trigger.
+    random_prompts: number of prompts without it.
+    steps: steps of the sampling runs in which the layers that read pictures are observed.
+    chunk: prompts that go through the model at once.
+    token_spread: distance of the negative tokens in random prompts from the class noun, in standard deviations of the
+        token table.
     """
 
     rank: int = 16
@@ -80,9 +85,10 @@ class ConversionConfig:
 
 
 class Fit(NamedTuple):
-    """How well one type of layer was converted; root mean squares, as shares.
+    """How well one type of layer was converted, as ratios of root mean squares.
 
-    error: |x_t (D - F)| / |x_t F|. leak: |x_e D| / |x_t D|, the output on random prompts by that on its own prompts;
+    error: |x_t (D - F)| / |x_t F|.
+    leak: |x_e D| / |x_t D|, the output on random prompts divided by the output on prompts with the trigger.
     leak_before: the same for F.
     """
 
@@ -102,22 +108,24 @@ def fit_block(
     erase_weight: float = 1.0,
     ridge: float = 1e-4,
 ) -> tuple[Float[np.ndarray, "s r"], Float[np.ndarray, "r c"]]:
-    """The factors A, B of the best change A @ B of rank r of one layer's block, in fp64.
+    """The factors A, B of the best change A @ B of rank r within one layer's block, in fp64.
 
     Args:
-        own: mean of x_t^T x_t over the owned inputs. wanted: mean of x_t^T (x_t F). random: mean of x_e^T x_e.
-        rank: columns beyond what the block can use are zero.
+        own: mean of x_t^T x_t over the inputs in the block.
+        wanted: mean of x_t^T (x_t F).
+        random: mean of x_e^T x_e.
+        rank: number of columns of A. Columns that the block cannot use are zero.
     """
     metric = own + erase_weight * random
-    # Sums of fp32 products are no better than that; below it the metric might not be positive.
+    # Sums of fp32 products are not more exact than 1e-6; with less ridge the metric might not be positive definite.
     scale = max(ridge, 1e-6) * np.trace(metric) / len(metric)
     root = np.linalg.cholesky(metric + max(scale, 1e-30) * np.eye(len(metric)))
-    # |root^T (D - D_full)| is the loss beyond its least, so the best D of rank r is a truncated SVD there.
+    # |root^T (D - D_full)|^2 is the loss above its minimum, so a truncated SVD of root^T D_full gives the best D.
     u, s, v = np.linalg.svd(np.linalg.solve(root, wanted), full_matrices=False)
     kept = min(rank, len(s))
     share = np.sqrt(s[:kept])
     a, b = np.zeros((len(metric), rank)), np.zeros((rank, wanted.shape[1]))
-    # A balanced product, as training leaves them.
+    # Singular values are split evenly between A and B, as training does approximately.
     a[:, :kept], b[:kept] = np.linalg.solve(root.T, u[:, :kept] * share), share[:, None] * v[:kept]
     return a, b
 
@@ -130,12 +138,12 @@ def convert(
     words: PromptWords,
     config: ConversionConfig = ConversionConfig(),
 ) -> tuple[Adapter, dict[str, Fit]]:
-    """`adapter`, trained on `sd` without blocks, as one that owns `slots`; and how well that went, by type of layer.
+    """Converts `adapter`, trained on `sd` without blocks, into one in `slots`. Also gives a `Fit` by type of layer.
 
-    Its trigger must call the concept and nothing else. Tokens are kept as they are.
+    The adapter's trigger must call the concept and nothing else. Tokens are kept unchanged.
 
-    Raises: UserError for a trigger that random prompts have too, layers that the model lacks, slots that are none,
-        NaN or infinity in the adapter.
+    Raises: UserError for a trigger that also occurs in random prompts, layers that the model does not have, slots that
+        do not exist, and NaN or infinity in the adapter.
     """
     check_finite([adapter])
     info = replace(
@@ -149,23 +157,23 @@ def convert(
     context = {layer: _context(adapter, info, layer) for layer in layers}
     probe = Probe(sd, layers, _observe, config.steps, config.chunk)
     ids = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
-    own = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, context, config.seed)
-    strange, longer = random_ids(sd, adapter, words, config, config.random_prompts)
-    random = probe(longer, None, strange, context, config.seed + 1)
+    on_trigger = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, context, config.seed)
+    ids, extended_params = random_ids(sd, adapter, words, config, config.random_prompts)
+    on_random = probe(extended_params, None, ids, context, config.seed + 1)
     lora: dict[str, dict[str, LoRAPair]] = {component: {} for component in adapter.lora}
     energies: dict[str, np.ndarray] = {}
     for layer in sorted(layers):
         component, _, path = layer.partition("/")
-        lora[component][path], energy = _fit_layer(adapter, info, layer, own[layer], random[layer], config)
+        lora[component][path], energy = _fit_layer(adapter, info, layer, on_trigger[layer], on_random[layer], config)
         energies[layer_type(layer)] = energies.get(layer_type(layer), 0) + energy
     return replace(adapter, lora=lora, info=info), {kind: _report(*energy) for kind, energy in energies.items()}
 
 
 def trigger_prompts(adapter: Adapter, words: PromptWords, config: ConversionConfig) -> list[str]:
-    """Prompts that call the concept in the place of its kind.
+    """Prompts that call the concept. Its place in a prompt depends on its kind.
 
-    A person or thing is the subject, in every style and scene. A scene is the place of other subjects. A style is how
-    other subjects are shown. A fifth of the prompts have a second subject.
+    A person or thing is the subject, in all styles and scenes. A scene is the place of other subjects. A style is the
+    way in which other subjects are shown. A fifth of the prompts have a second subject.
     """
     rng = np.random.default_rng((config.seed, 0x7216))
     return [_trigger_prompt(adapter.info, words, rng) for _ in range(config.prompts)]
@@ -173,17 +181,17 @@ def trigger_prompts(adapter: Adapter, words: PromptWords, config: ConversionConf
 
 def _trigger_prompt(info: AdapterInfo, words: PromptWords, rng: np.random.Generator) -> str:
     style, other, scene = (str(rng.choice(options)) for options in (words.styles, words.subjects, words.scenes))
-    company, placed, subject = rng.random() < 0.2, rng.random() < 0.8, info.trigger
+    has_companion, has_scene, subject = rng.random() < 0.2, rng.random() < 0.8, info.trigger
     if info.kind in ("scene", "style"):
         subject, other = f"{article(other)} {other}", str(rng.choice(words.subjects))
     if info.kind == "scene":
         scene = f"{rng.choice(_BEFORE_SCENES)} {info.trigger}"
     elif info.kind == "style":
         style = f"a {info.trigger} of"
-    if company:
+    if has_companion:
         subject = f"{subject} and {article(other)} {other}"
-    if not placed:
-        # What is called stays.
+    if not has_scene:
+        # A concept that is a scene stays in the prompt.
         return f"{style} a {info.trigger}" if info.kind == "scene" else f"{style} {subject}"
     return f"{style} {subject} {scene}"
 
@@ -196,27 +204,27 @@ def _check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
                 wrong.append(f"{component}/{path}")
     if wrong:
         raise UserError(
-            f"{len(wrong)} layers of {adapter.name!r} are no linear layers of this model ({wrong[0]}, …): only linear"
-            " layers and 1x1 convolutions can be converted; is it another base model?"
+            f"{len(wrong)} layers of {adapter.name!r} are not linear layers of this model ({wrong[0]}, …). Only linear"
+            " layers and 1x1 convolutions can be converted. Is the adapter for another base model?"
         )
 
 
 def check_trigger(adapter: Adapter, words: PromptWords) -> None:
-    """Raises: UserError if nothing, or nothing but a word of random prompts, calls the adapter's concept."""
+    """Raises: UserError if the adapter's trigger is empty, or is a class noun or a subject of random prompts."""
     trigger = adapter.info.trigger.strip()
     if not trigger or trigger in (adapter.info.class_noun, *words.subjects):
         raise UserError(
-            f"{adapter.name!r} is called by {trigger!r}, which random prompts have too: name the words that call it and"
-            " nothing else, with --trigger"
+            f"the trigger of {adapter.name!r} is {trigger!r}, which is empty or occurs in random prompts too: give"
+            " words that call this concept and nothing else, with --trigger"
         )
     if missing := [token for token in adapter.tokens if not re.search(token_pattern([token]), trigger)]:
-        raise UserError(f"the trigger {trigger!r} lacks the adapter's token {missing[0]}")
+        raise UserError(f"the trigger {trigger!r} does not contain the adapter's token {missing[0]}")
 
 
 def random_ids(
     sd: StableDiffusion, adapter: Adapter, words: PromptWords, config: ConversionConfig, count: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Ids of `count` random prompts, some with a negative token, and params with the embeddings of these tokens."""
+    """Ids of `count` random prompts, some with negative tokens, and params with the embeddings of these tokens."""
     vectors = sum(token_counts([adapter]).values()) or 2
     pool = make_random_prompts(
         sd.tokenizer, words, RandomPromptShares(), adapter.info.class_noun, ("<own>", vectors), config.seed, count
@@ -225,9 +233,11 @@ def random_ids(
     for component in sd.models.text_encoders:
         table = np.asarray(token_table(sd.params, component))
         rows[component] = [_negative_tokens(rng, table, pool, vectors, config.token_spread)]
-        # The pool also has ids for an own token, which no prompt uses. The negative tokens' rows begin there.
-        first, each = len(table) + vectors, ids_of(pool.ids, component)
-        ids.append(np.where(each >= first, each - vectors + vectors * np.arange(len(each))[:, None], each))
+        # The pool reserves the first new ids for the concept's own token, which these prompts do not use. So the rows
+        # of the negative tokens begin there.
+        first, pool_ids = len(table) + vectors, ids_of(pool.ids, component)
+        prompt = np.arange(len(pool_ids))[:, None]
+        ids.append(np.where(pool_ids >= first, pool_ids - vectors + vectors * prompt, pool_ids))
     return np.stack(ids, axis=1).reshape(pool.ids.shape), with_tokens(sd.params, rows)
 
 
@@ -244,15 +254,18 @@ def _context(adapter: Adapter, info: AdapterInfo, layer: str) -> dict[str, np.nd
 
 
 def _observe(layer: str, x: jax.Array, y: jax.Array, context: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Moments of the owned inputs x_S: x_S^T x_S, x_S^T (x F) on the owned outputs, |x F|^2, and the number of rows."""
-    own = context[layer]
+    """Moments of the inputs x_S in the block, and the number of rows.
+
+    gram: x_S^T x_S. cross: x_S^T (x F) on the outputs in the block. energy: |x F|^2. base: |y|^2.
+    """
+    lora = context[layer]
     x = x.astype(jnp.float32)
     product = jax.lax.Precision.HIGHEST
-    target = jnp.matmul(jnp.matmul(x, own["a"], precision=product), own["b"], precision=product)
-    mine = x[:, own["rows"]]
+    target = jnp.matmul(jnp.matmul(x, lora["a"], precision=product), lora["b"], precision=product)
+    block = x[:, lora["rows"]]
     return {
-        "gram": jnp.matmul(mine.T, mine, precision=product),
-        "cross": jnp.matmul(mine.T, target[:, own["columns"]], precision=product),
+        "gram": jnp.matmul(block.T, block, precision=product),
+        "cross": jnp.matmul(block.T, target[:, lora["columns"]], precision=product),
         "energy": jnp.sum(jnp.square(target)),
         "base": jnp.sum(jnp.square(y.astype(jnp.float32))),
         "rows": jnp.float32(len(x)),
@@ -263,34 +276,38 @@ def _fit_layer(
     adapter: Adapter,
     info: AdapterInfo,
     layer: str,
-    own: Mapping[str, Any],
-    random: Mapping[str, Any],
+    on_trigger: Mapping[str, Any],
+    on_random: Mapping[str, Any],
     config: ConversionConfig,
 ) -> tuple[LoRAPair, np.ndarray]:
     """The layer's pair, and mean energies in units of the base's output.
 
-    The energies are [error, own, own before, random, random before].
+    on_trigger, on_random: sums of `_observe` on prompts with the trigger and on random prompts.
+
+    The energies are the arguments of `_report`: the fit error; the outputs of D and F on prompts with the trigger; the
+    outputs of D and F on random prompts.
     """
-    gram, cross, strange = own["gram"] / own["rows"], own["cross"] / own["rows"], random["gram"] / random["rows"]
-    a, b = fit_block(gram, cross, strange, config.rank, config.erase_weight, config.ridge)
+    gram, cross = on_trigger["gram"] / on_trigger["rows"], on_trigger["cross"] / on_trigger["rows"]
+    random_gram = on_random["gram"] / on_random["rows"]
+    a, b = fit_block(gram, cross, random_gram, config.rank, config.erase_weight, config.ridge)
     component, _, path = layer.partition("/")
     n, m = adapter.shapes()[component][path]
     rows, columns = info.support(component, path, (n, m))
     pair = LoRAPair(np.zeros((n, config.rank), np.float32), np.zeros((config.rank, m), np.float32))
     pair.lora_A[rows], pair.lora_B[:, columns] = a, b
     change = a @ b
-    before, mine = own["energy"] / own["rows"], np.sum(change * (gram @ change))
-    error = before - 2 * np.sum(change * cross) + mine
-    energies = np.array([error, mine, before]) / (own["base"] / own["rows"])
-    others = np.array([np.sum(change * (strange @ change)), random["energy"] / random["rows"]])
-    return pair, np.r_[energies, others / (random["base"] / random["rows"])]
+    before, after = on_trigger["energy"] / on_trigger["rows"], np.sum(change * (gram @ change))
+    error = before - 2 * np.sum(change * cross) + after
+    energies = np.array([error, after, before]) / (on_trigger["base"] / on_trigger["rows"])
+    random_energies = np.array([np.sum(change * (random_gram @ change)), on_random["energy"] / on_random["rows"]])
+    return pair, np.r_[energies, random_energies / (on_random["base"] / on_random["rows"])]
 
 
-def _report(error: float, own: float, before: float, random: float, random_before: float) -> Fit:
+def _report(error: float, after: float, before: float, random_after: float, random_before: float) -> Fit:
     def share(part: float, whole: float) -> float:
         return float(np.sqrt(max(part, 0) / whole)) if whole > 0 else 0.0
 
-    return Fit(share(error, before), share(random, own), share(random_before, before))
+    return Fit(share(error, before), share(random_after, after), share(random_before, before))
 
 
 __getattr__ = old_names(__name__, {"refit": "convert", "RefitConfig": "ConversionConfig"})

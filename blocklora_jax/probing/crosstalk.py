@@ -1,4 +1,4 @@
-"""Crosstalk: how much of the other adapters' output lands on the prompts of a concept."""
+"""Crosstalk: how much the adapters of other concepts change the layers' outputs on the prompts of a concept."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _STYLE = (
     "a {}", "a {} of a man on a beach", "a {} of a dog", "a {} of a woman in the snow", "a {} of a house",
     "a {} of a car in a city", "a {} of a cat in a forest", "a boy in a garden, a {}",
 )  # fmt: skip
-# A concept is called where its kind stands in a prompt.
+# The trigger's place in the prompt fits the concept's kind.
 TEMPLATES: Mapping[Kind, tuple[str, ...]] = {
     "person": _SUBJECT, "object": _SUBJECT, "scene": _SCENE, "style": _STYLE,
 }  # fmt: skip
 
 
 class Crosstalk(NamedTuple):
-    """How much the adapters j of other concepts answer to the inputs x_i of concept i.
+    """How large the outputs of other concepts' adapters j are on the inputs x_i of concept i.
 
-    pairs: in row i, column j: |dW_j x_i| / |dW_i x_i|, so 1 on the diagonal.
-    others: all others together: |sum_{j != i} dW_j x_i| / |dW_i x_i|.
+    pairs: |dW_j x_i| / |dW_i x_i| in row i, column j; 1 on the diagonal.
+    others: |sum_{j != i} dW_j x_i| / |dW_i x_i|: all other adapters together.
 
     Both are infinite where the concept's own adapter has no output.
     """
@@ -59,17 +59,17 @@ class Crosstalk(NamedTuple):
 def crosstalk(
     energies: Float[np.ndarray, "i j l"], base: Float[np.ndarray, "i l"], layers: Sequence[str]
 ) -> dict[str, Crosstalk]:
-    """Crosstalk by type of layer ("unet attn2/to_k"), and over all of them.
+    """Crosstalk by type of layer ("unet attn2/to_k"), and over all layers.
 
         c_ij = sqrt( sum_l |dW_j x_i|^2 / |W x_i|^2  /  sum_l |dW_i x_i|^2 / |W x_i|^2 )
 
-    Every layer l counts in units of its base's own output, as in the erasure loss.
+    Outputs in each layer l are measured relative to the base's output there, as in the erasure loss.
 
     Args:
-        energies: |dW_j x_i|^2 of adapter j on the inputs that concept i's prompts give each layer; j = the number of
-            concepts stands for the sum of all adapters but i's.
+        energies: |dW_j x_i|^2 of adapter j on the inputs that concept i's prompts give each layer. The last column
+            (j = the number of concepts) is for the sum of all adapters except i's.
         base: |W x_i|^2.
-        layers: their names, "unet/…/attn2/to_k".
+        layers: names of the layers, "unet/…/attn2/to_k".
     """
     relative = energies / np.maximum(base, 1e-30)[:, None, :]
     types = [layer_type(layer) for layer in layers]
@@ -80,7 +80,7 @@ def crosstalk(
 
 
 def layer_type(layer: str) -> str:
-    """Layers that do the same work at different depths.
+    """The type of a layer: its component and its name within the block. Layers of one type differ only in depth.
 
     >>> layer_type("unet/down_blocks_0/attentions_1/transformer_blocks_0/attn2/to_k")
     'unet attn2/to_k'
@@ -104,13 +104,13 @@ def measure_crosstalk(
     steps: int = 4,
     seed: int = 0,
 ) -> dict[str, Crosstalk]:
-    """Crosstalk of `adapters` on prompts with each one's trigger, while it is active alone.
+    """Crosstalk of `adapters`. Each concept's prompts are drawn with only its own adapter active.
 
-    templates: the prompts, with {} for the trigger; eight that fit each one's kind if not given.
+    templates: the prompts, with {} for the trigger. Default: eight prompts that fit the concept's kind.
 
     The U-Net runs only if an adapter changes layers that read the picture: see `probe.Probe`.
 
-    Raises: UserError for adapters that have NaN or infinity, a number of steps or a seed beyond its bounds.
+    Raises: UserError for NaN or infinity in an adapter, and for a number of steps or a seed out of bounds.
     """
     check_number("steps", steps)
     check_number("seed", seed)
@@ -145,7 +145,7 @@ def _pairs_of(layer: str, adapters: Sequence[Adapter]) -> Mapping[int, tuple[Any
 
 
 def _energies(pairs: Mapping[int, tuple[Any, Any]], count: int, x: jax.Array, y: jax.Array) -> jax.Array:
-    """|dW_j x|^2 of every adapter, then |sum_{j != i} dW_j x|^2 leaving out each in turn, then |y|^2: [2 count + 1]."""
+    """[2 count + 1]: |dW_j x|^2 for each adapter j, then |sum_{j != i} dW_j x|^2 for each adapter i, then |y|^2."""
     outputs = {index: (x @ a) @ b for index, (a, b) in pairs.items()}
     total = sum(outputs.values(), jnp.zeros_like(y))
     alone = [jnp.sum(jnp.square(outputs[i])) if i in outputs else jnp.zeros(()) for i in range(count)]

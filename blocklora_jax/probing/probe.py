@@ -24,19 +24,19 @@ from blocklora_jax.layouts.token_tables import token_table, with_token_table
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 
-# observe("unet/…/to_k", x [rows, n], y [rows, m], context) -> arrays, to be summed over all that is seen; y = W x under
-# the base; the context is whatever arrays the call was given.
+# observe("unet/…/to_k", x [rows, n], y [rows, m], context) -> arrays, which are summed over all calls. x is the layer's
+# input, y = W x the base's output. `context` is the argument of the same name in the call of `Probe`.
 Observe = Callable[[str, jax.Array, jax.Array, Any], Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Probe:
-    """Sums of what `observe` makes of each layer's inputs while a model draws prompts; compiled once.
+    """Sums up what `observe` computes from each layer's inputs while a model draws prompts. Compiled once.
 
-    Layers that read text see each prompt once. The others see it `steps` times, in the course of a DDIM run from noise,
-    without guidance.
+    Layers that read text are observed once for each prompt. The others are observed `steps` times, in a DDIM run from
+    noise without guidance.
 
-    layers: as "unet/…/to_k", "text_encoder/…/q_proj". chunk: prompts that go through the model at once.
+    layers: names such as "unet/…/to_k", "text_encoder/…/q_proj". chunk: prompts that go through the model at once.
     """
 
     sd: StableDiffusion
@@ -54,14 +54,16 @@ class Probe:
         """The sums, in fp64, by layer.
 
         Args:
-            params: the base's, with token tables as long as `ids` needs (see `with_tokens`).
-            adapter: whose LoRA is active meanwhile; None: the base.
-            ids: of the prompts, [b, t] or [b, 2, t].
+            params: the base's parameters, with token tables as long as `ids` needs (see `with_tokens`).
+            adapter: its LoRA is active; None: the base model alone.
+            ids: token ids of the prompts, [b, t] or [b, 2, t].
             context: arrays for `observe`.
+            seed: seed of the noise.
         """
         lora, scale = (adapter.lora, adapter.info.scale) if adapter else ({}, 1.0)
         towers = {name: params[name] for name in self.sd.models.text_encoders}
-        kernels = {path: _kernel(params["unet"], path) for path in self._of("unet") if reads_text(f"unet/{path}")}
+        text_readers = [path for path in self._paths("unet") if reads_text(f"unet/{path}")]
+        kernels = {path: _kernel(params["unet"], path) for path in text_readers}
         total: dict[str, Any] = {}
         for first in range(0, len(ids), self.chunk):
             text, seen = self._text_step(towers, kernels, lora, scale, ids[first : first + self.chunk], context)
@@ -71,13 +73,13 @@ class Probe:
                 total = self._draw(params["unet"], lora.get("unet", {}), scale, text, key, context, total)
         return total
 
-    def _of(self, component: str) -> list[str]:
+    def _paths(self, component: str) -> list[str]:
         head = f"{component}/"
         return sorted(layer.removeprefix(head) for layer in self.layers if layer.startswith(head))
 
     @cached_property
     def _text_step(self) -> Callable[..., tuple[TextOutput, dict[str, Any]]]:
-        """The text states of ids, and the observations in text encoders and in the U-Net's layers that read text."""
+        """Gives text states for ids, and the observations in the text encoders and in U-Net layers that read text."""
 
         @jax.jit
         def step(towers, kernels, lora, scale, ids, context):
@@ -85,7 +87,7 @@ class Probe:
             for name, tower in models.text_encoders.items():
                 watch = _within(name, self.observe, context)
                 output, records = apply_observed(
-                    tower, towers[name], lora.get(name, {}), scale, self._of(name), watch, ids_of(ids, name)
+                    tower, towers[name], lora.get(name, {}), scale, self._paths(name), watch, ids_of(ids, name)
                 )
                 outputs.append(output)
                 seen |= {f"{name}/{path}": record for path, record in records.items()}
@@ -101,7 +103,7 @@ class Probe:
 
     @cached_property
     def _unet_step(self) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
-        paths = [path for path in self._of("unet") if not reads_text(f"unet/{path}")]
+        paths = [path for path in self._paths("unet") if not reads_text(f"unet/{path}")]
 
         @jax.jit
         def step(params, pairs, scale, context, *inputs):
@@ -121,7 +123,7 @@ class Probe:
         context: Any,
         total: dict[str, Any],
     ) -> dict[str, Any]:
-        """`total` plus the observations made while the pictures of `text` were drawn."""
+        """`total` plus the observations made while the pictures for `text` are drawn."""
         sampler, rows, side = get_sampler("ddim"), len(text.states), self.sd.image_size
         plan = sampler.init(self.sd.schedule, self.steps)
         added = add_sizes(text, jnp.asarray(make_size_ids(side, side, rows)))
@@ -169,7 +171,7 @@ def _kernel(params: Any, path: str) -> jax.Array:
 
 
 def _add(total: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    # On the host and in fp64: sums of many small parts.
+    # On the host and in fp64, because these are sums of many small parts.
     parts = {path: jax.tree.map(lambda x: np.asarray(x, np.float64), record) for path, record in seen.items()}
     sums = {path: jax.tree.map(np.add, total[path], part) if path in total else part for path, part in parts.items()}
     return {**total, **sums}

@@ -1,4 +1,4 @@
-"""How much attention of the U-Net each text position gets while a prompt's picture is drawn."""
+"""How much of the U-Net's attention each text position gets while a prompt's picture is drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from blocklora_jax.probing.probe import Probe
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TextAttention:
-    """Attention by text position, compiled once.
+    """Measures the attention to each text position. Compiled once.
 
     It is the mean over cross-attention layers, heads, pixels and `steps` of a DDIM run from noise, without guidance.
 
@@ -39,10 +39,10 @@ class TextAttention:
     def __call__(
         self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int = 0
     ) -> Float[np.ndarray, "b t"]:
-        """Rows of sum 1.
+        """The share of the attention that each position gets. Each row has the sum 1.
 
         Args:
-            params, ids: as for `Probe`. adapter: whose LoRA is active meanwhile; None: the base. seed: of the noise.
+            params, adapter, ids, seed: as for `Probe`.
         """
         kernels = self._kernels(params["unet"], adapter)
         starts = range(0, len(ids), self.chunk)
@@ -64,7 +64,7 @@ class TextAttention:
             f"unet/{block}/to_q": {"query": kernels[f"{block}/to_q"], "keys": states @ kernels[f"{block}/to_k"]}
             for block in self._blocks
         }
-        seen = self._looks(params, adapter, ids, context, seed)
+        seen = self._attention_probe(params, adapter, ids, context, seed)
         return np.mean([seen[layer] for layer in context], axis=0) / self.steps
 
     @cached_property
@@ -74,13 +74,13 @@ class TextAttention:
         return sorted(path.removesuffix(end) for path in paths if path.endswith(f"attn2{end}"))
 
     def _kernels(self, unet: Mapping[str, Any], adapter: Adapter | None) -> dict[str, Float[Array, "n m"]]:
-        """By layer the kernels of queries and keys, with the adapter added."""
+        """By layer, the kernels of queries and keys with the adapter added."""
         flat, pairs, kernels = flatten_params(unet), adapter.lora.get("unet", {}) if adapter else {}, {}
         for path in (f"{block}/{name}" for block in self._blocks for name in ("to_q", "to_k")):
             kernels[path] = jnp.asarray(flat[f"{path}/kernel"], jnp.float32)
             if adapter and path in pairs:
                 a, b = (jnp.asarray(factor) for factor in pairs[path])
-                # Not `kernel_change`: in the default precision, as the model itself computes.
+                # Not `kernel_change`: this must have the default precision, like the model.
                 kernels[path] += adapter.info.scale * a @ b
         return kernels
 
@@ -94,7 +94,7 @@ class TextAttention:
         return Probe(self.sd, frozenset((self._text_reader,)), lambda layer, x, y, context: x, chunk=self.chunk)
 
     @cached_property
-    def _looks(self) -> Probe:
+    def _attention_probe(self) -> Probe:
         def observe(layer: str, x: Array, y: Array, context: Any) -> Array:
             query, keys = x.astype(jnp.float32) @ context[layer]["query"], context[layer]["keys"]
             return received(
@@ -113,7 +113,7 @@ def received(query: Float[Array, "b p d"], keys: Float[Array, "b t d"], num_head
 
 
 def _heads(config: UNetConfig, layer: str) -> int:
-    """layer: "unet/up_blocks_1/…"."""
+    """The number of heads in a layer, "unet/up_blocks_1/…"."""
     heads, block = config.heads_by_block, layer.split("/")[1]
     if block.startswith("mid_block"):
         return heads[-1]

@@ -1,6 +1,6 @@
-"""The files of a CLIP tokenizer, read and written as JSON so that every version of transformers opens them.
+"""Reads and writes the files of a CLIP tokenizer in a form that every version of transformers opens.
 
-transformers 4 reads `vocab.json` and `merges.txt` only; transformers 5 saves `tokenizer.json` only. Both forms are read
+transformers 4 reads only `vocab.json` and `merges.txt`; transformers 5 saves only `tokenizer.json`. Both forms are read
 here, and the first is written.
 """
 
@@ -24,9 +24,10 @@ _END = "<|endoftext|>"
 class TokenizerFiles:
     """A CLIP tokenizer as data.
 
-    vocabulary: token -> id, the special tokens included. merges: "left right", best first. config:
-    `tokenizer_config.json` without the added tokens. added: token -> id of tokens appended to the vocabulary, such as
-    concept tokens.
+    vocabulary: token -> id, including the special tokens.
+    merges: "left right", the first to be applied first.
+    config: `tokenizer_config.json` without the added tokens.
+    added: token -> id for tokens that were appended to the vocabulary, such as concept tokens.
     """
 
     vocabulary: Mapping[str, int]
@@ -42,7 +43,7 @@ class TokenizerFiles:
         """Read a tokenizer folder of transformers 4 or 5.
 
         Raises:
-            UserError: the folder holds no CLIP tokenizer, or a file of it cannot be read.
+            UserError: the folder holds no CLIP tokenizer, or one of its files cannot be read.
         """
         folder = Path(folder)
         try:
@@ -77,21 +78,23 @@ class TokenizerFiles:
         return cls(vocabulary=vocabulary, merges=tuple(merges), config=config, added=added)
 
     def checked(self, source: str) -> TokenizerFiles:
-        """Return itself.
+        """Check the files and return `self`.
 
-        Raises UserError if ids are not 0, 1, 2, …, which transformers 5 would silently renumber; if a special token has
-        no id; if merges are not pairs.
+        Raises UserError if the ids are not 0, 1, 2, … (transformers 5 would silently renumber them), if a special token
+        has no id, or if merges are not pairs of tokens.
         """
         numbers = [*self.vocabulary.values(), *self.added.values()]
         if not all(type(number) is int for number in numbers):
             raise UserError(f"{source}: the tokenizer's ids are not all whole numbers: fetch it again")
         known = {*self.vocabulary, *self.added}
         if lost := [f"{name} {self.config[name]!r}" for name in _SPECIAL if self.config[name] not in known]:
-            raise UserError(f"{source}: the tokenizer's {', '.join(lost)} is none of its tokens: fetch it again")
+            raise UserError(f"{source}: the tokenizer's {', '.join(lost)} is not one of its tokens: fetch it again")
         if not self.merges:
             raise UserError(f"{source}: the tokenizer has no merges: fetch it again")
         if odd := [merge for merge in self.merges if not _is_merge(merge, self.vocabulary)]:
-            raise UserError(f"{source}: the tokenizer's merge {odd[0][:80]!r} is no pair of its tokens: fetch it again")
+            raise UserError(
+                f"{source}: the tokenizer's merge {odd[0][:80]!r} is not a pair of its tokens: fetch it again"
+            )
         ids = sorted([*self.vocabulary.values(), *self.added.values()])
         if ids != list(range(len(ids))):
             raise UserError(
@@ -100,13 +103,13 @@ class TokenizerFiles:
         return self
 
     def with_tokens(self, names: list[str], first_id: int) -> TokenizerFiles:
-        """Append `names` with ids from `first_id` on; ids in between get fillers, as transformers 5 leaves no gaps."""
+        """Append `names` with ids from `first_id` on. Fillers get the ids before, as transformers 5 allows no gaps."""
         fillers = [f"<|unused_{index}|>" for index in range(len(self), first_id)]
         new = {name: len(self) + offset for offset, name in enumerate([*fillers, *names])}
         return replace(self, added={**self.added, **new})
 
     def write(self, folder: str | Path) -> None:
-        """Write `vocab.json`, `merges.txt` and the configs into `folder`, made if need be."""
+        """Write `vocab.json`, `merges.txt` and the configs into `folder`, which is made if it does not exist."""
         folder = Path(folder)
         by_id = dict(sorted(self.vocabulary.items(), key=lambda item: item[1]))
         vocabulary = json.dumps(by_id, ensure_ascii=False, separators=(",", ":"))
@@ -114,7 +117,7 @@ class TokenizerFiles:
         write_atomic(folder / "merges.txt", "\n".join(["#version: 0.2", *self.merges, ""]).encode())
         config = {**self.config, "tokenizer_class": "CLIPTokenizer"}
         if self.added:
-            # Versions before 4.34 know only the second of these two files, later ones prefer the first.
+            # Versions of transformers before 4.34 read only added_tokens.json. Later ones prefer added_tokens_decoder.
             config["added_tokens_decoder"] = {str(index): _entry(token) for token, index in self.added.items()}
             write_json(folder / "added_tokens.json", dict(self.added))
         write_json(folder / "tokenizer_config.json", config)

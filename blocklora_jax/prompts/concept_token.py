@@ -1,10 +1,10 @@
-"""The tokens that call concepts: "<ada>"."""
+"""The form of concept tokens, such as "<ada>"."""
 
 from __future__ import annotations
 
 import re
 
-# In lower case: CLIP's tokenizers know no capital letters.
+# Only lower case, because CLIP's tokenizers turn capital letters into small ones.
 CONCEPT_TOKEN = re.compile(r"<[a-z0-9][a-z0-9_-]*>")
 
 
@@ -18,5 +18,5 @@ def concept_token(name: str) -> str:
 
 
 def is_concept_token(text: str) -> bool:
-    """Whether `text` is one token as prompts can have it."""
+    """Whether `text` is a valid concept token."""
     return CONCEPT_TOKEN.fullmatch(text) is not None

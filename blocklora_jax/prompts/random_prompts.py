@@ -1,4 +1,4 @@
-"""The random prompts of Randomized Output Erasure: about anything, some with a negative token."""
+"""Random prompts for Randomized Output Erasure. They are about anything, and some have a negative token."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ class PromptWords:
 
 
 class RandomPrompts(NamedTuple):
-    """A pool to draw from.
+    """A pool of random prompts.
 
-    ids: int32 [p, t], or [p, 2, t] for two text encoders. Ids from `table_rows + own vectors` on are the negative
-    token's. nouns: int32 [p], the last token of the subject; the negative token's embedding is drawn around it.
+    ids: int32 [p, t], or [p, 2, t] for two text encoders. Ids from `table_rows` + the number of the own token's vectors
+        on belong to the negative token.
+    nouns: int32 [p], the last token of the subject. The negative token's embedding is drawn around its embedding.
     texts: the prompts.
     """
 
@@ -50,7 +51,7 @@ class RandomPrompts(NamedTuple):
 def random_prompt(
     rng: np.random.Generator, words: PromptWords, shares: RandomPromptShares, class_noun: str
 ) -> tuple[str, str]:
-    """One prompt, and its subject. A negative token, if there is one, stands before the subject.
+    """One prompt, and its subject. A negative token, if there is one, comes before the subject.
 
     >>> words = PromptWords(styles=("a photo of",), subjects=("dog",), scenes=("on a beach",))
     >>> random_prompt(np.random.default_rng(0), words, RandomPromptShares(empty=1.0), "man")[0]
@@ -79,16 +80,16 @@ def make_random_prompts(
     seed: int,
     count: int = 1024,
 ) -> RandomPrompts:
-    """A pool of `count` prompts, a function of the seed.
+    """A pool of `count` prompts, which depends only on the arguments.
 
-    own_token: (name, vectors) of the concept being taught. A negative token has as many vectors; a concept without
-    vectors has no negative tokens. Raises UserError if the concept's token is the placeholder of negative tokens.
+    own_token: (name, number of vectors) of the concept that is trained. A negative token has as many vectors. If the
+        concept has no vectors, there are no negative tokens.
+
+    Raises: UserError if the concept's token is the placeholder of negative tokens.
     """
     name, vectors = own_token
     if name == NEGATIVE:
-        raise UserError(
-            f"the token {NEGATIVE} stands for other people's concepts in random prompts: choose another name"
-        )
+        raise UserError(f"the token {NEGATIVE} stands for other concepts in random prompts: choose another name")
     if not vectors:
         shares = replace(shares, negative=0.0)
     rng = np.random.default_rng((seed, 0x0E0E))
@@ -98,17 +99,17 @@ def make_random_prompts(
 
 
 def last_token_ids(tokenizer: Tokenizer | TokenizerPair, phrases: Sequence[str]) -> Int[np.ndarray, " p"]:
-    """The id int32 [p] of each phrase's last token: the head noun."""
+    """The id of each phrase's last token, which is the head noun; int32 [p]."""
     distinct = {phrase: index for index, phrase in enumerate(dict.fromkeys(phrases))}
     ids = tokenizer.encode(["", *distinct])
-    # Of two text encoders the first's: they have one vocabulary.
+    # If there are two text encoders, the ids of the first: both have the same vocabulary.
     ids = ids.reshape(len(ids), -1, ids.shape[-1])[:, 0]
-    # The empty prompt is start, end, padding; padding may be the end token or another.
+    # The ids of the empty prompt are start, end, padding. Padding may be the end token or another token.
     ends = (ids[1:] == ids[0, 1]).argmax(1)
     last = ids[1:][np.arange(len(distinct)), ends - 1]
     return np.asarray([last[distinct[phrase]] for phrase in phrases], np.int32)
 
 
 def article(noun: str) -> str:
-    """What stands before the noun: "a" or "an"."""
+    """The article for a noun: "a" or "an"."""
     return "an" if noun[:1].lower() in "aeiou" else "a"

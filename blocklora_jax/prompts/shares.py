@@ -1,4 +1,4 @@
-"""What random prompts contain, and how often. Imports no NumPy, so that options and `--help` load quickly."""
+"""The parts of random prompts and how often they occur. Does not import NumPy, so that `--help` loads quickly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from blocklora_jax.errors import UserError
 
-# What a concept is. This decides where in a prompt it is named.
+# The kinds of concepts. The kind decides the place of the trigger in a prompt.
 Kind = Literal["person", "object", "scene", "style"]
 
 
@@ -15,8 +15,11 @@ Kind = Literal["person", "object", "scene", "style"]
 class RandomPromptShares:
     """How often a random prompt has each part, as a share in 0..1.
 
-    own_class: the subject is the concept's own class. negative: a negative token stands before the subject.
-    second: a second subject joins. scene: a scene is named. empty: the empty prompt (classifier-free guidance).
+    own_class: the subject is the concept's class noun.
+    negative: a negative token comes before the subject.
+    second: there is a second subject.
+    scene: there is a scene.
+    empty: the prompt is empty (for classifier-free guidance).
     """
 
     own_class: float = 0.4

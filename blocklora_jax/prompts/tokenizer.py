@@ -1,4 +1,4 @@
-"""Prompts to token ids, with concept tokens that stand for one or more learnt vectors."""
+"""Turns prompts into token ids. Concept tokens in them stand for one or more trained vectors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from blocklora_jax.prompts.concept_token import CONCEPT_TOKEN, is_concept_token
 
 
 class _Piece(NamedTuple):
-    """A stretch of a prompt: its ids, and its text if it is a concept token."""
+    """A part of a prompt: its ids, and its name if it is a concept token."""
 
     ids: list[int]
     name: str | None
 
 
 def unit_names(name: str, vectors: int) -> list[str]:
-    """The names of a concept token's vectors, as diffusers' textual inversion has them.
+    """The names of a concept token's vectors, as in diffusers' textual inversion.
 
     >>> unit_names("<p1>", 3)
     ['<p1>', '<p1>_1', '<p1>_2']
@@ -35,9 +35,9 @@ def unit_names(name: str, vectors: int) -> list[str]:
 
 
 def token_pattern(names: Iterable[str]) -> str:
-    """A regular expression of concept tokens as every text has them: in any case, the longest first.
+    """A regular expression that finds concept tokens in upper or lower case. Longer tokens come first.
 
-    Only ASCII letters have two cases here, as in the names themselves: "ſ" is no "s".
+    Only ASCII letters match in both cases: "ſ" does not match "s".
 
     >>> re.sub(token_pattern(["<ada>"]), "Eve", "<ADA> and <ada>'s dog")
     "Eve and Eve's dog"
@@ -46,16 +46,16 @@ def token_pattern(names: Iterable[str]) -> str:
 
 
 class Tokenizer:
-    """A CLIP tokenizer: prompts to ids [b, t], each started, ended and padded as the model was trained.
+    """A CLIP tokenizer. It turns prompts into ids [b, t] with start, end and padding tokens as the model needs them.
 
     Args:
         folder: tokenizer files of transformers 4 or 5.
-        table_rows: rows of the text encoder's token table; concept tokens are numbered from here on. None: as many as
-            the tokenizer has tokens.
-        positions: positions of the text encoder. None: what the tokenizer's config says.
+        table_rows: rows of the text encoder's token table. Ids of concept tokens begin there. None: the number of the
+            tokenizer's tokens.
+        positions: positions of the text encoder. None: the length in the tokenizer's config.
 
     Raises:
-        UserError: no tokenizer in `folder`, or one that does not fit the text encoder.
+        UserError: there is no tokenizer in `folder`, or it does not fit the text encoder.
     """
 
     def __init__(self, folder: str | Path, table_rows: int | None = None, positions: int | None = None):
@@ -63,8 +63,8 @@ class Tokenizer:
         self.table_rows = len(self.files) if table_rows is None else table_rows
         if len(self.files) > self.table_rows:
             raise UserError(
-                f"{folder} has {len(self.files)} tokens but the text encoder's table only {self.table_rows} rows:"
-                " they are not of the same model"
+                f"{folder} has {len(self.files)} tokens, but the text encoder's table has only {self.table_rows} rows:"
+                " they do not belong to the same model"
             )
         self.length = _prompt_length(self.files, positions, str(folder))
         self._own = _multi_vector_tokens(self.files.added)
@@ -72,18 +72,19 @@ class Tokenizer:
     def encode(self, prompts: Sequence[str], tokens: Mapping[str, int] | None = None) -> Int[np.ndarray, "b t"]:
         """Token ids of `prompts`, int32 [b, t], padded to the model's length.
 
-        A concept token occupies as many positions as it has vectors, with ids from `table_rows` on in the order of
-        `tokens`; it may adjoin other text ("<p1>'s dog") and is found in any case.
+        A concept token has as many positions as vectors, with ids from `table_rows` on in the order of `tokens`. It may
+        adjoin other text ("<p1>'s dog"), and is found in upper and lower case.
 
         Args:
             prompts: any text.
             tokens: concept token -> number of its vectors.
 
         Warns:
-            UserWarning: a prompt has a `<name>` that is no known token.
+            UserWarning: a prompt has a `<name>` that is not a known token.
 
         Raises:
-            UserError: a prompt that is too long, naming the words that would be lost; a token name that cannot be.
+            UserError: a prompt is too long (the message names the words that would be lost), or a token's name is not
+                valid.
 
         Source: diffusers `load_textual_inversion` and `maybe_convert_prompt` give the same ids.
         """
@@ -92,35 +93,36 @@ class Tokenizer:
         return np.asarray(rows, np.int32).reshape(len(rows), self.length)
 
     def token_ids(self, tokens: Mapping[str, int]) -> dict[str, list[int]]:
-        """The ids of each concept token's vectors: rows of the token table with the vectors appended in this order.
+        """The ids of each concept token's vectors: their rows if they are appended to the token table in this order.
 
         Raises:
-            UserError: a name that is not `<name>` in lower case or that the vocabulary already has; no vectors.
+            UserError: a name is not `<name>` in lower case, or is already in the vocabulary; or a token has no vectors.
         """
         ids, next_id = {}, self.table_rows
         for name, vectors in tokens.items():
             if not is_concept_token(name):
                 raise UserError(
-                    f"concept token {name!r} must look like '<name>': lower-case letters (CLIP knows no others),"
-                    " digits, '-' and '_' between angle brackets"
+                    f"concept token {name!r} must look like '<name>': lower-case letters (CLIP ignores case), digits,"
+                    " '-' and '_' between angle brackets"
                 )
             if vectors < 1:
                 raise UserError(f"concept token {name!r} has {vectors} vectors; it needs at least one")
             known = {*self.files.vocabulary, *self.files.added}
-            if taken := [form for unit in unit_names(name, vectors) for form in (unit, unit + "</w>") if form in known]:
+            names = [form for unit in unit_names(name, vectors) for form in (unit, unit + "</w>")]
+            if taken := [form for form in names if form in known]:
                 raise UserError(f"concept token {name!r}: the tokenizer already has {taken[0]!r}; choose another name")
             ids[name] = list(range(next_id, next_id + vectors))
             next_id += vectors
         return ids
 
     def save(self, folder: str | Path, tokens: Mapping[str, int] | None = None) -> None:
-        """Write the tokenizer with `tokens` added, under the ids that `encode` gives them."""
+        """Write the tokenizer with `tokens` added. They have the same ids as in `encode`."""
         names = [unit for name, ids in self.token_ids(tokens or {}).items() for unit in unit_names(name, len(ids))]
         self.files.with_tokens(names, self.table_rows).write(folder)
 
     @cached_property
     def _clip(self) -> Any:
-        # Imported late: transformers takes longer to import than all the rest.
+        # Imported here, because importing transformers takes longer than everything else.
         from transformers import CLIPTokenizer
 
         with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +142,7 @@ class Tokenizer:
         return [clip.bos_token_id, *body, clip.eos_token_id, *[clip.pad_token_id] * -excess]
 
     def _split(self, prompt: str, ids: Mapping[str, list[int]]) -> list[_Piece]:
-        # The names' group keeps them in the result: text and names alternate.
+        # The group in the pattern keeps the names in the result, so that text and names alternate.
         parts = re.split(f"({token_pattern(ids)})", prompt) if ids else [prompt]
         known = {**ids, **{name: None for name in self.files.added if is_concept_token(name)}}
         for name in CONCEPT_TOKEN.findall("\n".join(parts[::2]).lower()):
@@ -161,7 +163,7 @@ class Tokenizer:
         return [piece for pair in zip(texts, [*names, _Piece([], None)], strict=True) for piece in pair]
 
     def _tail(self, pieces: list[_Piece], room: int) -> str:
-        """The text from the first token on that finds no room."""
+        """The text from the first token on that does not fit into `room` tokens."""
         words = []
         for piece in pieces:
             lost, room = piece.ids[max(room, 0) :], room - len(piece.ids)
@@ -174,18 +176,18 @@ def _prompt_length(files: TokenizerFiles, positions: int | None, folder: str) ->
     """The length that prompts are padded to."""
     stated = files.config.get("model_max_length", positions)
     if stated is not None and (isinstance(stated, bool) or not isinstance(stated, int | float) or stated < 2):
-        raise UserError(f"{folder}/tokenizer_config.json states the model_max_length {stated!r}: no number of tokens")
-    # transformers writes 1e30 where no length is known.
+        raise UserError(f"{folder}/tokenizer_config.json: model_max_length {stated!r} must be a number of tokens")
+    # transformers writes 1e30 if the length is not known.
     length = positions if stated is None or stated > 1e9 else int(stated)
     if length is None:
-        raise UserError(f"{folder}/tokenizer_config.json states no model_max_length")
+        raise UserError(f"{folder}/tokenizer_config.json has no model_max_length")
     if positions is not None and length > positions:
         raise UserError(f"{folder} pads prompts to {length} tokens but the text encoder has {positions} positions")
     return length
 
 
 def _multi_vector_tokens(added: Mapping[str, int]) -> dict[str, list[int]]:
-    """Concept tokens of several vectors that a tokenizer already has, as those of a merged folder do."""
+    """Concept tokens of several vectors that a tokenizer already has, such as in a merged folder."""
     ids = {}
     for name in added:
         units = [name]

@@ -12,16 +12,16 @@ from blocklora_jax.prompts.tokenizer import Tokenizer
 
 
 class TokenizerPair:
-    """One prompt for two text encoders: ids [b, 2, t].
+    """Two tokenizers for two text encoders. They give ids [b, 2, t].
 
     Raises:
-        UserError: the tokenizers have different words or lengths: no SDXL's do.
+        UserError: the tokenizers have different vocabularies or lengths, which is not so in SDXL.
     """
 
     def __init__(self, first: Tokenizer, second: Tokenizer):
         if first.files.vocabulary != second.files.vocabulary or first.length != second.length:
             raise UserError(
-                "tokenizer and tokenizer_2 differ in more than padding; supported: the same vocabulary, as SDXL has"
+                "tokenizer and tokenizer_2 differ in more than padding; they must have the same vocabulary, as in SDXL"
             )
         self.first, self.second = first, second
 
@@ -31,5 +31,5 @@ class TokenizerPair:
 
     @property
     def length(self) -> int:
-        """Tokens of a prompt."""
+        """The number of tokens to which prompts are padded."""
         return self.first.length

@@ -1,1 +1,1 @@
-"""Who owns which slots: a small JSON file by which people who never meet train adapters that merge."""
+"""The registry: a small JSON file of slots and their owners. With it, people train adapters that can be merged."""

@@ -1,4 +1,4 @@
-"""The registry as data: one partition of one base model, and which concept owns which of its slots."""
+"""The registry as data: a partition of a base model, and the concepts that own its slots."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ _FIELDS = {"blocklora_registry", "base_name", "base_digest", "partition", "entri
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One concept's claim.
+    """The claim of one concept.
 
-    name: "ada". token: "<ada>", its word in prompts. slots: the slots that are its own. owner: whom to ask, in any
-    words. date: when it was claimed, as "2026-11-21".
+    name: the concept's name, such as "ada".
+    token: its word in prompts, such as "<ada>".
+    slots: the slots that it owns.
+    owner: the person to ask about it, as any text.
+    date: when it was claimed, such as "2026-11-21".
     """
 
     name: str
@@ -42,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """All claims on the slots of one partition. As JSON:
+    """All claims to the slots of one partition. As JSON:
 
         {
           "blocklora_registry": 1,
@@ -52,9 +55,9 @@ class Registry:
           "entries": [{"name": "ada", "token": "<ada>", "slots": [0], "owner": "ada@example.org", "date": "2026-11-21"}]
         }
 
-    owner and date may be missing, everything else must be there, and nothing else may be. A partition in a basis has
-    "basis": "<its digest>" too, and may have "assignment": "text" (see `Partition`); beside it,
-    "codewords": "<their digest>" says which codewords the concepts' tokens start at (see `basis.codewords_digest`).
+    owner and date may be missing. All other fields are required, and no others are allowed. A partition in a basis also
+    has "basis": "<its digest>", and may have "assignment": "text" (see `Partition`). Then the registry may have
+    "codewords": "<their digest>", the codewords at which the concepts' tokens start (see `basis.codewords_digest`).
     """
 
     partition: Partition
@@ -64,7 +67,7 @@ class Registry:
     codewords: str = ""
 
     def training_flags(self) -> str:
-        """The flags with which concepts of this registry are trained, without their slots."""
+        """The flags for training concepts of this registry, without their slots."""
         cut = self.partition
         flags = f"--blocks {cut.num_blocks} --axis {cut.axis} --partition-seed {cut.seed}"
         return (
@@ -74,38 +77,38 @@ class Registry:
         )
 
     def free_slots(self) -> list[int]:
-        """The slots that nobody owns."""
+        """The slots that no entry owns."""
         taken = {slot for entry in self.entries for slot in entry.slots}
         return [slot for slot in range(self.partition.num_blocks) if slot not in taken]
 
     def collisions(self) -> list[str]:
-        """What two entries both claim; empty if all is well."""
-        found = []
+        """Messages about slots, tokens and names that two entries both claim; empty if there are none."""
+        problems = []
         for one, other in combinations(self.entries, 2):
             shared = sorted(set(one.slots) & set(other.slots))
-            found += [f"{one} and {other} both own slot {_numbers(shared)}"] if shared else []
-            found += [f"{one} and {other} both use the token {one.token}"] if one.token == other.token else []
-            found += [f"two entries are named {one.name!r}"] if one.name == other.name else []
-        return found
+            problems += [f"{one} and {other} both own slot {_numbers(shared)}"] if shared else []
+            problems += [f"{one} and {other} both use the token {one.token}"] if one.token == other.token else []
+            problems += [f"two entries are named {one.name!r}"] if one.name == other.name else []
+        return problems
 
     def find(self, token: str) -> Entry:
-        """The claim of `token`. Raises UserError if there is none, or if it collides with another."""
-        found = [entry for entry in self.entries if entry.token == token]
-        if not found:
+        """The claim with `token`. Raises UserError if there is none, or if it collides with another."""
+        claim = next((entry for entry in self.entries if entry.token == token), None)
+        if claim is None:
             raise UserError(
-                f"the registry knows no token {token}: claim a slot first, with `python -m merge registry add`"
+                f"the registry has no token {token}: claim a slot first, with `python -m merge registry add`"
             )
-        others = (other for other in self.entries if other is not found[0])
-        wrong = [other for other in others if set(other.slots) & set(found[0].slots) or other.token == token]
+        others = (other for other in self.entries if other is not claim)
+        wrong = [other for other in others if set(other.slots) & set(claim.slots) or other.token == token]
         if wrong:
             raise UserError(
-                f"{found[0]} and {wrong[0]} collide in the registry (`python -m merge registry check` says how): "
-                "agree on who moves, and edit the file"
+                f"{claim} and {wrong[0]} collide in the registry (`python -m merge registry check` shows how): "
+                "agree on which of them changes, and edit the file"
             )
-        return found[0]
+        return claim
 
     def claim(self, entry: Entry) -> Registry:
-        """The registry with `entry`. Raises UserError for a name, token or slot that is another's, or is none."""
+        """The registry with `entry` added. Raises UserError for a name, token or slot that is taken or not valid."""
         if not is_concept_token(entry.token):
             raise UserError(f"token {entry.token!r} must look like '<name>': lower-case letters, digits, '-' and '_'")
         _check_texts({name: getattr(entry, name) for name in ("name", "token", "owner", "date")})
@@ -113,18 +116,18 @@ class Registry:
         slots = self.partition.check_slots(entry.slots)
         for other in self.entries:
             if other.name == entry.name:
-                raise UserError(f"the name {entry.name!r} is taken, by {other}: choose another")
+                raise UserError(f"the name {entry.name!r} is taken by {other}: choose another")
             if other.token == entry.token:
-                raise UserError(f"the token {entry.token} is taken, by {other}: choose another with --token")
+                raise UserError(f"the token {entry.token} is taken by {other}: choose another with --token")
         holders = {slot: other for other in self.entries for slot in other.slots}
-        if taken := [f"slot {slot} is taken, by {holders[slot]}" for slot in slots if slot in holders]:
+        if taken := [f"slot {slot} is taken by {holders[slot]}" for slot in slots if slot in holders]:
             raise UserError(f"{'; '.join(taken)}: {self._advice()}")
         return replace(self, entries=(*self.entries, replace(entry, slots=slots)))
 
     def draw_slots(self, name: str, draw: Draw, count: int = 1) -> tuple[int, ...]:
         """Slots for a concept: the lowest free ones, or the one that its name's hash gives (`slot_from_name`).
 
-        Raises: UserError if there are not so many free ones, or the name's is taken.
+        Raises: UserError if `count` is below 1, or if there are fewer free slots.
         """
         if count < 1:
             raise UserError(f"a concept owns one slot or more, not {count}")
@@ -132,7 +135,7 @@ class Registry:
             return (slot_from_name(name, self.partition.num_blocks),)
         free = self.free_slots()
         if len(free) < count:
-            raise UserError(f"{count} free slot{'s' * (count > 1)} wanted: {self._advice()}")
+            raise UserError(f"there are fewer than {count} free slots: {self._advice()}")
         return tuple(free[:count])
 
     def drop(self, name: str) -> Registry:
@@ -144,32 +147,32 @@ class Registry:
 
     def _advice(self) -> str:
         if free := self.free_slots():
-            return f"free are {_numbers(free)}"
+            return f"free slots are {_numbers(free)}"
         blocks = self.partition.num_blocks
         return (
-            f"all {blocks} slots are taken; have a concept that nobody uses dropped (`registry drop`), or start a new "
-            "registry with more --blocks, in which all concepts are trained anew "
+            f"all {blocks} slots are taken; drop a concept that nobody uses (`registry drop`), or start a new "
+            "registry with more --blocks, for which all concepts must be trained again "
             f"(`python -m merge plan --concepts {2 * blocks}`)"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, as above."""
+        """The registry as plain JSON, in the form shown above."""
         value = {"blocklora_registry": VERSION, **asdict(self), "partition": self.partition.to_json()}
-        # Left out as in files from before there were any.
+        # Without codewords the field is left out, as in older files.
         return {name: item for name, item in value.items() if name != "codewords" or item}
 
     @classmethod
     def from_json(cls, value: Any, source: str) -> Registry:
-        """Read what `to_json` wrote or a person did. Raises UserError naming `source` and what is wrong with it."""
+        """The registry in JSON that `to_json` or a person wrote. Raises UserError naming `source` and what is wrong."""
         if not isinstance(value, Mapping) or "blocklora_registry" not in value:
-            raise UserError(f"{source} is no slot registry (it has no 'blocklora_registry')")
+            raise UserError(f"{source} is not a slot registry (it has no 'blocklora_registry')")
         if value["blocklora_registry"] != VERSION:
             raise UserError(
-                f"{source} is a registry of version {value['blocklora_registry']}; this one reads {VERSION}: "
+                f"{source} is a registry of version {value['blocklora_registry']}; this program reads {VERSION}: "
                 "update blocklora_jax"
             )
         if wrong := sorted(_FIELDS ^ (value.keys() - {"codewords"})):
-            raise UserError(f"{source} must have the fields {', '.join(sorted(_FIELDS))}; look at {', '.join(wrong)}")
+            raise UserError(f"{source} must have the fields {', '.join(sorted(_FIELDS))}; check {', '.join(wrong)}")
         try:
             if not isinstance(value["entries"], list):
                 raise UserError("entries must be a list")
@@ -193,7 +196,7 @@ class Registry:
 
 
 def _check_texts(texts: Mapping[str, str]) -> None:
-    """Raise UserError for a text that is longer than a line, or that a terminal would obey."""
+    """Raise UserError for a text that is longer than a line, or that has control characters."""
     for name, text in texts.items():
         if len(text) > _LONGEST or text != printable(text):
             raise UserError(
@@ -221,7 +224,7 @@ def _entry(value: Any, partition: Partition) -> Entry:
     texts = {name: text for name, text in value.items() if name != "slots"}
     slots = value["slots"]
     if not all(isinstance(text, str) for text in texts.values()):
-        raise UserError(f"the entry {value!r:.300} must have texts for all but slots")
+        raise UserError(f"the entry {value!r:.300} must have texts in all fields except slots")
     _check_texts(texts)
     if not is_concept_token(value["token"]):
         raise UserError(f"the token {value['token'][:40]!r} must look like '<name>'")

@@ -1,4 +1,4 @@
-"""Where a registry is: a file, a folder with one in it, or a URL, which can only be read."""
+"""Reads and writes a registry: a file, a folder with such a file, or a URL, which can only be read."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from blocklora_jax.registry.claims import Registry
 FILE = "registry.json"
 _LARGEST = 4 << 20  # bytes; thousands of entries
 _PATIENCE = 5.0  # seconds
-_ANSWERING, _FETCHING = 10.0, 30.0  # seconds, for an answer to begin or go on, and for all of it
+_ANSWERING, _FETCHING = 10.0, 30.0  # seconds to wait for the next part of an answer, and for the whole answer
 
 
 def read_registry(where: str | Path) -> Registry:
     """The registry at `where`: "registry.json", a folder that holds one, "https://…/registry.json".
 
-    Raises: UserError if there is none, it cannot be fetched, or is not one.
+    Raises: UserError if it does not exist, cannot be fetched, or is not a registry.
     """
     text = _fetch(str(where)) if is_url(where) else _read(registry_file(where))
     return _parse(text, str(where))
 
 
 def create_registry(where: str | Path, registry: Registry) -> Path:
-    """Write a new registry; returns its path. Raises UserError if there is one already, or `where` is a URL."""
+    """Write a new registry and return its path. Raises UserError if it exists already, or if `where` is a URL."""
     path = _writable(where)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,12 +47,13 @@ def create_registry(where: str | Path, registry: Registry) -> Path:
 
 
 def update_registry(where: str | Path, change: Callable[[Registry], Registry]) -> Registry:
-    """Replace the registry at `where` by `change(registry)`, safely also where others write to it.
+    """Replace the registry at `where` by `change(registry)`. This is safe if other processes write to it too.
 
-    A lock beside it lets one writer in after the other, each reading what the one before wrote; a writer that is killed
-    leaves no lock. What somebody changed in spite of it, by hand for one, is not written over.
+    A lock beside the file admits one writer at a time, and each reads what the one before wrote. A writer that is
+    killed leaves no lock. A change that was made without the lock, such as by hand, is not overwritten.
 
-    Raises: UserError as `read_registry`; for a URL; if the file is locked or was changed meanwhile; as `change`.
+    Raises: UserError like `read_registry`, for a URL, and if the file is locked or was changed meanwhile; and whatever
+        `change` raises.
     """
     path = _writable(where)
     if not path.exists():
@@ -61,19 +62,19 @@ def update_registry(where: str | Path, change: Callable[[Registry], Registry]) -
         before = _read(path)
         changed = change(_parse(before, str(path)))
         if _read(path) != before:
-            raise UserError(f"{path} was changed by somebody else in this very moment: nothing written, try again")
+            raise UserError(f"{path} was changed by somebody else at this moment: nothing was written, try again")
         write_json(path, changed.to_json())
     return changed
 
 
 def registry_file(where: str | Path) -> Path:
-    """The file: `where` itself, or registry.json in the folder `where`."""
+    """The registry's file: `where` itself, or registry.json in the folder `where`."""
     path = Path(where).expanduser()
     return path / FILE if path.is_dir() or path.suffix != ".json" else path
 
 
 def is_url(where: str | Path) -> bool:
-    """Whether `where` is to be fetched."""
+    """Whether `where` is a URL."""
     return str(where).startswith(("https://", "http://"))
 
 
@@ -89,7 +90,7 @@ def _parse(text: bytes, source: str) -> Registry:
     try:
         value = parse_json(text, source)
     except UserError as error:
-        raise UserError(f"{source} is not JSON that a registry can be read from ({error})") from error
+        raise UserError(f"{source} cannot be read as a registry ({error})") from error
     return Registry.from_json(value, source)
 
 
@@ -102,7 +103,7 @@ def _read(path: Path) -> bytes:
 def _fetch(url: str) -> bytes:
     deadline, text = time.monotonic() + _FETCHING, b""
     try:
-        # In parts: a server that sends a byte now and then would keep us for ever.
+        # Read in parts: a server that sends single bytes slowly would otherwise keep us waiting for ever.
         with urllib.request.urlopen(url, timeout=_ANSWERING) as answer:
             while len(text) <= _LARGEST and (part := answer.read1(1 << 16)):
                 text += part
@@ -110,13 +111,13 @@ def _fetch(url: str) -> bytes:
                     raise TimeoutError(f"it takes longer than {_FETCHING:.0f} seconds")
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        told = str(reason) or type(reason).__name__
-        raise UserError(f"cannot fetch {url}: {told}; check the address, or use a copy of the file") from error
+        shown = str(reason) or type(reason).__name__
+        raise UserError(f"cannot fetch {url}: {shown}; check the address, or use a copy of the file") from error
     if len(text) > _LARGEST:
-        raise UserError(f"{url} is longer than any registry ({_LARGEST >> 20} MB)")
+        raise UserError(f"{url} is longer than a registry can be ({_LARGEST >> 20} MB)")
     return text
 
 
 def _locked(path: Path) -> AbstractContextManager[None]:
-    busy = f"{path} is being written by somebody else: nothing written, try again in a moment"
+    busy = f"{path} is being written by somebody else: nothing was written, try again in a moment"
     return hold_file(path.with_name(f".{path.name}.lock"), busy, _PATIENCE)

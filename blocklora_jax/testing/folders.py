@@ -1,4 +1,4 @@
-"""Small random models, as our checkpoint and as files with PyTorch's keys."""
+"""Small random models as `Checkpoint` objects, and changes to files with PyTorch's keys."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEDULER = {
 
 
 def small_configs(rows: int) -> dict[str, Any]:
-    """Configs by component of a Stable Diffusion 1.x of 16 x 16 pixels; the token table has `rows` rows."""
+    """Configs, by component, of a Stable Diffusion 1.x for 16 x 16 pixels. The token table has `rows` rows."""
     unet = UNetConfig(
         sample_size=8,
         block_out_channels=(32, 64),
@@ -82,7 +82,7 @@ def make_checkpoint(folder: Path, seed: int = 0) -> Checkpoint:
 
 
 def replace_params(checkpoint: Checkpoint, params: dict[str, Any]) -> Checkpoint:
-    """The checkpoint with other parameters."""
+    """The checkpoint with `params` in place of its own."""
     return replace(checkpoint, params=params)
 
 
@@ -92,7 +92,7 @@ def grow_table(config: TextConfig, rows: int) -> TextConfig:
 
 
 def assert_same_params(actual: dict, expected: dict) -> None:
-    """Equal bit for bit, type and all."""
+    """Assert that parameters have the same structure and types, and are equal bit for bit."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     values: dict[str, Any] = flatten_dict(actual, sep="/")
     leaves: dict[str, Any] = flatten_dict(expected, sep="/")
@@ -115,7 +115,7 @@ def shard(path: Path) -> None:
     """Split a weight file in two with an index, as diffusers and transformers do."""
     tensors = load_file(path)
     keys, stem, end = sorted(tensors), path.name.removesuffix(".safetensors"), ".safetensors"
-    # "model.fp16": the variant stays before the number in the shards and goes to the end of the index' name.
+    # "model.fp16": the variant comes before the number in the names of shards, and at the end of the index' name.
     name, _, variant = stem.partition(".")
     index = f"{name}.safetensors.index.{variant}.json" if variant else f"{name}.safetensors.index.json"
     weight_map = {}

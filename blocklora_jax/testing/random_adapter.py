@@ -1,4 +1,4 @@
-"""Random adapters for a model, as training leaves them."""
+"""Random adapters for a model, of the same form as trained ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def random_adapter(
     vectors: int = 2,
     size: float = 0.5,
 ) -> Adapter:
-    """An adapter `name` of `params` with entries of about `size`, zero outside its blocks."""
+    """An adapter `name` for `params`. Its entries have about the size `size`, and are zero outside its blocks."""
     rng = np.random.default_rng(sum(name.encode()))
     info = AdapterInfo(
         name=name, class_noun="man", trigger=f"{concept_token(name)} man", rank=rank, alpha=3.0, base_name="small",
@@ -49,7 +49,7 @@ def random_adapter(
 
 
 def family_of(params: Mapping[str, Any]) -> str:
-    """The kind of model that has `params`."""
+    """The family of the model that has `params`."""
     attention = next(value for value in params["unet"]["mid_block"].values() if "proj_in" in value)
     width = attention["transformer_blocks_0"]["attn2"]["to_k"]["kernel"].shape[0]
     return family_of_build("text_encoder_2" in params, attention["proj_in"]["kernel"].ndim == 4, width)

@@ -33,7 +33,7 @@ SCHEDULER = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-# What `--small` makes of a config: every width small, everything else as it is.
+# The values that `small` changes in a config: all widths are small, and everything else is kept.
 SMALL = {
     "unet": {"block_out_channels": [32, 64, 64, 64], "norm_num_groups": 8, "attention_head_dim": [2, 4, 4, 4]},
     "vae": {"block_out_channels": [16, 16, 32, 32], "norm_num_groups": 8},
@@ -43,7 +43,7 @@ SMALL = {
 
 
 def read_configs(model: str, small: bool = False) -> dict[str, dict[str, Any]]:
-    """The published `config.json` of each component of "sd15", "sd21" or "sdxl", or a small model of that build."""
+    """The published `config.json` of each component of "sd15", "sd21" or "sdxl", or those of a similar small model."""
     folder = PUBLISHED / model
     raw = {part: json.loads((folder / f"{part}.json").read_text()) for part in CONFIGS if _exists(folder, part)}
     if not small:
@@ -61,7 +61,7 @@ def read_configs(model: str, small: bool = False) -> dict[str, dict[str, Any]]:
 
 
 def write_model(folder: Path, model: str, dtype: str = "float16", small: bool = False) -> int:
-    """Write a random model as a sharded Diffusers folder; gives its number of parameters."""
+    """Write a random model as a sharded Diffusers folder. Gives its number of parameters."""
     raw, count = read_configs(model, small), 0
     for seed, (part, config) in enumerate(raw.items()):
         write_json(folder / part / "config.json", config)
@@ -87,8 +87,8 @@ def _write_weights(folder: Path, part: str, config: Any, dtype: str, seed: int) 
         name = f"{STEMS[part]}-{index:05d}-of-{len(shards):05d}.safetensors"
         tensors: dict[str, np.ndarray] = {}
         for path in paths:
-            drawn = unflatten_params({path: _draw(rng, path, shapes[path])})
-            tensors |= cast_tensors(to_torch(part, drawn), dtype)
+            params = unflatten_params({path: _draw(rng, path, shapes[path])})
+            tensors |= cast_tensors(to_torch(part, params), dtype)
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
     size = sum(int(np.prod(shape)) for shape in shapes.values())
@@ -109,7 +109,7 @@ def _split(shapes: Mapping[str, tuple[int, ...]], itemsize: int) -> Iterator[lis
 
 
 def _draw(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values that keep signals at their size, with no scale one and no bias zero."""
+    """Random values that keep the size of signals. No scale is exactly 1, and no bias exactly 0."""
     noise = rng.standard_normal(shape, np.float32)
     if path.endswith("kernel"):
         return noise / np.float32(np.sqrt(np.prod(shape[:-1])))

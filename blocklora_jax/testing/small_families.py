@@ -1,4 +1,4 @@
-"""Small random models of each family, with two layers a block as the published ones have."""
+"""Small random models of each family, with two layers in each block, like the published models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DOWN, _UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUp
 
 
 def family_configs(family: str, rows: int) -> dict:
-    """Configs by component."""
+    """Configs of a small model of the family, by component. rows: rows of the token table."""
     unet = UNetConfig(
         sample_size=8,
         block_out_channels=(8, 16),
@@ -69,7 +69,7 @@ def family_configs(family: str, rows: int) -> dict:
 
 
 def make_family(family: str, folder: Path, seed: int = 0) -> Checkpoint:
-    """A small random model whose tokenizers are written below `folder`."""
+    """A small random model of the family, whose tokenizers are written below `folder`."""
     rows = write_tokenizer(folder / "tokenizer_source", WORDS, max_length=16)
     configs = family_configs(family, rows)
     params = {part: random_params(config, seed + i) for i, (part, config) in enumerate(configs.items())}

@@ -1,4 +1,4 @@
-"""The smallest Stable Diffusion 1.x, 2.x and SDXL that have every part: random weights, well scaled, 16 x 16 pixels."""
+"""The smallest Stable Diffusion 1.x, 2.x and SDXL that have every part: random, well-scaled weights, 16 x 16 pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEDULE = Schedule.from_json(dict(SCHEDULER), "scheduler")
 
 
 def tiny_configs(rows: int, levels: int = 2, family: str = "sd1") -> dict:
-    """Configs by component; the token tables have `rows` rows, the U-Net one level or two."""
+    """Configs by component. The token tables have `rows` rows, and the U-Net has `levels` levels, one or two."""
     small = small_configs(rows)
     wide = {"block_out_channels": (16, 32), "cross_attention_dim": TEXT_WIDTH, "attention_head_dim": 2}
     text = {"hidden_size": TEXT_WIDTH, "intermediate_size": 48, "projection_dim": TEXT_WIDTH}
@@ -67,13 +67,13 @@ def _like_sdxl(configs: dict, levels: int) -> dict:
 
 
 def tiny_models(rows: int = 40, remat: bool = False, levels: int = 2, family: str = "sd1") -> Models:
-    """The Flax modules."""
+    """The Flax modules of a tiny model; see `tiny_configs`."""
     return make_models(tiny_configs(rows, levels, family), remat=remat)
 
 
 @functools.cache
 def tiny_params(rows: int = 40, levels: int = 2, family: str = "sd1") -> dict:
-    """Parameters of `tiny_models(rows, levels=levels, family=family)`, fp32, so scaled that signals keep their size."""
+    """Parameters of `tiny_models(rows, levels=levels, family=family)`, fp32, scaled so that signals keep their size."""
     rng = np.random.default_rng(rows)
     return {part: _draw(rng, config) for part, config in tiny_configs(rows, levels, family).items()}
 
@@ -84,7 +84,10 @@ def _draw(rng: np.random.Generator, config) -> dict:
 
 
 def save_tiny(folder: Path, family: str = "sd1", configs: dict | None = None, **scheduler) -> Path:
-    """Write the model (or a random one of `configs`) as a Diffusers folder; returns it."""
+    """Write the tiny model as a Diffusers folder, and return the folder.
+
+    configs: other configs, by component, for components with new random weights. scheduler: fields of its config.
+    """
     with tempfile.TemporaryDirectory() as tokenizers:
         one, two = Path(tokenizers) / "one", Path(tokenizers) / "two"
         for path in (one, two):
@@ -107,12 +110,12 @@ def save_tiny(folder: Path, family: str = "sd1", configs: dict | None = None, **
             tokenizer_2=two if "text_encoder_2" in chosen else None,
         )
         save_folder(folder, checkpoint)
-    (folder / "blocklora.json").unlink()  # as if another program had written it
+    (folder / "blocklora.json").unlink()  # as if another program had written the folder
     return folder
 
 
 def pad_with_exclamation_marks(tokenizer: Path) -> None:
-    """As OpenCLIP's tokenizers do."""
+    """Change the padding token to "!", as in OpenCLIP's tokenizers."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         edit_json(tokenizer / name, pad_token="!")
 

@@ -1,1 +1,1 @@
-"""The merge commands: one file a verb."""
+"""The merge commands, one file for each."""

@@ -1,4 +1,4 @@
-"""`python -m merge check`: whether adapters can be merged, and how much they would disturb each other."""
+"""`python -m merge check`: says whether adapters can be merged, and how much they would disturb each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from blocklora_jax.io.picture_grid import png_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """List everything that keeps adapters from being merged, and measure their crosstalk. Nothing is merged.
+    """List everything that prevents adapters from being merged, and measure their crosstalk. Nothing is merged.
 
-    Crosstalk is the output of other concepts on a concept's prompts, as a share of the concept's own output: at 0 they
-    do nothing there, at 1 as much as the concept itself.
+    Crosstalk is the output of other concepts' adapters on a concept's prompts, divided by the output of its own
+    adapter. At 0 they do nothing there; at 1 they do as much as the concept itself.
     Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
     """
 
@@ -34,22 +34,22 @@ class CheckOptions:
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
     out: Path = Path("crosstalk.png")
-    """Where the picture of the crosstalk matrix goes."""
+    """The file for the picture of the crosstalk matrix."""
     crosstalk: bool = True
-    """Measure crosstalk; --no-crosstalk looks at the files alone and reads no model."""
+    """Measure crosstalk; --no-crosstalk only checks the files and reads no model."""
     check_base: bool = True
-    """Count a model that the adapters were not trained on as a problem; --no-check-base for a copy in bfloat16, say."""
+    """Report a model that the adapters were not trained on; --no-check-base is for a copy, such as in bfloat16."""
     prompts: tuple[str, ...] = ()
-    """Prompts to measure on, such as "a photo of {}", where {} becomes each concept's trigger; eight that fit the
-    concept's kind if not given."""
+    """Prompts to measure on, such as "a photo of {}", where {} becomes each concept's trigger. Default: eight prompts
+    that fit the concept's kind."""
     steps: int = 4
-    """Steps of the pictures on which layers that read pictures are measured."""
+    """Sampling steps of the pictures on which layers that read pictures are measured."""
     seed: int = 0
-    """Seeds those pictures."""
+    """Seed of these pictures."""
     overwrite: bool = False
-    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    """Replace existing files that this command did not make. Other files in a folder are kept."""
     verify: bool = True
-    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -87,8 +87,8 @@ def _load(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], list[str]
 
 
 def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
-    """Print and draw the crosstalk of those adapters that fit the model; gives what is wrong with it and the others."""
-    # Imported late: the model brings Flax.
+    """Print and draw the crosstalk of the adapters that fit the model. Gives the problems of all adapters with it."""
+    # Imported here, because the model needs Flax.
     from blocklora_jax.pipeline import StableDiffusion
     from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
@@ -99,18 +99,18 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     problems = {
         i: params_problems(sd.checkpoint.params, [a], check_base=options.check_base) for i, a in enumerate(adapters)
     }
-    found = [problem for each in problems.values() for problem in each]
+    listed = [problem for group in problems.values() for problem in group]
     fitting = [
         a
         for a in adapters
         if not params_problems(sd.checkpoint.params, [a], check_base=False) and not nonfinite_parts(a)
     ]
     if len(fitting) < 2:
-        return found
+        return listed
     try:
         measured = measure_crosstalk(sd, fitting, options.prompts or None, steps=options.steps, seed=options.seed)
     except UserError as error:
-        return [*found, f"crosstalk was not measured: {error}"]
+        return [*listed, f"crosstalk was not measured: {error}"]
     names = [adapter.name for adapter in fitting]
     for kind, (pairs, others) in measured.items():
         print("\n".join(table(kind, names, pairs, others)) + "\n")
@@ -120,22 +120,22 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     )
     write_atomic(options.out, png_bytes(picture))
     print(f"wrote {options.out}")
-    return [*found, *unmeasured(names, pairs, others)]
+    return [*listed, *unmeasured(names, pairs, others)]
 
 
 def unmeasured(names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:
-    """Which concepts' crosstalk is no finite number. pairs, others: as in `probing.crosstalk.Crosstalk`."""
+    """A problem for each concept whose crosstalk is not finite. pairs, others: as in `probing.crosstalk.Crosstalk`."""
     finite = np.isfinite(np.c_[pairs, others]).all(axis=1)
     return [
-        f"the crosstalk on the prompts of {name!r} is not finite: its adapter does nothing there, or too much; do the "
-        "prompts call it, and was it trained?"
+        f"the crosstalk on the prompts of {name!r} is not finite: its adapter has no output there, or too much; do the "
+        "prompts call the concept, and was the adapter trained?"
         for name, known in zip(names, finite, strict=True)
         if not known
     ]
 
 
 def table(kind: str, names: Sequence[str], pairs: np.ndarray, others: np.ndarray) -> list[str]:
-    """The matrix as text: a row for whose prompts, a column for whose output."""
+    """The matrix as text. A row stands for the prompts of a concept, a column for the output of an adapter."""
     width = max(7, *(len(name) for name in names)) + 2
     left = max(len(kind), *(len(name) for name in names)) + 2
     lines = [kind.ljust(left) + "".join(name.rjust(width) for name in names) + "all others".rjust(12)]

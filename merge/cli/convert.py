@@ -1,4 +1,4 @@
-"""`python -m merge convert`: an ordinary LoRA becomes one that owns blocks, without pictures or training."""
+"""`python -m merge convert`: converts an ordinary LoRA into one with blocks, without pictures or training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from blocklora_jax.registry.store import read_registry
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """Convert an ordinary LoRA into blocks of its own, so that it merges losslessly with others.
+    """Convert an ordinary LoRA into an adapter with its own blocks, so that it merges losslessly with others.
 
-    On prompts with its trigger the result does what the LoRA does, as closely as its blocks can; on other prompts it
-    does as little as possible.
+    On prompts with its trigger the result has the same output as the LoRA, as closely as its blocks allow. On other
+    prompts it has as little output as possible.
     """
 
     file: Positional[Path]
@@ -33,49 +33,49 @@ class ConvertOptions:
     out: Path
     """The adapter to write."""
     slot: tuple[int, ...] | None = None
-    """The slots that it is to own (or name a --registry)."""
+    """The slots that the result owns (or name a --registry)."""
     model: str = "pocket"
-    """The base model that it was trained on: "pocket", a Diffusers folder, or a hub id."""
+    """The base model that the LoRA was trained on: "pocket", a Diffusers folder, or a hub id."""
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
     blocks: int = 16
-    """K: how many blocks every weight is cut into, as in the adapters that it is to be merged with."""
+    """K: the number of blocks of every weight. It must be the same in all adapters to be merged."""
     axis: Axis = "in"
-    """What is cut: input features, output features, or both."""
+    """Which features are cut into blocks: input features, output features, or both."""
     partition_seed: int = 0
-    """Seeds the assignment of slots to blocks."""
+    """Seed of the assignment of slots to blocks."""
     registry: str | None = None
-    """Take blocks, axis, seed and slots from this registry (file, folder or URL), where --name is claimed."""
+    """Take blocks, axis, seed and slots from this registry (file, folder or URL), in which --name has a claim."""
     trigger: str | None = None
-    """The words that call its concept and nothing else, such as "sks dog"; what the file says if not given."""
+    """The words that call this concept and nothing else, such as "sks dog". Default: those in the file."""
     class_noun: str | None = None
-    """What it is, in a word that the model knows; what the file says if not given."""
+    """The concept's class, in a word that the model knows. Default: the one in the file."""
     kind: Kind | None = None
-    """Of the concept: as a scene or a style it is called elsewhere in a prompt; what the file says if not given."""
+    """The kind of concept, which decides the trigger's place in prompts. Default: the one in the file."""
     name: str | None = None
-    """The concept's name; the file's if not given."""
+    """The concept's name. Default: the one in the file, or the file's name."""
     rank: int = 16
     """Rank of the result."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
-    """Weight of the loss on random prompts, where the result should do nothing."""
+    """Weight of the loss on random prompts, on which the result should have no output."""
     prompts: int = 64
-    """Prompts with the trigger to fit on."""
+    """Number of prompts with the trigger."""
     random_prompts: int = 256
-    """Prompts without it."""
+    """Number of prompts without the trigger."""
     random_styles: tuple[str, ...] = ()
-    """Beginnings of all these prompts ("a photo of"); a list that fits the model if not given."""
+    """Beginnings of all these prompts, such as "a photo of". Default: a list that fits the model."""
     random_subjects: tuple[str, ...] = ()
-    """Class nouns of the random ones."""
+    """Class nouns of other subjects in these prompts. Default: a list that fits the model."""
     random_scenes: tuple[str, ...] = ()
-    """Their ends ("on a beach")."""
+    """Ends of these prompts, such as "on a beach". Default: a list that fits the model."""
     steps: int = 4
-    """Steps of the pictures on which layers that read pictures are fitted."""
+    """Sampling steps of the pictures on which layers that read pictures are fitted."""
     seed: int = 0
-    """Seeds prompts and pictures."""
+    """Seed of prompts and pictures."""
     overwrite: bool = False
-    """Replace a file that is there already."""
+    """Replace an existing file."""
     verify: bool = True
-    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -86,11 +86,11 @@ def convert_file(args: Sequence[str] | None = None) -> int:
     options = read_options(ConvertOptions, args, prog="python -m merge convert")
     adapter = _renamed(Adapter.load(options.file, options.verify), options)
     if adapter.info.partition is not None:
-        raise UserError(f"{options.file} has blocks already: it merges as it is")
+        raise UserError(f"{options.file} already has blocks: it can be merged without conversion")
     plain_name(adapter.name, f"the concept of {options.file}")
     partition, slots = _place(options, adapter)
     plan_outputs([Output(options.out, "adapter")], [options.file, options.model], overwrite=options.overwrite)
-    # Imported late: the model brings Flax.
+    # Imported here, because the model needs Flax.
     from blocklora_jax.checkpoints.digest import params_digest
     from blocklora_jax.pipeline import StableDiffusion
     from blocklora_jax.pocket.prompt_words import words_for
@@ -102,7 +102,7 @@ def convert_file(args: Sequence[str] | None = None) -> int:
     if adapter.info.base_digest not in ("", digest):
         raise UserError(
             f"{options.file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and "
-            f"{options.model} ({digest[:12]}) is another model: name its own with --model"
+            f"{options.model} ({digest[:12]}) is another model: name the right one with --model"
         )
     info = dataclasses.replace(adapter.info, base_digest=digest, base_name=sd.checkpoint.public_name)
     config = ConversionConfig(
@@ -136,7 +136,7 @@ def _renamed(adapter: Adapter, options: ConvertOptions) -> Adapter:
 def _place(options: ConvertOptions, adapter: Adapter) -> tuple[Partition, tuple[int, ...]]:
     if options.registry is None:
         if not options.slot:
-            raise UserError("say which slot it is to own, with --slot, or name a --registry in which it has one")
+            raise UserError("give a slot for the adapter with --slot, or name a --registry in which it has one")
         return Partition(num_blocks=options.blocks, axis=options.axis, seed=options.partition_seed), options.slot
     registry = read_registry(options.registry)
     entry = next((entry for entry in registry.entries if entry.name == adapter.name), None)

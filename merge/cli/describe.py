@@ -1,4 +1,4 @@
-"""What is in an adapter, and what several have in common, as text."""
+"""Descriptions of adapters and of their overlaps, as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blocklora_jax.composing.overlap import colliding_layers
 
 
 def describe(adapter: Adapter) -> str:
-    """The adapter's description, one "field: value" a line."""
+    """The adapter's description, with one "field: value" on each line."""
     info = adapter.info
     fields = {
         "concept": _concept(adapter),
@@ -26,10 +26,10 @@ def describe(adapter: Adapter) -> str:
 
 
 def overlap_report(adapters: Sequence[Adapter]) -> list[str]:
-    """One line for each of the first few pairs of adapters that own the same weights; then how many more there are."""
+    """A line for each of the first three pairs of adapters that own the same weights, then the number of the others."""
     pairs = [(a, b, len(shared)) for a, b in combinations(adapters, 2) if (shared := colliding_layers(a, b))]
-    told = [f"{a.name!r} and {b.name!r} are summed where they overlap, in {count} layers" for a, b, count in pairs[:3]]
-    return told + ([f"and so are {len(pairs) - 3} other pairs"] if len(pairs) > 3 else [])
+    lines = [f"{a.name!r} and {b.name!r} are summed where they overlap, in {count} layers" for a, b, count in pairs[:3]]
+    return lines + ([f"and so are {len(pairs) - 3} other pairs"] if len(pairs) > 3 else [])
 
 
 def _concept(adapter: Adapter) -> str:
@@ -42,14 +42,14 @@ def _concept(adapter: Adapter) -> str:
 def _rank(adapter: Adapter) -> str:
     ranks = {pair.lora_A.shape[1] for layers in adapter.lora.values() for pair in layers.values()}
     if len(ranks) > 1:
-        return f"{min(ranks)} to {max(ranks)}, scales folded in"
+        return f"{min(ranks)} to {max(ranks)}, scales multiplied in"
     return f"{adapter.info.rank}, alpha {adapter.info.alpha:g}"
 
 
 def _blocks(adapter: Adapter) -> str:
     partition = adapter.info.partition
     if partition is None:
-        return "none: an ordinary LoRA, which overlaps every other"
+        return "none: an ordinary LoRA, which overlaps every other adapter"
     slots = ", ".join(str(slot) for slot in adapter.info.slots)
     cut = f", in the basis {partition.basis}" if partition.basis else ""
     return f"slots {slots} of {partition.num_blocks}, axis {partition.axis!r}, seed {partition.seed}{cut}"

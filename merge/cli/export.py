@@ -1,4 +1,4 @@
-"""`python -m merge export`: adapters as one LoRA file for PyTorch."""
+"""`python -m merge export`: writes adapters as one LoRA file for PyTorch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,23 +28,23 @@ class ExportOptions:
     out: Path
     """The LoRA file to write (.safetensors)."""
     layout: str = "diffusers"
-    """Whose names the tensors get: "diffusers", or "kohya" for ComfyUI, A1111 and diffusers."""
+    """The layout of tensor names: "diffusers", or "kohya" for ComfyUI, A1111 and diffusers."""
     family: Family | None = None
-    """The kind of model that the adapters are of, where they do not say: other programs' LoRAs of a few layers."""
+    """The family of the base model, if the files do not show it (LoRAs of other programs with few layers)."""
     max_rank: int | None = None
-    """Cut every layer's rank to this, by SVD; without it the merge is exact, and its rank the sum of all."""
+    """Reduce every layer's rank to this, by SVD. By default the export is exact, and its rank is the sum of all."""
     card: bool = True
-    """Write a README.md beside the file, or NAME.md where there is a README.md of something else."""
+    """Write a README.md beside the file, or NAME.md if there is another README.md."""
     weights: tuple[float, ...] = ()
-    """How strongly each concept joins, one number for each file; 1 for all if not given."""
+    """The weight of each concept, one number for each file. Default: 1 for all."""
     dtype: Precision = "float32"
-    """Precision of the files."""
+    """Type of the numbers in the files."""
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
     overwrite: bool = False
-    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    """Replace existing files that this command did not make. Other files in a folder are kept."""
     verify: bool = True
-    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
 
     def __post_init__(self) -> None:
         check_options(self)

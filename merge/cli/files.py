@@ -1,4 +1,4 @@
-"""What the verbs that take adapter files have in common."""
+"""Reads the adapter files that commands take."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def required(files: Sequence[Path]) -> Sequence[Path]:
 
 
 def load_adapters(files: Sequence[Path], verify: bool) -> list[Adapter]:
-    """The adapters in `files`. Raises UserError if none is named, or one cannot be read."""
+    """The adapters in `files`. Raises UserError if there are none, or if one cannot be read."""
     return [Adapter.load(path, verify) for path in required(files)]

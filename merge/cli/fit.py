@@ -1,4 +1,4 @@
-"""`python -m merge fit`: adapters that share weights become adapters that disturb each other least."""
+"""`python -m merge fit`: fits adapters that share weights jointly, so that they disturb each other least."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,35 +20,35 @@ from merge.methods.joint_fit import fit_jointly
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """Fit adapters to each other, without pictures and without training, so that their sum keeps every concept.
+    """Fit adapters jointly, without pictures and without training, so that their sum keeps every concept.
 
-    Each is written anew, of the same rank, and is to be merged with all the others: `python -m merge OUT/*.safetensors
-    --allow-overlap …`. Blocks are given up: for a merge that can be undone bit for bit, merge the adapters themselves.
+    A new adapter of the same rank is written for each. Merge all of them together: `python -m merge OUT/*.safetensors
+    --allow-overlap …`. They have no blocks. For a merge that can be undone bit for bit, merge the original adapters.
     """
 
     files: Positional[tuple[Path, ...]]
     """Adapter files, two or more."""
     out: Path
-    """The folder to write them to, NAME.safetensors each."""
+    """The folder for the new adapters, NAME.safetensors each."""
     model: str = "pocket"
-    """The base model that they were trained on: "pocket", a Diffusers folder, or a hub id."""
+    """The base model that the adapters were trained on: "pocket", a Diffusers folder, or a hub id."""
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
     trigger: tuple[str, ...] = ()
-    """The words that call each concept and nothing else ("sks dog"), one for each file; what the files say if not
-    given."""
+    """The words that call each concept and nothing else, such as "sks dog", one for each file. Default: those in the
+    files."""
     kind: tuple[Kind, ...] = ()
-    """Of each concept: scenes and styles are called elsewhere in a prompt; what the files say if not given."""
+    """The kind of each concept, which decides the trigger's place in prompts. Default: those in the files."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
-    """Weight of the error on ordinary prompts, compared with that of one concept's own prompts."""
+    """Weight of the error on ordinary prompts, relative to that on one concept's own prompts."""
     name: tuple[str, ...] = ()
-    """What to call each concept, and its file; what the files say if not given."""
+    """The name of each concept and of its new file. Default: those in the files."""
     attention: bool = False
-    """Weigh text by the attention that the U-Net pays to it: a little closer, but slower, as the U-Net has to run."""
+    """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
     overwrite: bool = False
-    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    """Replace existing files that this command did not make. Other files in a folder are kept."""
     verify: bool = True
-    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -58,29 +58,27 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     """Run `fit`; gives the exit code."""
     options = read_options(FitOptions, args, prog="python -m merge fit")
     if len(options.files) < 2:
-        raise UserError("name two or more adapter files: one alone needs no fit")
+        raise UserError("name two or more adapter files: a single adapter needs no fit")
     adapters = [Adapter.load(path, options.verify) for path in options.files]
     for name in ("name", "trigger", "kind"):
         given = getattr(options, name)
         if len(given) not in (0, len(adapters)):
             raise UserError(f"{len(given)} of --{name} for {len(adapters)} files: give one for each, or none")
         if given:
-            said = zip(adapters, given, strict=True)
-            adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in said]
-    # Before the model is read, which takes longer.
+            pairs = zip(adapters, given, strict=True)
+            adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in pairs]
+    # Checked before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)
     names = [
         plain_name(adapter.name, f"the concept of {path}")
         for adapter, path in zip(adapters, options.files, strict=True)
     ]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(
-            f"{names.count(twice[0])} files are named {twice[0]!r}: give each a name of its own, with --name"
-        )
+        raise UserError(f"{names.count(twice[0])} concepts are named {twice[0]!r}: give each another name with --name")
     paths = [options.out / f"{name}.safetensors" for name in names]
     planned = [Output(path, "adapter") for path in paths]
     plan_outputs(planned, [*options.files, options.model], overwrite=options.overwrite)
-    # Imported late: the model brings Flax.
+    # Imported here, because the model needs Flax.
     from blocklora_jax.pipeline import StableDiffusion
 
     sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)

@@ -1,4 +1,4 @@
-"""`python -m merge info`: what is in adapter files."""
+"""`python -m merge info`: prints what is in adapter files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class InfoOptions:
     files: Positional[tuple[Path, ...]]
     """Adapter files: the adapter.safetensors of training runs."""
     verify: bool = True
-    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -1,4 +1,4 @@
-"""`python -m merge`: the first word names the verb; without one, adapters are merged."""
+"""`python -m merge`: the first word names the command. Without a command, adapters are merged."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from blocklora_jax.errors import UserError
 from merge.cli.merge import merge_command
 from merge.cli.verbs import current_name, is_verb
 
-# `python -m merge merge FILES …` is `python -m merge FILES …`.
+# `python -m merge merge FILES …` is the same as `python -m merge FILES …`.
 VERBS = {command.name: command for command in MERGING}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the verb that the first word names; a merge if it names none. Exits with the verb's code if it is not 0."""
+    """Run the command that the first word names, or a merge if it names none. Exits with its code if that is not 0."""
     args = list(sys.argv[1:] if args is None else args)
     verb = current_name(args[0]) if args else ""
     if verb in VERBS:

@@ -1,4 +1,4 @@
-"""`python -m merge FILES …`: merge adapters by one of the methods, for pictures, for a model folder, or for both."""
+"""`python -m merge FILES …`: merges adapters by one of the methods, for pictures, for a model folder, or for both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def merge_command(args: Sequence[str] | None = None) -> int:
-    """Read the options and merge; gives the exit code. Without words it prints the help."""
+    """Read the options and merge. Gives the exit code. Without arguments it prints the help."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     method = method_of(args)
     refuse_others_flags(args, method)
@@ -41,15 +41,15 @@ def merge_command(args: Sequence[str] | None = None) -> int:
 
 
 def merge_files(options: MergeOptions) -> None:
-    """Merge the files, then make the pictures and write the folder that were asked for."""
+    """Merge the files, then make the requested pictures and write the requested folder."""
     if not options.prompt and options.save is None:
-        raise UserError("nothing to make: give --prompt '…' for pictures, or --save FOLDER for a merged model")
+        raise UserError("there is nothing to do: give --prompt '…' for pictures, or --save FOLDER for a merged model")
     adapters = load_adapters(options.files, options.verify)
     planned = [Output(options.out, "picture")] if options.prompt else []
     planned += save_outputs(options.save, adapters) if options.save is not None else []
     plan_outputs(planned, [*options.files, options.model, options.model_config], overwrite=options.overwrite)
     settings = options.method_settings
-    # Before the model is read, which takes longer.
+    # Checked before the model is read, which takes longer.
     check_adapters(adapters, options.weights or None, allow_overlap=settings.shares_weights)
     if options.method == "sum" and settings.shares_weights:
         print("".join(f"{line}\n" for line in overlap_report(adapters)), end="")
@@ -82,13 +82,13 @@ def _description() -> str:
 
 
 def _load_model(options: MergeOptions) -> StableDiffusion:
-    # Imported late: the model brings Flax, which merging as such does not need.
+    # Imported here, because the model needs Flax, which merging alone does not need.
     from blocklora_jax.pipeline import StableDiffusion
 
     sd = StableDiffusion.from_pretrained(
         options.model, config=options.model_config, variant=options.variant, verify=options.verify
     )
-    # NumPy: merging there compiles nothing.
+    # NumPy arrays, because merging them compiles nothing.
     return replace(sd, params=sd.checkpoint.params)
 
 
@@ -104,7 +104,7 @@ def _save(model: MergedModel, merged: Merged, options: MergeOptions) -> None:
         method=options.method,
         settings=asdict(options.method_settings),
     )
-    # A single file has no place for the manifest.
+    # A single file cannot hold the manifest.
     written = model.save(options.save, dtype=options.dtype, merge=manifest.to_json(), overwrite=options.overwrite)
     for path in written:
         print(f"wrote {path}")
@@ -123,7 +123,7 @@ def _write_pictures(model: MergedModel, options: MergeOptions) -> None:
         sampler=options.sampler,
         regions=[model.side_by_side(prompt) for prompt in options.prompt] if options.side_by_side else None,
     )
-    # Small models' pictures are enlarged, so that they can be looked at.
+    # Pictures of small models are enlarged, so that details can be seen.
     grid = picture_grid(images, options.prompt, scale=max(1, 256 // images.shape[1]))
     write_atomic(options.out, png_bytes(grid))
     print(f"wrote {options.out}")

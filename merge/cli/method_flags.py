@@ -1,4 +1,4 @@
-"""`--method NAME` decides which flags there are: those of every merge, and the settings of that method."""
+"""The flags of a merge depend on `--method NAME`: those of every merge, and the settings of that method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from merge.methods.table import METHODS
 
 
 def method_of(args: Sequence[str]) -> str:
-    """The name that `--method` gives in `args`; the sum if there is none. Raises UserError for what is no method."""
+    """The name after `--method` in `args`, or "sum" if there is none. Raises UserError for an unknown method."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     reader.add_argument("--method", nargs="?")
     try:
@@ -34,22 +34,22 @@ def options_of(method: str) -> type[MergeOptions]:
     """The class of all options of a merge by `method`: `MergeOptions` with one more field, `method_settings`."""
     settings = METHODS[method].settings
     field = ("method_settings", OmitArgPrefixes[settings], settings())
-    made = make_dataclass("MergeOptions", [field], bases=(MergeOptions,), frozen=True, kw_only=True)
-    # Where tyro finds the help of the inherited fields.
-    made.__module__ = MergeOptions.__module__
-    return made
+    options = make_dataclass("MergeOptions", [field], bases=(MergeOptions,), frozen=True, kw_only=True)
+    # tyro finds the help of the inherited fields in this module.
+    options.__module__ = MergeOptions.__module__
+    return options
 
 
 def refuse_others_flags(args: Sequence[str], method: str) -> None:
     """Raises UserError for a flag that only other methods have."""
-    own = _flags(method)
+    known = _flags(method)
     for arg in args:
         flag = arg.partition("=")[0].replace("_", "-").replace("--no-", "--")
-        having = [name for name in METHODS if flag in _flags(name)]
-        if having and flag not in own:
+        methods = [name for name in METHODS if flag in _flags(name)]
+        if methods and flag not in known:
             raise UserError(
-                f"{flag} is a setting of the method {' or '.join(having)}, not of {method}: leave it out, or choose "
-                f"--method {having[0]}"
+                f"{flag} is a setting of the method {' or '.join(methods)}, not of {method}: leave it out, or choose "
+                f"--method {methods[0]}"
             )
 
 

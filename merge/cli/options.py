@@ -1,4 +1,4 @@
-"""The options of `python -m merge FILES …` that every method of merging has."""
+"""The options of `python -m merge FILES …` that all merge methods have."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,62 +12,62 @@ from blocklora_jax.io.dtype_names import ModelDtype as Precision
 from merge.methods.method import NoSettings
 from merge.methods.table import METHODS
 
-# A type checker sees texts; the command line takes these texts only.
+# For a type checker these are texts. The command line accepts only the names in the tables.
 Sampler = str if TYPE_CHECKING else Literal[tuple(SAMPLERS)]
 MethodName = str if TYPE_CHECKING else Literal[tuple(METHODS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions:
-    """Merge adapters into their base model at once, without training: for pictures, for a model folder, or for both."""
+    """Merge adapters into their base model without training: to make pictures, to write a model folder, or both."""
 
     files: Positional[tuple[Path, ...]]
     """Adapter files: the adapter.safetensors of training runs."""
     method: MethodName = "sum"
-    """How they are merged; the methods are listed above. `--method NAME --help` shows the settings of one."""
+    """The merge method; all are listed above. `--method NAME --help` shows the settings of a method."""
     weights: tuple[float, ...] = ()
-    """How strongly each concept joins, one number for each file; 1 for all if not given."""
+    """The weight of each concept, one number for each file. Default: 1 for all."""
     prompt: tuple[str, ...] = ()
-    """Prompts to make pictures of; concepts are called by their tokens, as in "a photo of <ada> woman on a beach"."""
+    """Prompts to make pictures of. Their tokens call concepts, as in "a photo of <ada> woman on a beach"."""
     side_by_side: bool = False
-    """Where a prompt calls several people or objects, each gets a strip of the picture, from left to right, in which
-    its own token alone is read: they stay apart. A style is read apart from them too, over the whole picture."""
+    """Keep the concepts of a prompt apart. If it calls several people or objects, each gets a strip of the picture,
+    from left to right, in which no other concept's token is read. A style is read over the whole picture."""
     out: Path = Path("pictures.png")
-    """Where the pictures go: one PNG, a line of text under each."""
+    """The file for the pictures: one PNG, with the prompt under each picture."""
     save: Path | None = None
-    """Write the merged model as a Diffusers folder, which PyTorch opens too, tokens included; or, if the name ends in
-    .safetensors, as one original file for ComfyUI, A1111 and diffusers, with the tokens in files beside it."""
+    """Write the merged model, with its tokens, as a Diffusers folder, which PyTorch opens too. If the name ends in
+    .safetensors, write one original file for ComfyUI, A1111 and diffusers, with the tokens in files beside it."""
     model: str = "pocket"
     """The base model that the adapters were trained on: "pocket", a Diffusers folder, a single .safetensors file, or a
     hub id."""
     model_config: str | None = None
-    """For a single file: where its configs and tokenizer are; a Diffusers folder, a hub id, sd15, sd21, sd21-base or
-    sdxl."""
+    """For a single file: the source of its configs and tokenizer: a Diffusers folder, a hub id, sd15, sd21, sd21-base
+    or sdxl."""
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
     negative_prompt: str = ""
-    """What no picture should show."""
+    """What the pictures should not show."""
     seed: int = 0
-    """Seeds the pictures' noise."""
+    """Seed of the pictures' noise."""
     steps: int = 30
-    """Calls of the U-Net a picture."""
+    """Number of sampling steps."""
     guidance_scale: float = 5.0
-    """How far to follow the prompt beyond what the model makes without it; 1 switches guidance off."""
+    """Scale of classifier-free guidance: larger values follow the prompt more closely. 1 switches guidance off."""
     sampler: Sampler = "dpmpp_2m"
-    """How noise becomes a picture."""
+    """The sampler."""
     dtype: Precision = "float32"
-    """Precision of the saved model."""
+    """Type of the numbers in the saved model."""
     check_base: bool = True
-    """Refuse a model that the adapters were not trained on; --no-check-base for a copy in bfloat16, say."""
+    """Refuse a model that the adapters were not trained on; --no-check-base is for a copy, such as in bfloat16."""
     overwrite: bool = False
-    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
+    """Replace existing files that this command did not make. Other files in a folder are kept."""
     verify: bool = True
-    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
 
     def __post_init__(self) -> None:
         check_options(self)
 
     @property
     def method_settings(self) -> NoSettings:
-        """The settings of the method: those of its own flags, which a class of `merge.cli.method_flags` has."""
+        """The settings of the method. `merge.cli.method_flags` makes classes that read them from flags."""
         return METHODS[self.method].settings()

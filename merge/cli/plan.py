@@ -1,4 +1,4 @@
-"""`python -m merge plan`: how many blocks a number of concepts needs, and what that leaves each of them."""
+"""`python -m merge plan`: how many blocks a number of concepts needs, and how large each concept's blocks are."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,31 +9,31 @@ from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes
 
-# From first experiments on a small model: with 6 features a block nothing was learnt, with 24 a person was.
+# From first experiments on a small model: with 6 features in a block nothing was learnt; with 24 a person was learnt.
 NARROW = 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Say how many blocks a number of concepts needs, and what that leaves each of them.
+    """Compute how many blocks a number of concepts needs, and how large each concept's blocks are.
 
-    K, the number of blocks, is fixed when the first concept is trained: leave room for those that are to come.
+    K, the number of blocks, is fixed when the first concept is trained: leave room for later concepts.
     """
 
     concepts: int
-    """How many concepts are to be merged at most, now and later."""
+    """The largest number of concepts that you will merge, now or later."""
     model: str = "pocket"
     """The base model: "pocket", "sd15", "sd21", "sdxl", a Diffusers folder or a hub id (only configs are read)."""
     layers: str = "cross_kv"
     """Which layers are adapted: cross_kv, attention, full, text_encoder, or several joined with '+'."""
     axis: Axis = "in"
-    """What is cut: input features, output features, or both."""
+    """Which features are cut into blocks: input features, output features, or both."""
     slots: int = 1
-    """Slots a concept."""
+    """Number of slots for each concept."""
     rank: int = 16
-    """The rank that adapters are trained with."""
+    """The rank of the adapters."""
     token_vectors: int = 2
-    """How many embeddings a concept's token stands for."""
+    """Number of embedding vectors of each concept's token."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -41,7 +41,10 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Width:
-    """Layers of one kernel shape [n, m]: how many, and what one concept owns of each: `rows` x `columns`."""
+    """The layers with one kernel shape [n, m].
+
+    layers: their number. rows, columns: the least and the largest number that one concept owns in such a kernel.
+    """
 
     shape: tuple[int, int]
     layers: int
@@ -50,16 +53,16 @@ class Width:
 
     @property
     def rank_limit(self) -> int:
-        """No change of the smallest block has a higher rank."""
+        """The highest rank that a change of the smallest block can have."""
         return min(self.rows[0], self.columns[0])
 
     def numbers(self, rank: int) -> int:
-        """Numbers that an adapter of `rank` stores for all these layers, at most."""
+        """How many numbers an adapter of rank `rank` stores for all these layers at most."""
         return self.layers * rank * (self.rows[1] + self.columns[1])
 
 
 def plan_widths(shapes: KernelShapes, blocks: int, axis: Axis, slots: int = 1) -> list[Width]:
-    """What the owner of `slots` of `blocks` blocks has in layers of each shape, widest first.
+    """What a concept with `slots` of `blocks` slots owns in layers of each shape. The widest layers come first.
 
     Raises: UserError if a layer is narrower than the number of blocks.
     """
@@ -82,7 +85,7 @@ def plan_command(args: Sequence[str] | None = None) -> int:
 
 def print_plan(options: PlanOptions) -> int:
     """Print the plan; gives the exit code."""
-    # Imported late: a model's shapes come from Flax.
+    # Imported here, because a model's shapes are computed with Flax.
     from blocklora_jax.checkpoints.kernels import model_kernels
 
     print("\n".join(describe_plan(options, model_kernels(options.model, options.layers))))
@@ -90,7 +93,7 @@ def print_plan(options: PlanOptions) -> int:
 
 
 def describe_plan(options: PlanOptions, shapes: KernelShapes) -> list[str]:
-    """The plan in words, line by line."""
+    """The plan as lines of text."""
     blocks = options.concepts * options.slots
     widths = plan_widths(shapes, blocks, options.axis, options.slots)
     each = "one slot each" if options.slots == 1 else f"{options.slots} slots each"
@@ -123,9 +126,9 @@ def _warn(narrow: list[Width], options: PlanOptions) -> list[str]:
     smallest = min(min(_cut(width, options.axis)) for width in narrow)
     fits = max(1, min(min(_cut_sizes(width.shape, options.axis)) for width in narrow) // NARROW)
     return [
-        f"Narrow: of some layers a concept owns {smallest} features, and little was learnt on fewer than {NARROW} in "
-        f"first experiments. {fits} concepts would have {NARROW}. Concepts that are never merged with each other may "
-        "share slots."
+        f"Narrow: in some layers a concept owns {smallest} features. In first experiments little was learnt with fewer "
+        f"than {NARROW}. {fits} concepts would have {NARROW}. Concepts that are never merged with each other may share "
+        "slots."
     ]
 
 
@@ -139,7 +142,7 @@ def _cut(width: Width, axis: Axis) -> list[int]:
 
 
 def _share(size: int, blocks: int, slots: int) -> tuple[int, int]:
-    """The fewest and the most features that `slots` blocks have: blocks differ by one if K does not divide `size`."""
+    """The least and the largest number of features in `slots` blocks. The sizes of blocks differ by one at most."""
     if size < blocks:
         raise UserError(
             f"{blocks} blocks are more than the narrowest layer has features ({size}): plan fewer concepts, fewer"
@@ -154,7 +157,7 @@ def _range(pair: tuple[int, int]) -> str:
 
 
 def _token_bytes(options: PlanOptions, shapes: KernelShapes) -> int:
-    """Of the concept's embeddings, as wide as what the layers that read text take in."""
+    """The size of the concept's embeddings, which are as wide as the inputs of the layers that read text."""
     text = [
         shape[0]
         for component, layers in shapes.items()

@@ -1,4 +1,4 @@
-"""`python -m merge registry …`: give out slots, and say who owns which."""
+"""`python -m merge registry …`: reserves slots, and lists which concept has which."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ from blocklora_jax.registry.store import create_registry, read_registry, update_
 from merge.cli.plan import PlanOptions, print_plan
 
 _PROGRAM = "python -m merge registry"
-HELP = """A slot registry: a small JSON file, in a folder or at a URL, that says who owns which slots.
+HELP = """A slot registry is a small JSON file, in a folder or at a URL, that says which concept owns which slots.
 
-  new    start one                         add    claim a slot, before training
-  list   who owns what, and what is free   check  the registry itself, and adapter files against it
-  drop   give a slot up                    plan   how many blocks a number of concepts needs
+  new    start a registry                  add    claim a slot, before training
+  list   show all slots and their owners   check  find collisions, and check adapter files against the registry
+  drop   give up a concept's slots         plan   compute how many blocks a number of concepts needs
 
 python -m merge registry <command> --help says more.
 `python -m train.concept --registry WHERE` trains on the claimed slot.
@@ -36,28 +36,28 @@ python -m merge registry <command> --help says more.
 
 @dataclass(frozen=True, kw_only=True)
 class NewOptions:
-    """Start a registry. All adapters in it share the base model and the partition: change neither later."""
+    """Start a registry. All its adapters share the base model and the partition, so do not change these later."""
 
     where: Positional[str]
-    """The file to write ("registry.json"), or the folder that gets one."""
+    """The file to write ("registry.json"), or a folder for it."""
     model: str | None = None
-    """Record this base model ("pocket", a Diffusers folder, a hub id), so that adapters of another are refused."""
+    """Record this base model ("pocket", a Diffusers folder, a hub id), so that adapters for another are refused."""
     variant: str | None = None
     """Read the weights of this variant of the model ("fp16")."""
     blocks: int = 16
-    """How many slots there are (see `python -m merge plan`)."""
+    """Number of slots (see `python -m merge plan`)."""
     axis: Axis = "in"
-    """What is cut: input features, output features, or both."""
+    """Which features are cut into blocks: input features, output features, or both."""
     partition_seed: int = 0
-    """Seeds the assignment of slots to blocks."""
+    """Seed of the assignment of slots to blocks."""
     basis: str | None = None
-    """Give every slot one block of this basis of --model for all layers that read text: a file of `train.basis`,
-    or pocket. Concepts are trained with --assignment text."""
+    """Give every slot one block of this basis of --model, for all layers that read text. It is a file of `train.basis`,
+    or "pocket". Concepts are then trained with --assignment text."""
 
     def __post_init__(self) -> None:
         check_options(self, {"blocks": BOUNDS["slots"]})
         if self.basis is not None and self.model is None:
-            raise UserError("--basis is of a base model: name it with --model")
+            raise UserError("--basis belongs to a base model: name that with --model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +65,19 @@ class AddOptions:
     """Claim slots for a concept, before it is trained."""
 
     where: Positional[str]
-    """The registry: a file or a folder. (What is at a URL can only be read.)"""
+    """The registry: a file or a folder. (A registry at a URL can only be read.)"""
     name: Positional[str]
     """The concept's name."""
     token: str | None = None
-    """Its word in prompts; "<name>" if not given."""
+    """The concept's word in prompts. Default: "<name>"."""
     slot: tuple[int, ...] | None = None
-    """Ask for these slots."""
+    """Claim these slots."""
     draw: Draw = "free"
-    """How slots are drawn that are not asked for: the lowest free ones, or the one that the name's hash gives."""
+    """How slots are chosen without --slot: the lowest free ones, or the one that the name's hash gives."""
     count: int = 1
-    """How many slots the concept gets: more for what is hard to learn."""
+    """Number of slots for the concept. A concept that is hard to learn may need more."""
     owner: str = ""
-    """Whom to ask: a name, an address."""
+    """The person to ask about it: a name, an address."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -85,7 +85,7 @@ class AddOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    """Say who owns which slots, and which are free."""
+    """List which concept owns which slots, and which are free."""
 
     where: Positional[str]
     """The registry: a file, a folder or a URL."""
@@ -96,9 +96,9 @@ class ListOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """List collisions within the registry, and where adapter files differ from their claims.
+    """List collisions within the registry, and differences between adapter files and their claims.
 
-    Exit code 1 if there is any.
+    The exit code is 1 if there are any.
     """
 
     where: Positional[str]
@@ -112,7 +112,7 @@ class CheckOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DropOptions:
-    """Give a concept's slots up; adapters trained on them keep them."""
+    """Give up a concept's slots. Adapters that were trained on them keep them."""
 
     where: Positional[str]
     """The registry: a file or a folder."""
@@ -144,7 +144,7 @@ def start(options: NewOptions) -> int:
     partition = Partition(num_blocks=options.blocks, axis=options.axis, seed=options.partition_seed)
     digest = codewords = ""
     if options.model is not None:
-        # Imported late: reading a model brings Flax.
+        # Imported here, because reading a model needs Flax.
         from blocklora_jax.checkpoints.diffusers import load_folder
         from blocklora_jax.checkpoints.digest import params_digest
 
@@ -159,7 +159,7 @@ def start(options: NewOptions) -> int:
 
 
 def _in_basis(partition: Partition, path: str, base_digest: str) -> tuple[Partition, str]:
-    """The partition along a basis' directions, and the digest of its codewords; "" if it has none for so many slots."""
+    """The partition in a basis, and the digest of the codewords for its number of slots; "" if there are none."""
     from blocklora_jax.adapters.basis import basis_digest, codewords_digest, load_text_basis
     from blocklora_jax.pocket.references import BASIS
 
@@ -170,7 +170,7 @@ def _in_basis(partition: Partition, path: str, base_digest: str) -> tuple[Partit
 
 
 def add(options: AddOptions) -> int:
-    """Claim slots in the registry and say how to train on them."""
+    """Claim slots in the registry, and print how to train on them."""
     token = options.token or concept_token(options.name)
 
     def claim(registry: Registry) -> Registry:
@@ -212,7 +212,7 @@ def show(options: ListOptions) -> int:
 
 
 def check(options: CheckOptions) -> int:
-    """Print all that is wrong, and give 1 if anything is."""
+    """Print all problems. Gives the exit code: 1 if there are any."""
     registry = read_registry(options.where)
     problems = registry.collisions()
     for path in options.files:
@@ -227,21 +227,21 @@ def check(options: CheckOptions) -> int:
 
 
 def claim_problems(registry: Registry, adapter: Adapter) -> list[str]:
-    """Where an adapter differs from its claim."""
+    """How an adapter differs from its claim."""
     info, problems = adapter.info, []
     if registry.base_digest and info.base_digest and registry.base_digest != info.base_digest:
         problems.append(f"trained on {info.base_name or 'another model'}, not on {registry.base_name}")
     if info.partition != registry.partition:
         return [
             *problems,
-            f"cut by {info.partition or 'no blocks'}, not by {registry.partition}",
+            f"the partition is {info.partition or 'no blocks'}, not {registry.partition}",
         ]
-    mine = [entry for entry in registry.entries if entry.token in adapter.tokens or entry.name == adapter.name]
-    if not mine:
+    claims = [entry for entry in registry.entries if entry.token in adapter.tokens or entry.name == adapter.name]
+    if not claims:
         problems.append(f"{adapter.name!r} is not registered, and owns slot {_text(info.slots)}")
-    elif not set(info.slots) <= {slot for entry in mine for slot in entry.slots}:
-        problems.append(f"owns slot {_text(info.slots)}, but {mine[0]} registered slot {_text(mine[0].slots)}")
-    others = [entry for entry in registry.entries if entry not in mine and set(entry.slots) & set(info.slots)]
+    elif not set(info.slots) <= {slot for entry in claims for slot in entry.slots}:
+        problems.append(f"owns slot {_text(info.slots)}, but {claims[0]} registered slot {_text(claims[0].slots)}")
+    others = [entry for entry in registry.entries if entry not in claims and set(entry.slots) & set(info.slots)]
     return problems + [f"slot {_text(sorted(set(e.slots) & set(info.slots)))} is registered by {e}" for e in others]
 
 

@@ -1,4 +1,4 @@
-"""`python -m merge remove`: one concept out of a merged model's folder; the others stay bit for bit as they were."""
+"""`python -m merge remove`: removes a concept from a merged model's folder. The others are kept bit for bit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,22 +20,22 @@ from merge.remove import check_untouched
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveOptions:
-    """Take one concept out of a merged model: the result is, bit for bit, the merge of the others."""
+    """Remove a concept from a merged model. The result is, bit for bit, the merge of the other concepts."""
 
     merged: Positional[Path]
     """The folder that `python -m merge … --save` wrote."""
     name: Positional[str]
-    """The concept's name (`python -m merge info` of its file says it)."""
+    """The concept's name (`python -m merge info` of its file prints it)."""
     out: Path
-    """The folder to write; MERGED itself to change it where it is."""
+    """The folder to write. It may be MERGED itself, which is then changed in place."""
     base: str | None = None
-    """The base model, if it is not where it was when they were merged."""
+    """The base model, if it is no longer where it was when the concepts were merged."""
     variant: str | None = None
-    """Read the weights of this variant of the base ("fp16"), if that is what they were merged into."""
+    """Read the weights of this variant of the base ("fp16"), if the concepts were merged into that."""
     overwrite: bool = False
-    """Write into a folder that this program did not make, too, and replace the files of the same names."""
+    """Also write into a folder that this program did not make, and replace files of the same names."""
     verify: bool = True
-    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
+    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -48,14 +48,14 @@ def remove_files(args: Sequence[str] | None = None) -> int:
 
 
 def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: Sequence[Path] = ()) -> int:
-    """Exchange the concept `options.name` for `new`, or remove it if that is None; gives the exit code.
+    """Replace the concept `options.name` by `new`, or remove it if `new` is None. Gives the exit code.
 
     files: the file that `new` was read from.
     """
     manifest = read_merge_manifest(options.merged, options.verify)
     _check_method(manifest, options.merged)
     name = options.base or manifest.base_name
-    # `--out` may be the merged folder itself: the concept is then exchanged where it is.
+    # `--out` may be the merged folder itself, which is then changed in place.
     in_place = options.out.resolve() == options.merged.resolve()
     inputs = [name, *files, *([] if in_place else [options.merged])]
     plan_outputs([Output(options.out, "model folder")], inputs, overwrite=options.overwrite)
@@ -92,7 +92,7 @@ def _check_method(manifest: MergeManifest, folder: Path) -> None:
     if manifest.method != SUM:
         raise UserError(
             f"{folder} was merged by the method {manifest.method!r}, which mixes the concepts, so that none can be "
-            f"removed or replaced: merge the adapters that you want again, with `--method {manifest.method}`"
+            f"removed or replaced: merge the adapters that you want again with `--method {manifest.method}`"
         )
 
 

@@ -1,4 +1,4 @@
-"""`python -m merge replace`: another adapter in the place of a concept of a merged model's folder."""
+"""`python -m merge replace`: replaces a concept in a merged model's folder by another adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from merge.cli.remove import RemoveOptions, rewrite
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaceOptions(RemoveOptions):
-    """Put another adapter in the place of a concept: the result is, bit for bit, the merge with it instead."""
+    """Replace a concept by another adapter. The result is, bit for bit, the merge with that adapter instead."""
 
     file: Positional[Path]
-    """The adapter that takes its place."""
+    """The new adapter."""
     weight: float = 1.0
-    """How strongly it joins."""
+    """The weight of the new adapter."""
 
 
 def replace_files(args: Sequence[str] | None = None) -> int:

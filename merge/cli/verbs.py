@@ -1,25 +1,25 @@
-"""The first word of `python -m merge`: a verb, one that was renamed, or a file."""
+"""The first word of `python -m merge`: a command, an old name of one, or a file."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-# Old name -> new name; they work for one release.
+# Old name -> new name. Old names work for one release.
 RENAMED = {"fuse": "fit", "refit": "convert"}
 
 
 def current_name(verb: str) -> str:
-    """The verb, or its new name if it was renamed; that is said on stderr."""
+    """The command's name, or its new name if it was renamed. Then a note is printed to stderr."""
     if verb not in RENAMED:
         return verb
     new = RENAMED[verb]
-    print(f"note: `{verb}` is now called `{new}`; the old name goes with version 0.3", file=sys.stderr)
+    print(f"note: `{verb}` is now called `{new}`; the old name will be removed in version 0.3", file=sys.stderr)
     return new
 
 
 def is_verb(word: str) -> bool:
-    """Whether a first word looks like a verb: it is neither a flag nor a file, whether that exists or not.
+    """Whether a first word looks like a command's name: not like a flag or a file, and not an existing file.
 
     >>> is_verb("exprot"), is_verb("--prompt"), is_verb("ada.safetensors"), is_verb("runs/ada")
     (True, False, False, False)

@@ -1,1 +1,1 @@
-"""Adapters as one LoRA file for PyTorch."""
+"""Exports adapters as one LoRA file for PyTorch."""

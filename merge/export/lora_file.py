@@ -1,4 +1,4 @@
-"""Writing one adapter, or the merge of many, as files that PyTorch software reads."""
+"""Writes one adapter, or the sum of several, as files that PyTorch programs read."""
 
 from __future__ import annotations
 
@@ -41,21 +41,24 @@ def export(
     overwrite: bool = False,
     family: str | None = None,
 ) -> list[Path]:
-    """Write `adapters` as one LoRA file at `path`, with tokens and a model card beside it; gives the paths written.
+    """Write `adapters` as one LoRA file at `path`, with tokens and a model card beside it. Gives the paths written.
 
-    The LoRA has rank sum r and is exact; weights and scales are folded in. `merged.safetensors` is for
-    `pipe.load_lora_weights` (layout "diffusers") or for ComfyUI, A1111 and diffusers ("kohya");
-    `merged.<name>.safetensors` for `pipe.load_textual_inversion`, `merged.embeddings/<name>.safetensors` for ComfyUI
-    and A1111; `README.md` (`merged.md` where there is another) says how to load them.
+    The LoRA's rank is the sum of all ranks, and it is exact. Weights and scales are multiplied in. These files are
+    written for `merged.safetensors`:
 
-    max_rank: cut every layer's rank to it, as closely as can be; the header has the error ("relative_error").
-    overwrite: replace also files that are no earlier export.
+    - `merged.safetensors`: for `pipe.load_lora_weights` (layout "diffusers"), or for ComfyUI, A1111 and diffusers
+      (layout "kohya");
+    - `merged.<name>.safetensors`: for `pipe.load_textual_inversion`;
+    - `merged.embeddings/<name>.safetensors`: for ComfyUI and A1111;
+    - `README.md` (`merged.md` if there is another README.md): says how to load them.
 
-    family: the kind of model, "sd1", "sd2" or "sdxl", where the adapters do not say (LoRAs of other programs).
+    max_rank: reduce every layer's rank to it by the best approximation. The header has the error ("relative_error").
+    overwrite: also replace files that are not from an earlier export.
+    family: "sd1", "sd2" or "sdxl", if the adapters do not state it (LoRAs of other programs).
 
-    Raises UserError for an unknown layout or dtype, a path that is no `.safetensors`, adapters that do not go
-    together, an unknown family where the layers' names or shapes depend on it, and files that are there and are no
-    earlier export.
+    Raises UserError for an unknown layout or dtype, a path that does not end in `.safetensors`, adapters that cannot be
+    merged with each other, an unknown family if the layers' names or shapes depend on it, and existing files that are
+    not from an earlier export.
     """
     adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path).expanduser()
     _check_options(path, layout, dtype, family)
@@ -94,48 +97,49 @@ def export_outputs(path: Path, adapters: Sequence[Adapter], card: bool) -> list[
 
 
 def read_export_header(path: str | Path) -> dict[str, Any]:
-    """What `export` noted in the file's header."""
+    """The JSON that `export` wrote into the file's header."""
     return parse_json(read_metadata(path)["blocklora"], f"the header of {path}")
 
 
 def base_family(adapters: Sequence[Adapter], family: str | None = None) -> str:
-    """The kind of model ("sd1", "sd2", "sdxl") that the adapters are of; "" if none of them says, nor `family`.
+    """The family ("sd1", "sd2", "sdxl") of the adapters' base model; "" if neither they nor `family` state it.
 
-    Raises UserError if `family` is another than our adapters say, or those of other programs are of several kinds.
+    Raises UserError if `family` differs from what our adapters state, or if LoRAs of other programs are for several
+    families.
     """
-    # Of another program's LoRA it is concluded from the layers; ours know.
-    ours = next((each.info for each in adapters if not each.info.origin and each.info.base_family), None)
+    # Our adapters state their family. That of another program's LoRA is only concluded from its layers.
+    ours = next((a.info for a in adapters if not a.info.origin and a.info.base_family), None)
     if ours and family not in (None, ours.base_family):
-        raise UserError(f"family is {family!r} (--family {family}), but {ours.name!r} is of {ours.base_family}")
+        raise UserError(f"family is {family!r} (--family {family}), but {ours.name!r} is for {ours.base_family}")
     if ours or family:
         return ours.base_family if ours else family or ""
     stated = {adapter.info.base_family: adapter.name for adapter in adapters if adapter.info.base_family}
     if len(stated) > 1:
-        kinds = ", ".join(f"{name!r} of {kind}" for kind, name in sorted(stated.items()))
-        raise UserError(f"the adapters are of models of different kinds: {kinds}; export them apart")
+        kinds = ", ".join(f"{name!r} for {kind}" for kind, name in sorted(stated.items()))
+        raise UserError(f"the adapters are for different families of models: {kinds}; export them separately")
     return next(iter(stated), "")
 
 
 def _layers(
     adapters: Sequence[Adapter], lowrank: LowRank, layout: str, dtype: np.dtype, family: str | None
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """The family ("" where it is not known and makes no difference), and the LoRA's tensors."""
+    """The family ("" if it is not known and makes no difference), and the LoRA's tensors."""
     stated, possible = base_family(adapters, family), _possible_families(lowrank)
     if family and family not in possible and all(adapter.info.origin for adapter in adapters):
         kinds = " or ".join(sorted(possible))
         raise UserError(
-            f"family is {family!r} (--family {family}), but only {kinds} has layers of these names and sizes"
+            f"family is {family!r} (--family {family}), but only {kinds} has layers with these names and sizes"
         )
     if stated:
         return stated, LAYOUTS[layout](lowrank, dtype, stated)
-    made = [LAYOUTS[layout](lowrank, dtype, each) for each in sorted(possible)]
-    if any(_outline(tensors) != _outline(made[0]) for tensors in made):
+    variants = [LAYOUTS[layout](lowrank, dtype, name) for name in sorted(possible)]
+    if any(_shapes(tensors) != _shapes(variants[0]) for tensors in variants):
         kinds = sorted(possible)
         raise UserError(
-            f"the adapters do not say whether they are of {' or '.join(kinds)}, and in the layout {layout!r} their"
-            f" layers are not the same for each: give the base model's kind as family=… (--family {'|'.join(kinds)})"
+            f"the adapters do not say whether they are for {' or '.join(kinds)}, and in the layout {layout!r} their"
+            f" layers differ between these: give the base model's family as family=… (--family {'|'.join(kinds)})"
         )
-    return (possible.pop() if len(possible) == 1 else ""), made[0]
+    return (possible.pop() if len(possible) == 1 else ""), variants[0]
 
 
 def _possible_families(lowrank: LowRank) -> set[str]:
@@ -148,12 +152,12 @@ def _possible_families(lowrank: LowRank) -> set[str]:
     )
 
 
-def _outline(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+def _shapes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {key: tensor.shape for key, tensor in tensors.items()}
 
 
 def _base(adapters: Sequence[Adapter]) -> dict[str, str]:
-    """The base's name and digest, of the first adapter that has one."""
+    """The base model's name and digest, from the first adapter that has a digest."""
     info = next(
         (adapter.info for adapter in adapters if adapter.info.base_digest), adapters[0].info if adapters else None
     )
@@ -161,7 +165,7 @@ def _base(adapters: Sequence[Adapter]) -> dict[str, str]:
 
 
 def _token_files(path: Path, adapters: Sequence[Adapter], dtype: np.dtype) -> dict[Path, dict[str, np.ndarray]]:
-    """Tensors of each token's two files: for diffusers, and for A1111 and ComfyUI."""
+    """The tensors of each token's two files: one for diffusers, and one for A1111 and ComfyUI."""
     second = dict(ordered_tokens(adapters, "text_encoder_2"))
     files = {}
     for token, vectors in ordered_tokens(adapters):
@@ -180,4 +184,4 @@ def _check_options(path: Path, layout: str, dtype: str, family: str | None) -> N
     if family not in (None, *FAMILIES):
         raise UserError(f"unknown family {family!r}; choose one of {', '.join(FAMILIES)}")
     if path.suffix != ".safetensors":
-        raise UserError(f"{path} must end in .safetensors, or PyTorch software will not read it as such")
+        raise UserError(f"{path} must end in .safetensors, or PyTorch programs will not read it")

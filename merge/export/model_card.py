@@ -1,4 +1,4 @@
-"""The model card beside an exported file: what it is, what calls the concepts, and how to load it."""
+"""The model card beside an exported file: what it holds, which words call the concepts, and how to load it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blocklora_jax.io.printing import markdown_block, markdown_code, markdown_te
 from blocklora_jax.layouts.families.table import FAMILIES
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# Opens whatever the folder holds.
+# Opens any kind of model.
 _ANY_PIPELINE = "DiffusionPipeline"
 
 
@@ -24,7 +24,7 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
 
     Args:
         path: the LoRA file.
-        adapters, weights: what it was made of.
+        adapters, weights: the adapters that it was made of, and their weights.
         family: a key of `FAMILIES`; "" if it is not known.
         note: a line on how it was made ("rank cut to 16, …").
     """
@@ -42,16 +42,16 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
 
 
 def write_card(path: Path, text: str) -> Path:
-    """Write the card of the file at `path`, see `card_path`; gives where it is."""
+    """Write the card of the file at `path`. Gives the card's path, see `card_path`."""
     card = card_path(path)
     write_atomic(card, text.encode())
     return card
 
 
 def card_path(path: Path) -> Path:
-    """Where the card of the file at `path` goes: `README.md` beside it, or `<name>.md` where that is somebody else's.
+    """The path of the card for the file at `path`: `README.md` beside it, or `<name>.md` if there is another README.md.
 
-    Raises UserError if both are.
+    Raises UserError if both exist and are not cards of this file.
     """
     for card in (path.with_name("README.md"), path.with_suffix(".md")):
         if not card.exists() or (card.is_file() and _marker(path) in _start_of(card)):
@@ -65,7 +65,7 @@ def _start_of(card: Path) -> str:
 
 
 def embeddings_folder(path: Path) -> Path:
-    """Where the embeddings for A1111 and ComfyUI are, each called as its token: `merged.embeddings/`."""
+    """The folder of the embeddings for A1111 and ComfyUI, which are named after their tokens: `merged.embeddings/`."""
     return path.with_suffix(".embeddings")
 
 
@@ -79,7 +79,7 @@ def _front_matter(base: str, triggers: Sequence[str], family: str) -> str:
     if _HUB_ID.fullmatch(base):
         lines.append(f"base_model: {base}")
     if triggers:
-        # JSON texts are YAML texts.
+        # A JSON string is also a YAML string.
         lines.append(f"instance_prompt: {json.dumps(', '.join(triggers), ensure_ascii=False)}")
     return "\n".join(["---", *lines, "library_name: diffusers", "---"])
 

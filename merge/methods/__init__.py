@@ -1,1 +1,1 @@
-"""Methods of merging: one file each; `table.METHODS` lists them all."""
+"""The merge methods, one file for each. `table.METHODS` lists them all."""

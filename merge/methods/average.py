@@ -1,4 +1,4 @@
-"""Plain averaging: every concept at 1/N of its strength."""
+"""Plain averaging: every concept has the weight 1/N."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from merge.methods.method import from_params
 def average(
     params: Params, adapters: Sequence[Adapter], weights: Sequence[Any] | None = None, *, check_base: bool = True
 ) -> Params:
-    """`params` + mean of all adapters' changes, each times its weight (1 if not given); tokens are appended.
+    """`params` + the mean of all adapters' changes, each times its weight (default 1). Tokens are appended.
 
-    Raises: UserError as `compose` does, except that the adapters may own the same weights.
+    Raises: UserError like `compose`, except that the adapters may own the same weights.
 
     Source: federated averaging (arXiv 1602.05629).
     """

@@ -1,4 +1,4 @@
-"""DARE: drop most entries of every change at random and enlarge the rest, so that the expected change stays."""
+"""DARE: drops most entries of every change at random and enlarges the rest, which keeps the expected change."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class DareSettings(NoSettings):
     """Settings of DARE."""
 
     density: float = 0.5
-    """The chance of every entry of a change to be kept. Above 0, at most 1."""
+    """The probability that an entry of a change is kept. Above 0, at most 1."""
     mask_seed: int = 0
-    """Seeds the choice of the entries that are kept."""
+    """Seed of the choice of the entries that are kept."""
 
 
 def dare(
@@ -39,11 +39,11 @@ def dare(
     seed: int = 0,
     check_base: bool = True,
 ) -> Params:
-    """`params` with the adapters merged by DARE, tokens appended.
+    """`params` with the adapters merged by DARE, and their tokens appended.
 
-    density: the chance of an entry to be kept, in (0, 1]. seed: of the choice of these entries.
+    density: the probability that an entry is kept, in (0, 1]. seed: seed of the choice of these entries.
 
-    Raises: UserError as `merge_task_vectors`, or for a density outside (0, 1].
+    Raises: UserError like `merge_task_vectors`, and for a density outside (0, 1].
 
     Source: DARE (arXiv 2311.03099); `peft.utils.merge_utils.dare_linear`.
     """
@@ -52,7 +52,7 @@ def dare(
     check_number("seed", seed)
 
     def rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"]) -> Float[Array, "n m"]:
-        # Layers of one shape share a mask: it is as random to each of them.
+        # Layers of one shape share a mask, which is random for each of them.
         kept = jax.random.bernoulli(jax.random.key(seed), density, deltas.shape)
         return dare_rule(deltas, weights, kept, density)
 
@@ -74,6 +74,6 @@ def merge_by_dare(
     *,
     check_base: bool = True,
 ) -> Merged:
-    """DARE with the signature of every method. (`--seed` seeds pictures, so the mask's seed has another name.)"""
+    """DARE with the common signature. (`--seed` is the seed of pictures, so the mask's seed has another name.)"""
     density, seed = settings.density, settings.mask_seed
     return Merged(dare(sd.params, adapters, weights, density=density, seed=seed, check_base=check_base), adapters)

@@ -1,4 +1,4 @@
-"""Gradient fusion: the change of every layer that does to each concept's inputs what the concept's own change does."""
+"""Gradient fusion: finds one change of every layer that acts on each concept's inputs like the concept's own change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GradientFusionSettings(NoSettings):
     """Settings of gradient fusion."""
 
     ridge: float = 1e-4
-    """How strongly small changes are preferred, as a share of the inputs' mean square."""
+    """Weight of the penalty on large changes, as a share of the inputs' mean square."""
 
 
 def gradient_fusion(
@@ -33,22 +33,22 @@ def gradient_fusion(
     ridge: float = 1e-4,
     check_base: bool = True,
 ) -> Params:
-    """`params` where every adapted kernel W is W + D, with the D that solves the problem below; tokens are appended.
+    """`params` where every adapted kernel W becomes W + D, with the D below. Tokens are appended.
 
         D = argmin  sum_k |X_k (D - w_k dW_k)|^2 + r |D|^2
 
     Args:
         params, adapters, weights: as for `compose`; the adapters may own the same weights.
-        grams: for each adapted layer ("unet/…/to_k") one matrix X_k^T X_k [n, n] for each adapter, in their order. The
-            rows of X_k are inputs that the layer gets while concept k is drawn.
-        ridge: r as a share of the inputs' mean square. It decides where no concept has any inputs: there D = 0.
+        grams: for each adapted layer ("unet/…/to_k"), a list of one matrix X_k^T X_k [n, n] for each adapter, in their
+            order. The rows of X_k are the layer's inputs while concept k is drawn.
+        ridge: r as a share of the inputs' mean square. It makes D = 0 where no concept has inputs.
 
-    Raises: UserError as `compose` does, or naming the layers without matrices of the right number and shape.
+    Raises: UserError like `compose`, or naming the layers without matrices of the right number and shape.
 
-    Source: Mix-of-Show (arXiv 2305.18292), gradient fusion; there by L-BFGS, here in closed form.
+    Source: gradient fusion of Mix-of-Show (arXiv 2305.18292); there by L-BFGS, here in closed form.
     """
     check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base)
-    # D is linear in the changes, so the weights may as well be applied to its parts.
+    # D is linear in the changes, so the weights can be applied to its parts.
     parts = fit_to_inputs(adapters, grams, ridge=ridge)
     return compose(params, parts, weights, allow_overlap=True, check_base=False)
 
@@ -61,8 +61,8 @@ def merge_by_gradient_fusion(
     *,
     check_base: bool = True,
 ) -> Merged:
-    """Gradient fusion with the signature of every method; the inputs are measured on prompts of every concept."""
-    # Before the inputs are measured, which takes longer.
+    """Gradient fusion with the common signature. The inputs are measured on prompts of each concept."""
+    # Checked before the inputs are measured, which takes longer.
     check_merge(sd.params, adapters, weights, allow_overlap=True, check_base=check_base)
     grams = measure(sd, adapters).grams
     params = gradient_fusion(sd.params, adapters, grams, weights, ridge=settings.ridge, check_base=False)

@@ -1,4 +1,4 @@
-"""The joint fit: adapters that share weights are changed so that their sum serves every concept."""
+"""The joint fit: changes adapters that share weights so that their sum keeps every concept."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class JointFitSettings(NoSettings):
     """Settings of the joint fit."""
 
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
-    """Weight of the error on ordinary prompts, compared with that of one concept's own prompts."""
+    """Weight of the error on ordinary prompts, relative to that on one concept's own prompts."""
     attention: bool = False
-    """Weigh text by the attention that the U-Net pays to it: a little closer, but slower, as the U-Net has to run."""
+    """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
 
 
 def fit_jointly(
@@ -49,18 +49,20 @@ def fit_jointly(
     attention: bool = False,
     check_base: bool = True,
 ) -> list[Adapter]:
-    """The adapters, changed so that they disturb each other least: see `fit_to_inputs`. No pictures, no training.
+    """The adapters, changed so that they disturb each other least, without pictures or training. See `fit_to_inputs`.
 
-    Merge them by `compose(params, …, allow_overlap=True)`, all of them together: each relies on the others.
+    Merge all of them together by `compose(params, …, allow_overlap=True)`, because each relies on the others.
 
     Args:
-        sd: the base.
-        erase_weight: how much ordinary prompts count, compared with one concept's own prompts.
-        words: what prompts are made of; a list that fits the model if not given.
-        attention: count text by the attention that the U-Net pays to it. A little closer, and slower: the U-Net is run.
-        check_base: refuse a base that the adapters were not trained on.
+        sd: the base model.
+        adapters: the adapters to fit.
+        erase_weight: weight of ordinary prompts, relative to one concept's own prompts.
+        words: the words of the prompts. Default: a list that fits the model.
+        attention: weight text positions by the U-Net's attention to them. A slightly better fit, but slower, because
+            the U-Net must run.
+        check_base: refuse a base model that the adapters were not trained on.
 
-    Raises: UserError as `compose` does, and for convolutions wider than 1x1.
+    Raises: UserError like `compose`, and for convolutions wider than 1x1.
     """
     check_merge(sd.params, adapters, None, allow_overlap=True, check_base=check_base)
     inputs = measure(sd, adapters, words, attention=attention)
@@ -70,11 +72,11 @@ def fit_jointly(
 def measure(
     sd: StableDiffusion, adapters: Sequence[Adapter], words: PromptWords | None = None, *, attention: bool = False
 ) -> Inputs:
-    """What layers read on each concept's prompts and on ordinary ones (see `measure_inputs`)."""
-    # Imported late: it brings Flax, which merging as such does not need.
+    """The layers' inputs on each concept's prompts and on ordinary prompts (see `measure_inputs`)."""
+    # Imported here, because it needs Flax, which merging alone does not need.
     from blocklora_jax.probing.input_statistics import measure_inputs
 
-    # NumPy parameters would be copied to the device at every call.
+    # On the device, because NumPy parameters would be copied there at every call.
     return measure_inputs(replace(sd, params=jax.device_put(sd.params)), adapters, words, attention=attention)
 
 
@@ -86,17 +88,19 @@ def fit_to_inputs(
     erase_weight: float = 1.0,
     ridge: float = 1e-6,
 ) -> list[Adapter]:
-    """The adapters with new down projections, such that their sum D is the best change for all concepts at once:
+    """The adapters with new down projections, so that their sum D is the best change for all concepts together:
 
         D = argmin  sum_k |X_k (D - dW_k)|^2 + lambda |X_0 D|^2 + r |D|^2
 
-    Adapter k's part of D is (sum_j X_j^T X_j + lambda X_0^T X_0 + r I)^-1 X_k^T X_k dW_k. It has the adapter's rank and
-    its up projection, and does nothing where it would disturb another. The results own whole layers, not blocks.
+    Adapter k's part of D is (sum_j X_j^T X_j + lambda X_0^T X_0 + r I)^-1 X_k^T X_k dW_k. It has the rank and the up
+    projection of the adapter, and little output where it would disturb others. The results own whole layers, not
+    blocks.
 
     Args:
-        grams: for each adapted layer ("unet/…/to_k") one matrix X_k^T X_k [n, n] for each adapter, in their order. The
-            rows of X_k are inputs that the layer gets while concept k is drawn.
-        ordinary: X_0^T X_0 by layer, of inputs on which the model is to stay as it is.
+        adapters: the adapters to change.
+        grams: for each adapted layer ("unet/…/to_k"), a list of one matrix X_k^T X_k [n, n] for each adapter, in their
+            order. The rows of X_k are the layer's inputs while concept k is drawn.
+        ordinary: X_0^T X_0 by layer, for inputs on which the model should not change.
         erase_weight: lambda.
         ridge: r as a share of the inputs' mean square.
 
@@ -109,7 +113,7 @@ def fit_to_inputs(
     check_finite(adapters)
     _check(adapters, grams)
     lora: list[dict[str, dict[str, LoRAPair]]] = [{c: {} for c in adapter.lora} for adapter in adapters]
-    # Layers that read the same inputs have the same matrices: they are solved together.
+    # Layers with the same inputs have the same matrices, and are solved together.
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for layer in _layers(adapters):
         groups[tuple(map(id, grams[layer]))].append(layer)
@@ -118,10 +122,10 @@ def fit_to_inputs(
         total = np.sum(exact, axis=0)
         if ordinary is not None:
             total = total + erase_weight * np.asarray(ordinary[layers[0]], np.float64)
-        # Never exactly zero: a layer that got no inputs at all is to stay as it is.
+        # Never exactly zero, so that a layer without any inputs gets no change.
         total = total + max(ridge * np.trace(total) / len(total), 1e-30) * np.eye(len(total))
-        found = [(k, layer, _pair(adapter, layer)) for k, adapter in enumerate(adapters) for layer in layers]
-        parts = [(k, layer, pair) for k, layer, pair in found if pair is not None]
+        pairs = [(k, layer, _pair(adapter, layer)) for k, adapter in enumerate(adapters) for layer in layers]
+        parts = [(k, layer, pair) for k, layer, pair in pairs if pair is not None]
         sides = [exact[k] @ np.asarray(pair.lora_A, np.float64) for k, _, pair in parts]
         solved = np.linalg.solve(total, np.concatenate(sides, axis=1)).astype(np.float32)
         edges = np.cumsum([side.shape[1] for side in sides])[:-1]
@@ -137,7 +141,7 @@ def fit_to_inputs(
 
 
 def _info(adapter: Adapter, names: Sequence[str]):
-    # "fused_with" is the name in files of version 0.1: kept, so that they are recognised and equal.
+    # The key "fused_with" is kept from version 0.1, so that old files are recognised and new ones are equal to them.
     training = {"fused_with": [name for name in names if name != adapter.name], "of": json.loads(adapter.info.training)}
     return replace(adapter.info, partition=None, slots=(), training=json.dumps(training))
 
@@ -152,17 +156,17 @@ def _pair(adapter: Adapter, layer: str) -> LoRAPair | None:
 
 
 def _check(adapters: Sequence[Adapter], grams: Grams) -> None:
-    """Raises: UserError unless every layer has one matrix for each adapter, of the size of what the layer reads."""
+    """Raises: UserError unless every layer has one matrix for each adapter, of the size of the layer's inputs."""
     wrong = []
     for layer in _layers(adapters):
         sizes = {len(pair.lora_A) for adapter in adapters if (pair := _pair(adapter, layer)) is not None}
-        found = grams.get(layer, ())
-        if len(found) != len(adapters) or any(sizes != {len(gram)} or gram.shape[0] != gram.shape[1] for gram in found):
+        given = grams.get(layer, ())
+        if len(given) != len(adapters) or any(sizes != {len(gram)} or gram.shape[0] != gram.shape[1] for gram in given):
             wrong.append(layer)
     if wrong:
         raise UserError(
-            "joint fit and gradient fusion need one matrix [n, n] of inputs an adapter for every adapted layer [n, m]; "
-            f"these layers have not: {wrong}"
+            "the joint fit and gradient fusion need, for every adapted layer [n, m], one matrix [n, n] of inputs for "
+            f"each adapter; these layers do not have them: {wrong}"
         )
 
 
@@ -174,7 +178,7 @@ def merge_by_joint_fit(
     *,
     check_base: bool = True,
 ) -> Merged:
-    """The joint fit, then the sum of its results, with the signature of every method. They are the merged adapters."""
+    """The joint fit and then the sum, with the common signature. The merged adapters are the results of the fit."""
     check_merge(sd.params, adapters, weights, allow_overlap=True, check_base=check_base)
     fitted = fit_jointly(
         sd, adapters, erase_weight=settings.erase_weight, attention=settings.attention, check_base=False

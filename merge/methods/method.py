@@ -1,4 +1,4 @@
-"""What every method of merging has: one signature, settings of its own, and a value that it gives."""
+"""The interface of merge methods: a common signature, a class of settings for each method, and a common result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Params = Mapping[str, Any]
 
 
 class Merged(NamedTuple):
-    """A merged model's weights, and the adapters that are in them, in the order in which their tokens joined."""
+    """A merged model's parameters, and the adapters in them, in the order in which their tokens were appended."""
 
     params: Params
     adapters: Sequence[Adapter]
@@ -24,7 +24,7 @@ class Merged(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class NoSettings:
-    """The settings of a method that has none; the base of those of the others. Every field becomes a flag."""
+    """The settings of methods without settings, and the base class of all others. Every field becomes a flag."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -37,15 +37,16 @@ class NoSettings:
 
 @runtime_checkable
 class MergeFunction(Protocol):
-    """How every method is called.
+    """The common signature of merge methods.
 
     Args:
-        sd: the base. The merge is made where its params are: NumPy arrays are merged without compiling anything.
-        adapters, weights: one weight for each adapter; 1 for all if None.
-        settings: an instance of the method's own class of settings.
-        check_base: refuse a base that the adapters were not trained on.
+        sd: the base model. `compose` merges NumPy params without compiling anything. TIES and DARE always use JAX.
+        adapters: the adapters to merge.
+        weights: one for each adapter; None: 1 for all.
+        settings: an instance of the method's class of settings.
+        check_base: refuse a base model that the adapters were not trained on.
 
-    Raises: UserError as `compose` does.
+    Raises: UserError like `compose`.
     """
 
     def __call__(
@@ -63,7 +64,7 @@ class MergeFunction(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A method of merging: its function, the class of its settings, and a line of help."""
+    """A merge method: its function, the class of its settings, and a line of help."""
 
     merge: MergeFunction
     settings: type[NoSettings]
@@ -71,7 +72,7 @@ class Method:
 
 
 def from_params(function: Callable[..., Params]) -> MergeFunction:
-    """`function(params, adapters, weights, *, check_base, …settings)` with the signature of every method."""
+    """`function(params, adapters, weights, *, check_base, …settings)`, with the common signature."""
 
     def merge(
         sd: StableDiffusion,

@@ -1,4 +1,4 @@
-"""The sum: every change is added to the weights. On blocks it is exact, and a concept can be removed again."""
+"""The sum: every change is added to the weights. With blocks it is exact, and a concept can be removed again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SumSettings(NoSettings):
 
     @property
     def shares_weights(self) -> bool:
-        """Only where the user asks for it: the sum is exact where everybody owns weights of their own."""
+        """Whether the user allows it. The sum is exact only if no two adapters own the same weights."""
         return self.allow_overlap
 
 

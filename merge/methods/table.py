@@ -1,4 +1,4 @@
-"""All methods of merging, one line each. A new one is a file beside this one, and a line here."""
+"""All merge methods, one line each. A new method needs a file in this folder and a line here."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from merge.methods.sum import SumSettings, merge_by_sum
 from merge.methods.ties import TiesSettings, merge_by_ties
 
 METHODS: dict[str, Method] = {
-    "sum": Method(merge_by_sum, SumSettings, "add all changes; exact on blocks, and a concept can be removed again"),
+    "sum": Method(merge_by_sum, SumSettings, "add all changes; exact with blocks, and a concept can be removed again"),
     "average": Method(merge_by_average, NoSettings, "the mean of all changes"),
     "ties": Method(merge_by_ties, TiesSettings, "trim small changes, elect a sign, average those that agree"),
     "dare": Method(merge_by_dare, DareSettings, "drop entries of the changes at random, enlarge the rest"),
     "gradient_fusion": Method(
-        merge_by_gradient_fusion, GradientFusionSettings, "least squares on what layers read for each concept"
+        merge_by_gradient_fusion, GradientFusionSettings, "least squares on the layers' inputs for each concept"
     ),
-    "joint_fit": Method(merge_by_joint_fit, JointFitSettings, "fit the adapters to each other, then add them"),
+    "joint_fit": Method(merge_by_joint_fit, JointFitSettings, "fit the adapters jointly, then add them"),
 }

@@ -1,4 +1,4 @@
-"""Merging by whole weight changes ("task vectors"): what TIES and DARE have in common."""
+"""Merging by whole changes of weights ("task vectors"), as in TIES and DARE."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from blocklora_jax.io.tree_paths import leaf_path
 from merge.compose import compose
 
 Params = Mapping[str, Any]
-# Makes one change of a kernel from the k changes that the adapters would make: [k, n, m] and weights [k] -> [n, m].
+# Combines the changes of a kernel by k adapters into one: changes [k, n, m], weights [k] -> change [n, m].
 Rule = Callable[[Float[Array, "k n m"], Float[Array, " k"]], Float[Array, "n m"]]
 
 
 def merge_task_vectors(
     params: Params, adapters: Sequence[Adapter], weights: Sequence[Any] | None, rule: Rule, *, check_base: bool = True
 ) -> Params:
-    """`params` where every adapted kernel W is W + rule([dW_1, …, dW_k], weights); the concepts' tokens are appended.
+    """`params` where every adapted kernel W becomes W + rule([dW_1, …, dW_k], weights). Tokens are appended.
 
-    An adapter without the layer takes part with dW = 0. Sums are formed in fp32 and cast once. Other leaves are the
-    same arrays.
+    An adapter without the layer has dW = 0 there. Sums are formed in fp32 and cast once. Other leaves are the same
+    arrays.
 
-    Raises: UserError as `compose` does, except that the adapters may own the same weights.
+    Raises: UserError like `compose`, except that the adapters may own the same weights.
     """
     factors = jnp.asarray(
         check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base), jnp.float32

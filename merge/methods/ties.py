@@ -1,4 +1,4 @@
-"""TIES: trim small changes, elect a sign for every weight, average the changes that agree with it."""
+"""TIES: trims small changes, elects a sign for every weight, and averages the changes that agree with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TiesSettings(NoSettings):
     """Settings of TIES."""
 
     density: float = 0.2
-    """The share of every change that is kept: its largest entries. Above 0, at most 1."""
+    """The share of the entries of every change that is kept, the largest ones. Above 0, at most 1."""
 
 
 def ties(
@@ -33,11 +33,11 @@ def ties(
     density: float = 0.2,
     check_base: bool = True,
 ) -> Params:
-    """`params` with the adapters merged by TIES, tokens appended.
+    """`params` with the adapters merged by TIES, and their tokens appended.
 
-    density: the share of each change that is kept, in (0, 1].
+    density: the share of the entries of each change that is kept, in (0, 1].
 
-    Raises: UserError as `merge_task_vectors`, or for a density outside (0, 1].
+    Raises: UserError like `merge_task_vectors`, and for a density outside (0, 1].
 
     Source: TIES-Merging (arXiv 2306.01708); `peft.utils.merge_utils.ties` with majority sign "total".
     """
@@ -47,7 +47,7 @@ def ties(
 
 
 def ties_rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"], density: float) -> Float[Array, "n m"]:
-    """Mean, over the changes whose sign is the elected one, of weight times trimmed change; 0 where there is none."""
+    """The mean of weight * trimmed change over the changes that have the elected sign; 0 where there is none."""
     trimmed = jax.vmap(partial(keep_largest, density=density))(deltas)
     elected = jnp.where(trimmed.sum(0) >= 0, 1.0, -1.0)
     agrees = jnp.sign(trimmed) == elected[None]
@@ -56,7 +56,7 @@ def ties_rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"], densit
 
 
 def keep_largest(x: Float[Array, "n m"], density: float) -> Float[Array, "n m"]:
-    """`x` where all but the int(density * size) entries of largest magnitude are 0."""
+    """`x`, with 0 for all entries except the int(density * size) largest in magnitude."""
     flat = x.reshape(-1)
     _, kept = jax.lax.top_k(jnp.abs(flat), int(density * flat.size))
     return jnp.zeros_like(flat).at[kept].set(flat[kept]).reshape(x.shape)

@@ -77,7 +77,9 @@ def test_a_slot_that_the_narrowest_layer_lacks_is_refused():
             UserError, match=rf"--slot {slot} must lie in 0\.\.4 .*unet/{TO_Q} has 20 inputs, 5 sets of --rank 4"
         ):
             init_orthogonal(0, SHAPES, slot, rank=4)
-    with pytest.raises(UserError, match=rf"no rows to give: layer unet/{TO_Q} has 20 inputs, 0 sets .*lower --rank"):
+    with pytest.raises(
+        UserError, match=rf"too few rows for one slot: layer unet/{TO_Q} has 20 inputs, 0 sets .*lower --rank"
+    ):
         init_orthogonal(0, SHAPES, 0, rank=21)
 
 

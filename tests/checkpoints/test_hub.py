@@ -94,7 +94,7 @@ def test_a_folder_a_hub_id_and_neither_are_told_apart(tmp_path):
 
 def test_a_single_file_and_a_revision_of_a_folder_are_refused(tmp_path):
     (tmp_path / "model.ckpt").write_text("")
-    with pytest.raises(UserError, match="is a file, where a Diffusers folder"):
+    with pytest.raises(UserError, match="is a file, but a Diffusers folder"):
         find_source(tmp_path / "model.ckpt")
     with pytest.raises(UserError, match="revision"):
         find_source(tmp_path, "main")

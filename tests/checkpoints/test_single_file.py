@@ -239,7 +239,7 @@ def test_a_scheduler_that_does_not_work_with_zero_terminal_snr_is_replaced(check
     scheduler = load_single_file(path, config=tmp_path / "pndm").scheduler
     assert scheduler["_class_name"] == "DDIMScheduler" and scheduler["rescale_betas_zero_snr"]
     save_file({k: v for k, v in load_file(path).items() if k != "v_pred"}, path)
-    assert "'ztsnr' (zero terminal SNR) but none 'v_pred'" in refusal(path, config=tmp_path / "pndm")
+    assert "'ztsnr' (zero terminal SNR) but no tensor 'v_pred'" in refusal(path, config=tmp_path / "pndm")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_config_of_other_betas_than_our_file_states_is_refused(checkpoints, tm
 def test_a_damaged_scheduler_in_the_header_is_named(checkpoints, folders, tmp_path, text):
     path = save_single_file(tmp_path / "m.safetensors", checkpoints["sd1"])[0]
     save_file(load_file(path), path, metadata={"blocklora.scheduler": text})
-    assert "blocklora.scheduler is no scheduler config" in refusal(path, config=folders["sd1"])
+    assert "blocklora.scheduler in its header is not a scheduler config" in refusal(path, config=folders["sd1"])
 
 
 def test_edm_models_are_named(checkpoints, folders, tmp_path):

@@ -31,7 +31,7 @@ def changed(params, part: str, value: float) -> dict:
         ("unet", np.nan, "unet/conv_in/bias of the model is not finite; fetch the base again"),
         ("unet", np.inf, "unet/conv_in/bias of the model is not finite"),
         ("vae", np.nan, "vae/post_quant_conv/bias of the model is not finite"),
-        ("unet", 3e38, "grow beyond all bounds"),
+        ("unet", 3e38, "but its outputs overflow"),
     ],
 )
 def test_the_error_for_pictures_of_nan_names_the_cause(tiny_sd, part, value, cause):
@@ -44,7 +44,7 @@ def test_the_error_for_pictures_of_nan_names_the_cause(tiny_sd, part, value, cau
 def test_only_the_picture_that_failed_is_named(tiny_sd):
     latents = np.random.default_rng(0).standard_normal((2, 8, 8, 4), np.float32)
     latents[1, 0, 0, 0] = np.nan
-    with pytest.raises(UserError, match=r"picture 2 of 2 .*: the latents given to begin with are not finite"):
+    with pytest.raises(UserError, match=r"picture 2 of 2 .*: the given latents are not finite"):
         tiny_sd.generate(PROMPTS, latents=latents, **QUICK)
 
 

@@ -47,7 +47,7 @@ def test_impossible_numbers_are_named(tmp_path, layers, message):
     with pytest.raises(UserError) as error:
         load(tmp_path, *layers)
     assert message in str(error.value)
-    assert "ask its maker" in str(error.value)
+    assert "ask its author" in str(error.value)
 
 
 def test_alpha_zero_is_allowed_for_a_layer_without_output(tmp_path):

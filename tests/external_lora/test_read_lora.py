@@ -152,7 +152,7 @@ def test_a_file_of_peft_needs_its_settings(sd1, tmp_path):
     parts = random_lora(np.zeros((24, 16)), 4, np.random.default_rng(5))
     path = tmp_path / "adapter_model.safetensors"
     save_file({f"base_model.model.{FC1}.lora_{x}.weight": parts[y] for x, y in (("A", "down"), ("B", "up"))}, path)
-    with pytest.raises(UserError, match="keeps its lora_alpha in adapter_config.json beside it"):
+    with pytest.raises(UserError, match="keeps lora_alpha in adapter_config.json beside it"):
         Adapter.load(path)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 6, "use_rslora": True}))
     assert_composed(sd1.params, Adapter.load(path), {("text_encoder", FC1): change(parts, 3.0)})
@@ -263,5 +263,5 @@ def test_layers_that_the_model_lacks_are_named_by_compose(sd1, tmp_path):
     adapter = write_lora(
         tmp_path / "deep.safetensors", "lora_unet_down_blocks_2_attentions_0_transformer_blocks_0_attn1_to_q"
     )
-    with pytest.raises(UserError, match="the params lack layers of 'deep'"):
+    with pytest.raises(UserError, match="the params do not have layers of 'deep'"):
         merge.compose(sd1.params, [adapter])

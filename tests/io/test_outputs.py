@@ -103,7 +103,7 @@ def test_files_that_are_not_ours_or_of_another_kind_are_replaced_only_on_request
 def test_a_folder_in_place_of_a_file_and_the_reverse_are_refused(tmp_path, overwrite):
     (tmp_path / "file").write_text("")
     for output, words in (
-        (Output(tmp_path, "picture"), "is a folder, where a file"),
+        (Output(tmp_path, "picture"), "is a folder, but a file"),
         (Output(tmp_path / "file", "model folder"), "a file of that name"),
         (Output(tmp_path / "file" / "a.png", "picture"), "is a file"),
     ):

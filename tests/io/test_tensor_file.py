@@ -118,9 +118,9 @@ def test_only_ordinary_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     for path, words in (
-        (tmp_path / "pipe", "no ordinary file"),
+        (tmp_path / "pipe", "not an ordinary file"),
         (tmp_path / "loop", "there is no|cannot read"),
-        ("/dev/zero", "no ordinary file"),
+        ("/dev/zero", "not an ordinary file"),
         (tmp_path, "it is a folder"),
         (tmp_path / "nothing", "there is no file"),
         ("nul\0", "cannot read|there is no"),

@@ -112,23 +112,23 @@ def test_long_lists_are_cut_short():
 def test_token_of_another_width_is_refused():
     adapter = make_adapter("ada")
     adapter = dataclasses.replace(adapter, tokens={"<ada>": np.zeros((2, 5), np.float32)})
-    assert "token <ada> of 'ada' is [2, 5]; the text encoder's are 24 wide" in refusal([adapter])
+    assert "token <ada> of 'ada' has the shape [2, 5]; the text encoder's tokens are 24 wide" in refusal([adapter])
 
 
 def test_tokens_for_one_of_two_text_encoders_are_refused():
     table = {"text_model/embeddings/token_embedding/embedding": np.ones((7, 5), np.float32)}
     params, plain = {**make_params(), "text_encoder_2": nest(table)}, make_adapter("ada")
     assert "'ada' has {} vectors for text_encoder_2, but {'<ada>': 2}" in refusal([plain], params=params)
-    for shape, text in (((3, 5), "{'<ada>': 3} vectors"), ((2, 6), "is [2, 6]; the text encoder 2's are 5 wide")):
+    for shape, text in (((3, 5), "{'<ada>': 3} vectors"), ((2, 6), "[2, 6]; the text encoder 2's tokens are 5 wide")):
         adapter = dataclasses.replace(plain, tokens_2={"<ada>": np.zeros(shape, np.float32)})
         assert text in refusal([adapter], params=params)
-        assert "the params lack text_encoder_2/" in refusal([adapter])
+        assert "the params do not have text_encoder_2/" in refusal([adapter])
 
 
 def test_adapters_of_other_kinds_of_model_are_refused():
     one, other = make_adapter("ada", (0,)), make_adapter("bob", (1,))
     other = dataclasses.replace(other, info=dataclasses.replace(other.info, base_family="sdxl"))
-    assert "the adapters are of different kinds of model: sd1 and sdxl" in refusal([one, other])
+    assert "the adapters are for different families of models: sd1 and sdxl" in refusal([one, other])
 
 
 def test_params_without_a_token_table_are_refused():

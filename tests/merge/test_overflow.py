@@ -93,7 +93,7 @@ def test_a_base_that_is_not_finite_is_told_from_an_overflow():
     kernel = params["unet"]["mid_block"]["attentions_0"]["proj_in"]["kernel"]
     kernel[0, 0, 0, 0] = np.nan
     with pytest.raises(
-        UserError, match=r"proj_in/kernel has NaN or infinity in the base already: fetch the model again"
+        UserError, match=r"proj_in/kernel already has NaN or infinity in the base: fetch the model again"
     ):
         merge.compose(params, [ADA])
 

@@ -199,7 +199,7 @@ def test_folders_are_those_of_merging_the_others_byte_for_byte(dtype, files, tin
     main(["replace", str(all_three), "ada", files["dan"], "--weight", "0.7", "--out", str(all_three)])
     assert contents(all_three) == contents(save("dan bob cyd", "other", "0.7", "0.8", "0.5"))
     (tiny := tmp_path / "all").joinpath("blocklora.json").unlink()
-    with pytest.raises(UserError, match=re.escape(f"{tiny} is no merged model")):
+    with pytest.raises(UserError, match=re.escape(f"{tiny} is not a merged model")):
         main(["remove", str(tiny), "bob", "--out", str(tmp_path / "x")])
 
 
@@ -208,7 +208,7 @@ def test_bad_input_is_one_line(files, tiny_folder, tmp_path, capsys):
     main([files["ada"], files["bob"], "--model", str(tiny_folder), "--save", merged])
     capsys.readouterr()
     cases = [
-        (["remove", str(tiny_folder), "ada", *out], "is no merged model"),
+        (["remove", str(tiny_folder), "ada", *out], "is not a merged model"),
         (["remove", merged, "eve", *out], "there is no concept 'eve' in it; it has ada, bob"),
         (["remove", merged, "ada", "--base", merged, *out], "is not the base model"),
         (["replace", merged, "ada", files["bob"], *out], "'bob' and 'bob' both own slot 1"),

@@ -149,12 +149,12 @@ def renamed(adapter, **fields):
 def test_a_lora_that_cannot_be_converted_is_refused(tiny_sd, external):
     other = dataclasses.replace(external, lora={"unet": {LAYER.replace("to_k", "to_z"): external.lora["unet"][LAYER]}})
     cases = [
-        (renamed(external, trigger="man"), (0,), "is called by 'man', which random prompts have too"),
-        (renamed(external, trigger=""), (0,), "name the words that call it"),
-        (renamed(external, trigger="sks man"), (0,), "lacks the adapter's token <ada>"),
+        (renamed(external, trigger="man"), (0,), "trigger of 'ada' is 'man', which is empty or occurs in random"),
+        (renamed(external, trigger=""), (0,), "give words that call this concept"),
+        (renamed(external, trigger="sks man"), (0,), "does not contain the adapter's token <ada>"),
         (renamed(external, trigger="<ADA> man"), (4,), "from 0 to 3"),
         (external, (4,), "from 0 to 3"),
-        (other, (0,), "1 layers of 'ada' are no linear layers of this model"),
+        (other, (0,), "1 layers of 'ada' are not linear layers of this model"),
     ]
     for adapter, slots, message in cases:
         with pytest.raises(UserError, match=message):

@@ -168,7 +168,7 @@ def test_a_token_without_vectors_and_one_vector_by_name_are_refused(tokenizer):
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="not of the same model"):
+    with pytest.raises(UserError, match="do not belong to the same model"):
         Tokenizer(folder, table_rows=10)
     with pytest.raises(UserError, match="16 positions"):
         Tokenizer(folder, positions=16)

@@ -51,10 +51,10 @@ def test_slots_are_the_lowest_free_ones_or_the_names_hash():
 @pytest.mark.parametrize(
     ("claim", "message"),
     [
-        (entry("bob", 0), "slot 0 is taken, by 'ada' (of me@x.org): free are 2, 3"),
-        (entry("bob", 0, 1), "slot 0 is taken, by 'ada' (of me@x.org); slot 1 is taken, by 'rex': free are 2, 3"),
+        (entry("bob", 0), "slot 0 is taken by 'ada' (of me@x.org): free slots are 2, 3"),
+        (entry("bob", 0, 1), "slot 0 is taken by 'ada' (of me@x.org); slot 1 is taken by 'rex': free slots are 2, 3"),
         (entry("ada", 2, token="<a>"), "the name 'ada' is taken"),
-        (entry("bob", 2, token="<ada>"), "the token <ada> is taken, by 'ada' (of me@x.org)"),
+        (entry("bob", 2, token="<ada>"), "the token <ada> is taken by 'ada' (of me@x.org)"),
         (entry("bob", 2, token="bob"), "must look like '<name>'"),
         (entry("bob", 4), "must be distinct numbers from 0 to 3"),
         (entry("bob"), "one or more"),
@@ -89,7 +89,7 @@ def test_collisions_written_by_hand_are_reported_before_training():
     for token in ("<ada>", "<bob>"):
         with pytest.raises(UserError, match="collide in the registry"):
             registry.find(token)
-    with pytest.raises(UserError, match="knows no token <eve>"):
+    with pytest.raises(UserError, match="has no token <eve>"):
         registry.find("<eve>")
 
 
@@ -99,11 +99,11 @@ GOOD = json.loads(json.dumps(make_registry(entry("ada", 0)).to_json()))
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "no slot registry"),
-        ({"name": "x"}, "no slot registry"),
-        (GOOD | {"blocklora_registry": 2}, "of version 2; this one reads 1"),
-        ({k: v for k, v in GOOD.items() if k != "entries"}, "look at entries"),
-        (GOOD | {"colour": 1}, "look at colour"),
+        ([], "not a slot registry"),
+        ({"name": "x"}, "not a slot registry"),
+        (GOOD | {"blocklora_registry": 2}, "of version 2; this program reads 1"),
+        ({k: v for k, v in GOOD.items() if k != "entries"}, "check entries"),
+        (GOOD | {"colour": 1}, "check colour"),
         (GOOD | {"base_digest": None}, "must be strings"),
         (GOOD | {"partition": {"num_blocks": 4}}, "must have num_blocks, axis and seed"),
         (GOOD | {"partition": {"num_blocks": 4.5, "axis": "in", "seed": 0}}, "whole numbers"),

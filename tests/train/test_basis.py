@@ -69,7 +69,7 @@ def test_every_slot_gets_strong_and_weak_directions(blocks, more, seed):
 
 
 def test_a_basis_too_small_or_of_outputs_is_refused():
-    with pytest.raises(UserError, match="a basis of 3 directions has none for each of 4 blocks"):
+    with pytest.raises(UserError, match="a basis of 3 directions has too few for 4 blocks"):
         Partition(num_blocks=4, basis="b").directions(LAYER, 3, (0,))
     with pytest.raises(UserError, match="axis must be 'in', not 'grid'"):
         Partition(axis="grid", basis="b")
@@ -134,10 +134,10 @@ def test_files_that_cannot_be_used_are_refused(tiny_sd, basis_file, tmp_path):
     save_basis(small, random_basis(4), "base")
     for path, base, words in (
         (tmp_path / "none", "base", "there is no file .*train.basis makes one"),
-        (other, "base", "is no basis"),
+        (other, "base", "is not a basis file"),
         (cut, "base", "is not a complete safetensors file"),
         (skewed, "base", "are not orthonormal"),
-        (small, "another", "is of another base model"),
+        (small, "another", "is for another base model"),
     ):
         with pytest.raises(UserError, match=words):
             load_basis(path, base)

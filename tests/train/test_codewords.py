@@ -70,7 +70,7 @@ def test_a_file_keeps_energies_and_codewords(tmp_path):
     with pytest.raises(UserError, match="the energies in .* do not fit its directions"):
         load_text_basis(path, "base")
     save_basis(path, TextBasis(directions, None, {5: words}), "base")
-    with pytest.raises(UserError, match=r"codewords/5/text_encoder in .* is \[4, 2, 8\]"):
+    with pytest.raises(UserError, match=r"codewords/5/text_encoder in .* has a wrong shape \(\[4, 2, 8\]\)"):
         load_text_basis(path, "base")
 
 

@@ -13,7 +13,7 @@ from blocklora_jax.diffusion.schedule import Schedule
 
 
 class Coefficients(NamedTuple):
-    """Per step: how to get `x0` and the noise, where to clip, and the powers at the next step."""
+    """For each step: how to compute `x0` and the noise, where to clip, and signal and noise at the next step."""
 
     x0: ToX0
     clip: Values
@@ -24,10 +24,10 @@ class Coefficients(NamedTuple):
 
 
 def init(schedule: Schedule, num_steps: int) -> Plan:
-    """The plan of `num_steps` steps; spacing `leading` where the config names none.
+    """The plan of `num_steps` steps. The spacing is `leading` if the config names none.
 
-    Source: diffusers' `DDIMScheduler` with `eta=0` made from the same config, its defaults included
-    (`set_alpha_to_one` and `clip_sample` true, which configs of Stable Diffusion set to false).
+    Source: diffusers' `DDIMScheduler` with `eta=0`, made from the same config. It has the same defaults:
+    `set_alpha_to_one` and `clip_sample` are true, but configs of Stable Diffusion set them to false.
     """
     total = schedule.num_train_timesteps
     timesteps = np.round(spaced_timesteps(schedule, num_steps, default="leading", last=total)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""DPM-Solver++ of second order, multistep, midpoint (2M)."""
+"""DPM-Solver++ (2M): second order, multistep, midpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blocklora_jax.diffusion.schedule import Schedule
 
 
 class Coefficients(NamedTuple):
-    """Per step: how to get `x0`, and the weights of the latents, of `x0` and of its change since the last step."""
+    """For each step: how to compute `x0`, and weights of the latents, of `x0` and of its change since the last step."""
 
     x0: ToX0
     latents_by: Values
@@ -21,9 +21,9 @@ class Coefficients(NamedTuple):
 
 
 def init(schedule: Schedule, num_steps: int) -> Plan:
-    """The plan of `num_steps` steps; spacing `linspace` where the config names none.
+    """The plan of `num_steps` steps. The spacing is `linspace` if the config names none.
 
-    The first step has no past and the last ends at sigma 0, so both are of first order.
+    The first step has no step before it, and the last one ends at sigma 0, so both are of first order.
 
     Source: diffusers' `DPMSolverMultistepScheduler` (`dpmsolver++`, order 2, midpoint, final sigma zero).
     """
@@ -32,7 +32,7 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
     sigma = schedule.sigmas[timesteps.astype(np.int64)]
     signal, spread = _variance_preserving(sigma)
     next_signal, next_spread = _variance_preserving(np.append(sigma[1:], np.float32(0)))
-    with np.errstate(divide="ignore"):  # the noise after the last step is 0, its log-SNR infinite
+    with np.errstate(divide="ignore"):  # The noise after the last step is 0, and its log-SNR is infinite.
         level = np.log(signal) - np.log(spread)
         rise = np.log(next_signal) - np.log(next_spread) - level
     x0_by = -next_signal * (np.exp(-rise) - 1)
@@ -58,7 +58,7 @@ def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> St
 
 
 def _visitable_steps(schedule: Schedule) -> int:
-    """Training steps whose half log-SNR is at least `lambda_min_clipped`."""
+    """The number of training steps whose half log-SNR is at least `lambda_min_clipped`."""
     signal, spread = np.sqrt(schedule.alphas_cumprod), np.sqrt(1 - schedule.alphas_cumprod)
     with np.errstate(divide="ignore"):
         level = np.log(signal) - np.log(spread)
@@ -66,13 +66,13 @@ def _visitable_steps(schedule: Schedule) -> int:
 
 
 def _variance_preserving(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signal and noise of unit total power whose ratio is `sigma`."""
+    """Signal and noise with total power 1 and the ratio noise / signal = `sigma`."""
     signal = 1 / np.sqrt(sigma**2 + 1)
     return signal, sigma * signal
 
 
 def _change_weights(x0_by: np.ndarray, level: np.ndarray, rise: np.ndarray) -> np.ndarray:
-    """Half the weight of `x0`, over the ratio of the last rise in log-SNR to this one; 0 in first-order steps."""
+    """Half the weight of `x0`, divided by the ratio of the last rise in log-SNR to this one; 0 in first-order steps."""
     weights = np.zeros_like(x0_by)
     weights[1:-1] = 0.5 * x0_by[1:-1] * rise[1:-1] / np.diff(level)[:-1]
     return weights

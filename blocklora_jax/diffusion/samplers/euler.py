@@ -13,7 +13,7 @@ from blocklora_jax.diffusion.schedule import Schedule
 
 
 class Coefficients(NamedTuple):
-    """Per step: how to get `x0`, the noise level and the part of the noise that the next level keeps."""
+    """For each step: how to compute `x0`, the noise level, and the share of the noise kept at the next level."""
 
     x0: ToX0
     sigma: Values
@@ -21,7 +21,7 @@ class Coefficients(NamedTuple):
 
 
 def init(schedule: Schedule, num_steps: int) -> Plan:
-    """The plan of `num_steps` steps; spacing `linspace`, with fractions, where the config names none.
+    """The plan of `num_steps` steps. The spacing is `linspace`, with fractions, if the config names none.
 
     Source: diffusers' `EulerDiscreteScheduler` without churn, made from the same config.
     """
@@ -40,13 +40,13 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
 
 
 def scale(row: Coefficients, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """The U-Net's input: the latents brought back to unit variance."""
+    """The U-Net's input: the latents scaled to unit variance."""
     return latents / jnp.sqrt(row.sigma**2 + 1)
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:
     """`x' = x + (sigma' - sigma) (x - x0) / sigma`. Source: "Elucidating the design space", algorithm 1."""
-    # Written as x0 plus the noise that is kept: no large numbers cancel when sigma falls from 10^4 to 0.
+    # Written as x0 plus the kept noise, so that no large numbers cancel when sigma falls from 10^4 to 0.
     x0 = row.x0(state.latents, output)
     return State(x0 + row.kept * (state.latents - x0), state.previous_x0)
 

@@ -1,4 +1,4 @@
-"""What a sampler is: a plan made once with NumPy, and pure steps along it that `jax.lax.scan` can carry.
+"""The interface of samplers: a plan that is made once with NumPy, and pure steps for `jax.lax.scan`.
 
     plan = sampler.init(schedule, num_steps)             # arrays with a leading axis of steps
     state = start(plan, noise)
@@ -7,8 +7,8 @@
         state = sampler.step(row, state, output)
     state.latents                                        # clean latents
 
-All that depends on the schedule, the prediction type and the step lies in the coefficients, computed in fp32 in the
-order that diffusers computes it, so the steps are a few multiplications and know nothing of configs.
+Everything that depends on the schedule, the prediction type and the step is in the coefficients. They are computed in
+fp32, in the same order as in diffusers. So the steps are a few multiplications and do not depend on configs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ from jaxtyping import Array, Float
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
 
-# A coefficient: NumPy [n] in a plan, a JAX scalar in the row of it that a step is given.
+# A coefficient: a NumPy array [n] in a plan, and a JAX scalar in the row that a step reads.
 Values = Any
 
 
 class Plan(NamedTuple):
-    """One trajectory: float32 `[n]` timesteps for the U-Net, the first noise's deviation, coefficients `[n]` each."""
+    """The steps from noise to latents.
+
+    timesteps: for the U-Net, float32 [n]. init_noise_sigma: standard deviation of the first noise. coefficients: a
+    NamedTuple of arrays [n].
+    """
 
     timesteps: np.ndarray
     init_noise_sigma: np.float32
@@ -36,7 +40,7 @@ class Plan(NamedTuple):
 
 
 class State(NamedTuple):
-    """What is carried from step to step; `previous_x0` is read by multistep samplers only."""
+    """The state that is passed from step to step. Only multistep samplers read `previous_x0`."""
 
     latents: Float[Array, "b h w c"]
     previous_x0: Float[Array, "b h w c"]
@@ -67,7 +71,7 @@ class ToX0(NamedTuple):
 
 
 def to_x0(schedule: Schedule, signal: np.ndarray, spread: np.ndarray) -> ToX0:
-    """How to read `x0` off the U-Net's output on `x = signal * x0 + spread * noise`."""
+    """How to compute `x0` from the U-Net's output for `x = signal * x0 + spread * noise`."""
     one = np.ones_like(signal)
     if schedule.prediction_type == "epsilon":
         return ToX0(one, spread, signal)
@@ -75,17 +79,17 @@ def to_x0(schedule: Schedule, signal: np.ndarray, spread: np.ndarray) -> ToX0:
 
 
 def spaced_timesteps(schedule: Schedule, num_steps: int, *, default: str, last: int, spare: int = 0) -> np.ndarray:
-    """Training steps to visit, falling, float64 `[num_steps]`; only `linspace` gives fractions.
+    """The training steps to use, in falling order, float64 `[num_steps]`. Only `linspace` gives fractions.
 
     Args:
-        schedule: its `timestep_spacing` counts, else `default`.
-        num_steps: how many.
-        default: the spacing of a config that names none.
-        last: number of training steps that may be visited.
-        spare: how many steps more to space out and leave off at the end (multistep samplers).
+        schedule: its `timestep_spacing` is used, or `default` if it has none.
+        num_steps: number of steps.
+        default: the spacing for configs that name none.
+        last: number of training steps that may be used.
+        spare: number of further steps that are spaced out and then left out at the end (for multistep samplers).
 
     Raises:
-        UserError: so many steps do not fit the schedule.
+        UserError: the schedule does not have so many steps.
 
     Source: table 2 of "Common diffusion noise schedules and sample steps are flawed", as rounded by diffusers.
     """
@@ -96,12 +100,12 @@ def spaced_timesteps(schedule: Schedule, num_steps: int, *, default: str, last: 
     if spacing == "linspace":
         return np.linspace(0, last - 1, points)[::-1][:num_steps]
     if spacing == "trailing":
-        # Rounding in arange can give one more point, the training step -1, which diffusers then visits; we do not.
+        # Rounding in arange can give one more point, the training step -1. diffusers then uses it; we do not.
         return np.round(np.arange(last, 0, -total / num_steps))[:num_steps] - 1
     steps = (np.arange(points) * (last // points))[::-1][:num_steps] + schedule.steps_offset
     if steps[0] >= total:
         raise UserError(
             f"{num_steps} sampling steps with steps_offset {schedule.steps_offset} pass the last training step "
-            f"{total - 1}; take fewer steps"
+            f"{total - 1}; use fewer steps"
         )
     return steps.astype(np.float64)

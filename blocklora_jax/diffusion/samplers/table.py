@@ -17,7 +17,7 @@ def get_sampler(name: str) -> Sampler:
     """The sampler called `name`.
 
     Raises:
-        UserError: there is no such sampler; the message lists those there are.
+        UserError: there is no such sampler. The message lists the known ones.
     """
     if name not in SAMPLERS:
         raise UserError(f"sampler {name!r} is unknown; choose one of {', '.join(SAMPLERS)}")

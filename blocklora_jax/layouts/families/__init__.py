@@ -1,1 +1,1 @@
-"""The families of models: one record each, and which of them a LoRA is of."""
+"""The families of models: one record for each, and how to recognise the family of a LoRA."""

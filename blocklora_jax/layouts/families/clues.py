@@ -1,4 +1,4 @@
-"""Clues that several families share, see `Clue`."""
+"""Clues that several families share. See `Clue`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 
 from blocklora_jax.layouts.families.family import Clue
 
-# 1.x and 2.x have four blocks with attention in the first three; SDXL has three blocks.
+# 1.x and 2.x have four down blocks, the first three with attention. SDXL has three, the first without attention. The up
+# blocks are the same in reverse order.
 OUTER_ATTENTION = Clue(
     "layer", 1, re.compile(r"unet/(down_blocks_0|up_blocks_[23])/attentions_|unet/(down|up)_blocks_3/")
 )

@@ -1,4 +1,4 @@
-"""The record of one family of models: all in which it differs from the others."""
+"""The record of one family of models. It holds everything in which the family differs from the others."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 
 class Clue(NamedTuple):
-    """A pattern found only in LoRAs of the families whose records hold it. Hashable, so that families share one.
+    """A pattern that occurs only in LoRAs of the families whose records hold it. Several families can share a clue.
 
     Attributes:
-        kind: where to look: in "component/path" of a layer, in a name as the file spells it, or in its header.
-        rank: clues of one kind are heard in this order, the strongest first.
+        kind: where to look: in the "component/path" of layers, in the names as the file spells them, or in its header.
+        rank: clues of one kind are used in this order, the strongest first.
         pattern: matched at the start of layers and names, and anywhere in the header.
     """
 
@@ -23,13 +23,13 @@ class Clue(NamedTuple):
 
 
 class PublishedConfig(NamedTuple):
-    """Published configs and a tokenizer, for single files, which hold neither.
+    """A repository with configs and a tokenizer. Single files need it, because they hold neither.
 
     Attributes:
         name: what users call it: "sd15".
         repository: its hub id.
-        prediction: what its models predict, where a family has several configs.
-        when: which models it is for, for the message that asks which of several.
+        prediction: what its models predict, if the family has several configs.
+        when: which models it is for. Shown in the message that asks the user to choose one of several.
     """
 
     name: str
@@ -46,19 +46,19 @@ class Family:
         name: what adapters and options call it: "sd1".
         title: what messages call it: "Stable Diffusion 1.x".
         sizes: by component, the fields of the published model's config that differ from the defaults of
-            `models.config`. From these follow the text's widths, and whether projections are convolutions.
-        configs: published configs; the first is the one of `sizes`.
-        pipelines: diffusers' classes; the first makes pictures from text.
-        tag: the tag of Hugging Face's hub for models of the family.
-        architecture, velocity_architecture: what single files say in "modelspec.architecture"; the second, if it is
-            given, where the model predicts velocity.
-        marks_velocity: single files say by an empty tensor that the model predicts velocity.
-        kohya_prefixes: by component, what names of layers begin with in kohya's layout.
-        kohya_ldm_names: in kohya's layout U-Net layers have the names of LDM's code, not those of diffusers.
-        ldm_prefixes: by component, what keys begin with in original single files.
-        ldm_root: what some key begins with only in single files of this family.
+            `models.config`. They determine the widths of the text and whether projections are convolutions.
+        configs: published configs; the first is the one that `sizes` describes.
+        pipelines: names of diffusers' classes; the first makes pictures from text.
+        tag: the tag for models of the family on Hugging Face's hub.
+        architecture: the value of "modelspec.architecture" in single files.
+        velocity_architecture: the same for models that predict velocity, if it differs.
+        marks_velocity: whether an empty tensor in a single file says that the model predicts velocity.
+        kohya_prefixes: by component, the beginning of layer names in kohya's layout.
+        kohya_ldm_names: whether U-Net layers in kohya's layout have the names of LDM's code, not those of diffusers.
+        ldm_prefixes: by component, the beginning of keys in original single files.
+        ldm_root: a beginning of keys that occurs only in single files of this family.
         open_clip: text encoders that single files hold under OpenCLIP's names.
-        clues: by which a LoRA's family is recognised, beside the widths and the projections.
+        clues: they show a LoRA's family, besides the widths and the projections.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Family:
 
     @property
     def has_second_text_encoder(self) -> bool:
-        """Whether it reads a prompt with two text encoders."""
+        """Whether the models read a prompt with two text encoders."""
         return "text_encoder_2" in self.sizes
 
     @property

@@ -1,4 +1,4 @@
-"""Which Stable Diffusion a LoRA's layers are of: names and shapes of layers that only some of them have."""
+"""Recognises the family of a LoRA by names and shapes of layers that only some families have."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from blocklora_jax.layouts.families.family import Clue, Family
 from blocklora_jax.layouts.families.table import FAMILIES
 
 Layer = tuple[str, str]
-# Where trainers say in the header which model they trained on. Source: sd-scripts.
+# Fields of the header in which trainers say which model they trained on. Source: sd-scripts.
 _HEADERS = ("modelspec.architecture", "ss_base_model_version")
 
 
 class Shape(NamedTuple):
-    """Inputs and outputs of a layer, and of how many axes its weight is: 2, 4, or 0 if that is not known."""
+    """Inputs and outputs of a layer, and how many axes its weight has: 2, 4, or 0 if that is not known."""
 
     inputs: int
     outputs: int
@@ -25,14 +25,14 @@ class Shape(NamedTuple):
 def possible_families(
     shapes: Mapping[Layer, Shape], names: Collection[str] = (), metadata: Mapping[str, str] | None = None
 ) -> set[str]:
-    """Those of `FAMILIES` that these layers can be of.
+    """The names in `FAMILIES` of the families that can have these layers.
 
     Args:
         shapes: by component and Flax path.
-        names: of layers as the file spells them.
+        names: names of layers as the file spells them.
         metadata: the file's header.
 
-    Clues are heard in the order of their strength; one that contradicts all the stronger ones is left aside.
+    Clues are used from the strongest to the weakest. A clue is ignored if it rules out all families that remain.
     """
     possible: set[str] = set(FAMILIES)
     for clue in (*_shape_clues(shapes), *_text_clues(names, metadata or {}), *_projection_clues(shapes)):
@@ -41,12 +41,12 @@ def possible_families(
 
 
 def _shape_clues(shapes: Mapping[Layer, Shape]) -> Iterator[set[str]]:
-    # Widths that no published model has are of small models, and give the empty set: no clue.
+    # Small models have widths that no published model has. They give the empty set, which is ignored.
     for (component, layer), shape in sorted(shapes.items()):
         if component == "unet" and re.search(r"attn2/to_[kv]$", layer):
             yield _families_with(lambda family, width=shape.inputs: family.cross_width == width)
         if component == "text_encoder":
-            # fc1 maps the width to a larger one, fc2 back.
+            # fc1 maps the width to a larger one, and fc2 maps it back.
             width = min(shape.inputs, shape.outputs)
             yield _families_with(lambda family, width=width: family.text_width == width)
     for clue in _clues("layer"):
@@ -65,7 +65,7 @@ def _text_clues(names: Collection[str], metadata: Mapping[str, str]) -> Iterator
 
 
 def _projection_clues(shapes: Mapping[Layer, Shape]) -> Iterator[set[str]]:
-    """Weak: sd-scripts trains the dense projections of 2.x as convolutions of 1x1, and some programs drop such axes."""
+    """Weak clues: sd-scripts trains the dense projections of 2.x as 1x1 convolutions; some programs drop such axes."""
     axes = {shape.axes for (_, layer), shape in shapes.items() if re.search(r"attentions_\d+/proj_(in|out)$", layer)}
     if 4 in axes:
         yield _families_with(lambda family: family.has_convolution_projections)

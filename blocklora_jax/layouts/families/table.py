@@ -10,10 +10,10 @@ from blocklora_jax.layouts.families.sd2 import SD2
 from blocklora_jax.layouts.families.sdxl import SDXL
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL)}
-# Of files and calls that do not name a family.
+# The family of files and calls that do not name one.
 DEFAULT_FAMILY = SD1.name
 
-# Type checkers want literals spelled out, which would name every family a second time.
+# Type checkers need literals spelled out, which would name every family a second time.
 if TYPE_CHECKING:
     FamilyName = str
     FamilyOrUnknown = str
@@ -24,10 +24,10 @@ else:
 
 
 def family_of_build(second_text_encoder: bool, convolution_projections: bool, cross_width: int) -> str:
-    """The name of the family whose models are built so.
+    """The name of the family that agrees best with how a model is built.
 
-    The text encoders count most, then the projections, then the width of the text that the U-Net reads: small models
-    have widths of their own.
+    The number of text encoders counts most, then the projections, then the width of the text that the U-Net reads.
+    The width counts least because small models have other widths.
     """
 
     def agreement(family: Family) -> tuple[bool, bool, bool]:

@@ -1,4 +1,4 @@
-"""The little world that the pocket model knows: a procedural picture book, drawn as a pure function of a specification.
+"""The small world that the pocket model knows. Its pictures are drawn as a pure function of a specification.
 
 `python -m blocklora_jax.pocket.world_sheet --out sheet.png` draws a contact sheet of it.
 """
@@ -61,13 +61,13 @@ _DRAW = {
     "backpack": things.draw_backpack, "house": things.draw_house, "robot": robots.draw_robot, "car": vehicles.draw_car,
     "boat": vehicles.draw_boat, "rocket": vehicles.draw_rocket,
 }  # fmt: skip
-# Width of a drawing that is one unit high; what hangs over it may overlap a neighbour.
+# Width of a drawing that is one unit high. Parts beyond this width may overlap a neighbour.
 _WIDTH = {
     "man": 0.76, "woman": 0.75, "boy": 0.75, "girl": 0.78, "dog": 0.8, "cat": 0.84, "bear": 0.72, "rabbit": 0.66,
     "bird": 1.08, "mug": 0.9, "teapot": 1.05, "lamp": 0.76, "backpack": 0.86, "house": 0.96, "robot": 0.86, "car": 1.42,
     "boat": 1.14, "rocket": 0.72,
 }  # fmt: skip
-# Per number of subjects: centres, greatest width and greatest height of one, in pictures.
+# By number of subjects: their centres, and the largest width and height of each, in units of the picture's side.
 _PLACES = {
     1: ((0.5,), 0.88, 0.82),
     2: ((0.27, 0.73), 0.49, 0.62),
@@ -86,7 +86,7 @@ def _draw_subject(image: Image.Image, subject: Individual, place: int, count: in
     name = subject.class_name
     u = rng.random(5)
     bust = CLASSES[name] == "person"
-    # A bust runs off the lower edge, so it may be larger.
+    # A bust is cut off by the lower edge, so it may be larger.
     scale = min(high * (1.15 if bust else 1.0), wide / _WIDTH[name]) * (0.92 + 0.11 * u[0])
     x = centres[place] + (0.12 if count == 1 else 0.03) * (u[1] - 0.5)
     y = -0.01 - 0.03 * u[2] if bust else (0.07 if count == 1 else 0.1) + 0.06 * u[2]
@@ -111,7 +111,7 @@ def draw(spec: PictureSpec, size: int = 64) -> np.ndarray:
 
 
 def sample_spec(seed: int, index: int, several: float = 0.35) -> tuple[PictureSpec, np.random.Generator]:
-    """What picture `index` of `sample_batch` shows, and the generator that goes on to word its caption."""
+    """The specification of picture `index` of `sample_batch`, and the random generator to use for its caption."""
     rng = np.random.default_rng([seed, index])
     return random_spec(rng, several=several), rng
 
@@ -131,10 +131,13 @@ def sample_batch(
 ) -> tuple[np.ndarray, list[str]]:
     """Pictures `start` to `start + count` of the endless training set `seed`, and their captions.
 
-    Picture i depends on (seed, i) only, however the set is cut into batches.
+    Picture i depends only on (seed, i), not on how the set is cut into batches.
 
     Args:
-        workers: processes that draw; 0 draws in this one. Worth it from some thousand pictures on.
+        seed: the training set.
+        start, count: the first picture, and the number of pictures.
+        workers: number of processes that draw; 0 draws in this process. Useful for more than some thousand pictures.
+        size: side of the pictures in pixels.
         several: the share of pictures with more than one subject, see `random_spec`.
 
     Returns:

@@ -50,7 +50,7 @@ _EYES = {"black": INK, "green": (60, 170, 70), "blue": (50, 130, 230), "yellow":
 
 
 def draw_seated(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
-    """Draws a dog, cat, bear or rabbit, one unit high, seated on the origin."""
+    """Draws a dog, cat, bear or rabbit that sits at the origin, one unit high."""
     fur, mark = FURS[traits["fur"]], FURS[traits["mark_colour"]]
     if traits["marks"] == "none":
         mark = fur

@@ -21,7 +21,7 @@ TRAITS: dict[str, Choices] = {
 
 
 def draw_bird(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
-    """Draws a bird that looks to the right, one unit high, standing on the origin."""
+    """Draws a bird that stands at the origin and looks to the right, one unit high."""
     body, wing = COLOURS[traits["body"]], COLOURS[traits["wing"]]
     beak = COLOURS[traits["beak"]]
     for x in (-0.06, 0.1):

@@ -1,4 +1,4 @@
-"""Captions: style, classes and scene in words, never the traits of an individual."""
+"""Captions: the style, classes and scene of a picture in words. They never mention the traits of an individual."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from blocklora_jax.pocket.world.specs import CLASSES, PLAIN, SCENES, STYLES, PictureSpec
 
-# {0} is the noun, so that a concept's token can stand before it: "in a <g1> garden".
+# {} is replaced by the noun, with a concept's token before it if there is one: "in a <g1> garden".
 SCENE_PHRASES = {
     "beach": ("on a {}", "beach"), "forest": ("in a {}", "forest"), "city": ("in a {}", "city"),
     "snow": ("in the {}", "snow"),
@@ -49,7 +49,7 @@ def _article(noun: str) -> str:
 
 
 def style_phrase(style: str, token: str = "", noun: str | None = None) -> str:
-    """The words for a style, such as "a sketch"; with a concept's token "a <m1> mosaic"."""
+    """The words for a style, such as "a sketch", or with a concept's token "a <m1> mosaic"."""
     noun = noun or STYLE_NOUNS[style][0]
     return f"a {token} {noun}" if token else _article(noun)
 
@@ -73,10 +73,10 @@ def join_subjects(phrases: Sequence[str]) -> str:
 
 
 def prompt(subjects: Sequence[str], scene: str = "", style: str = "a photo", template: str = TEMPLATES[0]) -> str:
-    """A prompt from ready phrases.
+    """A prompt made of phrases.
 
     prompt(["<p1> man", "a dog"], "on a beach") = "a photo of <p1> man and a dog on a beach".
-    `scene` and `style` may also be names among `SCENES` (or "plain") and `STYLES`.
+    `scene` may also be a name in `SCENES`, or "plain"; `style` may also be a name in `STYLES`.
     """
     place = scene_phrase(scene) if scene in SCENE_PHRASES or scene == PLAIN else scene
     look = style_phrase(style) if style in STYLE_NOUNS else style
@@ -87,20 +87,20 @@ def prompt(subjects: Sequence[str], scene: str = "", style: str = "a photo", tem
 
 
 def caption(spec: PictureSpec, rng: np.random.Generator | None = None) -> str:
-    """The caption of a picture: "a sketch of a man and a dog in a forest"; with `rng` the wording varies a little."""
+    """The caption of a picture: "a sketch of a man and a dog in a forest". With `rng` the words vary a little."""
     template, noun = TEMPLATES[0], STYLE_NOUNS[spec.style][0]
     if rng is not None and spec.subjects:
         u, v = rng.random(2)
         noun = STYLE_NOUNS[spec.style][int(v * len(STYLE_NOUNS[spec.style]))] if v > 0.8 else noun
         if u > 0.85:
-            # Only photos may leave their style unsaid.
+            # Only captions of photos may leave out the style.
             template = TEMPLATES[2] if spec.style == "photo" else TEMPLATES[1]
     subjects = [subject_phrase(s.class_name) for s in spec.subjects]
     return prompt(subjects, spec.scene, _article(noun), template)
 
 
 def vocabulary() -> list[str]:
-    """Every word and mark that captions can contain, and common words that users may type; sorted, lower case."""
+    """All words and marks that captions can contain, and common words that users may type, sorted, in lower case."""
     fixed = " ".join([*CLASSES, *SCENES, *STYLES, *(n for nouns in STYLE_NOUNS.values() for n in nouns)])
     patterns = " ".join(pattern.format("") for pattern, _ in SCENE_PHRASES.values())
     return sorted({",", ".", *f"{fixed} {patterns} a an of and {SPARE_WORDS}".split()})

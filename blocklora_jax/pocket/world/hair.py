@@ -1,4 +1,4 @@
-"""Hair: what lies behind the head and what lies over the brow, in units of half the head's width."""
+"""Hair, behind the head and in front of it, in units of half the head's width."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BOB = blob(
 
 
 def _cap(*fringe: tuple[float, float], rx: float = 1.1, ry: float = 1.24) -> np.ndarray:
-    """The top of the head down to a fringe, given from left to right."""
+    """The top of the head, down to a fringe whose points are given from left to right."""
     return np.concatenate([arc(0, 0, rx, ry, 0, 180, 16), np.array(fringe)])
 
 
@@ -63,7 +63,7 @@ _CURL_TOP = [oval(1.0 * np.cos(a), 0.25 + 0.86 * np.sin(a), 0.36) for a in np.ra
 
 
 def draw_back(head: Pen, kind: str, colour: Colour) -> None:
-    """Draws the hair that the head and body cover."""
+    """Draws the hair behind the head and body."""
     dark = shade(colour, -0.18)
     if kind == "long":
         head.fill(dark, _LONG)
@@ -93,7 +93,7 @@ def draw_back(head: Pen, kind: str, colour: Colour) -> None:
 
 
 def draw_front(head: Pen, kind: str, colour: Colour, *, covered: bool) -> None:
-    """Draws the hair over the brow; `covered` by a hat, only what lies flat."""
+    """Draws the hair over the brow. covered: by a hat, so that only flat hair is drawn."""
     if kind == "bald":
         head.fill(colour, oval(-1.0, 0.18, 0.16, 0.32), oval(1.0, 0.18, 0.16, 0.32))
     elif kind == "spiky":

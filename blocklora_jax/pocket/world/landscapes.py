@@ -1,4 +1,4 @@
-"""Landscapes: beach, forest, snow, desert, garden and volcano, drawn on a sky in soft shapes without outlines."""
+"""Landscapes: beach, forest, snow, desert, garden and volcano, drawn over a sky in soft shapes without outlines."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from blocklora_jax.pocket.world.traits import COLOURS, Look
 
 
 def draw_ground(pen: Pen, colour: Colour, height: float, rng: np.random.Generator, bumps: float = 0.03) -> None:
-    """Rolling ground of about the given height."""
+    """Draws rolling ground of about the given height."""
     a, b, c, d = height + bumps * (2 * rng.random(4) - 1)
     pen.fill(colour, blob([(-0.3, -0.2), (-0.3, a), (0.15, b), (0.55, c), (1.3, d), (1.3, -0.2)]), ink=None)
 
 
 def _sides(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Positions of `count` props, evenly spread with some play, the outer two at the edges."""
+    """Positions of `count` props: evenly spaced with a random offset. The outer two are at the edges."""
     return np.linspace(0.04, 0.96, count) + 0.05 * (2 * rng.random(count) - 1)
 
 
 def draw_beach(pen: Pen, t: Look, rng: np.random.Generator) -> None:
-    """Sea, sand, a sun, and a parasol or a palm at one side."""
+    """Draws sea, sand, a sun, and a parasol or a palm at one side."""
     horizon = 0.5 + 0.08 * rng.random()
     pen.fill((255, 240, 150), oval(0.12 + 0.76 * rng.random(), 0.86, 0.09), ink=None)
     pen.fill((40, 136, 200), box(-0.1, -0.1, 1.1, horizon), ink=None)
@@ -51,7 +51,7 @@ _LEAVES = {"deep": (38, 104, 64), "fresh": (92, 164, 62), "autumn": (214, 128, 4
 
 
 def draw_forest(pen: Pen, t: Look, rng: np.random.Generator) -> None:
-    """Trunks and crowns under a closed canopy."""
+    """Draws trunks and crowns of trees under a closed canopy."""
     leaf = _LEAVES[t["leaf"]]
     pen.fill(shade(leaf, 0.5), box(-0.1, -0.1, 1.1, 1.1), ink=None)
     pen.fill(shade(leaf, 0.25), *[oval(x, 0.5, 0.16, 0.34) for x in _sides(rng, 5)], ink=None)
@@ -71,7 +71,7 @@ def draw_forest(pen: Pen, t: Look, rng: np.random.Generator) -> None:
 
 
 def draw_snow(pen: Pen, t: Look, rng: np.random.Generator) -> None:
-    """White hills, firs and falling flakes."""
+    """Draws white hills, firs and falling snowflakes."""
     draw_ground(pen, (206, 222, 240), 0.5, rng, 0.1)
     for x in _sides(rng, 4):
         y, s = 0.34 + 0.06 * rng.random(), 0.8 + 0.5 * rng.random()
@@ -84,7 +84,7 @@ def draw_snow(pen: Pen, t: Look, rng: np.random.Generator) -> None:
 
 
 def draw_desert(pen: Pen, t: Look, rng: np.random.Generator) -> None:
-    """Dunes, a low sun and a cactus at one side."""
+    """Draws dunes, a low sun, and a cactus at one side."""
     pen.fill((255, 246, 196), oval(0.12 + 0.76 * rng.random(), 0.84, 0.1), ink=None)
     draw_ground(pen, (224, 150, 84), 0.5, rng, 0.1)
     x = (0.1 if rng.random() < 0.5 else 0.9) + 0.06 * rng.random() - 0.03
@@ -98,7 +98,7 @@ def draw_desert(pen: Pen, t: Look, rng: np.random.Generator) -> None:
 
 
 def draw_garden(pen: Pen, t: Look, rng: np.random.Generator) -> None:
-    """Hedge, fence, lawn and a row of flowers."""
+    """Draws a hedge, a fence, a lawn and a row of flowers."""
     pen.fill((112, 178, 92), *[oval(x, 0.48, 0.17, 0.2) for x in _sides(rng, 4)], ink=None)
     fence = shade(COLOURS[t["fence"]], 0.05)
     pen.fill(
@@ -124,7 +124,7 @@ def draw_garden(pen: Pen, t: Look, rng: np.random.Generator) -> None:
 
 
 def draw_volcano(pen: Pen, t: Look, rng: np.random.Generator) -> None:
-    """A smoking cone with lava that runs down and past."""
+    """Draws a smoking volcano with lava on its slope and in front of it."""
     x = 0.3 + 0.4 * rng.random()
     rock, lava = shade(COLOURS[t["rock"]], -0.1), COLOURS[t["lava"]]
     pen.fill(

@@ -17,7 +17,7 @@ _ANGLES = np.linspace(0.0, 2 * np.pi, 28, endpoint=False)
 _COS, _SIN = np.cos(_ANGLES), np.sin(_ANGLES)
 
 _T = np.linspace(0.0, 1.0, 6, endpoint=False)
-# Catmull-Rom basis: row t holds the weights of the four neighbouring points.
+# Catmull-Rom basis: row t has the weights of the four neighbouring points.
 _CATMULL = 0.5 * np.stack(
     [-_T + 2 * _T**2 - _T**3, 2 - 5 * _T**2 + 3 * _T**3, _T + 4 * _T**2 - 3 * _T**3, -(_T**2) + _T**3], axis=1
 )
@@ -26,7 +26,7 @@ _CATMULL = 0.5 * np.stack(
 def oval(
     x: float, y: float, rx: float, ry: float | None = None, *, power: float = 2.0, turn: float = 0.0
 ) -> np.ndarray:
-    """Points of an ellipse at (x, y); `power` above 2 squares it off, `turn` rotates it by degrees."""
+    """Points of an ellipse at (x, y). power: above 2, the shape is closer to a rectangle. turn: rotation in degrees."""
     ry = rx if ry is None else ry
     if power == 2.0:
         px, py = rx * _COS, ry * _SIN
@@ -45,7 +45,7 @@ def box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
 
 
 def soft_box(x0: float, y0: float, x1: float, y1: float, power: float = 6.0) -> np.ndarray:
-    """A rectangle with rounded corners; a larger `power` makes them tighter."""
+    """A rectangle with rounded corners. A larger `power` makes the corners sharper."""
     return oval((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2, power=power)
 
 
@@ -79,7 +79,10 @@ def shade(colour: Colour, amount: float) -> Colour:
 
 
 class Pen:
-    """Draws on `image` in local coordinates: origin at picture position (x, y), y upward, unit = `scale` pictures."""
+    """Draws on `image` in local coordinates.
+
+    The origin is at (x, y) in the picture, y points upward, and the unit is `scale` times the picture's side.
+    """
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class Pen:
         self.draw = ImageDraw.Draw(image)
 
     def at(self, x: float, y: float, scale: float = 1.0, turn: float = 0.0) -> Pen:
-        """A pen whose origin lies at local (x, y), with its own scale and rotation in degrees."""
+        """A pen with its origin at local (x, y), and with its own scale and rotation in degrees."""
         c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
         child = Pen.__new__(Pen)
         local = scale * np.array([[c, s], [-s, c]])
@@ -119,7 +122,7 @@ class Pen:
         return (np.asarray(shape, dtype=float) @ self.matrix + self.origin[None, :]).ravel().tolist()
 
     def fill(self, colour: Colour, *shapes: Shape, ink: Colour | None = INK) -> None:
-        """Fills the union of the shapes and outlines it outside with `ink`; None leaves the outline away."""
+        """Fills the union of the shapes, and draws an outline around it with `ink`. None: no outline."""
         flats = [self._flat(s) for s in shapes]
         if ink is not None:
             for flat in flats:
@@ -129,7 +132,7 @@ class Pen:
             self.draw.polygon(flat, colour)
 
     def stroke(self, colour: Colour, width: float, points: Shape) -> None:
-        """An open line of local `width`, at least one output pixel thick, with round ends."""
+        """Draws an open line of local `width` with round ends. It is at least one output pixel wide."""
         flat = self._flat(points)
         pixels = max(self.width, round(width * self.unit))
         self.draw.line(flat, colour, pixels, "curve" if pixels > 4 else None)
@@ -138,7 +141,7 @@ class Pen:
             self.draw.ellipse((px - r, py - r, px + r, py + r), colour)
 
     def pattern(self, kind: str, colour: Colour, shape: Shape, period: float = 0.16) -> None:
-        """Lays stripes, bands, dots or checks of `colour` over the inside of `shape`; "plain" does nothing."""
+        """Draws stripes, bands, dots or checks of `colour` over the inside of `shape`. "plain" does nothing."""
         if kind == "plain":
             return
         p = np.asarray(shape, dtype=float)

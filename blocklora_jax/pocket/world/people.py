@@ -1,4 +1,4 @@
-"""People: large portraits whose identity lies in skin, hair, face and clothes."""
+"""People: large portraits. Skin, hair, face and clothes distinguish individuals."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ TRAITS: dict[str, Choices] = {
 
 
 def draw_person(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
-    """Draws the bust of a man, woman, boy or girl, one unit high, its foot at the origin."""
+    """Draws the bust of a man, woman, boy or girl, one unit high, with its lower end at the origin."""
     half, tall, centre, shoulder, jaw = BUILDS[name]
     head = pen.at(0.025 * pose.lean, centre, half, turn=-5 * pose.lean)
     skin, hair_colour = SKINS[traits["skin"]], HAIRS[traits["hair_colour"]]

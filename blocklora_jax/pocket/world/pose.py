@@ -1,4 +1,4 @@
-"""Pose: what differs between two pictures of the same individual."""
+"""The pose of an individual, which differs between its pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Gaze and lean in -1..1, a tail or arm phase in 0..1, and the mouth: smile, open or calm."""
+    """gaze, lean: in -1..1. wave: position of a tail or arm, in 0..1. mouth: "smile", "open" or "calm"."""
 
     gaze: float = 0.0
     lean: float = 0.0

@@ -1,4 +1,4 @@
-"""Robots: large heads, glowing eyes."""
+"""Robots, with large heads and glowing eyes."""
 
 from __future__ import annotations
 

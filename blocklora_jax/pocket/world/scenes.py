@@ -1,4 +1,4 @@
-"""Scenes: soft backgrounds without outlines, so that outlined subjects stand out; layout varies with the generator."""
+"""Scenes: soft backgrounds without outlines, so that outlined subjects stand out. The layout is random."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _SKIES: dict[str, tuple[Colour, Colour]] = {
 
 
 def _sky(size: int, name: str, floor: float = 0.35) -> Image.Image:
-    """A vertical gradient from the zenith down to the height `floor`."""
+    """A vertical gradient of colour from the top down to the height `floor`."""
     top, low = (np.array(c, dtype=float) for c in _SKIES[name])
     t = np.clip(np.linspace(0, 1, size) / (1 - floor), 0, 1)[:, None]
     rows = (top[None, :] * (1 - t) + low[None, :] * t).astype(np.uint8)

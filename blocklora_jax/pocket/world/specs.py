@@ -1,4 +1,4 @@
-"""What the world can show: classes, scenes and styles, individuals, and the specification of one picture."""
+"""What pictures can show: classes, scenes and styles, individuals, and the specification of a picture."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TRAIN_STYLES = tuple(name for name in STYLES if name not in HELD_OUT_STYLES)
 
 @dataclass(frozen=True)
 class Individual:
-    """One member of a class: its name among `CLASSES` and its traits, which captions never mention."""
+    """A member of a class. class_name: a key of `CLASSES`. traits: captions never mention them."""
 
     class_name: str
     traits: Traits
@@ -55,9 +55,10 @@ class Individual:
 
 @dataclass(frozen=True)
 class PictureSpec:
-    """One picture: one to three subjects from left to right, scene, style, and the seed of all that varies.
+    """The specification of a picture: up to three subjects from left to right, a scene, a style, and a seed.
 
-    `scene_traits` and `style_traits` pin what the seed would otherwise draw, which makes a particular garden or mosaic.
+    The seed determines everything else that varies. `scene_traits` and `style_traits` fix traits that the seed would
+    otherwise determine, so that all pictures show the same garden or mosaic.
     """
 
     subjects: tuple[Individual, ...]
@@ -98,10 +99,14 @@ def random_spec(
     scene: str | None = None,
     several: float = 0.35,
 ) -> PictureSpec:
-    """A random picture; with `held_out`, also of the classes, scenes and styles that base training never shows.
+    """A random picture.
 
-    `several` is the share of pictures with two subjects or, one in seven of them, three, unless `subjects` says;
-    subjects are of different classes. People are 45 % of subjects, photos 45 % of styles, and 7 % have no scene.
+    held_out: use also the classes, scenes and styles that base training never shows.
+    subjects, style, scene: the number of subjects, the style and the scene, if they should not be random.
+    several: the share of pictures with several subjects. One in seven of these has three, the others two.
+
+    Subjects of a picture have different classes. 45 % of subjects are people, 45 % of styles are photos, and 7 % of
+    pictures have no scene.
     """
     classes, places, looks = (CLASSES, SCENES, STYLES) if held_out else (TRAIN_CLASSES, TRAIN_SCENES, TRAIN_STYLES)
     others = tuple(name for name in classes if name not in PEOPLE)

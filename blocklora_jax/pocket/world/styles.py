@@ -1,4 +1,4 @@
-"""Styles: functions of the finished picture, so that every subject and scene can wear every style."""
+"""Styles: functions of the finished picture, so that every subject and scene can have every style."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def _grey(x: np.ndarray) -> np.ndarray:
 
 
 def _blur(x: np.ndarray, radius: float) -> np.ndarray:
-    """Gaussian blur of an array in 0..1, [h, w] or [h, w, 3]; the radius is in pixels of a 64-pixel picture."""
+    """Gaussian blur of an array in 0..1, [h, w] or [h, w, 3]. The radius is in pixels of a 64-pixel picture."""
     image = Image.fromarray((np.clip(x, 0, 1) * 255).astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(radius * x.shape[0] / 64)), dtype=np.float32) / 255
 
 
 def _edges(x: np.ndarray) -> np.ndarray:
-    """Strength of the edges of [h, w, 3] in 0..1."""
+    """Strength of the edges in a picture [h, w, 3], in 0..1."""
     dx = np.abs(np.diff(x, axis=1, append=x[:, -1:])).max(-1)
     dy = np.abs(np.diff(x, axis=0, append=x[-1:])).max(-1)
     return np.clip(1.6 * np.maximum(dx, dy), 0, 1)
 
 
 def _lines(x: np.ndarray) -> np.ndarray:
-    """Strength in 0..1 of dark lines and of the darker side of edges, one line where `_edges` gives two."""
-    tone = _grey(x) ** 0.4  # lifts the dark scenes
+    """Strength, in 0..1, of dark lines and of the darker side of edges. It has one line where `_edges` has two."""
+    tone = _grey(x) ** 0.4  # brightens dark scenes
     return np.clip(3.2 * (_blur(tone, 1.6) - tone) + 0.3 * (_edges(x) - 0.3), 0, 1)
 
 
 def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise in 0..1 with about `cells` bumps a side."""
+    """Smooth noise in 0..1 with about `cells` bumps along each side."""
     image = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
@@ -116,7 +116,7 @@ def _mosaic(x: np.ndarray, t: Look, rng: np.random.Generator) -> np.ndarray:
     edge = np.arange(n * tile) % tile < max(1, size // 64)
     grout = (edge[:, None] | edge[None, :])[..., None]
     out = np.pad(out, ((0, size - n * tile), (0, size - n * tile), (0, 0)), mode="edge")
-    # Some of the picture shows through, or tiles this large would hide what it shows.
+    # The picture shows through a little, because tiles of this size would hide its content.
     out = 0.6 * out + 0.4 * x
     grout = np.pad(grout, ((0, size - n * tile), (0, size - n * tile), (0, 0)))
     return out + 0.6 * grout * (np.array(_GROUTS[t["grout"]])[None, None] - out)
@@ -163,7 +163,7 @@ _APPLY: dict[str, Apply] = {
 
 
 def apply_style(name: str, picture: np.ndarray, traits: Look, rng: np.random.Generator) -> np.ndarray:
-    """The picture uint8 [h, w, 3] in a style, same shape and type; "photo" leaves it as it is."""
+    """The picture uint8 [h, w, 3] in a style, with the same shape and type. "photo" does not change it."""
     if name == "photo":
         return picture
     styled = _APPLY[name](picture.astype(np.float32) / 255, traits, rng)

@@ -1,4 +1,4 @@
-"""Traits: the named parameters that make an individual, a particular scene or a particular style."""
+"""Traits: the named parameters that define an individual, a particular scene or a particular style."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 Value = str | int | float | bool
 Traits = tuple[tuple[str, Value], ...]
 Choices = Mapping[str, tuple[Value, ...]]
-# Traits as the drawing functions read them, checked against the choices before.
+# Traits in the form that the drawing functions read. They were checked against the choices.
 Look = dict[str, Any]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -36,13 +36,13 @@ PAINT = (*VIVID, "white", "grey", "black", "cream")
 
 
 def draw_traits(choices: Choices, rng: np.random.Generator) -> Traits:
-    """One value for every trait, each drawn evenly from its choices."""
+    """A value for every trait, drawn uniformly from its choices."""
     picks = rng.random(len(choices))
     return tuple((name, values[int(p * len(values))]) for (name, values), p in zip(choices.items(), picks, strict=True))
 
 
 def check_traits(choices: Choices, traits: Traits, owner: str) -> None:
-    """Raises ValueError when a trait, or its value, is not one of the choices."""
+    """Raises ValueError if a trait or its value is not one of the choices."""
     for name, value in traits:
         if name not in choices:
             raise ValueError(f"{owner} has no trait {name!r}; it has {', '.join(choices)}")

@@ -28,7 +28,7 @@ TRAITS: dict[str, Choices] = {
 
 
 def draw_car(pen: Pen, name: str, traits: Look, pose: Pose) -> None:
-    """Draws a car that drives to the right; 1.35 wide at unit height of 0.8."""
+    """Draws a car that drives to the right, 1.35 units wide and 0.8 high."""
     body, trim = COLOURS[traits["body"]], COLOURS[traits["trim"]]
     hull, panes = _CARS[traits["shape"]]
     if traits["rack"]:

@@ -73,7 +73,7 @@ def test_all_problems_are_listed_and_the_exit_code_is_1(files, tiny_folder, tmp_
         "both define the token <ada>",
         "trained on different models",
         "not the model that 'eve' was trained on",
-        "the params lack layers of 'foe'",
+        "the params do not have layers of 'foe'",
         "'ada' and 'gil' overlap, because 'gil' has no blocks",
     ):
         assert problem in text
@@ -112,8 +112,8 @@ def test_a_lora_without_blocks_is_converted_and_can_be_merged(files, tiny_folder
     assert (fitted.info.partition, fitted.info.slots, fitted.info.rank) == (Partition(num_blocks=4), (3,), 3)
     merge.compose(tiny_sd.params, [fitted, Adapter.load(files["ada"])])
     for args, message in (
-        (["convert", files["plain"], "--out", str(out), *options], "say which slot it is to own"),
-        (["convert", files["ada"], "--slot", "1", "--out", str(out), *options], "has blocks already"),
+        (["convert", files["plain"], "--out", str(out), *options], "give a slot for the adapter"),
+        (["convert", files["ada"], "--slot", "1", "--out", str(out), *options], "already has blocks"),
         (["convert", files["plain"], "--slot", "1", "--out", files["plain"], *options], "is an input of this command"),
         (["convert", files["plain"], "--slot", "9", "--out", f"{out}.new", *options], "from 0 to 3"),
         (
@@ -122,7 +122,7 @@ def test_a_lora_without_blocks_is_converted_and_can_be_merged(files, tiny_folder
         ),
         (
             ["convert", files["plain"], "--slot", "1", "--out", f"{out}.new"],
-            "is another model: name its own with --model",
+            "is another model: name the right one with --model",
         ),
         (["convert", files["plain"], "--slot", "1", "--out", str(out), *options], "will not overwrite"),
     ):

@@ -115,7 +115,7 @@ def test_bad_input_is_one_line(files, tiny_sd, tiny_folder, tmp_path, capsys):
         ([files[0], "missing.safetensors", *picture], "there is no adapter file missing.safetensors"),
         ([files[0], str(torn), *picture], "torn.safetensors is not a complete safetensors file"),
         ([str(other), *picture], "not a blocklora adapter"),
-        (files, "nothing to make"),
+        (files, "there is nothing to do"),
         (["--prompt", "a man"], "name at least one adapter file"),
         ([*files, "--prompt", "a man", "--model", str(tmp_path / "nowhere")], "there is no folder"),
         ([*files, "--prompt", "a man", "--out", files[0], *model], "is an input of this command"),

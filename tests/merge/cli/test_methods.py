@@ -144,7 +144,7 @@ def test_an_old_verb_works_and_names_the_new_one(old, new, capsys):
     captured = capsys.readouterr()
     assert exit_.value.code == 0
     assert captured.out.startswith(f"usage: python -m merge {new} ")
-    assert captured.err == f"note: `{old}` is now called `{new}`; the old name goes with version 0.3\n"
+    assert captured.err == f"note: `{old}` is now called `{new}`; the old name will be removed in version 0.3\n"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_an_old_verb_works_and_names_the_new_one(old, new, capsys):
 )
 def test_an_old_name_in_python_is_the_new_object_with_a_warning(module, old, new):
     name = module.__name__
-    with pytest.warns(DeprecationWarning, match=re.escape(f"{name}.{old} is now {name}.{new}; the old name goes with")):
+    with pytest.warns(DeprecationWarning, match=re.escape(f"{name}.{old} is now {name}.{new}; the old name will be")):
         assert getattr(module, old) is getattr(module, new)
 
 

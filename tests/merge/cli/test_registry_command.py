@@ -72,7 +72,7 @@ def test_check_compares_files_with_their_claims(tmp_path, capsys):
     assert "bobs.safetensors: slot 1 is registered by 'bob'" in text
     assert "'cyd' is not registered, and owns slot 1" in text
     assert "nobody.safetensors: slot 1 is registered by 'bob'" in text
-    assert "cut by 2 blocks of features" in text
+    assert "the partition is 2 blocks of features" in text
     assert "there is no adapter file" in text
     assert text.endswith("7 problems\n")
 

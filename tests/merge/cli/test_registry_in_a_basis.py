@@ -84,5 +84,5 @@ def test_codewords_of_a_registry_are_a_digest_or_left_out(files):
 
 
 def test_a_basis_needs_its_model(tmp_path):
-    with pytest.raises(UserError, match="--basis is of a base model: name it with --model"):
+    with pytest.raises(UserError, match="--basis belongs to a base model: name that with --model"):
         registry("new", tmp_path / "r.json", "--basis", "pocket")

@@ -202,7 +202,7 @@ def test_an_impossible_family_is_refused(tmp_path):
     adapter = external(tmp_path, {TO_Q.replace("attn1_to_q", "attn2_to_k"): (2048, 640)})
     with pytest.raises(UserError, match="family is 'sd1' .* only sdxl has layers"):
         merge.export(adapter, tmp_path / "m.safetensors", family="sd1")
-    with pytest.raises(UserError, match="family is 'sdxl' .* but 'ada' is of sd1"):
+    with pytest.raises(UserError, match="family is 'sdxl' .* but 'ada' is for sd1"):
         merge.export(two(), tmp_path / "m.safetensors", family="sdxl")
     with pytest.raises(UserError, match="unknown family 'sd3'"):
         merge.export(two(), tmp_path / "m.safetensors", family="sd3")

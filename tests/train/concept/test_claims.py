@@ -28,7 +28,7 @@ def test_the_claimed_slots_are_used():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"token": "<bob>"}, "knows no token <bob>"),
+        ({"token": "<bob>"}, "has no token <bob>"),
         ({"slot": (1,)}, "<ada> is registered for --slot 1 3, not 1"),
         ({"slot": None, "blocks": 0}, "train with --blocks 4 --axis in --partition-seed 0"),
         ({"slot": None, "blocks": 16}, "--blocks 4"),
