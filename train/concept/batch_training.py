@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from blocklora_jax.adapters.basis import TextBasis
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.common_settings import check_equal
@@ -25,10 +26,13 @@ from train.engine.parallel import check_rows, gather, map_step, place_batch, pla
 from train.engine.platform import all_hosts, is_first_host
 
 
-def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_dir: Path) -> list[Path]:
+def train_together(
+    configs: Sequence[ConceptConfig], sd: StableDiffusion, basis: TextBasis | None, run_dir: Path
+) -> list[Path]:
     """Train all concepts at once, stacked on a leading axis; returns the paths of their adapter files.
 
     Adapters, config.json and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
+    basis: the one that all of `configs` name, see `basis_of`.
 
     Raises: UserError for settings that must be equal and are not, rows that cannot be split over the devices, pictures
         that cannot be used, or a run that diverges.
@@ -38,9 +42,9 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
     count = 1 if config.run.mapper == "pmap" else math.gcd(len(configs), len(devices))
     for rows, name in ((config.optimizer.batch, "--batch"), (config.random_rows, "--random-batch")):
         check_rows(rows, len(devices) // count, name)
-    concepts = [prepare_concept(each, sd) for each in configs]
+    concepts = [prepare_concept(each, sd, basis) for each in configs]
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
-    params = step_params(config, sd)
+    params = step_params(config, sd, basis)
     groups = {
         "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
     }  # fmt: skip
