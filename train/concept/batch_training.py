@@ -14,6 +14,7 @@ import numpy as np
 from blocklora_jax.adapters.basis import TextBasis
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.pipeline import StableDiffusion
+from train.concept.basis_record import basis_record, check_same_basis
 from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import step_params
@@ -23,7 +24,7 @@ from train.concept.state import Trainable, TrainState, init_state, make_optimize
 from train.concept.step import make_step
 from train.engine.loop import LoopConfig, run_loop
 from train.engine.parallel import check_rows, gather, map_step, place_batch, place_state
-from train.engine.platform import all_hosts, is_first_host
+from train.engine.platform import all_hosts, first_host_does, is_first_host
 
 
 def train_together(
@@ -42,6 +43,7 @@ def train_together(
     count = 1 if config.run.mapper == "pmap" else math.gcd(len(configs), len(devices))
     for rows, name in ((config.optimizer.batch, "--batch"), (config.random_rows, "--random-batch")):
         check_rows(rows, len(devices) // count, name)
+    first_host_does(lambda: check_same_basis(configs, basis))
     concepts = [prepare_concept(each, sd, basis) for each in configs]
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     params = step_params(config, sd, basis)
@@ -69,7 +71,7 @@ def train_together(
 
     # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.
     for each in configs if is_first_host() else ():
-        write_json(each.out / "config.json", each.to_json())
+        write_json(each.out / "config.json", each.to_json() | basis_record(each, basis))
     state = run_loop(
         LoopConfig(
             steps=config.steps, log_every=config.run.log_every, save_every=config.run.save_every,
