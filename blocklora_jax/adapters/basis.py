@@ -137,7 +137,9 @@ def _codewords(tensors: Mapping[str, np.ndarray], path: str | Path) -> Mapping[i
         if not (match := _CODEWORDS_KEY.fullmatch(key)):
             continue
         if tokens.ndim != 3 or len(tokens) != int(match[1]) or not tokens.size or not np.isfinite(tokens).all():
-            raise UserError(f"{key} in {path} is {list(tokens.shape)}, or not finite: make it again, with train.basis")
+            raise UserError(
+                f"{key} in {path} is {list(tokens.shape)}, or not finite: make it again, with python -m train.basis"
+            )
         found.setdefault(int(match[1]), {})[match[2]] = tokens
     return found
 

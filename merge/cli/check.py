@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.finite import nonfinite_parts
 from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import adapter_problems, misfit_problems, params_problems
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
@@ -68,7 +69,7 @@ def check_files(args: Sequence[str] | None = None) -> int:
     problems += [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
     problems += _measure(options, adapters) if options.crosstalk and adapters else []
     for problem in problems:
-        print(f"problem: {problem}")
+        print(f"problem: {as_called(problem)}")
     print(
         f"{len(adapters)} of {len(options.files)} adapters read; "
         f"{len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"

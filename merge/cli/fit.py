@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
@@ -88,5 +89,5 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     for path, adapter in zip(paths, fitted, strict=True):
         adapter.save(path)
         print(f"wrote {path}")
-    print(f"merge them together: python -m merge {options.out}/*.safetensors --allow-overlap …")
+    print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors --allow-overlap …")
     return 0

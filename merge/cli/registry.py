@@ -15,7 +15,7 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.bounds import BOUNDS
 from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import check_options, read_options
-from blocklora_jax.command_line.program import program_name
+from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Draw, Entry, Registry
@@ -131,7 +131,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "check": (CheckOptions, check), "drop": (DropOptions, drop), "plan": (PlanOptions, print_plan),
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help"):
-        print(HELP.replace(_PROGRAM, program_name(_PROGRAM)))
+        print(as_called(HELP))
         return 0
     if args[0] not in commands:
         raise UserError(unknown_command(args[0], commands, "registry"))
@@ -221,7 +221,7 @@ def check(options: CheckOptions) -> int:
         except UserError as error:
             problems.append(str(error))
     for problem in problems:
-        print(problem)
+        print(as_called(problem))
     print(f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "no collisions")
     return 1 if problems else 0
 

@@ -1,21 +1,8 @@
-"""The first word of `python -m merge`: a verb, one that was renamed, or a file."""
+"""The first word of `python -m merge`: a verb or a file."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-# Old name -> new name; they work for one release.
-RENAMED = {"fuse": "fit", "refit": "convert"}
-
-
-def current_name(verb: str) -> str:
-    """The verb, or its new name if it was renamed; that is said on stderr."""
-    if verb not in RENAMED:
-        return verb
-    new = RENAMED[verb]
-    print(f"note: `{verb}` is now called `{new}`; the old name goes with version 0.3", file=sys.stderr)
-    return new
 
 
 def is_verb(word: str) -> bool:
