@@ -10,17 +10,18 @@ from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.names import plain_name
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
+from merge.cli.shared_options import Options, Overwrite, Variant, Verify, base_model_help
 from merge.methods.joint_fit import fit_jointly
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions:
+class FitOptions(Options):
     """Fit adapters to each other, without pictures and without training, so that their sum keeps every concept.
 
     Each is written anew, of the same rank, and is to be merged with all the others: `python -m merge OUT/*.safetensors
@@ -31,10 +32,8 @@ class FitOptions:
     """Adapter files, two or more."""
     out: Path
     """The folder to write them to, NAME.safetensors each."""
-    model: str = "pocket"
-    """The base model that they were trained on: "pocket", a Diffusers folder, or a hub id."""
-    variant: str | None = None
-    """Read the weights of this variant of the model ("fp16")."""
+    model: Annotated[str, base_model_help("that they were trained on")] = "pocket"
+    variant: Variant = None
     trigger: tuple[str, ...] = ()
     """The words that call each concept and nothing else ("sks dog"), one for each file; what the files say if not
     given."""
@@ -46,13 +45,8 @@ class FitOptions:
     """What to call each concept, and its file; what the files say if not given."""
     attention: bool = False
     """Weigh text by the attention that the U-Net pays to it: a little closer, but slower, as the U-Net has to run."""
-    overwrite: bool = False
-    """Replace files that are there already and that this command did not make; others in a folder stay as they are."""
-    verify: bool = True
-    """Refuse files that changed since they were written; --no-verify for those that were edited on purpose."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    overwrite: Overwrite = False
+    verify: Verify = True
 
 
 def fit_files(args: Sequence[str] | None = None) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.axis import Axis
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.bounds import BOUNDS
 from blocklora_jax.command_line.command import unknown_command
@@ -21,6 +20,7 @@ from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Draw, Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
 from merge.cli.plan import PlanOptions, print_plan
+from merge.cli.shared_options import ConceptName, CutAxis, Options, PartitionSeed, RegistryPlace, Variant
 
 _PROGRAM = "python -m merge registry"
 HELP = """A slot registry: a small JSON file, in a folder or at a URL, that says who owns which slots.
@@ -35,21 +35,18 @@ python -m merge registry <command> --help says more.
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewOptions:
+class NewOptions(Options):
     """Start a registry. All adapters in it share the base model and the partition: change neither later."""
 
     where: Positional[str]
     """The file to write ("registry.json"), or the folder that gets one."""
     model: str | None = None
     """Record this base model ("pocket", a Diffusers folder, a hub id), so that adapters of another are refused."""
-    variant: str | None = None
-    """Read the weights of this variant of the model ("fp16")."""
+    variant: Variant = None
     blocks: int = 16
     """How many slots there are (see `python -m merge plan`)."""
-    axis: Axis = "in"
-    """What is cut: input features, output features, or both."""
-    partition_seed: int = 0
-    """Seeds the assignment of slots to blocks."""
+    axis: CutAxis = "in"
+    partition_seed: PartitionSeed = 0
     basis: str | None = None
     """Give every slot one block of this basis of --model for all layers that read text: a file of `train.basis`,
     or pocket. Concepts are trained with --assignment text."""
@@ -61,13 +58,12 @@ class NewOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddOptions:
+class AddOptions(Options):
     """Claim slots for a concept, before it is trained."""
 
     where: Positional[str]
     """The registry: a file or a folder. (What is at a URL can only be read.)"""
-    name: Positional[str]
-    """The concept's name."""
+    name: ConceptName
     token: str | None = None
     """Its word in prompts; "<name>" if not given."""
     slot: tuple[int, ...] | None = None
@@ -79,48 +75,33 @@ class AddOptions:
     owner: str = ""
     """Whom to ask: a name, an address."""
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions:
+class ListOptions(Options):
     """Say who owns which slots, and which are free."""
 
-    where: Positional[str]
-    """The registry: a file, a folder or a URL."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    where: RegistryPlace
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
+class CheckOptions(Options):
     """List collisions within the registry, and where adapter files differ from their claims.
 
     Exit code 1 if there is any.
     """
 
-    where: Positional[str]
-    """The registry: a file, a folder or a URL."""
+    where: RegistryPlace
     files: Positional[tuple[Path, ...]] = ()
     """Adapter files."""
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class DropOptions:
+class DropOptions(Options):
     """Give a concept's slots up; adapters trained on them keep them."""
 
     where: Positional[str]
     """The registry: a file or a folder."""
-    name: Positional[str]
-    """The concept's name."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    name: ConceptName
 
 
 def main(args: Sequence[str] | None = None) -> int:
