@@ -39,13 +39,14 @@ def test_a_basis_is_read_once_and_must_not_change_under_a_run(config, tiny_sd, m
         train_concept(config, "cpu")
     assert len(reads) == 1
     basis = make_basis(tiny_sd)
+    assert basis.energies is not None
     digests = json.loads((config.out / "config.json").read_text())[KEY]
     assert digests.keys() == {"directions", "energies", "codewords"}
     assert digests["directions"] == basis_digest(basis.directions)
     resumed = config.with_settings(resume=True)
     # Codewords for another number of blocks are of no use to this run.
     write_basis(
-        config.adapter.basis, tiny_sd, basis._replace(codewords=basis.codewords | {8: random_codewords(tiny_sd, 8)})
+        config.adapter.basis, tiny_sd, basis._replace(codewords={**basis.codewords, 8: random_codewords(tiny_sd, 8)})
     )
     with pytest.raises(KeyboardInterrupt):
         train_concept(resumed, "cpu")
