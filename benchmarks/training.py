@@ -59,7 +59,7 @@ def prepare(options: Options, sd: StableDiffusion, changes: dict[str, Any], conc
         images=Path("ada"), token="<ada>", class_noun="woman", out=Path("unused"), batch=options.batch, **changes
     )
     data = load_concept_data(config, sd)
-    _, masks, trainable = init_concept(config, sd)
+    _, masks, trainable = init_concept(config, sd, None)
     data = cache_states(config, sd, data, trainable)
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     step = map_step(

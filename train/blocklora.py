@@ -7,6 +7,7 @@ import sys
 from blocklora_jax.command_line.command import list_commands, unknown_command
 from blocklora_jax.command_line.commands import COMMANDS, MERGING, TRAINING
 from blocklora_jax.command_line.program import called_as
+from blocklora_jax.command_line.renamed import current_name
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 
@@ -25,6 +26,7 @@ Merging:
 
 def main() -> None:
     """The entry point of the console script `blocklora`. It ends the process with the command's exit code."""
+    sys.argv[1:2] = map(current_name, sys.argv[1:2])
     # `called_as` encloses `run`, so that error messages name the command as the user typed it.
     with called_as(" ".join(sys.argv[1:2])):
         run(run_command)

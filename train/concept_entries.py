@@ -11,7 +11,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
 from blocklora_jax.prompts.concept_token import concept_token
 from train.concept.common_settings import OF_ITS_OWN
-from train.concept.config import ConceptConfig, parse_args, read_flags, read_yaml, settings_as_flags
+from train.concept.config import ConceptConfig, is_setting, parse_args, read_flags, read_yaml, settings_as_flags
 from train.concept.config_files import find_config
 from train.concept.setting_types import check_settings
 from train.concept.settings.old_names import rename_settings
@@ -24,7 +24,7 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
     Raises: UserError for a file or folder that is missing or malformed, or a setting that must be the same for all.
     """
     source = options.concepts
-    entries = _read_folder(source) if source.is_dir() else _read_file(find_config(source, "--concepts"))
+    entries = _read_folder(source) if source.is_dir() else _read_file(source)
     if not entries:
         raise UserError(f"{options.concepts} names no concepts")
     _check_names(entries, options.concepts)
@@ -62,9 +62,15 @@ def _check_names(names: Iterable[str], source: Path) -> None:
             )
 
 
-def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+def _read_file(given: Path) -> dict[str, dict[str, Any]]:
+    path = find_config(given, "--concepts")
     entries = read_yaml(path)
     wrong = [name for name, value in entries.items() if not isinstance(value, Mapping)]
+    if any(map(is_setting, wrong)):
+        raise UserError(
+            f"--concepts {given} holds settings of a training, and lists no concepts: give it with --config, and to"
+            " --concepts a file `name: {class_noun: dog, images: my_dog}`, or a folder"
+        )
     if wrong:
         raise UserError(
             f"{path}: {printable(wrong[0])} must be a mapping of settings, such as {{class_noun: dog, images: my_dog}}"

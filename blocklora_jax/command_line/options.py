@@ -13,7 +13,7 @@ import tyro
 
 from blocklora_jax.checks.bounds import BOUNDS, Bound, check_number
 from blocklora_jax.checks.texts import is_unicode
-from blocklora_jax.command_line.program import program_name
+from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
 
 T = TypeVar("T")
@@ -34,8 +34,11 @@ def read_options(options: type[T], args: Sequence[str] | None = None, **settings
     args = list(sys.argv[1:] if args is None else args)
     _refuse_unreadable(args)
     _refuse_empty_paths(options, args)
+    described = settings.get("description") or options.__doc__ or ""
+    if (text := as_called(described)) != described:
+        settings["description"] = text
     if "prog" in settings:
-        settings["prog"] = program_name(settings["prog"])
+        settings["prog"] = as_called(settings["prog"])
     return tyro.cli(options, args=args, **settings)
 
 

@@ -10,10 +10,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 from blocklora_jax.command_line.memory_errors import explain_memory
-from blocklora_jax.command_line.program import program_name
+from blocklora_jax.command_line.program import as_called, running_program
 from blocklora_jax.command_line.signals import end_on_signals, restore_signals
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import one_line
@@ -28,7 +27,7 @@ def run(main: Callable[[], None]) -> None:
     little memory; 70 for an unexpected error, whose traceback is saved. With BLOCKLORA_DEBUG=1 tracebacks are shown.
     """
     handlers = end_on_signals()
-    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {one_line(message)}\n"
+    usual, warnings.formatwarning = warnings.formatwarning, _warning
     # Where PyTorch is missing, transformers advises installing it. Only its tokenizer is used, which needs none.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
@@ -55,11 +54,14 @@ def run(main: Callable[[], None]) -> None:
         restore_signals(handlers)
 
 
+def _warning(message: Warning | str, *_: object, **__: object) -> str:
+    return f"warning: {as_called(one_line(message))}\n"
+
+
 def _unexpected(error: Exception) -> str:
     """The line for an unexpected exception. Saves its traceback."""
     kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    command = program_name(f"python -m {Path(sys.argv[0]).stem}") if sys.argv and sys.argv[0] else "the command"
-    message = f"unexpected error in {command}: {one_line(kind)[:300]}"
+    message = f"unexpected error in {running_program()}: {one_line(kind)[:300]}"
     text = "".join(traceback.format_exception(error))
     try:
         name = time.strftime("blocklora-%Y%m%d-%H%M%S-")
@@ -73,5 +75,5 @@ def _unexpected(error: Exception) -> str:
 def _fail(message: str, code: int) -> None:
     if os.environ.get(DEBUG) == "1":
         traceback.print_exc()
-    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+    print(f"error: {as_called(one_line(message))}", file=sys.stderr, flush=True)
     raise SystemExit(code)

@@ -29,11 +29,18 @@ from blocklora_jax.layouts.peft import with_attention
 def kohya_name(component: str, layer: str, base_family: str = DEFAULT_FAMILY) -> str:
     """The name of a layer, given by its Flax path.
 
+    Raises: UserError for a component that models of the family do not have.
+
     >>> kohya_name("unet", "down_blocks_1/attentions_0/proj_in", "sdxl")
     'lora_unet_input_blocks_4_1_proj_in'
     """
     family = FAMILIES[base_family]
-    prefix = family.kohya_prefixes.get(component, family.kohya_prefixes["text_encoder"])
+    if (prefix := family.kohya_prefixes.get(component)) is None:
+        having = " or ".join(each.name for each in FAMILIES.values() if component in each.kohya_prefixes)
+        raise UserError(
+            f"the LoRA has a layer of {component}, {layer}, which {family.title} ({base_family}) does not have: it is"
+            f" for another kind of model ({having}), so its file or --family names the wrong one"
+        )
     in_ldm = component == "unet" and family.kohya_ldm_names
     return prefix + (ldm_name(layer) if in_ldm else module_name(component, layer)).replace(".", "_")
 

@@ -3,23 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.finite import nonfinite_parts
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
+from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import adapter_problems, misfit_problems, params_problems
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import png_bytes
+from merge.cli.shared_options import Files, Options, Overwrite, Variant, Verify, base_model_help
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
+class CheckOptions(Options):
     """List everything that prevents adapters from being merged, and measure their crosstalk. Nothing is merged.
 
     Crosstalk is the output of other concepts' adapters on a concept's prompts, divided by the output of its own
@@ -27,12 +29,9 @@ class CheckOptions:
     Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
     """
 
-    files: Positional[tuple[Path, ...]]
-    """Adapter files: the adapter.safetensors of training runs."""
-    model: str = "pocket"
-    """The base model that the adapters were trained on: "pocket", a Diffusers folder, or a hub id."""
-    variant: str | None = None
-    """Read the weights of this variant of the model ("fp16")."""
+    files: Files
+    model: Annotated[str, base_model_help("that the adapters were trained on")] = "pocket"
+    variant: Variant = None
     out: Path = Path("crosstalk.png")
     """The file for the picture of the crosstalk matrix."""
     crosstalk: bool = True
@@ -46,13 +45,8 @@ class CheckOptions:
     """Sampling steps of the pictures on which layers that read pictures are measured."""
     seed: int = 0
     """Seed of these pictures."""
-    overwrite: bool = False
-    """Replace existing files that this command did not make. Other files in a folder are kept."""
-    verify: bool = True
-    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    overwrite: Overwrite = False
+    verify: Verify = True
 
 
 def check_files(args: Sequence[str] | None = None) -> int:
@@ -68,7 +62,7 @@ def check_files(args: Sequence[str] | None = None) -> int:
     problems += [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
     problems += _measure(options, adapters) if options.crosstalk and adapters else []
     for problem in problems:
-        print(f"problem: {problem}")
+        print(f"problem: {as_called(problem)}")
     print(
         f"{len(adapters)} of {len(options.files)} adapters read; "
         f"{len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"

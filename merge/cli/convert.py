@@ -10,18 +10,19 @@ import tyro
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.partition import Axis, Partition
+from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.names import plain_name
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
+from merge.cli.shared_options import CutAxis, Options, PartitionSeed, Variant, Verify, base_model_help
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertOptions:
+class ConvertOptions(Options):
     """Convert an ordinary LoRA into an adapter with its own blocks, so that it merges losslessly with others.
 
     On prompts with its trigger the result has the same output as the LoRA, as closely as its blocks allow. On other
@@ -34,16 +35,12 @@ class ConvertOptions:
     """The adapter to write."""
     slot: tuple[int, ...] | None = None
     """The slots that the result owns (or name a --registry)."""
-    model: str = "pocket"
-    """The base model that the LoRA was trained on: "pocket", a Diffusers folder, or a hub id."""
-    variant: str | None = None
-    """Read the weights of this variant of the model ("fp16")."""
+    model: Annotated[str, base_model_help("that the LoRA was trained on")] = "pocket"
+    variant: Variant = None
     blocks: int = 16
     """K: the number of blocks of every weight. It must be the same in all adapters to be merged."""
-    axis: Axis = "in"
-    """Which features are cut into blocks: input features, output features, or both."""
-    partition_seed: int = 0
-    """Seed of the assignment of slots to blocks."""
+    axis: CutAxis = "in"
+    partition_seed: PartitionSeed = 0
     registry: str | None = None
     """Take blocks, axis, seed and slots from this registry (file, folder or URL), in which --name has a claim."""
     trigger: str | None = None
@@ -74,11 +71,7 @@ class ConvertOptions:
     """Seed of prompts and pictures."""
     overwrite: bool = False
     """Replace an existing file."""
-    verify: bool = True
-    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    verify: Verify = True
 
 
 def convert_file(args: Sequence[str] | None = None) -> int:

@@ -4,27 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
 from blocklora_jax.io.outputs import plan_outputs
 from blocklora_jax.layouts.families.table import FamilyName as Family
 from merge.cli.describe import overlap_report
 from merge.cli.files import load_adapters
 from merge.cli.options import Precision
+from merge.cli.shared_options import Files, Options, Overwrite, Verify, Weights
 from merge.export.lora_file import export, export_outputs, read_export_header
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(Options):
     """Write adapters as one LoRA file for PyTorch, and each concept's token beside it.
 
     FILE.safetensors is for diffusers' `load_lora_weights`, FILE.<token>.safetensors for `load_textual_inversion`;
     FILE.embeddings/ holds the tokens for ComfyUI and A1111.
     """
 
-    files: Positional[tuple[Path, ...]]
-    """Adapter files: the adapter.safetensors of training runs."""
+    files: Files
     out: Path
     """The LoRA file to write (.safetensors)."""
     layout: str = "diffusers"
@@ -35,19 +33,13 @@ class ExportOptions:
     """Reduce every layer's rank to this, by SVD. By default the export is exact, and its rank is the sum of all."""
     card: bool = True
     """Write a README.md beside the file, or NAME.md if there is another README.md."""
-    weights: tuple[float, ...] = ()
-    """The weight of each concept, one number for each file. Default: 1 for all."""
+    weights: Weights = ()
     dtype: Precision = "float32"
     """Type of the numbers in the files."""
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
-    overwrite: bool = False
-    """Replace existing files that this command did not make. Other files in a folder are kept."""
-    verify: bool = True
-    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    overwrite: Overwrite = False
+    verify: Verify = True
 
 
 def export_files(args: Sequence[str] | None = None) -> int:

@@ -10,16 +10,18 @@ from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.names import plain_name
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
+from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
+from merge.cli.shared_options import Options, Overwrite, Variant, Verify, base_model_help
 from merge.methods.joint_fit import fit_jointly
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions:
+class FitOptions(Options):
     """Fit adapters jointly, without pictures and without training, so that their sum keeps every concept.
 
     A new adapter of the same rank is written for each. Merge all of them together: `python -m merge OUT/*.safetensors
@@ -30,10 +32,8 @@ class FitOptions:
     """Adapter files, two or more."""
     out: Path
     """The folder for the new adapters, NAME.safetensors each."""
-    model: str = "pocket"
-    """The base model that the adapters were trained on: "pocket", a Diffusers folder, or a hub id."""
-    variant: str | None = None
-    """Read the weights of this variant of the model ("fp16")."""
+    model: Annotated[str, base_model_help("that the adapters were trained on")] = "pocket"
+    variant: Variant = None
     trigger: tuple[str, ...] = ()
     """The words that call each concept and nothing else, such as "sks dog", one for each file. Default: those in the
     files."""
@@ -45,13 +45,8 @@ class FitOptions:
     """The name of each concept and of its new file. Default: those in the files."""
     attention: bool = False
     """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
-    overwrite: bool = False
-    """Replace existing files that this command did not make. Other files in a folder are kept."""
-    verify: bool = True
-    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    overwrite: Overwrite = False
+    verify: Verify = True
 
 
 def fit_files(args: Sequence[str] | None = None) -> int:
@@ -86,5 +81,5 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     for path, adapter in zip(paths, fitted, strict=True):
         adapter.save(path)
         print(f"wrote {path}")
-    print(f"merge them together: python -m merge {options.out}/*.safetensors --allow-overlap …")
+    print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors --allow-overlap …")
     return 0

@@ -2,27 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
 from merge.cli.describe import describe
 from merge.cli.files import required
+from merge.cli.shared_options import Files, Options, Verify
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoOptions:
+class InfoOptions(Options):
     """Print what is in adapter files."""
 
-    files: Positional[tuple[Path, ...]]
-    """Adapter files: the adapter.safetensors of training runs."""
-    verify: bool = True
-    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    files: Files
+    verify: Verify = True
 
 
 def print_info(args: Sequence[str] | None = None) -> int:

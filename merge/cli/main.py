@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.commands import MERGING
+from blocklora_jax.command_line.renamed import current_name
 from blocklora_jax.errors import UserError
 from merge.cli.merge import merge_command
-from merge.cli.verbs import current_name, is_verb
+from merge.cli.verbs import is_verb
 
 # `python -m merge merge FILES …` is the same as `python -m merge FILES …`.
 VERBS = {command.name: command for command in MERGING}

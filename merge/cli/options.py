@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import Positional
-
-from blocklora_jax.command_line.options import check_options
 from blocklora_jax.diffusion.samplers.table import SAMPLERS
 from blocklora_jax.io.dtype_names import ModelDtype as Precision
+from merge.cli.shared_options import Files, Options, Overwrite, Variant, Verify, Weights
 from merge.methods.method import NoSettings
 from merge.methods.table import METHODS
 
@@ -18,15 +16,13 @@ MethodName = str if TYPE_CHECKING else Literal[tuple(METHODS)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeOptions:
+class MergeOptions(Options):
     """Merge adapters into their base model without training: to make pictures, to write a model folder, or both."""
 
-    files: Positional[tuple[Path, ...]]
-    """Adapter files: the adapter.safetensors of training runs."""
+    files: Files
     method: MethodName = "sum"
     """The merge method; all are listed above. `--method NAME --help` shows the settings of a method."""
-    weights: tuple[float, ...] = ()
-    """The weight of each concept, one number for each file. Default: 1 for all."""
+    weights: Weights = ()
     prompt: tuple[str, ...] = ()
     """Prompts to make pictures of. Their tokens call concepts, as in "a photo of <ada> woman on a beach"."""
     side_by_side: bool = False
@@ -43,8 +39,7 @@ class MergeOptions:
     model_config: str | None = None
     """For a single file: the source of its configs and tokenizer: a Diffusers folder, a hub id, sd15, sd21, sd21-base
     or sdxl."""
-    variant: str | None = None
-    """Read the weights of this variant of the model ("fp16")."""
+    variant: Variant = None
     negative_prompt: str = ""
     """What the pictures should not show."""
     seed: int = 0
@@ -59,13 +54,8 @@ class MergeOptions:
     """Type of the numbers in the saved model."""
     check_base: bool = True
     """Refuse a model that the adapters were not trained on; --no-check-base is for a copy, such as in bfloat16."""
-    overwrite: bool = False
-    """Replace existing files that this command did not make. Other files in a folder are kept."""
-    verify: bool = True
-    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    overwrite: Overwrite = False
+    verify: Verify = True
 
     @property
     def method_settings(self) -> NoSettings:

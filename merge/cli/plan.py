@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blocklora_jax.adapters.partition import Axis
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes
+from merge.cli.shared_options import CutAxis, Options
 
 # From first experiments on a small model: with 6 features in a block nothing was learnt; with 24 a person was learnt.
 NARROW = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions:
+class PlanOptions(Options):
     """Compute how many blocks a number of concepts needs, and how large each concept's blocks are.
 
     K, the number of blocks, is fixed when the first concept is trained: leave room for later concepts.
@@ -26,17 +27,13 @@ class PlanOptions:
     """The base model: "pocket", "sd15", "sd21", "sdxl", a Diffusers folder or a hub id (only configs are read)."""
     layers: str = "cross_kv"
     """Which layers are adapted: cross_kv, attention, full, text_encoder, or several joined with '+'."""
-    axis: Axis = "in"
-    """Which features are cut into blocks: input features, output features, or both."""
+    axis: CutAxis = "in"
     slots: int = 1
     """Number of slots for each concept."""
     rank: int = 16
     """The rank of the adapters."""
     token_vectors: int = 2
     """Number of embedding vectors of each concept's token."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,17 +10,17 @@ from typing import Any
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.axis import Axis
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.bounds import BOUNDS
 from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import check_options, read_options
-from blocklora_jax.command_line.program import program_name
+from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Draw, Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
 from merge.cli.plan import PlanOptions, print_plan
+from merge.cli.shared_options import ConceptName, CutAxis, Options, PartitionSeed, RegistryPlace, Variant
 
 _PROGRAM = "python -m merge registry"
 HELP = """A slot registry is a small JSON file, in a folder or at a URL, that says which concept owns which slots.
@@ -35,21 +35,18 @@ python -m merge registry <command> --help says more.
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewOptions:
+class NewOptions(Options):
     """Start a registry. All its adapters share the base model and the partition, so do not change these later."""
 
     where: Positional[str]
     """The file to write ("registry.json"), or a folder for it."""
     model: str | None = None
     """Record this base model ("pocket", a Diffusers folder, a hub id), so that adapters for another are refused."""
-    variant: str | None = None
-    """Read the weights of this variant of the model ("fp16")."""
+    variant: Variant = None
     blocks: int = 16
     """Number of slots (see `python -m merge plan`)."""
-    axis: Axis = "in"
-    """Which features are cut into blocks: input features, output features, or both."""
-    partition_seed: int = 0
-    """Seed of the assignment of slots to blocks."""
+    axis: CutAxis = "in"
+    partition_seed: PartitionSeed = 0
     basis: str | None = None
     """Give every slot one block of this basis of --model, for all layers that read text. It is a file of `train.basis`,
     or "pocket". Concepts are then trained with --assignment text."""
@@ -61,13 +58,12 @@ class NewOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddOptions:
+class AddOptions(Options):
     """Claim slots for a concept, before it is trained."""
 
     where: Positional[str]
     """The registry: a file or a folder. (A registry at a URL can only be read.)"""
-    name: Positional[str]
-    """The concept's name."""
+    name: ConceptName
     token: str | None = None
     """The concept's word in prompts. Default: "<name>"."""
     slot: tuple[int, ...] | None = None
@@ -79,48 +75,33 @@ class AddOptions:
     owner: str = ""
     """The person to ask about it: a name, an address."""
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions:
+class ListOptions(Options):
     """List which concept owns which slots, and which are free."""
 
-    where: Positional[str]
-    """The registry: a file, a folder or a URL."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    where: RegistryPlace
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
+class CheckOptions(Options):
     """List collisions within the registry, and differences between adapter files and their claims.
 
     The exit code is 1 if there are any.
     """
 
-    where: Positional[str]
-    """The registry: a file, a folder or a URL."""
+    where: RegistryPlace
     files: Positional[tuple[Path, ...]] = ()
     """Adapter files."""
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class DropOptions:
+class DropOptions(Options):
     """Give up a concept's slots. Adapters that were trained on them keep them."""
 
     where: Positional[str]
     """The registry: a file or a folder."""
-    name: Positional[str]
-    """The concept's name."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    name: ConceptName
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -131,7 +112,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "check": (CheckOptions, check), "drop": (DropOptions, drop), "plan": (PlanOptions, print_plan),
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help"):
-        print(HELP.replace(_PROGRAM, program_name(_PROGRAM)))
+        print(as_called(HELP))
         return 0
     if args[0] not in commands:
         raise UserError(unknown_command(args[0], commands, "registry"))
@@ -221,7 +202,7 @@ def check(options: CheckOptions) -> int:
         except UserError as error:
             problems.append(str(error))
     for problem in problems:
-        print(problem)
+        print(as_called(problem))
     print(f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "no collisions")
     return 1 if problems else 0
 

@@ -9,17 +9,18 @@ from tyro.conf import Positional
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.checkpoints.digest import params_digest
-from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from merge import remove as remove_concept
 from merge import replace as replace_concept
+from merge.cli.shared_options import Options, Verify
 from merge.manifest import SUM, MergeManifest, read_merge_manifest, without_values
 from merge.remove import check_untouched
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveOptions:
+class RemoveOptions(Options):
     """Remove a concept from a merged model. The result is, bit for bit, the merge of the other concepts."""
 
     merged: Positional[Path]
@@ -34,11 +35,7 @@ class RemoveOptions:
     """Read the weights of this variant of the base ("fp16"), if the concepts were merged into that."""
     overwrite: bool = False
     """Also write into a folder that this program did not make, and replace files of the same names."""
-    verify: bool = True
-    """Refuse files that were changed after they were written; --no-verify reads files that were edited on purpose."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    verify: Verify = True
 
 
 def remove_files(args: Sequence[str] | None = None) -> int:

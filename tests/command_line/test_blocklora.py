@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from blocklora_jax.command_line.commands import COMMANDS, MERGING, TRAINING
-from blocklora_jax.command_line.program import called_as, program_name
+from blocklora_jax.command_line.program import as_called, called_as
+from blocklora_jax.command_line.renamed import RENAMED
 from blocklora_jax.testing.random_adapter import random_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +86,41 @@ def test_help_names_the_command_as_it_was_called(args, usage, folder):
     assert "python -m" not in ran.stdout.partition("\n")[0]
 
 
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (["registry", "list", "shared.json"], "start one with `blocklora registry new shared.json`"),
+        (["registry", "exprot"], "unknown command registry 'exprot'"),
+        (["remove", ".", "ada", "--out", "x"], "is not a merged model of `blocklora merge … --save`"),
+        (["train", "--config", "wrong.yaml"], "unknown setting 'rnk'; blocklora train --help lists all"),
+    ],
+)
+def test_errors_name_commands_as_they_were_called(args, hint, folder):
+    (folder / "wrong.yaml").write_text("rnk: 3")
+    ran = blocklora(folder, *args)
+    assert ran.returncode == 2
+    assert hint in ran.stderr
+    assert "python -m" not in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_warnings_and_descriptions_name_commands_as_they_were_called(folder):
+    warned = (
+        "import warnings, merge.cli.info as i; "
+        "i.required = lambda files: warnings.warn('see python -m merge plan') or files; main()"
+    )
+    assert blocklora(folder, "info", "a.safetensors", more=warned).stderr.startswith("warning: see blocklora plan\n")
+    shown = " ".join(blocklora(folder, "fit", "--help").stdout.replace("│", " ").split())
+    assert "Merge all of them together: `blocklora merge OUT/*.safetensors --allow-overlap …`" in shown
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_works_and_names_the_new_one(old, new, folder):
+    ran = blocklora(folder, old, "--help")
+    assert ran.returncode == 0
+    assert ran.stdout.startswith(f"usage: blocklora {new} ")
+    assert ran.stderr == f"note: `{old}` is now called `{new}`; the old name will be removed in version 0.3\n"
+
+
 def test_an_error_is_one_line_and_writes_nothing(folder):
     before = sorted(folder.iterdir())
     ran = blocklora(folder, "check", "missing.safetensors", "--steps", "0")
@@ -111,11 +147,26 @@ def test_ctrl_c_in_the_first_imports_is_one_line():
 
 
 def test_programs_are_named_as_they_were_called():
-    assert program_name("python -m merge check") == "python -m merge check"
+    assert as_called("python -m merge check") == "python -m merge check"
     with called_as("check"):
-        assert program_name("python -m merge check") == "blocklora check"
+        assert as_called("python -m merge check") == "blocklora check"
     with called_as("train-many"):
-        assert program_name("python -m train.concepts") == "blocklora train-many"
+        assert as_called("python -m train.concepts") == "blocklora train-many"
+        assert as_called("`python -m train.concept --help`") == "`blocklora train --help`"
+        assert as_called("see python -m merge info.") == "see blocklora info."
+        assert as_called("python -m merge fit.safetensors plan/a") == "blocklora merge fit.safetensors plan/a"
+        # `blocklora` has no such command.
+        assert as_called("python -m train.base --report") == "python -m train.base --report"
+
+
+def test_an_unexpected_error_names_the_module_if_that_was_called(folder):
+    code = (
+        "import runpy, sys, merge.cli.info as i; i.required = None; sys.argv[1:] = ['info', 'a.safetensors']; "
+        "runpy.run_module('merge', run_name='__main__', alter_sys=True)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 70
+    assert ran.stderr.startswith("error: unexpected error in python -m merge: TypeError")
 
 
 def test_the_wheel_has_the_command_the_configs_and_the_pocket_model(tmp_path):

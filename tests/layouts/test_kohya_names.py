@@ -7,6 +7,7 @@ import torch
 from diffusers.loaders import lora_conversion_utils as theirs
 from full_size import FAMILIES, torch_model, torch_shapes
 
+from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.kohya import any_kohya_table, kohya_name
 from blocklora_jax.layouts.lora_layers import kernel_size, known_layers
 from blocklora_jax.layouts.torch_names import flax_path
@@ -56,6 +57,14 @@ def test_names_are_those_of_pytorch_with_underscores(family):
         for name in adaptable(family, component):
             form = name if component == "unet" else f"text_model.{name.removeprefix('text_model.')}"
             assert kohya_name(component, layer_path(component, name), family) == prefix + form.replace(".", "_")
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_a_second_text_encoder_has_no_name_in_families_without_one(family):
+    layer = "text_model/encoder/layers/0/mlp/fc1"
+    assert kohya_name("text_encoder_2", layer, "sdxl") == "lora_te2_text_model_encoder_layers_0_mlp_fc1"
+    with pytest.raises(UserError, match=rf"text_encoder_2, {layer}, .*\({family}\) does not have: .*\(sdxl\)"):
+        kohya_name("text_encoder_2", layer, family)
 
 
 def test_diffusers_maps_the_names_of_sdxl_back_to_its_own():

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from blocklora_jax.adapters.basis import TextBasis
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.pipeline import StableDiffusion
+from train.concept.basis_record import basis_record, check_same_basis
 from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import step_params
@@ -22,13 +24,16 @@ from train.concept.state import Trainable, TrainState, init_state, make_optimize
 from train.concept.step import make_step
 from train.engine.loop import LoopConfig, run_loop
 from train.engine.parallel import check_rows, gather, map_step, place_batch, place_state
-from train.engine.platform import all_hosts, is_first_host
+from train.engine.platform import all_hosts, first_host_does, is_first_host
 
 
-def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_dir: Path) -> list[Path]:
+def train_together(
+    configs: Sequence[ConceptConfig], sd: StableDiffusion, basis: TextBasis | None, run_dir: Path
+) -> list[Path]:
     """Train all concepts at the same time, stacked on a leading axis; returns the paths of their adapter files.
 
     Adapters, config.json and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
+    basis: the one that all of `configs` name, see `basis_of`.
 
     Raises: UserError for settings that must be equal and are not, rows that cannot be split over the devices, pictures
         that cannot be used, or a run that diverges.
@@ -38,9 +43,10 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
     count = 1 if config.run.mapper == "pmap" else math.gcd(len(configs), len(devices))
     for rows, name in ((config.optimizer.batch, "--batch"), (config.random_rows, "--random-batch")):
         check_rows(rows, len(devices) // count, name)
-    concepts = [prepare_concept(each, sd) for each in configs]
+    first_host_does(lambda: check_same_basis(configs, basis))
+    concepts = [prepare_concept(each, sd, basis) for each in configs]
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
-    params = step_params(config, sd)
+    params = step_params(config, sd, basis)
     groups = {
         "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
     }  # fmt: skip
@@ -65,7 +71,7 @@ def train_together(configs: Sequence[ConceptConfig], sd: StableDiffusion, run_di
 
     # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.
     for each in configs if is_first_host() else ():
-        write_json(each.out / "config.json", each.to_json())
+        write_json(each.out / "config.json", each.to_json() | basis_record(each, basis))
     state = run_loop(
         LoopConfig(
             steps=config.steps, log_every=config.run.log_every, save_every=config.run.save_every,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from blocklora_jax.adapters.basis import basis_digest, codewords_digest
-from blocklora_jax.checkpoints.digest import params_digest
+from blocklora_jax.adapters.basis import TextBasis, basis_digest, codewords_digest
 from blocklora_jax.errors import UserError
-from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.claims import Registry
 from train.concept.config import ConceptConfig
-from train.concept.own_directions import read_text_basis
 
 
 def use_claim(config: ConceptConfig, registry: Registry | None) -> ConceptConfig:
@@ -40,11 +37,13 @@ def check_base(registry: Registry | None, digest: str, model: str) -> None:
         )
 
 
-def check_basis(registry: Registry | None, config: ConceptConfig, sd: StableDiffusion) -> None:
-    """Raises UserError if the registry has another basis or other codewords than `config` trains with."""
+def check_basis(registry: Registry | None, config: ConceptConfig, basis: TextBasis | None) -> None:
+    """Raises UserError if the registry has another basis or other codewords than `config` trains with.
+
+    basis: the one that `config` names, see `basis_of`.
+    """
     if registry is None or not registry.partition.basis:
         return
-    basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
     digest = "" if basis is None else basis_digest(basis.directions)
     if digest != registry.partition.basis:
         raise UserError(

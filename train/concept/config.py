@@ -16,7 +16,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.prompts.concept_token import is_concept_token
 from blocklora_jax.prompts.shares import RandomPromptShares
-from train.concept.config_files import find_config
+from train.concept.config_files import find_config, lists_concepts
 from train.concept.setting_types import check_settings, typed_names
 from train.concept.settings.adapter import AdapterSettings
 from train.concept.settings.base import BaseSettings
@@ -25,7 +25,7 @@ from train.concept.settings.data import DataSettings
 from train.concept.settings.erasure import ErasureSettings
 from train.concept.settings.flat import flatten, nest, to_json
 from train.concept.settings.loss import LossSettings
-from train.concept.settings.old_names import rename_flags, rename_settings
+from train.concept.settings.old_names import OLD_NAMES, rename_flags, rename_settings
 from train.concept.settings.optimizer import OptimizerSettings
 from train.concept.settings.run import RunSettings
 from train.concept.settings.token_side import TokenSideSettings
@@ -179,15 +179,26 @@ def read_flags(args: Sequence[str] | None = None) -> list[str]:
     reader.add_argument("--config", type=Path)
     known, rest = reader.parse_known_args(rename_flags(sys.argv[1:] if args is None else args))
     # If a flag is given twice, tyro takes the last one. So the file's flags come first.
-    return [*(_flags_of(find_config(known.config)) if known.config else []), *rest]
+    return [*(_flags_of(known.config) if known.config else []), *rest]
 
 
-def _flags_of(path: Path) -> list[str]:
-    """The settings of a YAML file as command-line flags."""
-    settings = rename_settings(str(path), read_yaml(path))
+def is_setting(name: object) -> bool:
+    """Whether a key of a YAML file is the name of a setting, or an old name of one."""
     known = {name for field, hint in flag_types(ConceptConfig).items() for name in typed_names(field, hint)}
-    unknown = [name for name in settings if name.replace("-", "_") not in known]
-    if unknown:
+    return str(name).replace("-", "_") in known | OLD_NAMES.keys()
+
+
+def _flags_of(given: Path) -> list[str]:
+    """The settings of the YAML file that `--config` names as command-line flags."""
+    path = find_config(given)
+    values = read_yaml(path)
+    if lists_concepts(values) and not any(map(is_setting, values)):
+        raise UserError(
+            f"--config {given} lists concepts, and holds no settings: train them with"
+            f" `python -m train.concepts --concepts {given} --out DIR`"
+        )
+    settings = rename_settings(str(path), values)
+    if unknown := [name for name in settings if not is_setting(name)]:
         raise UserError(f"{path}: unknown setting {unknown[0]!r}; python -m train.concept --help lists all")
     check_settings(str(path), settings, ConceptConfig)
     return settings_as_flags(settings)

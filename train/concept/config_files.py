@@ -1,11 +1,14 @@
-"""The file that `--config` or `--concepts` names: by its path, or by the name of a shipped configuration (`ada`)."""
+"""The file that `--config` or `--concepts` names: by its path, or by the name of a shipped one (`ada`)."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import read_yaml_mapping
 from train.concept.settings.old_names import OLD_CONFIGS
 
 # In an installed package the files are in `train`; in a checkout they are beside it.
@@ -32,11 +35,23 @@ def find_config(path: Path, flag: str = "--config") -> Path:
         return path
     shipped = shipped_configs()
     if path.name not in shipped:
-        raise UserError(f"{flag} {path} is neither a file nor a shipped configuration ({', '.join(shipped)})")
+        kind = "list of concepts" if flag == "--concepts" else "configuration"
+        fitting = ", ".join(_fitting(shipped, flag))
+        raise UserError(f"{flag} {path} is neither a file nor a shipped {kind} ({fitting})")
     return shipped[path.name]
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configurations that come with the package, by name."""
+    """The configurations and lists of concepts that come with the package, by name."""
     folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def lists_concepts(values: Mapping[str, Any]) -> bool:
+    """Whether a file's content is a list of concepts: each key is a concept's name, and its value a mapping."""
+    return bool(values) and all(isinstance(value, Mapping) for value in values.values())
+
+
+def _fitting(shipped: Mapping[str, Path], flag: str) -> list[str]:
+    """The names of the shipped files that `flag` accepts."""
+    return [name for name, path in shipped.items() if lists_concepts(read_yaml_mapping(path)) == (flag == "--concepts")]

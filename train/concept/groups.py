@@ -11,6 +11,7 @@ from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
+from train.concept.own_directions import basis_of
 from train.concept.run import load_base
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, refuse_others_files
 from train.concept.slots import check_apart, give_slots
@@ -42,11 +43,12 @@ def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int,
     with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
         sd = load_base(configs[0].model, configs[0].base, platform)
         check_base(registry, params_digest(sd.params), configs[0].model)
-        check_basis(registry, configs[0], sd)
+        basis = basis_of(configs[0], sd)
+        check_basis(registry, configs[0], basis)
         paths: list[Path] = []
         for start in range(0, len(configs), at_once):
             group = configs[start : start + at_once]
-            paths += train_together(group, sd, groups / f"{start // at_once:03d}")
+            paths += train_together(group, sd, basis, groups / f"{start // at_once:03d}")
         return paths
 
 

@@ -58,6 +58,11 @@ def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> 
     return basis
 
 
+def basis_of(config: ConceptConfig, sd: StableDiffusion) -> TextBasis | None:
+    """`read_text_basis` of the basis that `config` names. It is read once for a training, and then passed on."""
+    return read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
+
+
 def read_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> Basis | None:
     """The directions of `read_text_basis`."""
     basis = read_text_basis(path, sd, base_digest)
@@ -86,9 +91,8 @@ def own_directions(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis 
     return OwnDirections(slots, owned_mask(partition.directions("", width, slots), width), codewords)
 
 
-def step_params(config: ConceptConfig, sd: StableDiffusion) -> Mapping[str, Any]:
-    """The base's parameters for a step; if the token side is on, with its arrays."""
-    basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
+def step_params(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> Mapping[str, Any]:
+    """The base's parameters for a step; if the token side is on, with its arrays. basis: see `basis_of`."""
     arrays = token_side_arrays(config, sd, basis)
     return sd.params if arrays is None else {**sd.params, ARRAYS: jax.device_put(arrays)}
 

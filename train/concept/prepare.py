@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.basis import basis_digest, codewords_digest
+from blocklora_jax.adapters.basis import TextBasis, basis_digest, codewords_digest
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.lora import apply_masks, block_masks, init_lora
 from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
@@ -31,7 +31,7 @@ from train.concept.codeword_start import codeword_start
 from train.concept.config import PRIVATE_SETTINGS, ConceptConfig
 from train.concept.data import ConceptData, load_concept_data, make_batches
 from train.concept.negative_tokens import negative_embeddings, tower_key
-from train.concept.own_directions import OwnDirections, own_directions, own_slots, read_text_basis
+from train.concept.own_directions import OwnDirections, own_directions, own_slots
 from train.concept.settings.tokens import TokenSettings
 from train.concept.state import Trainable
 from train.concept.text import ids_by_row, with_table
@@ -56,15 +56,13 @@ class Concept(NamedTuple):
         return Adapter(lora=lora, tokens=tokens, tokens_2=tokens_2, info=self.info)
 
 
-def prepare_concept(config: ConceptConfig, sd: StableDiffusion) -> Concept:
-    """Read the pictures and draw the first parameters.
+def prepare_concept(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> Concept:
+    """Read the pictures and draw the first parameters. basis: the one that `config` names, see `basis_of`.
 
     Raises: UserError for pictures or settings that cannot be used.
     """
-    basis = read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
-    own = own_directions(config, sd, basis)
-    data = load_concept_data(config, sd, own)
-    info, masks, trainable = init_concept(config, sd)
+    data = load_concept_data(config, sd, own_directions(config, sd, basis))
+    info, masks, trainable = init_concept(config, sd, basis)
     data = cache_states(config, sd, data, trainable)
     rows = config.optimizer.batch, config.random_rows
     return Concept(config, info, masks, trainable, make_batches(data, *rows, config.erasure, config.run.seed))
@@ -75,13 +73,17 @@ def public_settings(config: ConceptConfig) -> dict[str, Any]:
     return {name: value for name, value in config.to_json().items() if name not in PRIVATE_SETTINGS}
 
 
-def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInfo, LoRATree, Trainable]:
-    """The adapter's description, its masks, and its parameters before training."""
+def init_concept(
+    config: ConceptConfig, sd: StableDiffusion, text_basis: TextBasis | None
+) -> tuple[AdapterInfo, LoRATree, Trainable]:
+    """The adapter's description, its masks, and its parameters before training.
+
+    text_basis: the one that `config` names, see `basis_of`.
+    """
     shapes = select_kernels(sd.params, config.adapter.layers)
     config = _draw_row_slot(config, shapes)
-    adapter = config.adapter
-    digest = params_digest(sd.params)
-    text_basis, partition = read_text_basis(adapter.basis, sd, digest), None
+    adapter, partition = config.adapter, None
+    assert (text_basis is None) == (adapter.basis is None), "of another configuration"
     own, basis = own_directions(config, sd, text_basis), text_basis and text_basis.directions
     if adapter.blocks:
         cut_in = "" if basis is None else basis_digest(basis)
@@ -98,7 +100,7 @@ def init_concept(config: ConceptConfig, sd: StableDiffusion) -> tuple[AdapterInf
         rank=adapter.rank,
         alpha=float(adapter.rank if adapter.alpha is None else adapter.alpha),
         base_name=sd.checkpoint.public_name,
-        base_digest=digest,
+        base_digest=params_digest(sd.params),
         base_family=sd.checkpoint.family,
         partition=partition,
         slots=slots,

@@ -10,6 +10,7 @@ from blocklora_jax.registry.store import read_registry
 from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.config import ConceptConfig
+from train.concept.own_directions import basis_of
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
 from train.concept.settings.base import BaseSettings
 from train.engine.platform import compute_dtype, is_first_host, select_platform
@@ -27,8 +28,9 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     with hold_run_folders([config.out], lambda: check_run_dir(config)):
         sd = load_base(config.model, config.base, platform)
         check_base(registry, params_digest(sd.params), config.model)
-        check_basis(registry, config, sd)
-        return train_together([config], sd, config.out)[0]
+        basis = basis_of(config, sd)
+        check_basis(registry, config, basis)
+        return train_together([config], sd, basis, config.out)[0]
 
 
 def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffusion:

@@ -17,6 +17,7 @@ from blocklora_jax.io.locks import hold
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.pipeline import StableDiffusion
+from train.concept.basis_record import KEY
 from train.concept.config import ConceptConfig
 from train.concept.prompts import preview_prompts, prompt_words
 from train.concept.settings.flat import with_later
@@ -90,6 +91,8 @@ def check_run_dir(config: ConceptConfig) -> None:
         raise UserError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
     if config.run.resume:
         before = _read_settings(path, config.out)
+        # The digests of the basis are compared later, when the basis is read.
+        before.pop(KEY, None)
         if changed := changed_settings(before, config):
             raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
     else:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from blocklora_jax.adapters.apply import apply_adapted, measure_energies
 from blocklora_jax.adapters.erasure import epsilon_erasure, layer_erasure
@@ -16,27 +17,46 @@ from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.models import Models
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import add_sizes, make_size_ids
-from blocklora_jax.layouts.low_rank import LoRATree
+from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import TextOutput
-from train.concept.batch import Batch, Rows
+from train.concept.batch import Batch
+from train.concept.noised_rows import Noised, Random, add_noise, random_inputs
 from train.concept.settings.adapter import AdapterSettings
 from train.concept.settings.erasure import ErasureSettings
 from train.concept.settings.loss import LossSettings
 from train.concept.settings.token_side import TokenSideSettings
 from train.concept.state import Trainable, TrainState, masked_lora
-from train.concept.text import encode_rows
+from train.concept.text import EncodedRows, encode_rows
 from train.concept.token_term import token_term, with_own_prompts, without_own_prompts
 
 _OFF = TokenSideSettings()
+# Of the U-Net's adapted layers, by path.
+Pairs = Mapping[str, LoRAPair]
 
 
-class Noised(NamedTuple):
-    """Network inputs of some rows, and the noise in them."""
+class Parts(NamedTuple):
+    """The arguments that are the same for all steps of a training."""
 
-    latents: Float[Array, "b h w c"]
-    noise: Float[Array, "b h w c"]
-    timesteps: Int[Array, " b"]
+    models: Models
+    schedule: Schedule
+    adapter: AdapterSettings
+    erasure: ErasureSettings
+    loss: LossSettings
+    token_side: TokenSideSettings
+
+
+class Inputs(NamedTuple):
+    """The inputs of the networks in a step."""
+
+    concept: Noised
+    random: Random
+    text: EncodedRows
+
+    @property
+    def random_rows(self) -> int:
+        """The number of random rows."""
+        return len(self.random[1])
 
 
 def make_step(
@@ -55,77 +75,84 @@ def make_step(
     prompts, the loss includes the token side (see `token_term`); `params` must then hold
     `own_directions.TokenSideArrays` too.
     """
-    scale = adapter.scaling
-
-    def loss_fn(trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray):
-        lora, rows = masked_lora(trainable.lora, masks, adapter.down_is_frozen), len(batch.random_row)
-        concept = _add_noise(schedule, batch.latents, batch.row, key, loss.noise_offset)
-        random = _random_inputs(schedule, batch, key, erasure.preserves_class, loss.noise_offset)
-        extended = with_own_prompts(batch)
-        text, token, token_parts = encode_rows(models, params, lora, scale, trainable, extended), None, {}
-        if batch.own_prompts is not None:
-            token, token_parts = token_term(token_side, text.concept.states, extended, trainable, params)
-            text = without_own_prompts(text, len(batch.row))
-        pairs = lora.get("unet", {})
-        inputs: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
-        # If all layers read only text, the U-Net need not run on the random rows.
-        unet_rows = 0 if erasure.erase == "layer" and all(reads_text(f"unet/{path}") for path in pairs) else rows
-        if unet_rows:
-            inputs = jax.tree.map(lambda *x: jnp.concatenate(x), inputs, (*random, text.random))
-        output, energies = apply_adapted(
-            models.unet, params["unet"], pairs, scale, *_unet_inputs(models, *inputs), random_rows=unet_rows
-        )
-        output, count = output.astype(jnp.float32), len(batch.row)
-        diffusion = _diffusion_loss(schedule, loss, output[:count], batch, concept)
-        erase = jnp.zeros(())
-        if rows and erasure.erase == "layer":
-            if not unet_rows:
-                energies = measure_energies(params["unet"], pairs, scale, text.random.states)
-            erase = layer_erasure(jnp.concatenate([energies, text.energies]))
-        elif rows:
-            base = apply_model(models.unet, params["unet"], *_unet_inputs(models, *random, text.base))
-            erase = epsilon_erasure(output[count:], base)
-        total, parts = diffusion + erasure.erase_weight * erase, {"diffusion_loss": diffusion, "erase_loss": erase}
-        return total if token is None else total + token, parts | token_parts
+    parts = Parts(models, schedule, adapter, erasure, loss, token_side)
+    gradients = jax.value_and_grad(partial(_loss, parts), has_aux=True)
 
     def step(state: TrainState, batch: Batch, params: Mapping[str, Any]) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
-        inputs = state.trainable, state.masks, batch, params, key
-        (total, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
-        grads, total, parts = jax.lax.pmean((grads, total, parts), "data")
+        (total, losses), grads = gradients(state.trainable, state.masks, batch, params, key)
+        grads, total, losses = jax.lax.pmean((grads, total, losses), "data")
         # cast, because the types of optax do not accept NamedTuples.
         before = cast(Any, state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, before)
         trainable = cast(Trainable, optax.apply_updates(before, updates))
-        metrics = {"loss": total, **parts, "gradient_norm": optax.global_norm(grads)}
+        metrics = {"loss": total, **losses, "gradient_norm": optax.global_norm(grads)}
         return TrainState(state.step + 1, state.key, state.masks, trainable, opt_state), metrics
 
     return step
 
 
-def _add_noise(schedule: Schedule, latents: Rows, row: Rows, key: PRNGKeyArray, offset: float = 0.0) -> Noised:
-    """Add noise to each row from its own key, so that it does not depend on how rows are spread over devices."""
+def _loss(
+    parts: Parts, trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray
+) -> tuple[Array, dict[str, Array]]:
+    """The loss, and its terms by the names of their metrics."""
+    lora = masked_lora(trainable.lora, masks, parts.adapter.down_is_frozen)
+    schedule, offset = parts.schedule, parts.loss.noise_offset
+    concept = add_noise(schedule, batch.latents, batch.row, key, offset)
+    random = random_inputs(schedule, batch, key, parts.erasure.preserves_class, offset)
+    text, token, token_losses = _encode(parts, params, lora, trainable, batch)
+    inputs, pairs = Inputs(concept, random, text), lora.get("unet", {})
+    output, energies = _run_unet(parts, params, pairs, inputs)
+    diffusion = _diffusion_loss(schedule, parts.loss, output[: len(batch.row)], batch, concept)
+    erase = _erase_loss(parts, params, pairs, inputs, output, energies)
+    total = diffusion + parts.erasure.erase_weight * erase
+    losses = {"diffusion_loss": diffusion, "erase_loss": erase} | token_losses
+    return total if token is None else total + token, losses
 
-    def draw(row: Array) -> tuple[Array, Array]:
-        t_key, noise_key, offset_key = jax.random.split(jax.random.fold_in(key, row), 3)
-        noise = jax.random.normal(noise_key, latents.shape[1:])
-        shift = offset * jax.random.normal(offset_key, (1, 1, latents.shape[-1]))
-        return jax.random.randint(t_key, (), 0, schedule.num_train_timesteps), noise + shift
 
-    timesteps, noise = jax.vmap(draw)(jnp.asarray(row))
-    return Noised(schedule.add_noise(jnp.asarray(latents), noise, timesteps), noise, timesteps)
+def _encode(
+    parts: Parts, params: Mapping[str, Any], lora: LoRATree, trainable: Trainable, batch: Batch
+) -> tuple[EncodedRows, Array | None, dict[str, Array]]:
+    """The encoded text of the batch; the term of the token side (None if it is off), and its metrics."""
+    extended = with_own_prompts(batch)
+    text = encode_rows(parts.models, params, lora, parts.adapter.scaling, trainable, extended)
+    if batch.own_prompts is None:
+        return text, None, {}
+    token, losses = token_term(parts.token_side, text.concept.states, extended, trainable, params)
+    return without_own_prompts(text, len(batch.row)), token, losses
 
 
-def _random_inputs(
-    schedule: Schedule, batch: Batch, key: PRNGKeyArray, preserves_class: bool, noise_offset: float
-) -> tuple[Array, Array]:
-    if preserves_class:
-        # The random rows are the concept's rows again. They get the same noise, because `random_row` has their numbers.
-        noised = _add_noise(schedule, batch.random_latents, batch.random_row, key, noise_offset)
-        return noised.latents, noised.timesteps
-    noised = _add_noise(schedule, batch.random_latents, batch.random_row, jax.random.fold_in(key, 1))
-    pure = batch.random_is_noise[:, None, None, None]
-    return jnp.where(pure, noised.noise, noised.latents), noised.timesteps
+def _unet_rows(parts: Parts, pairs: Pairs, inputs: Inputs) -> int:
+    """The number of random rows on which the U-Net must run: none if all its adapted layers read only text."""
+    reads_only_text = all(reads_text(f"unet/{path}") for path in pairs)
+    return 0 if parts.erasure.erase == "layer" and reads_only_text else inputs.random_rows
+
+
+def _run_unet(parts: Parts, params: Mapping[str, Any], pairs: Pairs, inputs: Inputs) -> tuple[Array, Array]:
+    """The U-Net's fp32 output for the concept's rows and those random rows on which it runs; its layers' energies."""
+    concept, random, text = inputs
+    tensors: tuple[Any, ...] = concept.latents, concept.timesteps, text.concept
+    rows, scale = _unet_rows(parts, pairs, inputs), parts.adapter.scaling
+    if rows:
+        tensors = jax.tree.map(lambda *x: jnp.concatenate(x), tensors, (*random, text.random))
+    tensors = _unet_inputs(parts.models, *tensors)
+    output, energies = apply_adapted(parts.models.unet, params["unet"], pairs, scale, *tensors, random_rows=rows)
+    return output.astype(jnp.float32), energies
+
+
+def _erase_loss(
+    parts: Parts, params: Mapping[str, Any], pairs: Pairs, inputs: Inputs, output: Array, energies: Array
+) -> Array:
+    """The erasure loss on the random rows; 0 without random rows. output, energies: see `_run_unet`."""
+    concept, random, text = inputs
+    if not inputs.random_rows:
+        return jnp.zeros(())
+    if parts.erasure.erase == "layer":
+        if not _unet_rows(parts, pairs, inputs):
+            energies = measure_energies(params["unet"], pairs, parts.adapter.scaling, text.random.states)
+        return layer_erasure(jnp.concatenate([energies, text.energies]))
+    base = apply_model(parts.models.unet, params["unet"], *_unet_inputs(parts.models, *random, text.base))
+    return epsilon_erasure(output[len(concept.latents) :], base)
 
 
 def _unet_inputs(models: Models, latents: Array, timesteps: Array, text: TextOutput) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ import blocklora_jax.checks.renamed as renamed
 import merge
 import merge.manifest
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.command_line.renamed import RENAMED
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing import input_statistics
@@ -22,7 +23,6 @@ from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
 from merge.cli.main import VERBS, main
 from merge.cli.method_flags import options_of
-from merge.cli.verbs import RENAMED
 from merge.manifest import read_merge_manifest
 
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))

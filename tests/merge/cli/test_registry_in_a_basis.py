@@ -14,6 +14,7 @@ from blocklora_jax.registry.claims import Registry
 from blocklora_jax.registry.store import read_registry
 from merge.cli.registry import main
 from train.concept.claims import check_basis, use_claim
+from train.concept.own_directions import basis_of
 
 
 def registry(*args: object) -> None:
@@ -52,7 +53,7 @@ def test_concepts_train_on_their_claim(files, tiny_sd):
     config = token_side_config(path, slot=None, registry=str(where))
     claimed = use_claim(config, read_registry(where))
     assert claimed.adapter.slot == (2,)
-    check_basis(read_registry(where), claimed, tiny_sd)
+    check_basis(read_registry(where), claimed, basis_of(claimed, tiny_sd))
     other_cut = token_side_config(
         path, slot=None, token_side=0.0, token_start="noun", negatives_from="nouns", assignment="layer"
     )
@@ -65,13 +66,14 @@ def test_another_basis_and_other_codewords_are_refused(files, tiny_sd, basis, tm
     book = read_registry(where)
     turned = write_basis(tmp_path / "turned", tiny_sd, basis._replace(directions=basis.directions[:, ::-1]))
     with pytest.raises(UserError, match=r"is for the basis \w{16}, but --basis .*turned is \w{16}: use the file"):
-        check_basis(book, token_side_config(turned), tiny_sd)
+        check_basis(book, config := token_side_config(turned), basis_of(config, tiny_sd))
     words = {BLOCKS: random_codewords(tiny_sd, seed=1)}
     reworded = write_basis(tmp_path / "reworded", tiny_sd, basis._replace(codewords=words))
     with pytest.raises(UserError, match=r"is for the codewords \w{16}, but those in --basis .*reworded are \w{16}"):
-        check_basis(book, token_side_config(reworded), tiny_sd)
+        check_basis(book, config := token_side_config(reworded), basis_of(config, tiny_sd))
     # If training uses no codewords, those in the file may differ.
-    check_basis(book, token_side_config(reworded, token_start="noun", negatives_from="nouns"), tiny_sd)
+    config = token_side_config(reworded, token_start="noun", negatives_from="nouns")
+    check_basis(book, config, basis_of(config, tiny_sd))
 
 
 def test_codewords_of_a_registry_are_a_digest_or_left_out(files):

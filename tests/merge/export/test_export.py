@@ -211,6 +211,15 @@ def test_an_impossible_family_is_refused(tmp_path):
         merge.export([adapter, other], tmp_path / "m.safetensors", allow_overlap=True)
 
 
+def test_layers_that_the_stated_family_does_not_have_are_refused(tmp_path):
+    adapter = make_adapter("ada", (0,))
+    wrong = dataclasses.replace(adapter, lora=adapter.lora | {"text_encoder_2": adapter.lora["text_encoder"]})
+    assert wrong.info.base_family == "sd1"
+    with pytest.raises(UserError, match=r"text_encoder_2, .* Stable Diffusion 1.x \(sd1\) does not have: .*\(sdxl\)"):
+        merge.export(wrong, tmp_path / "m.safetensors", "kohya")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_takes_the_family(tmp_path):
     external(tmp_path, {PEFT_TE: (768, 768)})
     out = tmp_path / "out.safetensors"

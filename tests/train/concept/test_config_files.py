@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from blocklora_jax.errors import UserError
-from train.concept.config import parse_args
+from train.concept.config import parse_args, read_flags
 from train.concept.config_files import find_config, shipped_configs
 from train.concept.settings.old_names import OLD_CONFIGS
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -47,3 +49,36 @@ def test_the_error_for_an_unknown_name_lists_the_known_ones():
     ):
         find_config(Path("adda"))
     assert set(OLD_CONFIGS.values()) < shipped_configs().keys()
+
+
+def test_only_files_that_fit_are_listed():
+    with pytest.raises(UserError, match=r"neither a file nor a shipped configuration \(ada, ") as told:
+        find_config(Path("pocket_sevn"))
+    assert "pocket_seven" not in str(told.value)
+    with pytest.raises(
+        UserError, match=r"--concepts adda is neither .* nor a shipped list of concepts \(pocket_seven\)$"
+    ):
+        find_config(Path("adda"), "--concepts")
+
+
+def test_a_list_of_concepts_is_no_configuration(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("ada: {class_noun: woman}\nrex: {class_noun: dog, images: pics}")
+    for given in ("pocket_seven", str(mine)):
+        with pytest.raises(UserError) as told:
+            parse_args(["--config", given, "--out", "run"])
+        assert str(told.value) == (
+            f"--config {given} lists concepts, and holds no settings: train them with `python -m train.concepts "
+            f"--concepts {given} --out DIR`"
+        )
+    # A single setting may be a mapping too.
+    mine.write_text("random_shares: {negative: 0.5}")
+    assert read_flags(["--config", str(mine)]) == ["--random-shares.negative", "0.5"]
+
+
+def test_a_configuration_is_no_list_of_concepts(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("strangers: [runs]\nrank: 4")
+    for given in ("ada", str(mine)):
+        with pytest.raises(UserError, match=f"--concepts {given} holds settings .* give it with --config, and to"):
+            read_concepts(ConceptsOptions(concepts=Path(given), out=tmp_path / "run"), [])

@@ -103,7 +103,7 @@ def test_the_adapters_have_no_partition_and_are_summed_on_request(together, tiny
 
 def test_a_new_adapter_changes_nothing_and_its_slot_is_drawn_from_the_name(tiny_sd):
     config = make_config(**SETTINGS | {"slot": None, "layers": "cross_kv"})
-    info, _, trainable = init_concept(config, tiny_sd)
+    info, _, trainable = init_concept(config, tiny_sd, None)
     slot = json.loads(info.training)["slot"]
     # Text has 32 features: 16 sets of 2 rows.
     assert slot == [slot_from_name("ada", 16)]
@@ -118,7 +118,7 @@ def test_a_slot_without_rows_is_refused_before_training(tiny_sd):
     with pytest.raises(
         UserError, match=r"--slot 16 must lie in 0\.\.15 with --down orthogonal: layer unet/.*to_k has 32"
     ):
-        init_concept(config, tiny_sd)
+        init_concept(config, tiny_sd, None)
 
 
 def test_free_slots_are_given_out_only_if_slots_are_needed():

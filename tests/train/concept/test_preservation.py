@@ -91,7 +91,7 @@ def test_every_view_has_its_picture_s_class_caption(tiny_sd, pictures):
 def test_the_random_rows_repeat_the_rows_of_the_batch(tiny_sd, pictures):
     others = write_pictures(pictures.parent / "others", 2, size=(9, 9))
     config = preserving(pictures, random_batch=2, pure_noise=1.0, other_images=others)
-    concept = prepare_concept(config, tiny_sd)
+    concept = prepare_concept(config, tiny_sd, None)
     for batch in map(concept.batch_at, range(4)):
         np.testing.assert_array_equal(batch.random_latents, batch.latents[:2])
         assert batch.random_row.tolist() == batch.row[:2].tolist() == [0, 1]
@@ -108,7 +108,7 @@ def draw(key, row, offset, shape):
 def test_the_loss_is_the_distance_to_the_base_on_the_same_noised_pictures(tiny_sd, pictures):
     config = preserving(pictures, layers="cross_kv+text_encoder", alpha=3.0, erase_weight=0.7, noise_offset=0.1)
     concept, optimizer = (
-        prepare_concept(config, tiny_sd),
+        prepare_concept(config, tiny_sd, None),
         make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen),
     )
     trainable, masks = make_trainable(config, levels=2)

@@ -20,6 +20,7 @@ from blocklora_jax.layouts.token_tables import token_table
 from train.concept.batch_training import train_together
 from train.concept.codeword_start import of_slots
 from train.concept.common_settings import check_equal
+from train.concept.own_directions import basis_of
 from train.concept.prepare import init_concept, prepare_concept
 from train.concept.run_folder import changed_settings
 from train.concept.settings.flat import LATER, NAMES
@@ -60,8 +61,12 @@ def basis_file(tiny_sd, basis, tmp_path_factory):
 def whole(tiny_sd, basis_file, pictures, tmp_path_factory):
     """The folder of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    train_together([token_side_config(basis_file, images=pictures, out=out)], tiny_sd, out)
+    train_in(out, tiny_sd, token_side_config(basis_file, images=pictures, out=out))
     return out
+
+
+def train_in(run_dir, sd, *configs):
+    return train_together(configs, sd, basis_of(configs[0], sd), run_dir)
 
 
 def assert_equal_files(one, other) -> None:
@@ -87,9 +92,9 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, tiny_sd, basis_file, pict
     with monkeypatch.context() as patched:
         patched.setattr(train.concept.prepare, "make_batches", stopping)
         with pytest.raises(KeyboardInterrupt):
-            train_together([config], tiny_sd, out)
+            train_in(out, tiny_sd, config)
     assert not (out / "adapter.safetensors").exists()
-    train_together([config.with_settings(resume=True)], tiny_sd, out)
+    train_in(out, tiny_sd, config.with_settings(resume=True))
     assert_equal_files(out, whole)
 
 
@@ -105,9 +110,9 @@ def test_concepts_that_train_together_are_those_trained_alone(whole, tiny_sd, ba
             basis_file, images=pictures, out=tmp_path / "rex", token="<rex>", class_noun="dog", slot=(3,), seed=2
         ),
     ]  # fmt: skip
-    paths = train_together(configs, tiny_sd, tmp_path / "groups")
+    paths = train_in(tmp_path / "groups", tiny_sd, *configs)
     alone = tmp_path / "alone"
-    train_together([configs[1].with_settings(out=alone)], tiny_sd, alone)
+    train_in(alone, tiny_sd, configs[1].with_settings(out=alone))
     for path, other in zip(paths, (whole, alone), strict=True):
         actual, expected = Adapter.load(path), Adapter.load(other / "adapter.safetensors")
         trees = zip(
@@ -154,7 +159,7 @@ def test_a_token_starts_near_its_slots_codewords_and_not_equal_to_others(tiny_sd
     starts = []
     for token in ("<ada>", "<bo>"):
         config = token_side_config(basis_file, images=pictures, token=token, slot=(3, 1))
-        starts.append(np.asarray(init_concept(config, tiny_sd)[2].tokens))
+        starts.append(np.asarray(init_concept(config, tiny_sd, basis)[2].tokens))
     words = basis.codewords[BLOCKS]["text_encoder"]
     deviation = float(np.asarray(token_table(tiny_sd.params)).std())
     for start in starts:
@@ -187,8 +192,8 @@ def test_negative_tokens_are_the_other_slots_codewords(tiny_sd, basis, basis_fil
 def test_sdxl_trains_both_encoders_tokens(tiny_xl, pictures, tmp_path, slot):
     path = write_basis(tmp_path / "basis", tiny_xl)
     config = token_side_config(path, images=pictures, out=tmp_path / "run", steps=2, slot=slot, model="xl")
-    before = prepare_concept(config, tiny_xl).trainable
-    adapter = Adapter.load(train_together([config], tiny_xl, config.out)[0])
+    before = prepare_concept(config, tiny_xl, basis_of(config, tiny_xl)).trainable
+    adapter = Adapter.load(train_in(config.out, tiny_xl, config)[0])
     assert adapter.info.slots == slot
     for start, actual in ((before.tokens, adapter.tokens), (before.tokens_2, adapter.tokens_2)):
         assert np.abs(np.asarray(start) - actual["<ada>"]).max() > 1e-4
@@ -226,7 +231,7 @@ def test_a_basis_that_lacks_something_is_refused_before_anything_is_written(case
     path = write_basis(tmp_path / "basis", tiny_sd, without(basis, **damage))
     config = token_side_config(path, images=pictures, out=tmp_path / "run", **changes)
     with pytest.raises(UserError, match=message):
-        train_together([config], tiny_sd, config.out)
+        train_in(config.out, tiny_sd, config)
     assert not config.out.exists()
 
 

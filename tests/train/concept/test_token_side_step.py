@@ -13,7 +13,7 @@ from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.testing.tiny_model import SCHEDULE
-from train.concept.own_directions import ARRAYS, step_params
+from train.concept.own_directions import ARRAYS, basis_of, step_params
 from train.concept.own_prompts import own_prompt_texts, unused_words
 from train.concept.prepare import prepare_concept
 from train.concept.prompts import prompt_words
@@ -39,7 +39,8 @@ def metrics_of(config, sd, batch, trainable, masks, devices: int = 1) -> dict[st
     state = init_state(trainable, masks, optimizer, jax.random.key(0))
     parts = jax.tree.map(lambda x: np.asarray(x).reshape(devices, -1, *np.shape(x)[1:]), batch)
     run = jax.jit(jax.vmap(lambda *x: step(*x)[1], in_axes=(None, 0, None), axis_name="data"))
-    return {name: np.asarray(value) for name, value in run(state, parts, step_params(config, sd)).items()}
+    params = step_params(config, sd, basis_of(config, sd))
+    return {name: np.asarray(value) for name, value in run(state, parts, params).items()}
 
 
 def plain_term(config, sd, batch, trainable, owned) -> tuple[float, float]:
@@ -49,7 +50,7 @@ def plain_term(config, sd, batch, trainable, owned) -> tuple[float, float]:
         params = with_table(params, jnp.concatenate([token_table(params, part), trainable.tokens_of(part)]), part)
     ids = np.concatenate([batch.ids, batch.own_prompts.ids])
     states = np.asarray(encode_text(with_token_rows(sd.models, params), params, ids).states, np.float64)
-    arrays, rows = step_params(config, sd)[ARRAYS], len(token_table(sd.params))
+    arrays, rows = step_params(config, sd, basis_of(config, sd))[ARRAYS], len(token_table(sd.params))
     energies, at_token = [], []
     for row, state in zip(ids_of(ids, "text_encoder"), states, strict=True):
         called = np.flatnonzero(row >= rows)
@@ -69,7 +70,7 @@ def plain_term(config, sd, batch, trainable, owned) -> tuple[float, float]:
 def test_the_term_is_that_of_a_plain_computation(model, changes, request, pictures, tmp_path):
     sd = request.getfixturevalue(model)
     config = token_side_config(write_basis(tmp_path / "basis", sd), images=pictures, batch=4, random_batch=4, **changes)
-    concept = prepare_concept(config, sd)
+    concept = prepare_concept(config, sd, basis_of(config, sd))
     # Long tokens, so that the limit has an effect too.
     trainable = concept.trainable._replace(tokens=3 * concept.trainable.tokens)
     batch = concept.batch_at(0)
@@ -97,7 +98,7 @@ def test_the_token_side_changes_only_the_gradient_of_the_tokens(tiny_sd, picture
     )
     norms = []
     for config in (on, off):
-        concept = prepare_concept(config, tiny_sd)
+        concept = prepare_concept(config, tiny_sd, basis_of(config, tiny_sd))
         batch = concept.batch_at(1)
         norms.append(metrics_of(config, tiny_sd, batch, concept.trainable, concept.masks))
     for name in ("diffusion_loss", "erase_loss"):
@@ -109,14 +110,14 @@ def test_the_token_side_changes_only_the_gradient_of_the_tokens(tiny_sd, picture
 def test_without_the_token_side_batches_do_not_change(tiny_sd, pictures, tmp_path):
     basis = write_basis(tmp_path / "basis", tiny_sd)
     on, off = (token_side_config(basis, images=pictures, token_side=mu) for mu in (1.0, 0.0))
-    one, other = (prepare_concept(config, tiny_sd).batch_at(3) for config in (on, off))
+    one, other = (prepare_concept(config, tiny_sd, basis_of(config, tiny_sd)).batch_at(3) for config in (on, off))
     assert other.own_prompts is None
     jax.tree.map(np.testing.assert_array_equal, one._replace(own_prompts=None), other)
 
 
 def test_the_token_side_is_off_if_tokens_do_not_train(tiny_sd, pictures, tmp_path):
     config = token_side_config(write_basis(tmp_path / "basis", tiny_sd), images=pictures, token_learning_rate=0.0)
-    concept = prepare_concept(config, tiny_sd)
+    concept = prepare_concept(config, tiny_sd, basis_of(config, tiny_sd))
     batch = concept.batch_at(0)
     assert batch.own_prompts is None
     assert "token_ratio" not in metrics_of(config, tiny_sd, batch, concept.trainable, concept.masks)

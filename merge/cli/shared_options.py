@@ -1,0 +1,49 @@
+"""Options that several commands have: the type and the help of each. Each command sets its own default."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from blocklora_jax.adapters.axis import Axis
+from blocklora_jax.command_line.options import check_options
+
+
+class Options:
+    """The base of all classes of options. It checks the options when all are set."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def base_model_help(relation: str) -> Any:
+    """The help of `--model`. relation: the base's relation to the files, such as "that it was trained on"."""
+    return tyro.conf.arg(help=f'The base model {relation}: "pocket", a Diffusers folder, or a hub id.')
+
+
+Files = Positional[
+    Annotated[tuple[Path, ...], tyro.conf.arg(help="Adapter files: the adapter.safetensors of training runs.")]
+]
+Weights = Annotated[
+    tuple[float, ...],
+    tyro.conf.arg(help="The weight of each concept, one number for each file. Default: 1 for all."),
+]
+Variant = Annotated[str | None, tyro.conf.arg(help='Read the weights of this variant of the model ("fp16").')]
+Overwrite = Annotated[
+    bool,
+    tyro.conf.arg(help="Replace existing files that this command did not make. Other files in a folder are kept."),
+]
+Verify = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Refuse files that were changed after they were written; --no-verify reads files that were edited on "
+        "purpose."
+    ),
+]
+CutAxis = Annotated[
+    Axis, tyro.conf.arg(help="Which features are cut into blocks: input features, output features, or both.")
+]
+PartitionSeed = Annotated[int, tyro.conf.arg(help="Seed of the assignment of slots to blocks.")]
+RegistryPlace = Positional[Annotated[str, tyro.conf.arg(help="The registry: a file, a folder or a URL.")]]
+ConceptName = Positional[Annotated[str, tyro.conf.arg(help="The concept's name.")]]
