@@ -145,7 +145,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(UserError, match="there is no registry"):
         update_registry(tmp_path / "none.json", claim("ada"))
     (tmp_path / "torn.json").write_text('{"blocklora_registry": 1,')
-    with pytest.raises(UserError, match=r"torn\.json is not JSON"):
+    with pytest.raises(UserError, match=r"torn\.json cannot be read as a registry .*not valid JSON"):
         read_registry(tmp_path / "torn.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make the folder"):
@@ -193,7 +193,7 @@ def rude():
 def test_a_server_that_misbehaves_is_one_error(rude, path, monkeypatch):
     monkeypatch.setattr(store, "_FETCHING", 0.5)
     began = time.monotonic()
-    with pytest.raises(UserError, match=rf"^(cannot fetch {rude}/{path}: |{rude}/{path} is not JSON)"):
+    with pytest.raises(UserError, match=rf"^(cannot fetch {rude}/{path}: |{rude}/{path} cannot be read as a registry)"):
         read_registry(f"{rude}/{path}")
     assert time.monotonic() - began < 5
 
