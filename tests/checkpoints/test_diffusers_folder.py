@@ -378,7 +378,7 @@ def test_missing_files_are_named(folder):
     with pytest.raises(UserError, match="does not hold a JSON object"):
         load_folder(folder)
     (folder / "model_index.json").unlink()
-    with pytest.raises(UserError, match=r"no Diffusers folder: it has no model_index\.json"):
+    with pytest.raises(UserError, match=r"is not a Diffusers folder: it has no model_index\.json"):
         load_folder(folder)
 
 

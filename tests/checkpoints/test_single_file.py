@@ -158,7 +158,7 @@ def refusal(path: Path, **options) -> str:
         (lambda t: {"conditioner.embedders.0.model.ln_final.bias": np.zeros(2)}, "SDXL's refiner"),
         (lambda t: {"model.diffusion_model.joint_blocks.0.x": np.zeros(2)}, "Stable Diffusion 3"),
         (lambda t: {"model.diffusion_model.double_blocks.0.x": np.zeros(2)}, "a Flux model"),
-        (lambda t: {"lora_unet_x.lora_up.weight": np.zeros((2, 2))}, "an adapter, no model"),
+        (lambda t: {"lora_unet_x.lora_up.weight": np.zeros((2, 2))}, "an adapter, not a model"),
         (lambda t: {"down_blocks.0.x": np.zeros(2)}, "one part of a Diffusers folder"),
         (lambda t: {"other": np.zeros(2)}, "has no U-Net"),
         (lambda t: {k: v for k, v in t.items() if "first_stage" not in k}, "without its autoencoder"),
@@ -186,7 +186,7 @@ def test_configs_that_do_not_fit_the_file_are_named(checkpoints, folders, tmp_pa
     # Tests have no network, so the published configs cannot be fetched.
     assert "stable-diffusion-v1-5" in refusal(path)
     assert "variant and revision are for folders" in refusal(path, variant="fp16")
-    with pytest.raises(UserError, match="is for single files"):
+    with pytest.raises(UserError, match="is only for single files"):
         load_checkpoint(folders["sd1"], config="sd15")
     assert "is a pickle" in refusal(tmp_path / "model.ckpt")
     assert "there is no file" in refusal(tmp_path / "none.safetensors")
@@ -270,7 +270,7 @@ def test_the_header_is_obeyed_if_no_scheduler_was_given(checkpoints, monkeypatch
     assert load_single_file(path).scheduler["prediction_type"] == "v_prediction"
     assert load_single_file(path, config="sdxl").scheduler["prediction_type"] == "v_prediction"
     message = refusal(path, config=folders["sdxl"])
-    assert "says that its prediction_type is v_prediction, not epsilon as in the config" in message
+    assert "says that its prediction_type is v_prediction, not epsilon as in the named config" in message
     assert "save the file again without the header" in message
 
 

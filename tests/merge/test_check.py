@@ -100,7 +100,7 @@ def test_missing_layers_and_other_shapes_are_all_named():
     flat[kernel] = flat[kernel][:20]
     del flat["text_encoder/text_model/encoder/layers/0/self_attn/q_proj/kernel"]
     message = refusal([make_adapter("ada")], params=nest(flat))
-    assert "lack layers of 'ada': text_encoder/text_model/encoder/layers/0/self_attn/q_proj" in message
+    assert "do not have layers of 'ada': text_encoder/text_model/encoder/layers/0/self_attn/q_proj" in message
     assert f"{kernel.removesuffix('/kernel')} is [20, 16] in the params and [24, 16] in the adapter" in message
 
 

@@ -159,7 +159,7 @@ PEFT_TE = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
 def test_a_lora_of_unknown_family_is_not_exported_as_one(tmp_path, tensors, kinds):
     adapter = external(tmp_path, tensors)
     assert adapter.info.base_family == ""
-    with pytest.raises(UserError, match=f"whether they are of {kinds}, .*--family sd1") as error:
+    with pytest.raises(UserError, match=f"whether they are for {kinds}, .*--family sd1") as error:
         merge.export(adapter, tmp_path / "m.safetensors", "kohya")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "m.safetensors").exists()
@@ -207,7 +207,7 @@ def test_an_impossible_family_is_refused(tmp_path):
     with pytest.raises(UserError, match="unknown family 'sd3'"):
         merge.export(two(), tmp_path / "m.safetensors", family="sd3")
     other = external(tmp_path, {TO_Q.replace("attn1_to_q", "attn2_to_v"): (768, 640)})
-    with pytest.raises(UserError, match="models of different kinds"):
+    with pytest.raises(UserError, match="different families of models"):
         merge.export([adapter, other], tmp_path / "m.safetensors", allow_overlap=True)
 
 

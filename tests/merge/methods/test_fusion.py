@@ -70,7 +70,7 @@ def test_only_the_down_projections_change_and_blocks_are_given_up(adapters):
 
 
 def test_matrices_that_do_not_fit_are_named(adapters):
-    with pytest.raises(UserError, match=r"one matrix \[n, n\] of inputs an adapter .*attn2/to_k"):
+    with pytest.raises(UserError, match=r"one matrix \[n, n\] of inputs for each adapter.*attn2/to_k"):
         merge.fit_to_inputs(adapters, {})
     wrong = {layer: [np.eye(3)] * 3 for layer in inputs_of(adapters, 1, 0)}
     with pytest.raises(UserError, match="one matrix"):

@@ -125,7 +125,9 @@ def test_gradient_fusion_is_exact_if_concepts_have_separate_inputs(adapters):
 
 
 def test_gradient_fusion_names_the_layers_without_inputs(adapters):
-    with pytest.raises(UserError, match=r"need one matrix .* of inputs an adapter .* 'unet/mid_block/"):
+    with pytest.raises(
+        UserError, match=r"need, for every .* one matrix .* of inputs for each adapter.* 'unet/mid_block/"
+    ):
         merge.gradient_fusion(make_params(), adapters, {})
 
 
