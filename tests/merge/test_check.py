@@ -134,7 +134,7 @@ def test_adapters_of_other_kinds_of_model_are_refused():
 def test_params_without_a_token_table_are_refused():
     params = {"unet": make_params()["unet"]}
     adapter = make_adapter("ada", layers={"unet": {"mid_block/attentions_0/proj_in": (16, 19)}})
-    assert "which the tokens of 'ada' join" in refusal([adapter], params=params)
+    assert "to which the tokens of 'ada' are appended" in refusal([adapter], params=params)
     merge.compose(params, [dataclasses.replace(adapter, tokens={})])
 
 
