@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.modular.__main__ import say
 from benchmarks.modular.core.evaluate import Bench, keep_to
-from benchmarks.modular.core.methods import RECIPES, TEXT_BLOCKS, TOKEN_SIDE, Method, check_known
+from benchmarks.modular.core.methods import RECIPES, Method, check_known
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import write_rows
 from benchmarks.modular.core.teach import teach
@@ -34,6 +34,11 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.world.specs import Individual
 from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
+TEXT_BLOCKS: dict[str, Any] = {"rank": 8, "blocks": 64, "basis": "pocket", "assignment": "text"}
+TOKEN_SIDE: dict[str, Any] = {
+    **TEXT_BLOCKS, "token_side": 0.1, "token_side_margin": 3.9, "token_norm_limit": 3.0,
+    "token_start": "codeword", "negatives_from": "codewords",
+}  # fmt: skip
 STRONG = TOKEN_SIDE | {"token_side": 0.3, "token_side_margin": 4.6}
 
 AT_TOKEN = TOKEN_SIDE | {"token_side_own": "token"}
@@ -55,6 +60,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64, tau 3.9, mu .1, lambda .1": TOKEN_SIDE | {"lambda": 0.1},
     "one block, lambda 3, 500 steps": RECIPES["wide_3"] | {"steps": 500},
     "64, own at the token, lambda .3": AT_TOKEN | {"lambda": 0.3},
+    "64, own at the token, lambda 3": AT_TOKEN | {"lambda": 3.0},
+    "64, own at the token, lambda 10": AT_TOKEN | {"lambda": 10.0},
+    "64, own at the token, lambda 3, tau 4.3": AT_TOKEN | {"lambda": 3.0, "token_side_margin": 4.3},
+    "64, own at the token, lambda 3, tau 4.8": AT_TOKEN | {"lambda": 3.0, "token_side_margin": 4.8},
+    "64, own at the token, lambda 3, rate .008": AT_TOKEN | {"lambda": 3.0, "learning_rate": 8e-3},
+    "64, own at the token, lambda 3, 500 steps": AT_TOKEN | {"lambda": 3.0, "steps": 500},
+    "16, own at the token, tau 4, lambda 3": AT_TOKEN
+    | {"blocks": 16, "token_side_margin": 4.0, "rank": 16, "lambda": 3.0},
+    "64, own at the token, lambda 10, rate .016": AT_TOKEN | {"lambda": 10.0, "learning_rate": 1.6e-2},
+    "64, own at the token, lambda 5, rate .012": AT_TOKEN | {"lambda": 5.0, "learning_rate": 1.2e-2},
+    "64, own at the token, lambda 3, rate .016": AT_TOKEN | {"lambda": 3.0, "learning_rate": 1.6e-2},
+    "16, own at the token, lambda 5, rate .008": AT_TOKEN
+    | {"blocks": 16, "token_side_margin": 3.0, "rank": 16, "lambda": 5.0, "learning_rate": 8e-3},
+    "64, own at the token, lambda 10, noun": AT_TOKEN | {"lambda": 10.0, "token_start": "noun"},
+    "64, own at the token, lambda 10, rate .008": AT_TOKEN | {"lambda": 10.0, "learning_rate": 8e-3},
+    "64, own at the token, lambda 10, 500 steps": AT_TOKEN | {"lambda": 10.0, "steps": 500},
+    "64, own at the token, lambda 10, token rate .01": AT_TOKEN | {"lambda": 10.0, "token_learning_rate": 1e-2},
+    "16, own at the token, tau 3, lambda 10": AT_TOKEN
+    | {"blocks": 16, "token_side_margin": 3.0, "rank": 16, "lambda": 10.0},
+    "64, own at the token, noun, lambda 3": AT_TOKEN | {"token_start": "noun", "lambda": 3.0},
+    "64, own at the token, 4 vectors, lambda 3": AT_TOKEN | {"token_vectors": 4, "lambda": 3.0},
+    "16, own at the token, tau 3, lambda 3": AT_TOKEN
+    | {"blocks": 16, "token_side_margin": 3.0, "rank": 16, "lambda": 3.0},
     "64, own at the token, 4 vectors": AT_TOKEN | {"token_vectors": 4},
     "64, own at the token, 500 steps": AT_TOKEN | {"steps": 500},
     "64, own at the token, rate .008": AT_TOKEN | {"learning_rate": 8e-3},
