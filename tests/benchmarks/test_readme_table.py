@@ -41,7 +41,10 @@ def test_the_published_results_are_of_the_packaged_model():
         assert json.loads(file.read_text())["base"] == digest
 
 
-@pytest.mark.parametrize(("config", "recipe"), [("one_block", "wide"), ("one_block_fit", "wide_3")])
+@pytest.mark.parametrize(
+    ("config", "recipe"),
+    [("one_block", "wide"), ("one_block_fit", "wide_3"), ("token_side", "token"), ("token_side_16", "token_16")],
+)
 def test_the_settings_that_the_readme_names_are_those_that_were_measured(config, recipe):
     settings = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text())
     assert RECIPES[recipe].items() <= settings.items()
