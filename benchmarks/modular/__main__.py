@@ -80,9 +80,9 @@ class Options:
     batch: int = 6
     at_once: int = 5
     """How many concepts train in one program."""
-    prompts: int = 8
+    prompts: int = 6
     """Pictures of each concept."""
-    sampler_steps: int = 20
+    sampler_steps: int = 12
     model: str = "pocket"
     """The base: "pocket", a Diffusers folder, or a hub id. Models other than the pocket model need --concepts."""
     concepts: Path | None = None

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.modular.__main__ import say
 from benchmarks.modular.core.evaluate import Bench, keep_to
-from benchmarks.modular.core.methods import RECIPES, TEXT_BLOCKS, TOKEN_SIDE, Method, check_known
+from benchmarks.modular.core.methods import RECIPES, Method, check_known
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import write_rows
 from benchmarks.modular.core.teach import teach
@@ -34,6 +34,11 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.world.specs import Individual
 from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
+TEXT_BLOCKS: dict[str, Any] = {"rank": 8, "blocks": 64, "basis": "pocket", "assignment": "text"}
+TOKEN_SIDE: dict[str, Any] = {
+    **TEXT_BLOCKS, "token_side": 0.1, "token_side_margin": 3.9, "token_norm_limit": 3.0,
+    "token_start": "codeword", "negatives_from": "codewords",
+}  # fmt: skip
 STRONG = TOKEN_SIDE | {"token_side": 0.3, "token_side_margin": 4.6}
 
 AT_TOKEN = TOKEN_SIDE | {"token_side_own": "token"}
@@ -43,27 +48,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64 blocks": TEXT_BLOCKS,
     "64, tau 3.9, mu .1": TOKEN_SIDE,
     "64, tau 4.6, mu .3": STRONG,
-    "64, tau 4.6, mu .3, lambda .3": STRONG | {"lambda": 0.3},
     "64, tau 4.6, mu .3, limit 2": STRONG | {"token_norm_limit": 2.0},
     "64, tau 4.6, mu .3, noun": STRONG | {"token_start": "noun"},
-    "64, tau 4.6, mu .3, rank 16": STRONG | {"rank": 16},
-    "32, tau 4.2, mu .3": STRONG | {"blocks": 32, "token_side_margin": 4.2, "rank": 16},
-    "16, tau 2.5, mu .05": TOKEN_SIDE | {"blocks": 16, "token_side_margin": 2.5, "token_side": 0.05, "rank": 16},
-    "16, tau 3.6, mu .3": STRONG | {"blocks": 16, "token_side_margin": 3.6, "rank": 16},
     "64, tau 3.9, mu .1, own at the token": TOKEN_SIDE | {"token_side_own": "token"},
     "64, tau 3.9, mu .1, own at the token, noun": TOKEN_SIDE | {"token_side_own": "token", "token_start": "noun"},
     "64, tau 3.9, mu .1, lambda .1": TOKEN_SIDE | {"lambda": 0.1},
-    "one block, lambda 3, 500 steps": RECIPES["wide_3"] | {"steps": 500},
-    "64, own at the token, lambda .3": AT_TOKEN | {"lambda": 0.3},
-    "64, own at the token, 4 vectors": AT_TOKEN | {"token_vectors": 4},
-    "64, own at the token, 500 steps": AT_TOKEN | {"steps": 500},
-    "64, own at the token, rate .008": AT_TOKEN | {"learning_rate": 8e-3},
-    "64, own at the token, tau 3.2": AT_TOKEN | {"token_side_margin": 3.2},
-    "64, own at the token, limit 2": AT_TOKEN | {"token_norm_limit": 2.0},
-    "64, own at the token, rank 16": AT_TOKEN | {"rank": 16},
+    "64, own at the token, lambda 3": AT_TOKEN | {"lambda": 3.0},
+    "64, own at the token, lambda 10": AT_TOKEN | {"lambda": 10.0},
+    "64, own at the token, lambda 3, tau 4.8": AT_TOKEN | {"lambda": 3.0, "token_side_margin": 4.8},
+    "64, own at the token, lambda 3, rate .008": AT_TOKEN | {"lambda": 3.0, "learning_rate": 8e-3},
+    "16, own at the token, tau 4, lambda 3": AT_TOKEN
+    | {"blocks": 16, "token_side_margin": 4.0, "rank": 16, "lambda": 3.0},
+    "64, own at the token, lambda 10, rate .016": AT_TOKEN | {"lambda": 10.0, "learning_rate": 1.6e-2},
+    "64, own at the token, lambda 5, rate .012": AT_TOKEN | {"lambda": 5.0, "learning_rate": 1.2e-2},
+    "16, own at the token, lambda 5, rate .008": AT_TOKEN
+    | {"blocks": 16, "token_side_margin": 3.0, "rank": 16, "lambda": 5.0, "learning_rate": 8e-3},
+    "64, own at the token, lambda 10, rate .008": AT_TOKEN | {"lambda": 10.0, "learning_rate": 8e-3},
+    "16, own at the token, tau 3, lambda 10": AT_TOKEN
+    | {"blocks": 16, "token_side_margin": 3.0, "rank": 16, "lambda": 10.0},
+    "64, own at the token, 4 vectors, lambda 3": AT_TOKEN | {"token_vectors": 4, "lambda": 3.0},
     "32, own at the token, tau 3.5": AT_TOKEN | {"blocks": 32, "token_side_margin": 3.5, "rank": 16},
     "16, own at the token, tau 3": AT_TOKEN | {"blocks": 16, "token_side_margin": 3.0, "rank": 16},
-    "128, tau 4.8, mu .3": STRONG | {"blocks": 128, "token_side_margin": 4.8},
 }
 
 
@@ -112,9 +117,13 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     found["merged"] = bench.cached("merged", lambda: bench.merged(method, adapters, {}))
     for count in options.pressure:
         found[f"as {count}"] = bench.cached(f"as-{count}", lambda count=count: under_pressure(bench, adapters, count))
-    found["crosstalk"] = float(measure_crosstalk(sd, adapters)[ALL].others.mean())
+    found["crosstalk"] = bench.cached("crosstalk", lambda: (_crosstalk(sd, adapters), {}))["others"]
     found["individuals"] = [c.name for c in concepts if isinstance(c.thing, Individual)]
     return found
+
+
+def _crosstalk(sd: StableDiffusion, adapters: Sequence[Adapter]) -> dict[str, float]:
+    return {"others": float(measure_crosstalk(sd, adapters)[ALL].others.mean())}
 
 
 def under_pressure(

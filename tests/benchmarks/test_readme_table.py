@@ -9,7 +9,8 @@ import yaml
 from benchmarks.modular.__main__ import Options, gather
 from benchmarks.modular.core.evaluate import CONDITIONS
 from benchmarks.modular.core.methods import RECIPES
-from benchmarks.modular.core.report import SHORT, markdown, summarise
+from benchmarks.modular.core.report import SHORT, by_name, markdown, summarise
+from benchmarks.modular.pocket.concepts import draw_concepts
 from benchmarks.modular.worlds.table import POCKET
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.pipeline import StableDiffusion
@@ -24,7 +25,9 @@ def test_the_readmes_table_is_that_of_the_published_results():
         "sum", "average", "ties", "dare", "fusion", "plain_fused",
     ))  # fmt: skip
     results = gather(options)
-    table = markdown(summarise(results.alone, results.merged, results.base), 15, POCKET.ceiling, SHORT)
+    names = {c.name for c in draw_concepts(15, 0) if c.kind in POCKET.groups["individuals"]}
+    rows = summarise(*by_name(results.alone, results.merged, results.base, names))
+    table = markdown(rows, 15, POCKET.ceiling, SHORT)
     readme = (ROOT / "README.md").read_text()
     assert table in readme
     assert table in (folder / "table.md").read_text()
@@ -38,7 +41,10 @@ def test_the_published_results_are_of_the_packaged_model():
         assert json.loads(file.read_text())["base"] == digest
 
 
-@pytest.mark.parametrize(("config", "recipe"), [("one_block", "wide"), ("one_block_fit", "wide_3")])
+@pytest.mark.parametrize(
+    ("config", "recipe"),
+    [("one_block", "wide"), ("one_block_fit", "wide_3"), ("token_side", "token"), ("token_side_16", "token_16")],
+)
 def test_the_settings_that_the_readme_names_are_those_that_were_measured(config, recipe):
     settings = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text())
     assert RECIPES[recipe].items() <= settings.items()

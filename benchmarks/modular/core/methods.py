@@ -25,15 +25,17 @@ Merge = Callable[..., MergedModel]
 
 # Rank 16 in a sixteenth of the inputs has as many parameters as rank 5 in all of them (see `trainable`).
 RANK, PLAIN_RANK = 16, 5
-# Blocks of the directions of text, each the same for all layers.
-TEXT_BLOCKS: dict[str, Any] = {"rank": 8, "blocks": 64, "basis": "pocket", "assignment": "text"}
-TOKEN_SIDE: dict[str, Any] = {
-    **TEXT_BLOCKS, "token_side": 0.1, "token_side_margin": 3.9, "token_norm_limit": 3.0,
-    "token_start": "codeword", "negatives_from": "codewords",
+# Blocks of the directions of text, each the same for all layers. Chosen on other concepts: see search.py.
+TEXT_BLOCKS: dict[str, Any] = {
+    "rank": 8, "blocks": 64, "basis": "pocket", "assignment": "text", "lambda": 5.0, "learning_rate": 1.2e-2,
+}  # fmt: skip
+TOKEN_SIDE: dict[str, Any] = TEXT_BLOCKS | {
+    "token_side": 0.1, "token_side_margin": 3.9, "token_side_own": "token", "token_start": "codeword",
+    "negatives_from": "codewords",
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "token": TOKEN_SIDE,
-    "token_16": TOKEN_SIDE | {"blocks": 16, "token_side_margin": 2.5, "token_side": 0.05, "rank": RANK},
+    "token_16": TOKEN_SIDE | {"rank": RANK, "blocks": 16, "token_side_margin": 3.0, "learning_rate": 8e-3},
     "text_64": TEXT_BLOCKS,
     "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
     "wide_3": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0},

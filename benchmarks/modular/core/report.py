@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,29 @@ def interval(
 
     seeds: one array [concepts, prompts, k] for each seed. statistic: takes means [..., k] and gives [...].
     """
-    rng, count = np.random.default_rng(0), len(seeds)
-    means = np.stack([_drawn_means(values, count, rng) for values in seeds], axis=1)  # [draws, seed, place, k]
-    chosen = rng.integers(count, size=(_DRAWS, count))
+    count = len(seeds)
+    means = np.stack(
+        [_drawn_means(values, count, index) for index, values in enumerate(seeds)], axis=1
+    )  # [draws, seed, place, k]
+    chosen = np.random.default_rng(0).integers(count, size=(_DRAWS, count))
     drawn = statistic(means[np.arange(_DRAWS)[:, None], chosen, np.arange(count)].mean(1))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(statistic(np.mean([values.mean((0, 1)) for values in seeds], axis=0))), float(low), float(high)
 
 
-def _drawn_means(values: Values, places: int, rng: np.random.Generator) -> np.ndarray:
+def _drawn_means(values: Values, places: int, index: int) -> np.ndarray:
     """Means [draws, places, k] of one seed's values, its concepts and their prompts drawn with replacement."""
     concepts, prompts, _ = values.shape
-    means = []
-    for _ in range(places):
-        concept = rng.integers(concepts, size=(_DRAWS, concepts, 1))
-        prompt = rng.integers(prompts, size=(_DRAWS, concepts, prompts))
-        means.append(values[concept, prompt].mean((1, 2)))
-    return np.stack(means, axis=1)
+    chosen = [_choices(concepts, prompts, index, place) for place in range(places)]
+    return np.stack([values[concept, prompt].mean((1, 2)) for concept, prompt in chosen], axis=1)
+
+
+@cache
+def _choices(concepts: int, prompts: int, index: int, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which concepts, and which of their prompts, a draw takes: the same for every score, to save time."""
+    rng = np.random.default_rng((0, index, place))
+    shape = _DRAWS, concepts
+    return rng.integers(concepts, size=(*shape, 1)), rng.integers(prompts, size=(*shape, prompts))
 
 
 def scores_of(results: Sequence[Mapping[str, Any]], score: str) -> list[Values]:
