@@ -12,7 +12,6 @@ Times are processor seconds, so that other programs on the machine do not count.
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import jax
 from benchmarks.towers.measure import Plan, measure_case
 from benchmarks.towers.minilm import load_minilm
 from benchmarks.towers.report import table
+from benchmarks.towers.sentences import real_sentences
 from benchmarks.towers.shapes import SHAPES, depths
 from benchmarks.towers.tower import Tower, clip_tower
 from benchmarks.towers.weights import GAINS, Kind
@@ -37,14 +37,14 @@ from train.codeword_settings import CodewordSettings
 
 _QUICK = Plan(blocks=(4,), slots=2, basis=16, used=8, held_out=4, settings=CodewordSettings(steps=5, prompts=2))
 # Layers of a BERT that are measured.
-_BERT_LAYERS = (2, 4, 6)
+_BERT_LAYERS, _SENTENCES = (2, 4, 6), 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Measure own / others by depth."""
 
-    towers: tuple[Literal["sd15", "sd2", "sdxl2"], ...] = ("sd15", "sd2", "sdxl2")
+    towers: tuple[Literal["narrow", "sd15", "sd2", "sdxl2"], ...] = ("narrow", "sd15", "sd2", "sdxl2")
     """Which text encoders of random weights; none with an empty list."""
     weights: tuple[Kind, ...] = ("concentrated", "initial")
     """How they are drawn; "initial" is measured at full depth only."""
@@ -54,6 +54,8 @@ class Options:
     """K, the numbers of blocks."""
     slots: int = 0
     """Codewords for each K; 0: four for the smallest text encoder, fewer for the others."""
+    steps: int = 60
+    """Of Adam for each codeword; train.basis takes 60."""
     prompts: int = 64
     """Prompts of ordinary text that the basis is made of; train.basis takes 512."""
     minilm: Path | None = None
@@ -67,23 +69,40 @@ class Options:
         check_options(self, {"slots": Bound(0, 64)})
 
 
-def cases(options: Options, folder: Path) -> Iterator[tuple[dict[str, Any], Tower, Plan]]:
+Case = tuple[dict[str, Any], Tower, Plan]
+
+
+def cases(options: Options, folder: Path) -> Iterator[Case]:
     """What is measured, the cheap ones first: a description, the text encoder, and the plan."""
-    plan = _QUICK if options.quick else Plan(blocks=options.blocks, basis=options.prompts)
+    settings = CodewordSettings(steps=options.steps)
+    plan = _QUICK if options.quick else Plan(blocks=options.blocks, basis=options.prompts, settings=settings)
     if options.minilm is not None:
-        for layers in _BERT_LAYERS:
-            if not options.layers or layers in options.layers:
-                note = {"title": "MiniLM (BERT)", "weights": "trained", "layers": layers}
-                yield note, load_minilm(options.minilm, layers), replace(plan, slots=options.slots or plan.slots)
+        yield from _trained(options, plan, options.minilm)
     for name in options.towers:
-        shape = SHAPES[name]
-        every = depths(shape, options.quick)
-        for kind in options.weights:
-            for layers in every if kind == "concentrated" else every[-1:]:
-                if not options.layers or layers in options.layers:
-                    note = {"title": shape.title, "weights": kind, "layers": layers}
-                    tower = clip_tower(shape, layers, GAINS[kind], folder / f"{name}-{layers}", options.quick)
-                    yield note, tower, replace(plan, slots=options.slots or shape.slots)
+        yield from _random(options, plan, name, folder)
+
+
+def _trained(options: Options, plan: Plan, source: Path) -> Iterator[Case]:
+    plan = replace(plan, slots=options.slots or plan.slots)
+    for layers in _wanted(options, _BERT_LAYERS):
+        note, tower = {"title": "MiniLM (BERT)", "weights": "trained", "layers": layers}, load_minilm(source, layers)
+        yield note, tower, plan
+        if layers == _BERT_LAYERS[-1]:
+            sentences = tuple(real_sentences(_SENTENCES))
+            yield {**note, "title": "MiniLM, basis of real sentences"}, tower, replace(plan, sentences=sentences)
+
+
+def _random(options: Options, plan: Plan, name: str, folder: Path) -> Iterator[Case]:
+    shape, every = SHAPES[name], depths(SHAPES[name], options.quick)
+    plan = replace(plan, slots=options.slots or (plan.slots if options.quick else shape.slots))
+    for kind in options.weights:
+        for layers in _wanted(options, every if kind == "concentrated" else every[-1:]):
+            tower = clip_tower(shape, layers, GAINS[kind], folder / f"{name}-{layers}", options.quick)
+            yield {"title": shape.title, "weights": kind, "layers": layers}, tower, plan
+
+
+def _wanted(options: Options, every: tuple[int, ...]) -> list[int]:
+    return [layers for layers in every if not options.layers or layers in options.layers]
 
 
 def main() -> None:

@@ -6,15 +6,16 @@ Padding gives states of zero, so that only real positions count in energies and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from blocklora_jax.layouts.token_tables import TOKEN_TABLE
 from blocklora_jax.io.tree_paths import unflatten_params
+from blocklora_jax.layouts.token_tables import TOKEN_TABLE
 
 _WORDS = "embeddings.word_embeddings.weight"
 Tensors = Mapping[str, Any]
@@ -31,25 +32,21 @@ class BertConfig:
     pad_token_id: int = 0
 
 
-@dataclass(frozen=True)
-class BertText:
-    """States [b, t, d] of ids [b, t], zero at padding. Source: transformers `BertModel`, exact gelu."""
+class BertText(nn.Module):
+    """States [b, t, d] of ids [b, t], zero at padding. The params are those of `bert_params`.
+
+    Source: transformers `BertModel`, exact gelu.
+    """
 
     config: BertConfig
 
-    def clone(self, config: BertConfig) -> BertText:
-        """As `flax.linen.Module.clone`."""
-        return replace(self, config=config)
-
-    def apply(
-        self, variables: Mapping[str, Any], ids: Int[Array, "b t"], method: str | None = None
-    ) -> Float[Array, "b t d"]:
-        """As `flax.linen.Module.apply`. The params are those of `bert_params`."""
-        tensors = variables["params"]["tensors"]
-        words = variables["params"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """The states."""
+        params = self.variables["params"]
+        tensors, words = params["tensors"], params["text_model"]["embeddings"]["token_embedding"]["embedding"]
         real = ids != self.config.pad_token_id
         positions = tensors["embeddings.position_embeddings.weight"][None, : ids.shape[1]]
-        x = words[ids] + positions + tensors["embeddings.token_type_embeddings.weight"][0]
+        x = words[ids] + positions + tensors["embeddings.token_type_embeddings.weight"][:1, None]
         x = self._norm(x, tensors, "embeddings.LayerNorm")
         for index in range(self.config.num_hidden_layers):
             x = self._layer(x, real, tensors, f"encoder.layer.{index}")
@@ -68,7 +65,7 @@ class BertText:
     def _norm(self, x: Array, tensors: Tensors, name: str) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.config.layer_norm_eps)
-        return scaled * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+        return scaled * tensors[f"{name}.weight"][None, None] + tensors[f"{name}.bias"][None, None]
 
 
 def bert_params(tensors: Tensors) -> dict[str, Any]:
@@ -78,4 +75,4 @@ def bert_params(tensors: Tensors) -> dict[str, Any]:
 
 
 def _dense(x: Array, tensors: Tensors, name: str) -> Array:
-    return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+    return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"][None, None]

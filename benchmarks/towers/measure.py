@@ -5,27 +5,30 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.towers.speech import ordinary_energies, ratios_by_position
-from benchmarks.towers.spectrum import prompt_spectrum, share_counts
+from benchmarks.towers.spectrum import prompt_spectrum, share_counts, text_spectrum
+from benchmarks.towers.speech import ordinary_energies, own_over_others, ratios_by_position
 from benchmarks.towers.tower import Tower
 from blocklora_jax.adapters.token_side import natural_norm, whitened_directions
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.prompts.photo_words import PHOTO_WORDS
 from train.codeword_settings import CodewordSettings
-from train.codewords import codeword_prompts, first_tokens, optimise_codewords, split_words
+from train.codewords import codeword_prompts, first_tokens, optimise_codewords, slot_masks, split_words
 
 _PART = "text_encoder"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. basis: prompts of the basis. used, held_out: prompts with a token."""
+    """How much is measured. basis: prompts of the basis. used, held_out: prompts with a token.
+
+    sentences: what the basis is made of instead of prompts.
+    """
 
     blocks: tuple[int, ...] = (16, 64)
     slots: int = 4
@@ -33,27 +36,33 @@ class Plan:
     used: int = 64
     held_out: int = 8
     settings: CodewordSettings = CodewordSettings()
+    sentences: tuple[str, ...] = ()
 
 
 def measure_case(tower: Tower, plan: Plan) -> dict[str, Any]:
     """The figures of one text encoder: its spectrum, and for each K those of `plan.slots` codewords."""
     began = time.process_time()
-    basis, energies = prompt_spectrum(tower, PHOTO_WORDS, plan.basis)
+    if plan.sentences:
+        basis, energies = text_spectrum(tower, tower.tokenizer.encode(plan.sentences))
+    else:
+        basis, energies = prompt_spectrum(tower, PHOTO_WORDS, plan.basis)
     basis_seconds = time.process_time() - began
     whitened, (used, held_out) = whitened_directions(basis, energies), split_words(PHOTO_WORDS)
     prompts = (codeword_prompts(used, plan.used, 0), codeword_prompts(held_out, plan.held_out, 1))
     ordinary = ordinary_energies(tower, whitened, prompts[1])
-    return {
+    found = {
         "directions": len(energies),
         "shares": share_counts(energies),
         "strongest": float(energies.max() / energies.sum()),
-        "basis_prompts": plan.basis,
+        "basis_texts": len(plan.sentences) or plan.basis,
         "basis_seconds": basis_seconds,
-        "ordinary_energy": {"mean": float(ordinary.mean()), "median": float(np.median(ordinary))},
-        "seconds_per_codeword": _seconds_per_codeword(tower, plan, whitened, prompts[0]),
         "blocks": {str(count): measure_blocks(tower, plan, whitened, count, *prompts) for count in plan.blocks},
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
+    for count, blocks in found["blocks"].items():
+        masks = slot_masks(int(count), len(energies))[blocks["slots"]]
+        blocks["ordinary"] = _rounded(np.array([own_over_others(ordinary, mask) for mask in masks]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {**found, "steps": plan.settings.steps, "peak_gib": peak, "seconds": time.process_time() - began}
 
 
 def measure_blocks(
@@ -64,12 +73,17 @@ def measure_blocks(
     used: Sequence[str],
     held_out: Sequence[str],
 ) -> dict[str, Any]:
-    """own / others of random tokens and of codewords, for slots spread over all K."""
+    """own / others of random tokens and of codewords, for slots spread over all K.
+
+    The processor's seconds, of all cores together, include compiling at the first K.
+    """
     slots = spread_slots(num_blocks, plan.slots)
-    model, settings = tower.as_model, plan.settings
+    settings = plan.settings
     table = np.asarray(token_table(tower.params, _PART))
-    start = table.mean(0) + table.std() * np.asarray(first_tokens(model, np.array(slots), settings)[_PART])
-    made = optimise_codewords(model, whitened, num_blocks, used, settings, only=slots)[_PART]
+    start = table.mean(0) + table.std() * np.asarray(first_tokens(tower, np.array(slots), settings)[_PART])
+    began = time.process_time()
+    made = optimise_codewords(tower, whitened, num_blocks, used, settings, only=slots)[_PART]
+    seconds = (time.process_time() - began) / len(slots)
     # Files hold them so.
     made = np.asarray(made, np.float16).astype(np.float32)
     ratios = {
@@ -78,6 +92,7 @@ def measure_blocks(
     }
     return {
         "slots": list(slots),
+        "seconds_per_codeword": seconds,
         **{name: {place: _rounded(values) for place, values in each.items()} for name, each in ratios.items()},
         "length": _rounded(np.linalg.norm(made, axis=-1).mean(1) / float(natural_norm(table))),
     }
@@ -91,25 +106,6 @@ def spread_slots(num_blocks: int, count: int) -> tuple[int, ...]:
     """
     count = min(count, num_blocks)
     return tuple(index * num_blocks // count for index in range(count))
-
-
-def _seconds_per_codeword(
-    tower: Tower, plan: Plan, whitened: Float[np.ndarray, "d d"], prompts: Sequence[str]
-) -> float:
-    """Processor seconds, all cores together, without compiling."""
-
-    def seconds(steps: int) -> float:
-        began = time.process_time()
-        slots = spread_slots(plan.blocks[0], plan.slots)
-        settings = replace(plan.settings, steps=steps)
-        optimise_codewords(tower.as_model, whitened, plan.blocks[0], prompts, settings, only=slots)
-        return time.process_time() - began
-
-    # The first call fills the cache of compiled programs.
-    few, more = 1, 4
-    seconds(few)
-    step = (seconds(more) - seconds(few)) / (more - few)
-    return step * plan.settings.steps / min(plan.slots, plan.settings.chunk)
 
 
 def _rounded(values: Float[np.ndarray, " s"]) -> list[float | None]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -19,20 +18,20 @@ from benchmarks.towers.bert import BertConfig, BertText, bert_params
 from benchmarks.towers.tower import Tower, make_tower
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
-from blocklora_jax.prompts.tokenizer import token_pattern
+from blocklora_jax.prompts.tokenizer import Tokenizer, token_pattern
 
 _WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 # Longer than any random prompt.
 _LENGTH = 40
 
 
-class WordPieces:
+class WordPieces(Tokenizer):
     """Prompts to ids [b, t] with concept tokens, as `prompts.tokenizer.Tokenizer` does."""
 
     def __init__(self, file: Path, table_rows: int, length: int = _LENGTH):
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer as Pieces
 
-        self._pieces, self.table_rows, self.length = Tokenizer.from_file(str(file)), table_rows, length
+        self._pieces, self.table_rows, self.length = Pieces.from_file(str(file)), table_rows, length
         self._pieces.no_truncation()
         self._pieces.no_padding()
 
@@ -47,10 +46,10 @@ class WordPieces:
             row[: len(found)] = found
         return ids
 
-    def _encode_one(self, prompt: str, known: Mapping[str, list[int]]) -> list[int]:
+    def _encode_one(self, prompt: str, ids: Mapping[str, list[int]]) -> list[int]:
         start, end = self._pieces.encode("").ids
-        parts = re.split(f"({token_pattern(known)})", prompt) if known else [prompt]
-        pieces = [known[part] if part in known else self._pieces.encode(part, add_special_tokens=False).ids for part in parts]
+        parts = re.split(f"({token_pattern(ids)})", prompt) if ids else [prompt]
+        pieces = [ids.get(part) or self._pieces.encode(part, add_special_tokens=False).ids for part in parts]
         return [start, *(index for piece in pieces for index in piece), end]
 
 
@@ -68,7 +67,7 @@ def load_minilm(source: Path, layers: int | None = None) -> Tower:
         tokenizer = WordPieces(folder / _TOKENIZER, config.vocab_size)
     if layers is not None:
         config = replace(config, num_hidden_layers=layers)
-    return make_tower(cast(Any, BertText(config)), bert_params(tensors), tokenizer)
+    return make_tower(BertText(config), bert_params(tensors), tokenizer)
 
 
 def _model_folder(root: Path, source: Path) -> Path:

@@ -28,7 +28,7 @@ def share_counts(energies: Float[np.ndarray, " d"]) -> dict[str, int]:
 
 def prompt_spectrum(tower: Tower, words: PromptWords, prompts: int) -> tuple[Basis, Float[np.ndarray, " d"]]:
     """Directions and energies as `python -m train.basis` has them."""
-    moments = text_moments(tower.as_model, words, prompts)
+    moments = text_moments(tower, words, prompts)
     positions = prompts * tower.tokenizer.encode([""]).shape[-1]
     return _spectrum(moments, positions)
 

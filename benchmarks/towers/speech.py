@@ -23,7 +23,8 @@ _PART = "text_encoder"
 
 class Heard(NamedTuple):
     """Positions [p, t] of prompts. onward: from the token on, as training counts them. token: its own. prompt: the real
-    ones after it. padding: after the prompt's end. before: those that a causal text encoder cannot change."""
+    ones after it. padding: after the prompt's end. before: those that a causal text encoder cannot change.
+    """
 
     onward: Bool[np.ndarray, "p t"]
     token: Bool[np.ndarray, "p t"]
@@ -51,11 +52,11 @@ def ratios_by_position(
 ) -> dict[str, Float[np.ndarray, " s"]]:
     """own / others of each slot's token, by the fields of `Heard`. A slot has the row of `tokens` with its index."""
     ids = tower.tokenizer.encode(prompts, {NEGATIVE: tokens.shape[1]})
-    heard, owned = heard_positions(ids, tower.tokenizer.table_rows), slot_masks(num_blocks, len(whitened))
+    heard, owned = heard_positions(ids, tower.table_rows), slot_masks(num_blocks, len(whitened))
     found = []
     measure = jax.jit(lambda params, token: _energies(tower, params, token, ids, heard, whitened))
     for slot, token in zip(slots, tokens, strict=True):
-        found.append([_ratio(each, owned[slot]) for each in measure(tower.params, token)])
+        found.append([own_over_others(each, owned[slot]) for each in measure(tower.params, token)])
     return dict(zip(Heard._fields, np.array(found).T, strict=True))
 
 
@@ -64,11 +65,16 @@ def ordinary_energies(
 ) -> Float[np.ndarray, " d"]:
     """e_d of prompts without the token, from the place where it stood: about 1 along each direction."""
     ids = tower.tokenizer.encode(prompts, {NEGATIVE: 1})
-    starts = np.asarray(token_starts(ids, tower.tokenizer.table_rows))
+    starts = np.asarray(token_starts(ids, tower.table_rows))
     plain = tower.tokenizer.encode([text.replace(f"{NEGATIVE} ", "").replace(NEGATIVE, "") for text in prompts])
     onward = np.arange(ids.shape[1])[None] >= starts[:, None]
     encode = jax.jit(lambda params: counted_energies(encode_text(tower.models, params, plain).states, onward, whitened))
     return np.asarray(encode(tower.params))
+
+
+def own_over_others(energies: Float[Array | np.ndarray, " d"], owned: Bool[np.ndarray, " d"]) -> float:
+    """The ratio that the hinge of the token side reads."""
+    return float(jnp.exp(-log_ratio(*own_and_others(jnp.asarray(energies), owned))))
 
 
 def _energies(
@@ -85,7 +91,3 @@ def _mean_energies(states: Array, counted: Bool[np.ndarray, "p t"], whitened: np
     if not len(rows):
         return jnp.full(whitened.shape[1], jnp.nan)
     return counted_energies(states[rows], counted[rows], whitened)
-
-
-def _ratio(energies: Array, owned: Bool[np.ndarray, " d"]) -> float:
-    return float(jnp.exp(-log_ratio(*own_and_others(energies, owned))))

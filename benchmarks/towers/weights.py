@@ -7,6 +7,7 @@ written to the residual stream is strong along few directions and weak along the
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,22 +34,33 @@ class Gains(NamedTuple):
 
 
 GAINS: dict[Kind, Gains] = {"initial": Gains(), "concentrated": Gains(query=2.0, value=2.0, mlp=2.0, decay=0.45)}
+_FIRST = "/layers/0/"
 # What the residual stream gets.
 _WRITES = ("embedding", "out_proj", "fc2")
 
 
-def draw_weights(config: TextConfig, depth: int, gains: Gains, seed: int = 0) -> dict[str, Any]:
-    """Parameters of `config`, fp32. A layer has the same weights however many layers there are.
+def draw_weights(config: TextConfig, layers: int, gains: Gains, seed: int = 0) -> dict[str, Any]:
+    """Parameters of the first `layers` layers for `StackedText`, fp32.
 
-    depth: layers of the whole text encoder, by which OpenCLIP scales what layers write.
+    A layer has the same weights however many layers there are.
+
+    config: of the whole text encoder; OpenCLIP scales what layers write by the number of layers.
     """
-    width = config.hidden_size
+    width, depth = config.hidden_size, config.num_hidden_layers
     shaping = _residual_shaping(width, gains.decay, seed)
-    flat = {}
-    for path, shape in param_shapes(config).items():
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         drawn = _draw(path, shape, width, depth, gains, seed)
         is_write = any(name in path for name in _WRITES)
-        flat[path] = drawn @ shaping if is_write and shaping is not None else drawn
+        return drawn @ shaping if is_write and shaping is not None else drawn
+
+    flat = {}
+    for path, shape in param_shapes(replace(config, num_hidden_layers=1)).items():
+        if _FIRST in path:
+            each = [draw(path.replace(_FIRST, f"/layers/{index}/"), shape) for index in range(layers)]
+            flat[path.replace(f"/encoder{_FIRST}", "/layers/")] = np.stack(each)
+        else:
+            flat[path] = draw(path, shape)
     return unflatten_params(flat)
 
 
