@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 
@@ -27,12 +27,15 @@ from benchmarks.towers.minilm import load_minilm
 from benchmarks.towers.report import table
 from benchmarks.towers.sentences import real_sentences
 from benchmarks.towers.shapes import SHAPES, depths
-from benchmarks.towers.tower import Tower, clip_tower
+from benchmarks.towers.tower import Tower, clip_tower, make_tower
 from benchmarks.towers.weights import GAINS, Kind
 from blocklora_jax.checks.bounds import Bound
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.io.atomic import write_atomic, write_json
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.prompts.tokenizer import Tokenizer
 from train.codeword_settings import CodewordSettings
 
 _QUICK = Plan(blocks=(4,), slots=2, basis=16, used=8, held_out=4, settings=CodewordSettings(steps=5, prompts=2))
@@ -44,8 +47,14 @@ _BERT_LAYERS, _SENTENCES = (2, 4, 6), 512
 class Options:
     """Measure own / others by depth."""
 
-    towers: tuple[Literal["narrow", "sd15", "sd2", "sdxl2"], ...] = ("narrow", "sd15", "sd2", "sdxl2")
-    """Which text encoders of random weights; none with an empty list."""
+    towers: tuple[Literal["pocket", "narrow", "sd15", "sd2", "sdxl2"], ...] = (
+        "pocket",
+        "narrow",
+        "sd15",
+        "sd2",
+        "sdxl2",
+    )
+    """Which text encoders; with --minilm alone, none. All but "pocket" have random weights."""
     weights: tuple[Kind, ...] = ("concentrated", "initial")
     """How they are drawn; "initial" is measured at full depth only."""
     layers: tuple[int, ...] = ()
@@ -79,7 +88,7 @@ def cases(options: Options, folder: Path) -> Iterator[Case]:
     if options.minilm is not None:
         yield from _trained(options, plan, options.minilm)
     for name in options.towers:
-        yield from _random(options, plan, name, folder)
+        yield from (_pocket(options, plan) if name == "pocket" else _random(options, plan, name, folder))
 
 
 def _trained(options: Options, plan: Plan, source: Path) -> Iterator[Case]:
@@ -90,6 +99,16 @@ def _trained(options: Options, plan: Plan, source: Path) -> Iterator[Case]:
         if layers == _BERT_LAYERS[-1]:
             sentences = tuple(real_sentences(_SENTENCES))
             yield {**note, "title": "MiniLM, basis of real sentences"}, tower, replace(plan, sentences=sentences)
+
+
+def _pocket(options: Options, plan: Plan) -> Iterator[Case]:
+    """The packaged model, which is trained, with the words that it knows."""
+    sd = StableDiffusion.from_pretrained("pocket")
+    part, words = "text_encoder", words_for("pocket")
+    tower = make_tower(sd.models.text_encoder, sd.params[part], cast(Tokenizer, sd.tokenizer))
+    note = {"title": "pocket model", "weights": "trained", "layers": sd.checkpoint.configs[part].num_hidden_layers}
+    if _wanted(options, (note["layers"],)):
+        yield note, tower, replace(plan, slots=options.slots or plan.slots, words=words)
 
 
 def _random(options: Options, plan: Plan, name: str, folder: Path) -> Iterator[Case]:

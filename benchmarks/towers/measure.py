@@ -17,6 +17,7 @@ from benchmarks.towers.tower import Tower
 from blocklora_jax.adapters.token_side import natural_norm, whitened_directions
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.prompts.photo_words import PHOTO_WORDS
+from blocklora_jax.prompts.random_prompts import PromptWords
 from train.codeword_settings import CodewordSettings
 from train.codewords import codeword_prompts, first_tokens, optimise_codewords, slot_masks, split_words
 
@@ -27,7 +28,7 @@ _PART = "text_encoder"
 class Plan:
     """How much is measured. basis: prompts of the basis. used, held_out: prompts with a token.
 
-    sentences: what the basis is made of instead of prompts.
+    sentences: what the basis is made of instead of prompts. words: of all prompts.
     """
 
     blocks: tuple[int, ...] = (16, 64)
@@ -37,6 +38,7 @@ class Plan:
     held_out: int = 8
     settings: CodewordSettings = CodewordSettings()
     sentences: tuple[str, ...] = ()
+    words: PromptWords = PHOTO_WORDS
 
 
 def measure_case(tower: Tower, plan: Plan) -> dict[str, Any]:
@@ -45,9 +47,9 @@ def measure_case(tower: Tower, plan: Plan) -> dict[str, Any]:
     if plan.sentences:
         basis, energies = text_spectrum(tower, tower.tokenizer.encode(plan.sentences))
     else:
-        basis, energies = prompt_spectrum(tower, PHOTO_WORDS, plan.basis)
+        basis, energies = prompt_spectrum(tower, plan.words, plan.basis)
     basis_seconds = time.process_time() - began
-    whitened, (used, held_out) = whitened_directions(basis, energies), split_words(PHOTO_WORDS)
+    whitened, (used, held_out) = whitened_directions(basis, energies), split_words(plan.words)
     prompts = (codeword_prompts(used, plan.used, 0), codeword_prompts(held_out, plan.held_out, 1))
     ordinary = ordinary_energies(tower, whitened, prompts[1])
     found = {
