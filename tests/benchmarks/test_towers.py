@@ -140,7 +140,7 @@ def test_a_case_has_a_row_for_each_number_of_blocks(small):
     case = measure_case(small, Plan(blocks=(2, 4), slots=2, basis=8, used=4, held_out=2, settings=settings))
     rows = table([{"title": "small", "weights": "concentrated", "layers": 2, **case}]).splitlines()
     assert len(rows) == 4
-    assert [row.split(" | ")[5] for row in rows[2:]] == ["2", "4"]
+    assert [row.split(" | ")[6] for row in rows[2:]] == ["2", "4"]
     for found in case["blocks"].values():
         assert np.median(found["after"]["onward"]) > np.median(found["before"]["onward"])
     json.dumps(case, allow_nan=False)
