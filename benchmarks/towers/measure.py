@@ -57,6 +57,7 @@ def measure_case(tower: Tower, plan: Plan) -> dict[str, Any]:
         "shares": share_counts(energies),
         "strongest": float(energies.max() / energies.sum()),
         "basis_texts": len(plan.sentences) or plan.basis,
+        "ordinary": {"mean": float(ordinary.mean()), "median": float(np.median(ordinary))},
         "basis_seconds": basis_seconds,
         "blocks": {str(count): measure_blocks(tower, plan, whitened, count, *prompts) for count in plan.blocks},
     }

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 HEAD = (
-    "text encoder", "weights", "layers", "width", "95 % / 99 % of energy in", "K", "slots", "before", "after (least)",
+    "text encoder", "weights", "layers", "width", "95 % / 99 % of energy in", "ordinary text", "K", "slots", "before", "after (least)",
     "own positions", "prompt after", "padding", "s a codeword", "all K", "peak GiB",
 )  # fmt: skip
 
 
 def table(cases: Sequence[dict[str, Any]]) -> str:
-    """A row for each case and K; ratios are medians over slots."""
+    """A row for each case and K; ratios are medians over slots.
+
+    "ordinary text": the mean whitened energy of words held out; far above 1, the basis was made of too few prompts.
+    """
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     for case in cases:
         for count, found in case["blocks"].items():
@@ -31,6 +34,7 @@ def _row(case: dict[str, Any], count: str, found: dict[str, Any]) -> list[str]:
         str(case["layers"]),
         str(case["directions"]),
         held,
+        f"{case['ordinary']['mean']:.1f}",
         count,
         str(len(found["slots"])),
         _median(found["before"]["onward"], 2),

@@ -28,12 +28,10 @@ class Shape(NamedTuple):
 
 SHAPES = {
     # As deep as the deepest, and fast to measure.
-    "narrow": Shape(
-        "SDXL's second, 256 wide", "sdxl", "text_encoder_2", (2, 6, 12, 31), has_final_norm=False, width=256
-    ),
-    "sd15": Shape("SD 1.x, ViT-L/14", "sd15", "text_encoder", (2, 6, 12)),
-    "sd2": Shape("SD 2.x, OpenCLIP ViT-H", "sd21", "text_encoder", (6, 23), slots=2),
-    "sdxl2": Shape("SDXL's second, ViT-bigG", "sdxl", "text_encoder_2", (2, 12, 31), has_final_norm=False, slots=1),
+    "narrow": Shape("256 wide", "sdxl", "text_encoder_2", (2, 6, 12, 31), has_final_norm=False, slots=2, width=256),
+    "sd15": Shape("SD 1.x, ViT-L/14", "sd15", "text_encoder", (2, 6, 12), slots=2),
+    "sd2": Shape("SD 2.x, OpenCLIP ViT-H", "sd21", "text_encoder", (23,), slots=1),
+    "sdxl2": Shape("SDXL's second, ViT-bigG", "sdxl", "text_encoder_2", (31,), has_final_norm=False, slots=1),
 }
 
 
