@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 HEAD = (
-    "text encoder", "weights", "layers", "width", "95 % / 99 % of energy in", "ordinary text", "K", "slots", "before", "after (least)",
-    "own positions", "prompt after", "padding", "s a codeword", "all K", "peak GiB",
+    "text encoder", "weights", "layers", "width", "95 % / 99 % of energy in", "ordinary text", "K", "slots", "before",
+    "after (least)", "own positions", "prompt after", "padding", "s a codeword", "all K", "peak GiB",
 )  # fmt: skip
 
 
