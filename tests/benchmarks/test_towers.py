@@ -155,9 +155,10 @@ def bert(tmp_path):
     pieces.pre_tokenizer = Whitespace()
     pieces.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     pieces.save(str(tmp_path / "tokenizer.json"))
-    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    layers: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}
+    sizes: dict[str, Any] = {"vocab_size": 4 + len(WORDS), "hidden_size": 16, "intermediate_size": 24}
     torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=4 + len(WORDS), max_position_embeddings=64, **sizes)).eval()
+    model = BertModel(BertConfig(**layers, **sizes)).eval()
     save_file({name: tensor.numpy() for name, tensor in model.state_dict().items()}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(model.config.to_json_string())
     return tmp_path, model
