@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
+from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import Embeddings, EncoderLayer
 from blocklora_jax.models.config import TextConfig
 
@@ -29,9 +30,9 @@ class StackedText(nn.Module):
         text = self.variables["params"]["text_model"]
         # Without a parent these modules take the params that they are given.
         layer = EncoderLayer(self.config, parent=None)
-        x = Embeddings(self.config, parent=None).apply({"params": text["embeddings"]}, ids)
-        x, _ = jax.lax.scan(lambda x, params: (layer.apply({"params": params}, x), None), x, text["layers"])
+        x = apply_model(Embeddings(self.config, parent=None), text["embeddings"], ids)
+        x, _ = jax.lax.scan(lambda x, params: (apply_model(layer, params, x), None), x, text["layers"])
         if not self.has_final_norm:
             return x
         norm = nn.LayerNorm(epsilon=self.config.layer_norm_eps, use_fast_variance=False, parent=None)
-        return norm.apply({"params": text["final_layer_norm"]}, x)
+        return apply_model(norm, text["final_layer_norm"], x)
