@@ -76,17 +76,22 @@ def optimise_codewords(
     num_blocks: int,
     prompts: Sequence[str],
     settings: CodewordSettings = _DEFAULTS,
+    only: Sequence[int] | None = None,
 ) -> Tokens:
-    """The codewords of all slots, fp32 by text encoder [K, v, d]. whitened: see `token_side.whitened_directions`."""
+    """The codewords of all slots, fp32 by text encoder [K, v, d]. whitened: see `token_side.whitened_directions`.
+
+    only: the slots to optimise, [slots, v, d]; all K if not given.
+    """
+    every = np.arange(num_blocks) if only is None else np.asarray(only)
     ids = crop_padding(sd.tokenizer.encode(prompts, {NEGATIVE: settings.vectors}))
     owned = slot_masks(num_blocks, len(whitened))
     optimizer = optax.adam(settings.learning_rate)
-    update, chunk = jax.jit(_make_update(sd.models, settings, optimizer)), min(settings.chunk, num_blocks)
+    update, chunk = jax.jit(_make_update(sd.models, settings, optimizer)), min(settings.chunk, len(every))
     finished = []
-    with tqdm(total=-(-num_blocks // chunk) * settings.steps, desc=f"codewords, K = {num_blocks}", unit="step") as bar:
-        for first in range(0, num_blocks, chunk):
+    with tqdm(total=-(-len(every) // chunk) * settings.steps, desc=f"codewords, K = {num_blocks}", unit="step") as bar:
+        for first in range(0, len(every), chunk):
             # The last chunk is filled up with the first slots, so that all chunks share one compiled program.
-            slots = np.arange(first, first + chunk) % num_blocks
+            slots = np.take(every, range(first, first + chunk), mode="wrap")
             tokens = first_tokens(sd, slots, settings)
             state, rng = optimizer.init(tokens), np.random.default_rng((settings.seed, 0xADA))
             for _ in range(settings.steps):
@@ -94,7 +99,7 @@ def optimise_codewords(
                 tokens, state = update(tokens, state, sd.params, chosen, owned[slots], whitened)
                 bar.update()
             finished.append({part: _unscale(tokens[part], token_table(sd.params, part)) for part in tokens})
-    return {part: np.concatenate([each[part] for each in finished])[:num_blocks] for part in finished[0]}
+    return {part: np.concatenate([each[part] for each in finished])[: len(every)] for part in finished[0]}
 
 
 def first_tokens(sd: StableDiffusion, slots: Int[np.ndarray, " c"], settings: CodewordSettings) -> Tokens:

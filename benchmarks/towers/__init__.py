@@ -1,0 +1,1 @@
+"""The token side through depth: `python -m benchmarks.towers`."""
