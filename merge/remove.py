@@ -1,9 +1,15 @@
-"""Taking one concept out of a merged model, or putting another in its place: exactly, because blocks are disjoint."""
+"""Taking one concept out of a merged model, or putting another in its place, bit for bit.
+
+Blocks of features are disjoint: what was in a block goes, whatever it was. Adapters in a basis change the same weights,
+but every change lies on a grid, so that their sum is read off the merged weights (see `composing.grid`). There the
+concept's own change must be known, and the weights must be in fp32.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace as with_fields
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,31 +19,45 @@ from jax.core import Tracer
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
 from blocklora_jax.composing.check import adapter_problems, raise_problems
+from blocklora_jax.composing.compose import kernel_blocks
+from blocklora_jax.composing.grid import Pair, exchange_on_grid
 from blocklora_jax.composing.overflow import check_overflow
-from blocklora_jax.composing.overlap import shared_layers
+from blocklora_jax.composing.overlap import layers_on_grid
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import leaf_path
 from blocklora_jax.layouts.token_tables import TOKEN_TABLES
 from merge.compose import Params, compose
+from merge.removable import check_on_grid, check_removable
 
 _COMPONENT_OF_TABLE = {path: component for component, path in TOKEN_TABLES.items()}
 # A kernel's mask and the kernel whose values belong where it is true.
 Patch = tuple[np.ndarray, Any]
 
 
-def remove(params: Params, base_params: Params, adapters: Sequence[Adapter], name: str) -> Params:
+def remove(
+    params: Params,
+    base_params: Params,
+    adapters: Sequence[Adapter],
+    name: str,
+    *,
+    weights: Sequence[float] | None = None,
+) -> Params:
     """`params`, the merge of `adapters` into `base_params`, without the concept `name`.
 
     Equals the merge of the others bit for bit: on the concept's blocks the base's values return, its token rows go, and
-    everything else is left as it is (untouched leaves are the same arrays).
+    everything else is left as it is (untouched leaves are the same arrays). Where others change the same weights in a
+    basis, its change is subtracted from their sum.
 
     adapters: those that `params` were composed of, in that order. Their arrays are not read, so that those of
-    `merge.manifest.without_values` will do.
+    `without_values` will do, except the concept's own where others change the same weights.
+    weights: those that `params` were composed with, 1 by default; read where arrays are.
+
+    In a basis `params` must be fp32, and lie where they were composed: NumPy and devices round products differently.
 
     Raises: UserError for an unknown name, another's weights in its blocks, and params that do not fit.
     """
-    index = _index_of(adapters, name)
-    return _exchange(params, base_params, adapters, index, None, {})
+    index = check_removable(adapters, name)
+    return _exchange(params, base_params, adapters, index, _Change(adapters[index], _weight(weights, index), None, 1.0))
 
 
 def replace(
@@ -48,17 +68,19 @@ def replace(
     new: Adapter,
     weight: float = 1.0,
     *,
+    weights: Sequence[float] | None = None,
     check_base: bool = True,
 ) -> Params:
     """As `remove`, with `new` in the concept's place: bit for bit the merge of `adapters` with `new` instead of `name`.
 
-    weight, check_base: as in `compose`. Raises UserError as `remove` and `compose` do.
+    weight, check_base: of `new`, as in `compose`. weights: as in `remove`. Raises UserError as `remove` and `compose`.
     """
-    index = _index_of(adapters, name)
+    index = check_removable(adapters, name)
     after = [new if i == index else adapter for i, adapter in enumerate(adapters)]
     raise_problems(adapter_problems(after, None, allow_overlap=False))
     alone = compose(base_params, [new], [weight], check_base=check_base)
-    return _exchange(params, base_params, adapters, index, new, _patches(alone, new))
+    change = _Change(adapters[index], _weight(weights, index), new, weight)
+    return _exchange(params, base_params, adapters, index, change, _patches(alone, new))
 
 
 def check_untouched(params: Params, base_params: Params, adapters: Sequence[Adapter], dtype: str) -> None:
@@ -85,16 +107,21 @@ def check_untouched(params: Params, base_params: Params, adapters: Sequence[Adap
         )
 
 
-def _index_of(adapters: Sequence[Adapter], name: str) -> int:
-    found = [i for i, adapter in enumerate(adapters) if adapter.name == name]
-    if len(found) != 1:
-        raise UserError(f"{len(found)} of the merged concepts are named {name!r}: {[a.name for a in adapters]}")
-    others = [other for i, other in enumerate(adapters) if i != found[0]]
-    if sharing := [repr(other.name) for other in others if shared_layers(adapters[found[0]], other)]:
-        raise UserError(
-            f"{name!r} shares weights with {', '.join(sharing)}: its part cannot be told apart; merge the others again"
-        )
-    return found[0]
+class _Change(NamedTuple):
+    """What is taken out of a merge, and what is put in its place (None: nothing)."""
+
+    old: Adapter
+    old_weight: float
+    new: Adapter | None
+    new_weight: float
+
+    def pairs(self, others: Sequence[Adapter]) -> dict[str, list[Pair]]:
+        """By path of kernels whose changes are summed on a grid with those of `others`: what is added to the sum."""
+        new = [] if self.new is None else [(self.new, self.new_weight)]
+        members = [(self.old, -self.old_weight), *new]
+        grid, own = layers_on_grid(others), {layer for adapter, _ in members for layer in _layers(adapter)}
+        blocks = kernel_blocks([_only(adapter, grid) for adapter, _ in members], [weight for _, weight in members])
+        return {f"{layer}/kernel": [(b.a, b.b) for b in blocks[f"{layer}/kernel"]] for layer in grid & own}
 
 
 def _exchange(
@@ -102,28 +129,49 @@ def _exchange(
     base_params: Params,
     adapters: Sequence[Adapter],
     index: int,
-    new: Adapter | None,
-    patches: Mapping[str, Patch],
+    change: _Change,
+    patches: Mapping[str, Patch] | None = None,
 ) -> Params:
-    base = _leaves(base_params)
+    base, leaves, new = _leaves(base_params), _leaves(params), [change.new] if change.new else []
     counts = [sum(token_counts([adapter]).values()) for adapter in adapters]
-    _check_leaves(_leaves(params), base, sum(counts))
-    old = _patches(base_params, adapters[index])
+    _check_leaves(leaves, base, sum(counts))
+    patched = [_patches(base_params, adapters[index]), patches or {}]
+    summed = change.pairs([*adapters[:index], *adapters[index + 1 :]])
+    check_on_grid(leaves, base, summed, adapters[index].name)
 
     def exchanged(path, leaf):
         name = leaf_path(path)
-        for each in (old, patches):
+        if name in summed:
+            return exchange_on_grid(leaf, base[name], summed[name])
+        for each in patched:
             leaf = _select(*each[name], leaf) if name in each else leaf
         if name not in _COMPONENT_OF_TABLE:
             return leaf
-        vectors = [v for _, v in ordered_tokens([new] if new else [], _COMPONENT_OF_TABLE[name])]
+        vectors = [v for _, v in ordered_tokens(new, _COMPONENT_OF_TABLE[name])]
         first = len(base[name]) + sum(counts[:index])
         return _exchange_rows(leaf, first, counts[index], vectors) if counts[index] or vectors else leaf
 
     with np.errstate(over="ignore", invalid="ignore"):
         result = jax.tree_util.tree_map_with_path(exchanged, params)
-    check_overflow(params, result, {*patches, *_COMPONENT_OF_TABLE.keys() & base.keys()}, every=False)
+    check_overflow(params, result, {*patched[1], *_COMPONENT_OF_TABLE.keys() & base.keys()}, every=False)
     return result
+
+
+def _weight(weights: Sequence[float] | None, index: int) -> float:
+    return 1.0 if weights is None else weights[index]
+
+
+def _layers(adapter: Adapter) -> Iterator[str]:
+    return (f"{component}/{layer}" for component, layers in adapter.lora.items() for layer in layers)
+
+
+def _only(adapter: Adapter, layers: Collection[str]) -> Adapter:
+    """The adapter's part in these layers."""
+    lora = {
+        component: {layer: pair for layer, pair in each.items() if f"{component}/{layer}" in layers}
+        for component, each in adapter.lora.items()
+    }
+    return with_fields(adapter, lora=lora)
 
 
 def _patches(source: Params | None, adapter: Adapter) -> dict[str, Patch]:

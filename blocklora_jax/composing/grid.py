@@ -6,13 +6,13 @@ rounded to a grid of step q, which the base's kernel alone decides:
     q = 2^(e - 19), where 2^e is the least power of two above max|W|
     M = fl(W + q S),  S = sum_k n_k,  n_k = round(dW_k / q), whole numbers
 
-- S is exact in any order: NumPy sums in fp64, JAX in two parts of fp32 (to 2^36, which is a change of 2^17 max|W|). A
-  sum beyond that is rounded, in the order of `canonical_order`. q S and W + q S are formed in fp32; the first is exact
-  to 2^24 steps.
-- S can be had back: where |M| < 2^23 q, M is off by half a unit in its last place, at most q / 4, so that
-  S = round((M - W) / q). From 2^23 q on it may be off by q / 2, and two sums give one M. 2^23 q is 16 times 2^e: changes
-  may be 15 times as large as the largest weight. `is_on_grid` tells whether that holds.
-- dW_k is off by q / 2 at most, which is 2^-20 of 2^e.
+- S is exact, so that the order makes no difference: NumPy sums in fp64 (to 2^53), JAX in two parts of fp32 (to 2^36,
+  which is 2^17 times 2^e). Larger sums are rounded, in the order of `canonical_order`. q S and W + q S are formed in
+  fp32; q S is exact up to 2^24 steps.
+- S can be read off M. Where |M| < 2^23 q, M is off by half a unit in its last place, at most q / 4, so that
+  S = round((M - W) / q). From 2^23 q on it may be off by q / 2, and two sums may give one M. 2^23 q is 16 times 2^e:
+  the sum may be 15 times as large as the largest weight. `is_on_grid` tells whether that holds.
+- A change is off by q / 2 at most, which is 2^-20 of 2^e.
 
 A kernel of zeros, or one whose weights are all below 2^-64, counts as one with e = 0.
 
