@@ -1,4 +1,4 @@
-"""Removing and replacing concepts that change the same weights in a basis: bit for bit what merging the others gives."""
+"""Removing and replacing concepts that change the same weights in a basis: bit for bit the merge of the others."""
 
 from __future__ import annotations
 
@@ -94,15 +94,14 @@ def test_layers_that_only_some_have_are_exchanged_too():
     base = make_params()
     first, second, both = (
         make_adapter(name, (i,), IN_BASIS, layers=layers)
-        for i, (name, layers) in enumerate((("ada", FIRST), ("bob", SECOND), ("cyd", {**FIRST, "unet": UNET})))
+        for i, (name, layers) in enumerate((("ada", FIRST), ("bob", SECOND), ("cyd", {"unet": UNET})))
     )
     merged = merge.compose(base, [first, both])
     # A layer that the concept had and its replacement has not, and the other way round; alone and with another there.
     assert_same(merge.replace(merged, base, [first, both], "ada", second), merge.compose(base, [second, both]))
     alone = merge.compose(base, [first, second])
-    assert_same(
-        merge.remove(alone, base, list(map(without_values, (first, second))), "ada"), merge.compose(base, [second])
-    )
+    outlines = [without_values(first), without_values(second)]
+    assert_same(merge.remove(alone, base, outlines, "ada"), merge.compose(base, [second]))
     assert_same(merge.replace(alone, base, [first, second], "bob", both), merge.compose(base, [first, both]))
 
 
