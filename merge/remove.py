@@ -135,7 +135,7 @@ def _exchange(
     base, leaves, new = _leaves(base_params), _leaves(params), [change.new] if change.new else []
     counts = [sum(token_counts([adapter]).values()) for adapter in adapters]
     _check_leaves(leaves, base, sum(counts))
-    patched = [_patches(base_params, adapters[index]), patches or {}]
+    patched: tuple[Mapping[str, Patch], ...] = (_patches(base_params, adapters[index]), patches or {})
     summed = change.pairs([*adapters[:index], *adapters[index + 1 :]])
     check_on_grid(leaves, base, summed, adapters[index].name)
 

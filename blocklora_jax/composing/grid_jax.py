@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -70,7 +71,9 @@ def _counts(a: Array, b: Array, inverse: Array) -> Array:
 @_counts.defjvp
 def _counts_jvp(primals, tangents):
     (a, b, inverse), (da, db, _) = primals, tangents
-    return _counts(a, b, inverse), (low_rank_product(da, b) + low_rank_product(a, db)) * inverse
+    # Without barriers, which have no transpose where only one operand is linear.
+    product = partial(jnp.dot, precision=lax.Precision.HIGHEST)
+    return _counts(a, b, inverse), (product(da, b) + product(a, db)) * inverse
 
 
 def _found_counts(merged: Array, base: Array, step: Step) -> Array:

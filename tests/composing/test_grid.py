@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from blocklora_jax.layouts.low_rank import LoRAPair
 IN_BASIS = Partition(num_blocks=6, basis="0123456789abcdef", assignment="text")
 NAMES = ("ada", "bob", "cyd", "dan", "eve")
 LAYERS = {"unet": UNET}
+FIRST = {"unet": dict([*UNET.items()][:1])}
 KERNEL = f"unet/{next(iter(UNET))}/kernel"
 TABLE = "text_encoder/text_model/embeddings/token_embedding/embedding"
 properties = settings(max_examples=8, deadline=None, derandomize=True)
@@ -36,8 +38,8 @@ def adapters() -> tuple[Adapter, ...]:
     return tuple(make_adapter(name, (i,), IN_BASIS, rank=1 + i, layers=LAYERS) for i, name in enumerate(NAMES))
 
 
-def kernels(params) -> dict[str, np.ndarray]:
-    flat = flatten(params)
+def kernels(params) -> dict[str, Any]:
+    flat: dict[str, Any] = flatten(params)
     return {f"unet/{layer}/kernel": flat[f"unet/{layer}/kernel"] for layer in UNET}
 
 
@@ -55,7 +57,7 @@ def test_sums_are_the_same_bits_in_any_order(weights, order, other):
         (np.float32(w) * a.lora["unet"][next(iter(UNET))].lora_A, a.lora["unet"][next(iter(UNET))].lora_B)
         for a, w in zip(adapters(), weights, strict=True)
     ]
-    kernel = flatten(make_params())[KERNEL]
+    kernel = kernels(make_params())[KERNEL]
     one, two = (merge_on_grid(kernel, [pairs[i] for i in each]) for each in (order, other))
     assert same_bits(one, two)
     # Two parts make a sum as one does: nothing is rounded in between, below 2^24 steps.
@@ -63,8 +65,8 @@ def test_sums_are_the_same_bits_in_any_order(weights, order, other):
 
 
 def test_sums_on_a_device_are_the_same_bits_in_any_order():
-    pairs = [tuple(a.lora["unet"][next(iter(UNET))]) for a in adapters()]
-    kernel = jnp.asarray(flatten(make_params())[KERNEL])
+    pairs: list[Any] = [tuple(a.lora["unet"][next(iter(UNET))]) for a in adapters()]
+    kernel = jnp.asarray(kernels(make_params())[KERNEL])
     expected = merge_on_grid(kernel, pairs)
     # Of one shape, so that it is compiled once: the fifth takes another place with each order.
     for order in ([4, 3, 2, 1, 0], [2, 0, 4, 1, 3]):
@@ -149,7 +151,7 @@ def test_the_step_is_the_same_power_of_two_on_a_device(largest):
     step = grid_step(kernel)
     assert np.log2(step) == int(np.log2(step))
     # Halves fall to the even number, so that a change shows how large a step is on the device.
-    pair = np.float32([[2.5 * step], [-3.5 * step]]), np.float32([[1.0, 1.0]])
+    pair = np.array([[2.5 * step], [-3.5 * step]], np.float32), np.ones((1, 2), np.float32)
     added = merge_on_grid(jnp.asarray(np.stack([kernel[0], [0, 0]])), [pair])
     assert np.asarray(added)[1].tolist() == [-4 * step] * 2
     assert np.asarray(added)[0, 0] == np.float32(largest) + np.float32(2 * step)
@@ -180,10 +182,12 @@ def test_a_jitted_merge_is_bit_equal_and_traced_weights_are_close():
 
 def test_merging_in_a_basis_is_differentiable():
     params = jax.tree.map(jnp.asarray, make_params())
+    one_layer = [make_adapter(name, (i,), IN_BASIS, layers=FIRST) for i, name in enumerate(("ada", "bob"))]
 
+    @jax.jit
     def energy(weights):
-        merged = merge.compose(params, adapters()[:2], [weights[0], weights[1]])
-        return sum(jnp.sum(x * x) for x in kernels(merged).values())
+        merged = merge.compose(params, one_layer, [weights[0], weights[1]], check_base=False)
+        return jnp.sum(jnp.square(kernels(merged)[KERNEL]))
 
     step, weights = 1e-2 * jnp.array([1.0, -1.0]), jnp.array([1.0, 0.5])
     expected = (energy(weights + step) - energy(weights - step)) / 2
@@ -209,7 +213,7 @@ def test_transposed_views_and_small_convolutions_merge_like_any_other():
     one, other = merge.compose(views, adapters()[:2]), merge.compose(params, adapters()[:2])
     assert all(jax.tree.leaves(jax.tree.map(same_bits, one, other)))
     pairs = [(np.ones((36, 1), np.float32), np.ones((1, 16), np.float32))]
-    wide = flatten(params)["unet/conv_in/kernel"]
+    wide: Any = flatten(params)["unet/conv_in/kernel"]
     assert same_bits(merge_on_grid(wide, pairs).reshape(36, 16), merge_on_grid(wide.reshape(36, 16), pairs))
     assert set(UNET) & CONVOLUTIONS
 
@@ -227,7 +231,7 @@ def test_only_slots_of_ones_own_in_one_basis_are_on_the_grid():
         make_adapter("cyd", partition=None, layers=LAYERS),
     ):
         assert layers_on_grid([ada, bob, other]) == set()
-    small = make_adapter("cyd", partition=None, layers={"unet": dict([*UNET.items()][:1])})
+    small = make_adapter("cyd", partition=None, layers=FIRST)
     assert layers_on_grid([ada, small]) == {f"unet/{layer}" for layer in [*UNET][1:]}
 
 
@@ -244,7 +248,7 @@ def test_one_entry_that_is_not_finite_spoils_no_other():
     params = make_params()
     sound = kernels(merge.compose(params, adapters()[:2]))[KERNEL]
     spoiled = make_params()
-    kernel = flatten(spoiled)[KERNEL]
+    kernel = kernels(spoiled)[KERNEL]
     kernel[3, 4] = np.inf
     merged = kernels(merge.compose(spoiled, adapters()[:2]))[KERNEL]
     assert np.isinf(merged[3, 4])

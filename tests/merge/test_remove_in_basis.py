@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +125,7 @@ def test_kernels_of_zeros_are_undone_too():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_refused_in_one_line(dtype):
-    base = make_params(dtype=jnp.dtype(dtype))
+    base = make_params(dtype=jnp.dtype(dtype))  # pyright: ignore[reportArgumentType]
     merged = merge.compose(base, adapters()[:2])
     for params, original in ((merged, base), (merged, make_params()), (make_params(), base)):
         params = params if params is merged else merge.compose(params, adapters()[:2])
@@ -142,7 +143,8 @@ def test_what_cannot_be_told_apart_is_refused():
     with pytest.raises(UserError, match="'ada' shares weights with 'bob' in a basis: the file of 'ada' is needed"):
         merge.remove(merged, base, outlines_but("bob", pair), "ada")
     off = jax.tree.map(np.copy, merged)
-    flatten(off)[f"unet/{next(iter(UNET))}/kernel"][2, 3] += 1e-6
+    kernel: Any = flatten(off)[f"unet/{next(iter(UNET))}/kernel"]
+    kernel[2, 3] += 1e-6
     with pytest.raises(UserError, match="cannot be told exactly .*merge the others again"):
         merge.remove(off, base, pair, "ada")
     large = merge.compose(base, pair, [50, 1])

@@ -80,7 +80,7 @@ def test_what_remains_of_others_on_own_directions_is_the_basis_rounding_and_the_
         path = f"unet/{layer}/kernel"
         found = np.abs(own.T @ (np.asarray(merged[path], np.float64) - np.asarray(alone[path], np.float64)))
         changes = [np.float64(pair.lora_A) @ pair.lora_B for pair in (x.lora["unet"][layer] for x in (REX, BO))]
-        basis = sum(np.abs(own.T @ change) for change in changes)
+        basis = np.sum([np.abs(own.T @ change) for change in changes], axis=0)
         step = grid_step(np.asarray(base[path]))
         # Half a step for each of two others, and for the two merged weights a quarter each; a vector of 32 entries of
         # that size has the length sqrt(32) times it. The factors' last digits add 3 products of 2^-25 of about 10.
