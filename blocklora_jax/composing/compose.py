@@ -72,8 +72,8 @@ def compose(
 
         |u^T (M - M_k)| <= sum_{j != k} (|u^T dW_j| + sqrt(n) q / 2) + sqrt(n) q / 2
 
-    where q is 2^-19 to 2^-18 of the largest weight. u^T dW_j is what the directions lack of being orthogonal, in fp32
-    about 1e-7 of dW_j. The last term is the rounding of M and M_k while both stay below 15 times the largest weight.
+    where q is 2^-20 to 2^-19 of the largest weight. u^T dW_j is what the directions lack of being orthogonal, in fp32
+    about 1e-7 of dW_j. The last term is the rounding of M and M_k while both stay below 8 times the largest weight.
     """
     adapters = list(adapters)
     weights = check_merge(params, adapters, weights, allow_overlap=allow_overlap, check_base=check_base)

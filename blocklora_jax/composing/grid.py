@@ -3,16 +3,17 @@
 Adapters in a basis change the same weights. So each change dW_k of a kernel W, with weight and scale in it, is first
 rounded to a grid of step q, which the base's kernel alone decides:
 
-    q = 2^(e - 19), where 2^e is the least power of two above max|W|
+    q = 2^(e - 20), where 2^e is the least power of two above max|W|
     M = fl(W + q S),  S = sum_k n_k,  n_k = round(dW_k / q), whole numbers
 
 - S is exact, so that the order makes no difference: NumPy sums in fp64 (to 2^53), JAX in two parts of fp32 (to 2^36,
-  which is 2^17 times 2^e). Larger sums are rounded, in the order of `canonical_order`. q S and W + q S are formed in
+  which is 2^16 times 2^e). Larger sums are rounded, in the order of `canonical_order`. q S and W + q S are formed in
   fp32; q S is exact up to 2^24 steps.
 - S can be read off M. Where |M| < 2^23 q, M is off by half a unit in its last place, at most q / 4, so that
-  S = round((M - W) / q). From 2^23 q on it may be off by q / 2, and two sums may give one M. 2^23 q is 16 times 2^e:
-  the sum may be 15 times as large as the largest weight. `is_on_grid` tells whether that holds.
-- A change is off by q / 2 at most, which is 2^-20 of 2^e.
+  S = round((M - W) / q) and no other sum gives M. 2^23 q is 8 times 2^e: the sum may be 7 times as large as the largest
+  weight. Up to 2^24 q, M may be off by q / 2; then two sums give it where W lies halfway between two steps. Beyond, two
+  always may. `is_on_grid` tells: the sums that give M are neighbours, so it tries S - 1 and S + 1.
+- A change is off by q / 2 at most, which is 2^-21 of 2^e.
 
 A kernel of zeros, or one whose weights are all below 2^-64, counts as one with e = 0.
 
@@ -31,7 +32,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from blocklora_jax.composing import grid_jax
-from blocklora_jax.composing.grid_step import DIGITS, LEAST, STEPS
+from blocklora_jax.composing.grid_step import DIGITS, LEAST
 from blocklora_jax.composing.placement import any_mesh, placed_like
 
 # lora_A [n, r] with weight and scale in it, lora_B [r, m].
@@ -61,14 +62,14 @@ def exchange_on_grid(merged: Any, base: Any, pairs: Sequence[Pair]) -> Any:
 
 
 def is_on_grid(merged: Any, base: Any) -> bool:
-    """Whether `merged` is fl(W + q S) for the kernel W = `base`, with an S that can be told. Both fp32, not traced."""
+    """Whether `merged` is fl(W + q S) for the kernel W = `base` and for one S only. Both fp32, not traced."""
     if not _in_numpy(merged, ()):
         return bool(grid_jax.is_on_grid(merged, base))
     base = np.asarray(base)
     step = grid_step(base)
-    if not np.abs(merged).max(initial=0) < STEPS * step:
-        return False
-    return np.array_equal(_added(base, _found_counts(merged, base, step), step), merged)
+    found = _found_counts(merged, base, step)
+    below, same, above = (_added(base, found + more, step) == merged for more in (-1, 0, 1))
+    return bool(np.all(same & ~below & ~above))
 
 
 def grid_step(kernel: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from blocklora_jax.composing.grid_step import DIGITS, LEAST, STEPS
+from blocklora_jax.composing.grid_step import DIGITS, LEAST
 from blocklora_jax.composing.product import low_rank_product
 
 _EXPONENT = 0x7F800000  # the bits of a float32's exponent
@@ -44,10 +44,11 @@ def exchange(merged: Array, base: Array, pairs: Pairs) -> Array:
 
 @jax.jit
 def is_on_grid(merged: Array, base: Array) -> Bool[Array, ""]:
-    """Whether the sum of changes in `merged` can be told."""
+    """Whether one sum of changes, and only one, gives `merged`."""
     step = _grid_step(base)
-    same = _added(base, _found_counts(merged, base, step), step) == merged
-    return (same & (jnp.abs(merged) < STEPS * step.size)).all()
+    found = _found_counts(merged, base, step)
+    below, same, above = (_added(base, found + more, step) == merged for more in (-1, 0, 1))
+    return (same & ~below & ~above).all()
 
 
 def _grid_step(kernel: Array) -> Step:
@@ -77,7 +78,7 @@ def _counts_jvp(primals, tangents):
 
 
 def _found_counts(merged: Array, base: Array, step: Step) -> Array:
-    """S of a merged kernel. The difference is rounded to no more than q where S can be told, so that S is found."""
+    """S of a merged kernel of less than 2^23 steps. Of more it may be off by one, which `is_on_grid` notices."""
     difference = merged.astype(jnp.float32) - base.astype(jnp.float32)
     counts = lax.round(difference * step.inverse, lax.RoundingMethod.TO_NEAREST_EVEN)
     return jnp.where(counts == 0, 0, counts).reshape(-1, base.shape[-1])

@@ -49,7 +49,7 @@ def assert_same(actual, expected) -> None:
 
 
 @properties
-@given(st.lists(st.floats(-1, 1, width=32), min_size=5, max_size=5))
+@given(st.lists(st.floats(-0.5, 0.5, width=32), min_size=5, max_size=5))
 def test_each_of_five_is_removed_bit_for_bit(weights):
     base = make_params()
     merged = merge.compose(base, adapters(), weights)
@@ -60,7 +60,7 @@ def test_each_of_five_is_removed_bit_for_bit(weights):
 
 
 @properties
-@given(st.lists(st.floats(-1, 1, width=32), min_size=5, max_size=5), st.floats(-1, 1, width=32))
+@given(st.lists(st.floats(-0.5, 0.5, width=32), min_size=5, max_size=5), st.floats(-0.5, 0.5, width=32))
 def test_each_of_five_is_replaced_bit_for_bit(weights, weight):
     base, new = make_params(), make_adapter("zoe", (5,), IN_BASIS, rank=2, vectors=3, layers={"unet": UNET})
     merged = merge.compose(base, adapters(), weights)
@@ -145,10 +145,10 @@ def test_what_cannot_be_told_apart_is_refused():
     off = jax.tree.map(np.copy, merged)
     kernel: Any = flatten(off)[f"unet/{next(iter(UNET))}/kernel"]
     kernel[2, 3] += 1e-6
-    with pytest.raises(UserError, match="cannot be told exactly .*merge the others again"):
+    with pytest.raises(UserError, match="cannot be told exactly: .*merge the others again"):
         merge.remove(off, base, pair, "ada")
     large = merge.compose(base, pair, [50, 1])
-    with pytest.raises(UserError, match="beyond 15 times the base's weights"):
+    with pytest.raises(UserError, match="more than 7 times as large as the base's weights"):
         merge.remove(large, base, pair, "ada", weights=[50, 1])
     rival = make_adapter("eve", (0,), IN_BASIS, layers={"unet": UNET})
     summed = merge.compose(base, [*pair, rival], allow_overlap=True)
