@@ -20,6 +20,7 @@ from blocklora_jax.io.dtype_names import ModelDtype
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.outputs import MANIFEST
 from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
+from blocklora_jax.io.tensor_digest import tensors_digest
 from blocklora_jax.layouts.low_rank import LoRAPair
 
 VERSION = 1
@@ -36,6 +37,7 @@ class MergeManifest:
     adapters: the merged adapters `without_values`, in the order in which their tokens were appended.
     weights: one for each adapter.
     method, settings: the merge method and its settings. Files leave them out for the sum.
+    digests: `pairs_digest` of each adapter. Files leave out those that are "". Empty if none is known.
     """
 
     base_name: str
@@ -45,6 +47,7 @@ class MergeManifest:
     weights: tuple[float, ...]
     method: str = SUM
     settings: Mapping[str, Any] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
 
     def index_of(self, name: str) -> int:
         """The index of the concept `name`. Raises UserError if there is not exactly one of that name."""
@@ -57,9 +60,11 @@ class MergeManifest:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON."""
+        digests = self.digests or ("",) * len(self.adapters)
         concepts = [
             {**adapter.info.to_json(), "weight": weight, "tokens": _shapes(adapter.tokens), "shapes": adapter.shapes()}
-            for adapter, weight in zip(self.adapters, self.weights, strict=True)
+            | ({"pairs_digest": digest} if digest else {})
+            for adapter, weight, digest in zip(self.adapters, self.weights, digests, strict=True)
         ]
         head = {name: getattr(self, name) for name in ("base_name", "base_digest", "dtype")}
         method = {} if self.method == SUM else {"method": self.method, "settings": dict(self.settings)}
@@ -69,6 +74,29 @@ class MergeManifest:
 def without_values(adapter: Adapter) -> Adapter:
     """The adapter with zeros of the same shapes, which take no memory, and without its training settings."""
     return _zero_adapter(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
+
+
+def has_values(adapter: Adapter) -> bool:
+    """False for what `without_values` gives: zeros that take no memory."""
+    arrays = [x for layers in adapter.lora.values() for pair in layers.values() for x in pair]
+    return not arrays or any(not isinstance(x, np.ndarray) or any(x.strides) for x in arrays)
+
+
+def pairs_digest(adapter: Adapter) -> str:
+    """Hex SHA-256 of an adapter's pairs, if it is cut in a basis: by it the adapter is known when it is taken out.
+
+    "" for others, which are taken out without it.
+    """
+    if adapter.info.partition is None or not adapter.info.partition.basis:
+        return ""
+    return tensors_digest(
+        {
+            f"{component}/{layer}/{name}": np.asarray(array, np.float32)
+            for component, layers in adapter.lora.items()
+            for layer, pair in layers.items()
+            for name, array in pair._asdict().items()
+        }
+    )
 
 
 def read_merge_manifest(folder: str | Path, verify: bool = True) -> MergeManifest:
@@ -98,6 +126,7 @@ class _Concept(InfoHeader):
     training: Text
     weight: Annotated[float, Field(ge=-1e6, le=1e6)]
     tokens: dict[Token, Shape]
+    pairs_digest: Sha256 = ""
 
 
 class _ManifestJson(Schema):
@@ -125,6 +154,7 @@ class _ManifestJson(Schema):
             weights=tuple(concept.weight for concept in self.concepts),
             method=self.method,
             settings=self.settings,
+            digests=tuple(concept.pairs_digest for concept in self.concepts),
         )
 
 

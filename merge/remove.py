@@ -1,9 +1,15 @@
-"""Removes a concept from a merged model, or replaces it. This is exact because blocks are disjoint."""
+"""Removes a concept from a merged model, or replaces it, bit for bit.
+
+Blocks of features are disjoint: what was in a block goes, whatever it was. Adapters in a basis change the same weights,
+but every change lies on a grid, so that their sum is read off the merged weights (see `composing.grid`). There the
+concept's own change must be known, and the weights must be in fp32.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace as with_fields
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +19,46 @@ from jax.core import Tracer
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
 from blocklora_jax.composing.check import adapter_problems, raise_problems
+from blocklora_jax.composing.compose import kernel_blocks
+from blocklora_jax.composing.grid import Pair, exchange_on_grid
 from blocklora_jax.composing.overflow import check_overflow
-from blocklora_jax.composing.overlap import shared_layers
+from blocklora_jax.composing.overlap import layers_on_grid
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import leaf_path
 from blocklora_jax.layouts.token_tables import TOKEN_TABLES
 from merge.compose import Params, compose
+from merge.removable import check_on_grid, check_removable
 
 _COMPONENT_OF_TABLE = {path: component for component, path in TOKEN_TABLES.items()}
 # A mask for a kernel, and the kernel whose values are used where the mask is true.
 Patch = tuple[np.ndarray, Any]
 
 
-def remove(params: Params, base_params: Params, adapters: Sequence[Adapter], name: str) -> Params:
+def remove(
+    params: Params,
+    base_params: Params,
+    adapters: Sequence[Adapter],
+    name: str,
+    *,
+    weights: Sequence[float] | None = None,
+) -> Params:
     """`params`, the merge of `adapters` into `base_params`, without the concept `name`.
 
     The result equals the merge of the others bit for bit. The concept's blocks get the base's values, its token rows
     are removed, and everything else is kept (unchanged leaves are the same arrays).
+    Where others change the same weights in a basis, the concept's change is subtracted from their sum.
 
     adapters: those that `params` were composed of, in that order. Their values are not read, so the results of
-        `merge.manifest.without_values` can be used.
+        `merge.manifest.without_values` can be used; except the concept's own where others change the same weights.
+    weights: those that `params` were composed with, 1 by default. They are read where values are.
+
+    In a basis `params` must be fp32, and be where they were composed: NumPy and devices round products differently.
 
     Raises: UserError for an unknown name, for a concept that shares weights with another, and for params that do not
         fit.
     """
-    index = _index_of(adapters, name)
-    return _exchange(params, base_params, adapters, index, None, {})
+    index = check_removable(adapters, name)
+    return _exchange(params, base_params, adapters, index, _Change(adapters[index], _weight(weights, index), None, 1.0))
 
 
 def replace(
@@ -49,17 +69,20 @@ def replace(
     new: Adapter,
     weight: float = 1.0,
     *,
+    weights: Sequence[float] | None = None,
     check_base: bool = True,
 ) -> Params:
     """Like `remove`, but with `new` in place of the concept. It equals the merge with `new` instead bit for bit.
 
-    weight, check_base: as in `compose`. Raises UserError like `remove` and `compose`.
+    weight, check_base: of `new`, as in `compose`. weights: as in `remove`. Raises UserError like `remove` and
+    `compose`.
     """
-    index = _index_of(adapters, name)
+    index = check_removable(adapters, name)
     after = [new if i == index else adapter for i, adapter in enumerate(adapters)]
     raise_problems(adapter_problems(after, None, allow_overlap=False))
     alone = compose(base_params, [new], [weight], check_base=check_base)
-    return _exchange(params, base_params, adapters, index, new, _patches(alone, new))
+    change = _Change(adapters[index], _weight(weights, index), new, weight)
+    return _exchange(params, base_params, adapters, index, change, _patches(alone, new))
 
 
 def check_untouched(params: Params, base_params: Params, adapters: Sequence[Adapter], dtype: str) -> None:
@@ -86,18 +109,21 @@ def check_untouched(params: Params, base_params: Params, adapters: Sequence[Adap
         )
 
 
-def _index_of(adapters: Sequence[Adapter], name: str) -> int:
-    indices = [i for i, adapter in enumerate(adapters) if adapter.name == name]
-    if len(indices) != 1:
-        raise UserError(f"{len(indices)} of the merged concepts are named {name!r}: {[a.name for a in adapters]}")
-    index = indices[0]
-    others = [other for i, other in enumerate(adapters) if i != index]
-    if sharing := [repr(other.name) for other in others if shared_layers(adapters[index], other)]:
-        raise UserError(
-            f"{name!r} shares weights with {', '.join(sharing)}, so its part cannot be separated: merge the others "
-            "again"
-        )
-    return index
+class _Change(NamedTuple):
+    """What is taken out of a merge, and what is put in its place (None: nothing)."""
+
+    old: Adapter
+    old_weight: float
+    new: Adapter | None
+    new_weight: float
+
+    def pairs(self, others: Sequence[Adapter]) -> dict[str, list[Pair]]:
+        """By path of kernels whose changes are summed on a grid with those of `others`: what is added to the sum."""
+        new = [] if self.new is None else [(self.new, self.new_weight)]
+        members = [(self.old, -self.old_weight), *new]
+        grid, own = layers_on_grid(others), {layer for adapter, _ in members for layer in _layers(adapter)}
+        blocks = kernel_blocks([_only(adapter, grid) for adapter, _ in members], [weight for _, weight in members])
+        return {f"{layer}/kernel": [(b.a, b.b) for b in blocks[f"{layer}/kernel"]] for layer in grid & own}
 
 
 def _exchange(
@@ -105,28 +131,49 @@ def _exchange(
     base_params: Params,
     adapters: Sequence[Adapter],
     index: int,
-    new: Adapter | None,
-    patches: Mapping[str, Patch],
+    change: _Change,
+    patches: Mapping[str, Patch] | None = None,
 ) -> Params:
-    base = _leaves(base_params)
+    base, leaves, new = _leaves(base_params), _leaves(params), [change.new] if change.new else []
     counts = [sum(token_counts([adapter]).values()) for adapter in adapters]
-    _check_leaves(_leaves(params), base, sum(counts))
-    old = _patches(base_params, adapters[index])
+    _check_leaves(leaves, base, sum(counts))
+    patched: tuple[Mapping[str, Patch], ...] = (_patches(base_params, adapters[index]), patches or {})
+    summed = change.pairs([*adapters[:index], *adapters[index + 1 :]])
+    check_on_grid(leaves, base, summed, adapters[index].name)
 
     def exchanged(path, leaf):
         name = leaf_path(path)
-        for group in (old, patches):
-            leaf = _select(*group[name], leaf) if name in group else leaf
+        if name in summed:
+            return exchange_on_grid(leaf, base[name], summed[name])
+        for each in patched:
+            leaf = _select(*each[name], leaf) if name in each else leaf
         if name not in _COMPONENT_OF_TABLE:
             return leaf
-        vectors = [v for _, v in ordered_tokens([new] if new else [], _COMPONENT_OF_TABLE[name])]
+        vectors = [v for _, v in ordered_tokens(new, _COMPONENT_OF_TABLE[name])]
         first = len(base[name]) + sum(counts[:index])
         return _exchange_rows(leaf, first, counts[index], vectors) if counts[index] or vectors else leaf
 
     with np.errstate(over="ignore", invalid="ignore"):
         result = jax.tree_util.tree_map_with_path(exchanged, params)
-    check_overflow(params, result, {*patches, *_COMPONENT_OF_TABLE.keys() & base.keys()}, every=False)
+    check_overflow(params, result, {*patched[1], *_COMPONENT_OF_TABLE.keys() & base.keys()}, every=False)
     return result
+
+
+def _weight(weights: Sequence[float] | None, index: int) -> float:
+    return 1.0 if weights is None else weights[index]
+
+
+def _layers(adapter: Adapter) -> Iterator[str]:
+    return (f"{component}/{layer}" for component, layers in adapter.lora.items() for layer in layers)
+
+
+def _only(adapter: Adapter, layers: Collection[str]) -> Adapter:
+    """The adapter's part in these layers."""
+    lora = {
+        component: {layer: pair for layer, pair in each.items() if f"{component}/{layer}" in layers}
+        for component, each in adapter.lora.items()
+    }
+    return with_fields(adapter, lora=lora)
 
 
 def _patches(source: Params | None, adapter: Adapter) -> dict[str, Patch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -14,6 +15,27 @@ from blocklora_jax.adapters.info import AdapterInfo
 def overlapping_layers(adapters: Sequence[Adapter]) -> set[str]:
     """The layers ("unet/…/to_k") in which two or more of `adapters` own the same weights."""
     return {layer for one, other in combinations(adapters, 2) for layer in shared_layers(one, other)}
+
+
+def layers_on_grid(adapters: Sequence[Adapter]) -> set[str]:
+    """The layers whose changes are rounded to a grid (see `composing.grid`).
+
+    All adapters of such a layer have slots of their own in one basis. One adapter alone counts too.
+    """
+    if not any(adapter.info.partition and adapter.info.partition.basis for adapter in adapters):
+        return set()
+    infos: dict[str, list[AdapterInfo]] = defaultdict(list)
+    for adapter in adapters:
+        for component, layers in adapter.lora.items():
+            for layer in layers:
+                infos[f"{component}/{layer}"].append(adapter.info)
+    return {layer for layer, found in infos.items() if _in_one_basis(found)}
+
+
+def _in_one_basis(infos: Sequence[AdapterInfo]) -> bool:
+    first, slots = infos[0].partition, [slot for info in infos for slot in info.slots]
+    in_basis = first is not None and bool(first.basis) and all(info.partition == first for info in infos)
+    return in_basis and len(set(slots)) == len(slots)
 
 
 def own_blocks(one: Adapter, other: Adapter) -> bool:

@@ -23,7 +23,7 @@ from merge.cli.describe import overlap_report
 from merge.cli.files import load_adapters
 from merge.cli.method_flags import method_of, options_of, refuse_others_flags
 from merge.cli.options import MergeOptions
-from merge.manifest import MergeManifest, without_values
+from merge.manifest import SUM, MergeManifest, pairs_digest, without_values
 from merge.methods.method import Merged
 from merge.methods.table import METHODS
 
@@ -103,6 +103,7 @@ def _save(model: MergedModel, merged: Merged, options: MergeOptions) -> None:
         weights=model.weights,
         method=options.method,
         settings=asdict(options.method_settings),
+        digests=tuple(map(pairs_digest, merged.adapters)) if options.method == SUM else (),
     )
     # A single file cannot hold the manifest.
     written = model.save(options.save, dtype=options.dtype, merge=manifest.to_json(), overwrite=options.overwrite)

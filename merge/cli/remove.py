@@ -15,7 +15,8 @@ from blocklora_jax.io.outputs import Output, plan_outputs
 from merge import remove as remove_concept
 from merge import replace as replace_concept
 from merge.cli.shared_options import Options, Verify
-from merge.manifest import SUM, MergeManifest, read_merge_manifest, without_values
+from merge.manifest import SUM, MergeManifest, pairs_digest, read_merge_manifest, without_values
+from merge.removable import check_removable, shares_in_basis, too_coarse
 from merge.remove import check_untouched
 
 
@@ -29,6 +30,8 @@ class RemoveOptions(Options):
     """The concept's name (`python -m merge info` of its file prints it)."""
     out: Path
     """The folder to write. It may be MERGED itself, which is then changed in place."""
+    adapter: Path | None = None
+    """The concept's own file; needed if its blocks lie in a basis and other concepts stay (fp32 folders only)."""
     base: str | None = None
     """The base model, if it is no longer where it was when the concepts were merged."""
     variant: str | None = None
@@ -54,9 +57,11 @@ def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: S
     name = options.base or manifest.base_name
     # `--out` may be the merged folder itself, which is then changed in place.
     in_place = options.out.resolve() == options.merged.resolve()
-    inputs = [name, *files, *([] if in_place else [options.merged])]
+    own = [] if options.adapter is None else [options.adapter]
+    inputs = [name, *files, *own, *([] if in_place else [options.merged])]
     plan_outputs([Output(options.out, "model folder")], inputs, overwrite=options.overwrite)
     index = manifest.index_of(options.name)
+    merged = _merged_adapters(manifest, index, options)
     # Imported late: models bring Flax.
     from blocklora_jax.checkpoints.diffusers import load_folder, save_folder
 
@@ -65,14 +70,12 @@ def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: S
     params = load_folder(options.merged, verify=options.verify).params
     check_untouched(params, base.params, manifest.adapters, manifest.dtype)
     if new is None:
-        params, after = remove_concept(params, base.params, manifest.adapters, options.name), []
+        params = remove_concept(params, base.params, merged, options.name, weights=manifest.weights)
     else:
-        params = replace_concept(params, base.params, manifest.adapters, options.name, new, weight)
-        after = [(without_values(new), weight)]
-    members = list(zip(manifest.adapters, manifest.weights, strict=True))
-    members = [*members[:index], *after, *members[index + 1 :]]
-    adapters, weights = [a for a, _ in members], [w for _, w in members]
-    changed = replace(manifest, adapters=tuple(adapters), weights=tuple(weights))
+        weights = manifest.weights
+        params = replace_concept(params, base.params, merged, options.name, new, weight, weights=weights)
+    changed = _exchanged(manifest, index, new, weight)
+    adapters = changed.adapters
     save_folder(
         options.out,
         replace(base, params=params),
@@ -83,6 +86,40 @@ def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: S
     )
     print(f"wrote {options.out}: {', '.join(adapter.name for adapter in adapters) or 'the base model'}")
     return 0
+
+
+def _merged_adapters(manifest: MergeManifest, index: int, options: RemoveOptions) -> list[Adapter]:
+    """Those in the folder, without values; the one to be taken out as its file has it, if that was named."""
+    adapters = list(manifest.adapters)
+    if options.adapter is not None:
+        adapters[index] = _own_adapter(options.adapter, manifest, index, options.verify)
+    check_removable(adapters, options.name)
+    if manifest.dtype != "float32" and shares_in_basis(adapters, options.name):
+        raise UserError(too_coarse(options.name, manifest.dtype))
+    return adapters
+
+
+def _own_adapter(path: Path, manifest: MergeManifest, index: int, verify: bool) -> Adapter:
+    """The adapter in the file. Raises UserError if it is not the one that was merged."""
+    adapter, merged = Adapter.load(path, verify), manifest.adapters[index]
+    digest = manifest.digests[index] if manifest.digests else ""
+    same = without_values(adapter).info == merged.info and adapter.shapes() == merged.shapes()
+    if not same or (digest and digest != pairs_digest(adapter)):
+        raise UserError(
+            f"{path} is not the adapter {merged.name!r} that was merged (it is another concept, or was trained again): "
+            "name that one's file, or merge the others again"
+        )
+    return adapter
+
+
+def _exchanged(manifest: MergeManifest, index: int, new: Adapter | None, weight: float) -> MergeManifest:
+    """The manifest with `new` in the place of the concept at `index`, or without that."""
+    added = [] if new is None else [(without_values(new), weight, pairs_digest(new))]
+    digests = manifest.digests or ("",) * len(manifest.adapters)
+    members = list(zip(manifest.adapters, manifest.weights, digests, strict=True))
+    members[index : index + 1] = added
+    adapters, weights, digests = (tuple(field) for field in zip(*members, strict=True)) if members else ((), (), ())
+    return replace(manifest, adapters=adapters, weights=weights, digests=digests)
 
 
 def _check_method(manifest: MergeManifest, folder: Path) -> None:

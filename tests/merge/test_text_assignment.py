@@ -1,4 +1,4 @@
-"""Adapters whose slots are the same block of a basis in all layers: what a merge keeps, and what cannot be undone."""
+"""Adapters whose slots are one block of a basis for all layers: what a merge keeps, and how it is undone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from merge_builders import same_bits
 
 import merge
 from blocklora_jax import Adapter
@@ -18,6 +19,7 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.checkpoints.manifest import write_manifest
+from blocklora_jax.composing.grid import grid_step
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.testing.tiny_model import TEXT_WIDTH, tiny_params
@@ -69,6 +71,26 @@ def test_on_its_own_directions_a_concept_equals_its_merge_alone_up_to_rounding()
             assert change > 1
 
 
+def test_what_remains_of_others_on_own_directions_is_the_basis_rounding_and_the_grid():
+    """The bound that `compose` states, against fp64."""
+    merged, base = flatten_params(merge.compose(PARAMS, [ADA, REX, BO])), flatten_params(PARAMS)
+    alone = flatten_params(merge.compose(PARAMS, [ADA]))
+    own = BASIS[:, CUT.directions("", TEXT_WIDTH, ADA.info.slots)].astype(np.float64)
+    for layer in ADA.lora["unet"]:
+        path = f"unet/{layer}/kernel"
+        found = np.abs(own.T @ (np.asarray(merged[path], np.float64) - np.asarray(alone[path], np.float64)))
+        changes = [np.float64(pair.lora_A) @ pair.lora_B for pair in (x.lora["unet"][layer] for x in (REX, BO))]
+        basis = np.sum([np.abs(own.T @ change) for change in changes], axis=0)
+        step = grid_step(np.asarray(base[path]))
+        # Half a step for each of two others, and for the two merged weights a quarter each; a vector of 32 entries of
+        # that size has the length sqrt(32) times it. The factors' last digits add 3 products of 2^-25 of about 10.
+        bound = np.sqrt(TEXT_WIDTH) * (3 * step / 2 + 2 * 3 * 10 * 2**-25)
+        assert (found <= basis + bound).all()
+        # fp32 directions are orthonormal to about 1e-7, a sum of 32 products of entries of about one.
+        assert basis.max() <= 1e-5
+        assert found.max() <= 1e-5 * np.abs(changes[0]).max()
+
+
 def test_the_order_does_not_matter_bit_for_bit():
     one, other = (flatten_params(merge.compose(PARAMS, order)) for order in ([ADA, REX, BO], [BO, ADA, REX]))
     assert all(np.array_equal(one[path], other[path]) for path in one if "token_embedding" not in path)
@@ -89,14 +111,32 @@ def test_files_and_manifests_keep_the_assignment(tmp_path):
     assert read_record(tmp_path).to_json() == record.to_json()
 
 
-def test_removing_and_replacing_are_refused_with_advice_if_other_concepts_stay():
-    merged = merge.compose(PARAMS, [ADA, REX])
-    for change in (
-        lambda: merge.remove(merged, PARAMS, [ADA, REX], "ada"),
-        lambda: merge.replace(merged, PARAMS, [ADA, REX], "ada", BO),
+def test_removing_and_replacing_are_refused_where_others_stay_and_say_what_to_do():
+    """Without the adapter's values, and in half precision."""
+    known = [outline(ADA), outline(REX)]
+    half = jax.tree.map(lambda x: x.astype(np.float16), PARAMS)
+    for base, adapters, words in (
+        (PARAMS, known, "'ada' shares weights with 'rex'.*--adapter.* merge the others again"),
+        (half, [ADA, REX], "'ada' shares weights with .*float16 is too coarse.* merge the others again"),
     ):
-        with pytest.raises(UserError, match="'ada' shares weights with 'rex'.* merge the others again"):
-            change()
+        merged = merge.compose(base, [ADA, REX], check_base=False)
+        for change in (
+            lambda m=merged, b=base, a=adapters: merge.remove(m, b, a, "ada"),
+            lambda m=merged, b=base, a=adapters: merge.replace(m, b, a, "ada", make("zoe", (1,)), check_base=False),
+        ):
+            with pytest.raises(UserError, match=words):
+                change()
+
+
+def test_with_its_values_a_concept_is_removed_and_replaced_bit_for_bit_where_others_stay():
+    merged, zoe = merge.compose(PARAMS, [ADA, REX, BO], [1, 0.7, -0.3]), make("zoe", (1,))
+    removed = merge.remove(merged, PARAMS, [ADA, outline(REX), outline(BO)], "ada", weights=[1, 0.7, -0.3])
+    replaced = merge.replace(merged, PARAMS, [ADA, REX, BO], "ada", zoe, 0.5, weights=[1, 0.7, -0.3])
+    for found, expected in (
+        (removed, merge.compose(PARAMS, [REX, BO], [0.7, -0.3])),
+        (replaced, merge.compose(PARAMS, [zoe, REX, BO], [0.5, 0.7, -0.3])),
+    ):
+        assert all(jax.tree.leaves(jax.tree.map(same_bits, found, expected)))
 
 
 def test_the_only_concept_can_be_removed_bit_for_bit():
