@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+# Positions of a prompt: those of the token, or all from the token on.
+Positions = Literal["token", "rest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +16,8 @@ class CodewordSettings:
     vectors: v, the number of embeddings of a token. prompts: number of prompts with each slot's token in a step.
     learning_rate: of Adam, in standard deviations of the token table. limit: length of an embedding above which it is
     penalised, in multiples of the natural length. chunk: number of slots that are optimised at the same time; memory
-    grows with chunk * prompts.
+    grows with chunk * prompts. own: positions at which the token's own energy is measured. With "rest" a token can
+    reach the goal in the padding alone, which is most of a prompt.
     """
 
     vectors: int = 2
@@ -22,3 +27,4 @@ class CodewordSettings:
     limit: float = 3.0
     chunk: int = 8
     seed: int = 0
+    own: Positions = "rest"

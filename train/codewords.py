@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.token_side import (
+    counted_energies,
     direction_energies,
     log_ratio,
     natural_norm,
@@ -34,7 +35,7 @@ from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompts.random_prompts import NEGATIVE, PromptWords, random_prompt
 from blocklora_jax.prompts.shares import RandomPromptShares
-from train.codeword_settings import CodewordSettings
+from train.codeword_settings import CodewordSettings, Positions
 from train.concept.text import with_table
 
 # Arguments that come from the host are NumPy arrays.
@@ -119,12 +120,20 @@ def slot_masks(num_blocks: int, width: int) -> Bool[np.ndarray, "K d"]:
 
 
 def speech_ratios(
-    sd: StableDiffusion, tokens: Tokens, whitened: Float[np.ndarray, "d d"], prompts: Sequence[str], chunk: int = 8
+    sd: StableDiffusion,
+    tokens: Tokens,
+    whitened: Float[np.ndarray, "d d"],
+    prompts: Sequence[str],
+    chunk: int = 8,
+    own: Positions = "rest",
 ) -> Float[np.ndarray, " K"]:
-    """The ratio own / others of each slot's token, over all positions of all `prompts`."""
+    """The ratio own / others of each slot's token over all `prompts`.
+
+    own: the positions of own energy: the token's, or all from the token on. Others are over all from the token on.
+    """
     count, vectors = next(iter(tokens.values())).shape[:2]
     ids, owned = sd.tokenizer.encode(prompts, {NEGATIVE: vectors}), slot_masks(count, len(whitened))
-    measure = jax.jit(lambda tokens, params, owned: -_log_ratios(sd.models, tokens, params, ids, owned, whitened))
+    measure = jax.jit(lambda tokens, params, owned: -_log_ratios(sd.models, tokens, params, ids, owned, whitened, own))
     chunks = [np.arange(first, first + chunk) % count for first in range(0, count, chunk)]
     ratios = [
         measure({p: jnp.asarray(t)[slots] for p, t in tokens.items()}, sd.params, owned[slots]) for slots in chunks
@@ -144,7 +153,7 @@ def _make_update(models: Models, settings: CodewordSettings, optimizer: optax.Gr
     def loss(scaled: Tokens, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows) -> Array:
         tokens = {part: _unscale(scaled[part], token_table(params, part)) for part in scaled}
         excess = [norm_excess(tokens[part], natural_norm(token_table(params, part)), settings.limit) for part in tokens]
-        return (_log_ratios(models, tokens, params, ids, owned, whitened) + sum(excess)).sum()
+        return (_log_ratios(models, tokens, params, ids, owned, whitened, settings.own) + sum(excess)).sum()
 
     def update(tokens: Tokens, state: Any, params: Mapping[str, Any], ids: Rows, owned: Rows, whitened: Rows):
         gradient = jax.grad(loss)(tokens, params, ids, owned, whitened)
@@ -159,9 +168,15 @@ def _unscale(scaled: Float[Array, "c v d"], table: Float[Array, "n d"]) -> Float
 
 
 def _log_ratios(
-    models: Models, tokens: Tokens, params: Mapping[str, Any], ids: Rows, owned: Bool[Rows, "c d"], whitened: Rows
+    models: Models,
+    tokens: Tokens,
+    params: Mapping[str, Any],
+    ids: Rows,
+    owned: Bool[Rows, "c d"],
+    whitened: Rows,
+    own: Positions,
 ) -> Float[Array, " c"]:
-    """log(others / own) of the tokens of c slots, each in the same p prompts."""
+    """log(others / own) of the tokens of c slots, each in the same p prompts. own: where own energy is measured."""
     ids, longer = jnp.asarray(ids), dict(params)
     count, vectors = next(iter(tokens.values())).shape[:2]
     rows, prompts = len(token_table(params)), len(ids)
@@ -171,8 +186,14 @@ def _log_ratios(
     shift = (jnp.arange(count) * vectors).reshape(-1, *(1,) * ids.ndim)
     each = jnp.where(ids[None] >= rows, ids[None] + shift, ids[None]).reshape(count * prompts, *ids.shape[1:])
     states = encode_text(with_token_rows(models, longer), longer, each).states
-    starts = token_starts(jnp.asarray(ids_of(ids, "text_encoder")), rows)
-    energies = jax.vmap(direction_energies, (0, None, None))(
-        states.reshape(count, prompts, *states.shape[1:]), starts, jnp.asarray(whitened)
-    )
-    return jax.vmap(lambda energy, mask: log_ratio(*own_and_others(energy, mask)))(energies, owned)
+    states, directions = states.reshape(count, prompts, *states.shape[1:]), jnp.asarray(whitened)
+    first = jnp.asarray(ids_of(ids, "text_encoder"))
+    energies = jax.vmap(direction_energies, (0, None, None))(states, token_starts(first, rows), directions)
+    heard = energies
+    if own == "token":
+        heard = jax.vmap(counted_energies, (0, None, None))(states, first >= rows, directions)
+
+    def ratio(energy: Array, heard: Array, mask: Array) -> Array:
+        return log_ratio(own_and_others(heard, mask)[0], own_and_others(energy, mask)[1])
+
+    return jax.vmap(ratio)(energies, heard, jnp.asarray(owned))

@@ -100,10 +100,11 @@ def _make_codewords(
     whitened, (used, held_out) = whitened_directions(basis, energies), split_words(words)
     tokens = optimise_codewords(sd, whitened, num_blocks, codeword_prompts(used, 64, settings.seed), settings)
     rounded = {part: np.asarray(each, np.float16).astype(np.float32) for part, each in tokens.items()}
-    ratios = speech_ratios(sd, rounded, whitened, codeword_prompts(held_out, 16, settings.seed + 1))
+    prompts = codeword_prompts(held_out, 16, settings.seed + 1)
+    ratios, rest = (speech_ratios(sd, rounded, whitened, prompts, own=own) for own in ("token", "rest"))
     print(
         f"{num_blocks} codewords, {codewords_digest(rounded)}: on held-out words, the directions of the slot have "
-        f"{np.median(ratios):.0f} times the energy of all others (median; smallest {ratios.min():.0f}, "
-        f"largest {ratios.max():.0f}; ordinary text: 1)"
+        f"{np.median(ratios):.0f} times the energy of all others at the token (median; smallest {ratios.min():.0f}, "
+        f"largest {ratios.max():.0f}), and {np.median(rest):.0f} times from the token on (ordinary text: 1)"
     )
     return rounded
