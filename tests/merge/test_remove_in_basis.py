@@ -152,7 +152,7 @@ def test_what_cannot_be_told_apart_is_refused():
         merge.remove(large, base, pair, "ada", weights=[50, 1])
     rival = make_adapter("eve", (0,), IN_BASIS, layers={"unet": UNET})
     summed = merge.compose(base, [*pair, rival], allow_overlap=True)
-    with pytest.raises(UserError, match="'bob' shares weights with 'ada', 'eve': its part cannot be separated"):
+    with pytest.raises(UserError, match="'bob' shares weights with 'ada', 'eve', so its part cannot be separated"):
         merge.remove(summed, base, [*pair, rival], "bob")
 
 
