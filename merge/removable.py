@@ -48,8 +48,8 @@ def shares_in_basis(adapters: Sequence[Adapter], name: str) -> bool:
 def too_coarse(name: str, dtype: str) -> str:
     """What is wrong with merged weights in `dtype`."""
     return (
-        f"{name!r} shares weights with others in a basis, and {dtype} is too coarse to tell its part: "
-        "merge the others again, or save merges in float32"
+        f"{name!r} shares weights with others in a basis, and {dtype} is too coarse to separate its part: "
+        "merge the others again, or save merged models in float32"
     )
 
 
@@ -67,7 +67,7 @@ def check_on_grid(leaves: Mapping[str, Any], base: Mapping[str, Any], paths: Ite
             raise UserError(too_coarse(name, coarse[0]))
         if not any(isinstance(array, Tracer) for array in arrays) and not is_on_grid(*arrays):
             raise UserError(
-                f"{name!r} shares weights with others in a basis, and its part in {path} cannot be told exactly: an "
-                "older version merged them, or the base is another, or the changes are more than 7 times as large as "
+                f"{name!r} shares weights with others in a basis, and its part in {path} cannot be separated exactly: "
+                "an older version merged them, or the base is another, or the changes are more than 7 times as large as "
                 "the base's weights; merge the others again"
             )

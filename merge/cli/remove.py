@@ -31,7 +31,8 @@ class RemoveOptions(Options):
     out: Path
     """The folder to write. It may be MERGED itself, which is then changed in place."""
     adapter: Path | None = None
-    """The concept's own file; needed if its blocks lie in a basis and other concepts stay (fp32 folders only)."""
+    """The concept's adapter file. It is needed if the adapter uses a basis and other concepts stay in the folder, which
+    must then be in float32."""
     base: str | None = None
     """The base model, if it is no longer where it was when the concepts were merged."""
     variant: str | None = None
@@ -89,7 +90,7 @@ def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: S
 
 
 def _merged_adapters(manifest: MergeManifest, index: int, options: RemoveOptions) -> list[Adapter]:
-    """Those in the folder, without values; the one to be taken out as its file has it, if that was named."""
+    """The merged adapters without values, except the one to be removed if its file is given."""
     adapters = list(manifest.adapters)
     if options.adapter is not None:
         adapters[index] = _own_adapter(options.adapter, manifest, index, options.verify)
@@ -107,7 +108,7 @@ def _own_adapter(path: Path, manifest: MergeManifest, index: int, verify: bool) 
     if not same or (digest and digest != pairs_digest(adapter)):
         raise UserError(
             f"{path} is not the adapter {merged.name!r} that was merged (it is another concept, or was trained again): "
-            "name that one's file, or merge the others again"
+            "give the file that was merged, or merge the others again"
         )
     return adapter
 

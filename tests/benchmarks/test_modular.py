@@ -231,6 +231,8 @@ def test_measured_prompts_have_no_words_of_the_random_prompts():
     assert not {"cat", "house", "car", "woman"} & set(TRAINING_WORDS["random_subjects"])
     optimised, _ = split_words(words_for("pocket"))
     assert not set(optimised.scenes) & {"in a forest", "in the snow", "at night"}
+    assert not set(optimised.styles) & phrases
+    assert not set(optimised.subjects) & {"cat", "house", "car", "woman"}
 
 
 def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():

@@ -145,7 +145,7 @@ def test_what_cannot_be_told_apart_is_refused():
     off = jax.tree.map(np.copy, merged)
     kernel: Any = flatten(off)[f"unet/{next(iter(UNET))}/kernel"]
     kernel[2, 3] += 1e-6
-    with pytest.raises(UserError, match="cannot be told exactly: .*merge the others again"):
+    with pytest.raises(UserError, match="cannot be separated exactly: .*merge the others again"):
         merge.remove(off, base, pair, "ada")
     large = merge.compose(base, pair, [50, 1])
     with pytest.raises(UserError, match="more than 7 times as large as the base's weights"):
@@ -210,5 +210,5 @@ def test_folders_are_those_of_merging_the_others_byte_for_byte(files, tiny_folde
     main([*replaced, "--out", str(merged)])
     assert contents(merged) == contents(save("dan bob cyd", "other", "0.7", "0.8", "0.5"))
     half = save("ada bob", "half", "1", "1", dtype="float16")
-    with pytest.raises(UserError, match="float16 is too coarse to tell its part: merge the others again"):
+    with pytest.raises(UserError, match="float16 is too coarse to separate its part: merge the others again"):
         main(["remove", str(half), "bob", "--adapter", files["bob"], *out, "--overwrite"])
