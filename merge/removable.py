@@ -68,6 +68,6 @@ def check_on_grid(leaves: Mapping[str, Any], base: Mapping[str, Any], paths: Ite
         if not any(isinstance(array, Tracer) for array in arrays) and not is_on_grid(*arrays):
             raise UserError(
                 f"{name!r} shares weights with others in a basis, and its part in {path} cannot be separated exactly: "
-                "an older version merged them, or the base is another, or the changes are more than 7 times as large as "
-                "the base's weights; merge the others again"
+                "an older version merged them, or the base is another, or the changes are more than 7 times as large "
+                "as the base's weights; merge the others again"
             )

@@ -1,8 +1,8 @@
 """The words that measured prompts use, and that random prompts of the trainings do not.
 
 Erasure and the token side read random prompts. If the measured prompts had the same words, an adapter that knows only
-these words would pass. The packaged codewords were made without the words here too (see `train.codewords.split_words`). The packaged basis and
-the packaged negative tokens were made with all words.
+these words would pass. The packaged codewords were made without the words here too (see
+`train.codewords.split_words`). The packaged basis and the packaged negative tokens were made with all words.
 """
 
 from __future__ import annotations
