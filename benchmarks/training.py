@@ -1,4 +1,4 @@
-"""The cost of erasure, and the gain of training concepts together, in steps per second for each concept.
+"""The cost of erasure and of the token side, and the gain of training concepts together, in steps per second.
 
 `python -m benchmarks.training [--quick]` measures on the pocket model. The variants run in turns, so that the ratios
 are right even on a busy machine.
@@ -21,20 +21,23 @@ import numpy as np
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.config import ConceptConfig
-from train.concept.data import load_concept_data, make_batches
-from train.concept.prepare import cache_states, init_concept
+from train.concept.own_directions import basis_of, step_params
+from train.concept.prepare import prepare_concept
 from train.concept.state import init_state, make_optimizer, stack
 from train.concept.step import make_step
 from train.engine.parallel import map_step, place_state
 
+OFF = {"token_side": 0.0}
+FEATURES = OFF | {"basis": None, "assignment": "layer", "token_start": "noun", "negatives_from": "nouns"}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "no erasure": {"erase": "none"},
-    "layer form": {"erase": "layer"},
-    "epsilon form": {"erase": "epsilon"},
-    "layer form, text states cached": {"erase": "layer", "token_learning_rate": 0.0},
-    "layer form, all attention layers": {"erase": "layer", "layers": "attention"},
+    "no erasure": OFF | {"erase": "none"},
+    "layer form": OFF,
+    "epsilon form": OFF | {"erase": "epsilon"},
+    "layer form and token side (the defaults)": {},
+    "layer form, text states cached": OFF | {"token_learning_rate": 0.0},
+    "layer form, all attention layers": FEATURES | {"layers": "attention"},
 }
-TOGETHER = "layer form, several concepts in one program"
+TOGETHER = "the defaults, several concepts in one program"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +61,20 @@ def prepare(options: Options, sd: StableDiffusion, changes: dict[str, Any], conc
     config = ConceptConfig.from_settings(
         images=Path("ada"), token="<ada>", class_noun="woman", out=Path("unused"), batch=options.batch, **changes
     )
-    data = load_concept_data(config, sd)
-    _, masks, trainable = init_concept(config, sd, None)
-    data = cache_states(config, sd, data, trainable)
+    basis = basis_of(config, sd)
+    concept, params = prepare_concept(config, sd, basis), step_params(config, sd, basis)
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
-    step = map_step(
-        make_step(sd.models, sd.schedule, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss),
-        jax.devices()[:1],
-    )
-    batch = jax.tree.map(
-        lambda x: np.stack([x] * concepts),
-        make_batches(data, config.optimizer.batch, config.random_rows, config.erasure, config.run.seed)(0),
-    )
-    states = [init_state(trainable, masks, optimizer, jax.random.key(seed)) for seed in range(concepts)]
+    groups = {
+        "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
+    }  # fmt: skip
+    step = map_step(make_step(sd.models, sd.schedule, optimizer, **groups), jax.devices()[:1])
+    batch = jax.tree.map(lambda x: np.stack([x] * concepts), concept.batch_at(0))
+    states = [init_state(concept.trainable, concept.masks, optimizer, jax.random.key(seed)) for seed in range(concepts)]
     state = place_state(stack(states), jax.devices()[:1])
 
     def one() -> None:
         nonlocal state
-        state, _ = step(state, batch, sd.params)
+        state, _ = step(state, batch, params)
         jax.block_until_ready(state)
 
     one()

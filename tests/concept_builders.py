@@ -35,9 +35,16 @@ def write_pictures(folder: Path, count: int = 3, size: tuple[int, int] = (20, 16
     return folder
 
 
+# Blocks of the features, which need no basis file.
+FEATURE_BLOCKS: dict[str, Any] = {
+    "basis": None, "assignment": "layer", "token_side": 0.0, "token_start": "noun", "negatives_from": "nouns",
+    "erase_weight": 1.0, "learning_rate": 4e-3,
+}  # fmt: skip
+
+
 def settings(**changes: Any) -> dict[str, Any]:
-    """Settings of a short run on the tiny model."""
-    return {
+    """Settings of a short run on the tiny model, with blocks of the features."""
+    return FEATURE_BLOCKS | {
         "images": Path("pictures"), "token": "<ada>", "class_noun": "man", "out": Path("run"), "model": "tiny",
         "rank": 2, "blocks": 4, "slot": (1,), "steps": 4, "batch": 2, "warmup_steps": 1, "log_every": 1,
         "save_every": 2,

@@ -239,9 +239,8 @@ def draw(options: Options, world: World, bench: Bench, adapters: dict[str, list[
 def _draw_speech(options: Options, path: Path, sd: StableDiffusion, adapters: Mapping[str, list[Adapter]]) -> None:
     """Where the tokens of every recipe that shares a basis speak; of the last recipe without one too."""
     basis, blocks = load_text_basis(path, params_digest(sd.params)), RECIPES["token"]["blocks"]
-    chosen = [name for name in adapters if "basis" in RECIPES[name]] + [
-        n for n in adapters if "basis" not in RECIPES[n]
-    ][-1:]
+    in_basis = [name for name in adapters if RECIPES[name]["basis"]]
+    chosen = in_basis + [name for name in adapters if name not in in_basis][-1:]
     tables = {name: token_speech(sd, adapters[name], basis, blocks) for name in chosen}
     draw_speech(tables, [adapter.info.trigger for adapter in adapters[chosen[0]]], options.out / "speech.png")
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.modular.__main__ import say
 from benchmarks.modular.core.evaluate import Bench, keep_to
-from benchmarks.modular.core.methods import METHODS, RANK, RECIPES, check_known
+from benchmarks.modular.core.methods import FEATURE_BLOCKS, METHODS, RANK, RECIPES, check_known
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import mean_over, retention, write_rows
 from benchmarks.modular.core.teach import teach
@@ -33,7 +33,7 @@ from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 # The settings of configs/one_block.yaml: as many trained numbers as rank 16 in one of sixteen blocks has.
 ONE_BLOCK = RECIPES["wide"]
 
-# What each differs in from the defaults of train.concept: sixteen column blocks, a slot each, rank 16, lambda 1.
+# What each differs in from configs/feature_blocks.yaml: sixteen column blocks, a slot each, rank 16, lambda 1.
 VARIANTS: dict[str, dict[str, Any]] = {
     "one block, erased": ONE_BLOCK,
     "neither": ONE_BLOCK | {"erase": "none"},
@@ -103,7 +103,7 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     """Alone, merged, and crosstalk of one variant."""
     say(name)
     concepts: Sequence[Concept] = draw_concepts(options.concepts, options.seed)
-    settings, folder = dict(VARIANTS[name]), options.out / name.replace(" ", "-").replace(",", "")
+    settings, folder = FEATURE_BLOCKS | VARIANTS[name], options.out / name.replace(" ", "-").replace(",", "")
     each = settings.pop("slots_each", 1)
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **TRAINING_WORDS, **settings}
     keep_to(folder / "results", sd, options, concepts, options.seed, TRAINING_WORDS)

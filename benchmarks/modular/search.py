@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.modular.__main__ import say
 from benchmarks.modular.core.evaluate import Bench, keep_to
-from benchmarks.modular.core.methods import RECIPES, Method, check_known
+from benchmarks.modular.core.methods import FEATURE_BLOCKS, RECIPES, Method, check_known
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import write_rows
 from benchmarks.modular.core.teach import teach
@@ -34,7 +34,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.world.specs import Individual
 from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
-TEXT_BLOCKS: dict[str, Any] = {"rank": 8, "blocks": 64, "basis": "pocket", "assignment": "text"}
+TEXT_BLOCKS: dict[str, Any] = FEATURE_BLOCKS | {"rank": 8, "blocks": 64, "basis": "pocket", "assignment": "text"}
 TOKEN_SIDE: dict[str, Any] = {
     **TEXT_BLOCKS, "token_side": 0.1, "token_side_margin": 3.9, "token_norm_limit": 3.0,
     "token_start": "codeword", "negatives_from": "codewords",

@@ -96,8 +96,10 @@ def load_basis(path: str | Path, base_digest: str) -> Basis:
     return load_text_basis(path, base_digest).directions
 
 
-def load_text_basis(path: str | Path, base_digest: str) -> TextBasis:
+def load_text_basis(path: str | Path, base_digest: str, other_base: str | None = None) -> TextBasis:
     """Everything in a basis file, fp32.
+
+    other_base: what to say if the file is for another base model.
 
     Raises: UserError for a file that is missing, incomplete, not a basis, or for another base model than `base_digest`.
     """
@@ -112,7 +114,8 @@ def load_text_basis(path: str | Path, base_digest: str) -> TextBasis:
     basis = tensors[_TENSOR]
     if header["base_digest"] != base_digest:
         raise UserError(
-            f"--basis {path} is for another base model: python -m train.basis --model MODEL makes one for yours"
+            other_base
+            or f"--basis {path} is for another base model: python -m train.basis --model MODEL makes one for yours"
         )
     if basis.ndim != 2 or basis.shape[0] != basis.shape[1] or not len(basis):
         raise UserError(f"the basis in {path} has the shape {list(basis.shape)}; it must be square")

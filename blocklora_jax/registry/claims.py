@@ -70,11 +70,9 @@ class Registry:
         """The flags for training concepts of this registry, without their slots."""
         cut = self.partition
         flags = f"--blocks {cut.num_blocks} --axis {cut.axis} --partition-seed {cut.seed}"
-        return (
-            f"{flags} --basis FILE --assignment {cut.assignment}, where FILE is basis {cut.basis}"
-            if cut.basis
-            else flags
-        )
+        if cut.basis:
+            return f"{flags} --basis FILE --assignment {cut.assignment}, where FILE is basis {cut.basis}"
+        return f"--config feature_blocks {flags}"
 
     def free_slots(self) -> list[int]:
         """The slots that no entry owns."""

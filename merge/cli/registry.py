@@ -48,8 +48,9 @@ class NewOptions(Options):
     axis: CutAxis = "in"
     partition_seed: PartitionSeed = 0
     basis: str | None = None
-    """Give every slot one block of this basis of --model, for all layers that read text. It is a file of `train.basis`,
-    or "pocket". Concepts are then trained with --assignment text."""
+    """Give every slot one block of this basis of --model, for all layers that read text, as `train.concept` does by
+    default. It is a file of `train.basis`, or "pocket". Without it the slots are blocks of the features themselves, and
+    concepts are trained with --config feature_blocks."""
 
     def __post_init__(self) -> None:
         check_options(self, {"blocks": BOUNDS["slots"]})

@@ -16,6 +16,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.prompts.concept_token import is_concept_token
 from blocklora_jax.prompts.shares import RandomPromptShares
+from train.concept.basis_file import no_packaged_basis
 from train.concept.config_files import find_config, lists_concepts
 from train.concept.setting_types import check_settings, typed_names
 from train.concept.settings.adapter import AdapterSettings
@@ -98,6 +99,9 @@ class ConceptConfig:
         check_visible(self, ("class_noun",), only_spaces=True)
         self._check_preservation()
         self._check_token_side()
+        # A folder may be a copy of the pocket model. That is known only after it has been read.
+        if self.adapter.basis == "pocket" and self.model != "pocket" and not Path(self.model).exists():
+            raise UserError(no_packaged_basis(self.model))
 
     def _check_preservation(self) -> None:
         """Raises UserError for Differential Output Preservation with settings that it does not work with."""

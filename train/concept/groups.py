@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.registry.store import read_registry
+from train.concept.basis_file import require_basis_file
 from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.common_settings import check_equal
@@ -39,6 +40,7 @@ def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int,
     registry = read_registry(configs[0].adapter.registry) if configs[0].adapter.registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
     check_apart(configs)
+    require_basis_file(configs[0].adapter, configs[0].model)
     keep_off_inputs(configs, [groups])
     with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
         sd = load_base(configs[0].model, configs[0].base, platform)

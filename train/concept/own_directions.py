@@ -17,6 +17,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.references import BASIS
+from train.concept.basis_file import no_packaged_basis
 from train.concept.config import ConceptConfig
 
 # The key of `TokenSideArrays` in a step's parameters, beside the components of the base.
@@ -51,7 +52,10 @@ def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> 
     """
     if path is None:
         return None
-    basis = load_text_basis(BASIS if path == "pocket" else path, base_digest)
+    if path == "pocket":
+        basis = load_text_basis(BASIS, base_digest, other_base=no_packaged_basis(sd.checkpoint.public_name))
+    else:
+        basis = load_text_basis(path, base_digest)
     width = sd.models.unet.config.cross_attention_dim
     if len(basis.directions) != width:
         raise UserError(f"--basis {path} has {len(basis.directions)} features, but the model's text has {width}")

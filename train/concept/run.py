@@ -7,6 +7,7 @@ from pathlib import Path
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.store import read_registry
+from train.concept.basis_file import require_basis_file
 from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.config import ConceptConfig
@@ -24,6 +25,7 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     """
     registry = read_registry(config.adapter.registry) if config.adapter.registry else None
     config = use_claim(config, registry)
+    require_basis_file(config.adapter, config.model)
     keep_off_inputs([config])
     with hold_run_folders([config.out], lambda: check_run_dir(config)):
         sd = load_base(config.model, config.base, platform)

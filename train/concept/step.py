@@ -30,7 +30,7 @@ from train.concept.state import Trainable, TrainState, masked_lora
 from train.concept.text import EncodedRows, encode_rows
 from train.concept.token_term import token_term, with_own_prompts, without_own_prompts
 
-_OFF = TokenSideSettings()
+_OFF = TokenSideSettings(token_side=0.0)
 # Of the U-Net's adapted layers, by path.
 Pairs = Mapping[str, LoRAPair]
 

@@ -25,10 +25,19 @@ Merge = Callable[..., MergedModel]
 
 # Rank 16 in a sixteenth of the inputs has as many parameters as rank 5 in all of them (see `trainable`).
 RANK, PLAIN_RANK = 16, 5
+# Blocks of the features, others in each layer: configs/feature_blocks.yaml, but for the number of blocks.
+FEATURE_BLOCKS: dict[str, Any] = {
+    "rank": RANK, "basis": None, "assignment": "layer", "token_side": 0.0, "token_side_margin": 2.5,
+    "token_side_own": "rest", "token_start": "noun", "negatives_from": "nouns", "lambda": 1.0, "learning_rate": 4e-3,
+}  # fmt: skip
+ONE_BLOCK: dict[str, Any] = FEATURE_BLOCKS | {"rank": PLAIN_RANK, "blocks": 0}
+PLAIN: dict[str, Any] = ONE_BLOCK | {"erase": "none"}
+ORTHOGONAL: dict[str, Any] = PLAIN | {"rank": RANK, "down": "orthogonal"}
 # Blocks of the directions of text, each the same for all layers. Chosen on other concepts: see search.py.
-TEXT_BLOCKS: dict[str, Any] = {
+TEXT_BLOCKS: dict[str, Any] = FEATURE_BLOCKS | {
     "rank": 8, "blocks": 64, "basis": "pocket", "assignment": "text", "lambda": 5.0, "learning_rate": 1.2e-2,
 }  # fmt: skip
+# The defaults of train.concept.
 TOKEN_SIDE: dict[str, Any] = TEXT_BLOCKS | {
     "token_side": 0.1, "token_side_margin": 3.9, "token_side_own": "token", "token_start": "codeword",
     "negatives_from": "codewords",
@@ -37,33 +46,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     "token": TOKEN_SIDE,
     "token_16": TOKEN_SIDE | {"rank": RANK, "blocks": 16, "token_side_margin": 3.0, "learning_rate": 8e-3},
     "text_64": TEXT_BLOCKS,
-    "wide": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0},
-    "wide_3": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 3.0},
+    "wide": ONE_BLOCK | {"lambda": 10.0},
+    "wide_3": ONE_BLOCK | {"lambda": 3.0},
     # The negative tokens are noise around nouns and resemble no trained token.
-    "wide_random": {"rank": PLAIN_RANK, "blocks": 0, "lambda": 10.0, "negative_tokens": []},
-    "blocklora": {"rank": RANK, "lambda": 10.0},
-    # The defaults of train.concept.
-    "blocklora_1": {},
+    "wide_random": ONE_BLOCK | {"lambda": 10.0, "negative_tokens": []},
+    "blocklora": FEATURE_BLOCKS | {"lambda": 10.0},
+    "blocklora_1": FEATURE_BLOCKS,
     # Blocks of the directions in which ordinary text speaks, dealt in turn.
-    "quiet": {"rank": RANK, "basis": "pocket"},
-    "blocks": {"rank": RANK, "erase": "none"},
-    "plain": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none"},
-    "orthogonal": {"rank": RANK, "blocks": 0, "erase": "none", "down": "orthogonal"},
+    "quiet": FEATURE_BLOCKS | {"basis": "pocket"},
+    "blocks": FEATURE_BLOCKS | {"erase": "none"},
+    "plain": PLAIN,
+    "orthogonal": ORTHOGONAL,
     # 512 text features have rows for 32 concepts at rank 16, for 64 at rank 8, for 128 at rank 4.
-    "orthogonal_8": {"rank": RANK // 2, "blocks": 0, "erase": "none", "down": "orthogonal"},
+    "orthogonal_8": ORTHOGONAL | {"rank": RANK // 2},
+    "orthogonal_4": ORTHOGONAL | {"rank": RANK // 4},
     # Textual Inversion: the layers stay as they are, and nothing can collide.
-    "tokens": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none", "learning_rate": 0.0},
-    "preservation": {"rank": PLAIN_RANK, "blocks": 0, "erase": "preserve", "lambda": 1.0},
-    "orthogonal_4": {"rank": RANK // 4, "blocks": 0, "erase": "none", "down": "orthogonal"},
+    "tokens": PLAIN | {"learning_rate": 0.0},
+    "preservation": ONE_BLOCK | {"erase": "preserve"},
     # What the papers of these methods adapt.
-    "plain_attention": {"rank": PLAIN_RANK, "blocks": 0, "erase": "none", "layers": "attention"},
-    "orthogonal_attention": {
-        "rank": RANK,
-        "blocks": 0,
-        "erase": "none",
-        "down": "orthogonal",
-        "layers": "attention",
-    },
+    "plain_attention": PLAIN | {"layers": "attention"},
+    "orthogonal_attention": ORTHOGONAL | {"layers": "attention"},
 }
 
 

@@ -122,7 +122,8 @@ def concept_entries(concepts: Sequence[RealConcept], folder: Path) -> dict[str, 
 def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) -> dict[str, dict[str, Any]]:
     """The recipes, where those without blocks have the rank at which they train as many numbers as ours on this model.
 
-    Those in a basis take the one of the settings. They are left out where there is none.
+    Those in a basis take the one of the settings. They are left out where there is none. All that train take the
+    learning rate of the settings: the recipes' own are those of the pocket model.
     """
     needed = {"images": ".", "token": "<a>", "class-noun": "a", "out": "."}
     config = parse_args(settings_as_flags({**needed, **settings}))
@@ -130,13 +131,14 @@ def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) 
     rank = equal_rank(
         [(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.adapter.axis
     )
-    basis = {"basis": config.adapter.basis}
-    general = {
-        name: recipe | (basis if "basis" in recipe else {})
-        for name, recipe in RECIPES.items()
-        if "basis" not in recipe or config.adapter.basis
-    }
-    return {name: r | ({"rank": rank} if r.get("rank") == PLAIN_RANK else {}) for name, r in general.items()}
+    own = {"basis": config.adapter.basis, "learning_rate": config.optimizer.learning_rate}
+    recipes = {}
+    for name, recipe in RECIPES.items():
+        if recipe["basis"] and not config.adapter.basis:
+            continue
+        fair = recipe | {key: value for key, value in own.items() if recipe[key]}
+        recipes[name] = fair | ({"rank": rank} if recipe["rank"] == PLAIN_RANK else {})
+    return recipes
 
 
 def equal_rank(layers: Sequence[tuple[int, int]], rank: int, blocks: int, axis: str) -> int:

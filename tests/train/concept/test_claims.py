@@ -30,7 +30,7 @@ def test_the_claimed_slots_are_used():
     [
         ({"token": "<bob>"}, "has no token <bob>"),
         ({"slot": (1,)}, "<ada> is registered for --slot 1 3, not 1"),
-        ({"slot": None, "blocks": 0}, "train with --blocks 4 --axis in --partition-seed 0"),
+        ({"slot": None, "blocks": 0}, "train with --config feature_blocks --blocks 4 --axis in --partition-seed 0"),
         ({"slot": None, "blocks": 16}, "--blocks 4"),
         ({"slot": None, "axis": "out"}, "--axis in"),
         ({"slot": None, "partition_seed": 1}, "--partition-seed 0"),

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from concept_builders import make_config
 
+from benchmarks.modular.core.methods import RECIPES
 from blocklora_jax.errors import UserError
+from train.concept.basis_file import require_basis_file
 from train.concept.config import ConceptConfig, parse_args
 from train.concept.settings.adapter import AdapterSettings
 from train.concept_entries import read_concepts
@@ -50,6 +52,11 @@ def test_flags_override_yaml_overrides_defaults(tmp_path):
         alpha: null
         slot: [1, 2]
         layers: attention+text_encoder
+        basis: null
+        assignment: layer
+        token_side: 0
+        token_start: noun
+        negatives_from: nouns
         random_shares: {negative: 0.25, own-class: 1}
         preview_prompts: ["a photo of <ada> old woman", "a -- dash"]
     """
@@ -142,8 +149,11 @@ def test_a_missing_yaml_file_is_named():
         (["--preview-prompts", "<ada>\u200b man"], "--preview-prompts .* invisible characters"),
         (["--preview-prompts", "<ada>\x1b man"], "control characters"),
         (["--random-shares.negative", "2"], r"negative=2.0 must lie in 0\.\.1"),
-        (["--down", "orthogonal"], "--down orthogonal keeps concepts apart without blocks: give --blocks 0 too"),
-        (["--down", "orthogonal", "--blocks", "0", "--slot", "1", "2"], "--down orthogonal takes one --slot, not 2"),
+        (["--down", "orthogonal"], "--down orthogonal keeps .* without blocks: start from --config one_block"),
+        (
+            ["--config", "one_block", "--down", "orthogonal", "--slot", "1", "2"],
+            "--down orthogonal takes one --slot, not 2",
+        ),
         (["--erase", "preserve", "--token-vectors", "0"], "--erase preserve .* give --token-vectors 1 or more"),
         (["--erase", "preserve", "--random-batch", "7"], "--random-batch must be at most --batch 6, not 7"),
     ],
@@ -190,3 +200,23 @@ def test_the_configuration_can_be_written_as_json():
     values = json.loads(json.dumps(make_config().to_json()))
     assert values["images"] == "pictures"
     assert values["random_shares"]["empty"] == 0.1
+
+
+def test_the_defaults_are_those_that_the_bench_calls_token():
+    defaults = parse_args(["--images", "pics", "--token", "<x>", "--class-noun", "dog", "--out", "run"]).settings()
+    recipe = {"erase_weight" if name == "lambda" else name: value for name, value in RECIPES["token"].items()}
+    assert {name: defaults[name] for name in recipe} == recipe
+
+
+def test_a_model_without_a_packaged_basis_is_told_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--images", "pics", "--token", "<x>", "--class-noun", "dog", "--out", "run", "--model", "ann/sd"]
+    make = r"python -m train\.basis --model ann/sd --blocks 64 --out basis\.safetensors"
+    with pytest.raises(UserError, match=rf"^--model ann/sd needs a basis of .*{make}.* --config one_block$"):
+        parse_args(flags)
+    config = parse_args([*flags, "--basis", "basis.safetensors"])
+    with pytest.raises(UserError, match=rf"^--basis: there is no file basis\.safetensors\. Make it once: {make} "):
+        require_basis_file(config.adapter, config.model)
+    (tmp_path / "basis.safetensors").touch()
+    require_basis_file(config.adapter, config.model)
+    assert parse_args([*flags, "--config", "one_block"]).adapter.basis is None

@@ -45,7 +45,7 @@ def test_an_old_name_stands_for_the_new_one(old, new, tmp_path, monkeypatch, cap
 
 def test_the_error_for_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        UserError, match=r"--config adda is neither a file nor a shipped configuration \(ada, one_block, "
+        UserError, match=r"--config adda is neither a file nor a shipped configuration \(ada, feature_blocks, one"
     ):
         find_config(Path("adda"))
     assert set(OLD_CONFIGS.values()) < shipped_configs().keys()

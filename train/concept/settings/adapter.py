@@ -16,7 +16,7 @@ class AdapterSettings:
 
     layers: str = "cross_kv"
     """Which layers are adapted: cross_kv, attention, full, text_encoder, or several joined with '+'."""
-    rank: int = 16
+    rank: int = 8
     """Rank of every adapted layer."""
     alpha: float | None = None
     """The adapter's output is scaled by alpha / rank. Equal to the rank if not given."""
@@ -24,8 +24,9 @@ class AdapterSettings:
     """The down projection A. trained, or orthogonal: frozen to rows of a shared orthonormal basis, other rows for each
     slot (Orthogonal Adaptation, arXiv 2312.02432). The latter needs --blocks 0; --slot k takes `rank` rows from row
     k * rank on."""
-    blocks: int = 16
-    """K, the number of blocks that every weight is cut into, and of slots. 0: no blocks, an ordinary LoRA."""
+    blocks: int = 64
+    """K, the number of blocks that every weight is cut into, and of slots. 0: no blocks, an ordinary LoRA; --config
+    one_block has the other settings that it needs."""
     axis: Axis = "in"
     """What is cut: input features, output features, or both."""
     slot: tuple[int, ...] | None = None
@@ -34,14 +35,14 @@ class AdapterSettings:
     """A slot registry (file, folder or URL): train on the slots that are claimed there for the token."""
     partition_seed: int = 0
     """Seeds the assignment of slots to blocks, and the shared bases. Adapters that are to be merged need the same."""
-    basis: str | None = None
+    basis: str | None = "pocket"
     """Cut the blocks along the directions of this basis of the text features, not along the features themselves. A file
     of `python -m train.basis`, or "pocket" for the basis of the pocket model. Adapters that are to be merged need the
-    same."""
+    same. None: along the features."""
 
-    assignment: Assignment = "layer"
-    """With --basis. layer: a slot stands for a different block in every layer. text: it stands for the same block in
-    all layers that read text, so that the token's text features can lie in the directions that its adapter reads.
+    assignment: Assignment = "text"
+    """text: a slot stands for the same block in all layers that read text, so that the token's text features can lie in
+    the directions that its adapter reads; it needs --basis. layer: it stands for a different block in every layer.
     Adapters that are to be merged need the same."""
 
     def __post_init__(self) -> None:
@@ -68,7 +69,10 @@ class AdapterSettings:
             "no --registry": self.registry is None or self.assignment == "text",
         }
         if self.basis is not None and (missing := [need for need, is_met in needs.items() if not is_met]):
-            raise UserError(f"--basis cuts blocks along the text features: it needs {' and '.join(missing)}")
+            raise UserError(
+                f"--basis cuts blocks along the text features: it needs {' and '.join(missing)}. For blocks of other"
+                " features start from --config feature_blocks, without blocks from --config one_block"
+            )
         if self.assignment == "text" and (self.basis is None or self.partition_seed):
             raise UserError(
                 "--assignment text gives each slot one block of a basis: it needs --basis and --partition-seed 0"
@@ -77,6 +81,6 @@ class AdapterSettings:
     def _check_orthogonal(self) -> None:
         """Raises UserError for Orthogonal Adaptation with settings that it does not work with."""
         if self.down == "orthogonal" and self.blocks:
-            raise UserError("--down orthogonal keeps concepts apart without blocks: give --blocks 0 too")
+            raise UserError("--down orthogonal keeps concepts apart without blocks: start from --config one_block")
         if self.down == "orthogonal" and self.slot is not None and len(self.slot) != 1:
             raise UserError(f"--down orthogonal takes one --slot, not {len(self.slot)}: a higher --rank has more rows")

@@ -20,9 +20,8 @@ class ErasureSettings:
     """Form of the erasure. preserve is Differential Output Preservation: instead of random prompts, noise and negative
     tokens it uses the batch's own noised pictures, with captions that have the class noun without the token."""
     # The flag is --lambda, as in the paper, or --erase-weight. In YAML files the key is lambda.
-    erase_weight: Annotated[float, tyro.conf.arg(name="lambda", aliases=("--erase-weight",))] = 1.0
-    """Weight of the erasure loss. In blocks of few features a high weight also weakens the concept itself. Without
-    blocks 10 is better."""
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda", aliases=("--erase-weight",))] = 5.0
+    """Weight of the erasure loss. A high weight also weakens the concept itself."""
     random_batch: int | None = None
     """Number of random rows in a step. If not given: as many as --batch. With the form layer, and if all adapted layers
     read only text, four times as many, because they cost little."""

@@ -21,7 +21,8 @@ NAMES = tuple(
     " resolution precision remat save_dtype seed tpu gpu cpu mapper"
     " log_every save_every preview_every preview_prompts tensorboard".split()
 )
-# Newer settings. Files leave all of them out if all have these values, so that they equal files of older versions.
+# Newer settings, with the values that older versions had without them. Files leave all of them out if all have these
+# values, so that they equal files of older versions.
 LATER = {
     "assignment": "layer",
     "token_side": 0.0,
@@ -53,11 +54,11 @@ def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
 def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON values, by the keys of files and in the order of `NAMES`. Paths become strings.
 
-    The settings in `LATER` are left out if all of them have their default values.
+    The settings in `LATER` are left out if all of them that matter have the values that are there.
     """
     values = {name: _json_value(settings[name]) for name in NAMES}
-    are_default = all(values[name] == value for name, value in LATER.items())
-    return to_file_keys({name: value for name, value in values.items() if not (are_default and name in LATER)})
+    are_old = all(values[name] == LATER[name] for name in ("assignment", "token_side", "token_start", "negatives_from"))
+    return to_file_keys({name: value for name, value in values.items() if not (are_old and name in LATER)})
 
 
 def with_later(values: Mapping[str, Any]) -> dict[str, Any]:

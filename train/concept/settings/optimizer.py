@@ -13,7 +13,7 @@ class OptimizerSettings:
 
     batch: int = 6
     """Number of pictures of the concept in a step, over all devices."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 1.2e-2
     """Learning rate of the U-Net's adapter."""
     text_learning_rate: float = 3e-4
     """Learning rate of the text encoder's adapter, if `layers` names the text encoder."""

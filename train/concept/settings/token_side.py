@@ -12,20 +12,20 @@ from blocklora_jax.command_line.options import check_options
 class TokenSideSettings:
     """The term mu relu(log(others / own) + tau) + relu(|token| / natural - limit)^2, and the use of codewords."""
 
-    token_side: float = 0.0
+    token_side: float = 0.1
     """mu, the weight of the token side: a loss that keeps the token's text features small outside the directions that
     the concept owns. 0: off. It needs --assignment text."""
-    token_side_margin: float = 2.5
-    """tau: own directions should have at least e^tau times the energy of others, in units of ordinary text. 2.5 for 16
+    token_side_margin: float = 3.9
+    """tau: own directions should have at least e^tau times the energy of others, in units of ordinary text. 3 for 16
     blocks, 3.9 for 64."""
-    token_side_own: Literal["rest", "token"] = "rest"
+    token_side_own: Literal["rest", "token"] = "token"
     """Where own energy is measured: from the token to the end of the prompt, or at the token's own positions only, so
     that the words after it stay as they are."""
     token_norm_limit: float = 3.0
     """With the token side: embeddings longer than this many times the token table's median length are penalised."""
-    token_start: Literal["noun", "codeword"] = "noun"
+    token_start: Literal["noun", "codeword"] = "codeword"
     """Where the token starts: at a distance from its class noun, or near its slot's codeword from the basis file."""
-    negatives_from: Literal["nouns", "codewords"] = "nouns"
+    negatives_from: Literal["nouns", "codewords"] = "codewords"
     """What negative tokens are drawn around: class nouns, or the codewords of slots that the concept does not own."""
 
     def __post_init__(self) -> None:
