@@ -33,9 +33,20 @@ def test_the_readmes_table_is_that_of_the_published_results():
     assert table in (folder / "table.md").read_text()
 
 
+def test_the_table_of_the_token_side_is_that_of_its_published_results():
+    options = Options(out=ROOT / "docs" / "token_side", seeds=(4,), methods=(
+        "token", "token_fit", "token_16", "token_16_fit", "text_64", "blocklora_1", "wide_3", "wide_3_fused",
+        "sum", "plain_fused", "fusion", "orthogonal",
+    ))  # fmt: skip
+    results = gather(options)
+    names = {c.name for c in draw_concepts(15, 4) if c.kind in POCKET.groups["individuals"]}
+    rows = summarise(*by_name(results.alone, results.merged, results.base, names))
+    assert markdown(rows, 15, POCKET.ceiling, SHORT) in (ROOT / "docs" / "token_side.md").read_text()
+
+
 def test_the_published_results_are_of_the_packaged_model():
     files = sorted((ROOT / "docs").glob(f"*/seed-*/results/{CONDITIONS}"))
-    assert {file.parts[-4] for file in files} == {"fifteen", "sixty"}
+    assert {file.parts[-4] for file in files} == {"fifteen", "sixty", "token_side"}
     digest = params_digest(StableDiffusion.from_pretrained("pocket").params)
     for file in files:
         assert json.loads(file.read_text())["base"] == digest
