@@ -27,7 +27,7 @@ PRODIGY: dict[str, Any] = {
 
 def distance_after(steps: int, **changes: Any) -> tuple[float, float, Any]:
     """The mean squared distance of all parameters from 0.1, before and after training towards it; and the state."""
-    config = make_config(steps=steps, warmup_steps=2, layers="attention", rank=8, **changes)
+    config = make_config(steps=steps, warmup_steps=2, layers="cross_kv", rank=8, **changes)
     trainable, masks = make_trainable(config)
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = init_state(trainable, masks, optimizer, jax.random.key(0))
@@ -46,9 +46,12 @@ def distance_after(steps: int, **changes: Any) -> tuple[float, float, Any]:
     return before, float(loss(state.trainable)), state
 
 
-@pytest.mark.parametrize("changes", [{"learning_rate": 0.05, "optimizer": "adafactor"}, PRODIGY, {"learning_rate": 0.05}])
-def test_every_algorithm_trains_all_parameters(changes):
-    before, after, state = distance_after(60, **{"token_learning_rate": 0.05, **changes})
+@pytest.mark.parametrize(
+    # Prodigy needs many steps until its step size has grown.
+    ("steps", "changes"), [(40, {"optimizer": "adafactor"}), (200, PRODIGY), (40, {})]
+)  # fmt: skip
+def test_every_algorithm_trains_all_parameters(steps, changes):
+    before, after, state = distance_after(steps, **{"token_learning_rate": 0.05, "learning_rate": 0.05, **changes})
     assert after < 0.5 * before
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.trainable))
 
