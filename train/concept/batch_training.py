@@ -19,7 +19,7 @@ from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept
-from train.concept.run_folder import make_preview
+from train.concept.preview import make_preview
 from train.concept.state import Trainable, TrainState, init_state, make_optimizer, stack
 from train.concept.step import make_step
 from train.engine.loop import LoopConfig, run_loop
@@ -64,6 +64,8 @@ def train_together(
     previews = [make_preview(each, sd) for each in configs]
 
     def preview(step: int, state: TrainState) -> None:
+        if not config.run.previews:
+            return
         for concept, trained, show in zip(concepts, trained_parts(state, len(concepts)), previews, strict=True):
             if is_first_host():
                 show(step, concept.to_adapter(trained))

@@ -112,7 +112,9 @@ def test_the_average_is_saved_and_training_does_not_read_it():
     plain, averaged = (distance_after(5, ema=ema, learning_rate=0.05)[2] for ema in (0.0, 0.9))
     jax.tree.map(np.testing.assert_array_equal, averaged.trainable, plain.trainable)
     assert plain.saved is plain.trainable
-    differ = [np.abs(x - y).max() > 0 for x, y in zip(*map(jax.tree.leaves, (averaged.saved, plain.saved)), strict=True)]
+    differ = [
+        np.abs(x - y).max() > 0 for x, y in zip(*map(jax.tree.leaves, (averaged.saved, plain.saved)), strict=True)
+    ]
     assert all(differ)
     # Without an average the state has the same layout as before there was one.
     assert len(plain.opt_state) == 2
