@@ -42,7 +42,7 @@ class _Notice:
         self._timer: threading.Timer | None = None
         self._is_printed = jax.process_index() > 0
 
-    def listen(self, event: str, duration: float, **_: Any) -> None:
+    def listen(self, event: str, duration_secs: float, **_: Any) -> None:
         """Called by JAX at the end of each phase."""
         if event == _LOWERED:
             self.stop()

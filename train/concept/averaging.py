@@ -31,7 +31,7 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
     def init(params: Any) -> AverageState:
         return AverageState(jnp.zeros((), jnp.int32), params)
 
-    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageState]:
         steps = state.count.astype(jnp.float32)
         share = 1 - jnp.where(steps == 0, 0.0, jnp.minimum(decay, (1 + steps) / (10 + steps)))
         # In this form parameters that never change stay the same, bit for bit.

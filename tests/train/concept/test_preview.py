@@ -19,7 +19,7 @@ def compiled():
     """The names of the programs that are compiled during a test."""
     names: list[str] = []
 
-    def listen(event: str, duration: float, **facts: object) -> None:
+    def listen(event: str, duration_secs: float, **facts: str | int) -> None:
         if event == COMPILED:
             names.append(str(facts.get("fun_name")))
 
