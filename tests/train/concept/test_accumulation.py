@@ -87,8 +87,9 @@ def test_the_token_side_reads_the_mean_of_the_whole_batch(tiny_sd, tmp_path):
     assert_equal(run(2, devices=2), whole)
 
 
-def test_the_rows_are_those_of_a_batch_that_is_larger_by_that_factor(tiny_sd, tmp_path):
-    pictures = write_pictures(tmp_path)
-    large = prepare_concept(make_config(images=pictures, batch=6), tiny_sd, None).batch_at(2)
-    parts = prepare_concept(make_config(images=pictures, batch=2, accumulate=3), tiny_sd, None).batch_at(2)
+@pytest.mark.parametrize("erase", ["layer", "preserve"])
+def test_the_rows_are_those_of_a_batch_that_is_larger_by_that_factor(tiny_sd, tmp_path, erase):
+    changes = {"images": write_pictures(tmp_path), "erase": erase}
+    large = prepare_concept(make_config(batch=6, random_batch=3, **changes), tiny_sd, None).batch_at(2)
+    parts = prepare_concept(make_config(batch=2, random_batch=1, accumulate=3, **changes), tiny_sd, None).batch_at(2)
     jax.tree.map(np.testing.assert_array_equal, parts, large)

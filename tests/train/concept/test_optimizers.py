@@ -16,6 +16,7 @@ from diffusers.training_utils import EMAModel
 from blocklora_jax.errors import UserError
 from train.concept.algorithms import make_schedule
 from train.concept.averaging import average_parameters
+from train.concept.config import parse_args
 from train.concept.settings.flat import with_later
 from train.concept.settings.optimizer import OptimizerSettings
 from train.concept.state import init_state, make_optimizer
@@ -118,6 +119,19 @@ def test_the_average_is_saved_and_training_does_not_read_it():
     assert all(differ)
     # Without an average the state has the same layout as before there was one.
     assert len(plain.opt_state) == 2
+
+
+def test_flags_set_them_and_bounds_hold():
+    flags = "--images x --token <ada> --class-noun man --out y".split()
+    config = parse_args(
+        [*flags, *"--optimizer adafactor --schedule linear --ema 0.9 --accumulate 3 --no-previews".split()]
+    )
+    chosen = config.optimizer
+    assert (chosen.optimizer, chosen.schedule, chosen.ema, chosen.accumulate) == ("adafactor", "linear", 0.9, 3)
+    assert not config.run.previews and config.with_settings(ema=0.0).optimizer.optimizer == "adafactor"
+    for wrong in ({"ema": 1.0}, {"ema": -0.1}, {"accumulate": 0}):
+        with pytest.raises(UserError, match=f"--{next(iter(wrong))} must"):
+            make_config(**wrong)
 
 
 def test_files_name_each_new_setting_only_if_it_is_used():
