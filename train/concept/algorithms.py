@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import optax
 import optax.contrib
 
@@ -32,7 +35,7 @@ def make_algorithm(settings: OptimizerSettings, rate: optax.Schedule) -> optax.G
     """
     if settings.optimizer == "prodigy":
         # With the safeguard, the small rates of the warm-up do not distort the estimate of the step size.
-        return optax.contrib.prodigy(rate, weight_decay=settings.weight_decay, safeguard_warmup=True)
+        return _unless_empty(optax.contrib.prodigy(rate, weight_decay=settings.weight_decay, safeguard_warmup=True))
     if settings.optimizer == "adafactor":
         # `optax.adafactor` would not multiply the weight decay by the learning rate. Updates are not scaled by the
         # size of the parameters, because an up projection starts at zero.
@@ -43,3 +46,15 @@ def make_algorithm(settings: OptimizerSettings, rate: optax.Schedule) -> optax.G
             optax.scale_by_learning_rate(rate),
         )
     return optax.adamw(rate, weight_decay=settings.weight_decay)
+
+
+def _unless_empty(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`transform`, but nothing for a group without parameters, where Prodigy's step size would be 0 / 0."""
+
+    def init(params: Any) -> Any:
+        return transform.init(params) if jax.tree.leaves(params) else optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return transform.update(updates, state, params) if jax.tree.leaves(updates) else (updates, state)
+
+    return optax.GradientTransformation(init, update)
