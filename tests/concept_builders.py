@@ -59,7 +59,7 @@ def make_config(**changes: Any) -> ConceptConfig:
 
 
 def batches_of(config: ConceptConfig, data: ConceptData) -> Callable[[int], Batch]:
-    return make_batches(data, config.optimizer.batch, config.random_rows, config.erasure, config.run.seed)
+    return make_batches(data, config.optimizer.rows, config.random_rows, config.erasure, config.run.seed)
 
 
 def as_flags(values: dict[str, Any]) -> list[str]:

@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nothing is written to the user's own cache.
+os.environ.setdefault("BLOCKLORA_COMPILATION_CACHE", "off")
 # Hundreds of small programs are compiled, and each runs once. Quick compilation halves the time of the whole suite.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 

@@ -35,7 +35,7 @@ def judge(trial: Trial, ended: Ended, most_memory: int) -> tuple[Verdict, str]:
 
 def _refused(trial: Trial, ended: Ended) -> tuple[Verdict, str]:
     lines = _without_bars(ended.err).strip().splitlines()
-    errors = [line for line in lines if not line.startswith("warning: ")]
+    errors = [line for line in lines if not line.startswith(("warning: ", "compiling "))]
     # Commands that check many files print the problems as their result.
     is_report = ended.code == 1 and not errors and ended.out.strip()
     one_line = len(errors) == 1 and errors[0].startswith("error: ") and lines[-1] == errors[0]
@@ -51,7 +51,7 @@ def _refused(trial: Trial, ended: Ended) -> tuple[Verdict, str]:
 
 def _loaded(trial: Trial, ended: Ended) -> tuple[Verdict, str]:
     lines = _without_bars(ended.err).strip().splitlines()
-    if wrong := [line for line in lines if not line.startswith("warning: ")]:
+    if wrong := [line for line in lines if not line.startswith(("warning: ", "compiling "))]:
         return Verdict.NOISE, f"{len(lines)} lines on stderr: {' / '.join(wrong)[:200]}"
     if any(ended.facts == accepted for accepted in trial.accept):
         return Verdict.UNCHANGED, ""

@@ -49,7 +49,7 @@ _RATE = _real(0, 1e3)
 _ROWS: tuple[tuple[str, Bound], ...] = (
     ("rank", Bound(1, 4096)),
     ("max_rank concepts slots count counts at_once repeats rounds draws adapters", _COUNT),
-    ("batch clip_batch vae_batch unet_batch judge_batch", _COUNT),
+    ("batch accumulate clip_batch vae_batch unet_batch judge_batch", _COUNT),
     ("random_batch blocks num_blocks", Bound(0, 2**16)),
     ("columns zoom", Bound(1, 100)),
     ("slot", Bound(0, 2**16 - 1)),
@@ -79,6 +79,8 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("negative_spread", _real(1, 1e3)),
     ("learning_rate text_learning_rate token_learning_rate", _RATE),
     ("clip_learning_rate vae_learning_rate unet_learning_rate judge_learning_rate rates", _RATE),
+    # An average with the decay 1 would never change.
+    ("ema", _real(0, 0.999999)),
     ("pure_noise several own_class negative second scene empty", _real(0, 1)),
     ("crop", _real(0.1, 1)),
     ("density", _real(0, 1, above=True)),

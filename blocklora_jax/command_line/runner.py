@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+from blocklora_jax.command_line.compilation_cache import keep_compiled_programs
 from blocklora_jax.command_line.memory_errors import explain_memory
 from blocklora_jax.command_line.program import as_called, running_program
 from blocklora_jax.command_line.signals import end_on_signals, restore_signals
@@ -30,6 +31,7 @@ def run(main: Callable[[], None]) -> None:
     usual, warnings.formatwarning = warnings.formatwarning, _warning
     # Where PyTorch is missing, transformers advises installing it. Only its tokenizer is used, which needs none.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    keep_compiled_programs()
     try:
         main()
         # If the reader of the output is gone, the error is raised here and not when the interpreter ends.

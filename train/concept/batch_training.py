@@ -19,7 +19,7 @@ from train.concept.common_settings import check_equal
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept
-from train.concept.run_folder import make_preview
+from train.concept.preview import make_preview
 from train.concept.state import Trainable, TrainState, init_state, make_optimizer, stack
 from train.concept.step import make_step
 from train.engine.loop import LoopConfig, run_loop
@@ -41,8 +41,9 @@ def train_together(
     config = check_equal(configs)
     devices = jax.devices()
     count = 1 if config.run.mapper == "pmap" else math.gcd(len(configs), len(devices))
-    for rows, name in ((config.optimizer.batch, "--batch"), (config.random_rows, "--random-batch")):
-        check_rows(rows, len(devices) // count, name)
+    accumulate = config.optimizer.accumulate
+    for rows, name in ((config.optimizer.rows, "--batch"), (config.random_rows, "--random-batch")):
+        check_rows(rows // accumulate, len(devices) // count, name)
     first_host_does(lambda: check_same_basis(configs, basis))
     concepts = [prepare_concept(each, sd, basis) for each in configs]
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
@@ -50,7 +51,9 @@ def train_together(
     groups = {
         "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
     }  # fmt: skip
-    step = map_step(make_step(sd.models, sd.schedule, optimizer, **groups), devices, config.run.mapper, count)
+    step = map_step(
+        make_step(sd.models, sd.schedule, optimizer, **groups, accumulate=accumulate), devices, config.run.mapper, count
+    )
     states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
     # pmap splits the rows itself.
     place = (
@@ -61,6 +64,8 @@ def train_together(
     previews = [make_preview(each, sd) for each in configs]
 
     def preview(step: int, state: TrainState) -> None:
+        if not config.run.previews:
+            return
         for concept, trained, show in zip(concepts, trained_parts(state, len(concepts)), previews, strict=True):
             if is_first_host():
                 show(step, concept.to_adapter(trained))
@@ -100,8 +105,8 @@ def summarise(metrics: dict[str, jax.Array], names: Sequence[str]) -> dict[str, 
 
 
 def trained_parts(state: TrainState, count: int) -> list[Trainable]:
-    """The trained parameters of each concept, as NumPy arrays; to be called on every host of a pod."""
-    trained = jax.device_get(gather(state.trainable))
+    """The parameters of each concept that are saved, as NumPy arrays; to be called on every host of a pod."""
+    trained = jax.device_get(gather(state.saved))
     return [jax.tree.map(lambda x, i=i: x[i], trained) for i in range(count)]
 
 

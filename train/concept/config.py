@@ -36,8 +36,8 @@ from train.concept.settings.visible_text import check_visible
 # Keys of settings that say where and how a run was made. They are private and do not change the adapter's numbers, so
 # the adapter file leaves them out.
 PRIVATE_SETTINGS = frozenset(
-    "images other_images out model registry basis strangers resume save_dtype log_every save_every preview_every"
-    " preview_prompts tensorboard tpu gpu cpu mapper remat".split()
+    "images other_images out model registry basis strangers resume save_dtype log_every save_every previews"
+    " preview_every preview_prompts tensorboard tpu gpu cpu mapper remat".split()
 )
 
 
@@ -111,10 +111,10 @@ class ConceptConfig:
             raise UserError(
                 "--erase preserve needs a token that tells the concept from its class: give --token-vectors 1 or more"
             )
-        if self.random_rows > self.optimizer.batch:
+        if self.random_rows > self.optimizer.rows:
             raise UserError(
                 "--erase preserve repeats the batch's own pictures: --random-batch must be at most --batch"
-                f" {self.optimizer.batch}, not {self.random_rows}"
+                f" {self.optimizer.batch}, not {self.random_rows // self.optimizer.accumulate}"
             )
 
     def _check_token_side(self) -> None:
@@ -161,8 +161,8 @@ class ConceptConfig:
 
     @property
     def random_rows(self) -> int:
-        """Number of random rows in a step."""
-        return self.erasure.rows(self.optimizer.batch, self.adapter.layers)
+        """Number of random rows in a step, in all its batches."""
+        return self.erasure.rows(self.optimizer.batch, self.adapter.layers) * self.optimizer.accumulate
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by key of config.json; paths become strings."""

@@ -64,7 +64,7 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis
     data = load_concept_data(config, sd, own_directions(config, sd, basis))
     info, masks, trainable = init_concept(config, sd, basis)
     data = cache_states(config, sd, data, trainable)
-    rows = config.optimizer.batch, config.random_rows
+    rows = config.optimizer.rows, config.random_rows
     return Concept(config, info, masks, trainable, make_batches(data, *rows, config.erasure, config.run.seed))
 
 

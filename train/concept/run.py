@@ -47,5 +47,5 @@ def train_and_report(config: ConceptConfig) -> None:
     with peers_watched():
         path = train_concept(config, platform)
     if is_first_host():
-        size, previews = path.stat().st_size / 1e6, config.out / "previews"
-        print(f"{path} ({size:.2f} MB), previews in {previews}; call the concept with {config.trigger!r}")
+        previews = f", previews in {config.out / 'previews'}" if config.run.previews else ""
+        print(f"{path} ({path.stat().st_size / 1e6:.2f} MB){previews}; call the concept with {config.trigger!r}")

@@ -1,4 +1,4 @@
-"""The folder of a run: whether a run may begin or be resumed there, and its preview pictures."""
+"""The folder of a run: whether a run may begin or be resumed there."""
 
 from __future__ import annotations
 
@@ -9,24 +9,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
-from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.locks import hold
 from blocklora_jax.io.outputs import Output, plan_outputs
-from blocklora_jax.io.picture_grid import picture_grid, png_bytes
-from blocklora_jax.pipeline import StableDiffusion
 from train.concept.basis_record import KEY
 from train.concept.config import ConceptConfig
-from train.concept.prompts import preview_prompts, prompt_words
 from train.concept.settings.flat import with_later
 from train.engine.platform import first_host_does
 
 # Settings that may differ when a run is resumed. The results stay the same, up to rounding.
 MAY_CHANGE = frozenset(
-    "out resume registry save_dtype log_every save_every preview_every preview_prompts tensorboard tpu gpu cpu mapper"
-    " remat".split()
+    "out resume registry save_dtype log_every save_every previews preview_every preview_prompts tensorboard tpu gpu cpu"
+    " mapper remat".split()
 )
 
 
@@ -139,19 +134,3 @@ def _read_settings(path: Path, out: Path) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, Adapter], None]:
-    """`preview(step, adapter)` writes `previews/<step>.png`: pictures of the model merged with this adapter."""
-    words = prompt_words(config.model, config.erasure)
-    prompts = config.run.preview_prompts or preview_prompts(config.called, words)
-    # A prompt that is too long must be reported now, not after the training.
-    sd.tokenizer.encode(prompts, config.called.token_vectors)
-
-    def preview(step: int, adapter: Adapter) -> None:
-        model = sd.with_adapters([adapter], check_base=False)
-        images = model.generate(prompts, seed=config.run.seed, steps=20)
-        grid = picture_grid(images, captions=prompts, columns=4, scale=max(1, 256 // images.shape[1]))
-        write_atomic(config.out / "previews" / f"{step:06d}.png", png_bytes(grid))
-
-    return preview

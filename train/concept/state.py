@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from blocklora_jax.adapters.lora import apply_masks
 from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree
+from train.concept.algorithms import make_algorithm, make_schedule
+from train.concept.averaging import average_parameters, saved_parameters
 from train.concept.settings.optimizer import OptimizerSettings
 
 
@@ -46,27 +48,31 @@ class TrainState(NamedTuple):
     trainable: Trainable
     opt_state: optax.OptState
 
+    @property
+    def saved(self) -> Trainable:
+        """The parameters that the adapter file gets: their average if there is one."""
+        return saved_parameters(self.trainable, self.opt_state)
+
 
 def make_optimizer(settings: OptimizerSettings, steps: int, frozen_down: bool = False) -> optax.GradientTransformation:
-    """AdamW with separate learning rates for the U-Net's adapter, the text encoders' adapters, and the tokens.
+    """The optimizer, with separate learning rates for the U-Net's adapter, the text encoders' adapters, and the tokens.
 
-    The rates have a warm-up, then a cosine decay. steps: of the whole training. frozen_down: the down projection stays
-    the same, bit for bit; it has no weight decay either.
+    steps: of the whole training. frozen_down: the down projection stays the same, bit for bit; it has no weight decay
+    either.
     """
 
-    def adamw(peak: float) -> optax.GradientTransformation:
-        warmup = min(settings.warmup_steps, steps - 1)
-        rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 10)
-        return optax.adamw(rate, weight_decay=settings.weight_decay)
+    def with_rate(peak: float) -> optax.GradientTransformation:
+        return make_algorithm(settings, make_schedule(settings, peak, steps))
 
     transforms: dict[Hashable, optax.GradientTransformation] = {
-        "unet": adamw(settings.learning_rate),
-        "text_encoder": adamw(settings.text_learning_rate),
-        "tokens": adamw(settings.token_learning_rate),
+        "unet": with_rate(settings.learning_rate),
+        "text_encoder": with_rate(settings.text_learning_rate),
+        "tokens": with_rate(settings.token_learning_rate),
         "frozen": optax.set_to_zero(),
     }
     labels = partial(_labels, frozen_down=frozen_down)
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optax.multi_transform(transforms, labels))
+    parts = [optax.clip_by_global_norm(settings.clip_norm), optax.multi_transform(transforms, labels)]
+    return optax.chain(*parts, *([average_parameters(settings.ema)] if settings.ema else []))
 
 
 def masked_lora(lora: LoRATree, masks: LoRATree, frozen_down: bool) -> LoRATree:

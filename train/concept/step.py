@@ -20,6 +20,7 @@ from blocklora_jax.diffusion.text import add_sizes, make_size_ids
 from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import TextOutput
+from train.concept.accumulation import mean_over_parts
 from train.concept.batch import Batch
 from train.concept.noised_rows import Noised, Random, add_noise, random_inputs
 from train.concept.settings.adapter import AdapterSettings
@@ -28,7 +29,13 @@ from train.concept.settings.loss import LossSettings
 from train.concept.settings.token_side import TokenSideSettings
 from train.concept.state import Trainable, TrainState, masked_lora
 from train.concept.text import EncodedRows, encode_rows
-from train.concept.token_term import token_term, with_own_prompts, without_own_prompts
+from train.concept.token_term import (
+    TokenEnergies,
+    token_energies,
+    token_term,
+    with_own_prompts,
+    without_own_prompts,
+)
 
 _OFF = TokenSideSettings(token_side=0.0)
 # Of the U-Net's adapted layers, by path.
@@ -68,15 +75,17 @@ def make_step(
     erasure: ErasureSettings,
     loss: LossSettings,
     token_side: TokenSideSettings = _OFF,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, Mapping[str, Any]], tuple[TrainState, dict]]:
     """`step(state, batch, params) -> (state, metrics)`, to be mapped over the axis "data" (see `parallel.map_step`).
 
     metrics: fp32 scalars loss, diffusion_loss, erase_loss, gradient_norm; means over all devices. If the batch has own
     prompts, the loss includes the token side (see `token_term`); `params` must then hold
-    `own_directions.TokenSideArrays` too.
+    `own_directions.TokenSideArrays` too. accumulate: in how many parts the rows of a batch are taken, one after the
+    other; the result is that of the whole batch, up to rounding.
     """
     parts = Parts(models, schedule, adapter, erasure, loss, token_side)
-    gradients = jax.value_and_grad(partial(_loss, parts), has_aux=True)
+    gradients = partial(_gradients, parts) if accumulate == 1 else partial(_accumulated, parts, accumulate)
 
     def step(state: TrainState, batch: Batch, params: Mapping[str, Any]) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
@@ -92,15 +101,50 @@ def make_step(
     return step
 
 
+def _gradients(parts: Parts, *inputs: Any) -> tuple[tuple[Array, dict[str, Array]], Trainable]:
+    """The value of `_loss`, and its gradient with respect to the trainable parameters. inputs: see `_loss`."""
+    return jax.value_and_grad(partial(_loss, parts), has_aux=True)(*inputs)
+
+
+def _accumulated(
+    parts: Parts, count: int, trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any],
+    key: PRNGKeyArray,
+) -> tuple[tuple[Array, dict[str, Array]], Trainable]:  # fmt: skip
+    """`_gradients` of a batch that is taken in `count` parts.
+
+    Every loss is a mean over rows, but the token side takes a logarithm of such a mean. So that mean is computed first.
+    """
+    means = None
+    if batch.own_prompts is not None:
+        means = mean_over_parts(partial(_token_energies, parts, trainable, masks, params), batch, count)
+        means = jax.lax.pmean(means, "data")
+
+    def of_part(part: Batch) -> tuple[tuple[Array, dict[str, Array]], Trainable]:
+        return _gradients(parts, trainable, masks, part, params, key, means)
+
+    return mean_over_parts(of_part, batch, count)
+
+
+def _token_energies(
+    parts: Parts, trainable: Trainable, masks: LoRATree, params: Mapping[str, Any], batch: Batch
+) -> TokenEnergies:
+    """What the token side reads of the rows of `batch`."""
+    lora = masked_lora(trainable.lora, masks, parts.adapter.down_is_frozen)
+    extended = with_own_prompts(batch)._replace(random_ids=None, random_tokens=None)
+    text = encode_rows(parts.models, params, lora, parts.adapter.scaling, trainable, extended)
+    return token_energies(parts.token_side, text.concept.states, extended, params)
+
+
 def _loss(
-    parts: Parts, trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray
-) -> tuple[Array, dict[str, Array]]:
-    """The loss, and its terms by the names of their metrics."""
+    parts: Parts, trainable: Trainable, masks: LoRATree, batch: Batch, params: Mapping[str, Any], key: PRNGKeyArray,
+    means: TokenEnergies | None = None,
+) -> tuple[Array, dict[str, Array]]:  # fmt: skip
+    """The loss, and its terms by the names of their metrics. means: see `token_term`."""
     lora = masked_lora(trainable.lora, masks, parts.adapter.down_is_frozen)
     schedule, offset = parts.schedule, parts.loss.noise_offset
     concept = add_noise(schedule, batch.latents, batch.row, key, offset)
     random = random_inputs(schedule, batch, key, parts.erasure.preserves_class, offset)
-    text, token, token_losses = _encode(parts, params, lora, trainable, batch)
+    text, token, token_losses = _encode(parts, params, lora, trainable, batch, means)
     inputs, pairs = Inputs(concept, random, text), lora.get("unet", {})
     output, energies = _run_unet(parts, params, pairs, inputs)
     diffusion = _diffusion_loss(schedule, parts.loss, output[: len(batch.row)], batch, concept)
@@ -111,14 +155,15 @@ def _loss(
 
 
 def _encode(
-    parts: Parts, params: Mapping[str, Any], lora: LoRATree, trainable: Trainable, batch: Batch
-) -> tuple[EncodedRows, Array | None, dict[str, Array]]:
+    parts: Parts, params: Mapping[str, Any], lora: LoRATree, trainable: Trainable, batch: Batch,
+    means: TokenEnergies | None,
+) -> tuple[EncodedRows, Array | None, dict[str, Array]]:  # fmt: skip
     """The encoded text of the batch; the term of the token side (None if it is off), and its metrics."""
     extended = with_own_prompts(batch)
     text = encode_rows(parts.models, params, lora, parts.adapter.scaling, trainable, extended)
     if batch.own_prompts is None:
         return text, None, {}
-    token, losses = token_term(parts.token_side, text.concept.states, extended, trainable, params)
+    token, losses = token_term(parts.token_side, text.concept.states, extended, trainable, params, means)
     return without_own_prompts(text, len(batch.row)), token, losses
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,25 +37,48 @@ def without_own_prompts(text: EncodedRows, rows: int) -> EncodedRows:
     return text._replace(concept=jax.tree.map(lambda x: x[:rows], text.concept))
 
 
+class TokenEnergies(NamedTuple):
+    """Mean energies along the directions of the basis, fp32 [d]: from the token on, and at the token's own positions.
+
+    at_token: None unless own energy is measured there.
+    """
+
+    from_token: Float[Array, " d"]
+    at_token: Float[Array, " d"] | None
+
+
+def token_energies(
+    settings: TokenSideSettings, states: Float[Array, "b t d"], batch: Batch, params: Mapping[str, Any]
+) -> TokenEnergies:
+    """The energies of the rows of `batch`, as `with_own_prompts` gives it. states: of its rows."""
+    assert batch.ids is not None
+    arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
+    energies = direction_energies(states, start, arrays.whitened)
+    if settings.token_side_own != "token":
+        return TokenEnergies(energies, None)
+    called = jnp.asarray(ids_of(batch.ids, "text_encoder")) >= len(token_table(params))
+    return TokenEnergies(energies, counted_energies(states, called, arrays.whitened))
+
+
 def token_term(
     settings: TokenSideSettings,
     states: Float[Array, "b t d"],
     batch: Batch,
     trainable: Trainable,
     params: Mapping[str, Any],
+    means: TokenEnergies | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """mu times the hinge, plus the penalty for long embeddings; and metrics.
 
     To be called within a map over the axis "data". The metrics are token_loss (that sum) and token_ratio (own /
-    others). batch: as `with_own_prompts` gives it. states: of its rows.
+    others). batch: as `with_own_prompts` gives it. states: of its rows. means: energies of the whole batch, over all
+    devices, if `batch` is a part of it.
     """
-    assert batch.own_prompts is not None and batch.ids is not None
-    arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
-    energies = _mean_over_devices(direction_energies(states, start, arrays.whitened))
-    at_token = None
-    if settings.token_side_own == "token":
-        called = jnp.asarray(ids_of(batch.ids, "text_encoder")) >= len(token_table(params))
-        at_token = _mean_over_devices(counted_energies(states, called, arrays.whitened))
+    assert batch.own_prompts is not None
+    arrays, energies = params[ARRAYS], token_energies(settings, states, batch, params)
+    if means is None:
+        means = jax.tree.map(lambda x: jax.lax.pmean(x, "data"), energies)
+    energies, at_token = jax.tree.map(_with_value, energies, means)
     hinge, ratio = token_side_loss(energies, batch.own_prompts.owned[0], settings.token_side_margin, at_token)
     excess = sum(
         norm_excess(trainable.tokens_of(part), natural, settings.token_norm_limit)
@@ -65,6 +88,9 @@ def token_term(
     return loss, {"token_loss": loss, "token_ratio": ratio}
 
 
-def _mean_over_devices(energies: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The mean over devices, before the logarithm is taken. Gradients stay per device. The step averages them."""
-    return energies + jax.lax.stop_gradient(jax.lax.pmean(energies, "data") - energies)
+def _with_value(energies: Float[Array, " d"], mean: Float[Array, " d"]) -> Float[Array, " d"]:
+    """`mean`, with the gradient of `energies`. The mean is over all rows, because a logarithm is taken of it.
+
+    The step averages the gradients over devices, and over the parts of a batch.
+    """
+    return energies + jax.lax.stop_gradient(mean - energies)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from blocklora_jax.command_line.compile_notice import compiling_is_announced
 from blocklora_jax.errors import UserError
 from train.engine.checkpoint import Checkpoints
 from train.engine.platform import is_first_host
@@ -61,7 +63,10 @@ def run_loop(
             # The earlier run may have ended between this step's checkpoint and its preview.
             preview(first, state)
         for done in range(first + 1, config.steps + 1):
-            state, metrics = step_fn(state, batch_at(done - 1))
+            batch = batch_at(done - 1)
+            # Only the first step of a process is compiled.
+            with compiling_is_announced("the training step") if done == first + 1 else nullcontext():
+                state, metrics = step_fn(state, batch)
             progress.advance()
             if is_logged := _due(done, config.log_every, config.steps):
                 progress.report(done, metrics)

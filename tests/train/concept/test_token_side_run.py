@@ -23,11 +23,13 @@ from train.concept.common_settings import check_equal
 from train.concept.own_directions import basis_of
 from train.concept.prepare import init_concept, prepare_concept
 from train.concept.run_folder import changed_settings
-from train.concept.settings.flat import LATER, NAMES
+from train.concept.settings.flat import LATER, LATER_GROUPS, NAMES
 from train.concept.settings.old_names import to_file_keys
 
 # The keys of config.json.
 FILE_KEYS = list(to_file_keys(dict.fromkeys(NAMES)))
+# Those that came with the token side.
+TOKEN_SIDE = next(group.values for group in LATER_GROUPS if "token_side" in group.values)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,10 +148,10 @@ def test_the_file_says_how_it_is_cut_and_which_codewords_it_began_with(whole, ba
 def test_settings_that_are_not_used_leave_no_trace_in_files():
     usual = make_config().to_json()
     assert list(usual) == [key for key in FILE_KEYS if key not in LATER]
-    # The term is off, so its settings do not matter.
+    # A limit has no effect while the token side is off.
     assert make_config(token_norm_limit=2.0).to_json() == usual
     on = token_side_config("basis")
-    assert list(on.to_json()) == FILE_KEYS
+    assert list(on.to_json()) == [key for key in FILE_KEYS if key not in LATER or key in TOKEN_SIDE]
     assert changed_settings(json.loads(json.dumps(usual)), make_config()) == []
     assert "token_side was 0.0, now 0.5" in changed_settings(usual, on)
     assert "token_side was 0.5, now 0.0" in changed_settings(on.to_json(), make_config())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from train.concept.settings.old_names import to_file_keys
 
@@ -16,22 +16,56 @@ NAMES = tuple(
     " token_vectors token_spread negative_spread negative_tokens"
     " token_side token_side_margin token_side_own token_norm_limit token_start negatives_from"
     " erase erase_weight random_batch random_shares random_styles random_subjects random_scenes pure_noise other_images"
-    " steps batch learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps clip_norm"
+    " steps batch accumulate optimizer learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps"
+    " schedule clip_norm ema"
     " weighting snr_gamma noise_offset flip crop"
     " resolution precision remat save_dtype seed tpu gpu cpu mapper"
-    " log_every save_every preview_every preview_prompts tensorboard".split()
+    " log_every save_every previews preview_every preview_prompts tensorboard".split()
 )
-# Newer settings, with the values that older versions had without them. Files leave all of them out if all have these
-# values, so that they equal files of older versions.
-LATER = {
-    "assignment": "layer",
-    "token_side": 0.0,
-    "token_side_margin": 2.5,
-    "token_side_own": "rest",
-    "token_norm_limit": 3.0,
-    "token_start": "noun",
-    "negatives_from": "nouns",
-}
+
+
+class Later(NamedTuple):
+    """Settings that a newer version added, with the values that older versions had without them.
+
+    Files leave all of `values` out if those named in `deciding` have these values, so that they equal files of older
+    versions. The others have no effect then.
+    """
+
+    values: Mapping[str, Any]
+    deciding: tuple[str, ...]
+
+    @classmethod
+    def alone(cls, name: str, value: Any) -> Later:
+        """One setting, which files leave out if it has the old value."""
+        return cls({name: value}, (name,))
+
+    def is_old(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a file with `settings` leaves these settings out."""
+        return all(settings[name] == self.values[name] for name in self.deciding)
+
+
+_TOKEN_SIDE = Later(
+    {
+        "assignment": "layer",
+        "token_side": 0.0,
+        "token_side_margin": 2.5,
+        "token_side_own": "rest",
+        "token_norm_limit": 3.0,
+        "token_start": "noun",
+        "negatives_from": "nouns",
+    },
+    ("assignment", "token_side", "token_start", "negatives_from"),
+)
+LATER_GROUPS = (
+    _TOKEN_SIDE,
+    Later.alone("accumulate", 1),
+    Later.alone("optimizer", "adamw"),
+    Later.alone("schedule", "cosine"),
+    Later.alone("ema", 0.0),
+    Later.alone("previews", True),
+)
+# All newer settings, with their old values.
+LATER = {name: value for group in LATER_GROUPS for name, value in group.values.items()}
 
 
 def nest(settings: Mapping[str, Any], groups: Mapping[str, type]) -> dict[str, Any]:
@@ -54,11 +88,11 @@ def flatten(config: Any, groups: Mapping[str, type]) -> dict[str, Any]:
 def to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON values, by the keys of files and in the order of `NAMES`. Paths become strings.
 
-    The settings in `LATER` are left out if all of them that matter have the values that are there.
+    Newer settings with old values are left out, see `Later`.
     """
     values = {name: _json_value(settings[name]) for name in NAMES}
-    are_old = all(values[name] == LATER[name] for name in ("assignment", "token_side", "token_start", "negatives_from"))
-    return to_file_keys({name: value for name, value in values.items() if not (are_old and name in LATER)})
+    left_out = {name for group in LATER_GROUPS if group.is_old(values) for name in group.values}
+    return to_file_keys({name: value for name, value in values.items() if name not in left_out})
 
 
 def with_later(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class RunSettings:
     """Steps between lines of metrics.jsonl."""
     save_every: int = 200
     """Steps between checkpoints."""
+    previews: bool = True
+    """Draw preview grids, one of them at the end."""
     preview_every: int = 250
     """Steps between preview grids. 0: one grid, at the end."""
     preview_prompts: tuple[str, ...] = ()
