@@ -30,6 +30,7 @@ from blocklora_jax.diffusion.regions import Region, region_ids, side_by_side
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
+from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
@@ -177,6 +178,7 @@ class StableDiffusion(Pipeline):
         revision: str | None = None,
         dtype: Any = jnp.float32,
         remat: bool = False,
+        attention: AttentionForm = "auto",
         verify: bool = True,
     ) -> StableDiffusion:
         """Load "pocket", a Diffusers folder, a hub id, or a single original `.safetensors` file.
@@ -184,7 +186,8 @@ class StableDiffusion(Pipeline):
         config: for a single file: a folder or hub id with its configs and tokenizer (see `checkpoints.single_file`).
         variant, revision: for folders and hub ids (see `checkpoints.diffusers.load_folder`).
         dtype: type of the computation (float32 or bfloat16); parameters stay fp32.
-        remat: recompute the U-Net's blocks in the backward pass, so that training needs less memory.
+        remat: recompute the U-Net's layers in the backward pass, so that training needs less memory.
+        attention: form of the attention, see `models.attend`. auto: what the default device is best at.
         verify: whether to check the digests of files that we wrote; False for files that were edited on purpose.
 
         Raises: UserError, see `checkpoints.load.load_checkpoint`.
@@ -192,7 +195,7 @@ class StableDiffusion(Pipeline):
         checkpoint = load_checkpoint(name, config=config, variant=variant, revision=revision, verify=verify)
         return cls(
             checkpoint=checkpoint,
-            models=make_models(checkpoint.configs, dtype, remat),
+            models=make_models(checkpoint.configs, dtype, remat, attention),
             schedule=Schedule.from_json(dict(checkpoint.scheduler), f"{name}/scheduler"),
             tokenizer=checkpoint.make_tokenizer(),
             # Not jnp.asarray, which on CPU would make a needless copy.

@@ -6,37 +6,23 @@ Every projection is a plain `nn.Dense` or 1x1 `nn.Conv`, so that one interceptor
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from blocklora_jax.models.attend import attend
+from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.linear import Dense
 from blocklora_jax.models.resnet import GroupNorm, conv1x1
 
 
-def attend(
-    query: Float[Array, "b t d"],
-    key: Float[Array, "b s d"],
-    value: Float[Array, "b s d"],
-    num_heads: int,
-    is_causal: bool = False,
-) -> Float[Array, "b t d"]:
-    """Multi-head softmax attention, scores and softmax in fp32: softmax(q k^T / sqrt(d / heads)) v."""
-
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:2], num_heads, -1)
-
-    out = jax.nn.dot_product_attention(split(query), split(key), split(value), is_causal=is_causal)
-    return out.reshape(query.shape)
-
-
 class Attention(nn.Module):
-    """Self-attention, or cross-attention to `context`. Source: diffusers `Attention`."""
+    """Self-attention, or cross-attention to `context`. form: see `attend`. Source: diffusers `Attention`."""
 
     channels: int
     num_heads: int
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"] | None = None) -> Float[Array, "b t c"]:
@@ -44,7 +30,7 @@ class Attention(nn.Module):
         query = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_q")(x)
         key = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_k")(context)
         value = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_v")(context)
-        out = attend(query, key, value, self.num_heads)
+        out = attend(query, key, value, self.num_heads, form=self.form)
         return Dense(self.channels, dtype=self.dtype, name="to_out_0")(out)
 
 
@@ -78,14 +64,16 @@ class BasicTransformerBlock(nn.Module):
     channels: int
     num_heads: int
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"]) -> Float[Array, "b t c"]:
         def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
 
-        x = x + Attention(self.channels, self.num_heads, self.dtype, name="attn1")(norm("norm1")(x))
-        x = x + Attention(self.channels, self.num_heads, self.dtype, name="attn2")(norm("norm2")(x), context)
+        sizes = self.channels, self.num_heads, self.dtype, self.form
+        x = x + Attention(*sizes, name="attn1")(norm("norm1")(x))
+        x = x + Attention(*sizes, name="attn2")(norm("norm2")(x), context)
         return x + FeedForward(self.channels, self.dtype, name="ff")(norm("norm3")(x))
 
 
@@ -101,14 +89,18 @@ class Transformer2DModel(nn.Module):
     depth: int = 1
     linear_projection: bool = False
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
         h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="norm")(x)
         h = self._project("proj_in")(h).reshape(batch, height * width, channels)
+        block = nn.remat(BasicTransformerBlock) if self.remat else BasicTransformerBlock
         for i in range(self.depth):
-            h = BasicTransformerBlock(channels, self.num_heads, self.dtype, name=f"transformer_blocks_{i}")(h, context)
+            name = f"transformer_blocks_{i}"
+            h = block(channels, self.num_heads, self.dtype, self.form, name=name)(h, context)
         return x + self._project("proj_out")(h.reshape(x.shape))
 
     def _project(self, name: str) -> nn.Module:
@@ -123,11 +115,13 @@ class AttentionBlock(nn.Module):
     channels: int
     norm_num_groups: int
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="group_norm")(x)
         h = h.reshape(x.shape[0], -1, self.channels)
         query, key, value = (Dense(self.channels, dtype=self.dtype, name=n)(h) for n in ("query", "key", "value"))
-        out = Dense(self.channels, dtype=self.dtype, name="proj_attn")(attend(query, key, value, num_heads=1))
+        seen = attend(query, key, value, num_heads=1, form=self.form)
+        out = Dense(self.channels, dtype=self.dtype, name="proj_attn")(seen)
         return x + out.reshape(x.shape)

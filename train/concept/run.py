@@ -38,7 +38,9 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
 def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffusion:
     """The base model, in the precision for the platform."""
     dtype = compute_dtype(settings.precision, platform)
-    return StableDiffusion.from_pretrained(model, variant=settings.variant, dtype=dtype, remat=settings.remat)
+    return StableDiffusion.from_pretrained(
+        model, variant=settings.variant, dtype=dtype, remat=settings.remat, attention=settings.attention
+    )
 
 
 def train_and_report(config: ConceptConfig) -> None:
