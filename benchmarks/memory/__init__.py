@@ -1,0 +1,1 @@
+"""Memory at full size, from shapes alone: `python -m benchmarks.memory`."""
