@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.attention_form import AttentionForm
+from blocklora_jax.models.device import is_ampere
 
 Queries = Float[Array, "b t h d"]
 Keys = Float[Array, "b s h d"]
@@ -70,13 +71,11 @@ def scores(q: Queries, k: Keys) -> int:
 
 
 def preferred_form() -> AttentionForm:
-    """The form for the default device: cudnn from Ampere on (compute capability 8), flash on TPUs, else chunked."""
+    """The form for the default device: cudnn on NVIDIA GPUs from Ampere on, flash on TPUs, else chunked."""
     device = jax.devices()[0]
     if device.platform == "tpu":
         return "flash"
-    if device.platform == "gpu" and float(getattr(device, "compute_capability", 0) or 0) >= 8:
-        return "cudnn"
-    return "chunked"
+    return "cudnn" if is_ampere(device) else "chunked"
 
 
 def _plain(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:

@@ -94,8 +94,6 @@ def test_the_setting_reaches_every_attention(monkeypatch):
     assert isinstance(unet, UNet2DConditionModel)
     x, text = jnp.zeros((1, 8, 8, 4)), jnp.zeros((1, 6, TEXT_WIDTH))
     jax.eval_shape(lambda: unet.apply({"params": params["unet"]}, x, jnp.zeros(1), text))
-    jax.eval_shape(
-        lambda: models.vae.clone(form="chunked").apply({"params": params["vae"]}, jnp.zeros((1, 16, 16, 3)))
-    )
+    jax.eval_shape(lambda: models.vae.clone(form="chunked").apply({"params": params["vae"]}, jnp.zeros((1, 16, 16, 3))))
     assert len(seen) > 4
     assert set(seen) == {"chunked"}

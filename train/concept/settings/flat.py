@@ -18,7 +18,7 @@ NAMES = tuple(
     " erase erase_weight random_batch random_shares random_styles random_subjects random_scenes pure_noise other_images"
     " steps batch learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps clip_norm"
     " weighting snr_gamma noise_offset flip crop"
-    " resolution precision remat attention save_dtype seed tpu gpu cpu mapper"
+    " resolution precision base_dtype remat attention save_dtype seed tpu gpu cpu mapper"
     " log_every save_every preview_every preview_prompts tensorboard".split()
 )
 # Newer settings, with the values that older versions had without them. Files leave all of them out if all have these
