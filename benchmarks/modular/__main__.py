@@ -35,7 +35,7 @@ import numpy as np
 from benchmarks.modular.core import figures
 from benchmarks.modular.core.evaluate import Bench, keep_to
 from benchmarks.modular.core.measures import World
-from benchmarks.modular.core.methods import METHODS, RECIPES, Method, check_known
+from benchmarks.modular.core.methods import FEATURE_BLOCKS, METHODS, RECIPES, Method, check_known
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import SHORT, by_name, markdown, summarise
 from benchmarks.modular.core.speech import draw_speech, token_speech
@@ -109,7 +109,9 @@ class Options:
         """Of `train.concept`, for all trainings but for what their recipe says."""
         own = {"config": str(self.config) if self.config else None, "resolution": self.size}
         found = {name: value for name, value in own.items() if value is not None}
-        return {**found, "steps": self.steps, "batch": self.batch, "model": self.model}
+        # The defaults need a basis, which a real model has if --config names it.
+        start = FEATURE_BLOCKS if self.concepts and not self.config else {}
+        return {**start, **found, "steps": self.steps, "batch": self.batch, "model": self.model}
 
     @property
     def of_real_concepts(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from benchmarks.modular.ablation import VARIANTS
 from benchmarks.modular.core import teach
 from benchmarks.modular.core.evaluate import CONDITIONS, Bench, keep_to
 from benchmarks.modular.core.grid_search import grid_search
-from benchmarks.modular.core.methods import METHODS, RECIPES, trainable
+from benchmarks.modular.core.methods import FEATURE_BLOCKS, METHODS, RECIPES, trainable
 from benchmarks.modular.core.pictures import Artist
 from benchmarks.modular.core.report import difference, interval, markdown, recognisable, retention, summarise
 from benchmarks.modular.pocket.concepts import ORDER, draw_concepts, draw_distractors
@@ -259,11 +259,12 @@ def test_the_table_has_a_row_for_every_method_and_none_for_other_counts():
 
 @pytest.mark.parametrize("settings", [*VARIANTS.values(), *RECIPES.values()], ids=[*VARIANTS, *RECIPES])
 def test_every_variant_has_valid_training_settings(settings):
-    flags = settings_as_flags({k: v for k, v in settings.items() if k != "slots_each"})
-    config = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run", *flags])
-    plain = parse_args(["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run"])
-    # A variant that is the default would be trained for nothing.
-    assert (config == plain) == (not settings)
+    needed = ["--images", "ada", "--token", "<ada>", "--class-noun", "woman", "--out", "run", "--blocks", "16"]
+    own = settings_as_flags({k: v for k, v in settings.items() if k != "slots_each"})
+    plain = parse_args([*needed, *settings_as_flags(FEATURE_BLOCKS)])
+    config = parse_args([*needed, *settings_as_flags(FEATURE_BLOCKS), *own])
+    # A variant that is the plain one would be trained for nothing.
+    assert (config == plain) == (settings in ({}, FEATURE_BLOCKS))
 
 
 def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_path, monkeypatch):
@@ -281,7 +282,7 @@ def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_pa
 
     def teach_both(place: str = "here", **settings):
         entries = {name: {"class_noun": "man", "images": str(tmp_path / place)} for name in ("ada", "rex")}
-        return teach.teach(concepts, settings, tmp_path / "adapters", 2, write=lambda *_: entries)
+        return teach.teach(concepts, FEATURE_BLOCKS | settings, tmp_path / "adapters", 2, write=lambda *_: entries)
 
     assert [adapter.name for adapter in teach_both(blocks=0, rank=5)] == ["ada", "rex"]
     # The place of the pictures may differ.

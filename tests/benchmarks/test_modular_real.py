@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from transformers import BitImageProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Model
 
 from benchmarks.modular.__main__ import HEADLINE, available, main
-from benchmarks.modular.core.methods import METHODS, RECIPES
+from benchmarks.modular.core.methods import FEATURE_BLOCKS, METHODS, RECIPES
 from benchmarks.modular.worlds import faces
 from benchmarks.modular.worlds.encoder_measures import Encoders, Looks, RealMeasures
 from benchmarks.modular.worlds.encoders import ClipEncoder, ImageEncoder, Preprocessing
@@ -242,7 +242,7 @@ def _world(models, concepts) -> list[str]:
 
 def test_unusable_folders_and_flags_are_refused(concepts, models, tmp_path):
     with pytest.raises(UserError, match="token_vectors"):
-        read_folder(concepts, {"token_vectors": 0})
+        read_folder(concepts, FEATURE_BLOCKS | {"token_vectors": 0})
     (tmp_path / "one").mkdir()
     with pytest.raises(UserError, match=r"concept\.yaml"):
         read_folder(tmp_path, {})
@@ -257,7 +257,7 @@ def test_unusable_folders_and_flags_are_refused(concepts, models, tmp_path):
 def test_a_real_model_without_a_basis_has_no_methods_that_need_one(concepts, models, tmp_path):
     sd = StableDiffusion.from_pretrained(str(models.sd))
     world = real_world(sd, concepts, {}, 16, Encoders())
-    need_one = {name for name, method in METHODS.items() if "basis" in RECIPES[method.recipe]}
+    need_one = {name for name, method in METHODS.items() if RECIPES[method.recipe]["basis"]}
     assert set(available((), world)) == set(HEADLINE) - need_one and available((), POCKET) == HEADLINE
     with pytest.raises(UserError, match="quiet needs a basis of this model's text"):
         available(("wide", "quiet"), world)

@@ -161,7 +161,7 @@ def test_the_error_names_the_settings_that_a_basis_needs(changes, words):
 
 def test_concepts_of_one_program_must_have_equal_numbers_of_slots():
     one, other = (
-        make_config(basis="pocket", layers="cross_kv", token=f"<{n}>", slot=s) for n, s in (("a", (0,)), ("b", (1, 2)))
+        make_config(basis="any", layers="cross_kv", token=f"<{n}>", slot=s) for n, s in (("a", (0,)), ("b", (1, 2)))
     )
     with pytest.raises(UserError, match="equal numbers of slots, not {'<a>': 1, '<b>': 2}: train them sep"):
         check_equal([one, other])

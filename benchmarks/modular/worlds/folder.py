@@ -131,10 +131,12 @@ def fair_recipes(sd: StableDiffusion, settings: Mapping[str, Any], blocks: int) 
     rank = equal_rank(
         [(shape[-2], shape[-1]) for shape in shapes], RECIPES["blocklora"]["rank"], blocks, config.adapter.axis
     )
-    own = {"basis": config.adapter.basis, "learning_rate": config.optimizer.learning_rate}
+    # The packaged basis is that of the pocket model.
+    basis = None if config.adapter.basis == "pocket" else config.adapter.basis
+    own = {"basis": basis, "learning_rate": config.optimizer.learning_rate}
     recipes = {}
     for name, recipe in RECIPES.items():
-        if recipe["basis"] and not config.adapter.basis:
+        if recipe["basis"] and not basis:
             continue
         fair = recipe | {key: value for key, value in own.items() if recipe[key]}
         recipes[name] = fair | ({"rank": rank} if recipe["rank"] == PLAIN_RANK else {})
