@@ -29,7 +29,6 @@ from train.concept.config import ConceptConfig
 from train.engine.platform import compute_dtype
 
 MIB = 2**20
-BY_MEMORY = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ def concept() -> ConceptConfig:
 def measure(task: str, lower: Callable[[], Lowered], **named: object) -> dict[str, object]:
     """Compile a program and give its memory in MiB."""
     began = time.perf_counter()
-    found = lower().compile(BY_MEMORY.get(jax.default_backend())).memory_analysis()
+    found = lower().compile().memory_analysis()
     row = {
         "task": task, **named, "arguments": round(found.argument_size_in_bytes / MIB),
         "temporaries": round(found.temp_size_in_bytes / MIB), "seconds": round(time.perf_counter() - began, 1),

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
+from jax._src.cudnn import fused_attention_stablehlo
+from jax.experimental.pallas import tpu as pltpu
 
 from blocklora_jax.models import attend as module
 from blocklora_jax.models.attend import attend, chunk_rows, preferred_form
@@ -97,3 +100,31 @@ def test_the_setting_reaches_every_attention(monkeypatch):
     jax.eval_shape(lambda: models.vae.clone(form="chunked").apply({"params": params["vae"]}, jnp.zeros((1, 16, 16, 3))))
     assert len(seen) > 4
     assert set(seen) == {"chunked"}
+
+
+@pytest.mark.parametrize(("form", "platform", "call"), [
+    ("chunked", "cpu", "stablehlo.while"),
+    ("flash", "tpu", "tpu_custom_call"),
+    ("cudnn", "cuda", "__cudnn$fmhaSoftmax"),
+])  # fmt: skip
+def test_each_form_lowers_for_its_platform_with_its_gradient(form, platform, call, monkeypatch):
+    # What JAX asks the device for.
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda wanted: float(wanted) <= 8)
+    x = jax.ShapeDtypeStruct((1, 4096, 320), jnp.bfloat16)
+    gradient = jax.jit(
+        jax.grad(lambda q, k, v: attend(q, k, v, 8, form=form).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    )
+    kernels = [export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{end}") for end in ("", "Backward")]
+    text = export.export(gradient, platforms=[platform], disabled_checks=kernels)(x, x, x).mlir_module()
+    assert call in text
+    assert "4096x4096x" not in text  # all scores
+
+
+def test_the_kernel_for_tpus_gives_the_values_and_gradients_of_the_plain_form(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_SCORES", 1000)
+    arrays = inputs(512, 512, width=6)
+    with pltpu.force_tpu_interpret_mode():
+        found = values_and_gradients("flash", arrays, heads=2)
+    for flash, plain in zip(found, values_and_gradients("plain", arrays, heads=2), strict=True):
+        np.testing.assert_allclose(flash, plain, atol=1e-5)
