@@ -24,8 +24,10 @@ from blocklora_jax.models.device import is_ampere
 Queries = Float[Array, "b t h d"]
 Keys = Float[Array, "b s h d"]
 
-# The largest number of scores that are held at once in the chunked form: 32 MiB in fp32.
+# The largest number of scores that the chunked form holds at once: 32 MiB in fp32.
 CHUNK_SCORES = 2**23
+# Up to this many scores are kept for the backward pass, in every form: 8 MiB in fp32.
+KEPT_SCORES = 2**21
 # The head sizes that cuDNN's kernel takes on all GPUs from Ampere on.
 _CUDNN_HEAD, _CUDNN_STEP = 128, 8
 # The TPU kernel works on tiles of this many positions, and of this many numbers of a head.
@@ -53,7 +55,7 @@ def _fitting(form: AttentionForm, q: Queries, k: Keys, is_causal: bool) -> str:
     """The form that is used. A few scores are always computed in the plain form, which is then the fastest."""
     if form == "auto":
         form = preferred_form()
-    if form != "plain" and scores(q, k) <= CHUNK_SCORES or is_causal:
+    if scores(q, k) <= KEPT_SCORES or is_causal:
         return "plain"
     if form == "cudnn" and not (
         q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % _CUDNN_STEP == 0 and q.shape[-1] <= _CUDNN_HEAD

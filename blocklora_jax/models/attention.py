@@ -6,6 +6,7 @@ Every projection is a plain `nn.Dense` or 1x1 `nn.Conv`, so that one interceptor
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -35,46 +36,57 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """x W * gelu(x V), both halves from one projection; the exact (erf) gelu."""
+    """x W * gelu(x V), both halves from one projection; the exact (erf) gelu. recompute: it in the backward pass."""
 
     features: int
     dtype: DTypeLike = jnp.float32
+    recompute: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
         hidden, gate = jnp.split(Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1)
-        return hidden * nn.gelu(gate, approximate=False)
+        return (jax.checkpoint(_gated) if self.recompute else _gated)(hidden, gate)
+
+
+def _gated(hidden: jax.Array, gate: jax.Array) -> jax.Array:
+    return hidden * nn.gelu(gate, approximate=False)
 
 
 class FeedForward(nn.Module):
-    """A gated layer of four times the width, and a projection back to the width."""
+    """A gated layer of four times the width, and a projection back to the width. recompute: see `GEGLU`."""
 
     channels: int
     dtype: DTypeLike = jnp.float32
+    recompute: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        hidden = GEGLU(4 * self.channels, self.dtype, name="net_0")(x)
+        hidden = GEGLU(4 * self.channels, self.dtype, self.recompute, name="net_0")(x)
         return Dense(self.channels, dtype=self.dtype, name="net_2")(hidden)
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention to the text, feed-forward, each after a layer norm and added to its input."""
+    """Self-attention, attention to the text, feed-forward, each after a layer norm and added to its input.
+
+    form: see `attend`. recompute: norms and the gelu in the backward pass, see `GroupNorm`.
+    """
 
     channels: int
     num_heads: int
     dtype: DTypeLike = jnp.float32
     form: AttentionForm = "auto"
+    recompute: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"]) -> Float[Array, "b t c"]:
-        def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
+        def norm(name: str) -> nn.Module:
+            layer_norm = nn.remat(nn.LayerNorm) if self.recompute else nn.LayerNorm
+            return layer_norm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
 
         sizes = self.channels, self.num_heads, self.dtype, self.form
         x = x + Attention(*sizes, name="attn1")(norm("norm1")(x))
         x = x + Attention(*sizes, name="attn2")(norm("norm2")(x), context)
-        return x + FeedForward(self.channels, self.dtype, name="ff")(norm("norm3")(x))
+        return x + FeedForward(self.channels, self.dtype, self.recompute, name="ff")(norm("norm3")(x))
 
 
 class Transformer2DModel(nn.Module):
@@ -100,7 +112,7 @@ class Transformer2DModel(nn.Module):
         block = nn.remat(BasicTransformerBlock) if self.remat else BasicTransformerBlock
         for i in range(self.depth):
             name = f"transformer_blocks_{i}"
-            h = block(channels, self.num_heads, self.dtype, self.form, name=name)(h, context)
+            h = block(channels, self.num_heads, self.dtype, self.form, not self.remat, name=name)(h, context)
         return x + self._project("proj_out")(h.reshape(x.shape))
 
     def _project(self, name: str) -> nn.Module:

@@ -42,7 +42,8 @@ class _Block(nn.Module):
 
     def _resnet(self, index: int) -> nn.Module:
         block = nn.remat(ResnetBlock2D) if self.remat else ResnetBlock2D
-        return block(self.out_channels, self.norm_num_groups, self.epsilon, self.dtype, name=f"resnets_{index}")
+        sizes = self.out_channels, self.norm_num_groups, self.epsilon, self.dtype
+        return block(*sizes, not self.remat, name=f"resnets_{index}")
 
     def _attention(self, index: int) -> Transformer2DModel:
         assert self.num_heads is not None

@@ -73,8 +73,8 @@ class Encoder(nn.Module):
             name = f"down_blocks_{i}"
             x = CodecBlock(width, config.layers_per_block, groups, resample, self.dtype, name=name)(x)
         x = MidBlock(widths[-1], groups, config.mid_block_add_attention, self.dtype, self.form, name="mid_block")(x)
-        x = GroupNorm(groups, EPSILON, self.dtype, name="conv_norm_out")(x)
-        return conv3x3(2 * config.latent_channels, self.dtype, "conv_out")(nn.silu(x))
+        x = GroupNorm(groups, EPSILON, self.dtype, silu=True, name="conv_norm_out")(x)
+        return conv3x3(2 * config.latent_channels, self.dtype, "conv_out")(x)
 
 
 class Decoder(nn.Module):
@@ -94,8 +94,8 @@ class Decoder(nn.Module):
             resample = "up" if i < len(widths) - 1 else None
             name = f"up_blocks_{i}"
             x = CodecBlock(width, config.layers_per_block + 1, groups, resample, self.dtype, name=name)(x)
-        x = GroupNorm(groups, EPSILON, self.dtype, name="conv_norm_out")(x)
-        return conv3x3(config.out_channels, self.dtype, "conv_out")(nn.silu(x))
+        x = GroupNorm(groups, EPSILON, self.dtype, silu=True, name="conv_norm_out")(x)
+        return conv3x3(config.out_channels, self.dtype, "conv_out")(x)
 
 
 class AutoencoderKL(nn.Module):

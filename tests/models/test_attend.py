@@ -35,6 +35,7 @@ def values_and_gradients(form, arrays, heads=3):
 @pytest.mark.parametrize(("length", "keys"), [(50, 50), (37, 7), (1, 300)])
 def test_chunks_give_the_values_and_gradients_of_the_plain_form(length, keys, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_SCORES", 200)
+    monkeypatch.setattr(module, "KEPT_SCORES", 0)
     arrays = inputs(length, keys)
     assert chunk_rows(length, 2 * 3 * length * keys) < max(2, length)
     for chunked, plain in zip(
@@ -85,6 +86,7 @@ def test_auto_takes_what_the_device_is_best_at(platform, capability, form, monke
 )  # fmt: skip
 def test_a_kernel_that_does_not_take_the_shapes_gives_way_to_chunks(form, length, keys, width, dtype, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_SCORES", 1000)
+    monkeypatch.setattr(module, "KEPT_SCORES", 0)
     arrays = inputs(length, keys, width, dtype)
     found = str(jax.make_jaxpr(lambda *x: attend(*x, 1, form=form))(*arrays))
     assert found == str(jax.make_jaxpr(lambda *x: attend(*x, 1, form="chunked"))(*arrays))
@@ -123,6 +125,7 @@ def test_each_form_lowers_for_its_platform_with_its_gradient(form, platform, cal
 
 def test_the_kernel_for_tpus_gives_the_values_and_gradients_of_the_plain_form(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_SCORES", 1000)
+    monkeypatch.setattr(module, "KEPT_SCORES", 0)
     arrays = inputs(512, 512, width=6)
     with pltpu.force_tpu_interpret_mode():
         found = values_and_gradients("flash", arrays, heads=2)
