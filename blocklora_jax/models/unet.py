@@ -144,7 +144,7 @@ class UNet2DConditionModel(nn.Module):
             skips, taken = skips[:-layers], tuple(skips[-layers:])
             block = UpBlock2D(
                 # The size of the next skip. It is not always twice this one: odd sides were rounded on the way down.
-                upsample_size=skips[-1].shape[1:3] if skips else None,
+                upsample_size=(skips[-1].shape[1], skips[-1].shape[2]) if skips else None,
                 name=f"up_blocks_{i}",
                 **self._shared(-1 - i, block_type),
             )
