@@ -63,6 +63,8 @@ def measure(task: str, lower: Callable[[], Lowered], **named: object) -> dict[st
     """Compile a program and give its memory in MiB."""
     began = time.perf_counter()
     found = lower().compile().memory_analysis()
+    if found is None:
+        raise UserError(f"the compiler for {jax.default_backend()} does not tell what memory a program needs")
     row = {
         "task": task, **named, "arguments": round(found.argument_size_in_bytes / MIB),
         "temporaries": round(found.temp_size_in_bytes / MIB), "seconds": round(time.perf_counter() - began, 1),
