@@ -94,7 +94,15 @@ class UNet2DConditionModel(nn.Module):
         x, skips = self._down(x, time, context)
         mid_block = MidBlock2D(name="mid_block", **self._shared(-1, "CrossAttn"))
         x = self._up(mid_block(x, time, context), skips, time, context)
-        x = GroupNorm(config.norm_num_groups, config.norm_eps, self.dtype, silu=True, name="conv_norm_out")(x)
+        norm = GroupNorm(
+            config.norm_num_groups,
+            config.norm_eps,
+            self.dtype,
+            silu=True,
+            recompute=not self.remat,
+            name="conv_norm_out",
+        )
+        x = norm(x)
         return conv3x3(config.out_channels, self.dtype, "conv_out")(x)
 
     def _sinusoids(self, values: Real[Array, " n"], channels: int) -> Float[Array, "n {channels}"]:
