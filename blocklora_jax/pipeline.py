@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.checkpoints.checkpoint import Checkpoint
 from blocklora_jax.checkpoints.diffusers import save_folder
+from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.checkpoints.load import load_checkpoint
+from blocklora_jax.checkpoints.place import place_params
 from blocklora_jax.checkpoints.single_file import save_single_file
 from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.checks.texts import check_texts
@@ -30,6 +32,7 @@ from blocklora_jax.diffusion.regions import Region, region_ids, side_by_side
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
+from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
@@ -122,6 +125,11 @@ class Pipeline:
 
         Raises: UserError if the model cannot be written there.
         """
+        if self.base.weights_dtype is not None:
+            raise UserError(
+                f"cannot save to {path}: the weights were rounded to {jnp.dtype(self.base.weights_dtype)} when loaded;"
+                " load the model without weights_dtype, and save with dtype="
+            )
         checkpoint = replace(self.base.checkpoint, params=self.params)
         tokens = token_counts(self.adapters)
         if Path(path).suffix == ".safetensors":
@@ -166,6 +174,7 @@ class StableDiffusion(Pipeline):
     schedule: Schedule
     tokenizer: Tokenizer | TokenizerPair
     params: Mapping[str, Any]
+    weights_dtype: Any = None
 
     @classmethod
     def from_pretrained(
@@ -177,14 +186,21 @@ class StableDiffusion(Pipeline):
         revision: str | None = None,
         dtype: Any = jnp.float32,
         remat: bool = False,
+        attention: AttentionForm = "auto",
+        weights_dtype: Any = None,
+        on_host: Collection[str] = (),
         verify: bool = True,
     ) -> StableDiffusion:
         """Load "pocket", a Diffusers folder, a hub id, or a single original `.safetensors` file.
 
         config: for a single file: a folder or hub id with its configs and tokenizer (see `checkpoints.single_file`).
         variant, revision: for folders and hub ids (see `checkpoints.diffusers.load_folder`).
-        dtype: type of the computation (float32 or bfloat16); parameters stay fp32.
-        remat: recompute the U-Net's blocks in the backward pass, so that training needs less memory.
+        dtype: type of the computation (float32 or bfloat16).
+        weights_dtype: type in which kernels are kept on the device; fp32 if not given. Norms, biases and token tables
+            are always fp32. Such a model draws and trains; it is not saved, and `with_adapters` needs check_base=False.
+        on_host: components, such as "vae", that stay in the host's memory and go to the device only while they run.
+        remat: recompute the U-Net's layers in the backward pass, so that training needs less memory.
+        attention: form of the attention, see `models.attend`. auto: what the default device is best at.
         verify: whether to check the digests of files that we wrote; False for files that were edited on purpose.
 
         Raises: UserError, see `checkpoints.load.load_checkpoint`.
@@ -192,12 +208,17 @@ class StableDiffusion(Pipeline):
         checkpoint = load_checkpoint(name, config=config, variant=variant, revision=revision, verify=verify)
         return cls(
             checkpoint=checkpoint,
-            models=make_models(checkpoint.configs, dtype, remat),
+            models=make_models(checkpoint.configs, dtype, remat, attention),
             schedule=Schedule.from_json(dict(checkpoint.scheduler), f"{name}/scheduler"),
             tokenizer=checkpoint.make_tokenizer(),
-            # Not jnp.asarray, which on CPU would make a needless copy.
-            params=jax.device_put(dict(checkpoint.params)),
+            params=place_params(checkpoint.params, weights_dtype, on_host),
+            weights_dtype=weights_dtype,
         )
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the weights as the file has them, see `checkpoints.digest`."""
+        return params_digest(self.checkpoint.params)
 
     @property
     def image_size(self) -> int:

@@ -16,7 +16,6 @@ from blocklora_jax.adapters.basis import (
     save_basis,
 )
 from blocklora_jax.adapters.token_side import whitened_directions
-from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
@@ -63,7 +62,7 @@ def write_text_basis(options: BasisOptions) -> None:
     Raises: UserError for more blocks than directions, or a basis to extend that cannot be used.
     """
     sd = StableDiffusion.from_pretrained(options.model)
-    digest, words = params_digest(sd.params), words_for(sd.checkpoint.name)
+    digest, words = sd.digest, words_for(sd.checkpoint.name)
     old = load_text_basis(options.extend, digest) if options.extend else None
     _require_directions(sd.models.unet.config.cross_attention_dim, options.blocks or ())
     if old is None or old.energies is None:

@@ -6,7 +6,8 @@ import errno
 import re
 
 _ADVICE = (
-    "close other programs, or ask for less: fewer or smaller pictures, a smaller --batch or --at-once, a lower --rank"
+    "close other programs, or ask for less: fewer or smaller pictures, a smaller --batch or --at-once, a lower --rank;"
+    " in training also --remat, --precision bfloat16 or a smaller --resolution"
 )
 # Messages of XLA about a device or the host, and of NumPy about an array that is too large for any memory.
 _SIGNS = re.compile(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from blocklora_jax.layouts.token_tables import token_table
+from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from blocklora_jax.models.unet import UNet2DConditionModel
 from blocklora_jax.models.vae import AutoencoderKL
@@ -31,12 +32,14 @@ class Models(NamedTuple):
         return {name: tower for name, tower in towers.items() if tower is not None}
 
 
-def make_models(configs: Mapping[str, Any], dtype: DTypeLike = jnp.float32, remat: bool = False) -> Models:
-    """The modules for `configs` (by component). dtype, remat: see `UNet2DConditionModel`."""
+def make_models(
+    configs: Mapping[str, Any], dtype: DTypeLike = jnp.float32, remat: bool = False, attention: AttentionForm = "auto"
+) -> Models:
+    """The modules for `configs` (by component). dtype, remat: see `UNet2DConditionModel`. attention: see `attend`."""
     second = configs.get("text_encoder_2")
     return Models(
-        UNet2DConditionModel(configs["unet"], dtype=dtype, remat=remat),
-        AutoencoderKL(configs["vae"], dtype=dtype),
+        UNet2DConditionModel(configs["unet"], dtype=dtype, remat=remat, form=attention),
+        AutoencoderKL(configs["vae"], dtype=dtype, form=attention),
         CLIPTextModel(configs["text_encoder"], dtype=dtype, penultimate=second is not None),
         None if second is None else CLIPTextModelWithProjection(second, dtype=dtype),
     )

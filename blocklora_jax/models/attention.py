@@ -11,32 +11,19 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from blocklora_jax.models.attend import attend
+from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.linear import Dense
 from blocklora_jax.models.resnet import GroupNorm, conv1x1
 
 
-def attend(
-    query: Float[Array, "b t d"],
-    key: Float[Array, "b s d"],
-    value: Float[Array, "b s d"],
-    num_heads: int,
-    is_causal: bool = False,
-) -> Float[Array, "b t d"]:
-    """Multi-head softmax attention, scores and softmax in fp32: softmax(q k^T / sqrt(d / heads)) v."""
-
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:2], num_heads, -1)
-
-    out = jax.nn.dot_product_attention(split(query), split(key), split(value), is_causal=is_causal)
-    return out.reshape(query.shape)
-
-
 class Attention(nn.Module):
-    """Self-attention, or cross-attention to `context`. Source: diffusers `Attention`."""
+    """Self-attention, or cross-attention to `context`. form: see `attend`. Source: diffusers `Attention`."""
 
     channels: int
     num_heads: int
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"] | None = None) -> Float[Array, "b t c"]:
@@ -44,49 +31,62 @@ class Attention(nn.Module):
         query = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_q")(x)
         key = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_k")(context)
         value = Dense(self.channels, use_bias=False, dtype=self.dtype, name="to_v")(context)
-        out = attend(query, key, value, self.num_heads)
+        out = attend(query, key, value, self.num_heads, form=self.form)
         return Dense(self.channels, dtype=self.dtype, name="to_out_0")(out)
 
 
 class GEGLU(nn.Module):
-    """x W * gelu(x V), both halves from one projection; the exact (erf) gelu."""
+    """x W * gelu(x V), both halves from one projection; the exact (erf) gelu. recompute: it in the backward pass."""
 
     features: int
     dtype: DTypeLike = jnp.float32
+    recompute: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
         hidden, gate = jnp.split(Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1)
-        return hidden * nn.gelu(gate, approximate=False)
+        return (jax.checkpoint(_gated) if self.recompute else _gated)(hidden, gate)
+
+
+def _gated(hidden: jax.Array, gate: jax.Array) -> jax.Array:
+    return hidden * nn.gelu(gate, approximate=False)
 
 
 class FeedForward(nn.Module):
-    """A gated layer of four times the width, and a projection back to the width."""
+    """A gated layer of four times the width, and a projection back to the width. recompute: see `GEGLU`."""
 
     channels: int
     dtype: DTypeLike = jnp.float32
+    recompute: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        hidden = GEGLU(4 * self.channels, self.dtype, name="net_0")(x)
+        hidden = GEGLU(4 * self.channels, self.dtype, self.recompute, name="net_0")(x)
         return Dense(self.channels, dtype=self.dtype, name="net_2")(hidden)
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention to the text, feed-forward, each after a layer norm and added to its input."""
+    """Self-attention, attention to the text, feed-forward, each after a layer norm and added to its input.
+
+    form: see `attend`. recompute: norms and the gelu in the backward pass, see `GroupNorm`.
+    """
 
     channels: int
     num_heads: int
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
+    recompute: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"]) -> Float[Array, "b t c"]:
-        def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
+        def norm(name: str) -> nn.Module:
+            layer_norm = nn.remat(nn.LayerNorm) if self.recompute else nn.LayerNorm
+            return layer_norm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
 
-        x = x + Attention(self.channels, self.num_heads, self.dtype, name="attn1")(norm("norm1")(x))
-        x = x + Attention(self.channels, self.num_heads, self.dtype, name="attn2")(norm("norm2")(x), context)
-        return x + FeedForward(self.channels, self.dtype, name="ff")(norm("norm3")(x))
+        sizes = self.channels, self.num_heads, self.dtype, self.form
+        x = x + Attention(*sizes, name="attn1")(norm("norm1")(x))
+        x = x + Attention(*sizes, name="attn2")(norm("norm2")(x), context)
+        return x + FeedForward(self.channels, self.dtype, self.recompute, name="ff")(norm("norm3")(x))
 
 
 class Transformer2DModel(nn.Module):
@@ -101,14 +101,18 @@ class Transformer2DModel(nn.Module):
     depth: int = 1
     linear_projection: bool = False
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
-        h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="norm")(x)
+        h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, recompute=not self.remat, name="norm")(x)
         h = self._project("proj_in")(h).reshape(batch, height * width, channels)
+        block = nn.remat(BasicTransformerBlock) if self.remat else BasicTransformerBlock
         for i in range(self.depth):
-            h = BasicTransformerBlock(channels, self.num_heads, self.dtype, name=f"transformer_blocks_{i}")(h, context)
+            name = f"transformer_blocks_{i}"
+            h = block(channels, self.num_heads, self.dtype, self.form, not self.remat, name=name)(h, context)
         return x + self._project("proj_out")(h.reshape(x.shape))
 
     def _project(self, name: str) -> nn.Module:
@@ -123,11 +127,13 @@ class AttentionBlock(nn.Module):
     channels: int
     norm_num_groups: int
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="group_norm")(x)
         h = h.reshape(x.shape[0], -1, self.channels)
         query, key, value = (Dense(self.channels, dtype=self.dtype, name=n)(h) for n in ("query", "key", "value"))
-        out = Dense(self.channels, dtype=self.dtype, name="proj_attn")(attend(query, key, value, num_heads=1))
+        seen = attend(query, key, value, num_heads=1, form=self.form)
+        out = Dense(self.channels, dtype=self.dtype, name="proj_attn")(seen)
         return x + out.reshape(x.shape)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from blocklora_jax.models.attention import attend
+from blocklora_jax.models.attend import attend
 from blocklora_jax.models.config import CLIPConfig, TextConfig, TextProjectionConfig
 from blocklora_jax.models.linear import Dense
 

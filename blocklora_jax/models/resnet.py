@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,13 @@ from blocklora_jax.models.linear import flat_dot_general
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over (h, w, c / groups), computed in fp32.
+    """Group normalisation over (h, w, c / groups), computed in fp32; with `silu`, and silu of it.
 
     The sums run over space first, then over the few channels of a group. XLA vectorises this on CPU; it does not
     vectorise a reduction over a short last axis.
+
+    recompute: the backward pass computes all of it again from the input, which is cheap beside the convolutions, and
+    needs half of the memory. Within a layer that is recomputed as a whole, this would only take more.
 
     Source: `torch.nn.GroupNorm`.
     """
@@ -23,18 +28,25 @@ class GroupNorm(nn.Module):
     num_groups: int
     epsilon: float
     dtype: DTypeLike = jnp.float32
+    silu: bool = False
+    recompute: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        normalise = jax.checkpoint(self._normalise) if self.recompute else self._normalise
+        return normalise(x, scale, bias)
+
+    def _normalise(self, x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         scale, bias = (jnp.expand_dims(p, tuple(range(x.ndim - 1))) for p in (scale, bias))
         x = x.astype(jnp.float32)
         centred = x - self._group_mean(x)
         # Two passes: mean(x^2) - mean(x)^2 loses digits where a channel's mean is far from zero.
         factor = scale * jax.lax.rsqrt(self._group_mean(jnp.square(centred)) + self.epsilon)
-        return (centred * factor + bias).astype(self.dtype)
+        normed = (centred * factor + bias).astype(self.dtype)
+        return nn.silu(normed) if self.silu else normed
 
     def _group_mean(self, x: jax.Array) -> jax.Array:
         batch, *space, channels = x.shape
@@ -59,22 +71,27 @@ def _multiply_pixels(x: jax.Array, kernel: jax.Array, *_: object, **__: object) 
 
 
 class ResnetBlock2D(nn.Module):
-    """norm, silu, conv, plus time, norm, silu, conv, plus the input. Source: diffusers `ResnetBlock2D`."""
+    """norm, silu, conv, plus time, norm, silu, conv, plus the input. Source: diffusers `ResnetBlock2D`.
+
+    recompute: see `GroupNorm`.
+    """
 
     out_channels: int
     norm_num_groups: int
     epsilon: float
     dtype: DTypeLike = jnp.float32
+    recompute: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], time: Float[Array, "b k"] | None = None) -> Float[Array, "b h w d"]:
-        h = GroupNorm(self.norm_num_groups, self.epsilon, self.dtype, name="norm1")(x)
-        h = conv3x3(self.out_channels, self.dtype, "conv1")(nn.silu(h))
+        norm = partial(GroupNorm, self.norm_num_groups, self.epsilon, self.dtype, silu=True, recompute=self.recompute)
+        h = norm(name="norm1")(x)
+        h = conv3x3(self.out_channels, self.dtype, "conv1")(h)
         if time is not None:
             shift = nn.Dense(self.out_channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
             h = h + shift[:, None, None, :]
-        h = GroupNorm(self.norm_num_groups, self.epsilon, self.dtype, name="norm2")(h)
-        h = conv3x3(self.out_channels, self.dtype, "conv2")(nn.silu(h))
+        h = norm(name="norm2")(h)
+        h = conv3x3(self.out_channels, self.dtype, "conv2")(h)
         if x.shape[-1] != self.out_channels:
             x = conv1x1(self.out_channels, self.dtype, "conv_shortcut")(x)
         return x + h

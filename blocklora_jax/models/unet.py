@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
+from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.config import UNetConfig
 from blocklora_jax.models.resnet import GroupNorm, conv3x3
 from blocklora_jax.models.unet_blocks import DownBlock2D, MidBlock2D, UpBlock2D
@@ -57,7 +57,9 @@ class UNet2DConditionModel(nn.Module):
     Attributes:
         config: the architecture.
         dtype: type of the computation; parameters, norms and softmax are always fp32.
-        remat: recompute the inside of each block in the backward pass, which trades time for memory.
+        remat: recompute the inside of each residual block and transformer block in the backward pass. This trades time
+            for memory.
+        form: of the attention, see `attend`.
 
     Source: diffusers `UNet2DConditionModel`.
     """
@@ -65,6 +67,7 @@ class UNet2DConditionModel(nn.Module):
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(
@@ -89,13 +92,18 @@ class UNet2DConditionModel(nn.Module):
         context = encoder_hidden_states.astype(self.dtype)
         x = conv3x3(config.block_out_channels[0], self.dtype, "conv_in")(sample)
         x, skips = self._down(x, time, context)
-        mid_block = self._block(MidBlock2D)(name="mid_block", **self._shared(-1, "CrossAttn"))
+        mid_block = MidBlock2D(name="mid_block", **self._shared(-1, "CrossAttn"))
         x = self._up(mid_block(x, time, context), skips, time, context)
-        x = GroupNorm(config.norm_num_groups, config.norm_eps, self.dtype, name="conv_norm_out")(x)
-        return conv3x3(config.out_channels, self.dtype, "conv_out")(nn.silu(x))
-
-    def _block(self, block: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        return nn.remat(block) if self.remat else block
+        norm = GroupNorm(
+            config.norm_num_groups,
+            config.norm_eps,
+            self.dtype,
+            silu=True,
+            recompute=not self.remat,
+            name="conv_norm_out",
+        )
+        x = norm(x)
+        return conv3x3(config.out_channels, self.dtype, "conv_out")(x)
 
     def _sinusoids(self, values: Real[Array, " n"], channels: int) -> Float[Array, "n {channels}"]:
         return embed_timesteps(values, channels, self.config.flip_sin_to_cos, self.config.freq_shift)
@@ -118,13 +126,15 @@ class UNet2DConditionModel(nn.Module):
             "norm_num_groups": config.norm_num_groups,
             "epsilon": config.norm_eps,
             "dtype": self.dtype,
+            "form": self.form,
+            "remat": self.remat,
         }
 
     def _down(self, x: jax.Array, time: jax.Array, context: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         config = self.config
         skips = [x]
         for i, block_type in enumerate(config.down_block_types):
-            block = self._block(DownBlock2D)(
+            block = DownBlock2D(
                 num_layers=config.layers_by_block[i],
                 downsample=i < len(config.down_block_types) - 1,
                 downsample_padding=config.downsample_padding,
@@ -140,9 +150,9 @@ class UNet2DConditionModel(nn.Module):
         for i, block_type in enumerate(config.up_block_types):
             layers = config.layers_by_block[-1 - i] + 1
             skips, taken = skips[:-layers], tuple(skips[-layers:])
-            block = self._block(UpBlock2D)(
+            block = UpBlock2D(
                 # The size of the next skip. It is not always twice this one: odd sides were rounded on the way down.
-                upsample_size=skips[-1].shape[1:3] if skips else None,
+                upsample_size=(skips[-1].shape[1], skips[-1].shape[2]) if skips else None,
                 name=f"up_blocks_{i}",
                 **self._shared(-1 - i, block_type),
             )

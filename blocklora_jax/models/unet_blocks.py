@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.attention import Transformer2DModel
+from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 
 Feature = Float[Array, "b _ _ _"]
@@ -25,6 +26,8 @@ class _Block(nn.Module):
         depth: transformer blocks of each attention.
         linear_projection: see `Transformer2DModel`.
         dtype: type of the computation.
+        form: see `attend`.
+        remat: recompute the inside of each residual block and transformer block in the backward pass.
     """
 
     out_channels: int
@@ -34,9 +37,13 @@ class _Block(nn.Module):
     depth: int = 1
     linear_projection: bool = False
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
+    remat: bool = False
 
-    def _resnet(self, index: int) -> ResnetBlock2D:
-        return ResnetBlock2D(self.out_channels, self.norm_num_groups, self.epsilon, self.dtype, name=f"resnets_{index}")
+    def _resnet(self, index: int) -> nn.Module:
+        block = nn.remat(ResnetBlock2D) if self.remat else ResnetBlock2D
+        sizes = self.out_channels, self.norm_num_groups, self.epsilon, self.dtype
+        return block(*sizes, not self.remat, name=f"resnets_{index}")
 
     def _attention(self, index: int) -> Transformer2DModel:
         assert self.num_heads is not None
@@ -47,6 +54,8 @@ class _Block(nn.Module):
             self.depth,
             self.linear_projection,
             self.dtype,
+            self.form,
+            self.remat,
             name=f"attentions_{index}",
         )
 

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.attention import AttentionBlock
+from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.config import VAEConfig
 from blocklora_jax.models.resnet import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv1x1, conv3x3
 
@@ -22,12 +23,13 @@ class MidBlock(nn.Module):
     norm_num_groups: int
     attention: bool
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(self, x: Feature) -> Feature:
         x = ResnetBlock2D(self.channels, self.norm_num_groups, EPSILON, self.dtype, name="resnets_0")(x)
         if self.attention:
-            x = AttentionBlock(self.channels, self.norm_num_groups, self.dtype, name="attentions_0")(x)
+            x = AttentionBlock(self.channels, self.norm_num_groups, self.dtype, self.form, name="attentions_0")(x)
         return ResnetBlock2D(self.channels, self.norm_num_groups, EPSILON, self.dtype, name="resnets_1")(x)
 
 
@@ -59,6 +61,7 @@ class Encoder(nn.Module):
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(self, x: Feature) -> Feature:
@@ -69,9 +72,9 @@ class Encoder(nn.Module):
             resample = "down" if i < len(widths) - 1 else None
             name = f"down_blocks_{i}"
             x = CodecBlock(width, config.layers_per_block, groups, resample, self.dtype, name=name)(x)
-        x = MidBlock(widths[-1], groups, config.mid_block_add_attention, self.dtype, name="mid_block")(x)
-        x = GroupNorm(groups, EPSILON, self.dtype, name="conv_norm_out")(x)
-        return conv3x3(2 * config.latent_channels, self.dtype, "conv_out")(nn.silu(x))
+        x = MidBlock(widths[-1], groups, config.mid_block_add_attention, self.dtype, self.form, name="mid_block")(x)
+        x = GroupNorm(groups, EPSILON, self.dtype, silu=True, name="conv_norm_out")(x)
+        return conv3x3(2 * config.latent_channels, self.dtype, "conv_out")(x)
 
 
 class Decoder(nn.Module):
@@ -79,19 +82,20 @@ class Decoder(nn.Module):
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     @nn.compact
     def __call__(self, x: Feature) -> Feature:
         config, groups = self.config, self.config.norm_num_groups
         widths = config.block_out_channels[::-1]
         x = conv3x3(widths[0], self.dtype, "conv_in")(x)
-        x = MidBlock(widths[0], groups, config.mid_block_add_attention, self.dtype, name="mid_block")(x)
+        x = MidBlock(widths[0], groups, config.mid_block_add_attention, self.dtype, self.form, name="mid_block")(x)
         for i, width in enumerate(widths):
             resample = "up" if i < len(widths) - 1 else None
             name = f"up_blocks_{i}"
             x = CodecBlock(width, config.layers_per_block + 1, groups, resample, self.dtype, name=name)(x)
-        x = GroupNorm(groups, EPSILON, self.dtype, name="conv_norm_out")(x)
-        return conv3x3(config.out_channels, self.dtype, "conv_out")(nn.silu(x))
+        x = GroupNorm(groups, EPSILON, self.dtype, silu=True, name="conv_norm_out")(x)
+        return conv3x3(config.out_channels, self.dtype, "conv_out")(x)
 
 
 class AutoencoderKL(nn.Module):
@@ -102,11 +106,12 @@ class AutoencoderKL(nn.Module):
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
+    form: AttentionForm = "auto"
 
     def setup(self) -> None:
         config = self.config
-        self.encoder = Encoder(config, self.dtype)
-        self.decoder = Decoder(config, self.dtype)
+        self.encoder = Encoder(config, self.dtype, self.form)
+        self.decoder = Decoder(config, self.dtype, self.form)
         if config.use_quant_conv:
             self.quant_conv = conv1x1(2 * config.latent_channels, self.dtype)
         if config.use_post_quant_conv:

@@ -37,7 +37,7 @@ from train.concept.settings.visible_text import check_visible
 # the adapter file leaves them out.
 PRIVATE_SETTINGS = frozenset(
     "images other_images out model registry basis strangers resume save_dtype log_every save_every previews"
-    " preview_every preview_prompts tensorboard tpu gpu cpu mapper remat".split()
+    " preview_every preview_prompts tensorboard tpu gpu cpu mapper remat attention".split()
 )
 
 

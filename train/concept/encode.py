@@ -31,7 +31,8 @@ class PictureEncoder:
     """
 
     def __init__(self, sd: StableDiffusion, count: int, rows: int | None = None):
-        self._vae, self._params, self._rows = sd.models.vae, sd.params["vae"], rows
+        # On the device until all pictures are encoded: the encoder is dropped then.
+        self._vae, self._params, self._rows = sd.models.vae, jax.device_put(sd.params["vae"]), rows
         self._waiting: list[Float[np.ndarray, "h w 3"]] = []
         self._latents: list[Float[np.ndarray, "n h w c"]] = []
         shown = None if count >= _MANY else True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.registry.store import read_registry
 from train.concept.basis_file import require_basis_file
 from train.concept.batch_training import train_together
@@ -44,7 +43,7 @@ def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int,
     keep_off_inputs(configs, [groups])
     with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
         sd = load_base(configs[0].model, configs[0].base, platform)
-        check_base(registry, params_digest(sd.params), configs[0].model)
+        check_base(registry, sd.digest, configs[0].model)
         basis = basis_of(configs[0], sd)
         check_basis(registry, configs[0], basis)
         paths: list[Path] = []

@@ -11,7 +11,6 @@ from jaxtyping import Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import tokens_of
-from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.checks.finite import narrow
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
@@ -48,7 +47,7 @@ def write_known_tokens(files: Sequence[Path], model: str, out: Path) -> str:
     sd = StableDiffusion.from_pretrained(model)
     known = _read_all(files, sd)
     tensors = {part: narrow(f"tokens of {part}", offsets, np.dtype(np.float16)) for part, offsets in known.items()}
-    save_tensors(out, tensors, {_KEY: json.dumps({"base_digest": params_digest(sd.params)}), KIND_KEY: _KIND})
+    save_tensors(out, tensors, {_KEY: json.dumps({"base_digest": sd.digest}), KIND_KEY: _KIND})
     return f"wrote {out}: tokens of {len(next(iter(known.values())))} concepts"
 
 
@@ -56,7 +55,7 @@ def _read_all(paths: Sequence[Path], sd: StableDiffusion) -> dict[str, Offsets]:
     """The offsets of all `paths`, one after the other. Tokens with fewer vectors than others repeat them."""
     if not paths:
         return {}
-    digest = params_digest(sd.params)
+    digest = sd.digest
     by_file = [_read(file, sd, digest) for path in paths for file in _files(path)]
     most = max(offsets.shape[1] for each in by_file for offsets in each.values())
     repeated = [{part: offsets[:, np.arange(most) % offsets.shape[1]] for part, offsets in e.items()} for e in by_file]

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float
 from blocklora_jax.adapters.basis import Basis, Codewords, TextBasis, basis_digest, load_text_basis
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.token_side import natural_norm, owned_mask, whitened_directions
-from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
@@ -64,7 +63,7 @@ def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> 
 
 def basis_of(config: ConceptConfig, sd: StableDiffusion) -> TextBasis | None:
     """`read_text_basis` of the basis that `config` names. It is read once for a training, and then passed on."""
-    return read_text_basis(config.adapter.basis, sd, params_digest(sd.params))
+    return read_text_basis(config.adapter.basis, sd, sd.digest)
 
 
 def read_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> Basis | None:
@@ -96,9 +95,10 @@ def own_directions(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis 
 
 
 def step_params(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> Mapping[str, Any]:
-    """The base's parameters for a step; if the token side is on, with its arrays. basis: see `basis_of`."""
+    """The base's parameters that a step reads; if the token side is on, with its arrays. basis: see `basis_of`."""
     arrays = token_side_arrays(config, sd, basis)
-    return sd.params if arrays is None else {**sd.params, ARRAYS: jax.device_put(arrays)}
+    read = {part: tree for part, tree in sd.params.items() if part != "vae"}
+    return read if arrays is None else {**read, ARRAYS: jax.device_put(arrays)}
 
 
 def token_side_arrays(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> TokenSideArrays | None:

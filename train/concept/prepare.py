@@ -18,7 +18,6 @@ from blocklora_jax.adapters.lora import apply_masks, block_masks, init_lora
 from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.targets import select_kernels
-from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree
@@ -100,7 +99,7 @@ def init_concept(
         rank=adapter.rank,
         alpha=float(adapter.rank if adapter.alpha is None else adapter.alpha),
         base_name=sd.checkpoint.public_name,
-        base_digest=params_digest(sd.params),
+        base_digest=sd.digest,
         base_family=sd.checkpoint.family,
         partition=partition,
         slots=slots,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.store import read_registry
 from train.concept.basis_file import require_basis_file
@@ -14,7 +13,7 @@ from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
 from train.concept.settings.base import BaseSettings
-from train.engine.platform import compute_dtype, is_first_host, select_platform
+from train.engine.platform import compute_dtype, is_first_host, select_platform, weights_dtype
 from train.engine.pod import peers_watched
 
 
@@ -29,16 +28,19 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
     keep_off_inputs([config])
     with hold_run_folders([config.out], lambda: check_run_dir(config)):
         sd = load_base(config.model, config.base, platform)
-        check_base(registry, params_digest(sd.params), config.model)
+        check_base(registry, sd.digest, config.model)
         basis = basis_of(config, sd)
         check_basis(registry, config, basis)
         return train_together([config], sd, basis, config.out)[0]
 
 
 def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffusion:
-    """The base model, in the precision for the platform."""
+    """The base model, in the precision for the platform. The autoencoder stays on the host: a step does not read it."""
     dtype = compute_dtype(settings.precision, platform)
-    return StableDiffusion.from_pretrained(model, variant=settings.variant, dtype=dtype, remat=settings.remat)
+    return StableDiffusion.from_pretrained(
+        model, variant=settings.variant, dtype=dtype, remat=settings.remat, attention=settings.attention,
+        weights_dtype=weights_dtype(settings.base_dtype, dtype, platform), on_host=("vae",),
+    )  # fmt: skip
 
 
 def train_and_report(config: ConceptConfig) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.models.device import is_ampere
 from train.engine.pod import join_pod
 
 _POD_HOSTS = "TPU_WORKER_HOSTNAMES"
@@ -47,9 +48,24 @@ def is_first_host() -> bool:
 
 
 def compute_dtype(precision: str, platform: str) -> jnp.dtype:
-    """The type in which the models compute: for "auto" bfloat16 on TPU, float32 elsewhere."""
-    bf16 = precision == "bfloat16" or (precision == "auto" and platform == "tpu")
+    """The type in which the models compute: for "auto" bfloat16 where it is fast, float32 elsewhere.
+
+    It is fast on TPUs, and on NVIDIA GPUs from Ampere on. platform: of the default device.
+    """
+    is_fast = platform == "tpu" or (platform == "gpu" and is_ampere(jax.devices()[0]))
+    bf16 = precision == "bfloat16" or (precision == "auto" and is_fast)
     return jnp.dtype(jnp.bfloat16 if bf16 else jnp.float32)
+
+
+def weights_dtype(setting: str, computed: jnp.dtype, platform: str) -> jnp.dtype | None:
+    """The type of the base's kernels on the device; None for float32, as they are read.
+
+    setting: of `--base-dtype`. "auto": that of the computation; on GPUs that compute in float32 it is float16, which is
+    what most published weights have. computed: see `compute_dtype`.
+    """
+    if setting == "auto":
+        setting = "float16" if platform == "gpu" and computed == jnp.float32 else str(computed)
+    return None if setting == "float32" else jnp.dtype(setting)
 
 
 def all_hosts(holds: bool) -> bool:

@@ -19,7 +19,7 @@ NAMES = tuple(
     " steps batch accumulate optimizer learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps"
     " schedule clip_norm ema"
     " weighting snr_gamma noise_offset flip crop"
-    " resolution precision remat save_dtype seed tpu gpu cpu mapper"
+    " resolution precision base_dtype remat attention save_dtype seed tpu gpu cpu mapper"
     " log_every save_every previews preview_every preview_prompts tensorboard".split()
 )
 
@@ -63,6 +63,8 @@ LATER_GROUPS = (
     Later.alone("schedule", "cosine"),
     Later.alone("ema", 0.0),
     Later.alone("previews", True),
+    Later.alone("attention", "auto"),
+    Later.alone("base_dtype", "auto"),
 )
 # All newer settings, with their old values.
 LATER = {name: value for group in LATER_GROUPS for name, value in group.values.items()}

@@ -1,0 +1,130 @@
+"""Multi-head softmax attention, in one of four forms that compute the same.
+
+    plain     all scores at once
+    chunked   the scores of some queries at a time, computed again in the backward pass
+    cudnn     the fused kernel of cuDNN: NVIDIA GPUs from Ampere on, 16-bit numbers
+    flash     the Pallas kernel for TPUs
+
+Scores and softmax are fp32 in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blocklora_jax.models.attention_form import AttentionForm
+from blocklora_jax.models.device import is_ampere
+
+Queries = Float[Array, "b t h d"]
+Keys = Float[Array, "b s h d"]
+
+# The largest number of scores that the chunked form holds at once: 32 MiB in fp32.
+CHUNK_SCORES = 2**23
+# Up to this many scores are kept for the backward pass, in every form: 8 MiB in fp32.
+KEPT_SCORES = 2**21
+# The head sizes that cuDNN's kernel takes on all GPUs from Ampere on.
+_CUDNN_HEAD, _CUDNN_STEP = 128, 8
+# The TPU kernel works on tiles of this many positions, and of this many numbers of a head.
+_FLASH_TILE, _FLASH_HEAD = 512, 128
+
+
+def attend(
+    query: Float[Array, "b t d"],
+    key: Float[Array, "b s d"],
+    value: Float[Array, "b s d"],
+    num_heads: int,
+    is_causal: bool = False,
+    form: AttentionForm = "auto",
+) -> Float[Array, "b t d"]:
+    """Multi-head softmax attention: softmax(q k^T / sqrt(d / heads)) v.
+
+    form: "auto" takes what the default device is best at. A form that does not take these shapes or this dtype is
+    replaced by the chunked one.
+    """
+    q, k, v = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
+    return _FORMS[_fitting(form, q, k, is_causal)](q, k, v, is_causal).reshape(query.shape)
+
+
+def _fitting(form: AttentionForm, q: Queries, k: Keys, is_causal: bool) -> str:
+    """The form that is used. A few scores are always computed in the plain form, which is then the fastest."""
+    if form == "auto":
+        form = preferred_form()
+    if scores(q, k) <= KEPT_SCORES or is_causal:
+        return "plain"
+    if form == "cudnn" and not (
+        q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % _CUDNN_STEP == 0 and q.shape[-1] <= _CUDNN_HEAD
+    ):
+        return "chunked"
+    if form == "flash" and (q.shape[1] % _FLASH_TILE or k.shape[1] % _FLASH_TILE):
+        return "chunked"
+    return form
+
+
+def scores(q: Queries, k: Keys) -> int:
+    """The number of scores of all heads."""
+    batch, length, heads, _ = q.shape
+    return batch * heads * length * k.shape[1]
+
+
+def preferred_form() -> AttentionForm:
+    """The form for the default device: cudnn on NVIDIA GPUs from Ampere on, flash on TPUs, else chunked."""
+    device = jax.devices()[0]
+    if device.platform == "tpu":
+        return "flash"
+    return "cudnn" if is_ampere(device) else "chunked"
+
+
+def _plain(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:
+    return jax.nn.dot_product_attention(q, k, v, is_causal=is_causal)
+
+
+def _chunked(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:
+    """Attention for chunks of queries, one after the other. The backward pass recomputes the scores of each chunk."""
+    assert not is_causal
+    batch, length, heads, width = q.shape
+    rows = chunk_rows(length, scores(q, k))
+    count = -(-length // rows)
+    padded = jnp.pad(q, ((0, 0), (0, count * rows - length), (0, 0), (0, 0)))
+    chunks = jnp.moveaxis(padded.reshape(batch, count, rows, heads, width), 1, 0)
+    # Within a loop, nothing can be merged with the forward pass.
+    one = jax.checkpoint(partial(_plain, is_causal=False), prevent_cse=False)
+    out = jax.lax.map(lambda chunk: one(chunk, k, v), chunks)
+    return jnp.moveaxis(out, 0, 1).reshape(padded.shape)[:, :length]
+
+
+def chunk_rows(length: int, all_scores: int) -> int:
+    """The number of queries in a chunk: `length` in equal parts, of at most `CHUNK_SCORES` scores each.
+
+    >>> chunk_rows(4096, 4096 * 4096 * 8)
+    256
+    """
+    parts = max(1, math.ceil(all_scores / CHUNK_SCORES))
+    return max(1, math.ceil(length / parts))
+
+
+def _cudnn(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:
+    return jax.nn.dot_product_attention(q, k, v, is_causal=is_causal, implementation="cudnn")
+
+
+def _flash(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:
+    """The TPU kernel. Heads are padded with zeros to the width of its tiles, which changes no score."""
+    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
+
+    width = q.shape[-1]
+    pad = -width % _FLASH_HEAD
+    q, k, v = (jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, 0), (0, pad))) for x in (q, k, v))
+    names = BlockSizes.__dataclass_fields__
+    sizes = BlockSizes(**{name: 1 if name == "block_b" else _FLASH_TILE for name in names})
+    out = flash_attention(q, k, v, causal=is_causal, sm_scale=width**-0.5, block_sizes=sizes)
+    return jnp.swapaxes(out, 1, 2)[..., :width]
+
+
+_FORMS: dict[str, Callable[[Queries, Keys, Keys, bool], Queries]] = {
+    "plain": _plain, "chunked": _chunked, "cudnn": _cudnn, "flash": _flash,
+}  # fmt: skip
