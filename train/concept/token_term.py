@@ -29,7 +29,10 @@ def with_own_prompts(batch: Batch) -> Batch:
     """`batch` with its own prompts behind the captions, so that all are encoded in one pass."""
     if batch.own_prompts is None:
         return batch
-    return batch._replace(ids=jnp.concatenate([jnp.asarray(batch.ids), jnp.asarray(batch.own_prompts.ids)]))
+    # There are as many own prompts as captions, and they are padded alike.
+    weights = None if batch.row_weights is None else jnp.tile(jnp.asarray(batch.row_weights), 2)
+    ids = jnp.concatenate([jnp.asarray(batch.ids), jnp.asarray(batch.own_prompts.ids)])
+    return batch._replace(ids=ids, row_weights=weights)
 
 
 def without_own_prompts(text: EncodedRows, rows: int) -> EncodedRows:
@@ -51,11 +54,11 @@ def token_term(
     """
     assert batch.own_prompts is not None and batch.ids is not None
     arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
-    energies = _mean_over_devices(direction_energies(states, start, arrays.whitened))
+    energies = _mean_over_devices(direction_energies(states, start, arrays.whitened, batch.row_weights))
     at_token = None
     if settings.token_side_own == "token":
         called = jnp.asarray(ids_of(batch.ids, "text_encoder")) >= len(token_table(params))
-        at_token = _mean_over_devices(counted_energies(states, called, arrays.whitened))
+        at_token = _mean_over_devices(counted_energies(states, called, arrays.whitened, batch.row_weights))
     hinge, ratio = token_side_loss(energies, batch.own_prompts.owned[0], settings.token_side_margin, at_token)
     excess = sum(
         norm_excess(trainable.tokens_of(part), natural, settings.token_norm_limit)
