@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 # Batches come from the host as NumPy arrays.
-RowWeights = Float[Array | np.ndarray, " rows"] | None
+Rows = Array | np.ndarray
+RowWeights = Float[Rows, " rows"] | None
 
 
 def weigh_rows(values: Float[Array, "..."], weights: RowWeights, axis: int = 0) -> Float[Array, "..."]:

@@ -77,8 +77,8 @@ class Spread(NamedTuple):
         if padded == rows:
             return ""
         return (
-            f"{self.row_devices} devices share --batch {rows}: {padded - rows} of {padded} rows are padding, which counts"
-            f" for nothing; --batch {padded} takes as long"
+            f"{self.row_devices} devices share --batch {rows}: {padded - rows} of {padded} rows are padding, which"
+            f" counts for nothing; --batch {padded} takes as long"
         )
 
 
