@@ -125,3 +125,12 @@ def test_a_checkpoint_has_no_copies_and_another_number_of_devices_continues_it(t
     one, many = call_on_devices(8, __file__, "continue_elsewhere", str(tmp_path))
     assert one == [0, 1, 2, 3, 4, 5, 6]
     assert many == [0, 1, 2, 3, 4, 5, 6, 6]
+
+
+def test_metrics_leave_out_the_copies_of_the_last_concept():
+    from train.concept.batch_training import summarise
+
+    found = summarise({"diffusion_loss": jnp.array([1.0, 3.0, 3.0, 3.0])}, ["ada", "rex"])
+    assert {name: float(value) for name, value in found.items()} == {
+        "diffusion_loss": 2.0, "diffusion_loss/ada": 1.0, "diffusion_loss/rex": 3.0,
+    }  # fmt: skip
