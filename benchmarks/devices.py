@@ -42,7 +42,7 @@ def measure(options: Options, count: int) -> dict[str, Any]:
     """The row of the table for this number of devices, from `benchmarks.devices_child` in another process."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     if options.quick:
-        flags += " --xla_backend_optimization_level=0"
+        flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     settings = {
         "model": "tiny" if options.quick else options.model,
         "concepts": options.concepts,

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from PIL import Image
 
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.testing.tiny_model import save_tiny
+from blocklora_jax.testing.tiny_model import SIZE, save_tiny, tiny_configs
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of, step_params
 from train.concept.prepare import prepare_concept
@@ -23,8 +25,11 @@ from train.concept.state import init_state, make_optimizer
 from train.concept.step import make_step
 from train.engine.grid import round_up
 
-# The tiny model has no basis.
-TINY = {"basis": None, "assignment": "layer", "token_side": 0.0, "token_start": "noun", "negatives_from": "nouns"}
+# The tiny model has no basis, and knows few words.
+TINY = {
+    "basis": None, "assignment": "layer", "token_side": 0.0, "token_start": "noun", "negatives_from": "nouns",
+    "blocks": 4, "random_styles": ("a photo of",), "random_subjects": ("dog", "owl"), "random_scenes": ("in the snow",),
+}  # fmt: skip
 
 
 def prepare(sd: StableDiffusion, config: ConceptConfig, concepts: int) -> tuple[Spread, Callable[[int], None]]:
@@ -69,18 +74,25 @@ def measure(sd: StableDiffusion, config: ConceptConfig, concepts: int, rounds: i
     }
 
 
+def tiny_settings(folder: Path) -> dict[str, Any]:
+    """A tiny random model, a picture of noise, and settings that fit them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    (folder / "pictures").mkdir()
+    Image.fromarray(pixels).save(folder / "pictures" / "0.png")
+    model = save_tiny(folder / "model", configs={"unet": tiny_configs(rows=1, levels=1)["unet"]})
+    return TINY | {"images": folder / "pictures", "model": str(model)}
+
+
 def main() -> None:
     """Measure with the settings that the command line holds as JSON: model, concepts, batch, rounds."""
-    settings = json.loads(sys.argv[1])
+    options = json.loads(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
-        is_tiny = settings["model"] == "tiny"
-        model = str(save_tiny(Path(folder) / "model")) if is_tiny else settings["model"]
-        sd = StableDiffusion.from_pretrained(model)
-        config = ConceptConfig.from_settings(
-            images=Path("ada"), token="<ada>", class_noun="woman", out=Path("unused"), model=model,
-            batch=settings["batch"], **TINY if is_tiny else {},
-        )  # fmt: skip
-        print(json.dumps(measure(sd, config, settings["concepts"], settings["rounds"])))
+        settings = {"images": Path("ada"), "model": options["model"], "batch": options["batch"]}
+        if options["model"] == "tiny":
+            settings |= tiny_settings(Path(folder))
+        config = ConceptConfig.from_settings(token="<ada>", class_noun="man", out=Path("unused"), **settings)
+        sd = StableDiffusion.from_pretrained(config.model)
+        print(json.dumps(measure(sd, config, options["concepts"], options["rounds"])))
 
 
 if __name__ == "__main__":
