@@ -33,8 +33,8 @@ def test_every_field_is_filled_up_with_copies_that_have_no_weight():
     assert {len(x) for x in jax.tree.leaves((padded.random_ids, padded.random_tokens, padded.random_row))} == {16}
     np.testing.assert_array_equal(padded.latents, batch.latents[[0, 1, 2, 3, 4, 5, 0, 1]])
     np.testing.assert_array_equal(padded.random_row[10:], batch.random_row[:6])
-    np.testing.assert_array_equal(padded.row_weights > 0, np.arange(8) < 6)
-    np.testing.assert_array_equal(padded.random_row_weights > 0, np.arange(16) < 10)
+    np.testing.assert_array_equal(np.asarray(padded.row_weights) > 0, np.arange(8) < 6)
+    np.testing.assert_array_equal(np.asarray(padded.random_row_weights) > 0, np.arange(16) < 10)
 
 
 def test_a_batch_that_needs_no_padding_is_left_as_it_is():

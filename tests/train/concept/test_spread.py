@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,12 +101,12 @@ def test_six_rows_train_on_eight_devices_as_on_one(found, how):
 
 def continue_elsewhere(folder: str) -> list[list[int]]:
     """What is read from a checkpoint of seven concepts on eight devices: on one device, and on eight again."""
-    from train.concept.state import TrainState
+    from train.concept.state import Trainable, TrainState
     from train.engine.checkpoint import Checkpoints
 
-    def state_of(concept: int) -> Any:
-        number = jnp.int32(concept)
-        return TrainState(number, jax.random.key(concept), {}, {"lora": number}, {})
+    def state_of(concept: int) -> TrainState:
+        trainable = Trainable({}, jnp.full((1, 1), concept, jnp.float32))
+        return TrainState(jnp.int32(1), jax.random.key(concept), {}, trainable, {})
 
     checkpoints, restored = Checkpoints(Path(folder)), []
     many, one = make_spread("shard_map", 8, 7, 8), make_spread("shard_map", 1, 7, 1)
@@ -116,7 +115,7 @@ def continue_elsewhere(folder: str) -> list[list[int]]:
     for spread in (one, many):
         like = spread.without_copies(spread.place_states([state_of(0)] * 7))
         state = spread.with_copies(checkpoints.restore(like)[1])
-        restored.append(np.asarray(state.trainable["lora"]).tolist())
+        restored.append(np.asarray(state.trainable.tokens)[:, 0, 0].astype(int).tolist())
     assert state.step.sharding == placed.step.sharding
     return restored
 
