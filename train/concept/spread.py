@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from train.concept.batch import Batch
 from train.concept.padding import pad_batch
 from train.concept.state import TrainState, stack
 from train.engine.grid import choose_groups, repeat_last, round_up
-from train.engine.parallel import Step, map_step, place_batch, place_params, place_state
+from train.engine.parallel import Step, map_step, place_batch, place_params, place_state, take_concepts
 
 
 class Spread(NamedTuple):
@@ -51,25 +50,22 @@ class Spread(NamedTuple):
 
     def place_params(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """`params` on every device."""
-        return params if self.mapper == "pmap" else place_params(params, self.devices)
+        return params if self.mapper == "pmap" else place_params(params, self.devices, self.groups)
 
     def without_copies(self, state: TrainState) -> TrainState:
         """`state` of the concepts alone, as it is saved, so that another number of devices can continue it."""
-        return state if self._is_even else self._take(state, np.arange(self.concepts), 1)
+        if self._is_even:
+            return state
+        return take_concepts(state, range(self.concepts), self.devices, self.groups, whole=True)
 
     def with_copies(self, state: TrainState) -> TrainState:
         """The state of which `without_copies` gave `state`."""
         chosen = repeat_last(range(self.concepts), self.groups)
-        return state if self._is_even else self._take(state, np.array(chosen), self.groups)
+        return state if self._is_even else take_concepts(state, chosen, self.devices, self.groups)
 
     @property
     def _is_even(self) -> bool:
         return self.concepts % self.groups == 0
-
-    def _take(self, state: TrainState, chosen: np.ndarray, groups: int) -> TrainState:
-        """The states of the `chosen` concepts, placed on this number of groups of devices."""
-        taken = jax.jit(lambda state: jax.tree.map(lambda x: x[jnp.asarray(chosen)], state))(state)
-        return place_state(taken, self.devices, groups)
 
     def padding_note(self, rows: int) -> str:
         """A line that says how many of a concept's `rows` are padding; empty if none are."""
