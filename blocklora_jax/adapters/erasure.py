@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from blocklora_jax.adapters.row_weights import RowWeights, weigh_rows
+
 EraseForm = Literal["layer", "epsilon"]
 
 
@@ -28,11 +30,14 @@ def output_energy(change: Float[Array, "b *n"], base: Float[Array, "b *n"]) -> F
     return changed / (jax.lax.stop_gradient(reference) + 1e-8)
 
 
-def layer_erasure(energies: Float[Array, "layers rows"]) -> Float[Array, ""]:
+def layer_erasure(energies: Float[Array, "layers rows"], row_weights: RowWeights = None) -> Float[Array, ""]:
     """The form `layer`: the mean energy over adapted layers and random rows. It needs no extra forward pass."""
-    return energies.mean()
+    return weigh_rows(energies, row_weights, axis=1).mean()
 
 
-def epsilon_erasure(adapted: Float[Array, "b h w c"], base: Float[Array, "b h w c"]) -> Float[Array, ""]:
+def epsilon_erasure(
+    adapted: Float[Array, "b h w c"], base: Float[Array, "b h w c"], row_weights: RowWeights = None
+) -> Float[Array, ""]:
     """The form `epsilon`: |eps_{W+dW} - stopgrad(eps_W)|^2, mean over elements of the random rows."""
-    return jnp.mean(jnp.square(adapted.astype(jnp.float32) - jax.lax.stop_gradient(base).astype(jnp.float32)))
+    squared = jnp.square(adapted.astype(jnp.float32) - jax.lax.stop_gradient(base).astype(jnp.float32))
+    return jnp.mean(weigh_rows(squared, row_weights))

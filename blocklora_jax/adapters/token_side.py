@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from blocklora_jax.adapters.row_weights import RowWeights, weigh_rows
+
 # Constants of a base model are NumPy arrays.
 Rows = Array | np.ndarray
 
@@ -33,24 +35,29 @@ def whitened_directions(basis: Float[np.ndarray, "d d"], energies: Float[np.ndar
 
 
 def direction_energies(
-    states: Float[Array, "b t d"], start: Int[Rows, " b"], whitened: Float[Rows, "d d"]
+    states: Float[Array, "b t d"], start: Int[Rows, " b"], whitened: Float[Rows, "d d"], row_weights: RowWeights = None
 ) -> Float[Array, " d"]:
     """e_d, fp32 [d]. It is 1 for ordinary text.
 
     states: the text states of the prompts that cross-attention reads. start: the position of the token in each prompt.
-    whitened: see `whitened_directions`.
+    whitened: see `whitened_directions`. row_weights: of the prompts.
     """
-    return counted_energies(states, jnp.arange(states.shape[1])[None] >= jnp.asarray(start)[:, None], whitened)
+    onward = jnp.arange(states.shape[1])[None] >= jnp.asarray(start)[:, None]
+    return counted_energies(states, onward, whitened, row_weights)
 
 
 def counted_energies(
-    states: Float[Array, "b t d"], counted: Bool[Rows, "b t"], whitened: Float[Rows, "d d"]
+    states: Float[Array, "b t d"],
+    counted: Bool[Rows, "b t"],
+    whitened: Float[Rows, "d d"],
+    row_weights: RowWeights = None,
 ) -> Float[Array, " d"]:
     """`direction_energies` of the counted positions; each prompt has one at least."""
     energy = jnp.square(jnp.matmul(states.astype(jnp.float32), whitened, precision="highest"))
     counted = jnp.asarray(counted).astype(jnp.float32)
     # First the mean for each prompt, so that a token near the end counts as much as one at the beginning.
-    return (jnp.einsum("btd,bt->bd", energy, counted) / counted.sum(1, keepdims=True)).mean(0)
+    of_each = jnp.einsum("btd,bt->bd", energy, counted) / counted.sum(1, keepdims=True)
+    return weigh_rows(of_each, row_weights).mean(0)
 
 
 def own_and_others(energies: Float[Array, " d"], owned: Bool[Rows, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:

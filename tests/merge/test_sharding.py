@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from forced_devices import run_on_devices
 
 SCRIPT = """
 import jax, jax.numpy as jnp
@@ -54,9 +51,4 @@ except UserError as error:
 
 
 def test_sharding_is_kept_on_automatic_and_explicit_meshes():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]),
-    }
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
-    assert done.stdout == "ok\n", done.stderr
+    assert run_on_devices(8, SCRIPT, flags=()) == "ok\n"

@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     Text comes as ids, which the step encodes (for SDXL [b, 2, t]), or as outputs of the text encoders. The random rows
     have outputs if no text encoder is adapted; the concept's rows have them if no token trains either. random_tokens:
     by text encoder, the negative token of each row. Fields without a value are None.
+
+    row_weights, random_row_weights: 0 for rows that only fill up devices (see `padding`), None if there are none.
     """
 
     latents: Float[Rows, "b h w c"]
@@ -47,3 +49,5 @@ class Batch(NamedTuple):
     text: TextOutput | None = None
     random_text: TextOutput | None = None
     own_prompts: OwnPrompts | None = None
+    row_weights: Float[Rows, " b"] | None = None
+    random_row_weights: Float[Rows, " r"] | None = None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from blocklora_jax.adapters.basis import TextBasis
 from blocklora_jax.io.atomic import write_json
@@ -20,47 +18,39 @@ from train.concept.config import ConceptConfig
 from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept
 from train.concept.preview import make_preview
-from train.concept.state import Trainable, TrainState, init_state, make_optimizer, stack
+from train.concept.spread import spread_over
+from train.concept.state import Trainable, TrainState, init_state, make_optimizer
 from train.concept.step import make_step
 from train.engine.loop import LoopConfig, run_loop
-from train.engine.parallel import check_rows, gather, map_step, place_batch, place_state
+from train.engine.parallel import gather
 from train.engine.platform import all_hosts, first_host_does, is_first_host
 
 
 def train_together(
     configs: Sequence[ConceptConfig], sd: StableDiffusion, basis: TextBasis | None, run_dir: Path
 ) -> list[Path]:
-    """Train all concepts at the same time, stacked on a leading axis; returns the paths of their adapter files.
+    """Train all concepts at the same time, on all devices; returns the paths of their adapter files.
 
     Adapters, config.json and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
     basis: the one that all of `configs` name, see `basis_of`.
 
-    Raises: UserError for settings that must be equal and are not, rows that cannot be split over the devices, pictures
-        that cannot be used, or a run that diverges.
+    Raises: UserError for settings that must be equal and are not, pictures that cannot be used, or a run that diverges.
     """
     config = check_equal(configs)
-    devices = jax.devices()
-    count = 1 if config.run.mapper == "pmap" else math.gcd(len(configs), len(devices))
     accumulate = config.optimizer.accumulate
-    for rows, name in ((config.optimizer.rows, "--batch"), (config.random_rows, "--random-batch")):
-        check_rows(rows // accumulate, len(devices) // count, name)
+    rows = config.optimizer.batch, config.random_rows // accumulate
+    spread = spread_over(jax.devices(), len(configs), rows, config.run.mapper, accumulate)
+    if is_first_host() and (note := spread.padding_note(config.optimizer.batch)):
+        print(note, file=sys.stderr, flush=True)
     first_host_does(lambda: check_same_basis(configs, basis))
     concepts = [prepare_concept(each, sd, basis) for each in configs]
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
-    params = step_params(config, sd, basis)
+    params = spread.place_params(step_params(config, sd, basis))
     groups = {
         "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
     }  # fmt: skip
-    step = map_step(
-        make_step(sd.models, sd.schedule, optimizer, **groups, accumulate=accumulate), devices, config.run.mapper, count
-    )
+    step = spread.map_step(make_step(sd.models, sd.schedule, optimizer, **groups, accumulate=accumulate))
     states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
-    # pmap splits the rows itself.
-    place = (
-        partial(place_batch, devices=devices, concepts=count)
-        if config.run.mapper == "shard_map"
-        else lambda batch: batch
-    )
     previews = [make_preview(each, sd) for each in configs]
 
     def preview(step: int, state: TrainState) -> None:
@@ -83,11 +73,13 @@ def train_together(
             preview_every=config.run.preview_every, resume=config.run.resume, tensorboard=config.run.tensorboard,
         ),
         run_dir,
-        place_state(stack(states), devices, count),
+        spread.place_states(states),
         step_all,
-        lambda index: place(stack_batches([concept.batch_at(index) for concept in concepts])),
+        lambda index: spread.place_batches([concept.batch_at(index) for concept in concepts]),
         preview,
         label=config.name if len(configs) == 1 else f"{len(configs)} concepts",
+        to_save=spread.without_copies,
+        from_saved=spread.with_copies,
     )  # fmt: skip
     paths = save_adapters(concepts, state)
     preview(config.steps, state)
@@ -97,8 +89,11 @@ def train_together(
 
 
 def summarise(metrics: dict[str, jax.Array], names: Sequence[str]) -> dict[str, jax.Array]:
-    """Means over the concepts of metrics [k], and the diffusion loss of each concept if there are several."""
-    means = {name: value.mean() for name, value in metrics.items()}
+    """Means over the concepts of metrics, and the diffusion loss of each concept if there are several.
+
+    metrics: [k], or longer with copies of the last concept at the end.
+    """
+    means = {name: value[: len(names)].mean() for name, value in metrics.items()}
     if len(names) == 1:
         return means
     return means | {f"diffusion_loss/{name}": metrics["diffusion_loss"][i] for i, name in enumerate(names)}
@@ -117,8 +112,3 @@ def save_adapters(concepts: Sequence[Concept], state: TrainState) -> list[Path]:
         if is_first_host():
             concept.to_adapter(trained).save(path, concept.config.run.save_dtype)
     return paths
-
-
-def stack_batches(batches: Sequence[Any]) -> Any:
-    """NumPy batches of several concepts as one, on a new leading axis."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)

@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from blocklora_jax.adapters.apply import apply_adapted, measure_energies
 from blocklora_jax.adapters.erasure import epsilon_erasure, layer_erasure
+from blocklora_jax.adapters.row_weights import RowWeights, weigh_rows
 from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.models import Models
 from blocklora_jax.diffusion.schedule import Schedule
@@ -148,7 +149,7 @@ def _loss(
     inputs, pairs = Inputs(concept, random, text), lora.get("unet", {})
     output, energies = _run_unet(parts, params, pairs, inputs)
     diffusion = _diffusion_loss(schedule, parts.loss, output[: len(batch.row)], batch, concept)
-    erase = _erase_loss(parts, params, pairs, inputs, output, energies)
+    erase = _erase_loss(parts, params, pairs, inputs, output, energies, batch.random_row_weights)
     total = diffusion + parts.erasure.erase_weight * erase
     losses = {"diffusion_loss": diffusion, "erase_loss": erase} | token_losses
     return total if token is None else total + token, losses
@@ -186,7 +187,13 @@ def _run_unet(parts: Parts, params: Mapping[str, Any], pairs: Pairs, inputs: Inp
 
 
 def _erase_loss(
-    parts: Parts, params: Mapping[str, Any], pairs: Pairs, inputs: Inputs, output: Array, energies: Array
+    parts: Parts,
+    params: Mapping[str, Any],
+    pairs: Pairs,
+    inputs: Inputs,
+    output: Array,
+    energies: Array,
+    row_weights: RowWeights,
 ) -> Array:
     """The erasure loss on the random rows; 0 without random rows. output, energies: see `_run_unet`."""
     concept, random, text = inputs
@@ -195,9 +202,9 @@ def _erase_loss(
     if parts.erasure.erase == "layer":
         if not _unet_rows(parts, pairs, inputs):
             energies = measure_energies(params["unet"], pairs, parts.adapter.scaling, text.random.states)
-        return layer_erasure(jnp.concatenate([energies, text.energies]))
+        return layer_erasure(jnp.concatenate([energies, text.energies]), row_weights)
     base = apply_model(parts.models.unet, params["unet"], *_unet_inputs(parts.models, *random, text.base))
-    return epsilon_erasure(output[len(concept.latents) :], base)
+    return epsilon_erasure(output[len(concept.latents) :], base, row_weights)
 
 
 def _unet_inputs(models: Models, latents: Array, timesteps: Array, text: TextOutput) -> tuple[Any, ...]:
@@ -215,4 +222,4 @@ def _diffusion_loss(schedule: Schedule, loss: LossSettings, output: Array, batch
         error = error * schedule.min_snr_weight(noised.timesteps, loss.snr_gamma)
     elif loss.weighting == "picture":
         error = error * schedule.picture_weight(noised.timesteps, loss.snr_gamma)
-    return error.mean()
+    return weigh_rows(error, batch.row_weights).mean()

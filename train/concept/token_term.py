@@ -29,7 +29,10 @@ def with_own_prompts(batch: Batch) -> Batch:
     """`batch` with its own prompts behind the captions, so that all are encoded in one pass."""
     if batch.own_prompts is None:
         return batch
-    return batch._replace(ids=jnp.concatenate([jnp.asarray(batch.ids), jnp.asarray(batch.own_prompts.ids)]))
+    # There are as many own prompts as captions, and they are padded alike.
+    weights = None if batch.row_weights is None else jnp.tile(jnp.asarray(batch.row_weights), 2)
+    ids = jnp.concatenate([jnp.asarray(batch.ids), jnp.asarray(batch.own_prompts.ids)])
+    return batch._replace(ids=ids, row_weights=weights)
 
 
 def without_own_prompts(text: EncodedRows, rows: int) -> EncodedRows:
@@ -53,11 +56,11 @@ def token_energies(
     """The energies of the rows of `batch`, as `with_own_prompts` gives it. states: of its rows."""
     assert batch.ids is not None
     arrays, start = params[ARRAYS], token_starts(ids_of(batch.ids, "text_encoder"), len(token_table(params)))
-    energies = direction_energies(states, start, arrays.whitened)
+    energies = direction_energies(states, start, arrays.whitened, batch.row_weights)
     if settings.token_side_own != "token":
         return TokenEnergies(energies, None)
     called = jnp.asarray(ids_of(batch.ids, "text_encoder")) >= len(token_table(params))
-    return TokenEnergies(energies, counted_energies(states, called, arrays.whitened))
+    return TokenEnergies(energies, counted_energies(states, called, arrays.whitened, batch.row_weights))
 
 
 def token_term(

@@ -45,18 +45,25 @@ def run_loop(
     batch_at: Callable[[int], Any],
     preview: Callable[[int, Any], None] = lambda step, state: None,
     label: str = "train",
+    to_save: Callable[[Any], Any] = lambda state: state,
+    from_saved: Callable[[Any], Any] = lambda state: state,
 ) -> Any:
     """Run `state, metrics = step_fn(state, batch_at(step))` for `config.steps` steps and return the last state.
 
     Steps are numbered from 0. `batch_at` must be a pure function of the step, so that a resumed run continues bit for
-    bit. After SIGTERM or SIGINT the state is saved before the loop ends.
+    bit. After SIGTERM or SIGINT the state is saved before the loop ends. Checkpoints hold `to_save(state)`, and
+    `from_saved` is its inverse.
 
     Raises:
         UserError: the loss is not finite, or the folder holds another run's checkpoints.
         Interrupted: after a signal.
     """
     checkpoints = Checkpoints(run_dir / "checkpoints")
-    first, state = _start(checkpoints, state, config.resume, run_dir)
+    if checkpoints.latest_step() is None:
+        first = 0
+    else:
+        first, saved = _restore(checkpoints, to_save(state), config.resume, run_dir)
+        state = from_saved(saved)
     # With these blocks the bar and the log end before any error is printed.
     with CatchSignals() as caught, Progress(run_dir, first, config.steps, label, config.tensorboard) as progress:
         if first and _preview_due(first, config):
@@ -73,13 +80,13 @@ def run_loop(
             stop = _agreed(caught.signal, is_logged)
             if stop or _due(done, config.save_every, config.steps):
                 require_finite(jax.device_get(metrics), done, run_dir)
-                checkpoints.save(done, state)
+                checkpoints.save(done, to_save(state))
             if not stop and _preview_due(done, config):
                 preview(done, state)
                 progress.restart_clock(done)
                 # A preview takes long. After a signal during it, no further step is made.
                 if stop := _agreed(caught.signal, True):
-                    checkpoints.save(done, state)
+                    checkpoints.save(done, to_save(state))
             if stop:
                 progress.close_bar()
                 _end_by_signal(stop, done)
@@ -87,16 +94,11 @@ def run_loop(
     return state
 
 
-def _start(checkpoints: Checkpoints, state: Any, resume: bool, run_dir: Path) -> tuple[int, Any]:
-    """The number of finished steps and the state: those of the newest checkpoint, if there is one.
-
-    Raises: UserError if there is a checkpoint and the run is not resumed.
-    """
-    if checkpoints.latest_step() is None:
-        return 0, state
+def _restore(checkpoints: Checkpoints, like: Any, resume: bool, run_dir: Path) -> tuple[int, Any]:
+    """The number of finished steps and the state of the newest checkpoint. Raises: UserError without `resume`."""
     if not resume:
         raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --out")
-    return checkpoints.restore(state)
+    return checkpoints.restore(like)
 
 
 def _agreed(signal_here: int, due: bool) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from blocklora_jax.errors import UserError
@@ -55,8 +56,33 @@ def place_state(state: Any, devices: Sequence[jax.Device], concepts: int = 1) ->
     return jax.jit(lambda x: x, out_shardings=sharding)(state)
 
 
+def take_concepts(
+    state: Any, chosen: Sequence[int], devices: Sequence[jax.Device], concepts: int, whole: bool = False
+) -> Any:
+    """`state` of the chosen concepts, placed as by `place_state`. whole: all of it on every device instead."""
+    sharding = NamedSharding(make_mesh(devices, concepts), PartitionSpec() if whole else PartitionSpec("concept"))
+    numbers = np.asarray(chosen)
+    return jax.jit(lambda state: jax.tree.map(lambda x: x[numbers], state), out_shardings=sharding)(state)
+
+
+def place_params(params: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
+    """`params`, equal on every host, copied to every device. Otherwise each call of the step would copy them again."""
+    if len(devices) == 1:
+        return params
+    sharding = NamedSharding(make_mesh(devices, concepts), PartitionSpec())
+    # device_put keeps the copy that a device already has, but reaches only the devices of this host.
+    if jax.process_count() == 1:
+        return jax.device_put(params, sharding)
+    return jax.jit(lambda x: x, out_shardings=sharding)(params)
+
+
 def place_batch(batch: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
-    """A NumPy `batch`, equal on every host, as arrays whose rows are on the devices to which `map_step` splits them."""
+    """A NumPy `batch`, equal on every host, as arrays whose rows are on the devices to which `map_step` splits them.
+
+    Raises: UserError for rows that the devices cannot share evenly; see `train.concept.padding`.
+    """
+    for rows in {leaf.shape[1] for leaf in jax.tree.leaves(batch)}:
+        check_rows(rows, len(devices) // concepts, "a batch")
     sharding = NamedSharding(make_mesh(devices, concepts), PartitionSpec("concept", "data"))
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch)
 

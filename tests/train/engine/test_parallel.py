@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forced_devices import call_on_devices
 
 from blocklora_jax.errors import UserError
 
-ROOT = Path(__file__).parents[3]
 STEPS = 3
 CONFIG = {"batch": 8, "random_batch": 8, "layers": "cross_kv+text_encoder", "warmup_steps": 0}
 
@@ -88,18 +83,7 @@ def compare() -> dict[str, float | list[str]]:
 
 @pytest.fixture(scope="module")
 def found():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    paths = [ROOT, ROOT / "tests", Path(__file__).parent]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-    }
-    code = "import json, test_parallel; print(json.dumps(test_parallel.compare()))"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return call_on_devices(8, __file__, "compare")
 
 
 @pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
