@@ -18,14 +18,14 @@ CONFIG = {"batch": ROWS, "random_batch": RANDOM_ROWS, "layers": "cross_kv+text_e
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3, momentum=0.9))
 
 
-def make_spread(mapper: str, devices: int, concepts: int, groups: int):
+def make_spread(mapper: str, devices: int, concepts: int, groups: int, accumulate: int = 1):
     from train.concept.spread import Spread
 
-    return Spread(tuple(jax.devices()[:devices]), concepts, groups, mapper)
+    return Spread(tuple(jax.devices()[:devices]), concepts, groups, mapper, accumulate)
 
 
 @functools.cache
-def mapped_step(erase: str, mapper: str, devices: int, concepts: int, groups: int):
+def mapped_step(erase: str, mapper: str, devices: int, concepts: int, groups: int, accumulate: int):
     """The training step for so many concepts on so many devices."""
     from concept_builders import make_config
 
@@ -34,22 +34,24 @@ def mapped_step(erase: str, mapper: str, devices: int, concepts: int, groups: in
 
     config = make_config(**CONFIG, erase=erase)
     step = make_step(
-        tiny_models(levels=1), SCHEDULE, OPTIMIZER, adapter=config.adapter, erasure=config.erasure, loss=config.loss
-    )
+        tiny_models(levels=1), SCHEDULE, OPTIMIZER, adapter=config.adapter, erasure=config.erasure, loss=config.loss,
+        accumulate=accumulate,
+    )  # fmt: skip
     return make_spread(mapper, devices, concepts, groups).map_step(step)
 
 
 def steps_of(
-    seeds: tuple[int, ...], devices: int, groups: int = 1, mapper: str = "shard_map", erase: str = "layer"
-) -> list[dict[str, np.ndarray]]:
+    seeds: tuple[int, ...], devices: int, groups: int = 1, mapper: str = "shard_map", erase: str = "layer",
+    accumulate: int = 1,
+) -> list[dict[str, np.ndarray]]:  # fmt: skip
     """All trained arrays and the last metrics of the concepts with these seeds, after some steps."""
     from concept_builders import make_batch, make_config, make_trainable
 
     from blocklora_jax.testing.tiny_model import tiny_params
     from train.concept.state import init_state
 
-    spread = make_spread(mapper, devices, len(seeds), groups)
-    step = mapped_step(erase, mapper, devices, len(seeds), groups)
+    spread = make_spread(mapper, devices, len(seeds), groups, accumulate)
+    step = mapped_step(erase, mapper, devices, len(seeds), groups, accumulate)
     of_seed = lambda seed: make_trainable(make_config(**CONFIG, erase=erase, seed=seed))
     state = spread.place_states([init_state(*of_seed(seed), OPTIMIZER, jax.random.key(seed)) for seed in seeds])
     params, metrics = spread.place_params(jax.tree.map(jnp.asarray, tiny_params(levels=1))), {}
@@ -78,6 +80,8 @@ def compare() -> dict[str, float]:
         "rows over 8": worst(steps_of(seeds[:1], 8)),
         "rows over 8, pmap": worst(steps_of(seeds[:1], 8, mapper="pmap")),
         "2 x 4": worst(steps_of(seeds[:2], 8, groups=2)),
+        # Six rows in two parts over four devices: two of eight are padding.
+        "rows over 4, in two parts": worst(steps_of(seeds[:1], 4, accumulate=2)),
         "7 concepts over 8": worst(steps_of(seeds, 8, groups=8)),
         "epsilon, rows over 4": difference(
             steps_of((0,), 4, erase="epsilon")[0], steps_of((0,), 1, erase="epsilon")[0]
@@ -92,7 +96,15 @@ def found():
 
 
 @pytest.mark.parametrize(
-    "how", ["rows over 8", "rows over 8, pmap", "2 x 4", "7 concepts over 8", "epsilon, rows over 4"]
+    "how",
+    [
+        "rows over 8",
+        "rows over 8, pmap",
+        "rows over 4, in two parts",
+        "2 x 4",
+        "7 concepts over 8",
+        "epsilon, rows over 4",
+    ],
 )
 def test_six_rows_train_on_eight_devices_as_on_one(found, how):
     assert found[how] <= 1e-6  # of each leaf's largest value
