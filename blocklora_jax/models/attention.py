@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from blocklora_jax.models.attend import attend
 from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.linear import Dense
+from blocklora_jax.models.recompute import is_large
 from blocklora_jax.models.resnet import GroupNorm, conv1x1
 
 
@@ -45,7 +46,8 @@ class GEGLU(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
         hidden, gate = jnp.split(Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1)
-        return (jax.checkpoint(_gated) if self.recompute else _gated)(hidden, gate)
+        recompute = self.recompute and is_large(hidden.size)
+        return (jax.checkpoint(_gated) if recompute else _gated)(hidden, gate)
 
 
 def _gated(hidden: jax.Array, gate: jax.Array) -> jax.Array:
@@ -80,7 +82,7 @@ class BasicTransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"]) -> Float[Array, "b t c"]:
         def norm(name: str) -> nn.Module:
-            layer_norm = nn.remat(nn.LayerNorm) if self.recompute else nn.LayerNorm
+            layer_norm = nn.remat(nn.LayerNorm) if self.recompute and is_large(x.size) else nn.LayerNorm
             return layer_norm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
 
         sizes = self.channels, self.num_heads, self.dtype, self.form

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from blocklora_jax.models.linear import flat_dot_general
+from blocklora_jax.models.recompute import is_large
 
 
 class GroupNorm(nn.Module):
@@ -19,8 +20,8 @@ class GroupNorm(nn.Module):
     The sums run over space first, then over the few channels of a group. XLA vectorises this on CPU; it does not
     vectorise a reduction over a short last axis.
 
-    recompute: the backward pass computes all of it again from the input, which is cheap beside the convolutions, and
-    needs half of the memory. Within a layer that is recomputed as a whole, this would only take more.
+    recompute: the backward pass computes all of it again from a large input, which is cheap beside the convolutions,
+    and needs half of the memory. Within a layer that is recomputed as a whole, this would only take more.
 
     Source: `torch.nn.GroupNorm`.
     """
@@ -36,8 +37,9 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        normalise = jax.checkpoint(self._normalise) if self.recompute else self._normalise
-        return normalise(x, scale, bias)
+        recompute = self.recompute and is_large(x.size)
+        normalise = jax.checkpoint(self._normalise) if recompute else self._normalise
+        return normalise(x, jnp.asarray(scale), jnp.asarray(bias))
 
     def _normalise(self, x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         scale, bias = (jnp.expand_dims(p, tuple(range(x.ndim - 1))) for p in (scale, bias))

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from blocklora_jax.models import recompute
 from blocklora_jax.models.resnet import GroupNorm, conv1x1, resize_nearest
 
 
@@ -44,3 +45,17 @@ def test_nearest_resize_picks_the_pixel_that_torch_picks(height, width):
     for i in range(height):
         for j in range(width):
             np.testing.assert_array_equal(out[:, i, j], x[:, i * 5 // height, j * 3 // width])
+
+
+@pytest.mark.parametrize("silu", [False, True])
+def test_a_norm_that_is_computed_again_has_the_same_values_and_gradients(silu, monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 12))
+    kept, again = (GroupNorm(3, 1e-5, silu=silu, recompute=wanted) for wanted in (False, True))
+    params = kept.init(jax.random.key(1), x)
+    gradients = lambda norm: jax.grad(lambda params, x: jnp.square(norm.apply(params, x) + 1).sum(), argnums=(0, 1))
+    # Small inputs are kept.
+    assert "remat" not in str(jax.make_jaxpr(gradients(again))(params, x))
+    monkeypatch.setattr(recompute, "KEPT_NUMBERS", x.size)
+    assert "remat" in str(jax.make_jaxpr(gradients(again))(params, x))
+    for one, other in zip(*(jax.tree.leaves(gradients(norm)(params, x)) for norm in (kept, again)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)  # the largest are about 10
