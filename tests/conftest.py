@@ -49,3 +49,15 @@ def _load_tiny(tmp_path_factory, family):
     from blocklora_jax.testing.tiny_model import save_tiny
 
     return StableDiffusion.from_pretrained(save_tiny(tmp_path_factory.mktemp(family) / "model", family))
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Every run traces its own step. With this cache, XLA compiles it only the first time."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
+    jax.config.update(names[1], 0.0)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
