@@ -84,10 +84,11 @@ _OUTPUT = (
 )
 _POOLS = {"whole": _WHOLE, "number": _NUMBER, "text": _TEXT, "choice": _CHOICE, "input": _INPUT, "output": _OUTPUT}
 
+# The models of these cases have no basis file, which the defaults need.
+WITHOUT_BASIS = "--basis None --assignment layer --token-side 0 --token-start noun --negatives-from nouns"
 _TRAIN = (
-    "--images pictures --token <ada> --class-noun man --out run --model model --steps 1 --batch 1 --rank 1 --blocks 4"
-    " --slot 1"
-    " --preview-prompts dog --random-batch 1"
+    f"{WITHOUT_BASIS} --images pictures --token <ada> --class-noun man --out run --model model --steps 1 --batch 1"
+    " --rank 1 --blocks 4 --slot 1 --preview-prompts dog --random-batch 1"
 )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-_TRAIN = "train.concept --images pictures --class-noun man --out run --model model --steps 1 --batch 1"
+from benchmarks.fuzz.misuse_flags import WITHOUT_BASIS
+
+_TRAIN = f"train.concept {WITHOUT_BASIS} --images pictures --class-noun man --out run --model model --steps 1 --batch 1"
 # Words with a dollar sign, and what they stand for. They are replaced in this order.
 _ALIASES = {
     "$TRAIN_ADA": f"{_TRAIN} --token <ada> --rank 1 --blocks 4",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz.misuse_flags import COMMANDS, wrong_calls
+from benchmarks.fuzz.misuse_flags import COMMANDS, WITHOUT_BASIS, wrong_calls
 from benchmarks.fuzz.misuse_inputs import command_trial, write_inputs
 from benchmarks.fuzz.misuse_named import read_calls
 from benchmarks.fuzz.trial import Case, Trial, choose
@@ -18,8 +18,11 @@ from benchmarks.fuzz.yaml_traps import CONCEPTS, SETTINGS
 NAME, SECONDS, MOST_MEMORY, QUICK = "misuses", 150.0, 1536 << 20, 150
 _FLAGS = 260  # number of cases for flags with wrong values
 _APART = 12  # one in this number of calls runs in a separate process
-_TRAIN = "--images pictures --token <ada> --class-noun man --out run --model model --steps 1 --batch 1 --blocks 4"
-_CONCEPTS = "--out runs --model model --steps 1 --batch 1 --blocks 4 --rank 1"
+_TRAIN = (
+    f"{WITHOUT_BASIS} --images pictures --token <ada> --class-noun man --out run --model model --steps 1 --batch 1"
+    " --blocks 4"
+)
+_CONCEPTS = f"{WITHOUT_BASIS} --out runs --model model --steps 1 --batch 1 --blocks 4 --rank 1"
 
 
 def prepare(folder: Path, seed: int) -> None:

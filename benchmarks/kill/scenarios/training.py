@@ -15,7 +15,8 @@ from benchmarks.kill.trial import Scenario
 
 RUN = "run"
 SETTINGS = (
-    "--cpu --rank 2 --blocks 4 --slot 1 --steps 8 --batch 2 --random-batch 2 --layers cross_kv --warmup-steps 1"
+    "--config feature_blocks --cpu --rank 2 --blocks 4 --slot 1"
+    " --steps 8 --batch 2 --random-batch 2 --layers cross_kv --warmup-steps 1"
     " --log-every 1 --save-every 2 --preview-every 4 --random-subjects dog owl --token <ada> --class-noun man"
 ).split()
 PROMPTS = ("--preview-prompts", "a <ada> man", "--random-styles", "a photo of", "--random-scenes", "in the snow")
