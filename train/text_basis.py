@@ -20,6 +20,7 @@ from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.pocket.references import basis_file
 from blocklora_jax.prompts.random_prompts import PromptWords, make_random_prompts
 from blocklora_jax.prompts.shares import RandomPromptShares
 from train.basis_options import BasisOptions
@@ -63,7 +64,7 @@ def write_text_basis(options: BasisOptions) -> None:
     """
     sd = StableDiffusion.from_pretrained(options.model)
     digest, words = sd.digest, words_for(sd.checkpoint.name)
-    old = load_text_basis(options.extend, digest) if options.extend else None
+    old = load_text_basis(basis_file(options.extend), digest) if options.extend else None
     _require_directions(sd.models.unet.config.cross_attention_dim, options.blocks or ())
     if old is None or old.energies is None:
         moments = text_moments(sd, words, options.prompts, options.seed)

@@ -52,8 +52,8 @@ class TextBasis(NamedTuple):
         if num_blocks not in self.codewords:
             known = ", ".join(str(count) for count in sorted(self.codewords)) or "none"
             raise UserError(
-                f"the basis has no codewords for {num_blocks} blocks (it has them for: {known}): python -m train.basis"
-                f" --extend FILE --blocks {num_blocks} adds them"
+                f"the basis has no codewords for {num_blocks} blocks (it has them for: {known}): give --blocks one of"
+                f" these, or add them: python -m train.basis --extend FILE --blocks {num_blocks} --out NEW_FILE"
             )
         return self.codewords[num_blocks]
 

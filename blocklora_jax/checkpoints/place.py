@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
+from blocklora_jax.checks.finite import narrow
+from blocklora_jax.io.tree_paths import leaf_path
 from blocklora_jax.layouts.token_tables import TOKEN_TABLE
 
 
@@ -19,11 +21,14 @@ def place_params(
 
     dtype: of kernels on the device; None: as they are. Norms, biases and token tables stay as they are. They are small,
     and tokens are trained beside the rows of the table.
+
+    Raises: UserError for a kernel with numbers beyond the range of `dtype`.
     """
 
     def kept(path: Any, leaf: Any) -> Any:
-        is_kernel = leaf.ndim >= 2 and TOKEN_TABLE not in jax.tree_util.keystr(path, simple=True, separator="/")
-        return leaf if dtype is None or not is_kernel else np.asarray(leaf).astype(dtype)
+        name = leaf_path(path)
+        is_kernel = leaf.ndim >= 2 and TOKEN_TABLE not in name
+        return leaf if dtype is None or not is_kernel else narrow(name, leaf, np.dtype(dtype))
 
     # One component at a time, so that the host holds one copy of one component at most.
     return {

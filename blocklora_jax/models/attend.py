@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from blocklora_jax.errors import UserError
 from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.device import is_ampere
 
@@ -52,7 +53,7 @@ def attend(
 
 
 def _fitting(form: AttentionForm, q: Queries, k: Keys, is_causal: bool) -> str:
-    """The form that is used. A few scores are always computed in the plain form, which is then the fastest."""
+    """The form that is used. Few scores are always computed in the plain form: they need no more memory."""
     if form == "auto":
         form = preferred_form()
     if scores(q, k) <= KEPT_SCORES or is_causal:
@@ -78,6 +79,14 @@ def preferred_form() -> AttentionForm:
     if device.platform == "tpu":
         return "flash"
     return "cudnn" if is_ampere(device) else "chunked"
+
+
+def check_form(form: AttentionForm) -> None:
+    """Raises UserError for a kernel that the default device does not have."""
+    device, best = jax.devices()[0], preferred_form()
+    if form in ("cudnn", "flash") and form != best:
+        needs = {"cudnn": "an NVIDIA GPU of the Ampere generation or later", "flash": "a TPU"}[form]
+        raise UserError(f"--attention {form} needs {needs}; this is {device.device_kind}: leave it out, or give auto")
 
 
 def _plain(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:

@@ -37,7 +37,7 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """x W * gelu(x V), both halves from one projection; the exact (erf) gelu. recompute: it in the backward pass."""
+    """x W * gelu(x V), both halves from one projection; the exact (erf) gelu. recompute: see `GroupNorm`."""
 
     features: int
     dtype: DTypeLike = jnp.float32

@@ -15,7 +15,7 @@ from blocklora_jax.models.recompute import is_large
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over (h, w, c / groups), computed in fp32; with `silu`, and silu of it.
+    """Group normalisation over (h, w, c / groups), computed in fp32. silu: apply silu to the result.
 
     The sums run over space first, then over the few channels of a group. XLA vectorises this on CPU; it does not
     vectorise a reduction over a short last axis.

@@ -21,6 +21,11 @@ NEGATIVE_TOKENS = Path(__file__).parent / "negative_tokens.safetensors"
 BASIS = Path(__file__).parent / "basis.safetensors"
 
 
+def basis_file(name: str | Path) -> Path:
+    """The file of the basis that `--basis` names: the packaged one for "pocket"."""
+    return BASIS if str(name) == "pocket" else Path(name)
+
+
 def reference_folder(name: str) -> Path:
     """The folder of a packaged concept: 00.png to 05.png, a caption file for each, and concept.json."""
     if name not in CONCEPTS:

@@ -97,8 +97,9 @@ def describe_plan(options: PlanOptions, shapes: KernelShapes) -> list[str]:
     lines = [
         f"{options.concepts} concepts on {options.model} ({options.layers}: {sum(w.layers for w in widths)} layers), "
         f"{each}:",
-        f"  train all of them with --blocks {blocks} --axis {options.axis} "
+        f"  train all of them with --config feature_blocks --blocks {blocks} --axis {options.axis} "
         f"(K = {blocks}, which cannot be changed later)",
+        "  (the defaults of train.concept, 64 blocks of text directions, need no plan for up to 64 concepts)",
         "",
         f"{'layer, in x out':>16} {'layers':>7} {'a concept owns':>18} {'rank limit':>11} "
         f"{'bytes at rank ' + str(options.rank):>17}",

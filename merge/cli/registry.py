@@ -143,9 +143,9 @@ def start(options: NewOptions) -> int:
 def _in_basis(partition: Partition, path: str, base_digest: str) -> tuple[Partition, str]:
     """The partition in a basis, and the digest of the codewords for its number of slots; "" if there are none."""
     from blocklora_jax.adapters.basis import basis_digest, codewords_digest, load_text_basis
-    from blocklora_jax.pocket.references import BASIS
+    from blocklora_jax.pocket.references import basis_file
 
-    basis = load_text_basis(BASIS if path == "pocket" else path, base_digest)
+    basis = load_text_basis(basis_file(path), base_digest)
     cut = replace(partition, basis=basis_digest(basis.directions), assignment="text")
     codewords = basis.codewords.get(partition.num_blocks)
     return cut, codewords_digest(codewords) if codewords else ""

@@ -46,3 +46,8 @@ def test_a_model_with_rounded_weights_keeps_the_digest_draws_and_is_not_saved(ti
         with pytest.raises(UserError, match="rounded to bfloat16 when loaded; load .* without weights_dtype"):
             model.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_do_not_fit_the_precision_are_refused():
+    with pytest.raises(UserError, match="unet/kernel"):
+        place_params({"unet": {"unet": {"kernel": np.full((2, 2), 1e6, np.float32)}}}, np.float16)

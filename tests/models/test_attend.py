@@ -10,8 +10,9 @@ from jax import export
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental.pallas import tpu as pltpu
 
+from blocklora_jax.errors import UserError
 from blocklora_jax.models import attend as module
-from blocklora_jax.models.attend import attend, chunk_rows, preferred_form
+from blocklora_jax.models.attend import attend, check_form, chunk_rows, preferred_form
 from blocklora_jax.models.unet import UNet2DConditionModel
 from blocklora_jax.testing.tiny_model import TEXT_WIDTH, tiny_models, tiny_params
 
@@ -131,3 +132,11 @@ def test_the_kernel_for_tpus_gives_the_values_and_gradients_of_the_plain_form(mo
         found = values_and_gradients("flash", arrays, heads=2)
     for flash, plain in zip(found, values_and_gradients("plain", arrays, heads=2), strict=True):
         np.testing.assert_allclose(flash, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize(("form", "needs"), [("cudnn", "an NVIDIA GPU of the Ampere"), ("flash", "a TPU")])
+def test_a_kernel_that_the_device_does_not_have_is_refused_in_one_line(form, needs):
+    with pytest.raises(UserError, match=f"^--attention {form} needs {needs}.*; this is cpu: leave it out"):
+        check_form(form)
+    for known in ("auto", "chunked", "plain"):
+        check_form(known)

@@ -15,7 +15,7 @@ from blocklora_jax.adapters.token_side import natural_norm, owned_mask, whitened
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.references import BASIS
+from blocklora_jax.pocket.references import basis_file
 from train.concept.basis_file import no_packaged_basis
 from train.concept.config import ConceptConfig
 
@@ -51,10 +51,8 @@ def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> 
     """
     if path is None:
         return None
-    if path == "pocket":
-        basis = load_text_basis(BASIS, base_digest, other_base=no_packaged_basis(sd.checkpoint.public_name))
-    else:
-        basis = load_text_basis(path, base_digest)
+    other = no_packaged_basis(sd.checkpoint.public_name) if path == "pocket" else None
+    basis = load_text_basis(basis_file(path), base_digest, other)
     width = sd.models.unet.config.cross_attention_dim
     if len(basis.directions) != width:
         raise UserError(f"--basis {path} has {len(basis.directions)} features, but the model's text has {width}")

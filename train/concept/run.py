@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from blocklora_jax.models.attend import check_form
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.store import read_registry
 from train.concept.basis_file import require_basis_file
@@ -35,7 +36,11 @@ def train_concept(config: ConceptConfig, platform: str) -> Path:
 
 
 def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffusion:
-    """The base model, in the precision for the platform. The autoencoder stays on the host: a step does not read it."""
+    """The base model, in the precision for the platform. The autoencoder stays on the host: a step does not read it.
+
+    Raises: UserError for a form of attention that the device does not have, or a model that cannot be read.
+    """
+    check_form(settings.attention)
     dtype = compute_dtype(settings.precision, platform)
     return StableDiffusion.from_pretrained(
         model, variant=settings.variant, dtype=dtype, remat=settings.remat, attention=settings.attention,

@@ -209,7 +209,7 @@ BAD = {
     "no codewords": (
         {"codewords": {}},
         {},
-        "the basis has no codewords for 4 blocks .* --extend FILE --blocks 4 adds them",
+        "the basis has no codewords for 4 blocks .* --extend FILE --blocks 4 --out NEW_FILE",
     ),
     "other encoders": (
         {"codewords": {4: {"text_encoder": np.ones((4, 2, 9), np.float32)}}},

@@ -19,8 +19,8 @@ class BaseSettings:
     """What the models compute in. auto: bfloat16 on TPUs and on NVIDIA GPUs from Ampere on, float32 elsewhere. Adapters
     are always float32."""
     base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the base's weights are kept in on the device. auto: what the models compute in, on GPUs that compute in
-    float32 float16. Files of adapters and of merged models do not depend on it."""
+    """Type of the base's weights on the device. auto: what the models compute in, or float16 on a GPU that computes in
+    float32. The files of merged models do not depend on it."""
     remat: bool = False
     """Recompute the U-Net's layers in the backward pass: less memory, more time."""
     attention: AttentionForm = "auto"
