@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from blocklora_jax.models.convolution import convolve
 from blocklora_jax.models.linear import flat_dot_general
 from blocklora_jax.models.recompute import is_large
 
@@ -60,7 +61,9 @@ class GroupNorm(nn.Module):
 
 def conv3x3(features: int, dtype: DTypeLike, name: str, stride: int = 1, padding: int = 1) -> nn.Conv:
     """A 3x3 convolution with torch's symmetric padding (linen's "SAME" differs when the stride is two)."""
-    return nn.Conv(features, (3, 3), strides=stride, padding=padding, dtype=dtype, name=name)
+    return nn.Conv(
+        features, (3, 3), strides=stride, padding=padding, dtype=dtype, conv_general_dilated=convolve, name=name
+    )
 
 
 def conv1x1(features: int, dtype: DTypeLike, name: str | None = None) -> nn.Conv:
