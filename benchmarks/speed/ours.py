@@ -88,9 +88,7 @@ def _batch(case: Case, configs: Configs) -> Batch:
     side, channels = latent_side(configs, case.size), configs["vae"]["latent_channels"]
     normal = lambda *shape: rng.standard_normal(shape, np.float32)
     pooled = configs.get("text_encoder_2", {}).get("projection_dim")
-    text = lambda rows: TextOutput(
-        normal(rows, *text_shape(configs)), None if pooled is None else normal(rows, pooled)
-    )
+    text = lambda rows: TextOutput(normal(rows, *text_shape(configs)), None if pooled is None else normal(rows, pooled))
     return Batch(
         latents=normal(b, side, side, channels),
         weights=np.ones((b, side, side, 1), np.float32),

@@ -32,7 +32,7 @@ from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.outputs import MANIFEST, Output, plan_outputs
 from blocklora_jax.io.tensor_file import DTYPES, stream_tensors
 from blocklora_jax.io.tree_paths import flatten_params, unflatten_params
-from blocklora_jax.layouts.torch_names import to_flax, to_torch
+from blocklora_jax.layouts.torch_names import to_flax, torch_views
 from blocklora_jax.models.config import TextConfig
 
 _INDEX = "model_index.json"
@@ -139,7 +139,7 @@ def save_folder(
             tokenizer.save(folder / name, tokens)
         for part, config in configs.items():
             write_json(folder / part / "config.json", config.to_json())  # also makes the folder
-            _write_part(folder / part / f"{STEMS[part]}.safetensors", to_torch(part, checkpoint.params[part]), dtype)
+            _write_part(folder / part / f"{STEMS[part]}.safetensors", torch_views(part, checkpoint.params[part]), dtype)
         write_manifest(folder, merge)
 
 

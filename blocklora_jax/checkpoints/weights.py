@@ -12,6 +12,7 @@ from blocklora_jax.checks.finite import is_finite, narrow
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.tensor_file import DTYPES, open_tensors
+from blocklora_jax.io.transposed import copy_into
 
 STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -126,13 +127,13 @@ def read_shapes(
 def read_tensors(
     files: Collection[Path], wanted: Callable[[str], bool] = lambda key: True, verify: bool = True
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (key, tensor) for all `wanted` keys, one at a time, in the stored type.
+    """Yield (key, tensor) for all `wanted` keys, one at a time, in the stored type. Copy each: they are mapped files.
 
     Raises: UserError, after a file's last tensor, if `verify` and the file has a digest that does not match.
     """
     for path in files:
         with open_tensors(path, "weight file", verify) as file:
-            yield from file.tensors(lambda key: wanted(key) and not key.endswith("position_ids"))
+            yield from file.tensors(lambda key: wanted(key) and not key.endswith("position_ids"), mapped=True)
 
 
 def aligned_copy(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
@@ -146,7 +147,7 @@ def aligned_copy(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
     start = -room.ctypes.data % _ALIGNMENT
     copy = room[start : start + size].view(kind).reshape(array.shape)
     with np.errstate(over="ignore"):
-        copy[...] = array
+        copy_into(copy, array)
     if not is_finite(copy):
         narrow(key, array, kind)
     return copy

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.transposed import contiguous
 from blocklora_jax.io.tree_paths import flatten_params
 
 
@@ -28,7 +29,7 @@ def narrow(name: str, array: Any, dtype: np.dtype) -> np.ndarray:
     Raises: UserError naming the tensor, if it has NaN or infinity, or values beyond the range of `dtype`.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        cast = np.ascontiguousarray(array, dtype)
+        cast = contiguous(np.asarray(array), dtype)
     if is_finite(cast):
         return cast
     if not is_finite(array):

@@ -21,6 +21,7 @@ from blocklora_jax.io.tensor_digest import DIGEST_KEY, TensorDigest
 # The types in which files can be written.
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_KINDS = {stored: np.dtype(np.float64) if name == "float64" else DTYPES[name] for name, stored in _NAMES.items()}
 _FLOATS = frozenset(_NAMES.values())
 _INTEGERS = frozenset(("I64", "I32", "I16", "U8", "I8"))
 _MOST_AXES = 16
@@ -48,6 +49,7 @@ class TensorFile:
         self.path, self._file, self._verify = path, file, verify
         self.metadata: dict[str, str] = dict(file.metadata() or {})
         self.keys: list[str] = list(file.keys())
+        self._mapped: _MappedFile | None = None
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of a tensor, from the header. Raises UserError for more axes than any weight has."""
@@ -77,11 +79,16 @@ class TensorFile:
             )
 
     def tensors(
-        self, wanted: Callable[[str], bool] = lambda key: True, whole: Callable[[str], bool] = lambda key: False
+        self,
+        wanted: Callable[[str], bool] = lambda key: True,
+        whole: Callable[[str], bool] = lambda key: False,
+        mapped: bool = False,
     ) -> Iterator[tuple[str, np.ndarray]]:
         """(key, tensor) for all `wanted` keys, one at a time. After the last one, the file's digest is verified.
 
-        whole: whether a key's tensor may also hold integers.
+        whole: whether a key's tensor may also hold integers. mapped: give read-only views of the file instead of
+        copies. The caller must copy each before the file can change: a view of a file that is cut short ends the
+        process.
         Raises: UserError for other types, and, after the last tensor, if the file's digest does not match.
         """
         stated = self.metadata.get(DIGEST_KEY) if self._verify else None
@@ -92,7 +99,7 @@ class TensorFile:
         for key in self.keys:
             if not wanted(key) and stated is None:
                 continue
-            tensor = self._get(key)
+            tensor = self._view(key) if mapped else self._get(key)
             if stated is not None:
                 digest.add(key, tensor)
             if wanted(key):
@@ -107,11 +114,33 @@ class TensorFile:
         """All tensors, verified."""
         return dict(self.tensors())
 
+    def _view(self, key: str) -> np.ndarray:
+        if self.dtype(key) not in _FLOATS:
+            return self._get(key)
+        if self._mapped is None:
+            self._mapped = _MappedFile(self.path)
+        return self._mapped.view(key)
+
     def _get(self, key: str) -> np.ndarray:
         try:
             return self._file.get_tensor(key)
         except _UNREADABLE as error:
             raise UserError(f"{self.path}: cannot read {key} ({error}): copy or download the file again") from error
+
+
+class _MappedFile:
+    """A file that safetensors has checked, as memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._bytes = np.memmap(path, np.uint8, "r")
+        self._start = 8 + struct.unpack("<Q", self._bytes[:8])[0]
+        self._header = json.loads(self._bytes[8 : self._start].tobytes())
+
+    def view(self, key: str) -> np.ndarray:
+        """A read-only view of a tensor of floats."""
+        entry = self._header[key]
+        start, end = (self._start + offset for offset in entry["data_offsets"])
+        return np.asarray(self._bytes[start:end]).view(_KINDS[entry["dtype"]]).reshape(entry["shape"])
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.transposed import contiguous
 from blocklora_jax.layouts.components import ADAPTED
 
 COMPONENTS = (*ADAPTED, "vae", "image_encoder")
@@ -114,8 +115,13 @@ def to_torch(component: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]
 
     Contiguous, because `safetensors.numpy.save_file` writes wrong data for a transposed view, without a warning.
     """
+    return {key: contiguous(view) for key, view in torch_views(component, params).items()}
+
+
+def torch_views(component: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Like `to_torch`, but kernels are transposed views, so that a model is not in memory twice."""
     return {
-        torch_key(component, path): np.ascontiguousarray(flip_axes(path, np.asarray(leaf), to_torch=True))
+        torch_key(component, path): flip_axes(path, np.asarray(leaf), to_torch=True)
         for path, leaf in sorted(_flatten(params))
     }
 

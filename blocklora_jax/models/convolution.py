@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+Padding = Sequence[tuple[int, int]]
 
 # On CPUs, XLA copies a kernel at every call, and copies it transposed for the gradient of the input. Where the kernel
 # has more numbers than this and the map fewer pixels, the copy takes longer than the convolution: 1280 channels on
@@ -18,8 +21,8 @@ _KERNEL_SIZE, _PIXELS = 2**21, 2**9
 def convolve(
     x: jax.Array,
     kernel: jax.Array,
-    window_strides: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
+    window_strides: Sequence[int],
+    padding: Padding,
     **options: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated` of x [b, h, w, i] with a kernel [k, k, i, o], in the form that is fastest.
@@ -40,18 +43,14 @@ def convolve(
     return lax.platform_dependent(x, kernel, cpu=product, default=plain)
 
 
-def _as_product(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: tuple[tuple[int, int], tuple[int, int]]
-) -> jax.Array:
+def _as_product(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Padding) -> jax.Array:
     """The convolution as a product of all windows [b i j, k k c] with the kernel [k k c, o].
 
     The gradient of the input is then a product with the kernel as it is stored, and k^2 shifted additions.
     """
     high, wide, channels, features = kernel.shape
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = (
-        (n - k) // s + 1 for n, k, s in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True)
-    )
+    rows, columns = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True))
     windows = [
         x[:, i : i + (rows - 1) * strides[0] + 1 : strides[0], j : j + (columns - 1) * strides[1] + 1 : strides[1]]
         for i in range(high)

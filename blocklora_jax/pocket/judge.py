@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.checkpoints.weights import cast_tensors, read_tensors
+from blocklora_jax.checkpoints.weights import cast_tensors
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import read_json
-from blocklora_jax.io.tensor_file import save_tensors
+from blocklora_jax.io.tensor_file import open_tensors, save_tensors
 from blocklora_jax.io.tree_paths import flatten_params, unflatten_params
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.pocket.world.specs import CLASSES, PLAIN, SCENES, STYLES
@@ -180,7 +180,8 @@ def load_judge(folder: Path = FOLDER) -> Judge:
     for name in ("classes", "scenes", "styles"):
         if getattr(config, name) != getattr(JudgeConfig(), name):
             raise UserError(f"the judge in {folder} knows other {name} than the pocket world has now: train it again")
-    tensors = cast_tensors(dict(read_tensors([folder / "model.safetensors"])), "float32")
+    with open_tensors(folder / "model.safetensors", "judge") as file:
+        tensors = cast_tensors(file.read_all(), "float32")
     expected = {key: leaf.shape for key, leaf in flatten_params(_abstract_params(config)).items()}
     stored = {key: tensor.shape for key, tensor in tensors.items()}
     if wrong := sorted(key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key)):

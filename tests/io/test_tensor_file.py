@@ -135,3 +135,31 @@ def test_a_digest_depends_on_names_types_shapes_and_bytes():
     digests = {tensors_digest(tensors) for tensors in (one, *others)}
     assert len(digests) == 6
     assert tensors_digest({"a": np.zeros((2, 3), np.float32, order="F")}) == tensors_digest(one)
+
+
+def test_mapped_tensors_equal_copied_ones(path) -> None:
+    with open_tensors(path) as file:
+        mapped = dict(file.tensors(mapped=True))
+        copied = dict(file.tensors())
+    assert mapped.keys() == copied.keys() == TENSORS.keys()
+    for key, tensor in mapped.items():
+        assert tensor.dtype == copied[key].dtype
+        np.testing.assert_array_equal(tensor, TENSORS[key])
+
+
+def test_mapped_tensors_may_start_anywhere_in_the_file(tmp_path) -> None:
+    # Files of other programs need not pad their header.
+    tensors, path = {"a": np.arange(5, dtype=np.float32)}, tmp_path / "a.safetensors"
+    text = json.dumps({"a": {"dtype": "F32", "shape": [5], "data_offsets": [0, 20]}}).encode()
+    text += b" " * (1 + -len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + tensors["a"].tobytes())
+    with open_tensors(path) as file:
+        np.testing.assert_array_equal(dict(file.tensors(mapped=True))["a"], tensors["a"])
+
+
+def test_damage_is_found_in_mapped_tensors(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with open_tensors(path) as file, pytest.raises(UserError, match="damaged"):
+        dict(file.tensors(mapped=True))
