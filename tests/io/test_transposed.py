@@ -3,14 +3,15 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocklora_jax.io.transposed import contiguous, copy_into
 
 
+@settings(deadline=None)
 @given(
-    shape=st.lists(st.integers(0, 40), min_size=0, max_size=4),
+    shape=st.lists(st.integers(0, 34), min_size=0, max_size=4),
     order=st.randoms(use_true_random=False),
     dtype=st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16]),
 )
