@@ -28,7 +28,7 @@ _SHOWN = 6
 def param_shapes(config: Config) -> Mapping[str, Shape]:
     """Shape of every parameter of the model that `config` describes, by Flax path. Nothing is computed."""
     model, inputs = _model_and_inputs(config)
-    variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    variables = jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x), *inputs)
     return {path: leaf.shape for path, leaf in flatten_params(variables["params"]).items()}
 
 
@@ -79,16 +79,21 @@ def _model_and_inputs(config: Config) -> tuple[nn.Module, tuple[Any, ...]]:
     if isinstance(config, TextConfig):
         is_second = isinstance(config, TextProjectionConfig)
         model = CLIPTextModelWithProjection(config) if is_second else CLIPTextModel(config)
-        return model, (jnp.zeros((1, 1), jnp.int32),)
+        return model, (_shape(1, 1, dtype=jnp.int32),)
     side = 2 ** len(config.block_out_channels)
-    image = jnp.zeros((1, side, side, config.in_channels))
+    image = _shape(1, side, side, config.in_channels)
     if isinstance(config, VAEConfig):
         return AutoencoderKL(config), (image,)
     added = ()
     if config.addition_embed_type:
-        added = (AddedConditions(jnp.zeros((1, config.pooled_width)), jnp.zeros((1, SIZE_IDS))),)
-    text = jnp.zeros((1, 1, config.cross_attention_dim))
-    return UNet2DConditionModel(config), (image, jnp.zeros(1), text, *added)
+        added = (AddedConditions(_shape(1, config.pooled_width), _shape(1, SIZE_IDS)),)
+    text = _shape(1, 1, config.cross_attention_dim)
+    return UNet2DConditionModel(config), (image, _shape(1), text, *added)
+
+
+def _shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
+    """An array that is not there, so that nothing is compiled."""
+    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def _torch_name(component: str, path: str) -> str:
