@@ -1,18 +1,18 @@
-"""How long merging fifteen concepts into Stable Diffusion 1.5 takes, against one plain pass over the same weights.
+"""How long merging concepts into Stable Diffusion 1.5 takes: `python -m benchmarks.compose [--quick]`.
 
-The adapters are random. They adapt all 128 attention kernels of the U-Net (93.5 M weights), with K = 16 blocks and one
-slot each. The plain pass adds one low-rank product of the summed rank to every kernel in NumPy, without blocks and
-checks. Any merge of ordinary LoRAs has to do at least this. Prints a table and one line of JSON.
-
-    python benchmarks/compose.py [--quick] [--adapters 15] [--ranks 4 16] [--repeats 5]
+The adapters are random, with a slot each of K = 64 blocks, on the layers that read text (19.2 M weights), as the
+defaults of `train.concept` are, or on all attention layers (93.5 M weights). Times are multiples of one copy of the same
+weights, which is the least that any merge can take. The plain pass adds one product of all adapters' factors to every
+kernel in NumPy, without blocks and checks: the least for merging LoRAs. Prints a table and one line of JSON.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ import numpy as np
 import merge
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.info import AdapterInfo
-from blocklora_jax.adapters.partition import Axis, Partition
-from blocklora_jax.command_line.options import check_options
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.checks.bounds import Bound
+from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.layouts.low_rank import LoRAPair
 
@@ -34,15 +35,44 @@ STAGES = (
 )  # fmt: skip
 
 
-def kernel_shapes(quick: bool) -> dict[str, tuple[int, int]]:
-    """The attention kernels of the 1.5 U-Net, or of its first stage."""
+Blocks = Literal["directions", "inputs", "outputs"]
+Layers = Literal["cross_kv", "attention"]
+NUM_BLOCKS = 64
+PARTITIONS: dict[Blocks, Partition] = {
+    "directions": Partition(num_blocks=NUM_BLOCKS, basis="random", assignment="text"),
+    "inputs": Partition(num_blocks=NUM_BLOCKS, axis="in"),
+    "outputs": Partition(num_blocks=NUM_BLOCKS, axis="out"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Time `compose` against a copy of the weights that it changes."""
+
+    adapters: tuple[int, ...] = (15, 60)
+    """How many are merged."""
+    ranks: tuple[int, ...] = (8,)
+    blocks: tuple[Blocks, ...] = ("directions", "inputs", "outputs")
+    """What the blocks are made of: directions of the text features, as in the defaults, or input or output features."""
+    layers: Layers = "cross_kv"
+    repeats: int = 5
+    quick: bool = False
+    """The first stage of the U-Net only, one repeat."""
+
+    def __post_init__(self) -> None:
+        check_options(self, {"adapters": Bound(1, NUM_BLOCKS)})
+
+
+def kernel_shapes(options: Options) -> dict[str, tuple[int, int]]:
+    """The adapted kernels of the 1.5 U-Net, or of its first stage."""
     shapes = {}
-    for stage, transformers, channels in STAGES[:1] if quick else STAGES:
+    for stage, transformers, channels in STAGES[:1] if options.quick else STAGES:
         for i in range(transformers):
-            for attention, width in (("attn1", channels), ("attn2", TEXT_WIDTH)):
-                root = f"{stage}/attentions_{i}/transformer_blocks_0/{attention}"
-                shapes |= {f"{root}/to_q": (channels, channels), f"{root}/to_out_0": (channels, channels)}
-                shapes |= {f"{root}/to_k": (width, channels), f"{root}/to_v": (width, channels)}
+            root = f"{stage}/attentions_{i}/transformer_blocks_0"
+            shapes |= {f"{root}/attn2/{name}": (TEXT_WIDTH, channels) for name in ("to_k", "to_v")}
+            if options.layers == "attention":
+                names = ["attn1/to_q", "attn1/to_k", "attn1/to_v", "attn1/to_out_0", "attn2/to_q", "attn2/to_out_0"]
+                shapes |= {f"{root}/{name}": (channels, channels) for name in names}
     return shapes
 
 
@@ -57,13 +87,13 @@ def random_params(shapes: dict[str, tuple[int, int]]) -> dict:
     return params
 
 
-def random_adapters(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: Axis) -> list[Adapter]:
+def random_adapters(shapes: dict[str, tuple[int, int]], count: int, rank: int, blocks: Blocks) -> list[Adapter]:
     """Adapters `concept0`, `concept1`, … on slots 0, 1, …, zero outside their blocks."""
     rng, adapters = np.random.default_rng(1), []
     for slot in range(count):
         info = AdapterInfo(
             name=f"concept{slot}", class_noun="man", trigger="", rank=rank, alpha=rank,
-            partition=Partition(axis=axis), slots=(slot,),
+            partition=PARTITIONS[blocks], slots=(slot,),
         )  # fmt: skip
         layers = {}
         for path, (n, m) in shapes.items():
@@ -87,20 +117,20 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
     return float(np.median(times))
 
 
-def measure(shapes: dict[str, tuple[int, int]], count: int, rank: int, axis: Axis, repeats: int) -> dict:
-    """Seconds of the plain pass, and the time of compose on NumPy and on JAX params as multiples of that."""
-    params, adapters = random_params(shapes), random_adapters(shapes, count, rank, axis)
+def measure(shapes: dict[str, tuple[int, int]], count: int, rank: int, blocks: Blocks, repeats: int) -> dict:
+    """Seconds of a copy, and the times of the plain pass and of compose on NumPy and on JAX params as multiples."""
+    params, adapters = random_params(shapes), random_adapters(shapes, count, rank, blocks)
     kernels = dict(zip(shapes, _in_order(params, shapes), strict=True))
     pairs = merge.concatenate(adapters)["unet"]
-    plain = median_seconds(lambda: [kernels[path] + a @ b for path, (a, b) in pairs.items()], repeats)
+    copy = median_seconds(lambda: [kernel.copy() for kernel in kernels.values()], repeats)
     on_device = jax.tree.map(jnp.asarray, params)
-    return {
-        "axis": axis,
-        "rank": rank,
-        "plain_pass_s": plain,
-        "compose_numpy": median_seconds(lambda: merge.compose(params, adapters), repeats) / plain,
-        "compose_jax": median_seconds(lambda: merge.compose(on_device, adapters), repeats) / plain,
+    works = {
+        "plain_pass": lambda: [kernels[path] + a @ b for path, (a, b) in pairs.items()],
+        "compose_numpy": lambda: merge.compose(params, adapters),
+        "compose_jax": lambda: merge.compose(on_device, adapters),
     }
+    times = {name: median_seconds(work, repeats) / copy for name, work in works.items()}
+    return {"adapters": count, "rank": rank, "blocks": blocks, "copy_s": copy, **times}
 
 
 def _in_order(params: dict, shapes: dict) -> list[np.ndarray]:
@@ -111,25 +141,27 @@ def _in_order(params: dict, shapes: dict) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """Measure both axes and all ranks, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the first stage only, one repeat")
-    parser.add_argument("--adapters", type=int, default=15, choices=range(1, 17), metavar="N", help="1 to 16")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[4, 16])
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    check_options(options)
-    shapes, repeats = kernel_shapes(options.quick), 1 if options.quick else options.repeats
-    rows = [measure(shapes, options.adapters, r, axis, repeats) for axis in ("in", "out") for r in options.ranks]
+    """Measure all combinations, and print."""
+    options = read_options(Options, description=__doc__)
+    shapes, repeats = kernel_shapes(options), 1 if options.quick else options.repeats
     weights = sum(n * m for n, m in shapes.values())
-    print(f"{options.adapters} adapters, {len(shapes)} kernels, {weights / 1e6:.1f} M weights, {jax.default_backend()}")
-    print(f"{'axis':>5} {'rank':>5} {'plain pass':>12} {'compose NumPy':>15} {'compose JAX':>13}")
-    for row in rows:
-        print(
-            f"{row['axis']:>5} {row['rank']:>5} {row['plain_pass_s']:>10.3f} s {row['compose_numpy']:>14.2f}x", end=""
-        )
-        print(f" {row['compose_jax']:>12.2f}x")
-    print(json.dumps({"adapters": options.adapters, "kernels": len(shapes), "weights": weights, "results": rows}))
+    print(f"{len(shapes)} kernels, {weights / 1e6:.1f} M weights, {jax.default_backend()}; multiples of a copy")
+    print(f"{'adapters':>8} {'rank':>5} {'blocks':>11} {'copy':>9} {'plain pass':>11} {'NumPy':>8} {'JAX':>8}")
+    rows = []
+    for blocks in options.blocks:
+        for count in options.adapters:
+            for rank in options.ranks:
+                rows.append(measure(shapes, count, rank, blocks, repeats))
+                print_row(rows[-1])
+    print(json.dumps({"kernels": len(shapes), "weights": weights, "results": rows}))
+
+
+def print_row(row: dict) -> None:
+    """A line of the table."""
+    print(
+        f"{row['adapters']:>8} {row['rank']:>5} {row['blocks']:>11} {row['copy_s']:>7.3f} s {row['plain_pass']:>10.2f}x"
+        f" {row['compose_numpy']:>7.2f}x {row['compose_jax']:>7.2f}x", flush=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
