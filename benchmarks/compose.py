@@ -1,7 +1,7 @@
 """How long merging concepts into Stable Diffusion 1.5 takes: `python -m benchmarks.compose [--quick]`.
 
 The adapters are random, with a slot each of K = 64 blocks, on the layers that read text (19.2 M weights), as the
-defaults of `train.concept` are, or on all attention layers (93.5 M weights). Times are multiples of one copy of the same
+defaults of `train.concept` are, or on all attention layers (93.5 M weights). Times are multiples of one copy of these
 weights, which is the least that any merge can take. The plain pass adds one product of all adapters' factors to every
 kernel in NumPy, without blocks and checks: the least for merging LoRAs. Prints a table and one line of JSON.
 """
