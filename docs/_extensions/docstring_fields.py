@@ -52,10 +52,10 @@ def _field(line: str, known: set[str]) -> tuple[list[str], str]:
 
 
 def without_bars(line: str) -> str:
-    """The line with `|` marked as a plain sign, except in code and examples: `|x|` would be a substitution.
+    r"""The line with `|` marked as a plain sign, except in code and examples: `|x|` would be a substitution.
 
     >>> without_bars("|x| and `|y|`")
-    '\\\\|x\\\\| and `|y|`'
+    '\\|x\\| and `|y|`'
     """
     if line.startswith((">>>", "...")):
         return line

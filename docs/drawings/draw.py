@@ -20,7 +20,7 @@ from blocklora_jax.io.picture_grid import picture_grid
 from blocklora_jax.pocket.references import BASIS
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 RUNS = Path("runs")
@@ -45,7 +45,7 @@ def main() -> None:
 def draw_blocks() -> None:
     """One weight matrix with two ordinary LoRAs, and with two adapters that own blocks."""
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.9))
-    titles = ("one LoRA changes all of a weight", "two LoRAs change the same numbers", "two adapters own different blocks")
+    titles = ("one LoRA changes all of a weight", "two LoRAs change the same part", "two adapters own different blocks")
     painted = ([(0, 8, "ada")], [(0, 8, "ada"), (0, 8, "rex")], [(2, 3, "ada"), (5, 6, "rex")])
     for axis, title, spans in zip(axes, titles, painted, strict=True):
         _matrix(axis, title)
@@ -78,8 +78,10 @@ def draw_ordinary_text(basis: TextBasis) -> None:
     axes[0].semilogy(np.arange(1, len(share) + 1), share, color="#333333")
     strong = int(np.searchsorted(np.cumsum(share), 0.95)) + 1
     axes[0].axvspan(1, strong, color=COLOURS[0], alpha=0.3)
-    axes[0].set(title="Ordinary text uses few directions", xlabel="direction, strongest first", ylabel="share of energy")
-    axes[0].text(strong + 8, share[0] / 3, f"{strong} of {len(share)}: 95 % of the energy", color=COLOURS[0], fontsize=9)
+    axes[0].set(title="Ordinary text uses few directions", ylim=(1e-6, 1))
+    axes[0].set(xlabel="direction, strongest first", ylabel="share of energy")
+    told = f"{strong} of {len(share)}: 95 % of the energy"
+    axes[0].text(strong + 8, share[0] / 3, told, color=COLOURS[0], fontsize=9)
     first = 32
     axes[1].bar(np.arange(first), share[:first], color=[COLOURS[i % 8] for i in range(first)], log=True)
     axes[1].set(title="Directions are dealt to the blocks in turn", xlabel="direction (8 blocks, by colour)")

@@ -10,7 +10,7 @@ spec.loader.exec_module(docstring_fields)
 
 
 def test_lines_on_arguments_become_fields_with_their_whole_text():
-    lines = ["One line.", "", "height, width: in pixels,", "and even.", "Raises: UserError for zero.", "", "More: text."]
+    lines = ["One line.", "", "height, width: in pixels,", "and even.", "Raises: UserError if so.", "", "More: text."]
     assert list(docstring_fields.with_fields(lines, ["height", "width"])) == [
         "One line.",
         "",
@@ -19,7 +19,7 @@ def test_lines_on_arguments_become_fields_with_their_whole_text():
         "    and even.",
         ":param width: in pixels,",
         "    and even.",
-        ":raises UserError: for zero.",
+        ":raises UserError: if so.",
         "",
         "More: text.",
         "",
