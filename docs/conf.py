@@ -25,7 +25,7 @@ html_title = f"blocklora_jax {version}"
 
 # Headings can be linked to as on GitHub: page.md#a-heading.
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 
 # Docstrings have `name` where reStructuredText would have ``name``.
 default_role = "literal"

@@ -23,8 +23,8 @@ HEADLINE_SEEDS = (4,)
 HEADLINE = {
     "**the defaults**: 64 blocks, token side": "token",
     "the defaults, then a fit": "token_fit",
-    "one block, strong erasure": "wide_3",
-    "one block, strong erasure, then a fit": "wide_3_fused",
+    "one shared block, erasure": "wide_3",
+    "one shared block, erasure, then a fit": "wide_3_fused",
     "LoRAs, summed at the best strength": "sum",
     "LoRAs, then a fit": "plain_fused",
     "LoRAs, gradient fusion (Mix-of-Show)": "fusion",
