@@ -12,6 +12,7 @@ TENSORBOARD = ["tensorboardX>=2.6"]
 BENCH = ["matplotlib>=3.10"]
 # 4.10 is the first version that works with NumPy 2.
 FACES = ["opencv-python-headless>=4.10"]
+DOCS = ["sphinx>=8.2", "furo>=2025.7", "myst-parser>=4", "sphinx-copybutton>=0.5.2"]
 
 setup(
     name="blocklora_jax",
@@ -20,6 +21,23 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="diffusion lora stable-diffusion jax flax model-merging personalization",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    # The address of the repository belongs here as soon as there is one.
+    project_urls={"Paper": "https://arxiv.org/abs/2503.08575"},
     packages=[
         *find_packages(include=["blocklora_jax", "blocklora_jax.*", "train", "train.*", "merge", "merge.*"]),
         "train.configs",
@@ -70,6 +88,7 @@ setup(
         ],  # fmt: skip
         "bench": BENCH,
         "faces": FACES,
+        "docs": DOCS,
         "dev": [*BENCH, "ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],
     },
 )

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from blocklora_jax.command_line.signals import end_early
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Adapter", "MergedModel", "Region", "StableDiffusion", "UserError", "side_by_side"]
 
 end_early()

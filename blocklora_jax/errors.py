@@ -6,4 +6,11 @@ class UserError(Exception):
 
     It is not a ValueError, because tyro would catch that while it builds a configuration, and print it in its own form.
     Commands print it as a single line on stderr and exit with status 2.
+
+    >>> from blocklora_jax import StableDiffusion
+    >>> try:
+    ...     StableDiffusion.from_pretrained("no/such.safetensors")
+    ... except UserError as error:
+    ...     print(error)
+    there is no file no/such.safetensors
     """

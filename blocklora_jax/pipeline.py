@@ -283,6 +283,12 @@ class MergedModel(Pipeline):
     weights: the factor of each concept.
 
     Raises: UserError if `params` does not have the concepts' tokens in this order.
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> sd = StableDiffusion.from_pretrained("pocket")
+    >>> ada = random_adapter("ada", sd.params, slots=(0,), layers="cross_kv")
+    >>> sd.with_adapters([ada], weights=[0.8])
+    MergedModel('pocket' with ada (0.8))
     """
 
     base: StableDiffusion

@@ -6,6 +6,11 @@ disturb each other less.
 
 `METHODS` lists all merge methods by name: the sum (`compose`), `average`, `ties`, `dare`, `gradient_fusion` and the
 joint fit. All have the same signature there (see `merge.methods.method`).
+
+>>> list(METHODS)
+['sum', 'average', 'ties', 'dare', 'gradient_fusion', 'joint_fit']
+>>> METHODS["ties"].settings(density=0.3)
+TiesSettings(density=0.3)
 """
 
 from blocklora_jax.adapters.concept_tokens import token_counts

@@ -23,6 +23,15 @@ def concatenate(
     merged with each other.
 
     Source: blockwise parameterization of BlockLoRA (arXiv 2503.08575).
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
+    >>> layers = concatenate(adapters)["unet"]
+    >>> a, b = layers["mid_block/attentions_0/transformer_blocks_0/attn2/to_k"]
+    >>> a.shape, b.shape  # each adapter has rank 2
+    ((32, 4), (4, 32))
     """
     weights = check_adapters(adapters, weights, allow_overlap=allow_overlap)
     pairs: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}

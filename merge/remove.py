@@ -56,6 +56,16 @@ def remove(
 
     Raises: UserError for an unknown name, for a concept that shares weights with another, and for params that do not
         fit.
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> base = tiny_params()
+    >>> adapters = [random_adapter("ada", base, slots=(0,)), random_adapter("bob", base, slots=(1,))]
+    >>> merged = compose(base, adapters)
+    >>> without = remove(merged, base, adapters, "bob")
+    >>> alone = compose(base, adapters[:1])
+    >>> all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(without), jax.tree.leaves(alone), strict=True))
+    True
     """
     index = check_removable(adapters, name)
     return _exchange(params, base_params, adapters, index, _Change(adapters[index], _weight(weights, index), None, 1.0))
@@ -74,8 +84,20 @@ def replace(
 ) -> Params:
     """Like `remove`, but with `new` in place of the concept. It equals the merge with `new` instead bit for bit.
 
-    weight, check_base: of `new`, as in `compose`. weights: as in `remove`. Raises UserError like `remove` and
-    `compose`.
+    weight, check_base: of `new`, as in `compose`.
+    weights: as in `remove`.
+
+    Raises: UserError like `remove` and `compose`.
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> base = tiny_params()
+    >>> adapters = [random_adapter("ada", base, slots=(0,)), random_adapter("bob", base, slots=(1,))]
+    >>> other = random_adapter("eve", base, slots=(1,))
+    >>> merged = replace(compose(base, adapters), base, adapters, "bob", other)
+    >>> expected = compose(base, [adapters[0], other])
+    >>> all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(merged), jax.tree.leaves(expected), strict=True))
+    True
     """
     index = check_removable(adapters, name)
     after = [new if i == index else adapter for i, adapter in enumerate(adapters)]

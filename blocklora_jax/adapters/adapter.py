@@ -25,6 +25,15 @@ class Adapter:
     tokens_2: as many vectors for SDXL's second text encoder, under the same names.
 
     The arrays are NumPy's or JAX's.
+
+    >>> from tempfile import mkdtemp
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> path = Path(mkdtemp()) / "ada.safetensors"
+    >>> random_adapter("ada", tiny_params(), slots=(2,)).save(path)
+    >>> adapter = Adapter.load(path)
+    >>> adapter.name, adapter.info.slots, list(adapter.tokens)
+    ('ada', (2,), ['<ada>'])
     """
 
     lora: LoRATree
@@ -57,7 +66,8 @@ class Adapter:
         """Read an `adapter.safetensors`, or a LoRA of another program.
 
         verify: whether the digest in the file's header must match; False for a file that was edited on purpose.
-        Raises UserError if the file is of another kind, is damaged, or does not fit its header.
+
+        Raises: UserError if the file is of another kind, is damaged, or does not fit its header.
         """
         return cls(**read_adapter(path, verify)._asdict())
 

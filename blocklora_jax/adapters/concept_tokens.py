@@ -24,5 +24,13 @@ def tokens_of(adapter: Adapter, component: str) -> Mapping[str, Any]:
 
 
 def token_counts(adapters: Sequence[Adapter]) -> dict[str, int]:
-    """{"<p1>": number of vectors, …} in the order in which `merge.compose` appends them and a tokenizer learns them."""
+    """{"<p1>": number of vectors, …} in the order in which `merge.compose` appends them and a tokenizer learns them.
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
+    >>> token_counts(adapters)
+    {'<ada>': 2, '<bob>': 2}
+    """
     return {token: int(vectors.shape[0]) for token, vectors in ordered_tokens(adapters)}

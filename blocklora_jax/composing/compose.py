@@ -79,6 +79,17 @@ def compose(
     about 1e-7 of dW_j. The last term is the rounding of M and M_k while both stay below 8 times the largest weight.
 
     Source: merging of BlockLoRA (arXiv 2503.08575).
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
+    >>> merged = compose(params, adapters, weights=[1.0, 0.8])
+    >>> table = merged["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    >>> len(table) - 40  # two vectors for each of the tokens <ada> and <bob>
+    4
+    >>> merged["vae"]["encoder"]["conv_in"]["kernel"] is params["vae"]["encoder"]["conv_in"]["kernel"]
+    True
     """
     adapters = list(adapters)
     weights = check_merge(params, adapters, weights, allow_overlap=allow_overlap, check_base=check_base)

@@ -41,6 +41,9 @@ class Region:
     prompt: what is shown there. box: left, top, right and bottom edge, as shares of the picture's width and height.
 
     Raises: UserError for a box that is empty or not within the picture.
+
+    >>> Region("a photo of <ada> woman", (0.0, 0.0, 0.5, 1.0))  # the left half
+    Region(prompt='a photo of <ada> woman', box=(0.0, 0.0, 0.5, 1.0))
     """
 
     prompt: str
@@ -82,6 +85,15 @@ def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
     in each region. Scenes are read in all regions.
 
     Empty if there is nothing to separate: the prompt calls fewer than two concepts, or no person and no object.
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
+    >>> for region in side_by_side("a photo of <ada> man and <bob> man on a beach", adapters):
+    ...     print(region.prompt, region.box)
+    a photo of <ada> man and a man on a beach (0.0, 0.0, 0.5, 1.0)
+    a photo of a man and <bob> man on a beach (0.5, 0.0, 1.0, 1.0)
     """
     called = []
     for adapter in adapters:

@@ -59,6 +59,15 @@ def export(
     Raises UserError for an unknown layout or dtype, a path that does not end in `.safetensors`, adapters that cannot be
     merged with each other, an unknown family if the layers' names or shapes depend on it, and existing files that are
     not from an earlier export.
+
+    >>> from tempfile import mkdtemp
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
+    >>> paths = export(adapters, Path(mkdtemp()) / "both.safetensors", layout="kohya", card=False)
+    >>> [path.name for path in paths]
+    ['both.safetensors', 'both.ada.safetensors', 'ada.safetensors', 'both.bob.safetensors', 'bob.safetensors']
     """
     adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path).expanduser()
     _check_options(path, layout, dtype, family)

@@ -18,6 +18,15 @@ def average(
     Raises: UserError like `compose`, except that the adapters may own the same weights.
 
     Source: federated averaging (arXiv 1602.05629).
+
+    >>> import jax, numpy as np
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
+    >>> averaged, summed = average(params, adapters), compose(params, adapters, weights=[0.5, 0.5])
+    >>> all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(averaged), jax.tree.leaves(summed), strict=True))
+    True
     """
     share = 1.0 / max(1, len(adapters))
     shares = [share] * len(adapters) if weights is None else [share * weight for weight in weights]

@@ -46,6 +46,20 @@ def gradient_fusion(
     Raises: UserError like `compose`, or naming the layers without matrices of the right number and shape.
 
     Source: gradient fusion of Mix-of-Show (arXiv 2305.18292); there by L-BFGS, here in closed form.
+
+    If all inputs of both concepts are equally strong in every direction, the result is the mean of the changes:
+
+    >>> import numpy as np
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
+    >>> shapes = {f"{part}/{layer}": n for part, own in adapters[0].shapes().items() for layer, (n, _) in own.items()}
+    >>> grams = {layer: [np.eye(n)] * 2 for layer, n in shapes.items()}
+    >>> fused, mean = gradient_fusion(params, adapters, grams, ridge=0.0), compose(params, adapters, [0.5, 0.5])
+    >>> kernels = [p["unet"]["mid_block"]["attentions_0"]["proj_in"]["kernel"] for p in (fused, mean)]
+    >>> bool(np.allclose(*kernels, atol=1e-6))
+    True
     """
     check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base)
     # D is linear in the changes, so the weights can be applied to its parts.

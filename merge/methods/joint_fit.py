@@ -63,6 +63,15 @@ def fit_jointly(
         check_base: refuse a base model that the adapters were not trained on.
 
     Raises: UserError like `compose`, and for convolutions wider than 1x1.
+
+    >>> from blocklora_jax.pipeline import StableDiffusion
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> sd = StableDiffusion.from_pretrained("pocket")
+    >>> whole = {"slots": (), "layers": "cross_kv", "partition": None}
+    >>> adapters = [random_adapter(name, sd.params, **whole) for name in ("ada", "bob")]
+    >>> model = sd.with_adapters(fit_jointly(sd, adapters), allow_overlap=True)
+    >>> [adapter.name for adapter in model.adapters]
+    ['ada', 'bob']
     """
     check_merge(sd.params, adapters, None, allow_overlap=True, check_base=check_base)
     inputs = measure(sd, adapters, words, attention=attention)
@@ -108,6 +117,15 @@ def fit_to_inputs(
 
     Source: least squares over all concepts' inputs as in Mix-of-Show (arXiv 2305.18292) and RegMean (arXiv 2212.09849),
     with output erasure as one more set of inputs.
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
+    >>> shapes = {f"{part}/{layer}": n for part, own in adapters[0].shapes().items() for layer, (n, _) in own.items()}
+    >>> grams = {layer: [np.eye(n)] * 2 for layer, n in shapes.items()}
+    >>> [fitted.info.partition for fitted in fit_to_inputs(adapters, grams)]  # no blocks any more
+    [None, None]
     """
     check_number("erase_weight", erase_weight, shown="lambda")
     check_finite(adapters)

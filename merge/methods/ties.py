@@ -40,6 +40,15 @@ def ties(
     Raises: UserError like `merge_task_vectors`, and for a density outside (0, 1].
 
     Source: TIES-Merging (arXiv 2306.01708); `peft.utils.merge_utils.ties` with majority sign "total".
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> slots = {"ada": (0,), "bob": (1,)}
+    >>> adapters = [random_adapter(name, params, slots=slots[name], layers="cross_kv") for name in slots]
+    >>> merged = ties(params, adapters, density=0.2)
+    >>> "mid_block" in merged["unet"]
+    True
     """
     if not 0 < density <= 1:
         raise UserError(f"density must be in (0, 1], not {density}")

@@ -1,0 +1,24 @@
+# CPU:    docker build -t blocklora .
+# NVIDIA: docker build -t blocklora --build-arg EXTRA=cuda .     (run with --gpus all)
+# TPU:    docker build -t blocklora --build-arg EXTRA=tpu .      (run with --privileged --network host on the TPU VM)
+#
+# docker run --rm -v "$PWD/runs:/work/runs" blocklora train --config ada
+#
+# JAX's wheels bring CUDA and cuDNN, so one base image serves all. On GPUs and TPUs this was never tried.
+FROM python:3.11-slim
+
+ARG EXTRA=
+WORKDIR /src
+COPY setup.py pyproject.toml README.md LICENSE constraints.txt ./
+COPY blocklora_jax blocklora_jax
+COPY train train
+COPY merge merge
+COPY configs configs
+RUN PIP_CONSTRAINT=constraints.txt pip install --no-cache-dir ".${EXTRA:+[$EXTRA]}"
+
+# Programs are compiled once and kept: mount a volume here to keep them between containers.
+ENV BLOCKLORA_COMPILATION_CACHE=/cache
+RUN useradd --create-home user && mkdir -p /work/runs /cache && chown -R user /work /cache
+USER user
+WORKDIR /work
+ENTRYPOINT ["blocklora"]
