@@ -34,7 +34,7 @@ CASES = (
     Case("pocket", "training", 64, 6),
     Case("pocket", "sampling", 64, 4, steps=30),
     Case("sd15", "training", 256, 1),
-    Case("sd15", "sampling", 256, 1, steps=4),
+    Case("sd15", "sampling", 256, 1, steps=10),
 )
 # One step each, for the memory that a process takes.
 LARGE = (

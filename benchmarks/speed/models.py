@@ -16,7 +16,7 @@ def model_configs(name: str) -> Configs:
     """The `config.json` of every component of the model `name`."""
     if name != "pocket":
         return read_configs(name)
-    folder = find_source(name).folder
+    folder = find_source(name).fetch([f"{part}/config.json" for part in CONFIGS])
     paths = {part: folder / part / "config.json" for part in CONFIGS}
     return {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
 

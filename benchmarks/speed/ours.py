@@ -86,7 +86,7 @@ def _tokens(configs: Configs) -> list[jax.Array]:
 def _batch(case: Case, configs: Configs) -> Batch:
     rng, b = np.random.default_rng(0), case.batch
     side, channels = latent_side(configs, case.size), configs["vae"]["latent_channels"]
-    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))
     pooled = configs.get("text_encoder_2", {}).get("projection_dim")
     text = lambda rows: TextOutput(normal(rows, *text_shape(configs)), None if pooled is None else normal(rows, pooled))
     return Batch(

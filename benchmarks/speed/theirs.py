@@ -30,7 +30,7 @@ def _unet(configs: Configs) -> Any:
 def _training(case: Case, configs: Configs) -> Callable[[], None]:
     """A LoRA on the keys and values of the layers that read text; text and latents are encoded beforehand."""
     import torch
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from peft import LoraConfig
 
     unet = _unet(configs).requires_grad_(False)
@@ -69,7 +69,9 @@ def _added_conditions(case: Case, configs: Configs) -> dict[str, Any] | None:
 def _sampling(case: Case, configs: Configs) -> Callable[[], None]:
     """DDIM with guidance, and the decoder. The prompts are encoded beforehand, which is in favour of this side."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     pipe: Any = StableDiffusionPipeline(
         vae=AutoencoderKL.from_config(configs["vae"]),  # pyright: ignore[reportArgumentType]

@@ -133,7 +133,7 @@ class _MappedFile:
 
     def __init__(self, path: Path) -> None:
         self._bytes = np.memmap(path, np.uint8, "r")
-        self._start = 8 + struct.unpack("<Q", self._bytes[:8])[0]
+        self._start = 8 + struct.unpack("<Q", self._bytes[:8].tobytes())[0]
         self._header = json.loads(self._bytes[8 : self._start].tobytes())
 
     def view(self, key: str) -> np.ndarray:
