@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,10 +53,10 @@ def check_step(model: FullSize, memory: float | None) -> Lowered:
 
 
 def _pipeline(model: FullSize) -> StableDiffusion:
-    missing = cast(Any, None)
-    return StableDiffusion(
-        checkpoint=missing, models=model.models, schedule=SCHEDULE, tokenizer=missing, params=model.params
-    )
+    """A pipeline without checkpoint and tokenizer, which are not read: making one would need them."""
+    pipeline = object.__new__(StableDiffusion)
+    vars(pipeline).update(models=model.models, schedule=SCHEDULE, params=model.params, weights_dtype=None)
+    return pipeline
 
 
 def _adapter(model: FullSize) -> Adapter:

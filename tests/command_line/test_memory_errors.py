@@ -47,30 +47,6 @@ def test_out_of_memory_errors_of_a_device_are_recognised(text, size):
     assert line.startswith(f"not enough memory ({size} were requested" if size else "not enough memory: ")
 
 
-@pytest.mark.parametrize(
-    ("module", "function", "args", "settings"),
-    [
-        (
-            "train.concept.__main__",
-            "train.concept.run.train_concept",
-            ["--images", "tests", "--token", "<a>", "--class-noun", "man", "--out", "unused"],
-            ("--remat", "--batch", "--resolution", "--base-dtype"),
-        ),
-        ("merge.cli.main", "merge.cli.merge.merge_files", ["a.safetensors", "--prompt", "x"], ("smaller pictures",)),
-        ("merge.cli.main", "merge.cli.fit.fit_jointly", ["fit", "a", "b", "--out", "unused"], ("--memory",)),
-        ("merge.cli.main", "blocklora_jax.probing.conversion.convert", ["convert", "a", "--out", "unused"], ("--memory",)),
-        (
-            "merge.cli.main",
-            "blocklora_jax.probing.crosstalk.measure_crosstalk",
-            ["check", "a", "b", "--out", "unused.png"],
-            ("--memory",),
-        ),
-    ],
-)
-def test_a_device_without_memory_ends_a_command_in_one_line(module, function, args, settings, monkeypatch, capsys):
-    pass
-
-
 def test_out_of_memory_errors_of_the_system_are_recognised():
     assert explain_memory(OSError(12, "Cannot allocate memory")) is not None
     assert explain_memory(OSError(28, "No space left on device")) is None
