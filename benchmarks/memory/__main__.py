@@ -1,14 +1,16 @@
-"""The memory that training and sampling need at full size: `python -m benchmarks.memory`.
+"""The memory that training, sampling and probing need at full size: `python -m benchmarks.memory`.
 
 Programs are compiled from shapes alone: no weights are made. Arguments are what a program is given (weights, the
-adapter, the optimizer's state, the batch), temporaries are what it needs beside them. The figures are those of the
-default device's compiler. On a CPU, XLA is told to order the program by memory, as it does on GPUs and TPUs; by default
-it orders it for many threads, which takes several times as much.
+adapter, the optimizer's state, the batch), results are what it gives (those of training take the place of arguments),
+temporaries are what it needs beside them. The figures are those of the default device's compiler. On a CPU, XLA is told
+to order the program by memory, as it does on GPUs and TPUs; by default it orders it for many threads, which takes
+several times as much.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ import jax
 from jax.stages import Lowered
 
 from benchmarks.memory.full_size import SIZES, full_size
+from benchmarks.memory.probing import check_step, convert_step, fit_step
 from benchmarks.memory.programs import sampling, training_step
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
@@ -29,6 +32,9 @@ from train.concept.config import ConceptConfig
 from train.engine.platform import compute_dtype
 
 MIB = 2**20
+# MiB that the programs of --quick may need, a tenth more than they did when this was written.
+QUICK = {"training": 1640, "fit": 2450}
+PROBES = {"fit": fit_step, "convert": convert_step, "check": check_step}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,11 @@ class Options:
 
     models: tuple[str, ...] = tuple(SIZES)
     """Among sd15, sd21, sdxl."""
-    tasks: tuple[Literal["training", "sampling"], ...] = ("training", "sampling")
+    tasks: tuple[Literal["training", "sampling", "fit", "convert", "check"], ...] = (
+        "training", "sampling", "fit", "convert", "check"
+    )  # fmt: skip
+    """The last three are those of `python -m merge`, of LoRAs in every attention, feed-forward and projection layer and
+    in all text encoders. They choose their batch themselves."""
     batches: tuple[int, ...] = (1, 4)
     size: int | None = None
     """Height and width of pictures, in pixels; the model's own if not given."""
@@ -45,6 +55,10 @@ class Options:
     attention: Literal["auto", "cudnn", "flash", "chunked", "plain"] = "auto"
     remat: tuple[bool, ...] = (False, True)
     """Of training: whether layers are recomputed in the backward pass."""
+    memory: float | None = None
+    """GiB that fit, convert and check may use; see `python -m merge fit --help`."""
+    quick: bool = False
+    """Compile only two programs, and fail with exit code 1 if one needs more memory than it should."""
     out: Path | None = None
     """A JSON file for the results."""
 
@@ -62,34 +76,57 @@ def concept() -> ConceptConfig:
 def measure(task: str, lower: Callable[[], Lowered], **named: object) -> dict[str, object]:
     """Compile a program and give its memory in MiB."""
     began = time.perf_counter()
-    found = lower().compile().memory_analysis()
+    # Compiling for speed takes longer, and needs the same memory.
+    found = lower().compile(compiler_options={"xla_backend_optimization_level": 0}).memory_analysis()
     if found is None:
         raise UserError(f"the compiler for {jax.default_backend()} does not tell what memory a program needs")
     row = {
         "task": task, **named, "arguments": round(found.argument_size_in_bytes / MIB),
-        "temporaries": round(found.temp_size_in_bytes / MIB), "seconds": round(time.perf_counter() - began, 1),
+        "results": round(found.output_size_in_bytes / MIB), "temporaries": round(found.temp_size_in_bytes / MIB),
+        "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
     print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     return row
 
 
-def measure_all(options: Options, name: str, batch: int) -> Iterator[dict[str, object]]:
+def measure_all(options: Options, name: str) -> Iterator[dict[str, object]]:
     """Every task on one model."""
     dtype = compute_dtype(options.precision, jax.default_backend())
     make = partial(full_size, name, size=options.size, dtype=dtype, attention=options.attention)
-    named = {"model": name, "size": options.size or SIZES[name], "batch": batch}
-    if "training" in options.tasks:
-        step = partial(training_step, batch=batch, config=concept())
-        for remat in options.remat:
-            yield measure("training", lambda r=remat: step(make(remat=r)), remat=remat, **named)
-    if "sampling" in options.tasks:
-        yield measure("sampling", lambda: sampling(make(), batch), **named)
+    named = {"model": name, "size": options.size or SIZES[name]}
+    for batch in options.batches:
+        for remat in options.remat if "training" in options.tasks else ():
+            lower = partial(training_step, make(remat=remat), batch, concept())
+            yield measure("training", lower, remat=remat, batch=batch, **named)
+        if "sampling" in options.tasks:
+            yield measure("sampling", partial(sampling, make(), batch), batch=batch, **named)
+    for task in (task for task in PROBES if task in options.tasks):
+        yield measure(task, partial(PROBES[task], make(), options.memory), **named)
+
+
+def check_quickly() -> int:
+    """Measures one training step and one step of a joint fit. Gives the exit code: 1 if one needs more than it may."""
+    options = Options(models=("sd15",), tasks=tuple(QUICK), batches=(1,), remat=(False,))
+    rows = list(measure_all(options, "sd15"))
+    return int(any(exceeds(row, QUICK[str(row["task"])]) for row in rows))
+
+
+def exceeds(row: dict[str, object], bound: int) -> bool:
+    """Whether a program needs more than `bound` MiB beside its arguments; says so."""
+    # The results of training take the place of arguments.
+    parts = ("temporaries",) if row["task"] == "training" else ("results", "temporaries")
+    needed = sum(int(str(row[part])) for part in parts)
+    if needed > bound:
+        print(f"error: {row['task']} needs {needed} MiB beside its arguments; it may need {bound}", file=sys.stderr)
+    return needed > bound
 
 
 def main() -> None:
     """The command line."""
     options = read_options(Options, description=__doc__)
-    rows = [row for name in options.models for batch in options.batches for row in measure_all(options, name, batch)]
+    if options.quick:
+        raise SystemExit(check_quickly())
+    rows = [row for name in options.models for row in measure_all(options, name)]
     device = jax.devices()[0].device_kind
     report = {"device": device, "precision": options.precision, "attention": options.attention, "rows": rows}
     if options.out:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -51,9 +51,11 @@ def full_size(
     attention: AttentionForm = "auto",
 ) -> FullSize:  # fmt: skip
     """The model `name`, a key of `SIZES`. size: of pictures, the model's own if not given."""
-    found = {part: CONFIGS[part].from_json(values, part) for part, values in read_configs(name).items()}
+    found: dict[str, Any] = {part: CONFIGS[part].from_json(values, part) for part, values in read_configs(name).items()}
+    size = size or SIZES[name]
+    found["unet"] = replace(found["unet"], sample_size=size // found["vae"].downscale)
     params = {
         part: unflatten_params({p: jax.ShapeDtypeStruct(s, jnp.float32) for p, s in param_shapes(config).items()})
         for part, config in found.items()
     }
-    return FullSize(make_models(found, dtype, remat, attention), params, size or SIZES[name])
+    return FullSize(make_models(found, dtype, remat, attention), params, size)

@@ -79,8 +79,11 @@ def apply_observed(
     watched = set(paths)
 
     def hook(path: str, x: Array, base: Array, layer: nn.Module) -> tuple[Array, Any]:
-        change = _low_rank(x, layers[path], scale, base.dtype, layer) if path in layers else 0
-        return base + change, observe(path, x, _without_bias(base, layer)) if path in watched else None
+        y = base + _low_rank(x, layers[path], scale, base.dtype, layer) if path in layers else base
+        if path not in watched:
+            return y, None
+        record = observe(path, x, _without_bias(base, layer))
+        return _after(y, record), record
 
     output, records = _apply_hooked(module, params, watched | layers.keys(), hook, *args, **kwargs)
     return output, {path.removesuffix("/" + _NAME): record[0] for path, record in flatten_params(records).items()}
@@ -130,6 +133,19 @@ def _apply_hooked(
             f"{type(module).__name__}: is the adapter for another base model?"
         )
     return output, cast(Mapping[str, Any], recorded.get(_COLLECTION, {}))
+
+
+def _after(y: Array, record: Any) -> Array:
+    """`y`, but computed after `record`.
+
+    Otherwise XLA computes all records at the end, and holds the inputs of all layers until then.
+    `jax.lax.optimization_barrier` does not order them: XLA removes it before it orders the program.
+    """
+    for leaf in jax.tree.leaves(record):
+        first = jnp.ravel(leaf)[0]
+        # Zero, which the compiler does not know.
+        y = y + jnp.where(jnp.isfinite(first), 0 * first, 0).astype(y.dtype)
+    return y
 
 
 def _low_rank(x: Array, pair: LoRAPair, scale: float | Array, dtype: jnp.dtype, module: nn.Module) -> Array:

@@ -7,15 +7,18 @@ import re
 
 _ADVICE = (
     "close other programs, or ask for less: fewer or smaller pictures, a smaller --batch or --at-once, a lower --rank;"
-    " in training also --remat, --precision bfloat16 or a smaller --resolution"
+    " in training also --remat, --precision bfloat16, --base-dtype bfloat16 or a smaller --resolution;"
+    " in merge fit, convert and check a smaller --memory"
 )
 # Messages of XLA about a device or the host, and of NumPy about an array that is too large for any memory.
 _SIGNS = re.compile(
     r"RESOURCE_EXHAUSTED|out of memory|bad_alloc|failed to allocate|unable to allocate|allocat\w+ \d+ bytes|"
+    r"STATUS_ALLOC_FAILED|"  # cuDNN and cuBLAS
     r"array is too big|maximum allowed dimension|cannot allocate memory",
     re.IGNORECASE,
 )
-_SIZE = re.compile(r"[\d.]+ ?(?:[KMGTPE]i?B|bytes)\b", re.IGNORECASE)
+# TPUs say "1.5G".
+_SIZE = re.compile(r"\d[\d.]* ?(?:[KMGTPE]i?B|[KMGT]|bytes)\b", re.IGNORECASE)
 _KINDS = {"XlaRuntimeError", "JaxRuntimeError", "ValueError", "RuntimeError"}
 
 

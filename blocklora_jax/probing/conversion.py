@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.crosstalk import layer_type
+from blocklora_jax.probing.memory import layer_groups, rows_at_once
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.prompts.random_prompts import PromptWords, RandomPrompts, article, make_random_prompts
 from blocklora_jax.prompts.shares import RandomPromptShares
@@ -58,7 +59,7 @@ class ConversionConfig:
     prompts: number of prompts with the trigger.
     random_prompts: number of prompts without it.
     steps: steps of the sampling runs in which the layers that read pictures are observed.
-    chunk: prompts that go through the model at once.
+    chunk: prompts whose text is encoded at once.
     token_spread: distance of the negative tokens in random prompts from the class noun, in standard deviations of the
         token table.
     """
@@ -137,10 +138,15 @@ def convert(
     slots: Sequence[int],
     words: PromptWords,
     config: ConversionConfig = ConversionConfig(),
+    *,
+    memory: float | None = None,
 ) -> tuple[Adapter, dict[str, Fit]]:
     """Converts `adapter`, trained on `sd` without blocks, into one in `slots`. Also gives a `Fit` by type of layer.
 
     The adapter's trigger must call the concept and nothing else. Tokens are kept unchanged.
+
+    memory: GiB that may be used beside the weights, see `memory.default_memory`. With less, fewer prompts and layers
+    are observed at once, which takes longer and gives the same within rounding.
 
     Raises: UserError for a trigger that also occurs in random prompts, layers that the model does not have, slots that
         do not exist, and NaN or infinity in the adapter.
@@ -153,19 +159,18 @@ def convert(
     )  # fmt: skip
     check_trigger(adapter, words)
     _check_linear(sd.params, adapter)
-    layers = frozenset(f"{c}/{path}" for c, group in adapter.lora.items() for path in group)
-    context = {layer: _context(adapter, info, layer) for layer in layers}
-    probe = Probe(sd, layers, _observe, config.steps, config.chunk)
-    ids = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
-    on_trigger = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, ids, context, config.seed)
-    ids, extended_params = random_ids(sd, adapter, words, config, config.random_prompts)
-    on_random = probe(extended_params, None, ids, context, config.seed + 1)
+    own = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
     lora: dict[str, dict[str, LoRAPair]] = {component: {} for component in adapter.lora}
     energies: dict[str, np.ndarray] = {}
-    for layer in sorted(layers):
-        component, _, path = layer.partition("/")
-        lora[component][path], energy = _fit_layer(adapter, info, layer, on_trigger[layer], on_random[layer], config)
-        energies[layer_type(layer)] = energies.get(layer_type(layer), 0) + energy
+    for probe, context in group_probes(sd, adapter, info, config, memory):
+        on_trigger = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, own, context, config.seed)
+        random, params = random_ids(sd, adapter, words, config, config.random_prompts)
+        on_random = probe(params, None, random, context, config.seed + 1)
+        for layer in sorted(probe.layers):
+            component, _, path = layer.partition("/")
+            sums = on_trigger.pop(layer), on_random.pop(layer)
+            lora[component][path], energy = _fit_layer(adapter, info, layer, *sums, config)
+            energies[layer_type(layer)] = energies.get(layer_type(layer), 0) + energy
     return replace(adapter, lora=lora, info=info), {kind: _report(*energy) for kind, energy in energies.items()}
 
 
@@ -244,6 +249,27 @@ def random_ids(
 def _negative_tokens(rng: Any, table: np.ndarray, pool: RandomPrompts, vectors: int, spread: float) -> np.ndarray:
     noise = rng.standard_normal((len(pool.nouns), vectors, table.shape[1]), np.float32)
     return (table[pool.nouns][:, None] + spread * table.std() * noise).reshape(-1, table.shape[1])
+
+
+def group_probes(
+    sd: StableDiffusion, adapter: Adapter, info: AdapterInfo, config: ConversionConfig, memory: float | None
+) -> Iterator[tuple[Probe, dict[str, dict[str, Any]]]]:
+    """Probes of as many layers as the memory has room for, each with its context. info: of the result."""
+    at_once = rows_at_once(sd, config.chunk, memory, outputs=1)
+    for group in layer_groups(_observed_bytes(adapter, info), memory):
+        context = jax.device_put({layer: _context(adapter, info, layer) for layer in group})
+        yield Probe(sd, frozenset(group), _observe, config.steps, config.chunk, at_once), context
+
+
+def _observed_bytes(adapter: Adapter, info: AdapterInfo) -> dict[str, int]:
+    """Bytes on the device for what `_observe` gives and needs in each layer."""
+    sizes = {}
+    for component, layers in adapter.shapes().items():
+        for path, (n, m) in layers.items():
+            rows, columns = (len(part) for part in info.support(component, path, (n, m)))
+            rank = adapter.lora[component][path].lora_A.shape[-1]
+            sizes[f"{component}/{path}"] = 4 * (rows * (rows + columns) + (n + m) * rank)
+    return dict(sorted(sizes.items()))
 
 
 def _context(adapter: Adapter, info: AdapterInfo, layer: str) -> dict[str, np.ndarray]:

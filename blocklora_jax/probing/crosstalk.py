@@ -17,6 +17,7 @@ from blocklora_jax.adapters.finite import check_finite
 from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.checks.texts import fill
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probing.memory import rows_at_once
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.prompts.shares import Kind
 
@@ -103,10 +104,13 @@ def measure_crosstalk(
     *,
     steps: int = 4,
     seed: int = 0,
+    memory: float | None = None,
 ) -> dict[str, Crosstalk]:
     """Crosstalk of `adapters`. Each concept's prompts are drawn with only its own adapter active.
 
     templates: the prompts, with {} for the trigger. Default: eight prompts that fit the concept's kind.
+    memory: GiB that may be used beside the weights, see `memory.default_memory`. With less, fewer prompts are drawn at
+    once.
 
     The U-Net runs only if an adapter changes layers that read the picture: see `probe.Probe`.
 
@@ -115,14 +119,9 @@ def measure_crosstalk(
     check_number("steps", steps)
     check_number("seed", seed)
     check_finite(adapters)
-    layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
-    pairs: dict[str, Any] = {layer: _pairs_of(layer, adapters) for layer in layers}
-
-    def observe(layer: str, x: jax.Array, y: jax.Array, pairs: Mapping[str, Any]) -> jax.Array:
-        return _energies(pairs[layer], len(adapters), x.astype(jnp.float32), y.astype(jnp.float32))
-
-    chunk = len(templates or _SUBJECT)
-    probe, energies, base = Probe(sd, frozenset(layers), observe, steps, chunk), [], []
+    energies, base = [], []
+    probe, pairs = crosstalk_probe(sd, adapters, steps, len(templates or _SUBJECT), memory)
+    layers = sorted(probe.layers)
     for index, adapter in enumerate(adapters):
         prompts = [fill(template, adapter.info.trigger) for template in templates or TEMPLATES[adapter.info.kind]]
         ids = sd.tokenizer.encode(prompts, token_counts([adapter]))
@@ -132,6 +131,20 @@ def measure_crosstalk(
         energies.append(np.concatenate([table[:count], table[count : 2 * count][[index]]]))
         base.append(table[-1])
     return crosstalk(np.stack(energies), np.stack(base), layers)
+
+
+def crosstalk_probe(
+    sd: StableDiffusion, adapters: Sequence[Adapter], steps: int, prompts: int, memory: float | None
+) -> tuple[Probe, dict[str, Any]]:
+    """The probe of all adapted layers, and its context. prompts: their number for each concept."""
+    layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
+
+    def observe(layer: str, x: jax.Array, y: jax.Array, pairs: Mapping[str, Any]) -> jax.Array:
+        return _energies(pairs[layer], len(adapters), x.astype(jnp.float32), y.astype(jnp.float32))
+
+    at_once = rows_at_once(sd, prompts, memory, outputs=len(adapters))
+    probe = Probe(sd, frozenset(layers), observe, steps, prompts, at_once)
+    return probe, {layer: _pairs_of(layer, adapters) for layer in layers}
 
 
 def _pairs_of(layer: str, adapters: Sequence[Adapter]) -> Mapping[int, tuple[Any, Any]]:

@@ -5,7 +5,8 @@ A joint fit of adapters needs only these, and no pictures of the concepts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,8 @@ from blocklora_jax.diffusion.text import Ids
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion import ConversionConfig, check_trigger, random_ids, trigger_prompts
-from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
+from blocklora_jax.probing.memory import layer_groups, rows_at_once
+from blocklora_jax.probing.probe import Probe, own_tokens, row_parts, with_tokens
 from blocklora_jax.probing.text_attention import TextAttention
 from blocklora_jax.prompts.random_prompts import PromptWords
 
@@ -42,6 +44,107 @@ class Inputs(NamedTuple):
         return f"Inputs({max(map(len, self.grams.values()), default=0)} adapters, {len(self.grams)} layers)"
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class InputGroup:
+    """Some layers, whose inputs are measured together when they are asked for.
+
+    readers: by layer whose inputs are measured, the layers that read them. All layers of the U-Net that read text have
+        the same inputs.
+    shares: the attention to each text position, by (adapter, whether the prompts are random), once it is measured.
+    """
+
+    sd: StableDiffusion
+    adapters: Sequence[Adapter]
+    words: PromptWords
+    config: ConversionConfig
+    readers: Mapping[str, Sequence[str]]
+    probe: Probe
+    weigh: TextAttention | None
+    shares: dict[tuple[int, bool], Float[np.ndarray, "b t"]]
+    progress: Any
+
+    def own(self, index: int) -> dict[str, Float[np.ndarray, "_ _"]]:
+        """X^T X with trace 1, on prompts that call the concept of adapter number `index`, with the adapter."""
+        adapter = self.adapters[index]
+        ids = self.sd.tokenizer.encode(trigger_prompts(adapter, self.words, self.config), token_counts([adapter]))
+        params = with_tokens(self.sd.params, own_tokens(self.sd, adapter))
+        return self._measure((index, False), params, adapter, ids, self.config.seed)
+
+    def ordinary(self) -> dict[str, Float[np.ndarray, "_ _"]]:
+        """X^T X on prompts that call no concept: the mean over the random prompts of all adapters."""
+        total: dict[str, np.ndarray] = {}
+        for index in range(len(self.adapters)):
+            _sum_into(total, self._random(index))
+        for gram in total.values():
+            gram /= len(self.adapters)
+        return total
+
+    def _random(self, index: int) -> dict[str, np.ndarray]:
+        # Whole chunks, so that nothing is compiled for a smaller last chunk.
+        chunk, share = self.config.chunk, self.config.random_prompts // len(self.adapters)
+        count = max(chunk, share // chunk * chunk)
+        ids, params = random_ids(self.sd, self.adapters[index], self.words, self.config, count)
+        return self._measure((index, True), params, None, ids, self.config.seed + 1)
+
+    def _measure(
+        self, key: tuple[int, bool], params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int
+    ) -> dict[str, np.ndarray]:
+        total: dict[str, np.ndarray] = {}
+        if self.weigh is None:
+            total = self.probe(params, adapter, ids, None, seed)
+        else:
+            weights = self._weights(key, params, adapter, ids, seed)
+            for chunk in row_parts(len(ids), self.probe.chunk):
+                noise, part = self.probe.noise(seed + chunk.start, 0, len(ids[chunk])), {}
+                self.probe.add(part, params, adapter, ids[chunk], weights[chunk], noise)
+                _sum_into(total, part)
+        self.progress.update()
+        for gram in total.values():
+            gram /= max(np.trace(gram), 1e-30)
+        return total
+
+    def _weights(
+        self, key: tuple[int, bool], params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int
+    ) -> Float[jax.Array, "b t"]:
+        """The weights of the rows that are text."""
+        assert self.weigh is not None
+        if key not in self.shares:
+            self.shares[key] = self.weigh(params, adapter, ids, seed)
+        share = self.shares[key]
+        return jnp.asarray((1 - EVEN) * share + EVEN / share.shape[1], jnp.float32)
+
+
+def input_groups(
+    sd: StableDiffusion,
+    adapters: Sequence[Adapter],
+    words: PromptWords | None = None,
+    config: ConversionConfig | None = None,
+    *,
+    attention: bool = False,
+    memory: float | None = None,
+) -> Iterator[InputGroup]:
+    """Groups of the adapted layers, as many layers in each as the memory has room for. Arguments and errors as for
+    `measure_inputs`.
+    """
+    words, config = words or words_for(sd.checkpoint.name), config or ConversionConfig()
+    for adapter in adapters:
+        check_trigger(adapter, words)
+    readers = _readers(input_layers(adapters))
+    at_once, shares = rows_at_once(sd, config.chunk, memory), {}
+    groups = layer_groups(gram_bytes(adapters, readers), memory)
+    attends = attention and any(map(_attends_to_text, readers))
+    weigh = TextAttention(sd, chunk=config.chunk, at_once=at_once) if attends else None
+    runs = 2 * len(adapters) * len(groups)
+    # The progress bar shows only on a terminal.
+    with tqdm(desc="inputs", total=runs, unit="run", dynamic_ncols=True, disable=None) as progress:
+        for group in groups:
+            probe = Probe(sd, frozenset(group), _gram, config.steps, config.chunk, at_once)
+            yield InputGroup(
+                sd=sd, adapters=adapters, words=words, config=config, probe=probe, weigh=weigh, shares=shares,
+                readers={layer: readers[layer] for layer in group}, progress=progress,
+            )  # fmt: skip
+
+
 def measure_inputs(
     sd: StableDiffusion,
     adapters: Sequence[Adapter],
@@ -49,64 +152,56 @@ def measure_inputs(
     config: ConversionConfig | None = None,
     *,
     attention: bool = False,
+    memory: float | None = None,
 ) -> Inputs:
     """Measures the inputs on `config.prompts` prompts for each adapter, and on random prompts.
 
-    The U-Net runs only if an adapter changes layers that read the picture, or with `attention`.
+    The U-Net runs only if an adapter changes layers that read the picture, or with `attention`. The host holds all
+    matrices; `input_groups` gives those of some layers at a time.
 
     Args:
         attention: weight the text positions by the attention that they get, in the U-Net's layers that read text (see
             `TextAttention`). A tenth of the weight is spread evenly. Otherwise all positions have equal weight.
+        memory: GiB that may be used on the device beside the weights, see `memory.default_memory`.
 
     Raises: UserError for an adapter whose trigger is empty, or is a class noun or a subject of random prompts.
     """
-    words, config = words or words_for(sd.checkpoint.name), config or ConversionConfig()
-    for adapter in adapters:
-        check_trigger(adapter, words)
-    # Whole chunks, so that nothing is compiled for a smaller last chunk.
-    random_count = max(config.chunk, config.random_prompts // len(adapters) // config.chunk * config.chunk)
-    layers = sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
-    # All layers of the U-Net that read text have the same inputs.
-    readers = [layer for layer in layers if _attends_to_text(layer)]
-    seen = frozenset(layers) - frozenset(readers[1:])
-    probe = Probe(sd, seen, _gram, config.steps, config.chunk)
-    weigh = TextAttention(sd, chunk=config.chunk) if attention and readers else None
-    on_trigger, on_random = [], []
-    # The progress bar shows only on a terminal.
-    for adapter in tqdm(adapters, desc="inputs", unit="adapter", dynamic_ncols=True, disable=None):
-        ids = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
-        params = with_tokens(sd.params, own_tokens(sd, adapter))
-        on_trigger.append(_measure(probe, weigh, params, adapter, ids, config.seed))
-        ids, params = random_ids(sd, adapter, words, config, random_count)
-        on_random.append(_measure(probe, weigh, params, None, ids, config.seed + 1))
-    mean = {layer: np.mean([grams[layer] for grams in on_random], axis=0) for layer in seen}
-    source = {layer: readers[0] if layer in readers else layer for layer in layers}
-    return Inputs(
-        {layer: [grams[source[layer]] for grams in on_trigger] for layer in layers},
-        {layer: mean[source[layer]] for layer in layers},
-    )
+    grams, ordinary = {}, {}
+    for group in input_groups(sd, adapters, words, config, attention=attention, memory=memory):
+        own = [group.own(index) for index in range(len(adapters))]
+        random = group.ordinary()
+        for layer, readers in group.readers.items():
+            grams |= dict.fromkeys(readers, [part.pop(layer) for part in own])
+            ordinary |= dict.fromkeys(readers, random.pop(layer))
+    return Inputs(dict(sorted(grams.items())), dict(sorted(ordinary.items())))
+
+
+def gram_bytes(adapters: Sequence[Adapter], layers: Iterable[str]) -> dict[str, int]:
+    """Bytes of the matrices X^T X of these layers, in fp32."""
+    shapes = [(component, kernels) for adapter in adapters for component, kernels in adapter.shapes().items()]
+    rows = {f"{component}/{path}": n for component, kernels in shapes for path, (n, _) in kernels.items()}
+    return {layer: 4 * rows[layer] ** 2 for layer in layers}
+
+
+def input_layers(adapters: Sequence[Adapter]) -> list[str]:
+    """The names of all adapted layers, sorted."""
+    return sorted({f"{c}/{path}" for adapter in adapters for c, group in adapter.lora.items() for path in group})
+
+
+def _readers(layers: Sequence[str]) -> dict[str, list[str]]:
+    """By layer whose inputs are measured, the layers that read them."""
+    of_text = [layer for layer in layers if _attends_to_text(layer)]
+    return {layer: of_text if layer in of_text else [layer] for layer in layers if layer not in of_text[1:]}
+
+
+def _sum_into(total: dict[str, np.ndarray], part: dict[str, np.ndarray]) -> None:
+    for layer in list(part):
+        gram = part.pop(layer)
+        total[layer] = np.add(total[layer], gram, out=total[layer]) if layer in total else gram
 
 
 def _attends_to_text(layer: str) -> bool:
     return layer.startswith("unet/") and reads_text(layer)
-
-
-def _measure(
-    probe: Probe,
-    weigh: TextAttention | None,
-    params: Mapping[str, Any],
-    adapter: Adapter | None,
-    ids: Ids,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """X^T X by layer, each with trace 1. weigh: gives the weights of the rows that are text; None: equal weights."""
-    if weigh is None:
-        return _unit(probe(params, adapter, ids, None, seed))
-    share = weigh(params, adapter, ids, seed)
-    weights = jnp.asarray((1 - EVEN) * share + EVEN / share.shape[1], jnp.float32)
-    chunks = [slice(at, at + probe.chunk) for at in range(0, len(ids), probe.chunk)]
-    parts = [probe(params, adapter, ids[chunk], weights[chunk], seed + chunk.start) for chunk in chunks]
-    return _unit({layer: np.sum([part[layer] for part in parts], axis=0) for layer in parts[0]})
 
 
 def _gram(layer: str, x: jax.Array, y: jax.Array, weights: jax.Array | None) -> jax.Array:
@@ -114,7 +209,3 @@ def _gram(layer: str, x: jax.Array, y: jax.Array, weights: jax.Array | None) -> 
     x = x.astype(jnp.float32)
     rows = x if weights is None or not _attends_to_text(layer) else x * weights.reshape(-1, 1)
     return jnp.matmul(x.T, rows, precision=jax.lax.Precision.HIGHEST)
-
-
-def _unit(grams: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {layer: gram / max(np.trace(gram), 1e-30) for layer, gram in grams.items()}

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.apply import apply_observed
@@ -36,7 +37,9 @@ class Probe:
     Layers that read text are observed once for each prompt. The others are observed `steps` times, in a DDIM run from
     noise without guidance.
 
-    layers: names such as "unet/…/to_k", "text_encoder/…/q_proj". chunk: prompts that go through the model at once.
+    layers: names such as "unet/…/to_k", "text_encoder/…/q_proj".
+    chunk: prompts whose text is encoded at once, and whose noise has one key.
+    at_once: of these, the prompts that the U-Net draws at once; None: all. See `memory.rows_at_once`.
     """
 
     sd: StableDiffusion
@@ -44,6 +47,7 @@ class Probe:
     observe: Observe
     steps: int = 4
     chunk: int = 8
+    at_once: int | None = None
 
     def __repr__(self) -> str:
         return f"Probe({self.sd.checkpoint.name!r}, {len(self.layers)} layers, {self.steps} steps)"
@@ -60,25 +64,47 @@ class Probe:
             context: arrays for `observe`.
             seed: seed of the noise.
         """
+        total: dict[str, Any] = {}
+        for first in range(0, len(ids), self.chunk):
+            chunk = ids[first : first + self.chunk]
+            self.add(total, params, adapter, chunk, context, self.noise(seed, first, len(chunk)))
+        return total
+
+    def noise(self, seed: int, first: int, rows: int) -> Float[Array, "b h w c"] | None:
+        """The noise of `rows` prompts, of which the first is number `first`. None if no layer needs a picture."""
+        if all(reads_text(layer) for layer in self.layers):
+            return None
+        key, side = jax.random.fold_in(jax.random.key(seed), first), self.sd.image_size
+        return draw_latents(self.sd.models, key, rows, side, side)
+
+    def add(
+        self,
+        total: dict[str, Any],
+        params: Mapping[str, Any],
+        adapter: Adapter | None,
+        ids: Ids,
+        context: Any,
+        noise: Float[Array, "b h w c"] | None,
+    ) -> None:
+        """Adds to `total` what is observed for one chunk of prompts. Arguments as for a call, and as `noise` gives."""
         lora, scale = (adapter.lora, adapter.info.scale) if adapter else ({}, 1.0)
         towers = {name: params[name] for name in self.sd.models.text_encoders}
         text_readers = [path for path in self._paths("unet") if reads_text(f"unet/{path}")]
         kernels = {path: _kernel(params["unet"], path) for path in text_readers}
-        total: dict[str, Any] = {}
-        for first in range(0, len(ids), self.chunk):
-            text, seen = self._text_step(towers, kernels, lora, scale, ids[first : first + self.chunk], context)
-            total = _add(total, seen)
-            if any(not reads_text(layer) for layer in self.layers):
-                key = jax.random.fold_in(jax.random.key(seed), first)
-                total = self._draw(params["unet"], lora.get("unet", {}), scale, text, key, context, total)
-        return total
+        text, seen = self.text_step(towers, kernels, lora, scale, ids, context)
+        _add(total, seen)
+        if noise is None:
+            return
+        for rows in row_parts(len(ids), self.at_once):
+            part = jax.tree.map(lambda x, rows=rows: x[rows], text)
+            self._draw(params["unet"], lora.get("unet", {}), scale, part, noise[rows], context, total)
 
     def _paths(self, component: str) -> list[str]:
         head = f"{component}/"
         return sorted(layer.removeprefix(head) for layer in self.layers if layer.startswith(head))
 
     @cached_property
-    def _text_step(self) -> Callable[..., tuple[TextOutput, dict[str, Any]]]:
+    def text_step(self) -> Callable[..., tuple[TextOutput, dict[str, Any]]]:
         """Gives text states for ids, and the observations in the text encoders and in U-Net layers that read text."""
 
         @jax.jit
@@ -102,7 +128,7 @@ class Probe:
         return step
 
     @cached_property
-    def _unet_step(self) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
+    def unet_step(self) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
         paths = [path for path in self._paths("unet") if not reads_text(f"unet/{path}")]
 
         @jax.jit
@@ -119,23 +145,33 @@ class Probe:
         pairs: Any,
         scale: float,
         text: TextOutput,
-        key: jax.Array,
+        noise: Float[Array, "b h w c"],
         context: Any,
         total: dict[str, Any],
-    ) -> dict[str, Any]:
-        """`total` plus the observations made while the pictures for `text` are drawn."""
-        sampler, rows, side = get_sampler("ddim"), len(text.states), self.sd.image_size
+    ) -> None:
+        """Adds to `total` what is observed while the pictures for `text` are drawn."""
+        sampler, rows, side = get_sampler("ddim"), len(noise), self.sd.image_size
         plan = sampler.init(self.sd.schedule, self.steps)
         added = add_sizes(text, jnp.asarray(make_size_ids(side, side, rows)))
-        state = start(plan, draw_latents(self.sd.models, key, rows, side, side))
+        state = start(plan, noise)
         for index, timestep in enumerate(plan.timesteps):
             row = jax.tree.map(lambda x, i=index: x[i], plan.coefficients)
             noisy, at = sampler.scale(row, state.latents), jnp.full(rows, timestep)
-            output, seen = self._unet_step(
+            output, seen = self.unet_step(
                 params, pairs, scale, context, noisy, at, text.states, *([added] if added else [])
             )
-            state, total = sampler.step(row, state, output), _add(total, seen)
-        return total
+            state = sampler.step(row, state, output)
+            _add(total, seen)
+
+
+def row_parts(rows: int, at_once: int | None) -> list[slice]:
+    """Parts of `at_once` rows each, or one of all rows.
+
+    >>> row_parts(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
+    size = at_once or rows
+    return [slice(first, first + size) for first in range(0, rows, size)]
 
 
 def with_tokens(params: Mapping[str, Any], vectors: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -170,8 +206,12 @@ def _kernel(params: Any, path: str) -> jax.Array:
     return kernel.reshape(kernel.shape[-2:])
 
 
-def _add(total: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    # On the host and in fp64, because these are sums of many small parts.
-    parts = {path: jax.tree.map(lambda x: np.asarray(x, np.float64), record) for path, record in seen.items()}
-    sums = {path: jax.tree.map(np.add, total[path], part) if path in total else part for path, part in parts.items()}
-    return {**total, **sums}
+def _add(total: dict[str, Any], seen: dict[str, Any]) -> None:
+    """Adds `seen` to `total`, in place. `seen` is emptied layer by layer, so that its arrays leave the device."""
+    for layer in list(seen):
+        record = seen.pop(layer)
+        if layer in total:
+            jax.tree.map(lambda old, new: np.add(old, np.asarray(new), out=old), total[layer], record)
+        else:
+            # On the host and in fp64, because these are sums of many small parts.
+            total[layer] = jax.tree.map(lambda new: np.array(new, np.float64), record)

@@ -17,7 +17,7 @@ from blocklora_jax.diffusion.text import Ids
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.models.config import UNetConfig
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.probing.probe import Probe
+from blocklora_jax.probing.probe import Probe, row_parts
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,12 +26,13 @@ class TextAttention:
 
     It is the mean over cross-attention layers, heads, pixels and `steps` of a DDIM run from noise, without guidance.
 
-    chunk: prompts that go through the model at once.
+    chunk, at_once: see `Probe`.
     """
 
     sd: StableDiffusion
     steps: int = 2
     chunk: int = 16
+    at_once: int | None = None
 
     def __repr__(self) -> str:
         return f"TextAttention({self.sd.checkpoint.name!r}, {self.steps} steps)"
@@ -44,19 +45,21 @@ class TextAttention:
         Args:
             params, adapter, ids, seed: as for `Probe`.
         """
-        kernels = self._kernels(params["unet"], adapter)
-        starts = range(0, len(ids), self.chunk)
-        return np.concatenate(
-            [self._chunk(params, adapter, kernels, ids[at : at + self.chunk], seed + at) for at in starts]
-        )
+        kernels, shares = self._kernels(params["unet"], adapter), []
+        for chunk in row_parts(len(ids), self.chunk):
+            noise = self._attention_probe.noise(seed + chunk.start, 0, len(ids[chunk]))
+            assert noise is not None
+            for rows in row_parts(len(noise), self.at_once):
+                shares.append(self._share(params, adapter, kernels, ids[chunk][rows], noise[rows]))
+        return np.concatenate(shares)
 
-    def _chunk(
+    def _share(
         self,
         params: Mapping[str, Any],
         adapter: Adapter | None,
         kernels: Mapping[str, Float[Array, "n m"]],
         ids: Ids,
-        seed: int,
+        noise: Float[Array, "b h w c"],
     ) -> np.ndarray:
         states = jnp.asarray(self._text(params, adapter, ids)[self._text_reader], jnp.float32)
         states = states.reshape(len(ids), -1, states.shape[-1])
@@ -64,7 +67,8 @@ class TextAttention:
             f"unet/{block}/to_q": {"query": kernels[f"{block}/to_q"], "keys": states @ kernels[f"{block}/to_k"]}
             for block in self._blocks
         }
-        seen = self._attention_probe(params, adapter, ids, context, seed)
+        seen: dict[str, Any] = {}
+        self._attention_probe.add(seen, params, adapter, ids, context, noise)
         return np.mean([seen[layer] for layer in context], axis=0) / self.steps
 
     @cached_property

@@ -17,7 +17,7 @@ from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import png_bytes
-from merge.cli.shared_options import Files, Options, Overwrite, Variant, Verify, base_model_help
+from merge.cli.shared_options import Files, Memory, Options, Overwrite, Variant, Verify, base_model_help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class CheckOptions(Options):
     """Sampling steps of the pictures on which layers that read pictures are measured."""
     seed: int = 0
     """Seed of these pictures."""
+    memory: Memory = None
     overwrite: Overwrite = False
     verify: Verify = True
 
@@ -87,7 +88,9 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 
     try:
-        sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
+        sd = StableDiffusion.from_pretrained(
+            options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
+        )
     except UserError as error:
         return [f"crosstalk was not measured: {error}"]
     problems = {
@@ -102,7 +105,9 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     if len(fitting) < 2:
         return listed
     try:
-        measured = measure_crosstalk(sd, fitting, options.prompts or None, steps=options.steps, seed=options.seed)
+        measured = measure_crosstalk(
+            sd, fitting, options.prompts or None, steps=options.steps, seed=options.seed, memory=options.memory
+        )
     except UserError as error:
         return [*listed, f"crosstalk was not measured: {error}"]
     names = [adapter.name for adapter in fitting]

@@ -18,7 +18,7 @@ from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
-from merge.cli.shared_options import CutAxis, Options, PartitionSeed, Variant, Verify, base_model_help
+from merge.cli.shared_options import CutAxis, Memory, Options, PartitionSeed, Variant, Verify, base_model_help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ class ConvertOptions(Options):
     """Sampling steps of the pictures on which layers that read pictures are fitted."""
     seed: int = 0
     """Seed of prompts and pictures."""
+    memory: Memory = None
     overwrite: bool = False
     """Replace an existing file."""
     verify: Verify = True
@@ -90,7 +91,9 @@ def convert_file(args: Sequence[str] | None = None) -> int:
     from blocklora_jax.probing.conversion import ConversionConfig, convert
     from blocklora_jax.prompts.random_prompts import PromptWords
 
-    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
+    sd = StableDiffusion.from_pretrained(
+        options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
+    )
     digest = params_digest(sd.params)
     if adapter.info.base_digest not in ("", digest):
         raise UserError(
@@ -109,7 +112,7 @@ def convert_file(args: Sequence[str] | None = None) -> int:
         subjects=options.random_subjects or listed.subjects,
         scenes=options.random_scenes or listed.scenes,
     )
-    fitted, fits = convert(sd, adapter, partition, slots, words, config)
+    fitted, fits = convert(sd, adapter, partition, slots, words, config, memory=options.memory)
     fitted.save(options.out)
     print(f"{'layers':<24}{'fit error':>11}{'leakage':>9}{'leakage before':>16}")
     for kind, fit in fits.items():

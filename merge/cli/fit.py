@@ -16,7 +16,7 @@ from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
-from merge.cli.shared_options import Options, Overwrite, Variant, Verify, base_model_help
+from merge.cli.shared_options import Memory, Options, Overwrite, Variant, Verify, base_model_help
 from merge.methods.joint_fit import fit_jointly
 
 
@@ -45,6 +45,7 @@ class FitOptions(Options):
     """The name of each concept and of its new file. Default: those in the files."""
     attention: bool = False
     """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
+    memory: Memory = None
     overwrite: Overwrite = False
     verify: Verify = True
 
@@ -76,8 +77,12 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     # Imported here, because the model needs Flax.
     from blocklora_jax.pipeline import StableDiffusion
 
-    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
-    fitted = fit_jointly(sd, adapters, erase_weight=options.erase_weight, attention=options.attention)
+    sd = StableDiffusion.from_pretrained(
+        options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
+    )
+    fitted = fit_jointly(
+        sd, adapters, erase_weight=options.erase_weight, attention=options.attention, memory=options.memory
+    )
     for path, adapter in zip(paths, fitted, strict=True):
         adapter.save(path)
         print(f"wrote {path}")

@@ -30,6 +30,14 @@ Weights = Annotated[
     tyro.conf.arg(help="The weight of each concept, one number for each file. Default: 1 for all."),
 ]
 Variant = Annotated[str | None, tyro.conf.arg(help='Read the weights of this variant of the model ("fp16").')]
+Memory = Annotated[
+    float | None,
+    tyro.conf.arg(
+        help="GiB of the device's memory to use beside the model's weights. With less, the model runs more often, on "
+        "fewer prompts and layers at once. Default: 4, or a quarter of the device's memory if that is more; at most a "
+        "quarter of the host's memory."
+    ),
+]
 Overwrite = Annotated[
     bool,
     tyro.conf.arg(help="Replace existing files that this command did not make. Other files in a folder are kept."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.composing.check import check_merge
 from merge.compose import Params, compose
-from merge.methods.joint_fit import Grams, fit_to_inputs, measure
+from merge.methods.joint_fit import Grams, fit_groups, fit_to_inputs, measured_groups
 from merge.methods.method import Merged, NoSettings
 
 if TYPE_CHECKING:
@@ -78,6 +78,5 @@ def merge_by_gradient_fusion(
     """Gradient fusion with the common signature. The inputs are measured on prompts of each concept."""
     # Checked before the inputs are measured, which takes longer.
     check_merge(sd.params, adapters, weights, allow_overlap=True, check_base=check_base)
-    grams = measure(sd, adapters).grams
-    params = gradient_fusion(sd.params, adapters, grams, weights, ridge=settings.ridge, check_base=False)
-    return Merged(params, adapters)
+    parts = fit_groups(adapters, measured_groups(sd, adapters), erase_weight=None, ridge=settings.ridge)
+    return Merged(compose(sd.params, parts, weights, allow_overlap=True, check_base=False), adapters)

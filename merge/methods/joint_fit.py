@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,16 +18,19 @@ from blocklora_jax.adapters.finite import check_finite
 from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.composing.check import check_merge
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
 from merge.compose import compose
 from merge.methods.method import Merged, NoSettings
 
 if TYPE_CHECKING:
     from blocklora_jax.pipeline import StableDiffusion
-    from blocklora_jax.probing.input_statistics import Inputs
+    from blocklora_jax.probing.input_statistics import InputGroup
     from blocklora_jax.prompts.random_prompts import PromptWords
 
 Grams = Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
+# By (number of the adapter, layer).
+Fitted = dict[tuple[int, str], LoRAPair]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ def fit_jointly(
     words: PromptWords | None = None,
     attention: bool = False,
     check_base: bool = True,
+    memory: float | None = None,
 ) -> list[Adapter]:
     """The adapters, changed so that they disturb each other least, without pictures or training. See `fit_to_inputs`.
 
@@ -61,6 +65,8 @@ def fit_jointly(
         attention: weight text positions by the U-Net's attention to them. A slightly better fit, but slower, because
             the U-Net must run.
         check_base: refuse a base model that the adapters were not trained on.
+        memory: GiB that may be used beside the weights, see `probing.memory.default_memory`. With less, fewer prompts
+            and layers are observed at once, which takes longer and gives the same within rounding.
 
     Raises: UserError like `compose`, and for convolutions wider than 1x1.
 
@@ -74,19 +80,55 @@ def fit_jointly(
     ['ada', 'bob']
     """
     check_merge(sd.params, adapters, None, allow_overlap=True, check_base=check_base)
-    inputs = measure(sd, adapters, words, attention=attention)
-    return fit_to_inputs(adapters, inputs.grams, inputs.ordinary, erase_weight=erase_weight)
+    groups = measured_groups(sd, adapters, words, attention=attention, memory=memory)
+    return fit_groups(adapters, groups, erase_weight=erase_weight)
 
 
-def measure(
-    sd: StableDiffusion, adapters: Sequence[Adapter], words: PromptWords | None = None, *, attention: bool = False
-) -> Inputs:
-    """The layers' inputs on each concept's prompts and on ordinary prompts (see `measure_inputs`)."""
+def measured_groups(
+    sd: StableDiffusion,
+    adapters: Sequence[Adapter],
+    words: PromptWords | None = None,
+    *,
+    attention: bool = False,
+    memory: float | None = None,
+) -> Iterator[InputGroup]:
+    """The layers' inputs on each concept's prompts and on ordinary prompts (see `input_groups`).
+
+    Raises: UserError for convolutions wider than 1x1.
+    """
+    _refuse(_wide_layers(sd.params, adapters))
     # Imported here, because it needs Flax, which merging alone does not need.
-    from blocklora_jax.probing.input_statistics import measure_inputs
+    from blocklora_jax.probing.input_statistics import input_groups
 
-    # On the device, because NumPy parameters would be copied there at every call.
-    return measure_inputs(replace(sd, params=jax.device_put(sd.params)), adapters, words, attention=attention)
+    # On the device, because NumPy parameters would be copied there at every call. The autoencoder is not used.
+    used = {component: jax.device_put(tree) for component, tree in sd.params.items() if component != "vae"}
+    yield from input_groups(replace(sd, params=used), adapters, words, attention=attention, memory=memory)
+
+
+def fit_groups(
+    adapters: Sequence[Adapter],
+    groups: Iterable[InputGroup],
+    *,
+    erase_weight: float | None = 1.0,
+    ridge: float = 1e-6,
+) -> list[Adapter]:
+    """Like `fit_to_inputs`, with inputs that are measured for some layers at a time.
+
+    erase_weight: None: ordinary prompts are not measured.
+    """
+    check_number("erase_weight", 0.0 if erase_weight is None else erase_weight, shown="lambda")
+    check_finite(adapters)
+    fitted: Fitted = {}
+    for group in groups:
+        sums = {layer: _Equations(adapters, readers) for layer, readers in group.readers.items()}
+        for index in range(len(adapters)):
+            own = group.own(index)
+            for layer, equations in sums.items():
+                equations.add(index, own.pop(layer))
+        ordinary = {} if erase_weight is None else group.ordinary()
+        for layer in list(sums):
+            fitted |= sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge)
+    return _adapters_of(adapters, fitted)
 
 
 def fit_to_inputs(
@@ -130,32 +172,63 @@ def fit_to_inputs(
     check_number("erase_weight", erase_weight, shown="lambda")
     check_finite(adapters)
     _check(adapters, grams)
-    lora: list[dict[str, dict[str, LoRAPair]]] = [{c: {} for c in adapter.lora} for adapter in adapters]
     # Layers with the same inputs have the same matrices, and are solved together.
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for layer in _layers(adapters):
         groups[tuple(map(id, grams[layer]))].append(layer)
+    fitted: Fitted = {}
     for layers in groups.values():
-        exact = [np.asarray(gram, np.float64) for gram in grams[layers[0]]]
-        total = np.sum(exact, axis=0)
+        equations = _Equations(adapters, layers)
+        for index, gram in enumerate(grams[layers[0]]):
+            equations.add(index, gram)
+        fitted |= equations.solve(None if ordinary is None else ordinary[layers[0]], erase_weight, ridge)
+    return _adapters_of(adapters, fitted)
+
+
+class _Equations:
+    """The least squares problem of layers with the same inputs. Holds one matrix, however many adapters there are."""
+
+    def __init__(self, adapters: Sequence[Adapter], layers: Sequence[str]):
+        self._adapters, self._layers = adapters, layers
+        self._total: np.ndarray | None = None
+        self._sides: dict[tuple[int, str], np.ndarray] = {}
+
+    def add(self, index: int, gram: Float[np.ndarray, "n n"]) -> None:
+        """Adds the inputs on the prompts of adapter number `index`."""
+        exact = np.asarray(gram, np.float64)
+        self._total = exact.copy() if self._total is None else np.add(self._total, exact, out=self._total)
+        for layer in self._layers:
+            if (pair := _pair(self._adapters[index], layer)) is not None:
+                self._sides[index, layer] = exact @ np.asarray(pair.lora_A, np.float64)
+
+    def solve(self, ordinary: Float[np.ndarray, "n n"] | None, erase_weight: float, ridge: float) -> Fitted:
+        """The fitted pairs. The matrix is used up."""
+        total, self._total = self._total, None
+        assert total is not None
         if ordinary is not None:
-            total = total + erase_weight * np.asarray(ordinary[layers[0]], np.float64)
+            total += erase_weight * np.asarray(ordinary, np.float64)
         # Never exactly zero, so that a layer without any inputs gets no change.
         total = total + max(ridge * np.trace(total) / len(total), 1e-30) * np.eye(len(total))
-        pairs = [(k, layer, _pair(adapter, layer)) for k, adapter in enumerate(adapters) for layer in layers]
-        parts = [(k, layer, pair) for k, layer, pair in pairs if pair is not None]
-        sides = [exact[k] @ np.asarray(pair.lora_A, np.float64) for k, _, pair in parts]
-        solved = np.linalg.solve(total, np.concatenate(sides, axis=1)).astype(np.float32)
-        edges = np.cumsum([side.shape[1] for side in sides])[:-1]
-        for (k, layer, pair), down in zip(parts, np.split(solved, edges, axis=1), strict=True):
-            component, _, path = layer.partition("/")
-            lora[k][component][path] = LoRAPair(down, np.asarray(pair.lora_B))
+        solved = np.linalg.solve(total, np.concatenate([*self._sides.values()], axis=1)).astype(np.float32)
+        edges = np.cumsum([side.shape[1] for side in self._sides.values()])[:-1]
+        pairs = {}
+        for (index, layer), down in zip(self._sides, np.split(solved, edges, axis=1), strict=True):
+            pair = _pair(self._adapters[index], layer)
+            assert pair is not None
+            pairs[index, layer] = LoRAPair(down, np.asarray(pair.lora_B))
+        return pairs
+
+
+def _adapters_of(adapters: Sequence[Adapter], fitted: Fitted) -> list[Adapter]:
+    """The adapters with the fitted pairs. Raises UserError if any is not finite."""
+    trees: list[dict[str, dict[str, LoRAPair]]] = [{c: {} for c in adapter.lora} for adapter in adapters]
+    for (index, layer), pair in fitted.items():
+        component, _, path = layer.partition("/")
+        trees[index][component][path] = pair
     names = [adapter.name for adapter in adapters]
-    fitted = [
-        replace(adapter, lora=tree, info=_info(adapter, names)) for adapter, tree in zip(adapters, lora, strict=True)
-    ]
-    check_finite(fitted)
-    return fitted
+    results = [replace(a, lora=tree, info=_info(a, names)) for a, tree in zip(adapters, trees, strict=True)]
+    check_finite(results)
+    return results
 
 
 def _info(adapter: Adapter, names: Sequence[str]):
@@ -181,6 +254,18 @@ def _check(adapters: Sequence[Adapter], grams: Grams) -> None:
         given = grams.get(layer, ())
         if len(given) != len(adapters) or any(sizes != {len(gram)} or gram.shape[0] != gram.shape[1] for gram in given):
             wrong.append(layer)
+    _refuse(wrong)
+
+
+def _wide_layers(params: Mapping[str, Any], adapters: Sequence[Adapter]) -> list[str]:
+    """The adapted layers that are convolutions wider than 1x1."""
+    kernels = flatten_params(params)
+    pairs = {layer: pair for layer in _layers(adapters) for a in adapters if (pair := _pair(a, layer)) is not None}
+    return [layer for layer, pair in pairs.items() if kernels[f"{layer}/kernel"].shape[-2] != len(pair.lora_A)]
+
+
+def _refuse(wrong: Sequence[str]) -> None:
+    """Raises: UserError naming the layers `wrong`, if there are any."""
     if wrong:
         raise UserError(
             "the joint fit and gradient fusion need, for every adapted layer [n, m], one matrix [n, n] of inputs for "

@@ -33,10 +33,18 @@ def test_running_out_of_memory_is_one_line(action, size):
 
 
 @pytest.mark.parametrize(
-    "text", ["RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1.5GiB.", "std::bad_alloc"]
+    ("text", "size"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1.5GiB.", "1.5GiB"),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1288490188 bytes.", "1288490188 bytes"),
+        ("RESOURCE_EXHAUSTED: Attempting to allocate 2.00G. That was not possible. There are 1.87G free.", "2.00G"),
+        ("INTERNAL: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", ""),
+        ("std::bad_alloc", ""),
+    ],
 )
-def test_out_of_memory_errors_of_a_device_are_recognised(text):
-    assert "not enough memory" in (explain_memory(RuntimeError(text)) or "")
+def test_out_of_memory_errors_of_a_device_are_recognised(text, size):
+    line = explain_memory(RuntimeError(text)) or ""
+    assert line.startswith(f"not enough memory ({size} were requested" if size else "not enough memory: ")
 
 
 def test_out_of_memory_errors_of_the_system_are_recognised():

@@ -1,0 +1,130 @@
+"""Probes with little memory: fewer prompts and layers at once, and the same results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import merge
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.probing import memory as probe_memory
+from blocklora_jax.probing.conversion import ConversionConfig, convert
+from blocklora_jax.probing.crosstalk import measure_crosstalk
+from blocklora_jax.probing.input_statistics import Inputs, gram_bytes, input_groups, input_layers, measure_inputs
+from blocklora_jax.probing.memory import GIB, default_memory, layer_groups, rows_at_once
+from blocklora_jax.prompts.random_prompts import PromptWords
+from blocklora_jax.testing.random_adapter import random_adapter
+from merge.methods.joint_fit import fit_groups
+
+WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
+CONFIG = ConversionConfig(prompts=6, random_prompts=12, chunk=4, steps=1, rank=4)
+# GiB with which the tiny model draws one of four prompts at once, and its layers fall into groups.
+LITTLE = 5e-4
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_sd):
+    """Two adapters in every attention, feed-forward and projection layer, and in the text encoder."""
+    kinds = {"slots": (), "layers": "full+text_encoder", "partition": None, "size": 0.3}
+    return [random_adapter(name, tiny_sd.params, **kinds) for name in ("ada", "rex")]
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_inputs_do_not_depend_on_the_memory(tiny_sd, adapters, attention):
+    much, little = (
+        measure_inputs(tiny_sd, adapters, WORDS, CONFIG, attention=attention, memory=memory)
+        for memory in (None, LITTLE)
+    )
+    assert [*much.grams] == [*little.grams] == [*much.ordinary] == [*little.ordinary]
+    for layer, grams in much.grams.items():
+        for found, expected in zip(
+            [*little.grams[layer], little.ordinary[layer]], [*grams, much.ordinary[layer]], strict=True
+        ):
+            # fp32 sums over other numbers of rows.
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_little_memory_means_parts(tiny_sd, adapters):
+    assert [rows_at_once(tiny_sd, 4, memory) for memory in (None, 3 * LITTLE, LITTLE, LITTLE / 100)] == [4, 4, 1, 1]
+    # Six is not a multiple of the five for which there is room, nor of four.
+    assert rows_at_once(tiny_sd, 6, 3 * LITTLE) == 3
+    groups = list(input_groups(tiny_sd, adapters, WORDS, CONFIG, memory=LITTLE))
+    assert len(groups) > 1 == len(list(input_groups(tiny_sd, adapters, WORDS, CONFIG)))
+    # Text encoders and layers that read text are observed once, whatever the groups.
+    readers = [reader for group in groups for readers in group.readers.values() for reader in readers]
+    assert sorted(readers) == sorted({f"{c}/{path}" for c, layers in adapters[0].lora.items() for path in layers})
+
+
+class Group:
+    """Some layers of inputs that are already measured, as `InputGroup` gives them."""
+
+    def __init__(self, inputs, layers):
+        self.readers, self._inputs = {layer: [layer] for layer in layers}, inputs
+
+    def own(self, index):
+        return {layer: self._inputs.grams[layer][index].copy() for layer in self.readers}
+
+    def ordinary(self):
+        return {layer: self._inputs.ordinary[layer].copy() for layer in self.readers}
+
+
+@pytest.mark.parametrize("erase_weight", [None, 0.0, 2.0])
+def test_a_joint_fit_by_groups_of_layers_is_that_of_all_layers(adapters, erase_weight):
+    rng, layers = np.random.default_rng(0), gram_bytes(adapters, input_layers(adapters))
+    widths = {layer: round((size / 4) ** 0.5) for layer, size in layers.items()}
+    grams = {layer: [x @ x.T for x in rng.standard_normal((3, n, 9))] for layer, n in widths.items()}
+    inputs = Inputs({layer: three[:2] for layer, three in grams.items()}, {layer: x[2] for layer, x in grams.items()})
+    groups = [Group(inputs, part) for part in np.array_split([*layers], 3)]
+    ordinary = None if erase_weight is None else inputs.ordinary
+    whole = merge.fit_to_inputs(adapters, inputs.grams, ordinary, erase_weight=erase_weight or 0.0)
+    for found, expected in zip(fit_groups(adapters, groups, erase_weight=erase_weight), whole, strict=True):
+        assert found.info == expected.info
+        for component, paths in expected.lora.items():
+            for path, pair in paths.items():
+                np.testing.assert_array_equal(found.lora[component][path].lora_A, pair.lora_A)
+                np.testing.assert_array_equal(found.lora[component][path].lora_B, pair.lora_B)
+
+
+def test_a_conversion_does_not_depend_on_the_memory(tiny_sd, adapters):
+    partition = Partition(num_blocks=4, axis="out")
+    (much, fits), (little, few_fits) = (
+        convert(tiny_sd, adapters[0], partition, (1,), WORDS, CONFIG, memory=memory) for memory in (None, LITTLE)
+    )
+    assert much.info == little.info and [*fits] == [*few_fits]
+    for kind, fit in fits.items():
+        np.testing.assert_allclose(few_fits[kind], fit, rtol=1e-3)
+    for component, layers in much.lora.items():
+        for path, (a, b) in layers.items():
+            found = little.lora[component][path]
+            # The condition of the inputs multiplies the rounding of their sums.
+            np.testing.assert_allclose(found.lora_A @ found.lora_B, a @ b, rtol=0, atol=1e-3 * np.abs(a @ b).max())
+
+
+def test_crosstalk_does_not_depend_on_the_memory(tiny_sd, adapters):
+    much, little = (measure_crosstalk(tiny_sd, adapters, steps=1, memory=memory) for memory in (None, LITTLE))
+    for kind, expected in much.items():
+        np.testing.assert_allclose(little[kind].pairs, expected.pairs, rtol=1e-4)
+        np.testing.assert_allclose(little[kind].others, expected.others, rtol=1e-4)
+
+
+def test_groups_keep_the_order_and_fill_their_share():
+    layers = dict.fromkeys("abcde", 30)
+    assert layer_groups(layers, 80 / GIB) == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert layer_groups(layers, 160 / GIB) == [["a", "b"], ["c", "d"], ["e"]]
+    assert layer_groups(layers, 4) == [[*"abcde"]]
+    # A layer that is larger than its share has a group of its own.
+    assert layer_groups({"a": 1, "b": 100, "c": 1}, 40 / GIB) == [["a"], ["b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("device", "host", "expected"),
+    [(None, 64, 4), (12, 64, 4), (30, 64, 7.5), (72, 64, 16), (None, 8, 2), (None, 2, 1), (12, float("inf"), 4)],
+)
+def test_the_default_follows_the_memory_of_device_and_host(device, host, expected, monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return device and {"bytes_limit": device * GIB}
+
+    monkeypatch.setattr(probe_memory.jax, "local_devices", lambda: [Device()])
+    monkeypatch.setattr(probe_memory, "_host_memory", lambda: host * GIB)
+    assert default_memory() == expected
