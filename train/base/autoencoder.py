@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +34,7 @@ def train_autoencoder(
     params = silence_branches(model.init(key, jnp.zeros((1, *pictures.images.shape[1:])))["params"])
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warmup_then_cosine(learning_rate, loop.steps)))
 
-    def loss_fn(params, images, key):
-        mean, logvar = _encode(model, params, images)
-        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
-        decoded = apply_model(model, params, latents, method="decode")
-        error = decoded - images
-        reconstruction = jnp.abs(error).mean() + jnp.square(error).mean()
-        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
-        return reconstruction + KL_WEIGHT * kl, {"absolute_error": jnp.abs(error).mean(), "kl": kl}
+    loss_fn = partial(autoencoder_loss, model)
 
     @jax.jit
     def step_fn(state, images):
@@ -56,8 +50,21 @@ def train_autoencoder(
 
     state = (jnp.zeros((), jnp.int32), params, optimizer.init(params))
     params = run_loop(loop, run_dir, state, step_fn, batch_at, label="autoencoder")[1]
-    _show(model, params, to_float(pictures.images[:16]), run_dir / "reconstructions.png")
+    show_reconstructions(model, params, to_float(pictures.images[:16]), run_dir / "reconstructions.png")
     return params
+
+
+def autoencoder_loss(
+    model: AutoencoderKL, params: Any, images: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss, and the metrics absolute_error and kl. images: fp32 in -1..1. key: of the noise of the latents."""
+    mean, logvar = _encode(model, params, images)
+    latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+    decoded = apply_model(model, params, latents, method="decode")
+    error = decoded - images
+    reconstruction = jnp.abs(error).mean() + jnp.square(error).mean()
+    kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
+    return reconstruction + KL_WEIGHT * kl, {"absolute_error": jnp.abs(error).mean(), "kl": kl}
 
 
 def _encode(model: AutoencoderKL, params: dict, images: np.ndarray | jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -70,7 +77,8 @@ def warmup_then_cosine(peak: float, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 100)
 
 
-def _show(model: AutoencoderKL, params: dict, images: np.ndarray, path: Path) -> None:
+def show_reconstructions(model: AutoencoderKL, params: dict, images: np.ndarray, path: Path) -> None:
+    """Write a grid of pictures, each beside what the autoencoder makes of it."""
     mean, _ = _encode(model, params, images)
     decoded = np.clip(np.asarray(apply_model(model, params, mean, method="decode")), -1, 1)
     both = np.stack([images, decoded], axis=1).reshape(-1, *images.shape[1:])
