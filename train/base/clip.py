@@ -92,4 +92,5 @@ def pool_text(states: jax.Array, ids: jax.Array, eos_token_id: int) -> jax.Array
 
 
 def _unit(x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -148,6 +148,8 @@ def denoiser_loss(
     drop = jax.random.bernoulli(drop_key, CAPTION_DROPOUT, (x0.shape[0], 1))
     states = apply_model(text_model, text_params, jnp.where(drop, empty_ids[None], ids))
     predicted, features = apply_with_features(model, params["unet"], schedule.add_noise(x0, noise, t), t, states)
+    # The models may compute in bfloat16; losses are fp32.
+    predicted, features = jax.tree.map(lambda x: x.astype(jnp.float32), (predicted, features))
     error = ((predicted - schedule.training_target(x0, noise, t)) ** 2).mean((1, 2, 3))
     loss = (error * schedule.picture_weight(t, SNR_CLIP)).mean()
     layout = layout_loss(params["heads"], features, subjects, ~drop[:, 0])
