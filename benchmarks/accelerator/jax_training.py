@@ -76,7 +76,8 @@ def prepare(
         yield {
             "measured": "training", "model": model, "pixels": pixels, "batch": batch, "concepts": concepts,
             "variant": variant, "attention": attention, "remat": remat, "device": device,
-            "seconds": seconds, "steps_per_second": concepts / seconds, "pictures_per_second": concepts * batch / seconds,
+            "seconds": seconds, "steps_per_second": concepts / seconds,
+            "pictures_per_second": concepts * batch / seconds,
             "flops": needed, "mfu": utilization(device, needed, seconds),
             "mib": memory_of(step), "process_peak_mib": device_peak(),
         }  # fmt: skip

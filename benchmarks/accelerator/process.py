@@ -81,5 +81,6 @@ class Process:
 def environment(task: Task) -> dict[str, str]:
     """JAX must leave memory to the other processes, and compile anew, so that the seconds of compiling are right."""
     if task.side != "jax":
-        return {}
+        # Reading the published configs imports JAX, which must not take the card.
+        return {"JAX_PLATFORMS": "cpu"}
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "BLOCKLORA_COMPILATION_CACHE": "off"}

@@ -27,11 +27,11 @@ class Task:
 
 def list_tasks() -> list[Task]:
     """All tasks. Each is worth more than those after it."""
-    sd, xl = {"model": "sd15"}, {"model": "sdxl"}
+    sd, xl, fast = {"model": "sd15"}, {"model": "sdxl"}, {"compiled": True}
     return [
         Task("training sd15 b4", "jax", "jax training", 70, 4, 14, {**sd, "batch": 4}),
         Task("training sd15 eager", "torch", "torch training", 30, 9, 26, {**sd, "batches": [4, 1, 8]}),
-        Task("training sd15 compiled b4", "torch", "torch training", 80, 4, 16, {**sd, "batches": [4], "compiled": True}),
+        Task("training sd15 compiled b4", "torch", "torch training", 80, 4, 16, {**sd, "batches": [4], **fast}),
         Task("training sd15 b1", "jax", "jax training", 60, 3, 8, {**sd, "batch": 1}),
         Task("training sd15 8 concepts b1", "jax", "jax training", 70, 5, 26, {**sd, "batch": 1, "concepts": 8}),
         Task("sampling sd15", "jax", "jax sampling", 70, 9, 12, {**sd, "batches": [1, 8]}),
@@ -47,10 +47,10 @@ def list_tasks() -> list[Task]:
         Task("training sdxl b4", "jax", "jax training", 120, 6, 60, {**xl, "batch": 4}),
         Task("sampling sdxl", "jax", "jax sampling", 110, 12, 16, {**xl, "batches": [1]}),
         Task("sampling sdxl eager", "torch", "torch sampling", 45, 14, 18, {**xl, "batches": [1]}),
-        Task("sampling sd15 compiled", "torch", "torch sampling", 90, 12, 12, {**sd, "batches": [1, 8], "compiled": True}),
-        Task("training sd15 compiled b8", "torch", "torch training", 80, 5, 26, {**sd, "batches": [8], "compiled": True}),
-        Task("training sd15 compiled b1", "torch", "torch training", 80, 3, 8, {**sd, "batches": [1], "compiled": True}),
-        Task("training sdxl compiled b1", "torch", "torch training", 130, 5, 24, {**xl, "batches": [1], "compiled": True}),
+        Task("sampling sd15 compiled", "torch", "torch sampling", 90, 12, 12, {**sd, "batches": [1, 8], **fast}),
+        Task("training sd15 compiled b8", "torch", "torch training", 80, 5, 26, {**sd, "batches": [8], **fast}),
+        Task("training sd15 compiled b1", "torch", "torch training", 80, 3, 8, {**sd, "batches": [1], **fast}),
+        Task("training sdxl compiled b1", "torch", "torch training", 130, 5, 24, {**xl, "batches": [1], **fast}),
         Task("training sd15 b4 chunked", "jax", "jax training", 75, 5, 16, {**sd, "batch": 4, "attention": "chunked"}),
         Task("training sd15 b4 plain", "jax", "jax training", 75, 5, 30, {**sd, "batch": 4, "attention": "plain"}),
         Task("training sd15 b4 epsilon", "jax", "jax training", 80, 5, 24, {**sd, "batch": 4, "variant": "epsilon"}),

@@ -136,8 +136,8 @@ def test_pictures_are_drawn_until_the_time_is_over_and_are_those_of_the_training
 def tiny(monkeypatch):
     """Networks that compile quickly."""
     small = {"block_out_channels": [8, 8], "norm_num_groups": 4, "layers_per_block": 1}
-    unet = {"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "cross_attention_dim": 16}
-    unet |= {"up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 2, "sample_size": 32}
+    unet = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
+    unet |= {"cross_attention_dim": 16, "attention_head_dim": 2, "sample_size": 32, "block_out_channels": [8]}
     vae = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     text, vision = architecture.text_config, architecture.VISION
     narrow = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
