@@ -84,17 +84,29 @@ def train_timed(config: BaseConfig, settings: Mapping[str, Any], save_seconds: f
     assert config.minutes is not None
     out, seconds = config.out, 60 * config.minutes
     _refuse_used(config)
+    # Wrong channels are refused before anything is written.
+    unet_config(config), vae_config(config)
     out.mkdir(parents=True, exist_ok=True)
-    clock = Clock(out / "clock.json", seconds)
-    networks = _networks(config)
     shutil.copytree(FOLDER, out / "judge" / "weights", dirs_exist_ok=True)
+    pool = ThreadPoolExecutor(4)
+    try:
+        return _train(config, settings, save_seconds, Clock(out / "clock.json", seconds), pool)
+    finally:
+        # After an error, what is not being compiled yet is not compiled any more.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _train(
+    config: BaseConfig, settings: Mapping[str, Any], save_seconds: float, clock: Clock, pool: ThreadPoolExecutor
+) -> Path:
+    assert config.minutes is not None
+    out, seconds, networks = config.out, 60 * config.minutes, _networks(config)
     tokenizer = Tokenizer(out / "tokenizer", networks.text.vocab_size, architecture.MAX_TOKENS)
     # A multiple of the pictures that are encoded at a time.
     room = -(-config.pictures // CHUNK) * CHUNK
-    with ThreadPoolExecutor(4) as pool:
-        stages = _compile_stages(config, networks, tokenizer, room, pool)
-        encode = pool.submit(_compile_encoder, networks, config.seed, room)
-        drawn, tables = _draw(config, clock, room, tokenizer)
+    stages = _compile_stages(config, networks, tokenizer, room, pool)
+    encode = pool.submit(_compile_encoder, networks, config.seed, room)
+    drawn, tables = _draw(config, clock, room, tokenizer)
 
     def run(name: str, rows: Any, frozen: Any, share: float, saved: Any = lambda state: None) -> TimedState:
         stage, start, call = stages[name]
