@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -22,22 +23,28 @@ SHAPES = {
     },
     "tiny": {"tiny": (32, 32, 2, 8)},
 }  # fmt: skip
+Shape = tuple[int, int, int, int]
 FORMS, BATCH, CALLS = ("cudnn", "flash", "chunked", "plain"), 4, 10
 
 
 def prepare(size: str) -> Callable[[], Rows]:
-    """Nothing is compiled beforehand, because each program is small."""
+    """Compile all forms for all shapes, side by side."""
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     forms = [form for form in FORMS if _is_here(form)]
+    with ThreadPoolExecutor(4) as pool:
+        made = [
+            (name, form, shape, pool.submit(_compiled, form, shape, dtype))
+            for name, shape in SHAPES[size].items()
+            for form in forms
+        ]
 
     def measure() -> Rows:
-        for name, shape in SHAPES[size].items():
-            for form in forms:
-                row = {"measured": "attention", "shape": name, "batch": BATCH, "form": form}
-                try:
-                    yield row | _measured(form, shape, dtype)
-                except Exception as error:
-                    yield row | {"error": one_line(error)}
+        for name, form, shape, programs in made:
+            row = {"measured": "attention", "shape": name, "batch": BATCH, "form": form}
+            try:
+                yield row | _measured(programs.result(), shape, dtype)
+            except Exception as error:
+                yield row | {"error": one_line(error)}
 
     return measure
 
@@ -50,22 +57,30 @@ def _is_here(form: Any) -> bool:
     return True
 
 
-def _measured(form: Any, shape: tuple[int, int, int, int], dtype: Any) -> dict[str, Any]:
+def _compiled(form: Any, shape: Shape, dtype: Any) -> dict[str, Any]:
+    """The forward pass, and the gradient of all inputs."""
     queries, keys, heads, width = shape
-    q, k, v = (
+    inputs = [jax.ShapeDtypeStruct((BATCH, length, heads * width), dtype) for length in (queries, keys, keys)]
+    forward = partial(attend, num_heads=heads, form=form)
+    # The sum of squares, so that the gradient is not constant.
+    backward = jax.grad(lambda *x: jnp.square(forward(*x).astype(jnp.float32)).sum(), argnums=(0, 1, 2))
+    functions = {"forward": forward, "with backward": backward}
+    return {name: jax.jit(function).lower(*inputs).compile() for name, function in functions.items()}
+
+
+def _measured(programs: dict[str, Any], shape: Shape, dtype: Any) -> dict[str, Any]:
+    queries, keys, heads, width = shape
+    inputs = [
         jax.random.normal(jax.random.key(i), (BATCH, length, heads * width), dtype)
         for i, length in enumerate((queries, keys, keys))
-    )
-    forward = jax.jit(partial(attend, num_heads=heads, form=form))
-    # The sum of squares, so that the gradient is not constant.
-    backward = jax.jit(jax.grad(lambda *x: jnp.square(forward(*x).astype(jnp.float32)).sum(), argnums=(0, 1, 2)))
+    ]
     out: Any = None
     seconds = {}
-    for name, function in (("forward", forward), ("with backward", backward)):
+    for name, program in programs.items():
 
-        def call(function: Any = function) -> None:
+        def call(program: Any = program) -> None:
             nonlocal out
-            out = function(q, k, v)
+            out = program(*inputs)
 
-        seconds[name] = median_seconds(call, lambda: jax.block_until_ready(out), CALLS)
+        seconds[name] = median_seconds(call, lambda: jax.block_until_ready(out), CALLS, 0.2)
     return {"seconds": seconds, "dtype": jnp.dtype(dtype).name, "device": jax.devices()[0].device_kind}

@@ -33,19 +33,29 @@ CASES = (
 
 
 def prepare(counts: list[int], size: str) -> Callable[[], Rows]:
-    """The parameters and adapters. Programs are compiled while they are measured, because each is small."""
+    """Make every merge once, which compiles its programs."""
     params = {"unet": random_params({"unet": configs_of("sd15", size)["unet"]})["unet"]}
-    blocks = BLOCKS[size]
+    made = []
+    for layers, form, jitted in CASES:
+        # One program for many adapters takes minutes to compile.
+        chosen = counts[:1] if jitted else counts
+        for count in chosen if size == "full" else [4]:
+            row = {"measured": "compose", "adapters": count, "layers": layers, "blocks": form, "jitted": jitted}
+            try:
+                partition = Partition(num_blocks=BLOCKS[size], **FORMS[form])
+                case = _Case(params, random_adapters(params, layers, count, partition), jitted)
+                made.append((row, case))
+            except Exception as error:
+                made.append((row, error))
 
     def measure() -> Rows:
-        for layers, form, jitted in CASES:
-            for count in counts if size == "full" else [4]:
-                row = {"measured": "compose", "adapters": count, "layers": layers, "blocks": form, "jitted": jitted}
-                try:
-                    partition = Partition(num_blocks=blocks, **FORMS[form])
-                    yield row | _measured(params, random_adapters(params, layers, count, partition), jitted)
-                except Exception as error:
-                    yield row | {"error": one_line(error)}
+        for row, case in made:
+            try:
+                if isinstance(case, Exception):
+                    raise case
+                yield row | case.measure()
+            except Exception as error:
+                yield row | {"error": one_line(error)}
 
     return measure
 
@@ -73,27 +83,33 @@ def random_adapters(params: dict[str, Any], layers: str, count: int, partition: 
     return [adapter(slot) for slot in range(count)]
 
 
-def _measured(params: dict[str, Any], adapters: list[Adapter], jitted: bool) -> dict[str, Any]:
-    """Seconds of the merge, and of reading and writing the weights that it changes."""
-    merge = lambda params, adapters: compose(params, adapters, check_base=False)
-    if jitted:
-        merge, adapters = jax.jit(merge), jax.device_put(adapters)
-    flat = flatten_params(params["unet"])
-    kernels = [flat[f"{path}/kernel"] for path in adapters[0].lora["unet"]]
-    copy = jax.jit(lambda kernels: [kernel * 1.5 for kernel in kernels])
-    out: Any = None
+class _Case:
+    """A merge, and a program that reads and writes the weights that it changes. Both are called once."""
 
-    def merged() -> None:
-        nonlocal out
-        out = merge(params, adapters)
+    def __init__(self, params: dict[str, Any], adapters: list[Adapter], jitted: bool) -> None:
+        merge: Any = lambda params, adapters: compose(params, adapters, check_base=False)
+        arguments: tuple[Any, Any] = params, adapters
+        if jitted:
+            merge, arguments = jax.jit(merge), (params, jax.device_put(adapters))
+        flat = flatten_params(params["unet"])
+        self._kernels = [flat[f"{path}/kernel"] for path in adapters[0].lora["unet"]]
+        copy = jax.jit(lambda kernels: [kernel * 1.5 for kernel in kernels])
+        self._out: Any = None
+        self._merge, self._copy = lambda: self._keep(merge(*arguments)), lambda: self._keep(copy(self._kernels))
+        self._merge()
+        self._copy()
+        self._wait()
 
-    def copied() -> None:
-        nonlocal out
-        out = copy(kernels)
+    def _keep(self, out: Any) -> None:
+        self._out = out
 
-    wait = lambda: jax.block_until_ready(out)
-    pass_seconds, seconds = median_seconds(copied, wait), median_seconds(merged, wait)
-    return {
-        "seconds": seconds, "read_and_write_seconds": pass_seconds, "ratio": round(seconds / pass_seconds, 2),
-        "weights": sum(kernel.size for kernel in kernels), "device": jax.devices()[0].device_kind,
-    }  # fmt: skip
+    def _wait(self) -> None:
+        jax.block_until_ready(self._out)
+
+    def measure(self) -> dict[str, Any]:
+        """Seconds of the merge, and of reading and writing."""
+        copied, seconds = (median_seconds(call, self._wait) for call in (self._copy, self._merge))
+        return {
+            "seconds": seconds, "read_and_write_seconds": copied, "ratio": round(seconds / copied, 2),
+            "weights": sum(kernel.size for kernel in self._kernels), "device": jax.devices()[0].device_kind,
+        }  # fmt: skip

@@ -36,7 +36,7 @@ class Process:
         with open(logs / f"{task.name.replace(' ', '-')}.log", "w") as log:
             self._popen = subprocess.Popen(
                 [*command, settings],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, process_group=0,
                 env=os.environ | environment(task),
             )  # fmt: skip
         threading.Thread(target=self._listen, args=(said,), daemon=True).start()
