@@ -1,6 +1,7 @@
 """Training within a time: the learning rate falls to its end, runs resume, and a NaN is taken back."""
 
 import json
+import time
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -10,6 +11,9 @@ import pytest
 from blocklora_jax.checkpoints.diffusers import load_folder
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket import architecture
+from blocklora_jax.pocket.tokenizer import write_tokenizer
+from blocklora_jax.pocket.world import vocabulary
+from blocklora_jax.prompts.tokenizer import Tokenizer
 from train.base.__main__ import read_config
 from train.base.config import TIMED_DEFAULTS, BaseConfig, timed_config
 from train.base.package import Packager
@@ -149,7 +153,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(Packager, "preview", lambda *_: b"")
 
 
-def test_a_whole_model_is_trained_within_its_minutes_and_opens(tmp_path, tiny, compiled_once):
+def test_a_whole_model_is_trained_within_its_minutes_and_opens(tmp_path, tiny):
     config = timed_config(0.05, out=tmp_path, pictures=30, clip_batch=8, vae_batch=2, unet_batch=4, seed=3)
     folder = train_base(config)
     model = load_folder(folder)
@@ -161,10 +165,23 @@ def test_a_whole_model_is_trained_within_its_minutes_and_opens(tmp_path, tiny, c
         assert lines[-1]["progress"] == pytest.approx(1, abs=0.5) and np.isfinite(lines[-1]["loss"])
     with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
         train_base(config)
-    steps = lines[-1]["step"]
-    assert train_base(replace(config, resume=True)) == folder
-    last = json.loads((tmp_path / "unet" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["step"] == steps
+
+
+def test_a_resumed_run_draws_the_same_pictures_and_does_not_count_the_time_for_it(tmp_path):
+    config = timed_config(1.0, out=tmp_path, pictures=30, seed=3)
+    rows = write_tokenizer(tmp_path / "tokenizer", vocabulary(), architecture.MAX_TOKENS)
+    tokenizer = Tokenizer(tmp_path / "tokenizer", rows, architecture.MAX_TOKENS)
+    first = Clock(tmp_path / "clock.json", 60.0)
+    drawn, tables = timed._draw(config, first, 500, tokenizer)
+    first.save()
+    resumed = Clock(tmp_path / "clock.json", 60.0)
+    began = time.monotonic()
+    again, same = timed._draw(replace(config, resume=True), resumed, 500, tokenizer)
+    assert again == drawn == PictureSet(3, 30, 0.35) and int(same.count) == 30
+    for one, other in zip(tables, same, strict=True):
+        np.testing.assert_array_equal(one, other)
+    passed, counted = time.monotonic() - began, resumed.used - json.loads((tmp_path / "clock.json").read_text())["used"]
+    assert counted < 0.7 * passed
 
 
 def test_minutes_change_the_defaults_of_the_command_line():
