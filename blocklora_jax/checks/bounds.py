@@ -63,6 +63,8 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     # At least two, because the judge learns to tell individuals apart.
     ("judge_individuals", Bound(2, 10**7)),
     ("resolution size side", _SIZE),
+    ("unet_channels vae_channels", _SIZE),
+    ("minutes", _real(0, 1e5, above=True)),
     ("pixels", _real(0, 2**16)),
     ("height width", Bound(1, 8192)),
     # JAX uses 32 bits: it would silently change a larger seed.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +34,7 @@ def train_autoencoder(
     params = silence_branches(model.init(key, jnp.zeros((1, *pictures.images.shape[1:])))["params"])
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warmup_then_cosine(learning_rate, loop.steps)))
 
-    def loss_fn(params, images, key):
-        mean, logvar = _encode(model, params, images)
-        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
-        decoded = apply_model(model, params, latents, method="decode")
-        error = decoded - images
-        reconstruction = jnp.abs(error).mean() + jnp.square(error).mean()
-        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
-        return reconstruction + KL_WEIGHT * kl, {"absolute_error": jnp.abs(error).mean(), "kl": kl}
+    loss_fn = partial(autoencoder_loss, model)
 
     @jax.jit
     def step_fn(state, images):
@@ -56,8 +50,24 @@ def train_autoencoder(
 
     state = (jnp.zeros((), jnp.int32), params, optimizer.init(params))
     params = run_loop(loop, run_dir, state, step_fn, batch_at, label="autoencoder")[1]
-    _show(model, params, to_float(pictures.images[:16]), run_dir / "reconstructions.png")
+    images = to_float(pictures.images[:16])
+    mean, _ = _encode(model, params, images)
+    show_reconstructions(images, apply_model(model, params, mean, method="decode"), run_dir / "reconstructions.png")
     return params
+
+
+def autoencoder_loss(
+    model: AutoencoderKL, params: Any, images: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss, and the metrics absolute_error and kl. images: fp32 in -1..1. key: of the noise of the latents."""
+    # The models may compute in bfloat16; losses are fp32.
+    mean, logvar = (x.astype(jnp.float32) for x in _encode(model, params, images))
+    latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+    decoded = apply_model(model, params, latents, method="decode").astype(jnp.float32)
+    error = decoded - images
+    reconstruction = jnp.abs(error).mean() + jnp.square(error).mean()
+    kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
+    return reconstruction + KL_WEIGHT * kl, {"absolute_error": jnp.abs(error).mean(), "kl": kl}
 
 
 def _encode(model: AutoencoderKL, params: dict, images: np.ndarray | jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -70,9 +80,9 @@ def warmup_then_cosine(peak: float, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 100)
 
 
-def _show(model: AutoencoderKL, params: dict, images: np.ndarray, path: Path) -> None:
-    mean, _ = _encode(model, params, images)
-    decoded = np.clip(np.asarray(apply_model(model, params, mean, method="decode")), -1, 1)
+def show_reconstructions(images: np.ndarray, decoded: np.ndarray | jax.Array, path: Path) -> None:
+    """Write a grid of pictures in -1..1, each beside what the autoencoder makes of it."""
+    decoded = np.clip(np.asarray(decoded), -1, 1)
     both = np.stack([images, decoded], axis=1).reshape(-1, *images.shape[1:])
     grid: Image.Image = picture_grid(((both + 1) * 127.5).round().astype(np.uint8), columns=8, scale=2)
     write_atomic(path, png_bytes(grid))

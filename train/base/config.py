@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blocklora_jax.checks.bounds import BOUNDS
 from blocklora_jax.command_line.options import check_options
@@ -42,6 +43,16 @@ class BaseConfig:
     judge_learning_rate: float = 2e-3
     judge_individuals: int = 12_000
     """Number of individuals that the judge learns to tell apart, from four pictures of each."""
+    minutes: float | None = None
+    """Train everything within this time, drawing included, on an accelerator: the learning rates fall to the end of it,
+    whatever number of steps that is. Then --pictures is the largest number of pictures, the steps are not read, and the
+    judge stays the packaged one, so that reports can be compared. Batches and learning rates have larger defaults."""
+    gpu: bool = False
+    """Train on an NVIDIA GPU, or say that there is none."""
+    unet_channels: tuple[int, ...] | None = None
+    """Channels of the U-Net's three levels; if not given, those of the packaged model."""
+    vae_channels: tuple[int, ...] | None = None
+    """Channels of the autoencoder's three levels; if not given, those of the packaged model."""
     save_every: int = 250
     preview_every: int = 500
     only_judge: bool = False
@@ -62,3 +73,19 @@ class BaseConfig:
             raise UserError("--report measures the model that --model names and trains nothing: leave out --start")
         if self.only_judge and not self.start:
             raise UserError("--only-judge trains the judge for the autoencoder of a model: add --start pocket")
+        if self.minutes is not None and (self.start or self.only_judge or self.report):
+            raise UserError("--minutes trains a new model: leave out --start, --only-judge and --report")
+        if self.start and (self.unet_channels or self.vae_channels):
+            raise UserError("--start continues from a model, whose channels are given: leave out the channels")
+
+
+# What `--minutes` uses instead of the defaults above, which are for two cores.
+TIMED_DEFAULTS: dict[str, Any] = {
+    "pictures": 400_000, "clip_batch": 1024, "clip_learning_rate": 1e-3, "vae_batch": 256, "vae_learning_rate": 1e-3,
+    "unet_batch": 512, "unet_learning_rate": 1e-3,
+}  # fmt: skip
+
+
+def timed_config(minutes: float, **settings: Any) -> BaseConfig:
+    """The settings of a training within `minutes`; `settings` override its defaults."""
+    return BaseConfig(minutes=minutes, **TIMED_DEFAULTS | settings)

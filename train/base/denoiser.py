@@ -91,30 +91,17 @@ def train_denoiser(
     latents, ids, empty_ids, subjects = data
     model, text_model = UNet2DConditionModel(config), CLIPTextModel(text[0])
     key = jax.random.key(seed)
-    states = jnp.zeros((1, ids.shape[1], text[0].hidden_size))
-    inputs = jnp.zeros((1, *latents.shape[1:])), jnp.zeros((1,), jnp.int32), states
-    unet_params = start or silence_branches(model.init(key, *inputs)["params"])
-    _, features = jax.eval_shape(partial(apply_with_features, model), unet_params, *inputs)
-    params = jax.tree.map(jnp.asarray, {"unet": dict(unet_params), "heads": silent_heads(features)})
+    params = init_denoiser(model, latents.shape[1:], (ids.shape[1], text[0].hidden_size), seed, start)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_hold_then_decay(learning_rate, loop.steps)))
 
-    def loss_fn(params, batch, key):
-        x0, ids, subjects = batch
-        t_key, noise_key, drop_key = jax.random.split(key, 3)
-        t = jax.random.randint(t_key, (x0.shape[0],), 0, schedule.num_train_timesteps)
-        noise = jax.random.normal(noise_key, x0.shape)
-        drop = jax.random.bernoulli(drop_key, CAPTION_DROPOUT, (x0.shape[0], 1))
-        states = apply_model(text_model, text[1], jnp.where(drop, empty_ids[None], ids))
-        predicted, features = apply_with_features(model, params["unet"], schedule.add_noise(x0, noise, t), t, states)
-        error = ((predicted - schedule.training_target(x0, noise, t)) ** 2).mean((1, 2, 3))
-        loss = (error * schedule.picture_weight(t, SNR_CLIP)).mean()
-        layout = layout_loss(params["heads"], features, subjects, ~drop[:, 0])
-        return loss + LAYOUT_WEIGHT * layout, {"loss": loss, "layout": layout, "error": error.mean()}
+    loss_fn = partial(denoiser_loss, model, text_model, schedule)
 
     @jax.jit
     def step_fn(state, batch):
         step_key = jax.random.fold_in(key, state.step)
-        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, step_key)
+        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, text[1], empty_ids, batch, step_key
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # A small decay at first, so that the average forgets the random start.
@@ -130,6 +117,43 @@ def train_denoiser(
     state = DenoiserState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
     show = lambda step, state: preview(step, state.average["unet"])
     return run_loop(loop, run_dir, state, step_fn, batch_at, show, label="denoiser").average["unet"]
+
+
+def init_denoiser(
+    model: UNet2DConditionModel, latents: tuple[int, ...], states: tuple[int, int], seed: int,
+    start: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The parameters before training: of the "unet", and of the "heads" for the second task.
+
+    latents, states: shapes for one picture. start: parameters of the U-Net to continue from.
+    """
+    inputs = jnp.zeros((1, *latents)), jnp.zeros((1,), jnp.int32), jnp.zeros((1, *states))
+    unet_params = start or silence_branches(model.init(jax.random.key(seed), *inputs)["params"])
+    _, features = jax.eval_shape(partial(apply_with_features, model), unet_params, *inputs)
+    return jax.tree.map(jnp.asarray, {"unet": dict(unet_params), "heads": silent_heads(features)})
+
+
+def denoiser_loss(
+    model: UNet2DConditionModel, text_model: CLIPTextModel, schedule: Schedule, params: Any, text_params: Any,
+    empty_ids: Any, batch: Any, key: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
+    """The loss of both tasks, and the metrics loss, layout and error.
+
+    params: see `init_denoiser`. text_params: of the frozen text encoder. batch: latents, ids, subjects.
+    """
+    x0, ids, subjects = batch
+    t_key, noise_key, drop_key = jax.random.split(key, 3)
+    t = jax.random.randint(t_key, (x0.shape[0],), 0, schedule.num_train_timesteps)
+    noise = jax.random.normal(noise_key, x0.shape)
+    drop = jax.random.bernoulli(drop_key, CAPTION_DROPOUT, (x0.shape[0], 1))
+    states = apply_model(text_model, text_params, jnp.where(drop, empty_ids[None], ids))
+    predicted, features = apply_with_features(model, params["unet"], schedule.add_noise(x0, noise, t), t, states)
+    # The models may compute in bfloat16; losses are fp32.
+    predicted, features = jax.tree.map(lambda x: x.astype(jnp.float32), (predicted, features))
+    error = ((predicted - schedule.training_target(x0, noise, t)) ** 2).mean((1, 2, 3))
+    loss = (error * schedule.picture_weight(t, SNR_CLIP)).mean()
+    layout = layout_loss(params["heads"], features, subjects, ~drop[:, 0])
+    return loss + LAYOUT_WEIGHT * layout, {"loss": loss, "layout": layout, "error": error.mean()}
 
 
 def _hold_then_decay(peak: float, steps: int) -> optax.Schedule:

@@ -82,8 +82,8 @@ class Packager:
     settings: Mapping[str, Any]
     learnt_from: Sequence[PictureSet]
 
-    def write(self, step: int, unet_params: Mapping[str, Any]) -> Path:
-        """Write a preview grid for `step`, and the folder of the model; returns the folder."""
+    def write(self, step: int, unet_params: Mapping[str, Any], preview: bool = True) -> Path:
+        """Write the folder of the model, and if wanted a preview grid for `step`; returns the folder."""
         params = {"unet": unet_params, "vae": self.vae_params, "text_encoder": self.text_params}
         checkpoint = Checkpoint(
             name="pocket",
@@ -92,12 +92,14 @@ class Packager:
             scheduler=architecture.SCHEDULER,
             tokenizer=self.out / "tokenizer",
         )
-        write_atomic(self.out / "previews" / f"{step:06d}.png", self.preview(checkpoint))
+        if preview:
+            write_atomic(self.out / "previews" / f"{step:06d}.png", self.preview(checkpoint))
         folder = self.out / "model"
         save_folder(folder, checkpoint, dtype="float16")
-        shutil.copytree(self.out / "image_encoder", folder / "image_encoder")
+        # Those of an earlier call are still there.
+        shutil.copytree(self.out / "image_encoder", folder / "image_encoder", dirs_exist_ok=True)
         if (self.out / "judge" / "weights").is_dir():
-            shutil.copytree(self.out / "judge" / "weights", folder / "judge")
+            shutil.copytree(self.out / "judge" / "weights", folder / "judge", dirs_exist_ok=True)
         write_json(folder / PICTURE_SETS, [chosen._asdict() for chosen in self.learnt_from])
         write_atomic(folder / "README.md", self.readme().encode())
         return folder
@@ -117,10 +119,15 @@ class Packager:
     def readme(self) -> str:
         """The README of the weights: what they are, and how to make them again."""
         given = {name: value for name, value in self.settings.items() if value is not None}
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+        flags = " ".join(f"--{name.replace('_', '-')} {_shown(value)}" for name, value in given.items())
         stages = [stage for stage in ("clip", "vae", "unet", "judge") if (self.out / stage / "metrics.jsonl").exists()]
         last = {stage: last_metrics(self.out / stage) for stage in stages}
         return README.format(flags=flags, metrics=json.dumps(last, indent=2), commit=_commit(), jax=jax.__version__)
+
+
+def _shown(value: object) -> str:
+    """A setting as it is typed."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _commit() -> str:

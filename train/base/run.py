@@ -14,7 +14,7 @@ from blocklora_jax.checkpoints.image_encoder import save_image_encoder
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.io.locks import hold
 from blocklora_jax.models.clip_vision import VisionConfig
-from blocklora_jax.models.config import TextConfig, UNetConfig, VAEConfig
+from blocklora_jax.models.config import TextConfig, VAEConfig
 from blocklora_jax.pocket import architecture
 from blocklora_jax.pocket.judge import load_judge, save_judge
 from blocklora_jax.pocket.tokenizer import write_tokenizer
@@ -26,13 +26,15 @@ from train.base.config import BaseConfig
 from train.base.denoiser import Examples, encode_pictures, train_denoiser
 from train.base.judge import train_judge
 from train.base.layout import subjects_of
+from train.base.networks import unet_config, vae_config
 from train.base.package import Packager
 from train.base.pictures import Pictures, PictureSet, draw_pictures, read_picture_sets, write_array
 from train.base.report import write_report
+from train.base.timed.run import train_timed
 from train.engine.loop import LoopConfig
 
 # Options that concern one call, not the model. The README of the model leaves them out.
-_OF_THE_CALL = frozenset({"out", "resume", "only_judge", "report", "model"})
+_OF_THE_CALL = frozenset({"out", "resume", "only_judge", "report", "model", "gpu"})
 
 
 class Frozen(NamedTuple):
@@ -53,7 +55,7 @@ class Frozen(NamedTuple):
 def train_base(config: BaseConfig) -> Path:
     """Run all stages, or continue them; returns the folder of the model."""
     with hold(config.out, "training in"):
-        return _train_stages(config)
+        return _train_stages(config) if config.minutes is None else train_timed(config, public_settings(config))
 
 
 def _train_stages(config: BaseConfig) -> Path:
@@ -72,8 +74,8 @@ def _train_stages(config: BaseConfig) -> Path:
     latents = np.load(latents_path)
     if not config.start:
         vae = dataclasses.replace(vae, scaling_factor=float(1.0 / latents.astype(np.float32).std()))
-    unet = UNetConfig.from_json(architecture.UNET, "pocket unet")
-    settings = {name: value for name, value in vars(config).items() if name not in _OF_THE_CALL}
+    unet = unet_config(config)
+    settings = public_settings(config)
     configs = {"unet": unet, "vae": vae, "text_encoder": text}
     learnt_from = (*frozen.learnt_from, _picture_set(config))
     packager = Packager(out, configs, frozen.text_encoder, frozen.vae, settings, learnt_from)
@@ -119,7 +121,7 @@ def train_frozen(config: BaseConfig, pictures: Pictures) -> Frozen:
     ids = Tokenizer(out / "tokenizer", rows, architecture.MAX_TOKENS).encode(pictures.captions)
     text = TextConfig.from_json(architecture.text_config(rows), "pocket text encoder")
     vision = VisionConfig.from_json(architecture.VISION, "pocket image tower")
-    vae = VAEConfig.from_json(architecture.VAE, "pocket vae")
+    vae = vae_config(config)
     loop = _loop_config(config, config.clip_steps)
     clip = train_clip(
         text, vision, pictures, ids, out / "clip", loop, config.clip_batch, config.clip_learning_rate, config.seed
@@ -166,6 +168,11 @@ def run_stages(config: BaseConfig) -> None:
             print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
     else:
         print(f"the pocket model is in {train_base(config)}")
+
+
+def public_settings(config: BaseConfig) -> dict[str, Any]:
+    """The settings that the README of the model names."""
+    return {name: value for name, value in vars(config).items() if name not in _OF_THE_CALL}
 
 
 def _picture_set(config: BaseConfig) -> PictureSet:

@@ -1,0 +1,1 @@
+"""Speed and memory on an accelerator, against PyTorch: `python -m benchmarks.accelerator --minutes 4`."""
