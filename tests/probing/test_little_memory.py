@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,14 +21,15 @@ from merge.methods.joint_fit import fit_groups
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
 CONFIG = ConversionConfig(prompts=6, random_prompts=12, chunk=4, steps=1, rank=4)
 # GiB with which the tiny model draws one of four prompts at once, and its layers fall into groups.
-LITTLE = 5e-4
+LITTLE = 1e-4
 
 
 @pytest.fixture(scope="module")
 def adapters(tiny_sd):
-    """Two adapters in every attention, feed-forward and projection layer, and in the text encoder."""
+    """Two adapters in every fifth of the attention, feed-forward and projection layers of U-Net and text encoder."""
     kinds = {"slots": (), "layers": "full+text_encoder", "partition": None, "size": 0.3}
-    return [random_adapter(name, tiny_sd.params, **kinds) for name in ("ada", "rex")]
+    made = [random_adapter(name, tiny_sd.params, **kinds) for name in ("ada", "rex")]
+    return [replace(a, lora={c: dict([*layers.items()][::5]) for c, layers in a.lora.items()}) for a in made]
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -45,9 +48,9 @@ def test_inputs_do_not_depend_on_the_memory(tiny_sd, adapters, attention):
 
 
 def test_little_memory_means_parts(tiny_sd, adapters):
-    assert [rows_at_once(tiny_sd, 4, memory) for memory in (None, 3 * LITTLE, LITTLE, LITTLE / 100)] == [4, 4, 1, 1]
+    assert [rows_at_once(tiny_sd, 4, memory) for memory in (None, 1.5e-3, 5e-4, LITTLE)] == [4, 4, 1, 1]
     # Six is not a multiple of the five for which there is room, nor of four.
-    assert rows_at_once(tiny_sd, 6, 3 * LITTLE) == 3
+    assert rows_at_once(tiny_sd, 6, 1.5e-3) == 3
     groups = list(input_groups(tiny_sd, adapters, WORDS, CONFIG, memory=LITTLE))
     assert len(groups) > 1 == len(list(input_groups(tiny_sd, adapters, WORDS, CONFIG)))
     # Text encoders and layers that read text are observed once, whatever the groups.
