@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 # The rows of the README's table, and the seeds that they are means of.
-HEADLINE_SEEDS = (4,)
+HEADLINE_SEEDS = (4, 5, 6)
 HEADLINE = {
     "**the defaults**: 64 blocks, token side": "token",
     "the defaults, then a fit": "token_fit",
