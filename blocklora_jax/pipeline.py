@@ -28,6 +28,7 @@ from blocklora_jax.composing.compose import compose
 from blocklora_jax.composing.token_rows import check_token_rows
 from blocklora_jax.diffusion.generate import draw_keys, draw_latents
 from blocklora_jax.diffusion.models import Models, make_models
+from blocklora_jax.diffusion.originals import check_original, check_same_size
 from blocklora_jax.diffusion.regions import Region, side_by_side
 from blocklora_jax.diffusion.requests import Request, Words, draw_requests
 from blocklora_jax.diffusion.samplers.table import adds_noise
@@ -67,6 +68,9 @@ class Pipeline:
         crops_coords_top_left: tuple[int, int] = (0, 0),
         target_size: tuple[int, int] | None = None,
         regions: Sequence[Sequence[Region]] | None = None,
+        image: Any = None,
+        mask: Any = None,
+        strength: float = 0.8,
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Pictures of `prompts`, uint8 RGB [b, h, w, 3].
 
@@ -93,6 +97,10 @@ class Pipeline:
             regions: for each prompt, parts of its picture that have their own prompts (see `diffusion.regions`). Where
                 regions overlap, their outputs are averaged. `MergedModel.side_by_side(prompt)` gives one region for
                 each concept.
+            image: begin with this picture instead of noise: uint8 RGB, [h, w, 3] for all prompts or [b, h, w, 3]. It
+                sets height and width.
+            mask: draw only a part of `image` anew: uint8 [h, w] or [b, h, w], 255 there and 0 elsewhere.
+            strength: how far the result may go from `image`: the share of the steps that is taken.
 
         Raises: UserError for a size that the model cannot make, a number out of bounds, and
             pictures that have NaN or infinity.
@@ -100,7 +108,12 @@ class Pipeline:
         _check_prompts(prompts, negative_prompts, regions)
         base, count = self.base, len(prompts)
         places = _check_indices(indices, count)
+        pictures, masks = check_original(base.models.vae, image, mask, count)
+        if pictures is not None:
+            height, width = pictures.shape[1:3]
         latents = _first_latents(base, places, seed, height, width, latents)
+        if pictures is not None:
+            check_same_size(base.models.vae, pictures, latents)
         requests = map(
             Request,
             prompts,
@@ -109,6 +122,8 @@ class Pipeline:
             latents,
             draw_keys(jax.random.key(seed), places) if adds_noise(sampler) else [None] * count,
             _size_ids(base, latents, original_size, crops_coords_top_left, target_size),
+            [None] * count if pictures is None else pictures,
+            [None] * count if masks is None else masks,
         )
         sampling = Sampling(
             sampler=sampler,
@@ -117,6 +132,7 @@ class Pipeline:
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
             clip_skip=clip_skip,
+            strength=strength,
         )
         words = Words(base.tokenizer, token_counts(self.adapters))
         return draw_requests(base.models, dict(self.params), base.schedule, words, list(requests), sampling)

@@ -86,7 +86,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("ema", _real(0, 0.999999)),
     ("pure_noise several own_class negative second scene empty guidance_rescale", _real(0, 1)),
     ("crop", _real(0.1, 1)),
-    ("density", _real(0, 1, above=True)),
+    ("density strength", _real(0, 1, above=True)),
     ("same_person", _real(-1, 1)),
 )
 BOUNDS: dict[str, Bound] = {name: bound for names, bound in _ROWS for name in names.split()}

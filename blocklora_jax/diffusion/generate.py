@@ -15,8 +15,10 @@ from jaxtyping import Array, Bool, Float, UInt8
 from blocklora_jax.checks.bounds import BOUNDS, check_number
 from blocklora_jax.diffusion.explain_pictures import explain_pictures
 from blocklora_jax.diffusion.models import Models, with_token_rows
+from blocklora_jax.diffusion.originals import Original, OriginalLatents, encode_original
 from blocklora_jax.diffusion.regions import RegionIds, RegionText, apply_regional, encode_regions
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, start
+from blocklora_jax.diffusion.samplers.partial import first_step, start_at
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, start
 from blocklora_jax.diffusion.samplers.table import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import Ids, add_sizes, encode_prompt, ids_of, join_prompts, make_size_ids
@@ -46,6 +48,8 @@ def generate(
     *,
     guidance_rescale: float | int = 0.0,
     noise_keys: Keys | None = None,
+    original: Original | None = None,
+    strength: float | int = 1.0,
 ) -> UInt8[Array, "b height width 3"]:
     """Pictures of prompts.
 
@@ -68,6 +72,8 @@ def generate(
         regions: prompts for parts of the pictures.
         guidance_rescale: 0..1, how far guidance keeps the contrast of the U-Net's output for the prompt alone.
         noise_keys: for samplers that add noise in each step: one random key for each picture, see `draw_keys`.
+        original: pictures to begin with instead of noise alone, perhaps only parts of which are drawn anew.
+        strength: with `original`: the share of the steps that is taken, above 0 up to 1.
 
     Returns:
         uint8 RGB pictures.
@@ -90,10 +96,16 @@ def generate(
     if models.text_encoder_2 is not None and size_ids is None:
         height, width = (side * models.vae.config.downscale for side in latents.shape[1:3])
         size_ids = make_size_ids(height, width, len(latents))
-    program = compile_generate(models, schedule, sampler_name, num_steps, guided)
+    skipped = 0
+    if original is not None:
+        check_number("strength", strength)
+        skipped = first_step(num_steps, strength)
+    program = compile_generate(models, schedule, sampler_name, num_steps, guided, skipped)
     scale = jnp.float32(guidance_scale if guided else 1)
     rescale = jnp.float32(guidance_rescale) if guided and guidance_rescale else None
-    pictures, finite = program(params, input_ids, negative_ids, latents, scale, size_ids, regions, rescale, noise_keys)
+    pictures, finite = program(
+        params, input_ids, negative_ids, latents, scale, size_ids, regions, rescale, noise_keys, original
+    )
     if not (wrong := np.flatnonzero(~np.asarray(finite))).size:
         return pictures
     raise UserError(explain_pictures(models, params, latents, guidance_scale, wrong))
@@ -101,14 +113,16 @@ def generate(
 
 @functools.lru_cache(maxsize=32)
 def compile_generate(
-    models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool
+    models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool, skipped: int = 0
 ) -> Callable[..., tuple[UInt8[Array, "b height width 3"], Bool[Array, " b"]]]:
     """The jitted function `(params, input_ids, negative_ids, latents, guidance_scale, …)`; see `generate`.
+
+    skipped: number of first steps that are not taken.
 
     It gives uint8 pictures, and for each picture whether all its numbers were finite.
     """
     sampler = get_sampler(sampler_name)
-    plan = sampler.init(schedule, num_steps)
+    plan = start_at(sampler, sampler.init(schedule, num_steps), skipped)
 
     @jax.jit
     def program(
@@ -121,6 +135,7 @@ def compile_generate(
         regions: RegionIds | None = None,
         guidance_rescale: Array | None = None,
         noise_keys: Keys | None = None,
+        original: Original | None = None,
     ) -> tuple[Array, Array]:
         text = (
             _guided_text(models, params, input_ids, negative_ids)
@@ -131,7 +146,10 @@ def compile_generate(
         guide = _guide(guidance_scale, guidance_rescale) if guided else None
         denoise = _denoiser(models.unet, params["unet"], text, size_ids, guide, local)
         fresh = None if noise_keys is None else _fresh_noise(noise_keys, latents.shape[1:])
-        clean = sample(sampler, plan, denoise, latents, fresh)
+        kept = None if original is None else encode_original(models.vae, params["vae"], original)
+        # Where all steps are taken, the parts to draw anew begin as noise alone.
+        from_noise = original is None or (original.mask is not None and not skipped)
+        clean = sample(sampler, plan, denoise, latents, fresh, kept, from_noise)
         pictures = decode(models.vae, params["vae"], clean)
         # NaN passes through the decoder, and infinity becomes NaN there.
         return to_uint8(pictures), jnp.isfinite(pictures).all((1, 2, 3)) & jnp.isfinite(clean).all((1, 2, 3))
@@ -140,30 +158,52 @@ def compile_generate(
 
 
 def sample(
-    sampler: Sampler, plan: Plan, denoise: Denoiser, noise: Noise, fresh_noise: Callable[[Array], Array] | None = None
+    sampler: Sampler,
+    plan: Plan,
+    denoise: Denoiser,
+    noise: Noise,
+    fresh_noise: Callable[[Array], Array] | None = None,
+    original: OriginalLatents | None = None,
+    from_noise: bool = True,
 ) -> Float[Array, "b h w c"]:
     """Clean latents, made from unit normal `noise` by the plan's steps.
 
     denoise: `(latents, timestep) -> output` runs the U-Net. fresh_noise: `index of the step -> unit normal noise`, for
-    samplers that add noise in each step.
+    samplers that add noise in each step. original: latents of pictures; where their mask is 0, they are kept.
+    from_noise: begin with noise alone, not with the original and noise.
 
-    Raises: UserError if such a sampler gets no `fresh_noise`.
+    Raises: UserError if a sampler that adds noise gets no `fresh_noise`, or the plan has no levels for the original.
     """
     if plan.noise_by is not None and fresh_noise is None:
         raise UserError("this sampler adds noise in each step: pass noise_keys, one for each picture")
+    if original is not None and plan.levels is None:
+        raise UserError("this sampler does not make pictures from other pictures: choose another one")
     indices = None if plan.noise_by is None else np.arange(len(plan.timesteps))
+    noise = jnp.asarray(noise, jnp.float32)
+    mask = None if original is None else original.mask
 
     def body(state: State, inputs: Any) -> tuple[State, None]:
-        timestep, row, noise_by, index = inputs
+        timestep, row, noise_by, index, after = inputs
         output = denoise(sampler.scale(row, state.latents), timestep)
         state = sampler.step(row, state, output.astype(jnp.float32))
         if fresh_noise is not None and noise_by is not None:
             state = state._replace(latents=state.latents + noise_by * fresh_noise(index))
+        if original is not None and mask is not None:
+            kept = after.signal * original.latents + after.spread * noise
+            state = state._replace(latents=(1 - mask) * kept + mask * state.latents)
         return state, None
 
-    first = start(plan, jnp.asarray(noise, jnp.float32), sampler.memory)
-    state, _ = jax.lax.scan(body, first, (plan.timesteps, plan.coefficients, plan.noise_by, indices))
+    first = start(plan, noise, sampler.memory)
+    if original is not None and plan.levels is not None and not from_noise:
+        first = first._replace(latents=plan.levels.signal[0] * original.latents + plan.levels.spread[0] * noise)
+    after = None if mask is None or plan.levels is None else _following(plan.levels)
+    state, _ = jax.lax.scan(body, first, (plan.timesteps, plan.coefficients, plan.noise_by, indices, after))
     return state.latents
+
+
+def _following(levels: NoiseLevels) -> NoiseLevels:
+    """The levels after each call; the last one leaves no noise."""
+    return NoiseLevels(*(np.append(x[1:], np.float32(end)) for x, end in zip(levels, (1, 0), strict=True)))
 
 
 def decode(vae: nn.Module, params: Params, latents: Float[Array, "b h w c"]) -> Float[Array, "b height width 3"]:

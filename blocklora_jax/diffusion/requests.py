@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from blocklora_jax.diffusion.generate import Params, generate
 from blocklora_jax.diffusion.models import Models, with_clip_skip
+from blocklora_jax.diffusion.originals import Original
 from blocklora_jax.diffusion.regions import Region, region_ids
 from blocklora_jax.diffusion.samplers.table import with_spacing
 from blocklora_jax.diffusion.sampling import Sampling
@@ -25,7 +26,7 @@ class Request(NamedTuple):
 
     prompt, negative: what it should show and not show; None: text states of zeros. regions: see `diffusion.regions`.
     latents: the first noise [h, w, c]. key: for the noise in the steps; None for samplers that add none. size_ids: [6],
-    only for SDXL.
+    only for SDXL. picture, mask: see `originals.Original`; None: it begins as noise.
     """
 
     prompt: str
@@ -34,6 +35,8 @@ class Request(NamedTuple):
     latents: Any
     key: Any
     size_ids: Any
+    picture: Any = None
+    mask: Any = None
 
 
 class Words(NamedTuple):
@@ -78,7 +81,10 @@ def _draw(
     sampling: Sampling,
     chunks: int,
 ) -> Any:
-    prompts, negatives, regions, latents, keys, size_ids = (list(column) for column in zip(*requests, strict=True))
+    columns = (list(column) for column in zip(*requests, strict=True))
+    prompts, negatives, regions, latents, keys, size_ids, pictures, masks = columns
+    mask = None if masks[0] is None else np.stack(masks)
+    original = None if pictures[0] is None else Original(np.stack(pictures), mask)
     return generate(
         models,
         params,
@@ -93,4 +99,6 @@ def _draw(
         region_ids(words.tokenizer, prompts, regions, words.tokens, chunks) if any(regions) else None,
         guidance_rescale=sampling.guidance_rescale,
         noise_keys=None if keys[0] is None else jnp.stack(keys),
+        original=original,
+        strength=sampling.strength,
     )

@@ -51,7 +51,11 @@ def merge_files(options: MergeOptions) -> None:
         check_comparison(options, adapters)
     planned = [Output(options.out, "picture")] if options.prompt else []
     planned += save_outputs(options.save, adapters) if options.save is not None else []
-    plan_outputs(planned, [*options.files, options.model, options.model_config], overwrite=options.overwrite)
+    plan_outputs(
+        planned,
+        [*options.files, options.model, options.model_config, options.image, options.mask],
+        overwrite=options.overwrite,
+    )
     settings = options.method_settings
     # Checked before the model is read, which takes longer.
     check_adapters(adapters, options.weights or None, allow_overlap=settings.shares_weights)

@@ -67,6 +67,12 @@ class MergeOptions(Options):
     """Scale of classifier-free guidance: larger values follow the prompt more closely. 1 switches guidance off."""
     guidance_rescale: float = 0.0
     """0 to 1. Above 0, guidance keeps the contrast of the pictures. Models trained with zero terminal SNR need 0.7."""
+    image: Path | None = None
+    """A picture to begin with, instead of noise alone. It is cut to the size of the pictures."""
+    mask: Path | None = None
+    """A picture that is white where --image is drawn anew, and black where it is kept."""
+    strength: float = 0.8
+    """Above 0 up to 1: how far the pictures may go from --image."""
     clip_skip: int = 0
     """Number of last layers of the text encoder to leave out. A1111 counts one more: its 2 is 1 here."""
     sampler: Sampler = "dpmpp_2m"
@@ -91,6 +97,8 @@ def check_picture_options(options: MergeOptions) -> None:
     """Raises UserError for options that do not go together."""
     if options.strip_weights and options.compare:
         raise UserError("--strip-weights and --compare are two kinds of grids: give one of them")
-    for name in ("strip_weights", "compare"):
+    if options.mask is not None and options.image is None:
+        raise UserError("--mask says which part of a picture is drawn anew: give --image too")
+    for name in ("strip_weights", "compare", "image"):
         if getattr(options, name) and not options.prompt:
             raise UserError(f"{flag_of(options, name)} shows pictures: give --prompt too")

@@ -49,6 +49,8 @@ def picture_record(
         "height": height,
         "width": width,
         "negative_prompt": options.negative_prompt,
+        "image_sha256": None if options.image is None else _sha256(options.image),
+        "mask_sha256": None if options.mask is None else _sha256(options.mask),
         "side_by_side": options.side_by_side,
         "seed": options.seed,
         "pictures": [_picture(cell, adapters) for cell in cells],

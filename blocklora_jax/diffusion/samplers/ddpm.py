@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values, scale, spaced_timesteps, to_x0
+from blocklora_jax.diffusion.samplers.protocol import (
+    NoiseLevels,
+    Plan,
+    Sampler,
+    State,
+    ToX0,
+    Values,
+    scale,
+    spaced_timesteps,
+    to_x0,
+)
 from blocklora_jax.diffusion.schedule import Schedule
 
 
@@ -41,7 +51,8 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
         latents_by=np.sqrt(ratio) * (1 - next_power) / (1 - power),
     )
     noise_by = np.where(timesteps > 0, np.sqrt(variance), np.float32(0))
-    return Plan(timesteps.astype(np.float32), np.float32(1), coefficients, noise_by=noise_by)
+    levels = NoiseLevels(np.sqrt(power), np.sqrt(1 - power))
+    return Plan(timesteps.astype(np.float32), np.float32(1), coefficients, noise_by=noise_by, levels=levels)
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:

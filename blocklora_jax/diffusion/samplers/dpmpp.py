@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from blocklora_jax.diffusion.samplers.log_snr import Levels, make_levels
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values, scale, to_x0
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, ToX0, Values, scale, to_x0
 from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.schedule import Schedule
 
@@ -53,6 +53,13 @@ def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> St
     return State(row.latents_by * state.latents + row.x0_by * x0 + change, x0)
 
 
+def restart(coefficients: Coefficients) -> Coefficients:
+    """The coefficients with a first step of first order."""
+    change_by = coefficients.change_by.copy()
+    change_by[0] = 0
+    return coefficients._replace(change_by=change_by)
+
+
 def _levels(schedule: Schedule, num_steps: int) -> Levels:
     return make_levels(schedule, num_steps, _visitable_steps(schedule), schedule.beta_schedule != "squaredcos_cap_v2")
 
@@ -64,7 +71,8 @@ def _plan(schedule: Schedule, levels: Levels, latents_by: np.ndarray, x0_by: np.
         x0_by=x0_by,
         change_by=_change_weights(x0_by, levels.level, levels.rise),
     )
-    return Plan(levels.timesteps, np.float32(1), coefficients)
+    noise_levels = NoiseLevels(levels.signal, levels.spread)
+    return Plan(levels.timesteps, np.float32(1), coefficients, levels=noise_levels)
 
 
 def _visitable_steps(schedule: Schedule) -> int:
@@ -82,5 +90,5 @@ def _change_weights(x0_by: np.ndarray, level: np.ndarray, rise: np.ndarray) -> n
     return weights
 
 
-dpmpp_2m = Sampler(init, scale, step, spacings=SPACINGS)
-dpmpp_2m_sde = Sampler(init_sde, scale, step, spacings=SPACINGS, adds_noise=True)
+dpmpp_2m = Sampler(init, scale, step, spacings=SPACINGS, restart=restart)
+dpmpp_2m_sde = Sampler(init_sde, scale, step, spacings=SPACINGS, adds_noise=True, restart=restart)

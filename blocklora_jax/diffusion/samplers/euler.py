@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from blocklora_jax.diffusion.samplers.exploding import exploding_x0, make_levels, scale
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, ToX0, Values
 from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.schedule import Schedule
 
@@ -26,7 +27,8 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
     Source: diffusers' `EulerDiscreteScheduler` without churn, made from the same config.
     """
     timesteps, sigma, next_sigma, init_noise_sigma = make_levels(schedule, num_steps)
-    return Plan(timesteps, init_noise_sigma, Coefficients(exploding_x0(schedule, sigma), sigma, next_sigma / sigma))
+    coefficients = Coefficients(exploding_x0(schedule, sigma), sigma, next_sigma / sigma)
+    return Plan(timesteps, init_noise_sigma, coefficients, levels=NoiseLevels(np.ones_like(sigma), sigma))
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:

@@ -6,7 +6,7 @@ import numpy as np
 
 from blocklora_jax.diffusion.samplers import euler
 from blocklora_jax.diffusion.samplers.exploding import exploding_x0, make_levels, scale
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler
 from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.schedule import Schedule
 
@@ -21,7 +21,8 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
     # The step goes down to sqrt(sigma'^2 - fresh^2) = sigma'^2 / sigma. As a difference it would lose all digits.
     kept = (next_sigma / sigma) ** 2
     coefficients = euler.Coefficients(exploding_x0(schedule, sigma), sigma, kept)
-    return Plan(timesteps, init_noise_sigma, coefficients, noise_by=fresh)
+    levels = NoiseLevels(np.ones_like(sigma), sigma)
+    return Plan(timesteps, init_noise_sigma, coefficients, noise_by=fresh, levels=levels)
 
 
 euler_a = Sampler(init, scale, euler.step, spacings=SPACINGS, adds_noise=True)

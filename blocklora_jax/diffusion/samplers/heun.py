@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from blocklora_jax.diffusion.samplers.exploding import exploding_x0, make_levels, scale
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, ToX0, Values
 from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.schedule import Schedule
 
@@ -50,7 +50,8 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
         kept=(next_sigma / sigma)[at],
         change=change[step_of],
     )
-    return Plan(timesteps[at], init_noise_sigma, coefficients)
+    levels = NoiseLevels(np.ones_like(sigma[at]), sigma[at])
+    return Plan(timesteps[at], init_noise_sigma, coefficients, levels=levels)
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:
@@ -67,4 +68,4 @@ def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> St
     return State(latents, state.previous_x0, (slope, state.latents))
 
 
-heun = Sampler(init, scale, step, memory=2, spacings=SPACINGS)
+heun = Sampler(init, scale, step, memory=2, spacings=SPACINGS, calls=2)

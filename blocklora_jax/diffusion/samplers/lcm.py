@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values, scale, to_x0
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, ToX0, Values, scale, to_x0
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
 
@@ -53,7 +53,8 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
         latents_by=np.float32(_SIGMA_DATA**2) / (scaled**2 + np.float32(_SIGMA_DATA**2)),
         next_signal=np.sqrt(next_power),
     )
-    return Plan(timesteps.astype(np.float32), np.float32(1), coefficients, noise_by=np.sqrt(1 - next_power))
+    levels, noise_by = NoiseLevels(np.sqrt(power), np.sqrt(1 - power)), np.sqrt(1 - next_power)
+    return Plan(timesteps.astype(np.float32), np.float32(1), coefficients, noise_by=noise_by, levels=levels)
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:

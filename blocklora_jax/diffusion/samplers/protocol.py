@@ -29,18 +29,27 @@ from blocklora_jax.errors import UserError
 Values = Any
 
 
+class NoiseLevels(NamedTuple):
+    """Latents are `signal * x0 + spread * noise`; float32 [n] each."""
+
+    signal: np.ndarray
+    spread: np.ndarray
+
+
 class Plan(NamedTuple):
     """The steps from noise to latents.
 
     timesteps: for the U-Net, float32 [n], one for each of its calls. init_noise_sigma: standard deviation of the first
     noise. coefficients: a NamedTuple of arrays [n]. noise_by: standard deviation of the fresh noise that is added after
-    each step, float32 [n]; None for samplers that add none.
+    each step, float32 [n]; None for samplers that add none. levels: of the latents before each call; None if pictures
+    cannot be made from other pictures.
     """
 
     timesteps: np.ndarray
     init_noise_sigma: np.float32
     coefficients: Any
     noise_by: np.ndarray | None = None
+    levels: NoiseLevels | None = None
 
 
 class State(NamedTuple):
@@ -54,11 +63,16 @@ class State(NamedTuple):
     memory: tuple[Float[Array, "b h w c"], ...] = ()
 
 
+def _same(coefficients: Any) -> Any:
+    return coefficients
+
+
 class Sampler(NamedTuple):
     """`init(schedule, num_steps)`, `scale(row, latents)`, `step(row, state, output)`; see the top of this file.
 
     memory: number of arrays that the state has besides the latents and the previous x0. spacings: those that users can
-    choose. adds_noise: whether its plans have `noise_by`.
+    choose. adds_noise: whether its plans have `noise_by`. calls: of the U-Net in a step. restart: turns coefficients
+    whose first rows were cut off into those of a first step.
     """
 
     init: Callable[[Schedule, int], Plan]
@@ -67,6 +81,8 @@ class Sampler(NamedTuple):
     memory: int = 0
     spacings: tuple[str, ...] = TIMESTEP_SPACINGS
     adds_noise: bool = False
+    calls: int = 1
+    restart: Callable[[Any], Any] = _same
 
 
 def start(plan: Plan, noise: Float[Array, "b h w c"], memory: int = 0) -> State:

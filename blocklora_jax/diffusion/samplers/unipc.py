@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from blocklora_jax.diffusion.samplers.log_snr import Levels, make_levels
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values, scale, to_x0
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, ToX0, Values, scale, to_x0
 from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.schedule import Schedule
 
@@ -48,7 +48,22 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
     given_by = np.zeros_like(levels.signal)
     given_by[0] = 1
     coefficients = Coefficients(to_x0(schedule, levels.signal, levels.spread), given_by, correct, predict)
-    return Plan(levels.timesteps, np.float32(1), coefficients)
+    noise_levels = NoiseLevels(levels.signal, levels.spread)
+    return Plan(levels.timesteps, np.float32(1), coefficients, levels=noise_levels)
+
+
+def restart(coefficients: Coefficients) -> Coefficients:
+    """The coefficients with a first step of first order, which has nothing to correct."""
+    given_by = coefficients.given_by.copy()
+    predict, correct = (Transition(*(x.copy() for x in part)) for part in (coefficients.predict, coefficients.correct))
+    given_by[0] = 1
+    predict.change_by[0] = 0
+    for weights in correct:
+        weights[0] = 0
+    # The correction of the first step is of first order too.
+    correct.change_by[1:2] = 0
+    correct.end_by[1:2] = 0.5 * correct.x0_by[1:2]
+    return coefficients._replace(given_by=given_by, predict=predict, correct=correct)
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:
@@ -87,4 +102,4 @@ def _transitions(levels: Levels) -> tuple[Transition, Transition]:
     return weights(np.where(second, 0.5, 0), np.zeros(len(rise))), weights(change, end)
 
 
-unipc = Sampler(init, scale, step, memory=2, spacings=SPACINGS)
+unipc = Sampler(init, scale, step, memory=2, spacings=SPACINGS, restart=restart)

@@ -114,6 +114,8 @@ def test_strips_and_comparisons_are_drawn_with_each_model(files, tiny_folder, ti
         (["--prompt", "a man", "--compare"], "calls no concept by its token (tokens: <ada>, <bob>)"),
         (["--prompt", "a man", "--height", "17"], "must be multiples of"),
         (["--prompt", "a man", "--count", "0"], "--count must be at least 1"),
+        (["--prompt", "a man", "--mask", "m.png"], "give --image too"),
+        (["--prompt", "a man", "--image", "no.png"], "no.png is not a picture that can be read"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused_in_one_line(files, tiny_folder, tmp_path, capsys, flags, message):
@@ -122,3 +124,15 @@ def test_options_that_cannot_be_met_are_refused_in_one_line(files, tiny_folder, 
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "p.png").exists()
+
+
+def test_a_picture_can_be_the_beginning_and_a_mask_keeps_the_rest(files, tiny_folder, tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(tmp_path / "start.png")
+    Image.new("L", (40, 30), 0).save(tmp_path / "none.png")
+    begin = ["--prompt", PROMPTS[0], "--image", str(tmp_path / "start.png"), "--steps", "2", "--sampler", "ddim"]
+    changed, record = draw(files, tiny_folder, tmp_path / "a.png", *begin, "--strength", "0.5")
+    assert record["sampling"]["strength"] == 0.5 and len(record["image_sha256"]) == 64
+    kept, record = draw(files, tiny_folder, tmp_path / "b.png", *begin, "--mask", str(tmp_path / "none.png"))
+    assert len(record["mask_sha256"]) == 64
+    assert np.abs(np.asarray(changed).astype(int) - np.asarray(kept))[4:260, 4:260].max() > 5
