@@ -26,9 +26,13 @@ from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.checks.texts import check_texts
 from blocklora_jax.composing.compose import compose
 from blocklora_jax.composing.token_rows import check_token_rows
-from blocklora_jax.diffusion.generate import draw_latents, generate
+from blocklora_jax.diffusion.generate import draw_keys, draw_latents
 from blocklora_jax.diffusion.models import Models, make_models
-from blocklora_jax.diffusion.regions import Region, region_ids, side_by_side
+from blocklora_jax.diffusion.originals import check_original, check_same_size
+from blocklora_jax.diffusion.regions import Region, side_by_side
+from blocklora_jax.diffusion.requests import Request, Words, draw_requests
+from blocklora_jax.diffusion.samplers.table import adds_noise
+from blocklora_jax.diffusion.sampling import Sampling
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
@@ -50,9 +54,13 @@ class Pipeline:
         *,
         negative_prompts: Sequence[str] | None = None,
         seed: int = 0,
+        indices: Sequence[int] | None = None,
         steps: int = 30,
         guidance_scale: float = 5.0,
+        guidance_rescale: float = 0.0,
         sampler: str = "dpmpp_2m",
+        spacing: str | None = None,
+        clip_skip: int = 0,
         height: int | None = None,
         width: int | None = None,
         latents: Any = None,
@@ -60,17 +68,28 @@ class Pipeline:
         crops_coords_top_left: tuple[int, int] = (0, 0),
         target_size: tuple[int, int] | None = None,
         regions: Sequence[Sequence[Region]] | None = None,
+        image: Any = None,
+        mask: Any = None,
+        strength: float = 0.8,
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Pictures of `prompts`, uint8 RGB [b, h, w, 3].
 
         Args:
-            prompts: concepts are called by their tokens, as in "a photo of <ada> woman".
+            prompts: concepts are called by their tokens, as in "a photo of <ada> woman". Prompts can be of any length.
+                `(word)`, `(word:1.3)` and `[word]` give words more or less weight; a backslash makes a bracket plain.
             negative_prompts: one for each prompt, or one for all. None: the empty prompt (for SDXL text states of
                 zeros, if the model's config says so).
             seed: picture i depends only on (seed, i), not on the batch size.
+            indices: i of each picture; default: 0, 1, 2, …
             steps: number of sampling steps.
             guidance_scale: 1 switches guidance off.
-            sampler: "ddim", "euler" or "dpmpp_2m".
+            guidance_rescale: 0..1; above 0, guidance keeps the picture's contrast. Models trained with zero terminal
+                SNR need about 0.7.
+            sampler: a name in `diffusion.samplers.table.SAMPLERS`: "dpmpp_2m", "dpmpp_2m_sde", "euler", "euler_a",
+                "unipc", "heun", "ddim", "ddpm", or "lcm" for LCM models.
+            spacing: where the steps lie: "karras", "exponential", "leading", "trailing" or "linspace". None: as the
+                model's config says.
+            clip_skip: number of last layers of the text encoder that are left out; A1111 counts one more.
             height, width: in pixels; default: the model's own size.
             latents: unit normal noise [b, h/8, w/8, 4] to use instead of noise from the seed.
             original_size, crops_coords_top_left, target_size: (height, width) and (top, left) in pixels. They tell SDXL
@@ -78,33 +97,45 @@ class Pipeline:
             regions: for each prompt, parts of its picture that have their own prompts (see `diffusion.regions`). Where
                 regions overlap, their outputs are averaged. `MergedModel.side_by_side(prompt)` gives one region for
                 each concept.
+            image: begin with this picture instead of noise: uint8 RGB, [h, w, 3] for all prompts or [b, h, w, 3]. It
+                sets height and width.
+            mask: draw only a part of `image` anew: uint8 [h, w] or [b, h, w], 255 there and 0 elsewhere.
+            strength: how far the result may go from `image`: the share of the steps that is taken.
 
-        Raises: UserError for a prompt that is too long, a size that the model cannot make, a number out of bounds, and
+        Raises: UserError for a size that the model cannot make, a number out of bounds, and
             pictures that have NaN or infinity.
         """
-        _check_prompts(prompts, negative_prompts)
-        base, tokens = self.base, token_counts(self.adapters)
-        latents = _first_latents(base, len(prompts), seed, height, width, latents)
-        sizes = None
-        if base.models.text_encoder_2 is not None:
-            pixels = [side * base.models.vae.config.downscale for side in latents.shape[1:3]]
-            for side in (*(original_size or ()), *crops_coords_top_left, *(target_size or ())):
-                check_number("pixels", side)
-            sizes = make_size_ids(pixels[0], pixels[1], len(prompts), original_size, crops_coords_top_left, target_size)
-        pictures = generate(
-            base.models,
-            dict(self.params),
-            base.schedule,
-            sampler,
-            base.tokenizer.encode(prompts, tokens),
-            _negative_ids(base, negative_prompts, len(prompts), tokens),
+        _check_prompts(prompts, negative_prompts, regions)
+        base, count = self.base, len(prompts)
+        places = _check_indices(indices, count)
+        pictures, masks = check_original(base.models.vae, image, mask, count)
+        if pictures is not None:
+            height, width = pictures.shape[1:3]
+        latents = _first_latents(base, places, seed, height, width, latents)
+        if pictures is not None:
+            check_same_size(base.models.vae, pictures, latents)
+        requests = map(
+            Request,
+            prompts,
+            _negatives(base, negative_prompts, count),
+            [()] * count if regions is None else regions,
             latents,
-            guidance_scale,
-            steps,
-            sizes,
-            region_ids(base.tokenizer, prompts, regions, tokens) if regions is not None else None,
+            draw_keys(jax.random.key(seed), places) if adds_noise(sampler) else [None] * count,
+            _size_ids(base, latents, original_size, crops_coords_top_left, target_size),
+            [None] * count if pictures is None else pictures,
+            [None] * count if masks is None else masks,
         )
-        return np.asarray(pictures)
+        sampling = Sampling(
+            sampler=sampler,
+            steps=steps,
+            spacing=spacing,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            clip_skip=clip_skip,
+            strength=strength,
+        )
+        words = Words(base.tokenizer, token_counts(self.adapters))
+        return draw_requests(base.models, dict(self.params), base.schedule, words, list(requests), sampling)
 
     def save(
         self,
@@ -318,30 +349,58 @@ class MergedModel(Pipeline):
 
 
 def _first_latents(
-    sd: StableDiffusion, count: int, seed: int, height: int | None, width: int | None, latents: Any
+    sd: StableDiffusion, indices: Sequence[int], seed: int, height: int | None, width: int | None, latents: Any
 ) -> Any:
-    """The initial noise, [count, h, w, c]: `latents`, checked, or drawn from the seed."""
+    """The initial noise, [b, h, w, c]: `latents`, checked, or drawn from the seed."""
+    check_number("seed", seed)
     if latents is None:
-        check_number("seed", seed)
         size = sd.image_size
         height, width = (size if side is None else side for side in (height, width))
-        return draw_latents(sd.models, jax.random.key(seed), count, height, width)
+        return draw_latents(sd.models, jax.random.key(seed), indices, height, width)
     channels = sd.models.vae.config.latent_channels
-    shape = list(getattr(latents, "shape", ()))
+    count, shape = len(indices), list(getattr(latents, "shape", ()))
     if len(shape) != 4 or (shape[0], shape[3]) != (count, channels) or 0 in shape:
         raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {count} prompts")
     return latents
 
 
-def _negative_ids(sd: StableDiffusion, prompts: Sequence[str] | None, count: int, tokens: Mapping[str, int]) -> Any:
-    """Ids of `count` negative prompts; None for text states of zeros."""
+def _check_indices(indices: Sequence[int] | None, count: int) -> list[int]:
+    """`indices`, or 0, 1, 2, …"""
+    places = list(range(count) if indices is None else indices)
+    if len(places) != count:
+        raise UserError(f"{len(places)} indices for {count} prompts: give one for each")
+    for place in places:
+        check_number("index", place)
+    return places
+
+
+def _negatives(sd: StableDiffusion, prompts: Sequence[str] | None, count: int) -> list[str] | list[None]:
+    """`count` negative prompts; None for text states of zeros."""
     if prompts is None and sd.models.text_encoder_2 is not None and sd.checkpoint.force_zeros_for_empty_prompt:
-        return None
+        return [None] * count
     negatives = list(prompts or [""])
-    return sd.tokenizer.encode(negatives * (count // len(negatives)), tokens)
+    return negatives * (count // len(negatives))
 
 
-def _check_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> None:
+def _size_ids(
+    sd: StableDiffusion,
+    latents: Any,
+    original_size: tuple[int, int] | None,
+    crops_coords_top_left: tuple[int, int],
+    target_size: tuple[int, int] | None,
+) -> Any:
+    """SDXL's size ids of each picture; None for other models."""
+    if sd.models.text_encoder_2 is None:
+        return [None] * len(latents)
+    for side in (*(original_size or ()), *crops_coords_top_left, *(target_size or ())):
+        check_number("pixels", side)
+    height, width = (side * sd.models.vae.config.downscale for side in latents.shape[1:3])
+    return make_size_ids(height, width, len(latents), original_size, crops_coords_top_left, target_size)
+
+
+def _check_prompts(
+    prompts: Sequence[str], negative_prompts: Sequence[str] | None, regions: Sequence[Sequence[Region]] | None
+) -> None:
     for name, value in (("prompts", prompts), ("negative_prompts", negative_prompts)):
         if isinstance(value, str):
             raise UserError(f"{name} is a list of prompts, not one string: write [prompt]")
@@ -351,3 +410,5 @@ def _check_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | Non
     count = len(negative_prompts or [""])
     if count not in (1, len(prompts)):
         raise UserError(f"{count} negative prompts for {len(prompts)} prompts: give one for each, or one for all")
+    if regions is not None and len(regions) != len(prompts):
+        raise UserError(f"regions of {len(regions)} pictures for {len(prompts)} prompts: give a list for each prompt")

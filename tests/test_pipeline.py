@@ -78,7 +78,10 @@ def test_a_concept_without_its_params_is_an_error(tiny_sd):
         ({"width": 0}, "must be multiples of 2"),
         ({"sampler": "magic"}, "sampler 'magic' is unknown"),
         ({"steps": 0}, "0 sampling steps"),
-        ({"prompts": [" ".join(["dog"] * 40)]}, "too long by 18 tokens"),
+        ({"prompts": ["a (dog:99)"]}, "the weight of 'dog' must be at most 10"),
+        ({"spacing": "karras"}, "ddim does not have the spacing karras"),
+        ({"clip_skip": 9}, "clip_skip 9 leaves out the whole text encoder"),
+        ({"guidance_rescale": -1}, "guidance_rescale must lie in 0..1"),
         ({"latents": np.zeros((1, 8, 8, 4), np.float32)}, r"latents \[1, 8, 8, 4\].*2 prompts"),
         ({"latents": np.zeros((2, 4, 8, 8), np.float32)}, r"latents \[2, 4, 8, 8\]"),
     ],
@@ -144,3 +147,33 @@ def test_the_empty_negative_prompt_of_sdxl_is_zeros_unless_it_is_given_or_the_mo
 def test_parameters_are_not_twice_in_memory(tiny_sd):
     held, used = (flatten_params(params["unet"]) for params in (tiny_sd.checkpoint.params, tiny_sd.params))
     assert all(array.ctypes.data == used[path].unsafe_buffer_pointer() for path, array in held.items())
+
+
+def test_parts_of_a_picture_outside_the_mask_keep_their_latents(tiny_sd):
+    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    kept = tiny_sd.generate(PROMPTS, image=image, mask=mask, **QUICK).astype(int)
+    # Nothing is drawn anew, whatever the prompt: both pictures are the decoded latents of the image. One level of 255:
+    # the guided batch may round differently.
+    assert np.abs(kept[0] - kept[1]).max() <= 1
+    weak, strong = (tiny_sd.generate(PROMPTS, image=image, strength=share, **QUICK) for share in (0.5, 1.0))
+    far, near = (np.abs(pictures.astype(int) - kept).mean() for pictures in (strong, weak))
+    assert far > near > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask": np.zeros((SIZE, SIZE), np.uint8)}, "give the image too"),
+        ({"image": np.zeros((SIZE, SIZE, 3), np.float32)}, "of type float32 must be uint8"),
+        ({"image": np.zeros((3, SIZE, SIZE, 3), np.uint8)}, "one for each of 2 prompts"),
+        ({"image": np.zeros((SIZE + 1, SIZE, 3), np.uint8)}, "must be multiples of 2"),
+        ({"image": np.zeros((SIZE, SIZE, 3), np.uint8), "strength": 0.3}, "leaves no step"),
+        ({"image": np.zeros((SIZE, SIZE, 3), np.uint8), "strength": 0}, "strength must be above 0"),
+        ({"image": np.zeros((SIZE, SIZE, 3), np.uint8), "mask": np.zeros((4, 4), np.uint8)}, "as large as the image"),
+        ({"image": np.zeros((4, 4, 3), np.uint8), "latents": np.zeros((2, 8, 8, 4), np.float32)}, "size of the image"),
+    ],
+)
+def test_impossible_images_and_masks_are_refused_in_one_message(tiny_sd, arguments, message):
+    with pytest.raises(UserError, match=message):
+        tiny_sd.generate(PROMPTS, **QUICK, **arguments)

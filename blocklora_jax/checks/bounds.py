@@ -69,8 +69,11 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("height width", Bound(1, 8192)),
     # JAX uses 32 bits: it would silently change a larger seed.
     ("seed seeds mask_seed", _SEED),
+    ("index", Bound(0, 2**31 - 1)),
     ("partition_seed", Bound(0, 2**63 - 1)),
-    ("weight weights", _real(-1e6, 1e6)),
+    ("weight weights strip_weights", _real(-1e6, 1e6)),
+    ("prompt_weight", _real(-10, 10)),
+    ("clip_skip", Bound(0, 100)),
     ("guidance_scale", _real(-1e3, 1e3)),
     ("alpha", _real(0, 1e6, above=True)),
     ("clip_norm snr_gamma", _real(0, 1e9, above=True)),
@@ -84,9 +87,9 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("clip_learning_rate vae_learning_rate unet_learning_rate judge_learning_rate rates", _RATE),
     # An average with the decay 1 would never change.
     ("ema", _real(0, 0.999999)),
-    ("pure_noise several own_class negative second scene empty", _real(0, 1)),
+    ("pure_noise several own_class negative second scene empty guidance_rescale", _real(0, 1)),
     ("crop", _real(0.1, 1)),
-    ("density", _real(0, 1, above=True)),
+    ("density strength", _real(0, 1, above=True)),
     ("same_person", _real(-1, 1)),
 )
 BOUNDS: dict[str, Bound] = {name: bound for names, bound in _ROWS for name in names.split()}

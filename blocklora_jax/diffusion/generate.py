@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,17 +15,21 @@ from jaxtyping import Array, Bool, Float, UInt8
 from blocklora_jax.checks.bounds import BOUNDS, check_number
 from blocklora_jax.diffusion.explain_pictures import explain_pictures
 from blocklora_jax.diffusion.models import Models, with_token_rows
+from blocklora_jax.diffusion.originals import Original, OriginalLatents, encode_original
 from blocklora_jax.diffusion.regions import RegionIds, RegionText, apply_regional, encode_regions
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, start
+from blocklora_jax.diffusion.samplers.partial import first_step, start_at
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, start
 from blocklora_jax.diffusion.samplers.table import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
-from blocklora_jax.diffusion.text import Ids, add_sizes, encode_text, ids_of, make_size_ids
+from blocklora_jax.diffusion.text import Ids, add_sizes, encode_prompt, ids_of, join_prompts, make_size_ids
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import TextOutput
+from blocklora_jax.prompts.chunks import PromptIds
 
 Params = dict[str, Any]
 Noise = Float[Array | np.ndarray, "b h w c"]
+Keys = Any  # typed random keys [b]
 Denoiser = Callable[[Array, Array], Array]
 
 
@@ -34,13 +38,18 @@ def generate(
     params: Params,
     schedule: Schedule,
     sampler_name: str,
-    input_ids: Ids,
-    negative_ids: Ids | None,
+    input_ids: Ids | PromptIds,
+    negative_ids: Ids | PromptIds | None,
     latents: Noise,
     guidance_scale: float | int | None,
     num_steps: int,
     size_ids: Float[Array | np.ndarray, "b 6"] | None = None,
     regions: RegionIds | None = None,
+    *,
+    guidance_rescale: float | int = 0.0,
+    noise_keys: Keys | None = None,
+    original: Original | None = None,
+    strength: float | int = 1.0,
 ) -> UInt8[Array, "b height width 3"]:
     """Pictures of prompts.
 
@@ -53,14 +62,18 @@ def generate(
             than the configs say.
         schedule: the base model's noise schedule.
         sampler_name: a key of `SAMPLERS`.
-        input_ids: int32 ids of the prompts [b, t], for SDXL [b, 2, t].
+        input_ids: int32 ids of the prompts [b, t], for SDXL [b, 2, t]; or chunks with weights, see `encode_prompts`.
         negative_ids: ids of the negative prompts, or of the empty prompt if there are none. Not read without guidance.
             For SDXL it may be None, which means text states of zeros, with which SDXL was trained.
         latents: unit normal noise, see `draw_latents`.
         guidance_scale: scale of classifier-free guidance. `None` or 1 means no guidance, which takes half the work.
-        num_steps: calls of the U-Net.
+        num_steps: sampling steps, each with one call of the U-Net; Heun needs two, except in the last step.
         size_ids: only for SDXL, see `diffusion.text.make_size_ids`. None: the pictures' own size.
         regions: prompts for parts of the pictures.
+        guidance_rescale: 0..1, how far guidance keeps the contrast of the U-Net's output for the prompt alone.
+        noise_keys: for samplers that add noise in each step: one random key for each picture, see `draw_keys`.
+        original: pictures to begin with instead of noise alone, perhaps only parts of which are drawn anew.
+        strength: with `original`: the share of the steps that is taken, above 0 up to 1.
 
     Returns:
         uint8 RGB pictures.
@@ -73,6 +86,7 @@ def generate(
     """
     if guidance_scale is not None:
         check_number("guidance_scale", guidance_scale)
+    check_number("guidance_rescale", guidance_rescale)
     guided = guidance_scale is not None and guidance_scale != 1
     if guided and negative_ids is None and models.text_encoder_2 is None:
         raise UserError(f"guidance_scale {guidance_scale} needs negative_ids (of the empty prompt), or pass 1")
@@ -82,9 +96,16 @@ def generate(
     if models.text_encoder_2 is not None and size_ids is None:
         height, width = (side * models.vae.config.downscale for side in latents.shape[1:3])
         size_ids = make_size_ids(height, width, len(latents))
-    program = compile_generate(models, schedule, sampler_name, num_steps, guided)
+    skipped = 0
+    if original is not None:
+        check_number("strength", strength)
+        skipped = first_step(num_steps, strength)
+    program = compile_generate(models, schedule, sampler_name, num_steps, guided, skipped)
     scale = jnp.float32(guidance_scale if guided else 1)
-    pictures, finite = program(params, input_ids, negative_ids, latents, scale, size_ids, regions)
+    rescale = jnp.float32(guidance_rescale) if guided and guidance_rescale else None
+    pictures, finite = program(
+        params, input_ids, negative_ids, latents, scale, size_ids, regions, rescale, noise_keys, original
+    )
     if not (wrong := np.flatnonzero(~np.asarray(finite))).size:
         return pictures
     raise UserError(explain_pictures(models, params, latents, guidance_scale, wrong))
@@ -92,31 +113,43 @@ def generate(
 
 @functools.lru_cache(maxsize=32)
 def compile_generate(
-    models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool
+    models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool, skipped: int = 0
 ) -> Callable[..., tuple[UInt8[Array, "b height width 3"], Bool[Array, " b"]]]:
-    """The jitted function `(params, input_ids, negative_ids, latents, guidance_scale, size_ids=None, regions=None)`.
+    """The jitted function `(params, input_ids, negative_ids, latents, guidance_scale, …)`; see `generate`.
+
+    skipped: number of first steps that are not taken.
 
     It gives uint8 pictures, and for each picture whether all its numbers were finite.
     """
     sampler = get_sampler(sampler_name)
-    plan = sampler.init(schedule, num_steps)
+    plan = start_at(sampler, sampler.init(schedule, num_steps), skipped)
 
     @jax.jit
     def program(
         params: Params,
-        input_ids: Array,
-        negative_ids: Array | None,
+        input_ids: Ids | PromptIds,
+        negative_ids: Ids | PromptIds | None,
         latents: Array,
         guidance_scale: Array,
         size_ids: Array | None = None,
         regions: RegionIds | None = None,
+        guidance_rescale: Array | None = None,
+        noise_keys: Keys | None = None,
+        original: Original | None = None,
     ) -> tuple[Array, Array]:
         text = (
-            _guided_text(models, params, input_ids, negative_ids) if guided else encode_text(models, params, input_ids)
+            _guided_text(models, params, input_ids, negative_ids)
+            if guided
+            else encode_prompt(models, params, input_ids)
         )
         local = encode_regions(models, params, regions) if regions else None
-        denoise = _denoiser(models.unet, params["unet"], text, size_ids, guidance_scale if guided else None, local)
-        clean = sample(sampler, plan, denoise, latents)
+        guide = _guide(guidance_scale, guidance_rescale) if guided else None
+        denoise = _denoiser(models.unet, params["unet"], text, size_ids, guide, local)
+        fresh = None if noise_keys is None else _fresh_noise(noise_keys, latents.shape[1:])
+        kept = None if original is None else encode_original(models.vae, params["vae"], original)
+        # Where all steps are taken, the parts to draw anew begin as noise alone.
+        from_noise = original is None or (original.mask is not None and not skipped)
+        clean = sample(sampler, plan, denoise, latents, fresh, kept, from_noise)
         pictures = decode(models.vae, params["vae"], clean)
         # NaN passes through the decoder, and infinity becomes NaN there.
         return to_uint8(pictures), jnp.isfinite(pictures).all((1, 2, 3)) & jnp.isfinite(clean).all((1, 2, 3))
@@ -124,16 +157,53 @@ def compile_generate(
     return program
 
 
-def sample(sampler: Sampler, plan: Plan, denoise: Denoiser, noise: Noise) -> Float[Array, "b h w c"]:
-    """Clean latents, made from unit normal `noise` by the plan's steps. `denoise(latents, timestep)` runs the U-Net."""
+def sample(
+    sampler: Sampler,
+    plan: Plan,
+    denoise: Denoiser,
+    noise: Noise,
+    fresh_noise: Callable[[Array], Array] | None = None,
+    original: OriginalLatents | None = None,
+    from_noise: bool = True,
+) -> Float[Array, "b h w c"]:
+    """Clean latents, made from unit normal `noise` by the plan's steps.
 
-    def body(state, inputs):
-        timestep, row = inputs
+    denoise: `(latents, timestep) -> output` runs the U-Net. fresh_noise: `index of the step -> unit normal noise`, for
+    samplers that add noise in each step. original: latents of pictures; where their mask is 0, they are kept.
+    from_noise: begin with noise alone, not with the original and noise.
+
+    Raises: UserError if a sampler that adds noise gets no `fresh_noise`, or the plan has no levels for the original.
+    """
+    if plan.noise_by is not None and fresh_noise is None:
+        raise UserError("this sampler adds noise in each step: pass noise_keys, one for each picture")
+    if original is not None and plan.levels is None:
+        raise UserError("this sampler does not make pictures from other pictures: choose another one")
+    indices = None if plan.noise_by is None else np.arange(len(plan.timesteps))
+    noise = jnp.asarray(noise, jnp.float32)
+    mask = None if original is None else original.mask
+
+    def body(state: State, inputs: Any) -> tuple[State, None]:
+        timestep, row, noise_by, index, after = inputs
         output = denoise(sampler.scale(row, state.latents), timestep)
-        return sampler.step(row, state, output.astype(jnp.float32)), None
+        state = sampler.step(row, state, output.astype(jnp.float32))
+        if fresh_noise is not None and noise_by is not None:
+            state = state._replace(latents=state.latents + noise_by * fresh_noise(index))
+        if original is not None and mask is not None:
+            kept = after.signal * original.latents + after.spread * noise
+            state = state._replace(latents=(1 - mask) * kept + mask * state.latents)
+        return state, None
 
-    state, _ = jax.lax.scan(body, start(plan, jnp.asarray(noise, jnp.float32)), (plan.timesteps, plan.coefficients))
+    first = start(plan, noise, sampler.memory)
+    if original is not None and plan.levels is not None and not from_noise:
+        first = first._replace(latents=plan.levels.signal[0] * original.latents + plan.levels.spread[0] * noise)
+    after = None if mask is None or plan.levels is None else _following(plan.levels)
+    state, _ = jax.lax.scan(body, first, (plan.timesteps, plan.coefficients, plan.noise_by, indices, after))
     return state.latents
+
+
+def _following(levels: NoiseLevels) -> NoiseLevels:
+    """The levels after each call; the last one leaves no noise."""
+    return NoiseLevels(*(np.append(x[1:], np.float32(end)) for x, end in zip(levels, (1, 0), strict=True)))
 
 
 def decode(vae: nn.Module, params: Params, latents: Float[Array, "b h w c"]) -> Float[Array, "b height width 3"]:
@@ -147,8 +217,12 @@ def to_uint8(pictures: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
     return jnp.round(pictures * 255).astype(jnp.uint8)
 
 
-def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width: int) -> Float[Array, "b h w c"]:
+def draw_latents(
+    models: Models, key: jax.Array, batch: int | Sequence[int], height: int, width: int
+) -> Float[Array, "b h w c"]:
     """Unit normal latents for pictures of `height` x `width` pixels. Picture i does not depend on the batch size.
+
+    batch: the number of pictures, or their indices.
 
     Raises:
         UserError: the decoder cannot make that size.
@@ -161,8 +235,16 @@ def draw_latents(models: Models, key: jax.Array, batch: int, height: int, width:
     if height % factor or width % factor or min(height, width) < factor:
         raise UserError(f"height {height} and width {width} must be multiples of {factor}")
     shape = (height // factor, width // factor, config.latent_channels)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(batch))
-    return jax.vmap(lambda one: jax.random.normal(one, shape, jnp.float32))(keys)
+    return jax.vmap(lambda one: jax.random.normal(one, shape, jnp.float32))(draw_keys(key, batch))
+
+
+def draw_keys(key: jax.Array, batch: int | Sequence[int]) -> Keys:
+    """A random key for each picture, for the noise in its steps. Key i does not depend on the batch size.
+
+    batch: the number of pictures, or their indices.
+    """
+    indices = jnp.arange(batch) if isinstance(batch, int) else jnp.asarray(batch)
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
 
 
 def _check_ids(models: Models, *all_ids: Any) -> None:
@@ -177,12 +259,43 @@ def _check_ids(models: Models, *all_ids: Any) -> None:
                 )
 
 
-def _guided_text(models: Models, params: Params, input_ids: Array, negative_ids: Array | None) -> TextOutput:
+def _guided_text(
+    models: Models, params: Params, input_ids: Ids | PromptIds, negative_ids: Ids | PromptIds | None
+) -> TextOutput:
     """The text states of the negative prompts, then those of the prompts, as one batch."""
     if negative_ids is not None:
-        return encode_text(models, params, jnp.concatenate([negative_ids, input_ids]))
-    text = encode_text(models, params, input_ids)
+        return encode_prompt(models, params, join_prompts(negative_ids, input_ids))
+    text = encode_prompt(models, params, input_ids)
     return jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x), x]), text)
+
+
+def _fresh_noise(keys: Keys, shape: tuple[int, ...]) -> Callable[[Array], Array]:
+    """A function that gives unit normal noise [b, *shape] for the index of a step."""
+
+    def draw(index: Array) -> Array:
+        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32))(keys)
+
+    return draw
+
+
+def _guide(scale: Array, rescale: Array | None) -> Callable[[Array], Array]:
+    """A function that turns the outputs for the negative prompts and the prompts, one batch, into guided outputs."""
+
+    def guide(output: Array) -> Array:
+        negative, positive = jnp.split(output.astype(jnp.float32), 2)
+        guided = negative + scale * (positive - negative)
+        return guided if rescale is None else _rescale_guidance(guided, positive, rescale)
+
+    return guide
+
+
+def _rescale_guidance(guided: Noise, positive: Noise, rescale: Array) -> Array:
+    """`guided`, of which the share `rescale` gets the standard deviation that `positive` has in each picture.
+
+    Source: "Common diffusion noise schedules and sample steps are flawed", section 3.4; diffusers' `rescale_noise_cfg`.
+    """
+    wanted, present = (x.std((1, 2, 3), keepdims=True, ddof=1) for x in (positive, guided))
+    return rescale * guided * (wanted / present) + (1 - rescale) * guided
 
 
 def _denoiser(
@@ -190,16 +303,16 @@ def _denoiser(
     params: Params,
     text: TextOutput,
     size_ids: Array | None,
-    guidance_scale: Array | None,
+    guide: Callable[[Array], Array] | None,
     local: RegionText | None = None,
 ) -> Denoiser:
-    """A function for the U-Net's output, with guidance if there is a scale. Both halves of guidance are one batch."""
-    if size_ids is not None and guidance_scale is not None:
+    """A function for the U-Net's output, guided if there is `guide`. Both halves of guidance are one batch."""
+    if size_ids is not None and guide is not None:
         size_ids = jnp.concatenate([size_ids, size_ids])
     added = add_sizes(text, size_ids)
 
     def denoise(latents: Array, timestep: Array) -> Array:
-        if guidance_scale is not None:
+        if guide is not None:
             latents = jnp.concatenate([latents, latents])
         timesteps = jnp.broadcast_to(timestep, latents.shape[:1])
         inputs = (latents, timesteps, text.states, *([added] if added else []))
@@ -207,9 +320,6 @@ def _denoiser(
             output = apply_model(unet, params, *inputs)
         else:
             output = apply_regional(unet, params, local, *inputs)
-        if guidance_scale is None:
-            return output
-        negative, positive = jnp.split(output.astype(jnp.float32), 2)
-        return negative + guidance_scale * (positive - negative)
+        return output if guide is None else guide(output)
 
     return denoise

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from blocklora_jax.checks.bounds import check_number
+from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
@@ -53,3 +55,17 @@ def with_token_rows(models: Models, params: Mapping[str, Any]) -> Models:
         if rows != tower.config.vocab_size:
             longer[name] = tower.clone(config=dataclasses.replace(tower.config, vocab_size=rows))
     return models._replace(**longer)
+
+
+def with_clip_skip(models: Models, skip: int) -> Models:
+    """The models, with text encoders that leave out their last `skip` layers, besides the one that SDXL leaves out.
+
+    Raises: UserError for more layers than there are.
+
+    Source: diffusers' `clip_skip`; in A1111 the number is one larger.
+    """
+    check_number("clip_skip", skip)
+    fewest = min(tower.config.num_hidden_layers for tower in models.text_encoders.values())
+    if skip >= fewest:
+        raise UserError(f"clip_skip {skip} leaves out the whole text encoder, which has {fewest} layers")
+    return models._replace(**{name: tower.clone(skip=skip) for name, tower in models.text_encoders.items()})

@@ -22,10 +22,11 @@ from jaxtyping import Array, Float, Int
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.diffusion.models import Models
-from blocklora_jax.diffusion.text import encode_text
+from blocklora_jax.diffusion.text import encode_prompt
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.attention import Attention
+from blocklora_jax.prompts.chunks import PromptIds, encode_prompts
 from blocklora_jax.prompts.tokenizer import Tokenizer, token_pattern
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
 
@@ -61,11 +62,12 @@ class Region:
 class RegionIds(NamedTuple):
     """Regions of a batch, equally many for each picture. A box of zeros stands for no region.
 
-    ids: token ids of the prompts: first the first region of each picture, then the second of each, and so on.
+    ids: token ids of the prompts: first the first region of each picture, then the second of each, and so on. They have
+        as many chunks as the pictures' own prompts.
     boxes: see `Region`.
     """
 
-    ids: Int[Array | np.ndarray, "rb *e t"]
+    ids: Int[Array | np.ndarray, "rb *e t"] | PromptIds
     boxes: Float[Array | np.ndarray, "r b 4"]
 
 
@@ -115,6 +117,19 @@ def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
     return regions
 
 
+def called_adapters(prompt: str, adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The adapters whose trigger or token is in the prompt, in the order of `adapters`."""
+    return [adapter for adapter in adapters if (names := _names(adapter)) and re.search(names, prompt)]
+
+
+def only_calling(kept: Adapter, prompt: str, adapters: Sequence[Adapter]) -> str:
+    """The prompt with class nouns in place of the other concepts, for a model that has only the concept `kept`."""
+    for other in called_adapters(prompt, adapters):
+        if other is not kept:
+            prompt = _call_by_noun(prompt, _names(other), other.info.class_noun)
+    return prompt
+
+
 def _names(adapter: Adapter) -> str:
     """A pattern, for any case, of what calls the concept: its trigger, or one of its tokens; "" if it has neither."""
     trigger = [f"(?i:{re.escape(adapter.info.trigger)})"] if adapter.info.trigger else []
@@ -140,10 +155,11 @@ def region_ids(
     prompts: Sequence[str],
     regions: Sequence[Sequence[Region]],
     tokens: Mapping[str, int],
+    chunks: int | None = None,
 ) -> RegionIds | None:
     """The regions of each prompt's picture as arrays. None if no prompt has regions.
 
-    Prompts with fewer regions than others get empty ones.
+    chunks: of the pictures' prompts, see `encode_prompts`. Prompts with fewer regions than others get empty ones.
 
     Raises: UserError if there is not one list for each prompt.
     """
@@ -155,12 +171,12 @@ def region_ids(
         texts.append(of_picture[place].prompt if place < len(of_picture) else prompts[row])
         if place < len(of_picture):
             boxes[place, row] = of_picture[place].box
-    return RegionIds(tokenizer.encode(texts, tokens), boxes) if texts else None
+    return RegionIds(encode_prompts(tokenizer, texts, tokens, chunks), boxes) if texts else None
 
 
 def encode_regions(models: Models, params: Mapping[str, Any], regions: RegionIds) -> RegionText:
     """The text states of every region's prompt. The pooled text for SDXL is that of the whole picture's prompt."""
-    states = encode_text(models, params, regions.ids).states
+    states = encode_prompt(models, params, regions.ids).states
     return RegionText(states.reshape(*regions.boxes.shape[:2], *states.shape[1:]), regions.boxes)
 
 

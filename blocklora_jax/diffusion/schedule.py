@@ -25,6 +25,7 @@ class Schedule:
 
     It is hashable and a pytree without leaves: functions can close over it, jitted functions can take it, and it can be
     the key of a cache. Defaults are those of all diffusers schedulers. `timestep_spacing=None` lets the sampler choose.
+    `sigma_spacing` ("karras" or "exponential") is a choice of the user, see `samplers.spacing`; it is not in the file.
 
     Source: the schedulers of diffusers (`DDPMScheduler.add_noise`, `.get_velocity`).
 
@@ -46,6 +47,7 @@ class Schedule:
     rescale_betas_zero_snr: bool = False
     lambda_min_clipped: float = float("-inf")
     trained_betas: tuple[float, ...] | None = None
+    sigma_spacing: str | None = None
     bookkeeping: tuple[tuple[str, Any], ...] = field(default=(), compare=False, repr=False)
 
     @classmethod

@@ -13,6 +13,7 @@ from blocklora_jax.diffusion.models import Models
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.models.unet import AddedConditions
+from blocklora_jax.prompts.chunks import PromptIds
 
 # [b, t], or [b, 2, t] for two text encoders, whose tokenizers pad differently.
 Ids = Int[Array | np.ndarray, "b *e t"]
@@ -31,6 +32,44 @@ def encode_text(models: Models, params: Mapping[str, Any], ids: Ids) -> TextOutp
     return join_towers(*outputs)
 
 
+def encode_prompt(models: Models, params: Mapping[str, Any], prompt: Ids | PromptIds) -> TextOutput:
+    """Text states [b, c * t, d] of prompts of c chunks, and for SDXL the pooled text [b, p] of the first chunk.
+
+    The states of a word with the weight w are those of the empty prompt plus w times the difference to them.
+
+    Source: A1111 and compel (chunks); ComfyUI (weights), which equals compel above 1. The pooled text has no weights.
+    """
+    if not isinstance(prompt, PromptIds):
+        return encode_text(models, params, prompt)
+    count, rows = prompt.ids.shape[:2]
+    text = encode_text(models, params, prompt.ids.reshape(count * rows, *prompt.ids.shape[2:]))
+    states = text.states.reshape(count, rows, *text.states.shape[1:])
+    if prompt.weights is not None:
+        weights = jnp.asarray(prompt.weights)[..., None].astype(states.dtype)
+        empty = encode_text(models, params, prompt.empty).states[None]
+        # A word of weight 1 keeps its states exactly.
+        states = jnp.where(weights == 1, states, empty + weights * (states - empty))
+    joined = jnp.moveaxis(states, 0, 1).reshape(rows, -1, states.shape[-1])
+    return TextOutput(joined, None if text.pooled is None else text.pooled[:rows])
+
+
+def join_prompts(*prompts: Ids | PromptIds) -> Any:
+    """Prompts, equally many chunks each, as one batch: ids or `PromptIds`."""
+    chunked = [prompt for prompt in prompts if isinstance(prompt, PromptIds)]
+    if not chunked:
+        arrays: list[Any] = list(prompts)
+        return jnp.concatenate(arrays)
+    ids = [prompt.ids if isinstance(prompt, PromptIds) else prompt[None] for prompt in prompts]
+    weights = [prompt.weights if isinstance(prompt, PromptIds) else None for prompt in prompts]
+    joined = None
+    if any(one is not None for one in weights):
+        shapes = [(*one.shape[:2], one.shape[-1]) for one in ids]
+        joined = jnp.concatenate(
+            [jnp.ones(shape) if one is None else one for one, shape in zip(weights, shapes, strict=True)], axis=1
+        )
+    return PromptIds(jnp.concatenate(ids, axis=1), joined, chunked[0].empty)
+
+
 def join_towers(first: States, second: TextOutput | None = None) -> TextOutput:
     """The outputs of both text encoders: their states side by side, and the pooled text of the second."""
     if second is None:
@@ -38,12 +77,14 @@ def join_towers(first: States, second: TextOutput | None = None) -> TextOutput:
     return TextOutput(jnp.concatenate([first, second.states], axis=-1), second.pooled)
 
 
-def ids_of(ids: Ids, component: str) -> Int[Array | np.ndarray, "b t"]:
+def ids_of(ids: Ids | PromptIds, component: str) -> Int[Array | np.ndarray, "b t"]:
     """The ids [b, t] for one text encoder.
 
     >>> ids_of(np.array([[[1, 2], [3, 4]]]), "text_encoder_2").tolist()
     [[3, 4]]
     """
+    if isinstance(ids, PromptIds):
+        ids = ids.ids.reshape(-1, *ids.ids.shape[2:])
     return ids if ids.ndim == 2 else ids[:, int(component == "text_encoder_2")]
 
 

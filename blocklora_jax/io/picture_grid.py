@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -36,11 +36,13 @@ def picture_grid(
     return grid
 
 
-def png_bytes(image: Image.Image) -> bytes:
-    """The content of a PNG file of `image`."""
+def png_bytes(image: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:
+    """The content of a PNG file of `image`. texts: further text chunks by keyword."""
     buffer, about = io.BytesIO(), PngInfo()
     # Shows later commands that they may replace this file.
     about.add_text("Software", SOFTWARE)
+    for keyword, text in (texts or {}).items():
+        about.add_text(keyword, text)
     image.save(buffer, "PNG", optimize=True, pnginfo=about)
     return buffer.getvalue()
 

@@ -67,21 +67,22 @@ class EncoderLayer(_Part):
 
 
 class Layers(_Part):
-    """The stack of layers, named 0, 1, … as in the files. Gives the output and the input of the last layer."""
+    """The stack of layers, named 0, 1, … as in the files. Gives the output, and the inputs of all layers."""
 
     @nn.compact
-    def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
-        before = x
+    def __call__(self, x: Hidden) -> tuple[Hidden, list[Hidden]]:
+        inputs = []
         for i in range(self.config.num_hidden_layers):
-            before, x = x, self._part(EncoderLayer, str(i))(x)
-        return x, before
+            inputs.append(x)
+            x = self._part(EncoderLayer, str(i))(x)
+        return x, inputs
 
 
 class Encoder(_Part):
     """The stack under the name `layers`, as in the files."""
 
     @nn.compact
-    def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
+    def __call__(self, x: Hidden) -> tuple[Hidden, list[Hidden]]:
         return self._part(Layers, "layers")(x)
 
 
@@ -102,19 +103,23 @@ class Embeddings(nn.Module):
 
 
 class TextTransformer(_Part):
-    """Embeddings, encoder, final norm. Gives the normed last states and the last layer's inputs, [b, t, d] each."""
+    """Embeddings, encoder, final norm. Gives the normed states, and the inputs of all layers, [b, t, d] each.
+
+    skip: number of last layers that the normed states leave out.
+    """
 
     config: TextConfig
+    skip: int = 0
 
     @nn.compact
-    def __call__(self, input_ids: Int[Array, "b t"]) -> tuple[Hidden, Hidden]:
+    def __call__(self, input_ids: Int[Array, "b t"]) -> tuple[Hidden, list[Hidden]]:
         longest = self.config.max_position_embeddings
         if input_ids.shape[1] > longest:
             # Otherwise the look-up of positions would clip them silently.
             raise ValueError(f"{input_ids.shape[1]} tokens a prompt, but the text encoder reads at most {longest}")
         x = Embeddings(self.config, self.dtype, name="embeddings")(input_ids)
-        last, penultimate = self._part(Encoder, "encoder")(x)
-        return self._norm("final_layer_norm")(last), penultimate
+        last, inputs = self._part(Encoder, "encoder")(x)
+        return self._norm("final_layer_norm")(inputs[-self.skip] if self.skip else last), inputs
 
 
 class CLIPTextModel(nn.Module):
@@ -124,11 +129,13 @@ class CLIPTextModel(nn.Module):
         config: the architecture.
         dtype: type of the computation.
         penultimate: give the inputs of the last layer, without the final norm, as SDXL needs them.
+        skip: number of last layers to leave out, besides that one.
     """
 
     config: TextConfig
     dtype: DTypeLike = jnp.float32
     penultimate: bool = False
+    skip: int = 0
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> Hidden:
@@ -136,8 +143,8 @@ class CLIPTextModel(nn.Module):
 
         Raises: ValueError if the prompts are longer than the position table.
         """
-        last, penultimate = TextTransformer(self.config, self.dtype, name="text_model")(input_ids)
-        return penultimate if self.penultimate else last
+        last, inputs = TextTransformer(self.config, self.dtype, skip=self.skip, name="text_model")(input_ids)
+        return inputs[-1 - self.skip] if self.penultimate else last
 
 
 class TextOutput(NamedTuple):
@@ -150,11 +157,14 @@ class TextOutput(NamedTuple):
 class CLIPTextModelWithProjection(nn.Module):
     """SDXL's second text encoder.
 
+    skip: number of layers that the states leave out, besides the last one. The pooled text has all layers.
+
     Source: transformers `CLIPTextModelWithProjection`, `hidden_states[-2]`, `text_embeds`.
     """
 
     config: TextProjectionConfig
     dtype: DTypeLike = jnp.float32
+    skip: int = 0
 
     @nn.compact
     def __call__(self, input_ids: Int[Array, "b t"]) -> TextOutput:
@@ -165,11 +175,11 @@ class CLIPTextModelWithProjection(nn.Module):
 
         Raises: ValueError if the prompts are longer than the position table.
         """
-        last, penultimate = TextTransformer(self.config, self.dtype, name="text_model")(input_ids)
+        last, inputs = TextTransformer(self.config, self.dtype, name="text_model")(input_ids)
         end = end_positions(input_ids, self.config)
         pooled = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
         project = Dense(cast(int, self.config.projection_dim), use_bias=False, dtype=self.dtype, name="text_projection")
-        return TextOutput(penultimate, project(pooled))
+        return TextOutput(inputs[-1 - self.skip], project(pooled))
 
 
 def end_positions(input_ids: Int[Array, "b t"], config: TextProjectionConfig) -> Int[Array, " b"]:

@@ -18,7 +18,7 @@ from blocklora_jax.prompts.clip_tokenizer import TokenizerFiles
 from blocklora_jax.prompts.concept_token import CONCEPT_TOKEN, is_concept_token
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """A part of a prompt: its ids, and its name if it is a concept token."""
 
     ids: list[int]
@@ -138,10 +138,19 @@ class Tokenizer:
                 f"prompt too long by {excess} tokens (it has {len(body) + 2}, the model reads {self.length}):"
                 f" {self._tail(pieces, self.length - 2)!r} would be lost; shorten {prompt!r}"
             )
-        clip = self._clip
-        return [clip.bos_token_id, *body, clip.eos_token_id, *[clip.pad_token_id] * -excess]
+        return self.frame(body)
 
-    def _split(self, prompt: str, ids: Mapping[str, list[int]]) -> list[_Piece]:
+    def frame(self, body: Sequence[int]) -> list[int]:
+        """`body`, of at most `length` - 2 ids, with start, end and padding tokens."""
+        clip = self._clip
+        ids = [clip.bos_token_id, *body, clip.eos_token_id]
+        return ids + [clip.pad_token_id] * (self.length - len(ids))
+
+    def pieces(self, prompt: str, tokens: Mapping[str, int]) -> list[Piece]:
+        """The parts of a prompt of any length, without start and end tokens. Warns, raises: as `encode`."""
+        return self._split(prompt, {**self._own, **self.token_ids(tokens)})
+
+    def _split(self, prompt: str, ids: Mapping[str, list[int]]) -> list[Piece]:
         # The group in the pattern keeps the names in the result, so that text and names alternate.
         parts = re.split(f"({token_pattern(ids)})", prompt) if ids else [prompt]
         known = {**ids, **{name: None for name in self.files.added if is_concept_token(name)}}
@@ -151,18 +160,18 @@ class Tokenizer:
                 message = f"{name!r} in {prompt!r} is read as ordinary letters; known tokens: {listed}"
                 warnings.warn(message, stacklevel=2)
         texts = [
-            _Piece(self._clip(text, add_special_tokens=False, verbose=False).input_ids, None) for text in parts[::2]
+            Piece(self._clip(text, add_special_tokens=False, verbose=False).input_ids, None) for text in parts[::2]
         ]
         by_lower = {name.lower(): index for name, index in ids.items()}
-        names = [_Piece(by_lower[name.lower()], name) for name in parts[1::2]]
+        names = [Piece(by_lower[name.lower()], name) for name in parts[1::2]]
         for name, after in zip(parts[1::2], parts[2::2], strict=True):
             if suffix := re.match(r"_\d+", after):
                 raise UserError(
                     f"write {name!r} for all vectors of the concept, not {name + suffix[0]!r}, in {prompt!r}"
                 )
-        return [piece for pair in zip(texts, [*names, _Piece([], None)], strict=True) for piece in pair]
+        return [piece for pair in zip(texts, [*names, Piece([], None)], strict=True) for piece in pair]
 
-    def _tail(self, pieces: list[_Piece], room: int) -> str:
+    def _tail(self, pieces: list[Piece], room: int) -> str:
         """The text from the first token on that does not fit into `room` tokens."""
         words = []
         for piece in pieces:

@@ -16,13 +16,12 @@ from blocklora_jax.command_line.commands import MERGING
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
-from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.cli.describe import overlap_report
 from merge.cli.files import load_adapters
 from merge.cli.method_flags import method_of, options_of, refuse_others_flags
-from merge.cli.options import MergeOptions
+from merge.cli.options import MergeOptions, check_picture_options
 from merge.manifest import SUM, MergeManifest, pairs_digest, without_values
 from merge.methods.method import Merged
 from merge.methods.table import METHODS
@@ -44,10 +43,19 @@ def merge_files(options: MergeOptions) -> None:
     """Merge the files, then make the requested pictures and write the requested folder."""
     if not options.prompt and options.save is None:
         raise UserError("there is nothing to do: give --prompt '…' for pictures, or --save FOLDER for a merged model")
+    check_picture_options(options)
     adapters = load_adapters(options.files, options.verify)
+    if options.compare:
+        from merge.cli.picture_cells import check_comparison  # it needs Flax
+
+        check_comparison(options, adapters)
     planned = [Output(options.out, "picture")] if options.prompt else []
     planned += save_outputs(options.save, adapters) if options.save is not None else []
-    plan_outputs(planned, [*options.files, options.model, options.model_config], overwrite=options.overwrite)
+    plan_outputs(
+        planned,
+        [*options.files, options.model, options.model_config, options.image, options.mask],
+        overwrite=options.overwrite,
+    )
     settings = options.method_settings
     # Checked before the model is read, which takes longer.
     check_adapters(adapters, options.weights or None, allow_overlap=settings.shares_weights)
@@ -59,7 +67,9 @@ def merge_files(options: MergeOptions) -> None:
     )
     model = sd.with_params(merged.params, merged.adapters, options.weights or None)
     if options.prompt:
-        _write_pictures(model, options)
+        from merge.cli.pictures import write_pictures  # it needs Flax
+
+        write_pictures(sd, adapters, model, options)
     if options.save is not None:
         _save(model, merged, options)
 
@@ -109,22 +119,3 @@ def _save(model: MergedModel, merged: Merged, options: MergeOptions) -> None:
     written = model.save(options.save, dtype=options.dtype, merge=manifest.to_json(), overwrite=options.overwrite)
     for path in written:
         print(f"wrote {path}")
-
-
-def _write_pictures(model: MergedModel, options: MergeOptions) -> None:
-    from blocklora_jax.io.picture_grid import picture_grid, png_bytes
-
-    images = model.generate(
-        list(options.prompt),
-        # SDXL's own empty prompt is not the text "".
-        negative_prompts=[options.negative_prompt] if options.negative_prompt else None,
-        seed=options.seed,
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        sampler=options.sampler,
-        regions=[model.side_by_side(prompt) for prompt in options.prompt] if options.side_by_side else None,
-    )
-    # Pictures of small models are enlarged, so that details can be seen.
-    grid = picture_grid(images, options.prompt, scale=max(1, 256 // images.shape[1]))
-    write_atomic(options.out, png_bytes(grid))
-    print(f"wrote {options.out}")

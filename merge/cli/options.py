@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from blocklora_jax.command_line.options import flag_of
+from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.samplers.table import SAMPLERS
+from blocklora_jax.errors import UserError
 from blocklora_jax.io.dtype_names import ModelDtype as Precision
 from merge.cli.shared_options import Files, Options, Overwrite, Variant, Verify, Weights
 from merge.methods.method import NoSettings
@@ -12,6 +15,7 @@ from merge.methods.table import METHODS
 
 # For a type checker these are texts. The command line accepts only the names in the tables.
 Sampler = str if TYPE_CHECKING else Literal[tuple(SAMPLERS)]
+Spacing = str if TYPE_CHECKING else Literal[SPACINGS]
 MethodName = str if TYPE_CHECKING else Literal[tuple(METHODS)]
 
 
@@ -24,12 +28,25 @@ class MergeOptions(Options):
     """The merge method; all are listed above. `--method NAME --help` shows the settings of a method."""
     weights: Weights = ()
     prompt: tuple[str, ...] = ()
-    """Prompts to make pictures of. Their tokens call concepts, as in "a photo of <ada> woman on a beach"."""
+    """Prompts to make pictures of, of any length. Their tokens call concepts, as in "a photo of <ada> woman". (word),
+    (word:1.3) and [word] give words more or less weight; write \\( and \\) for plain brackets."""
     side_by_side: bool = False
     """Keep the concepts of a prompt apart. If it calls several people or objects, each gets a strip of the picture,
     from left to right, in which no other concept's token is read. A style is read over the whole picture."""
     out: Path = Path("pictures.png")
-    """The file for the pictures: one PNG, with the prompt under each picture."""
+    """The file for the pictures: one PNG, with the prompt under each picture. Its text chunk "blocklora" says in JSON
+    how to make it again."""
+    count: int = 1
+    """Pictures of each prompt, each from other noise."""
+    strip_weights: tuple[float, ...] = ()
+    """Draw each prompt once for each of these numbers, by which all --weights are multiplied, from the same noise: a
+    strip, such as --strip-weights 0 0.25 0.5 0.75 1."""
+    compare: bool = False
+    """For each concept that a prompt calls, show it alone beside the merged model, from the same noise."""
+    height: int | None = None
+    """Height of the pictures in pixels. Default: the model's own size."""
+    width: int | None = None
+    """Width of the pictures in pixels. Default: the model's own size."""
     save: Path | None = None
     """Write the merged model, with its tokens, as a Diffusers folder, which PyTorch opens too. If the name ends in
     .safetensors, write one original file for ComfyUI, A1111 and diffusers, with the tokens in files beside it."""
@@ -48,8 +65,21 @@ class MergeOptions(Options):
     """Number of sampling steps."""
     guidance_scale: float = 5.0
     """Scale of classifier-free guidance: larger values follow the prompt more closely. 1 switches guidance off."""
+    guidance_rescale: float = 0.0
+    """0 to 1. Above 0, guidance keeps the contrast of the pictures. Models trained with zero terminal SNR need 0.7."""
+    image: Path | None = None
+    """A picture to begin with, instead of noise alone. It is cut to the size of the pictures."""
+    mask: Path | None = None
+    """A picture that is white where --image is drawn anew, and black where it is kept."""
+    strength: float = 0.8
+    """Above 0 up to 1: how far the pictures may go from --image."""
+    clip_skip: int = 0
+    """Number of last layers of the text encoder to leave out. A1111 counts one more: its 2 is 1 here."""
     sampler: Sampler = "dpmpp_2m"
-    """The sampler."""
+    """The sampler. Those with _a or _sde, and ddpm and lcm, add noise in each step; lcm is for LCM models."""
+    spacing: Spacing | None = None
+    """Where the sampling steps lie. "DPM++ 2M Karras" is --sampler dpmpp_2m --spacing karras. Default: as the model's
+    config says."""
     dtype: Precision = "float32"
     """Type of the numbers in the saved model."""
     check_base: bool = True
@@ -61,3 +91,14 @@ class MergeOptions(Options):
     def method_settings(self) -> NoSettings:
         """The settings of the method. `merge.cli.method_flags` makes classes that read them from flags."""
         return METHODS[self.method].settings()
+
+
+def check_picture_options(options: MergeOptions) -> None:
+    """Raises UserError for options that do not go together."""
+    if options.strip_weights and options.compare:
+        raise UserError("--strip-weights and --compare are two kinds of grids: give one of them")
+    if options.mask is not None and options.image is None:
+        raise UserError("--mask says which part of a picture is drawn anew: give --image too")
+    for name in ("strip_weights", "compare", "image"):
+        if getattr(options, name) and not options.prompt:
+            raise UserError(f"{flag_of(options, name)} shows pictures: give --prompt too")

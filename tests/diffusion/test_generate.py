@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blocklora_jax.diffusion.generate import Models, decode, draw_latents, generate, to_uint8
+from blocklora_jax.diffusion.generate import Models, decode, draw_keys, draw_latents, generate, to_uint8
 from blocklora_jax.diffusion.samplers.table import SAMPLERS
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
@@ -99,9 +99,10 @@ def make_params(seed: int, rows: int = 10):
     }
 
 
-def run(params, ids=IDS, negative=EMPTY, scale=4.0, steps=6, sampler="ddim", key=0, models=MODELS, batch=2):
+def run(params, ids=IDS, negative=EMPTY, scale=4.0, steps=6, sampler="ddim", key=0, models=MODELS, batch=2, **more):
     latents = draw_latents(models, jax.random.key(key), batch, 8, 8)
-    return np.asarray(generate(models, params, SCHEDULE, sampler, ids, negative, latents, scale, steps))
+    more = {"noise_keys": draw_keys(jax.random.key(key), batch), **more}
+    return np.asarray(generate(models, params, SCHEDULE, sampler, ids, negative, latents, scale, steps, **more))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -123,6 +124,26 @@ def test_nothing_is_compiled_again_for_the_same_shapes():
     assert TRACES["unet"] == before
     run(one, steps=9, batch=3, ids=IDS[[0, 1, 0]], negative=EMPTY[[0, 1, 0]])
     assert TRACES["unet"] > before
+
+
+def test_noise_in_the_steps_depends_on_the_key_but_not_on_the_batch():
+    params = make_params(0)
+    pictures = run(params, sampler="euler_a")
+    assert (pictures != run(params, sampler="euler_a", noise_keys=draw_keys(jax.random.key(9), 2))).any()
+    alone = run(params, sampler="euler_a", ids=IDS[:1], negative=EMPTY[:1], batch=1)
+    # One level of 255: another batch size may round differently.
+    assert np.abs(alone[0].astype(int) - pictures[0]).max() <= 1
+    with pytest.raises(UserError, match="noise_keys"):
+        run(params, sampler="euler_a", noise_keys=None)
+
+
+def test_rescaled_guidance_keeps_more_of_the_contrast_and_zero_changes_nothing():
+    params = make_params(0)
+    plain, half, whole = (run(params, scale=9.0, guidance_rescale=share) for share in (0, 0.5, 1.0))
+    assert (plain == run(params, scale=9.0)).all()
+    assert np.abs(whole.astype(int) - plain).max() > np.abs(half.astype(int) - plain).max() > 2
+    with pytest.raises(UserError, match="guidance_rescale must lie in 0..1"):
+        run(params, guidance_rescale=1.5)
 
 
 def test_equal_modules_and_schedules_share_a_program():

@@ -24,6 +24,8 @@ REFERENCE = {
     "ddim": diffusers.DDIMScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
 }
 SCHEDULER = {
     "_class_name": "PNDMScheduler",
@@ -104,7 +106,9 @@ def our_params() -> dict:
     return {name: as_jax(to_flax(name, state_arrays(module))) for name, module in modules.items()}
 
 
-def reference_pictures(sampler: str, config: dict, guidance_scale: float, num_steps: int) -> np.ndarray:
+def reference_pictures(
+    sampler: str, config: dict, guidance_scale: float, num_steps: int, guidance_rescale: float = 0.0
+) -> np.ndarray:
     pipeline = torch_pipeline()
     pipeline.scheduler = REFERENCE[sampler].from_config(config)
     with torch.no_grad():
@@ -114,6 +118,7 @@ def reference_pictures(sampler: str, config: dict, guidance_scale: float, num_st
         negative_prompt_embeds=negative,
         latents=torch_image(LATENTS),
         guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
         num_inference_steps=num_steps,
         output_type="pil",
     ).images
@@ -137,6 +142,17 @@ def test_pictures_equal_the_pytorch_pipeline(sampler, prediction, guidance_scale
     assert expected.std() > 10 and (expected[0] != expected[1]).any()
     # Two levels of 255: single-precision differences over a trajectory, then rounding to bytes.
     assert np.abs(np.asarray(ours).astype(int) - expected).max() <= 2
+
+
+def test_zero_terminal_snr_with_rescaled_guidance_equals_the_pytorch_pipeline():
+    trained = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    config, run = {**SCHEDULER, **trained}, ("euler", 6.0)
+    expected = reference_pictures(run[0], config, run[1], 6, guidance_rescale=0.7)
+    schedule = Schedule.from_json(config, "test")
+    args = (our_models(), our_params(), schedule, run[0], IDS, EMPTY, LATENTS, run[1], 6)
+    ours = np.asarray(generate(*args, guidance_rescale=0.7)).astype(int)
+    assert np.abs(ours - expected).max() <= 2  # as above
+    assert np.abs(np.asarray(generate(*args)) - ours).max() > 5
 
 
 def test_guidance_moves_the_picture_further_than_the_tolerance_above():

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values, spaced_timesteps, to_x0
+from blocklora_jax.diffusion.samplers.protocol import (
+    NoiseLevels,
+    Plan,
+    Sampler,
+    State,
+    ToX0,
+    Values,
+    scale,
+    spaced_timesteps,
+    to_x0,
+)
 from blocklora_jax.diffusion.schedule import Schedule
 
 
@@ -47,12 +57,7 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
         next_signal=np.sqrt(next_power),
         next_spread=np.sqrt(1 - next_power),
     )
-    return Plan(timesteps.astype(np.float32), np.float32(1), coefficients)
-
-
-def scale(row: Coefficients, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """The U-Net's input: the latents themselves."""
-    return latents
+    return Plan(timesteps.astype(np.float32), np.float32(1), coefficients, levels=NoiseLevels(signal, spread))
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:

@@ -1,4 +1,4 @@
-"""DPM-Solver++ (2M): second order, multistep, midpoint."""
+"""DPM-Solver++ (2M): second order, multistep, midpoint; as an ODE and, with fresh noise in each step, as an SDE."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values, spaced_timesteps, to_x0
+from blocklora_jax.diffusion.samplers.log_snr import Levels, make_levels
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, ToX0, Values, scale, to_x0
+from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.schedule import Schedule
 
 
@@ -27,27 +29,21 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
 
     Source: diffusers' `DPMSolverMultistepScheduler` (`dpmsolver++`, order 2, midpoint, final sigma zero).
     """
-    last = _visitable_steps(schedule)
-    timesteps = np.round(spaced_timesteps(schedule, num_steps, default="linspace", last=last, spare=1))
-    sigma = schedule.sigmas[timesteps.astype(np.int64)]
-    signal, spread = _variance_preserving(sigma)
-    next_signal, next_spread = _variance_preserving(np.append(sigma[1:], np.float32(0)))
-    with np.errstate(divide="ignore"):  # The noise after the last step is 0, and its log-SNR is infinite.
-        level = np.log(signal) - np.log(spread)
-        rise = np.log(next_signal) - np.log(next_spread) - level
-    x0_by = -next_signal * (np.exp(-rise) - 1)
-    coefficients = Coefficients(
-        x0=to_x0(schedule, signal, spread),
-        latents_by=next_spread / spread,
-        x0_by=x0_by,
-        change_by=_change_weights(x0_by, level, rise),
-    )
-    return Plan(timesteps.astype(np.float32), np.float32(1), coefficients)
+    levels = _levels(schedule, num_steps)
+    x0_by = -levels.next_signal * (np.exp(-levels.rise) - 1)
+    return _plan(schedule, levels, levels.next_spread / levels.spread, x0_by)
 
 
-def scale(row: Coefficients, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """The U-Net's input: the latents themselves."""
-    return latents
+def init_sde(schedule: Schedule, num_steps: int) -> Plan:
+    """The plan of the SDE solver; see `init`.
+
+    Source: diffusers' `DPMSolverMultistepScheduler` (`sde-dpmsolver++`).
+    """
+    levels = _levels(schedule, num_steps)
+    latents_by = levels.next_spread / levels.spread * np.exp(-levels.rise)
+    x0_by = levels.next_signal * (1 - np.exp(-2 * levels.rise))
+    plan = _plan(schedule, levels, latents_by, x0_by)
+    return plan._replace(noise_by=levels.next_spread * np.sqrt(1 - np.exp(-2 * levels.rise)))
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:
@@ -55,6 +51,28 @@ def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> St
     x0 = row.x0(state.latents, output)
     change = row.change_by * (x0 - state.previous_x0)
     return State(row.latents_by * state.latents + row.x0_by * x0 + change, x0)
+
+
+def restart(coefficients: Coefficients) -> Coefficients:
+    """The coefficients with a first step of first order."""
+    change_by = coefficients.change_by.copy()
+    change_by[0] = 0
+    return coefficients._replace(change_by=change_by)
+
+
+def _levels(schedule: Schedule, num_steps: int) -> Levels:
+    return make_levels(schedule, num_steps, _visitable_steps(schedule), schedule.beta_schedule != "squaredcos_cap_v2")
+
+
+def _plan(schedule: Schedule, levels: Levels, latents_by: np.ndarray, x0_by: np.ndarray) -> Plan:
+    coefficients = Coefficients(
+        x0=to_x0(schedule, levels.signal, levels.spread),
+        latents_by=latents_by,
+        x0_by=x0_by,
+        change_by=_change_weights(x0_by, levels.level, levels.rise),
+    )
+    noise_levels = NoiseLevels(levels.signal, levels.spread)
+    return Plan(levels.timesteps, np.float32(1), coefficients, levels=noise_levels)
 
 
 def _visitable_steps(schedule: Schedule) -> int:
@@ -65,12 +83,6 @@ def _visitable_steps(schedule: Schedule) -> int:
     return int((level >= schedule.lambda_min_clipped).sum())
 
 
-def _variance_preserving(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signal and noise with total power 1 and the ratio noise / signal = `sigma`."""
-    signal = 1 / np.sqrt(sigma**2 + 1)
-    return signal, sigma * signal
-
-
 def _change_weights(x0_by: np.ndarray, level: np.ndarray, rise: np.ndarray) -> np.ndarray:
     """Half the weight of `x0`, divided by the ratio of the last rise in log-SNR to this one; 0 in first-order steps."""
     weights = np.zeros_like(x0_by)
@@ -78,4 +90,5 @@ def _change_weights(x0_by: np.ndarray, level: np.ndarray, rise: np.ndarray) -> n
     return weights
 
 
-dpmpp_2m = Sampler(init, scale, step)
+dpmpp_2m = Sampler(init, scale, step, spacings=SPACINGS, restart=restart)
+dpmpp_2m_sde = Sampler(init_sde, scale, step, spacings=SPACINGS, adds_noise=True, restart=restart)

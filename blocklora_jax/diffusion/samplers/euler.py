@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from blocklora_jax.diffusion.samplers.protocol import Plan, Sampler, State, ToX0, Values, spaced_timesteps
+from blocklora_jax.diffusion.samplers.exploding import exploding_x0, make_levels, scale
+from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, ToX0, Values
+from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.schedule import Schedule
 
 
@@ -25,23 +26,9 @@ def init(schedule: Schedule, num_steps: int) -> Plan:
 
     Source: diffusers' `EulerDiscreteScheduler` without churn, made from the same config.
     """
-    total = schedule.num_train_timesteps
-    timesteps = spaced_timesteps(schedule, num_steps, default="linspace", last=total).astype(np.float32)
-    sigmas = np.interp(timesteps, np.arange(total), schedule.sigmas).astype(np.float32)
-    sigma, next_sigma = sigmas, np.append(sigmas[1:], np.float32(0))
-    norm = np.sqrt(sigma**2 + 1)
-    one = np.ones_like(sigma)
-    epsilon = schedule.prediction_type == "epsilon"
-    x0 = ToX0(one, sigma, one) if epsilon else ToX0(1 / norm**2, sigma / norm, one)
-    leading = (schedule.timestep_spacing or "linspace") == "leading"
-    largest = sigma.max()
-    init_noise_sigma = np.sqrt(largest**2 + 1) if leading else largest
-    return Plan(timesteps, init_noise_sigma, Coefficients(x0, sigma, next_sigma / sigma))
-
-
-def scale(row: Coefficients, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """The U-Net's input: the latents scaled to unit variance."""
-    return latents / jnp.sqrt(row.sigma**2 + 1)
+    timesteps, sigma, next_sigma, init_noise_sigma = make_levels(schedule, num_steps)
+    coefficients = Coefficients(exploding_x0(schedule, sigma), sigma, next_sigma / sigma)
+    return Plan(timesteps, init_noise_sigma, coefficients, levels=NoiseLevels(np.ones_like(sigma), sigma))
 
 
 def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> State:
@@ -51,4 +38,4 @@ def step(row: Coefficients, state: State, output: Float[Array, "b h w c"]) -> St
     return State(x0 + row.kept * (state.latents - x0), state.previous_x0)
 
 
-euler = Sampler(init, scale, step)
+euler = Sampler(init, scale, step, spacings=SPACINGS)

@@ -1,10 +1,11 @@
 """The interface of samplers: a plan that is made once with NumPy, and pure steps for `jax.lax.scan`.
 
     plan = sampler.init(schedule, num_steps)             # arrays with a leading axis of steps
-    state = start(plan, noise)
+    state = start(plan, noise, sampler.memory)
     for row in the rows of (plan.timesteps, plan.coefficients):      # jax.lax.scan
         output = unet(sampler.scale(row, state.latents), timestep)
         state = sampler.step(row, state, output)
+        state.latents += noise_by * fresh noise          # only if the plan has noise_by
     state.latents                                        # clean latents
 
 Everything that depends on the schedule, the prediction type and the step is in the coefficients. They are computed in
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from blocklora_jax.diffusion.samplers.spacing import TIMESTEP_SPACINGS
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.errors import UserError
 
@@ -27,36 +29,71 @@ from blocklora_jax.errors import UserError
 Values = Any
 
 
+class NoiseLevels(NamedTuple):
+    """Latents are `signal * x0 + spread * noise`; float32 [n] each."""
+
+    signal: np.ndarray
+    spread: np.ndarray
+
+
 class Plan(NamedTuple):
     """The steps from noise to latents.
 
-    timesteps: for the U-Net, float32 [n]. init_noise_sigma: standard deviation of the first noise. coefficients: a
-    NamedTuple of arrays [n].
+    timesteps: for the U-Net, float32 [n], one for each of its calls. init_noise_sigma: standard deviation of the first
+    noise. coefficients: a NamedTuple of arrays [n]. noise_by: standard deviation of the fresh noise that is added after
+    each step, float32 [n]; None for samplers that add none. levels: of the latents before each call; None if pictures
+    cannot be made from other pictures.
     """
 
     timesteps: np.ndarray
     init_noise_sigma: np.float32
     coefficients: Any
+    noise_by: np.ndarray | None = None
+    levels: NoiseLevels | None = None
 
 
 class State(NamedTuple):
-    """The state that is passed from step to step. Only multistep samplers read `previous_x0`."""
+    """The state that is passed from step to step. Only multistep samplers read `previous_x0`.
+
+    memory: further arrays of the same shape, as many as the sampler's `memory` says.
+    """
 
     latents: Float[Array, "b h w c"]
     previous_x0: Float[Array, "b h w c"]
+    memory: tuple[Float[Array, "b h w c"], ...] = ()
+
+
+def _same(coefficients: Any) -> Any:
+    return coefficients
 
 
 class Sampler(NamedTuple):
-    """`init(schedule, num_steps)`, `scale(row, latents)`, `step(row, state, output)`; see the top of this file."""
+    """`init(schedule, num_steps)`, `scale(row, latents)`, `step(row, state, output)`; see the top of this file.
+
+    memory: number of arrays that the state has besides the latents and the previous x0. spacings: those that users can
+    choose. adds_noise: whether its plans have `noise_by`. calls: of the U-Net in a step. restart: turns coefficients
+    whose first rows were cut off into those of a first step.
+    """
 
     init: Callable[[Schedule, int], Plan]
     scale: Callable[[Any, Array], Array]
     step: Callable[[Any, State, Array], State]
+    memory: int = 0
+    spacings: tuple[str, ...] = TIMESTEP_SPACINGS
+    adds_noise: bool = False
+    calls: int = 1
+    restart: Callable[[Any], Any] = _same
 
 
-def start(plan: Plan, noise: Float[Array, "b h w c"]) -> State:
-    """The state before the first step, from unit normal noise."""
-    return State(latents=noise * plan.init_noise_sigma, previous_x0=jnp.zeros_like(noise))
+def start(plan: Plan, noise: Float[Array, "b h w c"], memory: int = 0) -> State:
+    """The state before the first step, from unit normal noise. memory: see `Sampler`."""
+    zeros = jnp.zeros_like(noise)
+    return State(latents=noise * plan.init_noise_sigma, previous_x0=zeros, memory=(zeros,) * memory)
+
+
+def scale(row: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """The U-Net's input in the variance-preserving form `x = signal * x0 + spread * noise`: the latents themselves."""
+    return latents
 
 
 class ToX0(NamedTuple):

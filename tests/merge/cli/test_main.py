@@ -120,7 +120,7 @@ def test_bad_input_is_one_line(files, tiny_sd, tiny_folder, tmp_path, capsys):
         ([*files, "--prompt", "a man", "--model", str(tmp_path / "nowhere")], "there is no folder"),
         ([*files, "--prompt", "a man", "--out", files[0], *model], "is an input of this command"),
         ([*files, "--save", str(tmp_path / "full"), *model], "will not overwrite"),
-        ([*files, "--prompt", "man " * 40, "--out", png, *model], "prompt too long"),
+        ([*files, "--prompt", "a (man:99)", "--out", png, *model], "the weight of 'man' must be at most 10"),
         (["export", *files, "--out", files[1]], "is an input of this command"),
         (["export", *files, "--out", str(tmp_path / "x.bin")], "must end in .safetensors"),
         (

@@ -1,0 +1,112 @@
+"""Prompts of any length, with weights, as token ids.
+
+A text encoder reads 77 tokens at once. A longer prompt is cut into chunks of 75, each between a start and an end token.
+Source: A1111 and compel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from blocklora_jax.prompts.tokenizer import Tokenizer
+from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
+from blocklora_jax.prompts.weights import weighted_spans
+
+
+class PromptIds(NamedTuple):
+    """Prompts that are longer than the text encoder reads at once, or have weights.
+
+    ids: token ids of the chunks, [c, b, t], or [c, b, 2, t] for two text encoders.
+    weights: of each token; None if all are 1.
+    empty: ids of the empty prompt, with which weights are applied.
+    """
+
+    ids: Int[Array | np.ndarray, "c b *e t"]
+    weights: Float[Array | np.ndarray, "c b t"] | None
+    empty: Int[Array | np.ndarray, "1 *e t"]
+
+
+class _Token(NamedTuple):
+    index: int
+    weight: float
+
+
+Chunk = list[_Token]
+
+
+def count_chunks(
+    tokenizer: Tokenizer | TokenizerPair, prompts: Sequence[str], tokens: Mapping[str, int] | None = None
+) -> list[int]:
+    """For each prompt, the number of chunks that it needs."""
+    return [len(chunks) for chunks in _all_chunks(tokenizer, prompts, tokens)]
+
+
+def encode_prompts(
+    tokenizer: Tokenizer | TokenizerPair,
+    prompts: Sequence[str],
+    tokens: Mapping[str, int] | None = None,
+    chunks: int | None = None,
+) -> Int[np.ndarray, "b *e t"] | PromptIds:
+    """Token ids of prompts of any length with weights; see `prompts.weights` for their syntax.
+
+    Args:
+        tokenizer: one, or two for SDXL.
+        prompts: any text.
+        tokens: concept token -> number of its vectors. They can be within weights.
+        chunks: number of chunks of each prompt; default: what the longest needs. Shorter ones get empty chunks.
+
+    Returns:
+        int32 ids [b, *e, t], as from `tokenizer.encode`, if one chunk is enough and no word has a weight.
+
+    Warns, raises: as `Tokenizer.encode`, but not for long prompts; and UserError for a weight out of bounds.
+    """
+    bodies = list(_all_chunks(tokenizer, prompts, tokens))
+    count = max([chunks or 1, *map(len, bodies)])
+    padded = [[*body, *[[]] * (count - len(body))] for body in bodies]
+    # [b, c] -> [c, b]: the chunks of all prompts are one batch for the text encoder.
+    by_chunk = [[body[i] for body in padded] for i in range(count)]
+    ids = np.asarray([[_ids(tokenizer, chunk) for chunk in row] for row in by_chunk], np.int32)
+    weights = np.asarray([[_weights(tokenizer, chunk) for chunk in row] for row in by_chunk], np.float32)
+    if count == 1 and (weights == 1).all():
+        return ids[0]
+    empty = np.asarray([_ids(tokenizer, [])], np.int32)
+    return PromptIds(ids, None if (weights == 1).all() else weights, empty)
+
+
+def _all_chunks(tokenizer: Tokenizer | TokenizerPair, prompts: Sequence[str], tokens: Mapping[str, int] | None):
+    # Both tokenizers of a pair have the same vocabulary.
+    first = tokenizer.first if isinstance(tokenizer, TokenizerPair) else tokenizer
+    return (_split(first, prompt, tokens or {}) for prompt in prompts)
+
+
+def _split(tokenizer: Tokenizer, prompt: str, tokens: Mapping[str, int]) -> list[Chunk]:
+    """The chunks of a prompt, at least one. The vectors of a concept token stay in one chunk if they fit into it."""
+    room = tokenizer.length - 2
+    chunks: list[Chunk] = [[]]
+    for text, weight in weighted_spans(prompt):
+        for piece in tokenizer.pieces(text, tokens):
+            whole = piece.name is not None and len(piece.ids) <= room
+            if whole and len(chunks[-1]) + len(piece.ids) > room:
+                chunks.append([])
+            for index in piece.ids:
+                if len(chunks[-1]) == room:
+                    chunks.append([])
+                chunks[-1].append(_Token(index, weight))
+    return chunks
+
+
+def _ids(tokenizer: Tokenizer | TokenizerPair, chunk: Chunk) -> list:
+    """The ids of a chunk with start, end and padding tokens: [t], or [2, t]."""
+    if isinstance(tokenizer, TokenizerPair):
+        return [_ids(one, chunk) for one in (tokenizer.first, tokenizer.second)]
+    return tokenizer.frame([token.index for token in chunk])
+
+
+def _weights(tokenizer: Tokenizer | TokenizerPair, chunk: Chunk) -> list[float]:
+    """The weights of a chunk, with 1 for start, end and padding tokens."""
+    weights = [1.0, *(token.weight for token in chunk)]
+    return weights + [1.0] * (tokenizer.length - len(weights))
