@@ -67,6 +67,8 @@ def train_together(
     # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.
     for each in configs if is_first_host() else ():
         write_json(each.out / "config.json", each.to_json() | basis_record(each, basis))
+    for concept in concepts if is_first_host() else ():
+        print(f"{concept.config.token}: {concept.notes}", file=sys.stderr, flush=True)
     state = run_loop(
         LoopConfig(
             steps=config.steps, log_every=config.run.log_every, save_every=config.run.save_every,

@@ -24,8 +24,9 @@ from train.concept.captions import read_captions
 from train.concept.codeword_negatives import codeword_negatives
 from train.concept.config import ConceptConfig
 from train.concept.encode import PictureEncoder, encode_images
-from train.concept.images import crop_square, each_picture, mask_array
+from train.concept.images import crop_square, each_picture, mask_array, name_skipped
 from train.concept.negative_tokens import draw_negative_tokens
+from train.concept.open_picture import UnreadableError
 from train.concept.own_directions import OwnDirections
 from train.concept.own_prompts import own_prompts
 from train.concept.picture_files import PictureFiles, find_pictures
@@ -43,7 +44,8 @@ class ConceptData(NamedTuple):
     random_latents: fp32 [o, h, w, c]. prompts: p random ones; if the class is preserved, one for each view.
     negative_tokens: fp32, by text encoder, one for each prompt. random_text: the encoded prompts; None if a text
     encoder trains. text: the n encoded captions; None if a text encoder or a token trains (see
-    `train.concept.prepare.cache_states`). own_prompts: for the token side; None if it is off.
+    `train.concept.prepare.cache_states`). own_prompts: for the token side; None if it is off. notes: how many pictures
+    are used and which are not, in one line.
     """
 
     latents: Float[np.ndarray, "n h w c"]
@@ -55,6 +57,7 @@ class ConceptData(NamedTuple):
     text: TextOutput | None = None
     random_text: TextOutput | None = None
     own_prompts: OwnPrompts | None = None
+    notes: str = ""
 
 
 def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirections | None = None) -> ConceptData:
@@ -71,11 +74,17 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
     captions, per_picture = _captions(files, config.called), count_views(settings.crop, settings.flip)
     # Captions are checked before the pictures are encoded, which may take hours.
     ids = np.repeat(sd.tokenizer.encode(captions, config.called.token_vectors), per_picture, axis=0)
-    latents, weights = _encode_views(sd, files, size, settings, config.run.seed)
+    latents, weights, skipped = _encode_views(sd, files, size, settings, config.run.seed)
+    kept = _kept(files, skipped)
+    captions, ids = [captions[i] for i in kept], ids.reshape(len(files), per_picture, *ids.shape[1:])[kept]
+    ids = ids.reshape(-1, *ids.shape[2:])
+    notes = [_note("pictures", len(kept), skipped)]
     random_latents = latents
     if other_files:
-        squares = (crop_square(picture, size) for picture in each_picture(other_files))
+        skipped = []
+        squares = (crop_square(picture, size) for picture in each_picture(other_files, skipped))
         random_latents = np.concatenate([latents, encode_images(sd, squares, len(other_files))])
+        notes.append(_note("other pictures", len(other_files) - len(skipped), skipped))
     if config.erasure.preserves_class:
         prompts = _class_prompts(config.called, sd, [caption for caption in captions for _ in range(per_picture)])
     else:
@@ -91,7 +100,7 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
         negative_tokens = codeword_negatives(config.tokens, sd, own, len(prompts.nouns), config.run.seed)
     else:
         negative_tokens = draw_negative_tokens(config.tokens, sd, prompts.nouns, config.run.seed)
-    data = ConceptData(latents, weights, ids, random_latents, prompts, negative_tokens)
+    data = ConceptData(latents, weights, ids, random_latents, prompts, negative_tokens, notes="; ".join(notes))
     if own is None or not config.token_side.is_on:
         return data
     words = prompt_words(config.model, config.erasure)
@@ -107,16 +116,33 @@ def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: list[str
 
 def _encode_views(
     sd: StableDiffusion, files: list[PictureFiles], size: int, settings: DataSettings, seed: int
-) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "n h w 1"]]:
-    """Latents and loss weights of all views of all pictures. One picture is in memory at a time."""
-    grid, weights = size // sd.models.vae.config.downscale, []
+) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "n h w 1"], list[UnreadableError]]:
+    """Latents and loss weights of all views of all pictures, and the pictures that cannot be read.
+
+    One picture is in memory at a time.
+    """
+    grid, weights, skipped = size // sd.models.vae.config.downscale, [], []
+    # A picture that is skipped does not change the crops of the others.
+    numbers = {each.path: index for index, each in enumerate(files)}
     with PictureEncoder(sd, len(files) * count_views(settings.crop, settings.flip)) as encoder:
-        for index, picture in enumerate(each_picture(files)):
-            rng = np.random.default_rng((seed, 2, index))
+        for picture in each_picture(files, skipped):
+            rng = np.random.default_rng((seed, 2, numbers[picture.path]))
             for view in draw_views(picture, rng, size, grid, settings.crop, settings.flip):
                 weights.append(mask_array(view, grid))
                 encoder.add(view)
-        return encoder.latents(), np.stack(weights)
+        return encoder.latents(), np.stack(weights), skipped
+
+
+def _kept(files: list[PictureFiles], skipped: list[UnreadableError]) -> list[int]:
+    """The numbers of the files that were read."""
+    unread = {each.path for each in skipped}
+    return [index for index, each in enumerate(files) if each.path not in unread]
+
+
+def _note(what: str, count: int, skipped: list[UnreadableError]) -> str:
+    """How many pictures are used, and which are not and why: "5 pictures, 1 skipped (a.gif: damaged: …)"."""
+    note = f", {len(skipped)} skipped ({name_skipped(skipped)})" if skipped else ""
+    return f"{count} {what if count != 1 else what.removesuffix('s')}{note}"
 
 
 def make_batches(

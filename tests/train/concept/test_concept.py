@@ -181,7 +181,12 @@ def nothing(folder: Path) -> None:
 BAD_INPUT = {
     "no such pictures": (nothing, {"images": Path("nowhere")}, "there is no folder of pictures nowhere"),
     "no pictures in it": (lambda f: [p.unlink() for p in f.iterdir()], {}, "has no pictures"),
-    "corrupt picture": (lambda f: (f / "1.png").write_bytes(b"x"), {}, "cannot read 1.png"),
+    "corrupt pictures": (
+        lambda f: [p.write_bytes(b"x") for p in f.iterdir()],
+        {},
+        "no picture can be read (0.png: dam",
+    ),
+    "corrupt mask": (lambda f: (f / "1.mask.png").write_bytes(b"x"), {}, "cannot read 1.mask.png"),
     "caption without token": (lambda f: (f / "1.txt").write_text("a man"), {}, "lacks the token <ada>"),
     "caption too long": (lambda f: (f / "1.txt").write_text("<ada> " + "dog " * 30), {}, "too long by"),
     "black mask": (lambda f: Image.new("L", (20, 16)).save(f / "0.mask.png"), {}, "black all over"),
