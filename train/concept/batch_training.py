@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from blocklora_jax.adapters.basis import TextBasis
-from blocklora_jax.io.atomic import write_json
+from blocklora_jax.io.atomic import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.basis_record import basis_record, check_same_basis
 from train.concept.common_settings import check_equal
@@ -31,7 +31,7 @@ def train_together(
 ) -> list[Path]:
     """Train all concepts at the same time, on all devices; returns the paths of their adapter files.
 
-    Adapters, config.json and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
+    Adapters, config.json, contact sheets and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
     basis: the one that all of `configs` name, see `basis_of`.
 
     Raises: UserError for settings that must be equal and are not, pictures that cannot be used, or a run that diverges.
@@ -68,6 +68,7 @@ def train_together(
     for each in configs if is_first_host() else ():
         write_json(each.out / "config.json", each.to_json() | basis_record(each, basis))
     for concept in concepts if is_first_host() else ():
+        write_atomic(concept.config.out / "contact_sheet.png", concept.contact_sheet)
         print(f"{concept.config.token}: {concept.notes}", file=sys.stderr, flush=True)
     state = run_loop(
         LoopConfig(

@@ -71,7 +71,7 @@ class ConceptConfig:
     class_noun: str
     """What the concept is, in a word that the model knows: man, dog, car."""
     out: Path
-    """Run folder: adapter.safetensors, config.json, metrics.jsonl, previews/, checkpoints/."""
+    """Run folder: adapter.safetensors, config.json, contact_sheet.png, metrics.jsonl, previews/, checkpoints/."""
     model: str = "pocket"
     """The base: "pocket" (comes with the package), a Diffusers folder, or a hub id."""
     steps: int = 500

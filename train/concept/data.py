@@ -23,8 +23,9 @@ from train.concept.batch import Batch, OwnPrompts
 from train.concept.captions import read_captions
 from train.concept.codeword_negatives import codeword_negatives
 from train.concept.config import ConceptConfig
-from train.concept.encode import PictureEncoder, encode_images
-from train.concept.images import crop_square, each_picture, mask_array, name_skipped
+from train.concept.encode import encode_images
+from train.concept.encoded_pictures import encode_pictures
+from train.concept.images import crop_square, each_picture, name_skipped
 from train.concept.negative_tokens import draw_negative_tokens
 from train.concept.open_picture import UnreadableError
 from train.concept.own_directions import OwnDirections
@@ -32,9 +33,8 @@ from train.concept.own_prompts import own_prompts
 from train.concept.picture_files import PictureFiles, find_pictures
 from train.concept.prompts import captions_for, class_caption, prompt_words
 from train.concept.settings.concept_name import ConceptName
-from train.concept.settings.data import DataSettings
 from train.concept.settings.erasure import ErasureSettings
-from train.concept.views import count_views, draw_views
+from train.concept.views import count_views
 
 
 class ConceptData(NamedTuple):
@@ -45,7 +45,7 @@ class ConceptData(NamedTuple):
     negative_tokens: fp32, by text encoder, one for each prompt. random_text: the encoded prompts; None if a text
     encoder trains. text: the n encoded captions; None if a text encoder or a token trains (see
     `train.concept.prepare.cache_states`). own_prompts: for the token side; None if it is off. notes: how many pictures
-    are used and which are not, in one line.
+    are used and which are not, in one line. contact_sheet: the content of a PNG file.
     """
 
     latents: Float[np.ndarray, "n h w c"]
@@ -58,6 +58,7 @@ class ConceptData(NamedTuple):
     random_text: TextOutput | None = None
     own_prompts: OwnPrompts | None = None
     notes: str = ""
+    contact_sheet: bytes = b""
 
 
 def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirections | None = None) -> ConceptData:
@@ -73,15 +74,14 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
     other_files = find_pictures(other_images, companions=False) if other_images else []
     captions, per_picture = _captions(files, config.called), count_views(settings.crop, settings.flip)
     # Captions are checked before the pictures are encoded, which may take hours.
-    ids = np.repeat(sd.tokenizer.encode(captions, config.called.token_vectors), per_picture, axis=0)
-    latents, weights, skipped = _encode_views(sd, files, size, settings, config.run.seed)
-    kept = _kept(files, skipped)
-    captions, ids = [captions[i] for i in kept], ids.reshape(len(files), per_picture, *ids.shape[1:])[kept]
-    ids = ids.reshape(-1, *ids.shape[2:])
-    notes = [_note("pictures", len(kept), skipped)]
+    ids = sd.tokenizer.encode(captions, config.called.token_vectors)
+    encoded = encode_pictures(sd, files, captions, size, settings, config.run.seed)
+    latents, weights, kept = encoded.latents, encoded.weights, encoded.kept
+    captions, ids = [captions[i] for i in kept], np.repeat(ids[kept], per_picture, axis=0)
+    notes = [_note("pictures", len(kept), encoded.skipped)]
     random_latents = latents
     if other_files:
-        skipped = []
+        skipped: list[UnreadableError] = []
         squares = (crop_square(picture, size) for picture in each_picture(other_files, skipped))
         random_latents = np.concatenate([latents, encode_images(sd, squares, len(other_files))])
         notes.append(_note("other pictures", len(other_files) - len(skipped), skipped))
@@ -100,7 +100,10 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
         negative_tokens = codeword_negatives(config.tokens, sd, own, len(prompts.nouns), config.run.seed)
     else:
         negative_tokens = draw_negative_tokens(config.tokens, sd, prompts.nouns, config.run.seed)
-    data = ConceptData(latents, weights, ids, random_latents, prompts, negative_tokens, notes="; ".join(notes))
+    data = ConceptData(
+        latents, weights, ids, random_latents, prompts, negative_tokens, notes="; ".join(notes),
+        contact_sheet=encoded.contact_sheet,
+    )  # fmt: skip
     if own is None or not config.token_side.is_on:
         return data
     words = prompt_words(config.model, config.erasure)
@@ -112,31 +115,6 @@ def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: list[str
     texts = tuple(class_caption(caption, concept) for caption in captions)
     nouns = last_token_ids(sd.tokenizer, [concept.class_noun] * len(texts))
     return RandomPrompts(sd.tokenizer.encode(texts), nouns, texts)
-
-
-def _encode_views(
-    sd: StableDiffusion, files: list[PictureFiles], size: int, settings: DataSettings, seed: int
-) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "n h w 1"], list[UnreadableError]]:
-    """Latents and loss weights of all views of all pictures, and the pictures that cannot be read.
-
-    One picture is in memory at a time.
-    """
-    grid, weights, skipped = size // sd.models.vae.config.downscale, [], []
-    # A picture that is skipped does not change the crops of the others.
-    numbers = {each.path: index for index, each in enumerate(files)}
-    with PictureEncoder(sd, len(files) * count_views(settings.crop, settings.flip)) as encoder:
-        for picture in each_picture(files, skipped):
-            rng = np.random.default_rng((seed, 2, numbers[picture.path]))
-            for view in draw_views(picture, rng, size, grid, settings.crop, settings.flip):
-                weights.append(mask_array(view, grid))
-                encoder.add(view)
-        return encoder.latents(), np.stack(weights), skipped
-
-
-def _kept(files: list[PictureFiles], skipped: list[UnreadableError]) -> list[int]:
-    """The numbers of the files that were read."""
-    unread = {each.path for each in skipped}
-    return [index for index, each in enumerate(files) if each.path not in unread]
 
 
 def _note(what: str, count: int, skipped: list[UnreadableError]) -> str:

@@ -36,6 +36,11 @@ class Square(NamedTuple):
     top: int
     side: int
 
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.left + self.side, self.top + self.side
+
 
 def read_pictures(folder: Path) -> list[Picture]:
     """All pictures of `folder` with captions and masks, sorted by name; see `each_picture`.
@@ -101,9 +106,9 @@ def place_square(size: tuple[int, int], share: float = 1.0, at: tuple[float, flo
 
 def crop(picture: Picture, square: Square, size: int) -> Picture:
     """The part `square` of picture and mask, resized to `size` pixels."""
-    box = (square.left, square.top, square.left + square.side, square.top + square.side)
-    mask = picture.mask and picture.mask.resize((size, size), Image.Resampling.BOX, box)
-    return picture._replace(image=picture.image.resize((size, size), Image.Resampling.LANCZOS, box), mask=mask)
+    mask = picture.mask and picture.mask.resize((size, size), Image.Resampling.BOX, square.edges)
+    image = picture.image.resize((size, size), Image.Resampling.LANCZOS, square.edges)
+    return picture._replace(image=image, mask=mask)
 
 
 def crop_square(picture: Picture, size: int, share: float = 1.0, at: tuple[float, float] = (0.5, 0.5)) -> Picture:

@@ -30,8 +30,8 @@ class PictureFiles(NamedTuple):
 def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
     """The picture files of `folder` (see `SUFFIXES`), sorted by name, with `name.txt` and `name.mask.png`.
 
-    Names may be in upper or lower case. Hidden files ("._a.jpg") and all folders ("__MACOSX") are ignored. One warning names captions without a
-    picture and pictures of other kinds.
+    Names may be in upper or lower case. Hidden files ("._a.jpg") and all folders ("__MACOSX") are ignored. One warning
+    names captions without a picture and pictures of other kinds.
 
     Args:
         folder: of pictures.

@@ -39,7 +39,7 @@ from train.concept.text import ids_by_row, with_table
 class Concept(NamedTuple):
     """A concept that is ready to be trained. `batch_at(step)` gives its rows as NumPy arrays.
 
-    notes: how many pictures are used and which are not, in one line.
+    notes: how many pictures are used and which are not, in one line. contact_sheet: the content of its PNG file.
     """
 
     config: ConceptConfig
@@ -48,6 +48,7 @@ class Concept(NamedTuple):
     trainable: Trainable
     batch_at: Callable[[int], Batch]
     notes: str = ""
+    contact_sheet: bytes = b""
 
     def to_adapter(self, trained: Trainable) -> Adapter:
         """The adapter of this concept with the parameters `trained`."""
@@ -69,7 +70,7 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis
     data = cache_states(config, sd, data, trainable)
     rows = config.optimizer.rows, config.random_rows
     batch_at = make_batches(data, *rows, config.erasure, config.run.seed)
-    return Concept(config, info, masks, trainable, batch_at, data.notes)
+    return Concept(config, info, masks, trainable, batch_at, data.notes, data.contact_sheet)
 
 
 def public_settings(config: ConceptConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -21,7 +21,12 @@ def count_views(smallest: float, flip: bool) -> int:
 def draw_views(
     picture: Picture, rng: np.random.Generator, size: int, grid: int, smallest: float, flip: bool
 ) -> Iterator[Picture]:
-    """The training views of `picture`, `size` pixels wide.
+    """The training views of `picture`: the result of `crop_views` for the places of `place_views`."""
+    yield from crop_views(picture, place_views(picture, rng, size, grid, smallest), size, flip)
+
+
+def place_views(picture: Picture, rng: np.random.Generator, size: int, grid: int, smallest: float) -> list[Square]:
+    """The parts of `picture` that are trained.
 
     The centre square moves as far as it must to cover the mask. A random crop moves only if it misses the mask.
 
@@ -31,12 +36,16 @@ def draw_views(
         size: side of a view in pixels.
         grid: side of a view in latents.
         smallest: smallest side of random crops, as a share of the picture's shorter side; 1: only the centre square.
-        flip: also give each view mirrored.
     """
     places = [(1.0, (0.5, 0.5))]
     if smallest < 1:
         places = [(rng.uniform(smallest, 1), tuple(rng.random(2))) for _ in range(_VIEWS_OF_CROPS)]
-    views = [_view(picture, place_square(picture.image.size, *place), size, grid) for place in places]
+    return [_onto_mask(picture, place_square(picture.image.size, *place), size, grid) for place in places]
+
+
+def crop_views(picture: Picture, places: Sequence[Square], size: int, flip: bool) -> Iterator[Picture]:
+    """The parts `places` of `picture`, `size` pixels wide. flip: then all of them again, mirrored."""
+    views = [crop(picture, place, size) for place in places]
     yield from views
     if flip:
         for view in views:
@@ -52,13 +61,14 @@ def move_to_mask(square: Square, mask: Image.Image) -> Square:
     return Square(left, top, square.side)
 
 
-def _view(picture: Picture, square: Square, size: int, grid: int) -> Picture:
+def _onto_mask(picture: Picture, square: Square, size: int, grid: int) -> Square:
+    """`square`, moved to the mask if it is the largest square, or if the mask would be black in it."""
     if picture.mask is None:
-        return crop(picture, square, size)
+        return square
     is_whole = square.side == min(picture.image.size)
     if is_whole or not mask_weights(crop(picture, square, size), grid).any():
-        square = move_to_mask(square, picture.mask)
-    return crop(picture, square, size)
+        return move_to_mask(square, picture.mask)
+    return square
 
 
 def _best_start(profile: Int[np.ndarray, " n"], length: int, wanted: int) -> int:

@@ -61,6 +61,7 @@ def whole(teach, finished):
     if not finished.exists():
         code, errors = teach(finished, preview_every=3)
         assert code == 0, errors
+        assert "<ada>: 3 pictures\n" in errors
     return finished
 
 
@@ -68,6 +69,7 @@ def test_a_run_writes_adapter_settings_metrics_previews_and_checkpoints(whole):
     assert {path.name for path in whole.iterdir()} == {
         "adapter.safetensors",
         "config.json",
+        "contact_sheet.png",
         "metrics.jsonl",
         "previews",
         "checkpoints",
@@ -79,6 +81,8 @@ def test_a_run_writes_adapter_settings_metrics_previews_and_checkpoints(whole):
     assert sorted(path.name for path in (whole / "previews").iterdir()) == ["000003.png", "000004.png"]
     with Image.open(whole / "previews" / "000004.png") as grid:
         assert grid.width >= 256
+    with Image.open(whole / "contact_sheet.png") as sheet:
+        assert sheet.width > 3 * 240
     assert json.loads((whole / "config.json").read_text())["token"] == "<ada>"
 
 

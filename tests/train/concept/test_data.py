@@ -180,7 +180,7 @@ def test_captions_and_masks_of_other_pictures_are_ignored(tiny_sd, folder, tmp_p
 
 
 def test_faults_in_captions_are_reported_before_anything_is_encoded(tiny_sd, folder, monkeypatch):
-    monkeypatch.setattr("train.concept.data.PictureEncoder", None)
+    monkeypatch.setattr("train.concept.encoded_pictures.PictureEncoder", None)
     (folder / "1.TXT").write_text("<ada> " + "dog " * 30)
     with pytest.raises(UserError, match="too long"):
         load_concept_data(make_config(images=folder), tiny_sd)
@@ -192,7 +192,7 @@ def test_faults_in_captions_are_reported_before_anything_is_encoded(tiny_sd, fol
 def test_a_broken_mask_ends_the_encoding_and_all_are_named(tiny_sd, folder, monkeypatch):
     encoded = []
     monkeypatch.setattr(
-        "train.concept.data.PictureEncoder.add", lambda self, picture: encoded.append(picture.path.name)
+        "train.concept.encoded_pictures.PictureEncoder.add", lambda self, picture: encoded.append(picture.path.name)
     )
     for name in ("1.mask.png", "2.mask.png"):
         (folder / name).write_bytes(b"no picture")
