@@ -12,21 +12,25 @@ from PIL import Image
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
-from train.concept.captions import read_captions
 from train.concept.open_picture import UnreadableError, open_picture, to_mask, to_rgb
+from train.concept.picture_captions import written_captions
 from train.concept.picture_files import MOST_NAMED, PictureFiles, find_pictures
 
 
 class Picture(NamedTuple):
     """image: RGB, upright. mask: greyscale of the same size, white where the loss counts; None if all of it counts.
 
-    caption: None if there is no .txt file.
+    caption: None if none is written for it.
     """
 
     path: Path
     image: Image.Image
     mask: Image.Image | None = None
     caption: str | None = None
+
+
+# Width and height in pixels.
+Size = tuple[int, int]
 
 
 class Square(NamedTuple):
@@ -37,9 +41,33 @@ class Square(NamedTuple):
     side: int
 
     @property
+    def size(self) -> Size:
+        """Width and height."""
+        return self.side, self.side
+
+    @property
     def edges(self) -> tuple[int, int, int, int]:
         """Left, top, right and bottom."""
         return self.left, self.top, self.left + self.side, self.top + self.side
+
+
+class Box(NamedTuple):
+    """A part of a picture of any shape, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return self.width, self.height
+
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
 
 
 def read_pictures(folder: Path) -> list[Picture]:
@@ -47,12 +75,11 @@ def read_pictures(folder: Path) -> list[Picture]:
 
     All of them are in memory at the same time.
 
-    Raises: UserError as `find_pictures`, `read_captions` and `each_picture` do.
+    Raises: UserError as `find_pictures`, `written_captions` and `each_picture` do.
     """
     files = find_pictures(folder)
-    named = [each.caption for each in files if each.caption]
-    captions: dict[Path | None, str] = dict(zip(named, read_captions(named), strict=True))
-    return [p._replace(caption=captions.get(f.caption)) for p, f in zip(each_picture(files), files, strict=True)]
+    captions = [written and written.text for written in written_captions(files)]
+    return [p._replace(caption=caption) for p, caption in zip(each_picture(files), captions, strict=True)]
 
 
 def each_picture(files: Sequence[PictureFiles], skipped: list[UnreadableError] | None = None) -> Iterator[Picture]:
@@ -104,11 +131,28 @@ def place_square(size: tuple[int, int], share: float = 1.0, at: tuple[float, flo
     return Square(round((width - side) * at[0]), round((height - side) * at[1]), side)
 
 
-def crop(picture: Picture, square: Square, size: int) -> Picture:
-    """The part `square` of picture and mask, resized to `size` pixels."""
-    mask = picture.mask and picture.mask.resize((size, size), Image.Resampling.BOX, square.edges)
-    image = picture.image.resize((size, size), Image.Resampling.LANCZOS, square.edges)
+def place_part(size: Size, shape: Size, share: float = 1.0, at: tuple[float, float] = (0.5, 0.5)) -> Square | Box:
+    """The largest part of a picture of `size` that has the aspect ratio of `shape`, times `share`; see `place_square`.
+
+    It is a `Square` if the shape is one.
+    """
+    if shape[0] == shape[1]:
+        return place_square(size, share, at)
+    scale = share * min(size[0] / shape[0], size[1] / shape[1])
+    width, height = (min(max(1, round(side * scale)), whole) for side, whole in zip(shape, size, strict=True))
+    return Box(round((size[0] - width) * at[0]), round((size[1] - height) * at[1]), width, height)
+
+
+def crop(picture: Picture, part: Square | Box, size: int | Size) -> Picture:
+    """The part `part` of picture and mask, resized to `size` pixels."""
+    mask = picture.mask and picture.mask.resize(both_sides(size), Image.Resampling.BOX, part.edges)
+    image = picture.image.resize(both_sides(size), Image.Resampling.LANCZOS, part.edges)
     return picture._replace(image=image, mask=mask)
+
+
+def both_sides(size: int | Size) -> Size:
+    """Width and height; an int is the side of a square."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def crop_square(picture: Picture, size: int, share: float = 1.0, at: tuple[float, float] = (0.5, 0.5)) -> Picture:
@@ -121,8 +165,8 @@ def image_array(picture: Picture) -> Float[np.ndarray, "h w 3"]:
     return np.asarray(picture.image, np.float32) / 127.5 - 1.0
 
 
-def mask_array(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
-    """Loss weights in 0..1 on a grid of `size` x `size` latents, fp32; all 1 without a mask.
+def mask_array(picture: Picture, size: int | Size) -> Float[np.ndarray, "h w 1"]:
+    """Loss weights in 0..1 on a grid of latents, fp32; all 1 without a mask. size: of the grid, an int for a square.
 
     Raises: UserError if the mask is black, or becomes black on this grid.
     """
@@ -135,11 +179,12 @@ def mask_array(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
     return weights
 
 
-def mask_weights(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
+def mask_weights(picture: Picture, size: int | Size) -> Float[np.ndarray, "h w 1"]:
     """As `mask_array`, but a black mask is allowed."""
+    width, height = both_sides(size)
     if picture.mask is None:
-        return np.ones((size, size, 1), np.float32)
-    mask = picture.mask.resize((size, size), Image.Resampling.BOX)
+        return np.ones((height, width, 1), np.float32)
+    mask = picture.mask.resize((width, height), Image.Resampling.BOX)
     return np.asarray(mask, np.float32)[..., None] / 255.0
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
 from PIL import Image, ImageOps
 
-from train.concept.images import Picture, Square, crop, mask_weights, place_square
+from train.concept.images import Box, Picture, Size, Square, both_sides, crop, mask_weights, place_part
 
+Part = TypeVar("Part", bound=Square | Box)
 _VIEWS_OF_CROPS = 8  # Number of random crops of each picture. They are encoded before training.
 
 
@@ -25,26 +27,29 @@ def draw_views(
     yield from crop_views(picture, place_views(picture, rng, size, grid, smallest), size, flip)
 
 
-def place_views(picture: Picture, rng: np.random.Generator, size: int, grid: int, smallest: float) -> list[Square]:
-    """The parts of `picture` that are trained.
+def place_views(
+    picture: Picture, rng: np.random.Generator, size: int | Size, grid: int | Size, smallest: float
+) -> list[Square | Box]:
+    """The parts of `picture` that are trained. They have the shape of `size`.
 
-    The centre square moves as far as it must to cover the mask. A random crop moves only if it misses the mask.
+    The part in the centre moves as far as it must to cover the mask. A random crop moves only if it misses the mask.
 
     Args:
         picture: with its mask.
         rng: draws the crops; the mask does not change the draws.
-        size: side of a view in pixels.
-        grid: side of a view in latents.
-        smallest: smallest side of random crops, as a share of the picture's shorter side; 1: only the centre square.
+        size: of a view in pixels; an int is the side of a square.
+        grid: of a view in latents.
+        smallest: smallest size of random crops, as a share of the largest part of this shape; 1: only that part.
     """
     places = [(1.0, (0.5, 0.5))]
     if smallest < 1:
         places = [(rng.uniform(smallest, 1), tuple(rng.random(2))) for _ in range(_VIEWS_OF_CROPS)]
-    return [_onto_mask(picture, place_square(picture.image.size, *place), size, grid) for place in places]
+    shape = both_sides(size)
+    return [_onto_mask(picture, place_part(picture.image.size, shape, *place), size, grid) for place in places]
 
 
-def crop_views(picture: Picture, places: Sequence[Square], size: int, flip: bool) -> Iterator[Picture]:
-    """The parts `places` of `picture`, `size` pixels wide. flip: then all of them again, mirrored."""
+def crop_views(picture: Picture, places: Sequence[Square | Box], size: int | Size, flip: bool) -> Iterator[Picture]:
+    """The parts `places` of `picture`, resized to `size`. flip: then all of them again, mirrored."""
     views = [crop(picture, place, size) for place in places]
     yield from views
     if flip:
@@ -53,22 +58,22 @@ def crop_views(picture: Picture, places: Sequence[Square], size: int, flip: bool
             yield view._replace(image=ImageOps.mirror(view.image), mask=mask)
 
 
-def move_to_mask(square: Square, mask: Image.Image) -> Square:
-    """`square`, moved up or down, then sideways, to cover most of `mask`; of equally good places the nearest."""
-    white = np.asarray(mask)
-    top = _best_start(white.sum(1, dtype=np.int64), square.side, square.top)
-    left = _best_start(white[top : top + square.side].sum(0, dtype=np.int64), square.side, square.left)
-    return Square(left, top, square.side)
+def move_to_mask(part: Part, mask: Image.Image) -> Part:
+    """`part`, moved up or down, then sideways, to cover most of `mask`; of equally good places the nearest."""
+    white, (width, height) = np.asarray(mask), part.size
+    top = _best_start(white.sum(1, dtype=np.int64), height, part.top)
+    left = _best_start(white[top : top + height].sum(0, dtype=np.int64), width, part.left)
+    return part._replace(left=left, top=top)
 
 
-def _onto_mask(picture: Picture, square: Square, size: int, grid: int) -> Square:
-    """`square`, moved to the mask if it is the largest square, or if the mask would be black in it."""
+def _onto_mask(picture: Picture, part: Square | Box, size: int | Size, grid: int | Size) -> Square | Box:
+    """`part`, moved to the mask if it is the largest one of its shape, or if the mask would be black in it."""
     if picture.mask is None:
-        return square
-    is_whole = square.side == min(picture.image.size)
-    if is_whole or not mask_weights(crop(picture, square, size), grid).any():
-        return move_to_mask(square, picture.mask)
-    return square
+        return part
+    is_whole = any(side == whole for side, whole in zip(part.size, picture.image.size, strict=True))
+    if is_whole or not mask_weights(crop(picture, part, size), grid).any():
+        return move_to_mask(part, picture.mask)
+    return part
 
 
 def _best_start(profile: Int[np.ndarray, " n"], length: int, wanted: int) -> int:

@@ -19,6 +19,7 @@ NAMES = tuple(
     " steps batch accumulate optimizer learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps"
     " schedule clip_norm ema"
     " weighting snr_gamma noise_offset flip crop"
+    " crop_to_mask aspect_buckets caption_prefix shuffle_tags caption_dropout"
     " resolution precision base_dtype remat attention save_dtype seed tpu gpu cpu mapper"
     " log_every save_every previews preview_every preview_prompts tensorboard".split()
 )
@@ -65,6 +66,11 @@ LATER_GROUPS = (
     Later.alone("previews", True),
     Later.alone("attention", "auto"),
     Later.alone("base_dtype", "auto"),
+    Later.alone("crop_to_mask", False),
+    Later.alone("aspect_buckets", False),
+    Later.alone("caption_prefix", None),
+    Later.alone("shuffle_tags", False),
+    Later.alone("caption_dropout", 0.0),
 )
 # All newer settings, with their old values.
 LATER = {name: value for group in LATER_GROUPS for name, value in group.values.items()}
