@@ -11,7 +11,8 @@ from train.concept.settings.flat import with_later
 # Concepts that train in one program may differ in these. All other settings are part of the program.
 OF_ITS_OWN = frozenset(
     "images token class_noun kind out slot seed random_shares random_styles random_subjects random_scenes other_images"
-    " preview_prompts crop_to_mask caption_prefix shuffle_tags caption_dropout".split()
+    " preview_prompts crop_to_mask caption_prefix shuffle_tags caption_dropout class_images"
+    " class_count".split()
 )
 
 

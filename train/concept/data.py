@@ -19,10 +19,12 @@ from blocklora_jax.prompts.random_prompts import RandomPrompts, last_token_ids, 
 from train.concept.batch import Batch, OwnPrompts
 from train.concept.buckets import Buckets, nearest_bucket, stack_equal, take_rows
 from train.concept.caption_choices import CaptionChoices, caption_choices
+from train.concept.class_pictures import class_captions, make_class_pictures
 from train.concept.codeword_negatives import codeword_negatives
 from train.concept.config import ConceptConfig
 from train.concept.encode import encode_images
 from train.concept.encoded_pictures import encode_pictures
+from train.concept.hub_pictures import HUB, fetch_pictures
 from train.concept.images import Picture, Size, crop, each_picture, name_skipped, place_part
 from train.concept.negative_tokens import draw_negative_tokens
 from train.concept.open_picture import UnreadableError
@@ -34,6 +36,7 @@ from train.concept.prompts import class_caption, prompt_words
 from train.concept.settings.concept_name import ConceptName
 from train.concept.settings.erasure import ErasureSettings
 from train.concept.views import count_views
+from train.engine.platform import first_host_does
 
 
 class ConceptData(NamedTuple):
@@ -47,7 +50,8 @@ class ConceptData(NamedTuple):
     encoder trains. text: the encoded captions; None if a text encoder or a token trains (see
     `train.concept.prepare.cache_states`). own_prompts: for the token side; None if it is off. notes: how many pictures
     are used and which are not, in one line. contact_sheet: the content of a PNG file. choices: other captions of the
-    views, None if there are none.
+    views, None if there are none. has_class_pictures: if the class is preserved, whether the random latents are
+    pictures of the class, with a prompt for each.
     """
 
     latents: Float[np.ndarray, "n h w c"] | list[np.ndarray]
@@ -62,6 +66,7 @@ class ConceptData(NamedTuple):
     notes: str = ""
     contact_sheet: bytes = b""
     choices: CaptionChoices | None = None
+    has_class_pictures: bool = False
 
 
 def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirections | None = None) -> ConceptData:
@@ -91,7 +96,16 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
         others = _crop_to_shapes(each_picture(other_files, skipped), list(encoded.shapes))
         random_latents = stack_equal([*latents, *encode_images(sd, others, len(other_files))])
         notes.append(_note("other pictures", len(other_files) - len(skipped), skipped))
-    if config.erasure.preserves_class:
+    has_class_pictures = config.erasure.class_images is not None
+    if has_class_pictures:
+        shapes = list(encoded.shapes)
+        class_latents, note = _encode_class_pictures(config.erasure, config.called, sd, size, shapes, config.run.seed)
+        # Only the class is preserved on its own pictures alone.
+        random_latents = stack_equal([*(() if config.erasure.preserves_class else random_latents), *class_latents])
+        notes.append(note)
+    if config.erasure.preserves_class and has_class_pictures:
+        prompts = _class_prompts(config.called, sd, class_captions(config.called, len(random_latents)))
+    elif config.erasure.preserves_class:
         prompts = _class_prompts(config.called, sd, texts)
     else:
         prompts = make_random_prompts(
@@ -108,7 +122,7 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
         negative_tokens = draw_negative_tokens(config.tokens, sd, prompts.nouns, config.run.seed)
     data = ConceptData(
         latents, weights, ids, random_latents, prompts, negative_tokens, notes="; ".join(notes),
-        contact_sheet=encoded.contact_sheet, choices=choices,
+        contact_sheet=encoded.contact_sheet, choices=choices, has_class_pictures=has_class_pictures,
     )  # fmt: skip
     if own is None or not config.token_side.is_on:
         return data
@@ -118,7 +132,32 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
     )
 
 
-def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: list[str]) -> RandomPrompts:
+def _encode_class_pictures(
+    settings: ErasureSettings,
+    concept: ConceptName,
+    sd: StableDiffusion,
+    size: int,
+    shapes: Sequence[Size],
+    seed: int,
+) -> tuple[np.ndarray | list[np.ndarray], str]:
+    """Latents of the pictures of the class, each in all `shapes`, and a note. If there are none, the base makes them.
+
+    size: side in pixels of pictures that are made.
+    """
+    folder, skipped = settings.class_images, []
+    assert folder is not None
+    first_host_does(lambda: make_class_pictures(folder, settings.class_count, concept, sd, size, seed))
+    files = find_pictures(folder, companions=False)
+    views = (
+        crop(picture, place_part(picture.image.size, shape), shape)
+        for picture in each_picture(files, skipped)
+        for shape in shapes
+    )
+    latents = encode_images(sd, views, len(files) * len(shapes))
+    return latents, _note("pictures of the class", len(files) - len(skipped), skipped)
+
+
+def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: Sequence[str]) -> RandomPrompts:
     """`captions` with the class noun in place of the concept, without negative tokens."""
     texts = tuple(class_caption(caption, concept) for caption in captions)
     nouns = last_token_ids(sd.tokenizer, [concept.class_noun] * len(texts))
@@ -141,7 +180,7 @@ def _note(what: str, count: int, skipped: Sequence[UnreadableError], shapes: Map
     note = f", {len(skipped)} skipped ({name_skipped(skipped)})" if skipped else ""
     sizes = ", ".join(f"{number} of {width} x {height}" for (width, height), number in sorted(shapes.items()))
     shaped = f" in {len(shapes)} shapes ({sizes})" if len(shapes) > 1 else ""
-    return f"{count} {what if count != 1 else what.removesuffix('s')}{shaped}{note}"
+    return f"{count} {what if count != 1 else what.replace('pictures', 'picture')}{shaped}{note}"
 
 
 def make_batches(
@@ -151,8 +190,8 @@ def make_batches(
 
     All rows of a batch have one shape; see `Buckets.at` for the shape of a step.
 
-    rows, random_rows: their numbers in a step. If the class is preserved, the random rows are the first rows of the
-    batch, with the same numbers.
+    rows, random_rows: their numbers in a step. If the class is preserved without pictures of its own, the random rows
+    are the first rows of the batch, with the same numbers.
     """
     buckets, random_buckets = Buckets.of(data.latents), Buckets.of(data.random_latents)
 
@@ -166,7 +205,9 @@ def make_batches(
         pictures = pool[rng.integers(len(pool), size=random_rows)]
         is_noise = rng.random(random_rows) < erasure.pure_noise
         numbers = np.arange(rows, rows + random_rows, dtype=np.int32)
-        if erasure.preserves_class:
+        if erasure.preserves_class and data.has_class_pictures:
+            prompts, is_noise = pictures, np.zeros(random_rows, bool)
+        elif erasure.preserves_class:
             prompts, pictures = captions[:random_rows], chosen[:random_rows]
             is_noise, numbers = np.zeros(random_rows, bool), numbers - rows
         batch = Batch(
@@ -202,6 +243,11 @@ def _shuffled(seed: int, start: int, rows: int, count: int) -> Int[np.ndarray, "
 
 
 def find_images(images: Path) -> Path:
-    """The folder `images`, or the folder of the packaged concept of that name ("ada")."""
+    """The folder `images`, that of a dataset ("hub:owner/dataset"), or that of a packaged concept ("ada").
+
+    Raises: UserError as `fetch_pictures` does.
+    """
+    if str(images).startswith(HUB):
+        return fetch_pictures(str(images))
     is_name = len(images.parts) == 1 and not images.exists() and images.name in CONCEPTS
     return reference_folder(images.name) if is_name else images

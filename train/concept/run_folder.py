@@ -71,7 +71,7 @@ def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = (
 def _inputs(config: ConceptConfig) -> tuple[Path | str | None, ...]:
     """The files and folders that a training run reads; None for each one that is not given."""
     return (
-        config.images, config.erasure.other_images, config.model, config.adapter.basis,
+        config.images, config.erasure.other_images, config.erasure.class_images, config.model, config.adapter.basis,
         *(config.tokens.negative_tokens or ()),
     )  # fmt: skip
 
