@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "blocklora_jax/__init__.py"
 TORCH = ["torch>=2.4", "diffusers>=0.35", "peft>=0.17", "transformers>=4.57", "accelerate>=1.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 BENCH = ["matplotlib>=3.10"]
+HEIC = ["pillow-heif>=0.22"]
 # 4.10 is the first version that works with NumPy 2.
 FACES = ["opencv-python-headless>=4.10"]
 DOCS = ["sphinx>=8.2", "furo>=2025.7", "myst-parser>=4", "sphinx-copybutton>=0.5.2"]
@@ -80,6 +81,7 @@ setup(
             *TORCH,
             *TENSORBOARD,
             *BENCH,
+            *HEIC,
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
@@ -87,6 +89,7 @@ setup(
             "setuptools>=77",  # a test builds the wheel
         ],  # fmt: skip
         "bench": BENCH,
+        "heic": HEIC,
         "faces": FACES,
         "docs": DOCS,
         "dev": [*BENCH, "ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],

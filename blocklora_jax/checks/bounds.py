@@ -59,7 +59,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("memory", _real(0, 1e5, above=True)),
     ("steps clip_steps vae_steps unet_steps sampler_steps log_every save_every", _STEPS),
     ("judge_steps warmup_steps preview_every", Bound(0, 10**7)),
-    ("pictures prompts random_prompts chunk", Bound(1, 10**7)),
+    ("pictures prompts random_prompts chunk class_count", Bound(1, 10**7)),
     # At least two, because the judge learns to tell individuals apart.
     ("judge_individuals", Bound(2, 10**7)),
     ("resolution size side", _SIZE),
@@ -87,7 +87,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("clip_learning_rate vae_learning_rate unet_learning_rate judge_learning_rate rates", _RATE),
     # An average with the decay 1 would never change.
     ("ema", _real(0, 0.999999)),
-    ("pure_noise several own_class negative second scene empty guidance_rescale", _real(0, 1)),
+    ("pure_noise caption_dropout several own_class negative second scene empty guidance_rescale", _real(0, 1)),
     ("crop", _real(0.1, 1)),
     ("density strength", _real(0, 1, above=True)),
     ("same_person", _real(-1, 1)),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from blocklora_jax.adapters.basis import TextBasis
-from blocklora_jax.io.atomic import write_json
+from blocklora_jax.command_line.compile_notice import compiling_is_announced
+from blocklora_jax.io.atomic import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.basis_record import basis_record, check_same_basis
-from train.concept.common_settings import check_equal
+from train.concept.common_settings import check_equal, check_one_shape
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept
@@ -31,12 +33,13 @@ def train_together(
 ) -> list[Path]:
     """Train all concepts at the same time, on all devices; returns the paths of their adapter files.
 
-    Adapters, config.json and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
+    Adapters, config.json, contact sheets and previews go to each concept's `out`, metrics and checkpoints to `run_dir`.
     basis: the one that all of `configs` name, see `basis_of`.
 
     Raises: UserError for settings that must be equal and are not, pictures that cannot be used, or a run that diverges.
     """
     config = check_equal(configs)
+    check_one_shape(configs)
     accumulate = config.optimizer.accumulate
     rows = config.optimizer.batch, config.random_rows // accumulate
     spread = spread_over(jax.devices(), len(configs), rows, config.run.mapper, accumulate)
@@ -60,13 +63,21 @@ def train_together(
             if is_first_host():
                 show(step, concept.to_adapter(trained))
 
+    shapes: set[tuple[int, ...]] = set()
+
     def step_all(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
-        state, metrics = step(state, batch, params)
+        # The loop announces that the first step is compiled. Every further shape is compiled too.
+        is_new, _ = bool(shapes) and batch.latents.shape not in shapes, shapes.add(batch.latents.shape)
+        with compiling_is_announced("the training step for another shape") if is_new else nullcontext():
+            state, metrics = step(state, batch, params)
         return state, summarise(gather(metrics), [c.config.name for c in concepts])
 
     # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.
     for each in configs if is_first_host() else ():
         write_json(each.out / "config.json", each.to_json() | basis_record(each, basis))
+    for concept in concepts if is_first_host() else ():
+        write_atomic(concept.config.out / "contact_sheet.png", concept.contact_sheet)
+        print(f"{concept.config.token}: {concept.notes}", file=sys.stderr, flush=True)
     state = run_loop(
         LoopConfig(
             steps=config.steps, log_every=config.run.log_every, save_every=config.run.save_every,

@@ -11,7 +11,8 @@ from train.concept.settings.flat import with_later
 # Concepts that train in one program may differ in these. All other settings are part of the program.
 OF_ITS_OWN = frozenset(
     "images token class_noun kind out slot seed random_shares random_styles random_subjects random_scenes other_images"
-    " preview_prompts".split()
+    " preview_prompts crop_to_mask caption_prefix shuffle_tags caption_dropout class_images"
+    " class_count".split()
 )
 
 
@@ -33,3 +34,12 @@ def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
             " train them separately"
         )
     return configs[0]
+
+
+def check_one_shape(configs: Sequence[ConceptConfig]) -> None:
+    """Raises UserError if `configs` train in one program and their pictures may have several shapes."""
+    if len(configs) > 1 and any(config.data.aspect_buckets for config in configs):
+        raise UserError(
+            "concepts that train in one program must have pictures of one shape at each step: with --aspect-buckets"
+            " train them one after the other, with --at-once 1"
+        )

@@ -36,8 +36,8 @@ from train.concept.settings.visible_text import check_visible
 # Keys of settings that say where and how a run was made. They are private and do not change the adapter's numbers, so
 # the adapter file leaves them out.
 PRIVATE_SETTINGS = frozenset(
-    "images other_images out model registry basis strangers resume save_dtype log_every save_every previews"
-    " preview_every preview_prompts tensorboard tpu gpu cpu mapper remat attention".split()
+    "images other_images class_images out model registry basis strangers resume save_dtype log_every save_every"
+    " previews preview_every preview_prompts tensorboard tpu gpu cpu mapper remat attention".split()
 )
 
 
@@ -63,15 +63,16 @@ class ConceptConfig:
     """
 
     images: Path
-    """Folder of PNG, JPEG or WebP pictures, or a packaged concept, such as ada.
-    `name.txt` (UTF-8) beside `name.png` is its caption. `name.mask.png` weights its loss:
-    white is where the concept is; black and transparent parts do not count."""
+    """Folder of pictures (PNG, JPEG, WebP, HEIC, AVIF, GIF, TIFF, BMP), a folder of a dataset on the hub, such as
+    hub:owner/dataset, or a packaged concept, such as ada. `name.txt` (UTF-8) beside `name.png`, or its line in
+    metadata.jsonl, is its caption. `name.mask.png` weights its loss: white is where the concept is; black and
+    transparent parts do not count."""
     token: str
     """The concept's new word, such as '<ada>'."""
     class_noun: str
     """What the concept is, in a word that the model knows: man, dog, car."""
     out: Path
-    """Run folder: adapter.safetensors, config.json, metrics.jsonl, previews/, checkpoints/."""
+    """Run folder: adapter.safetensors, config.json, contact_sheet.png, metrics.jsonl, previews/, checkpoints/."""
     model: str = "pocket"
     """The base: "pocket" (comes with the package), a Diffusers folder, or a hub id."""
     steps: int = 500
@@ -104,14 +105,17 @@ class ConceptConfig:
             raise UserError(no_packaged_basis(self.model))
 
     def _check_preservation(self) -> None:
-        """Raises UserError for Differential Output Preservation with settings that it does not work with."""
+        """Raises UserError for preservation of the class with settings that it does not work with."""
+        folder = self.erasure.class_images
+        if folder is not None and folder.resolve() == self.images.resolve():
+            raise UserError(f"--class-images {folder} is the folder of --images: give another, which may be empty")
         if not self.erasure.preserves_class:
             return
         if not self.tokens.token_vectors:
             raise UserError(
                 "--erase preserve needs a token that tells the concept from its class: give --token-vectors 1 or more"
             )
-        if self.random_rows > self.optimizer.rows:
+        if folder is None and self.random_rows > self.optimizer.rows:
             raise UserError(
                 "--erase preserve repeats the batch's own pictures: --random-batch must be at most --batch"
                 f" {self.optimizer.batch}, not {self.random_rows // self.optimizer.accumulate}"

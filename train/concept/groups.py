@@ -9,7 +9,7 @@ from blocklora_jax.registry.store import read_registry
 from train.concept.basis_file import require_basis_file
 from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
-from train.concept.common_settings import check_equal
+from train.concept.common_settings import check_equal, check_one_shape
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
 from train.concept.run import load_base
@@ -36,6 +36,7 @@ def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int,
     Raises: UserError for anything wrong with settings or pictures, or a run that diverges.
     """
     check_equal(configs)
+    check_one_shape(configs[:at_once])
     registry = read_registry(configs[0].adapter.registry) if configs[0].adapter.registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
     check_apart(configs)

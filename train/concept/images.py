@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
-from train.concept.captions import read_captions
-from train.concept.picture_files import PictureFiles, find_pictures
+from train.concept.open_picture import UnreadableError, open_picture, to_mask, to_rgb
+from train.concept.picture_captions import written_captions
+from train.concept.picture_files import MOST_NAMED, PictureFiles, find_pictures
 
 
 class Picture(NamedTuple):
     """image: RGB, upright. mask: greyscale of the same size, white where the loss counts; None if all of it counts.
 
-    caption: None if there is no .txt file.
+    caption: None if none is written for it.
     """
 
     path: Path
     image: Image.Image
     mask: Image.Image | None = None
     caption: str | None = None
+
+
+# Width and height in pixels.
+Size = tuple[int, int]
 
 
 class Square(NamedTuple):
@@ -35,39 +40,85 @@ class Square(NamedTuple):
     top: int
     side: int
 
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return self.side, self.side
+
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.left + self.side, self.top + self.side
+
+
+class Box(NamedTuple):
+    """A part of a picture of any shape, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return self.width, self.height
+
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
 
 def read_pictures(folder: Path) -> list[Picture]:
-    """All PNG, JPEG and WebP pictures of `folder` with captions and masks, sorted by name; see `each_picture`.
+    """All pictures of `folder` with captions and masks, sorted by name; see `each_picture`.
 
     All of them are in memory at the same time.
 
-    Raises: UserError as `find_pictures`, `read_captions` and `each_picture` do.
+    Raises: UserError as `find_pictures`, `written_captions` and `each_picture` do.
     """
     files = find_pictures(folder)
-    named = [each.caption for each in files if each.caption]
-    captions: dict[Path | None, str] = dict(zip(named, read_captions(named), strict=True))
-    return [p._replace(caption=captions.get(f.caption)) for p, f in zip(each_picture(files), files, strict=True)]
+    captions = [written and written.text for written in written_captions(files)]
+    return [p._replace(caption=caption) for p, caption in zip(each_picture(files), captions, strict=True)]
 
 
-def each_picture(files: Sequence[PictureFiles]) -> Iterator[Picture]:
+def each_picture(files: Sequence[PictureFiles], skipped: list[UnreadableError] | None = None) -> Iterator[Picture]:
     """One picture after the other, without captions. Only one is in memory: a photo can take 100 MB and more.
 
-    Transparent pixels become white, EXIF orientation is applied, every mode becomes RGB. Masks: see `_to_mask`.
+    Transparent pixels become white, EXIF orientation is applied, every mode becomes RGB. Masks: see `to_mask`.
 
-    Raises: UserError naming every file that cannot be read. After the first such file no more pictures are given.
+    Args:
+        files: of one folder.
+        skipped: pictures that cannot be read are added to this list, and the others are given. If not given, such a
+            picture is an error.
+
+    Raises: UserError naming every file that cannot be read: pictures without `skipped`, and masks. After the first such
+        file no more pictures are given. With `skipped`: also if no picture can be read.
     """
     broken: list[str] = []
     for each in files:
         try:
             picture = _read(each)
         except UserError as error:
-            broken.append(str(error))
+            if skipped is not None and isinstance(error, UnreadableError) and error.path == each.path:
+                skipped.append(error)
+            else:
+                broken.append(str(error))
         else:
             if not broken:
                 yield picture
     if broken:
         folder = printable(str(files[0].path.parent))
         raise UserError(f"{folder}: cannot read {'; '.join(broken)}: repair or remove them")
+    if skipped and len(skipped) == len(files):
+        raise UserError(f"{printable(str(files[0].path.parent))}: no picture can be read ({name_skipped(skipped)})")
+
+
+def name_skipped(skipped: Sequence[UnreadableError]) -> str:
+    """The names of skipped pictures and the reasons; if there are many, only the first few."""
+    words = [f"{printable(each.path.name)}: {each.reason}" for each in skipped[:MOST_NAMED]]
+    more = len(skipped) - len(words)
+    return "; ".join([*words, *([f"and {more} more"] if more else [])])
 
 
 def place_square(size: tuple[int, int], share: float = 1.0, at: tuple[float, float] = (0.5, 0.5)) -> Square:
@@ -80,11 +131,28 @@ def place_square(size: tuple[int, int], share: float = 1.0, at: tuple[float, flo
     return Square(round((width - side) * at[0]), round((height - side) * at[1]), side)
 
 
-def crop(picture: Picture, square: Square, size: int) -> Picture:
-    """The part `square` of picture and mask, resized to `size` pixels."""
-    box = (square.left, square.top, square.left + square.side, square.top + square.side)
-    mask = picture.mask and picture.mask.resize((size, size), Image.Resampling.BOX, box)
-    return picture._replace(image=picture.image.resize((size, size), Image.Resampling.LANCZOS, box), mask=mask)
+def place_part(size: Size, shape: Size, share: float = 1.0, at: tuple[float, float] = (0.5, 0.5)) -> Square | Box:
+    """The largest part of a picture of `size` that has the aspect ratio of `shape`, times `share`; see `place_square`.
+
+    It is a `Square` if the shape is one.
+    """
+    if shape[0] == shape[1]:
+        return place_square(size, share, at)
+    scale = share * min(size[0] / shape[0], size[1] / shape[1])
+    width, height = (min(max(1, round(side * scale)), whole) for side, whole in zip(shape, size, strict=True))
+    return Box(round((size[0] - width) * at[0]), round((size[1] - height) * at[1]), width, height)
+
+
+def crop(picture: Picture, part: Square | Box, size: int | Size) -> Picture:
+    """The part `part` of picture and mask, resized to `size` pixels."""
+    mask = picture.mask and picture.mask.resize(both_sides(size), Image.Resampling.BOX, part.edges)
+    image = picture.image.resize(both_sides(size), Image.Resampling.LANCZOS, part.edges)
+    return picture._replace(image=image, mask=mask)
+
+
+def both_sides(size: int | Size) -> Size:
+    """Width and height; an int is the side of a square."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def crop_square(picture: Picture, size: int, share: float = 1.0, at: tuple[float, float] = (0.5, 0.5)) -> Picture:
@@ -97,8 +165,8 @@ def image_array(picture: Picture) -> Float[np.ndarray, "h w 3"]:
     return np.asarray(picture.image, np.float32) / 127.5 - 1.0
 
 
-def mask_array(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
-    """Loss weights in 0..1 on a grid of `size` x `size` latents, fp32; all 1 without a mask.
+def mask_array(picture: Picture, size: int | Size) -> Float[np.ndarray, "h w 1"]:
+    """Loss weights in 0..1 on a grid of latents, fp32; all 1 without a mask. size: of the grid, an int for a square.
 
     Raises: UserError if the mask is black, or becomes black on this grid.
     """
@@ -111,63 +179,19 @@ def mask_array(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
     return weights
 
 
-def mask_weights(picture: Picture, size: int) -> Float[np.ndarray, "s s 1"]:
+def mask_weights(picture: Picture, size: int | Size) -> Float[np.ndarray, "h w 1"]:
     """As `mask_array`, but a black mask is allowed."""
+    width, height = both_sides(size)
     if picture.mask is None:
-        return np.ones((size, size, 1), np.float32)
-    mask = picture.mask.resize((size, size), Image.Resampling.BOX)
+        return np.ones((height, width, 1), np.float32)
+    mask = picture.mask.resize((width, height), Image.Resampling.BOX)
     return np.asarray(mask, np.float32)[..., None] / 255.0
 
 
 def _read(files: PictureFiles) -> Picture:
-    image = _open(files.path, _to_rgb)
-    mask = _open(files.mask, _to_mask) if files.mask else None
+    image = open_picture(files.path, to_rgb)
+    mask = open_picture(files.mask, to_mask) if files.mask else None
     if mask and mask.size != image.size:
         sizes = f"its mask is {mask.size[0]} x {mask.size[1]}, the picture {image.size[0]} x {image.size[1]}"
         raise UserError(f"{printable(files.path.name)} ({sizes})")
     return Picture(files.path, image, mask)
-
-
-def _open(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The image of a file, turned upright and converted. Raises: UserError naming the file and its fault."""
-    Image.init()
-    try:
-        if not path.is_file():
-            raise OSError("not a file")
-        # An EPS file is a program. Pillow would run it with Ghostscript, whatever the suffix of the file is.
-        with Image.open(path, formats=[kind for kind in Image.ID if kind != "EPS"]) as file:
-            ImageOps.exif_transpose(file, in_place=True)
-            file.load()
-            return convert(file)
-    # Decoders raise many kinds of errors for damaged files: OSError, SyntaxError, struct.error, …
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{printable(path.name)} ({printable(reason)})") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image = _to_eight_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_mask(image: Image.Image) -> Image.Image:
-    """Greyscale, white where the loss counts. Transparent parts become black."""
-    image = _to_eight_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return ImageChops.multiply(image.convert("L"), image.getchannel("A"))
-    return image.convert("L")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey (mode "I;16", in older versions of Pillow "I") as 8-bit. Pillow's own conversion clips at 255."""
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image)
-    grey = Image.fromarray((values.astype(np.float32) / 257.0).clip(0, 255).astype(np.uint8))
-    if (transparent := image.info.get("transparency")) is not None:
-        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return grey

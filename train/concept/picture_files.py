@@ -11,12 +11,10 @@ from blocklora_jax.checks.names import same_name
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = tuple(".png .jpg .jpeg .webp .heic .heif .hif .avif .gif .tif .tiff .bmp .jfif .jpe".split())
 # Endings of pictures and captions that are not read.
-_OTHER_SUFFIXES = tuple(
-    ".heic .heif .avif .gif .tif .tiff .bmp .jxl .jp2 .jfif .jpe .psd .svg .dng .cr2 .cr3 .nef .arw .caption".split()
-)
-_MOST_NAMED = 5
+_OTHER_SUFFIXES = tuple(".jxl .jp2 .psd .svg .dng .raw .cr2 .cr3 .nef .arw .orf .rw2 .raf .caption".split())
+MOST_NAMED = 5
 # Files by `same_name` of their name.
 _Named = dict[str, list[Path]]
 
@@ -30,10 +28,10 @@ class PictureFiles(NamedTuple):
 
 
 def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
-    """The PNG, JPEG and WebP files of `folder`, sorted by name, with `name.txt` and `name.mask.png`.
+    """The picture files of `folder` (see `SUFFIXES`), sorted by name, with `name.txt` and `name.mask.png`.
 
-    Names may be in upper or lower case. Hidden files and folders are ignored. One warning names captions without a
-    picture and pictures of other kinds.
+    Names may be in upper or lower case. Hidden files ("._a.jpg") and all folders ("__MACOSX") are ignored. One warning
+    names captions without a picture and pictures of other kinds.
 
     Args:
         folder: of pictures.
@@ -48,7 +46,10 @@ def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
     unread = [path for path in files if path.suffix.lower() in _OTHER_SUFFIXES and not _is_mask(path)]
     notes = [f"{_some(unread)} (only {', '.join(SUFFIXES)} and captions in .txt are read)"] if unread else []
     if not pictures:
-        notes += [f"cannot read {_some(folders)} (a folder)"] if folders else []
+        pictured = [path for path in folders if path.suffix.lower() in SUFFIXES]
+        notes += [f"cannot read {_some(pictured)} (a folder)"] if pictured else []
+        full = [path for path in folders if path not in pictured and _holds_pictures(path)]
+        notes += [f"there are pictures in its folder {_some(full)}: give that one"] if full else []
         raise UserError("; ".join([f"{printable(str(folder))} has no pictures ({', '.join(SUFFIXES)})", *notes]))
     sets = [PictureFiles(path) for path in pictures]
     if companions:
@@ -62,7 +63,7 @@ def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
 
 
 def _list(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files, and the folders that are named like pictures; both sorted, without hidden ones."""
+    """The files and the folders in `folder`; both sorted, without hidden ones."""
     try:
         if not folder.is_dir():
             raise UserError(f"there is no folder of pictures {printable(str(folder))}")
@@ -70,7 +71,17 @@ def _list(folder: Path) -> tuple[list[Path], list[Path]]:
         folders = [path for path in seen if path.is_dir()]
     except OSError as error:
         raise UserError(f"cannot read the folder {printable(str(folder))}: {error.strerror}") from error
-    return [p for p in seen if p not in set(folders)], [p for p in folders if p.suffix.lower() in SUFFIXES]
+    return [path for path in seen if path not in set(folders)], folders
+
+
+def _holds_pictures(folder: Path) -> bool:
+    """Whether a folder in the given one may be meant. "__MACOSX" holds what macOS knows about the files of a ZIP."""
+    if folder.name.startswith("__"):
+        return False
+    try:
+        return any(p.suffix.lower() in SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
+    except OSError:
+        return False
 
 
 def _is_mask(path: Path) -> bool:
@@ -133,5 +144,5 @@ def _without_picture(files: Sequence[Path], used: Iterable[Path | None]) -> list
 
 def _some(paths: Sequence[Path]) -> str:
     """The names of `paths`; if there are many, only the first few."""
-    names = ", ".join(printable(path.name) for path in paths[:_MOST_NAMED])
-    return names if len(paths) <= _MOST_NAMED else f"{names} and {len(paths) - _MOST_NAMED} more"
+    names = ", ".join(printable(path.name) for path in paths[:MOST_NAMED])
+    return names if len(paths) <= MOST_NAMED else f"{names} and {len(paths) - MOST_NAMED} more"

@@ -37,13 +37,18 @@ from train.concept.text import ids_by_row, with_table
 
 
 class Concept(NamedTuple):
-    """A concept that is ready to be trained. `batch_at(step)` gives its rows as NumPy arrays."""
+    """A concept that is ready to be trained. `batch_at(step)` gives its rows as NumPy arrays.
+
+    notes: how many pictures are used and which are not, in one line. contact_sheet: the content of its PNG file.
+    """
 
     config: ConceptConfig
     info: AdapterInfo
     masks: LoRATree
     trainable: Trainable
     batch_at: Callable[[int], Batch]
+    notes: str = ""
+    contact_sheet: bytes = b""
 
     def to_adapter(self, trained: Trainable) -> Adapter:
         """The adapter of this concept with the parameters `trained`."""
@@ -64,7 +69,8 @@ def prepare_concept(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis
     info, masks, trainable = init_concept(config, sd, basis)
     data = cache_states(config, sd, data, trainable)
     rows = config.optimizer.rows, config.random_rows
-    return Concept(config, info, masks, trainable, make_batches(data, *rows, config.erasure, config.run.seed))
+    batch_at = make_batches(data, *rows, config.erasure, config.run.seed)
+    return Concept(config, info, masks, trainable, batch_at, data.notes, data.contact_sheet)
 
 
 def public_settings(config: ConceptConfig) -> dict[str, Any]:

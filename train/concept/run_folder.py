@@ -26,7 +26,7 @@ MAY_CHANGE = frozenset(
 
 
 # Files and folders that a run writes.
-OURS = ("adapter.safetensors", "metrics.jsonl", "checkpoints", "previews", "tensorboard")
+OURS = ("adapter.safetensors", "contact_sheet.png", "metrics.jsonl", "checkpoints", "previews", "tensorboard")
 _LONGEST = 60  # characters of a setting, in an error
 
 
@@ -62,6 +62,7 @@ def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = (
     inner = ("checkpoints", "previews", "tensorboard")
     outputs = [Output(folder / "adapter.safetensors", "adapter", typed=folder) for folder in folders]
     outputs += [Output(folder / name, "run", typed=folder) for folder in folders for name in inner]
+    outputs += [Output(folder / "contact_sheet.png", "picture", typed=folder) for folder in folders]
     inputs = [path for c in configs for path in _inputs(c)]
     # Files from earlier runs are checked later, under the lock.
     plan_outputs([*outputs, *(Output(folder, "run") for folder in shared)], inputs, overwrite=True)
@@ -70,7 +71,7 @@ def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = (
 def _inputs(config: ConceptConfig) -> tuple[Path | str | None, ...]:
     """The files and folders that a training run reads; None for each one that is not given."""
     return (
-        config.images, config.erasure.other_images, config.model, config.adapter.basis,
+        config.images, config.erasure.other_images, config.erasure.class_images, config.model, config.adapter.basis,
         *(config.tokens.negative_tokens or ()),
     )  # fmt: skip
 

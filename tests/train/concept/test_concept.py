@@ -61,6 +61,7 @@ def whole(teach, finished):
     if not finished.exists():
         code, errors = teach(finished, preview_every=3)
         assert code == 0, errors
+        assert "<ada>: 3 pictures\n" in errors
     return finished
 
 
@@ -68,6 +69,7 @@ def test_a_run_writes_adapter_settings_metrics_previews_and_checkpoints(whole):
     assert {path.name for path in whole.iterdir()} == {
         "adapter.safetensors",
         "config.json",
+        "contact_sheet.png",
         "metrics.jsonl",
         "previews",
         "checkpoints",
@@ -79,6 +81,8 @@ def test_a_run_writes_adapter_settings_metrics_previews_and_checkpoints(whole):
     assert sorted(path.name for path in (whole / "previews").iterdir()) == ["000003.png", "000004.png"]
     with Image.open(whole / "previews" / "000004.png") as grid:
         assert grid.width >= 256
+    with Image.open(whole / "contact_sheet.png") as sheet:
+        assert sheet.width > 3 * 240
     assert json.loads((whole / "config.json").read_text())["token"] == "<ada>"
 
 
@@ -181,7 +185,12 @@ def nothing(folder: Path) -> None:
 BAD_INPUT = {
     "no such pictures": (nothing, {"images": Path("nowhere")}, "there is no folder of pictures nowhere"),
     "no pictures in it": (lambda f: [p.unlink() for p in f.iterdir()], {}, "has no pictures"),
-    "corrupt picture": (lambda f: (f / "1.png").write_bytes(b"x"), {}, "cannot read 1.png"),
+    "corrupt pictures": (
+        lambda f: [p.write_bytes(b"x") for p in f.iterdir()],
+        {},
+        "no picture can be read (0.png: dam",
+    ),
+    "corrupt mask": (lambda f: (f / "1.mask.png").write_bytes(b"x"), {}, "cannot read 1.mask.png"),
     "caption without token": (lambda f: (f / "1.txt").write_text("a man"), {}, "lacks the token <ada>"),
     "caption too long": (lambda f: (f / "1.txt").write_text("<ada> " + "dog " * 30), {}, "too long by"),
     "black mask": (lambda f: Image.new("L", (20, 16)).save(f / "0.mask.png"), {}, "black all over"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,7 +180,7 @@ def test_captions_and_masks_of_other_pictures_are_ignored(tiny_sd, folder, tmp_p
 
 
 def test_faults_in_captions_are_reported_before_anything_is_encoded(tiny_sd, folder, monkeypatch):
-    monkeypatch.setattr("train.concept.data.PictureEncoder", None)
+    monkeypatch.setattr("train.concept.encoded_pictures.PictureEncoder", None)
     (folder / "1.TXT").write_text("<ada> " + "dog " * 30)
     with pytest.raises(UserError, match="too long"):
         load_concept_data(make_config(images=folder), tiny_sd)
@@ -187,16 +189,48 @@ def test_faults_in_captions_are_reported_before_anything_is_encoded(tiny_sd, fol
         load_concept_data(make_config(images=folder), tiny_sd)
 
 
-def test_a_broken_picture_ends_the_encoding_and_all_are_named(tiny_sd, folder, monkeypatch):
+def test_a_broken_mask_ends_the_encoding_and_all_are_named(tiny_sd, folder, monkeypatch):
     encoded = []
     monkeypatch.setattr(
-        "train.concept.data.PictureEncoder.add", lambda self, picture: encoded.append(picture.path.name)
+        "train.concept.encoded_pictures.PictureEncoder.add", lambda self, picture: encoded.append(picture.path.name)
     )
-    for name in ("1.png", "2.png"):
+    for name in ("1.mask.png", "2.mask.png"):
         (folder / name).write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"cannot read 1\.png \(.*; 2\.png \("):
+    with pytest.raises(UserError, match=r"cannot read 1\.mask\.png \(.*; 2\.mask\.png \("):
         load_concept_data(make_config(images=folder), tiny_sd)
     assert encoded == ["0.png"]
+
+
+def test_a_broken_picture_among_others_is_skipped_and_named(tiny_sd, folder, monkeypatch):
+    (folder / "1.txt").write_text("a drawing of <ada> man")
+    (folder / "2.txt").write_text("a photo of <ada> man in the snow")
+    config = make_config(images=folder, crop=0.5, flip=True)
+    whole = load_concept_data(config, tiny_sd)
+    assert whole.notes == "3 pictures"
+    (folder / "1.png").write_bytes(b"no picture")
+    (folder / "3.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = load_concept_data(config, tiny_sd)
+    assert data.notes == (
+        "2 pictures, 2 skipped (1.png: damaged: cannot identify image file; 3.heic: HEIC needs pip install"
+        ' "blocklora_jax[heic]")'
+    )
+    # The others keep their crops and captions.
+    kept = np.r_[0:16, 32:48]
+    np.testing.assert_array_equal(data.latents, whole.latents[kept])
+    np.testing.assert_array_equal(data.ids, whole.ids[kept])
+    np.testing.assert_array_equal(data.weights, whole.weights[kept])
+
+
+def test_broken_pictures_among_other_pictures_are_skipped_and_named(tiny_sd, folder, tmp_path):
+    others = write_pictures(tmp_path / "others", 2)
+    config = make_config(images=folder, other_images=others)
+    whole = load_concept_data(config, tiny_sd)
+    assert whole.notes == "3 pictures; 2 other pictures"
+    (others / "0.png").write_bytes(b"")
+    data = load_concept_data(config, tiny_sd)
+    assert data.notes == "3 pictures; 1 other picture, 1 skipped (0.png: damaged: cannot identify image file)"
+    np.testing.assert_array_equal(data.random_latents, whole.random_latents[[0, 1, 2, 4]])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from blocklora_jax.errors import UserError
-from train.concept.picture_files import find_pictures
+from train.concept.picture_files import SUFFIXES, find_pictures
 
 
 def make(folder, *names: str):
@@ -81,18 +81,18 @@ def test_captions_without_a_picture_are_named_in_one_line(tmp_path):
 
 
 def test_pictures_that_are_not_read_are_named_in_one_line(tmp_path):
-    others = ["a.heic", "b.AVIF", "c.gif", "d.tiff", "e.bmp", "f.jfif", "g.caption"]
+    others = ["a.psd", "b.DNG", "c.jxl", "d.svg", "e.nef", "f.cr2", "g.caption"]
     make(tmp_path, "a.png", "lone.txt", *others)
     message = notice(tmp_path)
-    assert "a.heic, b.AVIF, c.gif, d.tiff, e.bmp and 2 more (only .png, .jpg, .jpeg, .webp" in message
+    assert "a.psd, b.DNG, c.jxl, d.svg, e.nef and 2 more (only .png, .jpg, .jpeg, .webp" in message
     assert "lone.txt" in message
     assert "\n" not in message
 
 
 def test_the_error_for_a_folder_without_readable_pictures_says_what_it_holds(tmp_path):
-    make(tmp_path, "a.heic")
+    make(tmp_path, "a.psd")
     (tmp_path / "b.png").mkdir()
-    message = r"has no pictures \(.png, .*\); a\.heic \(only .* are read\); cannot read b\.png \(a folder\)"
+    message = r"has no pictures \(.png, .*\); a\.psd \(only .* are read\); cannot read b\.png \(a folder\)"
     with pytest.raises(UserError, match=message):
         find_pictures(tmp_path)
 
@@ -104,6 +104,27 @@ def test_hidden_files_folders_and_files_of_systems_are_ignored(tmp_path):
     (tmp_path / "x.mask.png").mkdir()
     (tmp_path / "x.txt").mkdir()
     assert named(tmp_path) == [("a.png", None, None)]
+
+
+def test_all_kinds_of_pictures_are_found_in_upper_and_lower_case(tmp_path):
+    make(tmp_path, *(f"a{suffix}" for suffix in SUFFIXES), *(f"b{suffix.upper()}" for suffix in SUFFIXES))
+    assert {name for name, _, _ in named(tmp_path)} == {path.name for path in tmp_path.iterdir()}
+    assert {".heic", ".avif", ".gif", ".tif"} < set(SUFFIXES)
+
+
+def test_stray_folders_are_ignored(tmp_path):
+    make(tmp_path, "a.png")
+    for name in ("__MACOSX", ".thumbnails", "more"):
+        make(tmp_path / name, "._a.png", "b.png", "b.mask.png", "b.txt")
+    assert named(tmp_path) == [("a.png", None, None)]
+
+
+def test_the_error_for_a_folder_without_pictures_names_the_folder_in_it_that_has_some(tmp_path):
+    make(tmp_path / "__MACOSX", "._a.png", "a.png")
+    make(tmp_path / "empty", "._a.png")
+    make(tmp_path / "photos", "a.HEIC")
+    with pytest.raises(UserError, match=r"has no pictures .*; there are pictures in its folder photos: give that one"):
+        find_pictures(tmp_path)
 
 
 def test_without_companions_captions_and_masks_are_ignored(tmp_path):

@@ -37,6 +37,13 @@ class ErasureSettings:
     """Folder of other pictures. Their noised latents are used as random latents, in addition to those of the concept's
     pictures. Their captions and masks are not read."""
 
+    class_images: Path | None = None
+    """Folder of pictures of the class, for prior preservation. If it is empty or missing, the base makes --class-count
+    pictures there. With the form preserve, the random rows are these pictures with captions of the class, not the
+    batch's own pictures. With other forms they are used as --other-images are."""
+    class_count: int = 50
+    """Number of pictures that the base makes in --class-images."""
+
     def __post_init__(self) -> None:
         check_options(self)
         check_visible(self, ("random_styles", "random_subjects", "random_scenes"))

@@ -16,9 +16,11 @@ NAMES = tuple(
     " token_vectors token_spread negative_spread negative_tokens"
     " token_side token_side_margin token_side_own token_norm_limit token_start negatives_from"
     " erase erase_weight random_batch random_shares random_styles random_subjects random_scenes pure_noise other_images"
+    " class_images class_count"
     " steps batch accumulate optimizer learning_rate text_learning_rate token_learning_rate weight_decay warmup_steps"
     " schedule clip_norm ema"
     " weighting snr_gamma noise_offset flip crop"
+    " crop_to_mask aspect_buckets caption_prefix shuffle_tags caption_dropout"
     " resolution precision base_dtype remat attention save_dtype seed tpu gpu cpu mapper"
     " log_every save_every previews preview_every preview_prompts tensorboard".split()
 )
@@ -65,6 +67,12 @@ LATER_GROUPS = (
     Later.alone("previews", True),
     Later.alone("attention", "auto"),
     Later.alone("base_dtype", "auto"),
+    Later.alone("crop_to_mask", False),
+    Later.alone("aspect_buckets", False),
+    Later({"class_images": None, "class_count": 50}, ("class_images",)),
+    Later.alone("caption_prefix", None),
+    Later.alone("shuffle_tags", False),
+    Later.alone("caption_dropout", 0.0),
 )
 # All newer settings, with their old values.
 LATER = {name: value for group in LATER_GROUPS for name, value in group.values.items()}
