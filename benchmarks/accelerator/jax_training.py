@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.stages import Lowered
 
@@ -136,9 +137,10 @@ def make_batch(models: Models, params: dict[str, Any], config: ConceptConfig, pi
     latents = lambda n: rng.standard_normal((n, side, side, channels), np.float32)
 
     def text(n: int) -> TextOutput:
-        states = rng.standard_normal((n, LENGTH, models.unet.config.cross_attention_dim), np.float32)
+        normal = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))
+        states = normal(n, LENGTH, models.unet.config.cross_attention_dim)
         pooled = models.text_encoder_2 and models.text_encoder_2.config.projection_dim
-        return TextOutput(states, rng.standard_normal((n, pooled), np.float32) if pooled else None)
+        return TextOutput(states, normal(n, pooled) if pooled else None)
 
     return Batch(
         latents=latents(rows), weights=np.ones((rows, side, side, 1), np.float32), row=np.arange(rows, dtype=np.int32),

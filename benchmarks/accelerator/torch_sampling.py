@@ -60,17 +60,19 @@ def _pipeline(model: str, size: str) -> Any:
     if model == "sdxl":
         from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
-        pipe: Any = StableDiffusionXLPipeline(
+        make_pipe: Any = StableDiffusionXLPipeline
+        pipe = make_pipe(
             **parts, text_encoder_2=make(model, "text_encoder_2", size), tokenizer=None, tokenizer_2=None,
             scheduler=scheduler(), add_watermarker=False,
-        )  # type: ignore  # fmt: skip
+        )  # fmt: skip
     else:
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-        pipe = StableDiffusionPipeline(
+        make_pipe = StableDiffusionPipeline
+        pipe = make_pipe(
             **parts, tokenizer=None, scheduler=scheduler(), safety_checker=None, feature_extractor=None,
             requires_safety_checker=False,
-        )  # type: ignore  # fmt: skip
+        )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

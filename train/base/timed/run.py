@@ -85,7 +85,8 @@ def train_timed(config: BaseConfig, settings: Mapping[str, Any], save_seconds: f
     out, seconds = config.out, 60 * config.minutes
     _refuse_used(config)
     # Wrong channels are refused before anything is written.
-    unet_config(config), vae_config(config)
+    unet_config(config)
+    vae_config(config)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(FOLDER, out / "judge" / "weights", dirs_exist_ok=True)
     pool = ThreadPoolExecutor(4)
@@ -210,7 +211,8 @@ def _draw(config: BaseConfig, clock: Clock, room: int, tokenizer: Tokenizer) -> 
 def _upload(pictures: Pictures, drawn: PictureSet, room: int, tokenizer: Tokenizer) -> _Tables:
     ids, subjects = tokenizer.encode(pictures.captions), subjects_of(drawn.specs())
     tables = [pictures.images, *(np.pad(x, ((0, room - len(x)), (0, 0))) for x in (ids, subjects))]
-    return _Tables(*jax.device_put(tables), jnp.asarray(drawn.pictures, jnp.int32))
+    images, rows, shown = jax.device_put(tables)
+    return _Tables(images, rows, shown, jnp.asarray(drawn.pictures, jnp.int32))
 
 
 def _packager(
@@ -221,8 +223,7 @@ def _packager(
         "unet": networks.unet, "vae": dataclasses.replace(networks.vae, scaling_factor=scale),
         "text_encoder": networks.text,
     }  # fmt: skip
-    host = jax.device_get((text, vae))
-    return Packager(config.out, configs, *host, settings, [drawn])
+    return Packager(config.out, configs, jax.device_get(text), jax.device_get(vae), settings, [drawn])
 
 
 def _shape(*sizes: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
