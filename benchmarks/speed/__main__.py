@@ -36,7 +36,7 @@ class Options:
     quick: bool = False
     """The pocket model only, two rounds, to see that all of it runs."""
     large: bool = False
-    """One training step each of sd15 and sdxl at 512 px, for their memory. It takes up to 20 GB."""
+    """Training steps of sd15 and sdxl at 512 px, for their memory: one side after the other, up to 16 GB each."""
     only: str | None = None
     """Only cases whose name contains this."""
     rounds: int = 5
@@ -90,12 +90,12 @@ class Side:
         return json.loads(line)
 
 
-def measure(case: Case, rounds: int) -> dict[str, Any]:
-    """Medians of both sides, and the ratios of ours to PyTorch's, taken turn by turn."""
-    sides = {name: Side(name, case) for name in MODULES}
-    for _ in range(rounds):
-        for side in sides.values():
-            side.take_turn()
+def measure(case: Case, rounds: int, in_turns: bool = True) -> dict[str, Any]:
+    """Medians of both sides, and the ratios of ours to PyTorch's, taken turn by turn.
+
+    in_turns: the sides work by turns; otherwise one ends before the other begins, so that memory holds only one.
+    """
+    sides = _take_turns(case, rounds) if in_turns else _one_after_the_other(case, rounds)
     row: dict[str, Any] = {"case": case.name}
     for unit in ("seconds", "cpu_seconds"):
         times = {name: [turn[unit] for turn in side.turns] for name, side in sides.items()}
@@ -105,8 +105,27 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
             row.setdefault(name, {})[unit] = statistics.median(times[name])
     for name, side in sides.items():
         row[name] |= side.first | {"peak_mib": side.turns[-1]["peak_mib"]}
-        side.end()
     return row
+
+
+def _take_turns(case: Case, rounds: int) -> dict[str, Side]:
+    sides = {name: Side(name, case) for name in MODULES}
+    for _ in range(rounds):
+        for side in sides.values():
+            side.take_turn()
+    for side in sides.values():
+        side.end()
+    return sides
+
+
+def _one_after_the_other(case: Case, rounds: int) -> dict[str, Side]:
+    sides = {}
+    for name in MODULES:
+        side = sides[name] = Side(name, case)
+        for _ in range(rounds):
+            side.take_turn()
+        side.end()
+    return sides
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -127,7 +146,8 @@ def main() -> None:
     print(f"{'':48s} {'ours, s':>9s} {'PyTorch':>9s} {'ratio':>6s} {'of CPU':>6s} {'ours, MiB':>9s} {'PyTorch':>9s}")
     rows = []
     for case in options.cases:
-        rows.append(measure(case, 2 if options.quick else options.rounds))
+        rounds = 2 if options.quick else 1 if options.large else options.rounds
+        rows.append(measure(case, rounds, in_turns=not options.large))
         print_row(rows[-1])
     report = {"machine": platform.machine(), "threads": len(cores), "rows": rows}
     if options.out:
