@@ -140,12 +140,13 @@ def print_row(row: dict[str, Any]) -> None:
 def main() -> None:
     """The command line."""
     options = read_options(Options, description=__doc__)
+    cases = options.cases
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
     os.sched_setaffinity(0, cores)
     print(f"{platform.processor() or platform.machine()}, {len(cores)} threads, fp32")
     print(f"{'':48s} {'ours, s':>9s} {'PyTorch':>9s} {'ratio':>6s} {'of CPU':>6s} {'ours, MiB':>9s} {'PyTorch':>9s}")
     rows = []
-    for case in options.cases:
+    for case in cases:
         rounds = 2 if options.quick else 1 if options.large else options.rounds
         rows.append(measure(case, rounds, in_turns=not options.large))
         print_row(rows[-1])
