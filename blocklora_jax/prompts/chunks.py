@@ -42,7 +42,7 @@ def count_chunks(
     tokenizer: Tokenizer | TokenizerPair, prompts: Sequence[str], tokens: Mapping[str, int] | None = None
 ) -> list[int]:
     """For each prompt, the number of chunks that it needs."""
-    return [len(chunks) for chunks in _all_chunks(tokenizer, prompts, tokens)]
+    return [max(map(len, split)) for split in _split_all(tokenizer, prompts, tokens)]
 
 
 def encode_prompts(
@@ -64,23 +64,29 @@ def encode_prompts(
 
     Warns, raises: as `Tokenizer.encode`, but not for long prompts; and UserError for a weight out of bounds.
     """
-    bodies = list(_all_chunks(tokenizer, prompts, tokens))
-    count = max([chunks or 1, *map(len, bodies)])
-    padded = [[*body, *[[]] * (count - len(body))] for body in bodies]
-    # [b, c] -> [c, b]: the chunks of all prompts are one batch for the text encoder.
-    by_chunk = [[body[i] for body in padded] for i in range(count)]
-    ids = np.asarray([[_ids(tokenizer, chunk) for chunk in row] for row in by_chunk], np.int32)
-    weights = np.asarray([[_weights(tokenizer, chunk) for chunk in row] for row in by_chunk], np.float32)
+    splits = _split_all(tokenizer, prompts, tokens)
+    count = max([chunks or 1, *(len(body) for split in splits for body in split)])
+    # [b, e, c] -> [c, b, e]: the chunks of all prompts are one batch for the text encoder.
+    by_chunk = [[[body[i] if i < len(body) else [] for body in split] for split in splits] for i in range(count)]
+    ids = np.asarray([[_ids(tokenizer, row) for row in rows] for rows in by_chunk], np.int32)
+    # Those of the first tokenizer. The second reads "!" otherwise, and most often as equally many tokens.
+    length = _each(tokenizer)[0].length
+    weights = np.asarray([[_weights(row[0], length) for row in rows] for rows in by_chunk], np.float32)
     if count == 1 and (weights == 1).all():
         return ids[0]
-    empty = np.asarray([_ids(tokenizer, [])], np.int32)
+    empty = np.asarray([_ids(tokenizer, [[] for _ in _each(tokenizer)])], np.int32)
     return PromptIds(ids, None if (weights == 1).all() else weights, empty)
 
 
-def _all_chunks(tokenizer: Tokenizer | TokenizerPair, prompts: Sequence[str], tokens: Mapping[str, int] | None):
-    # Both tokenizers of a pair have the same vocabulary.
-    first = tokenizer.first if isinstance(tokenizer, TokenizerPair) else tokenizer
-    return (_split(first, prompt, tokens or {}) for prompt in prompts)
+def _each(tokenizer: Tokenizer | TokenizerPair) -> tuple[Tokenizer, ...]:
+    return (tokenizer.first, tokenizer.second) if isinstance(tokenizer, TokenizerPair) else (tokenizer,)
+
+
+def _split_all(
+    tokenizer: Tokenizer | TokenizerPair, prompts: Sequence[str], tokens: Mapping[str, int] | None
+) -> list[list[list[Chunk]]]:
+    """The chunks of each prompt, by tokenizer: SDXL's second one pads with "!", and so has that as a token."""
+    return [[_split(one, prompt, tokens or {}) for one in _each(tokenizer)] for prompt in prompts]
 
 
 def _split(tokenizer: Tokenizer, prompt: str, tokens: Mapping[str, int]) -> list[Chunk]:
@@ -99,14 +105,13 @@ def _split(tokenizer: Tokenizer, prompt: str, tokens: Mapping[str, int]) -> list
     return chunks
 
 
-def _ids(tokenizer: Tokenizer | TokenizerPair, chunk: Chunk) -> list:
-    """The ids of a chunk with start, end and padding tokens: [t], or [2, t]."""
-    if isinstance(tokenizer, TokenizerPair):
-        return [_ids(one, chunk) for one in (tokenizer.first, tokenizer.second)]
-    return tokenizer.frame([token.index for token in chunk])
+def _ids(tokenizer: Tokenizer | TokenizerPair, chunks: Sequence[Chunk]) -> list:
+    """The ids of a chunk, given for each tokenizer, with start, end and padding tokens: [t], or [2, t]."""
+    framed = [one.frame([token.index for token in chunk]) for one, chunk in zip(_each(tokenizer), chunks, strict=True)]
+    return framed if isinstance(tokenizer, TokenizerPair) else framed[0]
 
 
-def _weights(tokenizer: Tokenizer | TokenizerPair, chunk: Chunk) -> list[float]:
+def _weights(chunk: Chunk, length: int) -> list[float]:
     """The weights of a chunk, with 1 for start, end and padding tokens."""
     weights = [1.0, *(token.weight for token in chunk)]
-    return weights + [1.0] * (tokenizer.length - len(weights))
+    return weights + [1.0] * (length - len(weights))
