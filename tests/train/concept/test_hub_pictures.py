@@ -60,9 +60,7 @@ def test_only_files_that_are_read_are_fetched(snapshot, monkeypatch):
 
 
 def test_a_dataset_that_cannot_be_fetched_is_named(snapshot):
-    with pytest.raises(
-        UserError, match="cannot fetch the dataset someone/cat from the .* hub: no network, or"
-    ):
+    with pytest.raises(UserError, match="cannot fetch the dataset someone/cat from the .* hub: no network, or"):
         fetch_pictures("hub:someone/cat")
 
 
