@@ -33,7 +33,7 @@ def test_runtime_packages_are_the_declared_ones():
     allowed = {
         "jax", "flax", "optax", "orbax", "numpy", "PIL", "tyro", "tqdm", "yaml", "safetensors", "huggingface_hub",
         "transformers", "jaxtyping", "ml_dtypes", "pydantic", "filelock", "tensorboardX", "blocklora_jax", "train",
-        "merge",
+        "merge", "pillow_heif",
     }  # fmt: skip
     for package in ("blocklora_jax", "train", "merge"):
         for path in (ROOT / package).rglob("*.py"):
@@ -69,3 +69,7 @@ COMMANDS_OF_TRAIN = (
 )
 def test_imports_stay_light(statement, absent):
     assert loaded_by(statement, *absent) == []
+
+
+def test_heic_is_an_extra_that_is_loaded_only_for_such_files():
+    assert loaded_by("import train.concept.images, train.concept.data", "pillow_heif") == []
