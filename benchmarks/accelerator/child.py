@@ -10,10 +10,11 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-Rows = Iterator[dict[str, Any]]
+from benchmarks.accelerator.rows import Rows, one_line
+
 # `prepare(**settings)` prepares all, and gives a function that measures.
 Prepare = Callable[..., Callable[[], Rows]]
 
@@ -37,12 +38,6 @@ def _kind(name: str) -> Prepare:
     else:
         raise ValueError(f"unknown kind {name!r}")
     return prepare
-
-
-def one_line(error: BaseException, longest: int = 300) -> str:
-    """The error in one line. Those of compilers are pages long."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def main() -> None:

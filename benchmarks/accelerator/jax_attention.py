@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.accelerator.child import Rows, one_line
+from benchmarks.accelerator.rows import Rows, one_line
 from benchmarks.accelerator.timing import median_seconds
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.attend import attend, check_form

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.accelerator.child import Rows, one_line
 from benchmarks.accelerator.jax_model import configs_of, random_params
+from benchmarks.accelerator.rows import Rows, one_line
 from benchmarks.accelerator.timing import median_seconds
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.info import AdapterInfo

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.accelerator.child import Rows, one_line
 from benchmarks.accelerator.jax_model import configs_of, memory_of, modules_of, random_params
+from benchmarks.accelerator.rows import Rows, one_line
 from benchmarks.accelerator.sizes import LENGTH, PIXELS, SAMPLING_STEPS
 from benchmarks.accelerator.timing import median_seconds
 from blocklora_jax.diffusion.generate import compile_generate

@@ -14,8 +14,8 @@ import numpy as np
 from jax.stages import Lowered
 
 from benchmarks.accelerator.card import utilization
-from benchmarks.accelerator.child import Rows
 from benchmarks.accelerator.jax_model import configs_of, device_peak, memory_of, modules_of, random_params
+from benchmarks.accelerator.rows import Rows
 from benchmarks.accelerator.sizes import LENGTH, PIXELS
 from benchmarks.accelerator.timing import median_seconds
 from blocklora_jax.adapters.info import AdapterInfo

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accelerator.child import Rows, one_line
+from benchmarks.accelerator.rows import Rows, one_line
 from benchmarks.accelerator.torch_model import add_lora, device_name, make, wait
 
 RANK = 8

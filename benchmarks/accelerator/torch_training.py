@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.accelerator.card import utilization
-from benchmarks.accelerator.child import Rows, one_line
+from benchmarks.accelerator.rows import Rows, one_line
 from benchmarks.accelerator.sizes import LENGTH, PIXELS
 from benchmarks.accelerator.timing import median_seconds
 from benchmarks.accelerator.torch_model import (

@@ -43,7 +43,7 @@ def line_of(command, capsys) -> str:
 @pytest.mark.parametrize(
     ("verb", "count", "flags", "where", "setting"),
     [
-        ([], 2, PICTURE, "blocklora_jax.pipeline.generate", "fewer or smaller pictures"),
+        ([], 2, PICTURE, "blocklora_jax.diffusion.requests.generate", "fewer or smaller pictures"),
         (["fit"], 2, [], "blocklora_jax.probing.probe.Probe.add", "--memory"),
         (["convert"], 1, ["--slot", "0"], "blocklora_jax.probing.probe.Probe.add", "--memory"),
         (["check"], 2, [], "blocklora_jax.probing.probe.Probe.add", "--memory"),
