@@ -13,6 +13,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u20
 _NO_MEMORY = ("MemoryError", "not enough memory", "RESOURCE_EXHAUSTED")
 _TRACES = ("Traceback (most recent call last)", "unexpected error")
 _BAR = re.compile(r"^[^:]{0,40}:? *\d+%\|.*\|")
+# Lines that are no errors: warnings, that a program compiles, how many pictures are trained, and empty ones.
+_TOLD = re.compile(r"warning: |compiling |<\w+>: \d+ pictures?\b|\s*$")
 _LONGEST = 8000  # characters of a line that somebody might still read
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|StatusLine|Read|TooLong)\b")
 
@@ -35,7 +37,7 @@ def judge(trial: Trial, ended: Ended, most_memory: int) -> tuple[Verdict, str]:
 
 def _refused(trial: Trial, ended: Ended) -> tuple[Verdict, str]:
     lines = _without_bars(ended.err).strip().splitlines()
-    errors = [line for line in lines if not line.startswith(("warning: ", "compiling "))]
+    errors = [line for line in lines if not _TOLD.match(line)]
     # Commands that check many files print the problems as their result.
     is_report = ended.code == 1 and not errors and ended.out.strip()
     one_line = len(errors) == 1 and errors[0].startswith("error: ") and lines[-1] == errors[0]
@@ -51,7 +53,7 @@ def _refused(trial: Trial, ended: Ended) -> tuple[Verdict, str]:
 
 def _loaded(trial: Trial, ended: Ended) -> tuple[Verdict, str]:
     lines = _without_bars(ended.err).strip().splitlines()
-    if wrong := [line for line in lines if not line.startswith(("warning: ", "compiling "))]:
+    if wrong := [line for line in lines if not _TOLD.match(line)]:
         return Verdict.NOISE, f"{len(lines)} lines on stderr: {' / '.join(wrong)[:200]}"
     if any(ended.facts == accepted for accepted in trial.accept):
         return Verdict.UNCHANGED, ""

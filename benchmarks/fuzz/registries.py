@@ -16,6 +16,7 @@ from benchmarks.fuzz.servers import ANSWERS, serve
 from benchmarks.fuzz.stated import stated
 from benchmarks.fuzz.trial import Case, Trial, choose
 from benchmarks.fuzz.wrong_values import NO_JSON, WRONG_VALUES, fields_of, twice, with_value, without
+from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.registry.store import read_registry
 
 _FIELDS = 250  # number of cases for fields
@@ -35,7 +36,8 @@ _REGISTRY = {
 def registry_cases(folder: Path, seed: int) -> list[Case]:
     """All cases, always in the same order."""
     text, path = json.dumps(_REGISTRY, indent=2), folder / "registry.json"
-    path.write_text(text)
+    # Another worker may read it just now.
+    write_atomic(path, text.encode())
     facts = _facts(path)
     cases = choose(_field_cases(facts), _FIELDS, seed)
     for words, make in NO_JSON.items():
