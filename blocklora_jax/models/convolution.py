@@ -34,7 +34,7 @@ def convolve(
         return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _as_product(x, kernel, window_strides, padding)
+        return as_product(x, kernel, window_strides, padding)
 
     batch, *size, _ = x.shape
     pixels = batch * size[0] * size[1] // (window_strides[0] * window_strides[1])
@@ -43,7 +43,7 @@ def convolve(
     return lax.platform_dependent(x, kernel, cpu=product, default=plain)
 
 
-def _as_product(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Padding) -> jax.Array:
+def as_product(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Padding) -> jax.Array:
     """The convolution as a product of all windows [b i j, k k c] with the kernel [k k c, o].
 
     The gradient of the input is then a product with the kernel as it is stored, and k^2 shifted additions.

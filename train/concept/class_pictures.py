@@ -41,11 +41,11 @@ def make_class_pictures(
     missing = [index for index, path in enumerate(paths) if path not in present]
     if not missing or any(not path.name.startswith("class_") for path in present):
         return
-    captions, noise = class_captions(concept, count), draw_latents(sd.models, jax.random.key(seed), count, size, size)
+    captions, key = class_captions(concept, count), jax.random.key(seed)
     bar = tqdm(missing, desc=f"pictures of {concept.class_noun}", unit="picture", leave=False, dynamic_ncols=True)
     with compiling_is_announced("the pictures of the class"), bar as shown:
         for index in shown:
-            [pixels] = sd.generate([captions[index]], latents=noise[index : index + 1])
+            [pixels] = sd.generate([captions[index]], latents=draw_latents(sd.models, key, [index], size, size))
             write_atomic(paths[index], png_bytes(Image.fromarray(pixels)))
 
 
