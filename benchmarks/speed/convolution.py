@@ -1,4 +1,4 @@
-"""3x3 convolutions, by XLA and as a matrix product: `taskset -c 0 python -m benchmarks.speed.convolution` on one core."""
+"""3x3 convolutions on a core, by XLA and as a product: `taskset -c 0 python -m benchmarks.speed.convolution`."""
 
 from __future__ import annotations
 
