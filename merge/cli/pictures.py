@@ -13,6 +13,7 @@ from tqdm import tqdm
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
+from blocklora_jax.io.open_picture import open_picture, to_mask, to_rgb
 from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.pipeline import MergedModel, StableDiffusion
 from merge.cli.options import MergeOptions
@@ -80,24 +81,22 @@ def _generate(model: MergedModel, batch: Sequence[tuple[Variant, str, int]], opt
         clip_skip=options.clip_skip,
         height=options.height,
         width=options.width,
-        image=None if options.image is None else _read(options.image, "RGB", model, options),
-        mask=None if options.mask is None else _read(options.mask, "L", model, options),
+        image=None if options.image is None else _read(options.image, False, model, options),
+        mask=None if options.mask is None else _read(options.mask, True, model, options),
         strength=options.strength,
         regions=[model.side_by_side(prompt) for prompt in prompts] if options.side_by_side else None,
     )
 
 
-def _read(path: Path, mode: str, model: MergedModel, options: MergeOptions) -> np.ndarray:
-    """The picture in `path` as bytes, cut to the size of the pictures. mode: "RGB", or "L" for a mask.
+def _read(path: Path, is_mask: bool, model: MergedModel, options: MergeOptions) -> np.ndarray:
+    """The picture in `path` as bytes, cut to the size of the pictures.
 
     Raises: UserError if it cannot be read.
     """
     height, width = (side or model.image_size for side in (options.height, options.width))
     try:
-        with Image.open(path.expanduser()) as file:
-            # Upright, as a viewer shows it.
-            picture = ImageOps.exif_transpose(file).convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        picture = open_picture(path.expanduser(), to_mask if is_mask else to_rgb)
+    except UserError as error:
         raise UserError(f"{path} is not a picture that can be read: {error}") from error
-    method = Image.Resampling.LANCZOS if mode == "RGB" else Image.Resampling.NEAREST
+    method = Image.Resampling.NEAREST if is_mask else Image.Resampling.LANCZOS
     return np.asarray(ImageOps.fit(picture, (width, height), method))

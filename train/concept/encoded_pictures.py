@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.open_picture import UnreadableError
 from blocklora_jax.io.printing import printable
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.buckets import bucket_sizes, nearest_bucket, stack_equal
@@ -17,7 +18,6 @@ from train.concept.contact_sheet import ContactSheet
 from train.concept.encode import PictureEncoder
 from train.concept.images import Box, Picture, Size, Square, each_picture, mask_array
 from train.concept.mask_region import cut, mask_region
-from train.concept.open_picture import UnreadableError
 from train.concept.picture_files import PictureFiles
 from train.concept.settings.data import DataSettings
 from train.concept.views import count_views, crop_views, place_views

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.open_picture import UnreadableError, open_picture, to_mask, to_rgb
 from blocklora_jax.io.printing import printable
-from train.concept.open_picture import UnreadableError, open_picture, to_mask, to_rgb
 from train.concept.picture_captions import written_captions
 from train.concept.picture_files import MOST_NAMED, PictureFiles, find_pictures
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from blocklora_jax.io.open_picture import UnreadableError, open_picture, to_mask, to_rgb
 from train.concept.images import read_pictures
-from train.concept.open_picture import UnreadableError, open_picture, to_mask, to_rgb
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 EXIF_ORIENTATION = 0x0112
