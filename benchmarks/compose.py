@@ -148,7 +148,8 @@ def main() -> None:
     weights = sum(n * m for n, m in shapes.values())
     print(f"{len(shapes)} kernels, {weights / 1e6:.1f} M weights, {jax.default_backend()}; seconds")
     print(
-        f"{'adapters':>8} {'rank':>5} {'blocks':>11} {'copy':>8} {'plain pass':>11} {'NumPy':>8} {'JAX':>8} {'NumPy / plain':>14}"
+        f"{'adapters':>8} {'rank':>5} {'blocks':>11} {'copy':>8} {'plain pass':>11} {'NumPy':>8} {'JAX':>8}"
+        f" {'NumPy / plain':>14}"
     )
     rows = []
     for blocks in options.blocks:
