@@ -41,7 +41,7 @@ class Options:
 
     minutes: float = 4.0
     """The time for all of it. What does not fit into it is skipped."""
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
     """Beginnings of the names of tasks, such as training or 'sampling sd15'. Without it, all."""
     tiny: bool = False
     """Tiny models, which run on a CPU too, to see that everything works."""
@@ -54,12 +54,12 @@ class Options:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if unknown := [start for start in self.only if not _chosen((start,))]:
+        if unknown := [start for start in self.only or () if not _chosen((start,))]:
             names = ", ".join(task.name for task in list_tasks())
             raise UserError(f"--only {unknown[0]!r} begins no task's name; there are: {names}")
 
 
-def _chosen(only: tuple[str, ...]) -> list[Task]:
+def _chosen(only: tuple[str, ...] | None) -> list[Task]:
     return [task for task in list_tasks() if not only or task.name.startswith(only)]
 
 
