@@ -10,8 +10,10 @@ from typing import Any
 import jax
 
 from blocklora_jax.adapters.file import AdapterContents, read_adapter, write_adapter
+from blocklora_jax.adapters.find import find_adapter, shown_name
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.lora import block_masks
+from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree, kernel_shapes
 
 
@@ -62,14 +64,35 @@ class Adapter:
         return block_masks(self.info, self.shapes())
 
     @classmethod
-    def load(cls, path: str | Path, verify: bool = True) -> Adapter:
-        """Read an `adapter.safetensors`, or a LoRA of another program.
+    def load(
+        cls,
+        path: str | Path,
+        verify: bool = True,
+        *,
+        filename: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Adapter:
+        """Read an `adapter.safetensors`, or a LoRA of another program, from this machine or from the hub.
 
-        verify: whether the digest in the file's header must match; False for a file that was edited on purpose.
+        Args:
+            path: a file, a folder with an adapter in it, a repository on the Hugging Face hub ("owner/name", or
+                "hub:owner/name"), or a file in one ("hub:owner/name@revision/folder/file.safetensors"). A file or
+                folder here wins.
+            verify: whether the digest in the file's header must match; False for a file that was edited on purpose.
+            filename, subfolder: which file of the folder or repository, if it has several adapters.
+            revision: branch, tag or commit of the repository.
+            token: of the hub. Default: HF_TOKEN, or that of `hf auth login`.
 
-        Raises: UserError if the file is of another kind, is damaged, or does not fit its header.
+        Raises: UserError if there is no such file or repository, or if the file is of another kind, is damaged, or does
+            not fit its header.
         """
-        return cls(**read_adapter(path, verify)._asdict())
+        file = find_adapter(path, filename, subfolder, revision, token)
+        try:
+            return cls(**read_adapter(file, verify)._asdict())
+        except UserError as error:
+            raise UserError(str(error).replace(str(file), shown_name(path, file))) from error
 
     def save(self, path: str | Path, dtype: str = "float32") -> None:
         """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""
