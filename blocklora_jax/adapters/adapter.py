@@ -10,10 +10,9 @@ from typing import Any
 import jax
 
 from blocklora_jax.adapters.file import AdapterContents, read_adapter, write_adapter
-from blocklora_jax.adapters.find import find_adapter, shown_name
+from blocklora_jax.adapters.find import find_adapter, named_as
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.lora import block_masks
-from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree, kernel_shapes
 
 
@@ -89,10 +88,8 @@ class Adapter:
             not fit its header.
         """
         file = find_adapter(path, filename, subfolder, revision, token)
-        try:
+        with named_as(path, file):
             return cls(**read_adapter(file, verify)._asdict())
-        except UserError as error:
-            raise UserError(str(error).replace(str(file), shown_name(path, file))) from error
 
     def save(self, path: str | Path, dtype: str = "float32") -> None:
         """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from blocklora_jax.errors import UserError
@@ -40,10 +41,8 @@ def find_adapter(
     """
     inner = "/".join(part.strip("/") for part in (subfolder, filename) if part)
     if address := _address(source):
-        is_id = not os.fspath(source).startswith(HUB)
-        return _fetch(
-            _within(address, inner, revision), token, f"{source!r} is not a file or folder here, and " * is_id
-        )
+        beginning = "" if is_hub_address(source) else f"{source!r} is not a file or folder here, and "
+        return _fetch(_within(address, inner, revision), token, beginning)
     path = Path(source).expanduser()
     if revision is not None:
         raise UserError(f"a revision ({revision!r}) is only for repositories of the hub; {source} is a path here")
@@ -52,10 +51,8 @@ def find_adapter(
     if path.is_dir():
         names = (each.name for each in path.iterdir() if each.is_file())
         return path / choose(names, str(path), whole=(path / "model_index.json").is_file())
-    if not path.exists() and is_hub_id(os.fspath(source)) and not inner:
-        raise UserError(
-            f"there is no file or folder {source}; a repository on the hub is written with {HUB} before it: {HUB}{source}"
-        )
+    if not path.exists() and is_hub_id(os.fspath(source)) and not inner and path.suffix != SUFFIX:
+        raise UserError(f"there is no file or folder {source}; a repository on the hub is written as {HUB}{source}")
     return path
 
 
@@ -86,6 +83,15 @@ def choose(names: Iterable[str], at: str, whole: bool = False) -> str:
             f" author for {SUFFIX} files"
         )
     raise UserError(f"there is no adapter file in {at}: nothing there ends in {SUFFIX}")
+
+
+@contextmanager
+def named_as(source: str | os.PathLike[str], path: Path) -> Iterator[None]:
+    """Within this context, errors name the file at `path` as `shown_name` does."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), shown_name(source, path))) from error
 
 
 def shown_name(source: str | os.PathLike[str], path: Path) -> str:
@@ -125,7 +131,7 @@ def _fetch(address: HubAddress, token: Token, beginning: str) -> Path:
         here = [name for name in names if "/" not in name]
         if not any(name.lower().endswith(SUFFIX) for name in here):
             _refuse_deeper(address, names)
-        address = _within(address, choose(here, str(address), whole="model_index.json" in here))
+        address = address._replace(path=inside + choose(here, str(address), whole="model_index.json" in here))
     if address.path not in files:
         others = [name for name in files if name.lower().endswith(SUFFIX)]
         raise UserError(f"{address.repository} has no file {address.path}; it has {_listed(others) or 'no adapter'}")
@@ -141,7 +147,7 @@ def _refuse_deeper(address: HubAddress, names: list[str]) -> None:
     deeper = [name for name in names if name.lower().endswith(SUFFIX)]
     if deeper and "model_index.json" not in names:
         raise UserError(
-            f"{address} has adapters only in folders ({_listed(deeper)}): name one, as {address}/{deeper[0]}"
+            f"{address} has adapters only in folders ({_listed(deeper)}): name one, as in {address}/{deeper[0]}"
         )
 
 

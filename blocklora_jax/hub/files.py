@@ -88,7 +88,8 @@ def _explain(error: Exception, address: HubAddress, beginning: str = "") -> Exce
     return explained(
         error,
         f"{repository!r}" + (f" at revision {address.revision!r}" if address.revision else ""),
-        missing=f"{beginning}there is no repository {repository!r} on the Hugging Face hub, or it is private: then {LOG_IN}",
+        missing=f"{beginning}there is no repository {repository!r} on the Hugging Face hub, or it is private: then"
+        f" {LOG_IN}",
         offline=f"{beginning}{address} is not in the Hugging Face cache and cannot be fetched (no network, or"
         " HF_HUB_OFFLINE is set)",
     )

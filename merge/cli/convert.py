@@ -18,6 +18,7 @@ from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
+from merge.cli.files import load_adapter
 from merge.cli.shared_options import CutAxis, Memory, Options, PartitionSeed, Variant, Verify, base_model_help
 
 
@@ -30,7 +31,7 @@ class ConvertOptions(Options):
     """
 
     file: Positional[Path]
-    """The LoRA: a file of another trainer, or an adapter.safetensors without blocks."""
+    """The LoRA: a file of another trainer, an adapter.safetensors without blocks, or a repository (hub:owner/name)."""
     out: Path
     """The adapter to write."""
     slot: tuple[int, ...] | None = None
@@ -78,12 +79,13 @@ class ConvertOptions(Options):
 def convert_file(args: Sequence[str] | None = None) -> int:
     """Run `convert`; gives the exit code."""
     options = read_options(ConvertOptions, args, prog="python -m merge convert")
-    adapter = _renamed(Adapter.load(options.file, options.verify), options)
+    adapter, file = load_adapter(options.file, options.verify)
+    adapter = _renamed(adapter, options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} already has blocks: it can be merged without conversion")
     plain_name(adapter.name, f"the concept of {options.file}")
     partition, slots = _place(options, adapter)
-    plan_outputs([Output(options.out, "adapter")], [options.file, options.model], overwrite=options.overwrite)
+    plan_outputs([Output(options.out, "adapter")], [file, options.model], overwrite=options.overwrite)
     # Imported here, because the model needs Flax.
     from blocklora_jax.checkpoints.digest import params_digest
     from blocklora_jax.pipeline import StableDiffusion

@@ -45,9 +45,9 @@ class ExportOptions(Options):
 def export_files(args: Sequence[str] | None = None) -> int:
     """Run `export`: write the LoRA file and the token files; gives the exit code."""
     options = read_options(ExportOptions, args, prog="python -m merge export")
-    adapters = load_adapters(options.files, options.verify)
+    adapters, files = load_adapters(options.files, options.verify)
     planned = export_outputs(options.out, adapters, options.card)
-    plan_outputs(planned, options.files, overwrite=options.overwrite)
+    plan_outputs(planned, files, overwrite=options.overwrite)
     if options.allow_overlap:
         print("".join(f"{line}\n" for line in overlap_report(adapters)), end="")
     written = export(

@@ -10,6 +10,7 @@ from blocklora_jax.hub.explain import LOG_IN, explained
 from train.concept.metadata_captions import METADATA
 from train.concept.picture_files import SUFFIXES
 
+
 def fetch_pictures(name: str) -> Path:
     """The folder of pictures that "hub:owner/dataset" or "hub:owner/dataset/folder" names, from the hub or its cache.
 
