@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.adapter_like import AdapterLike
 from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.adapters.sharing.card_sections import here_section, merging_section, pictures_section
+from blocklora_jax.adapters.sharing.publication import Publication
 from blocklora_jax.errors import UserError
+from blocklora_jax.hub.address import is_hub_id
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.printing import markdown_block, markdown_code, markdown_text
 from blocklora_jax.layouts.families.table import FAMILIES
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Begins the line that shows that a card is ours.
+MARKER = "<!-- blocklora_jax: "
 # Opens any kind of model.
 _ANY_PIPELINE = "DiffusionPipeline"
 
 
-def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float], family: str, note: str = "") -> str:
+def make_card(
+    path: Path,
+    adapters: Sequence[AdapterLike],
+    weights: Sequence[float],
+    family: str,
+    note: str = "",
+    publication: Publication | None = None,
+) -> str:
     """The text of the card of the LoRA file at `path`, in Markdown with Hugging Face's front matter.
 
     Args:
@@ -27,16 +37,21 @@ def make_card(path: Path, adapters: Sequence[Adapter], weights: Sequence[float],
         adapters, weights: the adapters that it was made of, and their weights.
         family: a key of `FAMILIES`; "" if it is not known.
         note: a line on how it was made ("rank cut to 16, …").
+        publication: the repository, if it is on the hub; it holds one adapter.
     """
-    base = adapters[0].info.base_name if adapters else ""
+    base = publication.base_model if publication else hub_base(adapters)
     triggers = [adapter.info.trigger for adapter in adapters if adapter.info.trigger]
+    title = adapters[0].info.name if publication else path.stem
     sections = [
-        _front_matter(base, triggers, family),
-        f"{_marker(path)}\n# {markdown_text(path.stem)}",
+        _front_matter(base, triggers, family, publication),
+        f"{_marker(path)}\n# {markdown_text(title)}",
+        *(pictures_section(publication) if publication else ()),
         _table(adapters, weights) + (f"\n\n{note}" if note else ""),
-        f"## diffusers\n\n{markdown_block(_diffusers_code(path, adapters, base, triggers, family), 'python')}",
-        _comfy_text(path, adapters),
-        _here_text(path),
+        *([merging_section(adapters[0].info, publication)] if publication else ()),
+        "## diffusers\n\n"
+        + markdown_block(_diffusers_code(path, adapters, base, triggers, family, publication), "python"),
+        _comfy_text(path, adapters, publication),
+        here_section(adapters[0].info, publication) if publication else _here_text(path),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -70,21 +85,36 @@ def embeddings_folder(path: Path) -> Path:
 
 
 def _marker(path: Path) -> str:
-    return f"<!-- blocklora_jax: {path.name} -->"
+    return f"{MARKER}{path.name} -->"
 
 
-def _front_matter(base: str, triggers: Sequence[str], family: str) -> str:
+def hub_base(adapters: Sequence[AdapterLike]) -> str:
+    """The hub id of the base model; "" if none is known. What other trainers write is a tag of theirs, not an id."""
+    info = adapters[0].info if adapters else None
+    return info.base_name if info and not info.origin and is_hub_id(info.base_name) else ""
+
+
+def _front_matter(base: str, triggers: Sequence[str], family: str, publication: Publication | None) -> str:
     tags = [FAMILIES[family].tag] if family else []
     lines = ["tags:", *(f"- {tag}" for tag in ("text-to-image", *tags, "lora", "diffusers"))]
-    if _HUB_ID.fullmatch(base):
+    if base:
         lines.append(f"base_model: {base}")
     if triggers:
-        # A JSON string is also a YAML string.
-        lines.append(f"instance_prompt: {json.dumps(', '.join(triggers), ensure_ascii=False)}")
+        lines.append(f"instance_prompt: {_yaml(', '.join(triggers))}")
+    if publication:
+        lines += [f"license: {publication.license}"] if publication.license else []
+        lines += ["pipeline_tag: text-to-image"]
+        widgets = [f"- text: {_yaml(prompt)}" for prompt in publication.prompts]
+        lines += ["widget:", *widgets] if widgets else []
     return "\n".join(["---", *lines, "library_name: diffusers", "---"])
 
 
-def _table(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
+def _yaml(text: str) -> str:
+    # A JSON string is also a YAML string.
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _table(adapters: Sequence[AdapterLike], weights: Sequence[float]) -> str:
     rows = ["| concept | trigger words | weight | blocks | rank | base |", "|---|---|---|---|---|---|"]
     for adapter, weight in zip(adapters, weights, strict=True):
         info, partition = adapter.info, adapter.info.partition
@@ -103,24 +133,48 @@ def _table(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
     return "\n".join(rows)
 
 
-def _diffusers_code(path: Path, adapters: Sequence[Adapter], base: str, triggers: Sequence[str], family: str) -> str:
+def _diffusers_code(
+    path: Path,
+    adapters: Sequence[AdapterLike],
+    base: str,
+    triggers: Sequence[str],
+    family: str,
+    publication: Publication | None,
+) -> str:
     pipeline = FAMILIES[family].pipelines[0] if family in FAMILIES else _ANY_PIPELINE
     tokens = token_counts(adapters)
     lines = [f"from diffusers import {pipeline}"]
-    lines += ["from safetensors.torch import load_file"] if tokens and _has_two_text_encoders(family) else []
+    by_tensors = bool(tokens) and _has_two_text_encoders(family)
+    lines += ["from huggingface_hub import hf_hub_download"] if by_tensors and publication else []
+    lines += ["from safetensors.torch import load_file"] if by_tensors else []
     lines += [
         "",
-        f"pipe = {pipeline}.from_pretrained({base or 'the base model'!r})",
-        f"pipe.load_lora_weights('.', weight_name={path.name!r})",
+        f"pipe = {pipeline}.from_pretrained({_base_in_code(base, adapters, family)})",
+        f"pipe.load_lora_weights({_source(publication)!r}, weight_name={path.name!r})",
     ]
-    lines += _token_code(path, tokens, family)
+    lines += _token_code(path, tokens, family, publication)
     prompt = " and ".join(triggers) or "…"
     return "\n".join([*lines, f"image = pipe({f'a photo of {prompt}'!r}).images[0]"])
 
 
-def _token_code(path: Path, tokens: Mapping[str, int], family: str) -> list[str]:
+def _source(publication: Publication | None) -> str:
+    return publication.repository if publication else "."
+
+
+def _base_in_code(base: str, adapters: Sequence[AdapterLike], family: str) -> str:
+    info = adapters[0].info if adapters else None
+    if not base and info and info.origin and family:
+        # Only the family is known.
+        return repr(FAMILIES[family].configs[0].repository)
+    return repr(base or (info and not info.origin and info.base_name) or "the base model")
+
+
+def _token_code(path: Path, tokens: Mapping[str, int], family: str, publication: Publication | None) -> list[str]:
     files = {token: f"{path.stem}.{token.strip('<>')}.safetensors" for token in tokens}
     if not _has_two_text_encoders(family):
+        if publication:
+            source = publication.repository
+            return [f"pipe.load_textual_inversion({source!r}, weight_name={file!r})" for file in files.values()]
         return [f"pipe.load_textual_inversion({file!r})" for file in files.values()]
     lines = []
     if files:
@@ -130,7 +184,8 @@ def _token_code(path: Path, tokens: Mapping[str, int], family: str) -> list[str]
             "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id",
         ]
     for token, file in files.items():
-        lines.append(f"vectors = load_file({file!r})")
+        place = f"hf_hub_download({publication.repository!r}, {file!r})" if publication else repr(file)
+        lines.append(f"vectors = load_file({place})")
         for key, suffix in (("clip_l", ""), ("clip_g", "_2")):
             parts = f"text_encoder=pipe.text_encoder{suffix}, tokenizer=pipe.tokenizer{suffix}"
             lines.append(f"pipe.load_textual_inversion(vectors[{key!r}], {token!r}, {parts})")
@@ -141,12 +196,16 @@ def _has_two_text_encoders(family: str) -> bool:
     return family in FAMILIES and FAMILIES[family].has_second_text_encoder
 
 
-def _comfy_text(path: Path, adapters: Sequence[Adapter]) -> str:
+def _comfy_text(path: Path, adapters: Sequence[AdapterLike], publication: Publication | None) -> str:
     names = [token.strip("<>") for token in token_counts(adapters)]
+    begin = f"They read the layout `kohya`. Copy `{path.name}` to `models/loras` (A1111: `models/Lora`)"
+    if publication:
+        saved = f"{adapters[0].info.name}.safetensors"
+        begin = f"Save `{path.name}` as {markdown_code(saved)} in `models/loras` (A1111: `models/Lora`)"
     lines = [
         "## ComfyUI and A1111",
         "",
-        f"They read the layout `kohya`. Copy `{path.name}` to `models/loras` (A1111: `models/Lora`)"
+        begin
         + (
             f" and the files of `{embeddings_folder(path).name}/` to `models/embeddings` (A1111: `embeddings`)."
             if names
