@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.sharing.command import check_flags, push_result
+from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
@@ -71,6 +73,7 @@ class ConvertOptions(Options):
     seed: int = 0
     """Seed of prompts and pictures."""
     memory: Memory = None
+    sharing: OmitArgPrefixes[PushFlags] = PushFlags()
     overwrite: bool = False
     """Replace an existing file."""
     verify: Verify = True
@@ -86,6 +89,7 @@ def convert_file(args: Sequence[str] | None = None) -> int:
     plain_name(adapter.name, f"the concept of {options.file}")
     partition, slots = _place(options, adapter)
     plan_outputs([Output(options.out, "adapter")], [file, options.model], overwrite=options.overwrite)
+    check_flags(options.sharing, adapter.name)
     # Imported here, because the model needs Flax.
     from blocklora_jax.checkpoints.digest import params_digest
     from blocklora_jax.pipeline import StableDiffusion
@@ -123,6 +127,7 @@ def convert_file(args: Sequence[str] | None = None) -> int:
         f"wrote {options.out}: {fitted.name!r} owns slot {', '.join(map(str, fitted.info.slots))}, "
         f"called by {info.trigger!r}"
     )
+    push_result(options.sharing, fitted, options.out)
     return 0
 
 

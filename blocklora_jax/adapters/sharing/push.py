@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from blocklora_jax.adapters.adapter_like import AdapterLike
 from blocklora_jax.adapters.file import AdapterContents, write_adapter
-from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.sharing.lora_files import write_alone
 from blocklora_jax.adapters.sharing.model_card import hub_base, make_card
 from blocklora_jax.adapters.sharing.publication import ADAPTER, LORA, Publication, check_license, usual_prompts
@@ -66,10 +65,10 @@ def push(adapter: AdapterLike, repository: str, settings: PushSettings) -> str:
         )
 
 
-def check_push(repository: str, settings: PushSettings, info: AdapterInfo | None = None) -> Held | None:
+def check_push(repository: str, settings: PushSettings, name: str | None = None) -> Held | None:
     """What the repository holds. To be called before something long, after which `push` should not fail.
 
-    info: of the adapter, if it is known.
+    name: of the concept whose adapter will be pushed. An adapter of another name is refused then.
 
     Raises: UserError if nothing can be pushed there with these settings.
     """
@@ -84,8 +83,8 @@ def check_push(repository: str, settings: PushSettings, info: AdapterInfo | None
         raise UserError(
             f"{repository} is public already: make it private in its settings on the hub, or leave out --private"
         )
-    if held and info and not settings.replace:
-        check_replaced(repository, held, info, settings.token)
+    if held and name and not settings.replace:
+        check_replaced(repository, held, name, settings.token)
     return held
 
 

@@ -25,9 +25,12 @@ _FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
 
 
-def check_replaced(repository: str, held: Held, info: AdapterInfo, token: Token = None) -> None:
-    """Raises UserError if pushing the adapter `info` would replace more than an earlier version of the same adapter."""
-    if there := _other(repository, held, info, token):
+def check_replaced(repository: str, held: Held, new: AdapterInfo | str, token: Token = None) -> None:
+    """Raises UserError if pushing would replace more than an earlier version of the same adapter.
+
+    new: the adapter, or its name if no more is known yet.
+    """
+    if there := _other(repository, held, new, token):
         raise UserError(
             f"{repository} on the Hugging Face hub {there}. Choose another name, or give --replace (replace=True): the"
             " repository then holds only the new adapter, and its history keeps the old files"
@@ -46,14 +49,14 @@ def license_there(repository: str, held: Held, token: Token = None) -> str:
     return stated[1] if stated else ""
 
 
-def _other(repository: str, held: Held, info: AdapterInfo, token: Token) -> str:
+def _other(repository: str, held: Held, new: AdapterInfo | str, token: Token) -> str:
     """What else the repository holds, to follow its name; "" for nothing, or an earlier version of the adapter."""
     if ADAPTER in held.files:
         try:
             header = read_header(fetch_file(HubAddress(repository, ADAPTER), token, held.files[ADAPTER]))
         except UserError:
             return f"holds a file {ADAPTER} that is not an adapter of ours"
-        return _difference(header, info)
+        return _difference(header, new)
     weights = [printable(name) for name in held.files if name.lower().endswith(_WEIGHTS)]
     if weights:
         return f"holds {', '.join(sorted(weights)[:3])}, which {'is' if len(weights) == 1 else 'are'} not this adapter"
@@ -63,10 +66,15 @@ def _other(repository: str, held: Held, info: AdapterInfo, token: Token) -> str:
     return ""
 
 
-def _difference(header: Mapping[str, Any], info: AdapterInfo) -> str:
-    now = info.to_json()
-    if header.get("name") != info.name:
+def _difference(header: Mapping[str, Any], new: AdapterInfo | str) -> str:
+    name = new if isinstance(new, str) else new.name
+    if header.get("name") != name:
         return f"holds another adapter, {printable(header.get('name'))!r}"
+    return "" if isinstance(new, str) else _other_place(header, new)
+
+
+def _other_place(header: Mapping[str, Any], info: AdapterInfo) -> str:
+    now = info.to_json()
     if header.get("base_digest") != now["base_digest"]:
         return f"holds an adapter {info.name!r} of another base model"
     if header.get("partition") != now["partition"]:
