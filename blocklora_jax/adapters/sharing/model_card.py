@@ -149,7 +149,8 @@ def _diffusers_code(
     lines += ["from safetensors.torch import load_file"] if by_tensors else []
     lines += [
         "",
-        f"pipe = {pipeline}.from_pretrained({_base_in_code(base, adapters, family)})",
+        *_base_comment(base, adapters, family, publication),
+        f"pipe = {pipeline}.from_pretrained({_base_in_code(base, adapters, family)!r})",
         f"pipe.load_lora_weights({_source(publication)!r}, weight_name={path.name!r})",
     ]
     lines += _token_code(path, tokens, family, publication)
@@ -161,12 +162,24 @@ def _source(publication: Publication | None) -> str:
     return publication.repository if publication else "."
 
 
+def _is_of_any_base(base: str, adapters: Sequence[AdapterLike], family: str) -> bool:
+    """Whether only the family of the base is known: LoRAs of other programs name it by a tag of theirs, if at all."""
+    return not base and bool(family) and bool(adapters) and bool(adapters[0].info.origin)
+
+
 def _base_in_code(base: str, adapters: Sequence[AdapterLike], family: str) -> str:
-    info = adapters[0].info if adapters else None
-    if not base and info and info.origin and family:
-        # Only the family is known.
-        return repr(FAMILIES[family].configs[0].repository)
-    return repr(base or (info and not info.origin and info.base_name) or "the base model")
+    if _is_of_any_base(base, adapters, family):
+        return FAMILIES[family].configs[0].repository
+    stated = adapters[0].info.base_name if adapters and not adapters[0].info.origin else ""
+    return base or stated or "the base model"
+
+
+def _base_comment(
+    base: str, adapters: Sequence[AdapterLike], family: str, publication: Publication | None
+) -> list[str]:
+    if _is_of_any_base(base, adapters, family):
+        return [f"# Or another model of the kind {FAMILIES[family].title}."]
+    return ["# The base is not on the hub: name its folder here."] if publication and not base else []
 
 
 def _token_code(path: Path, tokens: Mapping[str, int], family: str, publication: Publication | None) -> list[str]:
@@ -207,7 +220,8 @@ def _comfy_text(path: Path, adapters: Sequence[AdapterLike], publication: Public
         "",
         begin
         + (
-            f" and the files of `{embeddings_folder(path).name}/` to `models/embeddings` (A1111: `embeddings`)."
+            f" and the files of `{embeddings_folder(path).name}/` {'in' if publication else 'to'} `models/embeddings`"
+            " (A1111: `embeddings`)."
             if names
             else "."
         ),

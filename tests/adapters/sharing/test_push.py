@@ -8,13 +8,13 @@ from io import BytesIO
 from pathlib import Path
 
 import jax
-import merge
 import pytest
 import yaml
 from huggingface_hub import constants
 from merge_builders import make_adapter, same_bits
 from PIL import Image
 
+import merge
 from blocklora_jax import Adapter, UserError
 from blocklora_jax.adapters.partition import Partition
 
