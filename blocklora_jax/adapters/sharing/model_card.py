@@ -104,9 +104,17 @@ def _front_matter(base: str, triggers: Sequence[str], family: str, publication: 
     if publication:
         lines += [f"license: {publication.license}"] if publication.license else []
         lines += ["pipeline_tag: text-to-image"]
-        widgets = [f"- text: {_yaml(prompt)}" for prompt in publication.prompts]
-        lines += ["widget:", *widgets] if widgets else []
+        lines += _widget(publication)
     return "\n".join(["---", *lines, "library_name: diffusers", "---"])
+
+
+def _widget(publication: Publication) -> list[str]:
+    """The prompts of the page's widget. As many pictures as prompts are shown with them, each with its own."""
+    lines, is_shown = [], len(publication.pictures) == len(publication.prompts)
+    for i, prompt in enumerate(publication.prompts):
+        lines.append(f"- text: {_yaml(prompt)}")
+        lines += ["  output:", f"    url: {publication.pictures[i]}"] if is_shown else []
+    return ["widget:", *lines] if lines else []
 
 
 def _yaml(text: str) -> str:

@@ -144,6 +144,10 @@ def test_pictures_are_shown_without_what_a_camera_writes(logged_in, tmp_path):
     assert Image.open(BytesIO(held["pictures/0.png"])).format == "PNG"
     assert "![sample pictures](pictures/0.png)" in held["README.md"].decode()
     assert [each["text"] for each in front_matter(logged_in)["widget"]] == ["<ada> man at sea", 'a "b" \\']
+    described().push_to_hub("someone/ada", pictures=[tmp_path / "photo.jpg"])
+    assert front_matter(logged_in)["widget"] == [
+        {"text": "a photo of <ada> man", "output": {"url": "pictures/0.png"}}
+    ], "as many pictures as prompts belong together"
     with pytest.raises(UserError, match="17 pictures are too many"):
         described().push_to_hub("someone/ada", pictures=["x.png"] * 17)
     with pytest.raises(UserError, match="x.png"):
