@@ -42,7 +42,7 @@ def _download(repository: str, revision: str | None, patterns: list[str], ignore
         begin = f"cannot fetch the dataset {repository} from the Hugging Face hub"
         raise explained(
             error,
-            f"the dataset {repository}" + (f" at revision {revision!r}" if revision else ""),
+            f"dataset {repository}" + (f" at revision {revision!r}" if revision else ""),
             missing=f"{begin}: there is no such public dataset; for a private one {LOG_IN}",
             offline=f"{begin}: no network, or HF_HUB_OFFLINE is set, and it is not in the Hugging Face cache",
         ) from error

@@ -28,7 +28,7 @@ def base_family(adapters: Sequence[AdapterLike], family: str | None = None) -> s
         raise UserError(f"family is {family!r} (--family {family}), but {ours.name!r} is for {ours.base_family}")
     if ours or family:
         return ours.base_family if ours else family or ""
-    stated = {adapter.info.base_family: adapter.name for adapter in adapters if adapter.info.base_family}
+    stated = {adapter.info.base_family: adapter.info.name for adapter in adapters if adapter.info.base_family}
     if len(stated) > 1:
         kinds = ", ".join(f"{name!r} for {kind}" for kind, name in sorted(stated.items()))
         raise UserError(f"the adapters are for different families of models: {kinds}; export them separately")
