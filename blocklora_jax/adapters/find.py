@@ -75,7 +75,9 @@ def choose(names: Iterable[str], at: str, whole: bool = False) -> str:
     if len(files) == 1:
         return files[0]
     if files:
-        raise UserError(f"{at} has several adapters ({_listed(files)}): name one of them, as in {at}/{files[0]}")
+        raise UserError(
+            f"{at} has several adapters ({_listed(files)}): name one of them, as in {at}/{printable(files[0])}"
+        )
     pickles = [name for name in names if name.lower().endswith(_PICKLES)]
     if pickles:
         raise UserError(
@@ -147,7 +149,8 @@ def _refuse_deeper(address: HubAddress, names: list[str]) -> None:
     deeper = [name for name in names if name.lower().endswith(SUFFIX)]
     if deeper and "model_index.json" not in names:
         raise UserError(
-            f"{address} has adapters only in folders ({_listed(deeper)}): name one, as in {address}/{deeper[0]}"
+            f"{address} has adapters only in folders ({_listed(deeper)}): name one, as in"
+            f" {address}/{printable(deeper[0])}"
         )
 
 

@@ -31,7 +31,8 @@ class HubAddress(NamedTuple):
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
-        return f"{HUB}{self.repository}{revision}{'/' if self.path else ''}{self.path}"
+        # A path may come from the listing of somebody's repository.
+        return printable(f"{HUB}{self.repository}{revision}{'/' if self.path else ''}{self.path}")
 
 
 def is_hub_id(text: str) -> bool:

@@ -96,7 +96,8 @@ def hub_base(adapters: Sequence[AdapterLike]) -> str:
 
 def _front_matter(base: str, triggers: Sequence[str], family: str, publication: Publication | None) -> str:
     tags = [FAMILIES[family].tag] if family else []
-    lines = ["tags:", *(f"- {tag}" for tag in ("text-to-image", *tags, "lora", "diffusers"))]
+    tags = ["text-to-image", *tags, "lora", "diffusers", *(["blocklora"] if publication else ())]
+    lines = ["tags:", *(f"- {tag}" for tag in tags)]
     if base:
         lines.append(f"base_model: {base}")
     if triggers:

@@ -79,7 +79,7 @@ def _other_place(header: Mapping[str, Any], info: AdapterInfo) -> str:
         return f"holds an adapter {info.name!r} of another base model"
     if header.get("partition") != now["partition"]:
         return f"holds an adapter {info.name!r} with other blocks"
-    if list(header.get("slots") or ()) != list(info.slots):
+    if header.get("slots") != list(info.slots):
         return f"holds an adapter {info.name!r} with other slots"
     return ""
 

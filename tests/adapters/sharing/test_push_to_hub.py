@@ -17,6 +17,8 @@ from PIL import Image
 import merge
 from blocklora_jax import Adapter, UserError
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.sharing.model_card import make_card
+from blocklora_jax.adapters.sharing.publication import Publication
 
 BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 PARTITION = Partition(num_blocks=4, basis="0123456789abcdef", assignment="text")
@@ -66,7 +68,7 @@ def test_the_card_says_what_the_adapter_is_and_how_to_use_it(logged_in):
     lora = {"unet": described().lora["unet"]}
     dataclasses.replace(described(), info=info, lora=lora).push_to_hub("someone/ada", license="mit")
     assert front_matter(logged_in) == {
-        "tags": ["text-to-image", "stable-diffusion", "lora", "diffusers"],
+        "tags": ["text-to-image", "stable-diffusion", "lora", "diffusers", "blocklora"],
         "base_model": BASE,
         "instance_prompt": "<ada> man",
         "license": "mit",
@@ -96,6 +98,24 @@ def test_the_card_says_what_the_adapter_is_and_how_to_use_it(logged_in):
         compile(block.split("```")[0], "card", "exec")
 
 
+def test_the_card_of_sdxl_loads_both_parts_of_the_token():
+    vectors = described().tokens
+    adapter = dataclasses.replace(described(base_family="sdxl"), tokens_2=vectors)
+    card = make_card(Path("lora.safetensors"), [adapter], [1.0], "sdxl", publication=Publication("someone/ada"))
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert "vectors = load_file(hf_hub_download('someone/ada', 'lora.ada.safetensors'))" in code
+    assert code.count("pipe.load_textual_inversion(vectors[") == 2
+
+
+def test_only_the_kind_of_base_is_named_for_a_lora_of_another_trainer():
+    adapter = described(base_name="sd_v1/tag", origin="kohya")
+    card = make_card(Path("lora.safetensors"), [adapter], [1.0], "sd1")
+    assert "# Or another model of the kind Stable Diffusion 1.x.\n" in card
+    assert f"pipe = StableDiffusionPipeline.from_pretrained('{BASE}')\n" in card
+    assert "base_model:" not in card
+
+
 def test_diffusers_finds_the_lora_when_only_the_repository_is_named(logged_in, monkeypatch):
     from diffusers.loaders import lora_base
     from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
@@ -108,6 +128,7 @@ def test_diffusers_finds_the_lora_when_only_the_repository_is_named(logged_in, m
     assert any("attn2" in key for key in state)
 
 
+@pytest.mark.filterwarnings("ignore:the card names no base model")
 def test_text_from_an_adapter_cannot_run_in_the_commands_of_a_card(logged_in):
     evil = "$(touch x) `y` '; z"
     described(base_name=evil).push_to_hub("someone/ada", license="mit")

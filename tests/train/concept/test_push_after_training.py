@@ -19,6 +19,8 @@ from blocklora_jax.testing.tiny_model import tiny_params
 from train.concept.__main__ import main
 from train.concept.push import check_pushes
 from train.concept.run_folder import changed_settings
+from train.concept_entries import read_concepts
+from train.concepts_options import ConceptsOptions
 
 
 def teach(monkeypatch, capsys, *flags: str, **changes) -> tuple[int, str]:
@@ -97,6 +99,15 @@ def test_a_push_that_fails_at_the_end_names_the_way_to_try_again(hub, trained, m
     assert "503" in printed
     assert f"The adapter is saved: `python -m merge push {trained} someone/ada` tries again" in printed
     assert trained.exists()
+
+
+def test_each_of_many_concepts_names_its_own_repository(tmp_path):
+    listed = "{ada: {class_noun: man, images: x, push: someone/ada}, bob: {class_noun: man, images: x}}"
+    (tmp_path / "concepts.yaml").write_text(listed)
+    options = ConceptsOptions(concepts=tmp_path / "concepts.yaml", out=tmp_path / "runs")
+    assert [config.sharing.push for config in read_concepts(options, [])] == ["someone/ada", None]
+    with pytest.raises(UserError, match="--push someone/x is given for several concepts"):
+        check_pushes(read_concepts(options, ["--push", "someone/x"])[1:] * 2)
 
 
 def test_where_a_run_is_pushed_does_not_change_its_files_and_may_change():
