@@ -111,6 +111,23 @@ def shared_other(tmp_path):
     return tmp_path / "bob.safetensors"
 
 
+@pytest.mark.filterwarnings("ignore:the card names no base model")
+def test_an_export_of_one_adapter_can_be_pushed(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_someone")
+    path, out = tmp_path / "ada.safetensors", tmp_path / "out" / "lora.safetensors"
+    make_adapter("ada", (1,), Partition(num_blocks=4)).save(path)
+    export = ("export", str(path), "--out", str(out), "--push", "someone/ada")
+    for more in (("--weights", "0.5"), ("--max-rank", "1")):
+        assert "--push pushes the adapter as it is: leave out --weights" in fails(capsys, *export, *more)
+    several = ("export", str(path), str(shared_other(tmp_path)), *export[2:])
+    assert "--push is for one adapter, and these are 2" in fails(capsys, *several)
+    assert not out.exists()
+    main([*export, "--layout", "kohya"])
+    held = hub.repositories["models", "someone/ada"].files
+    assert held["adapter.safetensors"] == path.read_bytes()
+    assert held["pytorch_lora_weights.safetensors"] == out.read_bytes()
+
+
 def test_a_conversion_that_cannot_be_pushed_does_not_begin(hub, tmp_path, capsys):
     make_adapter("ada", partition=None).save(tmp_path / "ada.safetensors")
     out = tmp_path / "out.safetensors"
