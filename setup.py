@@ -77,6 +77,7 @@ setup(
         "tensorboard": TENSORBOARD,
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda13]>=0.10"],
+        "cuda12": ["jax[cuda12]>=0.10"],
         "test": [
             *TORCH,
             *TENSORBOARD,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.checks.finite import is_finite, narrow
+from blocklora_jax.adapters.scaled import scaled
 from blocklora_jax.composing.check import check_adapters
 
 
@@ -38,19 +38,10 @@ def concatenate(
     for adapter, weight in zip(adapters, weights, strict=True):
         for component, layers in adapter.lora.items():
             for layer, (a, b) in layers.items():
-                folded = _scaled(f"{component}/{layer}", a, adapter.info.scale * float(weight)), np.asarray(b)
+                folded = scaled(f"{component}/{layer}", a, adapter.info.scale * float(weight)), np.asarray(b)
                 pairs.setdefault(component, {}).setdefault(layer, []).append(folded)
     return {component: {layer: _stack(group) for layer, group in layers.items()} for component, layers in pairs.items()}
 
 
 def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([a for a, _ in pairs], axis=1), np.concatenate([b for _, b in pairs])
-
-
-def _scaled(name: str, a: Any, factor: float) -> np.ndarray:
-    """a * factor in fp32. Raises UserError naming the layer if a value is beyond the range of fp32."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled = np.asarray(a) * np.float32(factor)
-    if not is_finite(scaled):
-        narrow(name, np.asarray(a, np.float64) * factor, scaled.dtype)
-    return scaled

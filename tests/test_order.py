@@ -23,6 +23,7 @@ LAYERS = (
     "blocklora_jax.io",
     "blocklora_jax.checks",
     "blocklora_jax.command_line",
+    "blocklora_jax.hub",
     "blocklora_jax.layouts",
     "blocklora_jax.models",
     "blocklora_jax.prompts",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from blocklora_jax.adapters.file import AdapterContents, read_adapter, write_adapter
+from blocklora_jax.adapters.find import find_adapter, named_as
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.lora import block_masks
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree, kernel_shapes
@@ -62,14 +63,74 @@ class Adapter:
         return block_masks(self.info, self.shapes())
 
     @classmethod
-    def load(cls, path: str | Path, verify: bool = True) -> Adapter:
-        """Read an `adapter.safetensors`, or a LoRA of another program.
+    def load(
+        cls,
+        path: str | Path,
+        verify: bool = True,
+        *,
+        filename: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Adapter:
+        """Read an `adapter.safetensors`, or a LoRA of another program, from this machine or from the hub.
 
-        verify: whether the digest in the file's header must match; False for a file that was edited on purpose.
+        Args:
+            path: a file, a folder with an adapter in it, a repository on the Hugging Face hub ("owner/name", or
+                "hub:owner/name"), or a file in one ("hub:owner/name@revision/folder/file.safetensors"). A file or
+                folder here wins.
+            verify: whether the digest in the file's header must match; False for a file that was edited on purpose.
+            filename, subfolder: which file of the folder or repository, if it has several adapters.
+            revision: branch, tag or commit of the repository.
+            token: of the hub. Default: HF_TOKEN, or that of `hf auth login`.
 
-        Raises: UserError if the file is of another kind, is damaged, or does not fit its header.
+        Raises: UserError if there is no such file or repository, or if the file is of another kind, is damaged, or does
+            not fit its header.
         """
-        return cls(**read_adapter(path, verify)._asdict())
+        file = find_adapter(path, filename, subfolder, revision, token)
+        with named_as(path, file):
+            return cls(**read_adapter(file, verify)._asdict())
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        license: str | None = None,
+        replace: bool = False,
+        pictures: Sequence[str | Path] = (),
+        prompts: Sequence[str] | None = None,
+        base_model: str | None = None,
+        family: str | None = None,
+        message: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Push the adapter to a repository on the Hugging Face hub, which is made if it is missing. Gives its address.
+
+        The repository gets `adapter.safetensors`, a LoRA and tokens for diffusers, ComfyUI and A1111, the pictures, and
+        a model card. `Adapter.load(repository)` reads it.
+
+        Args:
+            repository: "owner/name".
+            private: whether only its owner may see a new repository.
+            license: the hub's word for it, such as "apache-2.0". None: the one that the repository states already.
+            replace: whether another adapter there may be replaced. A new version of the same one needs no permission.
+                The repository's history keeps the old files.
+            pictures: files of sample pictures. Photos are encoded anew, without their metadata.
+            prompts: to try on the page. None: one with the trigger.
+            base_model: hub id of the base. None: the one that the adapter was trained on, if that is on the hub.
+            family: "sd1", "sd2" or "sdxl", if the adapter does not state it (LoRAs of other programs).
+            message: of the commit.
+            token: that may write. Default: HF_TOKEN, or that of `hf auth login`.
+
+        Raises: UserError without a token, without the hub, for a repository that holds something else, and for a
+            license, picture or base that cannot be used. Then nothing is written.
+        """
+        from blocklora_jax.adapters.sharing.push import PushSettings, push
+
+        texts = None if prompts is None else tuple(prompts)
+        settings = PushSettings(private, license, replace, tuple(pictures), texts, base_model, family, message, token)
+        return push(self, repository, settings)
 
     def save(self, path: str | Path, dtype: str = "float32") -> None:
         """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.hub.address import is_hub_id
+from blocklora_jax.hub.explain import LOG_IN, NO_NETWORK, class_names, explained
 
 POCKET = "pocket"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# By name, because huggingface_hub changed its network library (requests, then httpx) between versions.
-_NO_NETWORK = {"OfflineModeIsEnabled", "ConnectionError", "Timeout", "TransportError"}
 
 
 @runtime_checkable  # for type checking in tests
@@ -62,7 +60,7 @@ class HubRepository:
         try:
             return HfApi().list_repo_files(self.name, revision=self.revision)
         except Exception as error:
-            if _class_names(error) & _NO_NETWORK:
+            if class_names(error) & NO_NETWORK:
                 return _list_folder(self.fetch(["*"], from_cache=True))
             raise self._explain(error) from error
 
@@ -77,26 +75,14 @@ class HubRepository:
 
     def _explain(self, error: Exception) -> Exception:
         """The UserError that explains an error of huggingface_hub; other errors are returned unchanged."""
-        kind = _class_names(error)
-        at = f"{self.name!r}" + (f" at revision {self.revision!r}" if self.revision else "")
-        if "GatedRepoError" in kind:
-            return UserError(
-                f"{at} on the Hugging Face hub requires that you accept its terms there, then run `hf auth login`"
-            )
-        if "RepositoryNotFoundError" in kind:
-            return UserError(
-                f"{self.name!r} is neither a folder here nor a (public) repository on the Hugging Face hub"
-            )
-        if "RevisionNotFoundError" in kind:
-            return UserError(f"there is no {at} on the Hugging Face hub")
-        if kind & (_NO_NETWORK | {"LocalEntryNotFoundError", "IncompleteSnapshotError"}):
-            return UserError(
-                f"{self.name!r} is not a folder here, and its files are not in the Hugging Face cache and cannot be"
-                " fetched (no network, or HF_HUB_OFFLINE is set)"
-            )
-        if isinstance(error, OSError) or kind & {"HfHubHTTPError", "HTTPError", "HFValidationError"}:
-            return UserError(f"cannot fetch {at} from the Hugging Face hub: {str(error).splitlines()[0]}")
-        return error
+        return explained(
+            error,
+            f"{self.name!r}" + (f" at revision {self.revision!r}" if self.revision else ""),
+            missing=f"{self.name!r} is neither a folder here nor a (public) repository on the Hugging Face hub; for a"
+            f" private one {LOG_IN}",
+            offline=f"{self.name!r} is not a folder here, and its files are not in the Hugging Face cache and cannot be"
+            " fetched (no network, or HF_HUB_OFFLINE is set)",
+        )
 
 
 def find_source(name: str | os.PathLike[str], revision: str | None = None) -> Source:
@@ -116,16 +102,12 @@ def find_source(name: str | os.PathLike[str], revision: str | None = None) -> So
         raise UserError(f"this installation lacks the pocket model ({path}); install the package again")
     if path.is_file():
         raise UserError(f"{text} is a file, but a Diffusers folder or a hub id is needed")
-    if not isinstance(name, str) or not _HUB_ID.fullmatch(text):
+    if not isinstance(name, str) or not is_hub_id(text):
         raise UserError(
             f"there is no folder {text!r}; a model is {POCKET!r}, a Diffusers folder, a single .safetensors file, or"
             " a hub id 'owner/name'"
         )
     return HubRepository(text, revision)
-
-
-def _class_names(error: Exception) -> set[str]:
-    return {cls.__name__ for cls in type(error).__mro__}
 
 
 def _list_folder(folder: Path) -> list[str]:

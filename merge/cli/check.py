@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.find import find_adapter, named_as
 from blocklora_jax.adapters.finite import nonfinite_parts
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
@@ -57,9 +58,9 @@ def check_files(args: Sequence[str] | None = None) -> int:
         raise UserError("name at least one adapter file")
     if wrong := [prompt for prompt in options.prompts if "{}" not in prompt]:
         raise UserError(f"the prompt {wrong[0]!r} has no {{}} for the concept's trigger")
+    adapters, files, problems = _load(options.files, options.verify)
     if options.crosstalk:
-        plan_outputs([Output(options.out, "picture")], [*options.files, options.model], overwrite=options.overwrite)
-    adapters, problems = _load(options.files, options.verify)
+        plan_outputs([Output(options.out, "picture")], [*files, options.model], overwrite=options.overwrite)
     problems += [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
     problems += _measure(options, adapters) if options.crosstalk and adapters else []
     for problem in problems:
@@ -71,14 +72,18 @@ def check_files(args: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def _load(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], list[str]]:
-    adapters, problems = [], []
-    for path in files:
+def _load(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], list[Path], list[str]]:
+    """The adapters that can be read, all files on this machine, and a problem for each of the others."""
+    adapters, paths, problems = [], [], []
+    for name in files:
+        paths.append(name)
         try:
-            adapters.append(Adapter.load(path, verify))
+            paths[-1] = find_adapter(name)
+            with named_as(name, paths[-1]):
+                adapters.append(Adapter.load(paths[-1], verify))
         except UserError as error:
             problems.append(str(error))
-    return adapters, problems
+    return adapters, paths, problems
 
 
 def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:

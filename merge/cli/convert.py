@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.sharing.command import check_flags, push_result
+from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
@@ -18,6 +20,7 @@ from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
+from merge.cli.files import load_adapter
 from merge.cli.shared_options import CutAxis, Memory, Options, PartitionSeed, Variant, Verify, base_model_help
 
 
@@ -30,7 +33,7 @@ class ConvertOptions(Options):
     """
 
     file: Positional[Path]
-    """The LoRA: a file of another trainer, or an adapter.safetensors without blocks."""
+    """The LoRA: a file of another trainer, an adapter.safetensors without blocks, or a repository (hub:owner/name)."""
     out: Path
     """The adapter to write."""
     slot: tuple[int, ...] | None = None
@@ -70,6 +73,7 @@ class ConvertOptions(Options):
     seed: int = 0
     """Seed of prompts and pictures."""
     memory: Memory = None
+    sharing: OmitArgPrefixes[PushFlags] = PushFlags()
     overwrite: bool = False
     """Replace an existing file."""
     verify: Verify = True
@@ -78,12 +82,14 @@ class ConvertOptions(Options):
 def convert_file(args: Sequence[str] | None = None) -> int:
     """Run `convert`; gives the exit code."""
     options = read_options(ConvertOptions, args, prog="python -m merge convert")
-    adapter = _renamed(Adapter.load(options.file, options.verify), options)
+    adapter, file = load_adapter(options.file, options.verify)
+    adapter = _renamed(adapter, options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} already has blocks: it can be merged without conversion")
     plain_name(adapter.name, f"the concept of {options.file}")
     partition, slots = _place(options, adapter)
-    plan_outputs([Output(options.out, "adapter")], [options.file, options.model], overwrite=options.overwrite)
+    plan_outputs([Output(options.out, "adapter")], [file, options.model], overwrite=options.overwrite)
+    check_flags(options.sharing, adapter.name)
     # Imported here, because the model needs Flax.
     from blocklora_jax.checkpoints.digest import params_digest
     from blocklora_jax.pipeline import StableDiffusion
@@ -121,6 +127,7 @@ def convert_file(args: Sequence[str] | None = None) -> int:
         f"wrote {options.out}: {fitted.name!r} owns slot {', '.join(map(str, fitted.info.slots))}, "
         f"called by {info.trigger!r}"
     )
+    push_result(options.sharing, fitted, options.out)
     return 0
 
 

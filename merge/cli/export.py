@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tyro.conf import OmitArgPrefixes
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.sharing.command import check_flags, push_result
+from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.command_line.options import read_options
+from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import plan_outputs
 from blocklora_jax.layouts.families.table import FamilyName as Family
 from merge.cli.describe import overlap_report
@@ -38,6 +44,7 @@ class ExportOptions(Options):
     """Type of the numbers in the files."""
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
+    sharing: OmitArgPrefixes[PushFlags] = PushFlags()
     overwrite: Overwrite = False
     verify: Verify = True
 
@@ -45,9 +52,10 @@ class ExportOptions(Options):
 def export_files(args: Sequence[str] | None = None) -> int:
     """Run `export`: write the LoRA file and the token files; gives the exit code."""
     options = read_options(ExportOptions, args, prog="python -m merge export")
-    adapters = load_adapters(options.files, options.verify)
+    adapters, files = load_adapters(options.files, options.verify)
+    _check_push(options, adapters)
     planned = export_outputs(options.out, adapters, options.card)
-    plan_outputs(planned, options.files, overwrite=options.overwrite)
+    plan_outputs(planned, files, overwrite=options.overwrite)
     if options.allow_overlap:
         print("".join(f"{line}\n" for line in overlap_report(adapters)), end="")
     written = export(
@@ -67,4 +75,19 @@ def export_files(args: Sequence[str] | None = None) -> int:
         print(f"ranks cut to {options.max_rank}: {error:.3%} of the change is left out")
     for path in written:
         print(f"wrote {path}")
+    push_result(options.sharing, adapters[0], files[0])
     return 0
+
+
+def _check_push(options: ExportOptions, adapters: Sequence[Adapter]) -> None:
+    """Raises UserError if --push is given and the export is not that of one adapter, or the hub would refuse it."""
+    if options.sharing.push is None:
+        return
+    if len(adapters) > 1:
+        raise UserError(
+            f"--push is for one adapter, and these are {len(adapters)}: a repository holds one. `hf upload OWNER/NAME"
+            " FOLDER` uploads the files of an export of several"
+        )
+    if options.weights or options.max_rank is not None:
+        raise UserError("--push pushes the adapter as it is: leave out --weights and --max-rank")
+    check_flags(options.sharing, adapters[0].name)

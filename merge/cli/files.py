@@ -1,12 +1,21 @@
-"""Reads the adapter files that commands take."""
+"""Finds and reads the adapters that commands take: files, folders, and repositories on the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.find import find_adapter, named_as
 from blocklora_jax.errors import UserError
+
+
+class LocalAdapter(NamedTuple):
+    """An adapter and its file on this machine."""
+
+    adapter: Adapter
+    path: Path
 
 
 def required(files: Sequence[Path]) -> Sequence[Path]:
@@ -16,6 +25,20 @@ def required(files: Sequence[Path]) -> Sequence[Path]:
     return files
 
 
-def load_adapters(files: Sequence[Path], verify: bool) -> list[Adapter]:
-    """The adapters in `files`. Raises UserError if there are none, or if one cannot be read."""
-    return [Adapter.load(path, verify) for path in required(files)]
+def load_adapter(name: Path, verify: bool) -> LocalAdapter:
+    """The adapter that `name` stands for: a file, a folder, or an address on the hub, from which it is downloaded.
+
+    Raises: UserError if it cannot be found or read.
+    """
+    path = find_adapter(name)
+    with named_as(name, path):
+        return LocalAdapter(Adapter.load(path, verify), path)
+
+
+def load_adapters(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], tuple[Path, ...]]:
+    """The adapters, and their files on this machine.
+
+    Raises: UserError if there are none, or if one cannot be found or read.
+    """
+    loaded = [load_adapter(name, verify) for name in required(files)]
+    return [each.adapter for each in loaded], tuple(each.path for each in loaded)

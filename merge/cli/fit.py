@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional
 
-from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
@@ -16,7 +14,8 @@ from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
-from merge.cli.shared_options import Memory, Options, Overwrite, Variant, Verify, base_model_help
+from merge.cli.files import load_adapters
+from merge.cli.shared_options import Files, Memory, Options, Overwrite, Variant, Verify, base_model_help
 from merge.methods.joint_fit import fit_jointly
 
 
@@ -28,8 +27,7 @@ class FitOptions(Options):
     --allow-overlap …`. They have no blocks. For a merge that can be undone bit for bit, merge the original adapters.
     """
 
-    files: Positional[tuple[Path, ...]]
-    """Adapter files, two or more."""
+    files: Files
     out: Path
     """The folder for the new adapters, NAME.safetensors each."""
     model: Annotated[str, base_model_help("that the adapters were trained on")] = "pocket"
@@ -55,7 +53,7 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     options = read_options(FitOptions, args, prog="python -m merge fit")
     if len(options.files) < 2:
         raise UserError("name two or more adapter files: a single adapter needs no fit")
-    adapters = [Adapter.load(path, options.verify) for path in options.files]
+    adapters, files = load_adapters(options.files, options.verify)
     for name in ("name", "trigger", "kind"):
         given = getattr(options, name)
         if len(given) not in (0, len(adapters)):
@@ -73,7 +71,7 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         raise UserError(f"{names.count(twice[0])} concepts are named {twice[0]!r}: give each another name with --name")
     paths = [options.out / f"{name}.safetensors" for name in names]
     planned = [Output(path, "adapter") for path in paths]
-    plan_outputs(planned, [*options.files, options.model], overwrite=options.overwrite)
+    plan_outputs(planned, [*files, options.model], overwrite=options.overwrite)
     # Imported here, because the model needs Flax.
     from blocklora_jax.pipeline import StableDiffusion
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.find import shown_name
 from blocklora_jax.command_line.options import read_options
 from merge.cli.describe import describe
-from merge.cli.files import required
+from merge.cli.files import load_adapter, required
 from merge.cli.shared_options import Files, Options, Verify
 
 
@@ -22,6 +22,7 @@ def print_info(args: Sequence[str] | None = None) -> int:
     """Run `info`; gives the exit code."""
     options = read_options(InfoOptions, args, prog="python -m merge info")
     for path in required(options.files):
-        size = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else ""
-        print(f"{'file:':<10}{path}, {size}\n{describe(Adapter.load(path, options.verify))}\n")
+        adapter, file = load_adapter(path, options.verify)
+        size = f"{file.stat().st_size / 1e6:.2f} MB"
+        print(f"{'file:':<10}{shown_name(path, file)}, {size}\n{describe(adapter)}\n")
     return 0

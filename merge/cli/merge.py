@@ -44,7 +44,8 @@ def merge_files(options: MergeOptions) -> None:
     if not options.prompt and options.save is None:
         raise UserError("there is nothing to do: give --prompt '…' for pictures, or --save FOLDER for a merged model")
     check_picture_options(options)
-    adapters = load_adapters(options.files, options.verify)
+    adapters, files = load_adapters(options.files, options.verify)
+    options = replace(options, files=files)
     if options.compare:
         from merge.cli.picture_cells import check_comparison  # it needs Flax
 

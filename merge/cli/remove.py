@@ -14,6 +14,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from merge import remove as remove_concept
 from merge import replace as replace_concept
+from merge.cli.files import load_adapter
 from merge.cli.shared_options import Options, Verify
 from merge.manifest import SUM, MergeManifest, pairs_digest, read_merge_manifest, without_values
 from merge.removable import check_removable, shares_in_basis, too_coarse
@@ -102,7 +103,7 @@ def _merged_adapters(manifest: MergeManifest, index: int, options: RemoveOptions
 
 def _own_adapter(path: Path, manifest: MergeManifest, index: int, verify: bool) -> Adapter:
     """The adapter in the file. Raises UserError if it is not the one that was merged."""
-    adapter, merged = Adapter.load(path, verify), manifest.adapters[index]
+    adapter, merged = load_adapter(path, verify).adapter, manifest.adapters[index]
     digest = manifest.digests[index] if manifest.digests else ""
     same = without_values(adapter).info == merged.info and adapter.shapes() == merged.shapes()
     if not same or (digest and digest != pairs_digest(adapter)):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.options import read_options
+from merge.cli.files import load_adapter
 from merge.cli.remove import RemoveOptions, rewrite
 
 
@@ -24,4 +24,5 @@ class ReplaceOptions(RemoveOptions):
 def replace_files(args: Sequence[str] | None = None) -> int:
     """Run `replace`; gives the exit code."""
     options = read_options(ReplaceOptions, args, prog="python -m merge replace")
-    return rewrite(options, Adapter.load(options.file, options.verify), options.weight, [options.file])
+    adapter, path = load_adapter(options.file, options.verify)
+    return rewrite(options, adapter, options.weight, [path])

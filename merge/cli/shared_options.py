@@ -23,7 +23,13 @@ def base_model_help(relation: str) -> Any:
 
 
 Files = Positional[
-    Annotated[tuple[Path, ...], tyro.conf.arg(help="Adapter files: the adapter.safetensors of training runs.")]
+    Annotated[
+        tuple[Path, ...],
+        tyro.conf.arg(
+            help="Adapters: the adapter.safetensors of training runs, folders that hold one, or repositories on the "
+            "Hugging Face hub (hub:owner/name, hub:owner/name@revision/folder/file.safetensors)."
+        ),
+    ]
 ]
 Weights = Annotated[
     tuple[float, ...],

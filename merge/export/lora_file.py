@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.concept_tokens import ordered_tokens, token_counts
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.adapters.sharing.lora_files import lora_header, write_lora_files
+from blocklora_jax.adapters.sharing.lora_tensors import LAYOUTS, lora_tensors
+from blocklora_jax.adapters.sharing.model_card import card_path, embeddings_folder, make_card, write_card
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import parse_json
-from blocklora_jax.io.outputs import KIND_KEY, Output, plan_outputs
-from blocklora_jax.io.tensor_file import DTYPES, read_metadata, save_tensors
-from blocklora_jax.layouts.families.recognise import Shape, possible_families
+from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.io.tensor_file import DTYPES, read_metadata
 from blocklora_jax.layouts.families.table import FAMILIES
-from blocklora_jax.layouts.kohya import kohya_tensors
-from blocklora_jax.layouts.low_rank import LowRank
-from blocklora_jax.layouts.peft import peft_tensors
-from blocklora_jax.layouts.textual_inversion import a1111_tensors, embedding_path, embedding_tensors
+from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.concatenate import concatenate
-from merge.export.model_card import card_path, embeddings_folder, make_card, write_card
 from merge.truncate import truncate
-
-LAYOUTS = {"diffusers": peft_tensors, "kohya": kohya_tensors}
 
 
 def export(
@@ -76,23 +69,11 @@ def export(
     if max_rank is not None:
         lowrank, error = truncate(lowrank, max_rank)
     factors = [1.0] * len(adapters) if weights is None else [float(w) for w in weights]
-    family, tensors = _layers(adapters, lowrank, layout, DTYPES[dtype], family)
-    header = {
-        "layout": layout,
-        "adapters": [adapter.name for adapter in adapters],
-        "weights": factors,
-        "trigger": " and ".join(adapter.info.trigger for adapter in adapters if adapter.info.trigger),
-        **_base(adapters),
-        "base_family": family,
-        "tokens": token_counts(adapters),
-        **({} if error is None else {"max_rank": max_rank, "relative_error": error}),
-    }
-    files = {path: tensors} | _token_files(path, adapters, DTYPES[dtype])
-    for file, tensors in files.items():
-        kind = "lora" if file == path else "tokens"
-        save_tensors(file, tensors, {"format": "pt", "blocklora": json.dumps(header), KIND_KEY: kind})
+    family, tensors = lora_tensors(adapters, lowrank, layout, DTYPES[dtype], family)
+    cut = {} if error is None else {"max_rank": max_rank, "relative_error": error}
+    files = write_lora_files(path, adapters, tensors, lora_header(adapters, factors, layout, family, **cut), dtype)
     if not card:
-        return list(files)
+        return files
     note = "" if error is None else f"Ranks are cut to {max_rank}: {error:.2%} of the change is left out."
     return [*files, write_card(path, make_card(path, adapters, factors, family, note))]
 
@@ -108,81 +89,6 @@ def export_outputs(path: Path, adapters: Sequence[Adapter], card: bool) -> list[
 def read_export_header(path: str | Path) -> dict[str, Any]:
     """The JSON that `export` wrote into the file's header."""
     return parse_json(read_metadata(path)["blocklora"], f"the header of {path}")
-
-
-def base_family(adapters: Sequence[Adapter], family: str | None = None) -> str:
-    """The family ("sd1", "sd2", "sdxl") of the adapters' base model; "" if neither they nor `family` state it.
-
-    Raises UserError if `family` differs from what our adapters state, or if LoRAs of other programs are for several
-    families.
-    """
-    # Our adapters state their family. That of another program's LoRA is only concluded from its layers.
-    ours = next((a.info for a in adapters if not a.info.origin and a.info.base_family), None)
-    if ours and family not in (None, ours.base_family):
-        raise UserError(f"family is {family!r} (--family {family}), but {ours.name!r} is for {ours.base_family}")
-    if ours or family:
-        return ours.base_family if ours else family or ""
-    stated = {adapter.info.base_family: adapter.name for adapter in adapters if adapter.info.base_family}
-    if len(stated) > 1:
-        kinds = ", ".join(f"{name!r} for {kind}" for kind, name in sorted(stated.items()))
-        raise UserError(f"the adapters are for different families of models: {kinds}; export them separately")
-    return next(iter(stated), "")
-
-
-def _layers(
-    adapters: Sequence[Adapter], lowrank: LowRank, layout: str, dtype: np.dtype, family: str | None
-) -> tuple[str, dict[str, np.ndarray]]:
-    """The family ("" if it is not known and makes no difference), and the LoRA's tensors."""
-    stated, possible = base_family(adapters, family), _possible_families(lowrank)
-    if family and family not in possible and all(adapter.info.origin for adapter in adapters):
-        kinds = " or ".join(sorted(possible))
-        raise UserError(
-            f"family is {family!r} (--family {family}), but only {kinds} has layers with these names and sizes"
-        )
-    if stated:
-        return stated, LAYOUTS[layout](lowrank, dtype, stated)
-    variants = [LAYOUTS[layout](lowrank, dtype, name) for name in sorted(possible)]
-    if any(_shapes(tensors) != _shapes(variants[0]) for tensors in variants):
-        kinds = sorted(possible)
-        raise UserError(
-            f"the adapters do not say whether they are for {' or '.join(kinds)}, and in the layout {layout!r} their"
-            f" layers differ between these: give the base model's family as family=… (--family {'|'.join(kinds)})"
-        )
-    return (possible.pop() if len(possible) == 1 else ""), variants[0]
-
-
-def _possible_families(lowrank: LowRank) -> set[str]:
-    return possible_families(
-        {
-            (component, layer): Shape(a.shape[0], b.shape[1])
-            for component, layers in lowrank.items()
-            for layer, (a, b) in layers.items()
-        }
-    )
-
-
-def _shapes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {key: tensor.shape for key, tensor in tensors.items()}
-
-
-def _base(adapters: Sequence[Adapter]) -> dict[str, str]:
-    """The base model's name and digest, from the first adapter that has a digest."""
-    info = next(
-        (adapter.info for adapter in adapters if adapter.info.base_digest), adapters[0].info if adapters else None
-    )
-    return {"base_name": info.base_name if info else "", "base_digest": info.base_digest if info else ""}
-
-
-def _token_files(path: Path, adapters: Sequence[Adapter], dtype: np.dtype) -> dict[Path, dict[str, np.ndarray]]:
-    """The tensors of each token's two files: one for diffusers, and one for A1111 and ComfyUI."""
-    second = dict(ordered_tokens(adapters, "text_encoder_2"))
-    files = {}
-    for token, vectors in ordered_tokens(adapters):
-        file = embedding_path(path, token)
-        files[file] = embedding_tensors(token, vectors, dtype, second.get(token))
-        other = embeddings_folder(path) / f"{token.strip('<>')}.safetensors"
-        files[other] = a1111_tensors(vectors, dtype, second.get(token))
-    return files
 
 
 def _check_options(path: Path, layout: str, dtype: str, family: str | None) -> None:

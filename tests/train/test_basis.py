@@ -120,6 +120,18 @@ def test_a_file_gives_the_basis_of_its_base(tiny_sd, basis_file, moments):
     assert basis_digest(loaded) != basis_digest(loaded[:, ::-1])
 
 
+def test_a_basis_can_be_on_the_hub(hub, tiny_sd, basis_file):
+    hub.put("someone/basis", {"b.safetensors": basis_file.read_bytes(), "README.md": b""})
+    digest = params_digest(tiny_sd.params)
+    here = read_basis(str(basis_file), tiny_sd, digest)
+    for name in ("hub:someone/basis", "hub:someone/basis/b.safetensors"):
+        np.testing.assert_array_equal(read_basis(name, tiny_sd, digest), here)
+    with pytest.raises(UserError, match="--basis hub:someone/basis/b.safetensors is for another base"):
+        read_basis("hub:someone/basis", tiny_sd, "0" * 64)
+    with pytest.raises(UserError, match="there is no repository 'someone/other'"):
+        read_basis("hub:someone/other", tiny_sd, digest)
+
+
 def test_the_packaged_basis_is_that_of_the_pocket_model():
     sd = StableDiffusion.from_pretrained("pocket")
     basis = read_basis("pocket", sd, params_digest(sd.params))

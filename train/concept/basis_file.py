@@ -1,10 +1,13 @@
-"""Models that have no basis file yet: what to say, before a base is loaded."""
+"""The file that `--basis` names, here or on the hub, and what to say if a model has none yet."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from blocklora_jax.adapters.find import find_adapter
 from blocklora_jax.errors import UserError
+from blocklora_jax.hub.address import is_hub_address
+from blocklora_jax.pocket.references import basis_file
 from train.concept.settings.adapter import AdapterSettings
 
 
@@ -20,8 +23,16 @@ def no_packaged_basis(model: str) -> str:
 def require_basis_file(settings: AdapterSettings, model: str) -> None:
     """Raises UserError if the file that `--basis` names is not there."""
     path = settings.basis
-    if path not in (None, "pocket") and not Path(path).is_file():
+    if path not in (None, "pocket") and not local_basis(path).is_file():
         raise UserError(f"--basis: there is no file {path}. {_way_out(model, path, settings.blocks)}")
+
+
+def local_basis(name: str) -> Path:
+    """The file on this machine that `--basis` names: "pocket", a file, or one on the hub, which is downloaded.
+
+    Raises: UserError if the one on the hub cannot be found.
+    """
+    return find_adapter(Path(name)) if is_hub_address(name) else basis_file(name)
 
 
 def _way_out(model: str, path: str, blocks: int) -> str:

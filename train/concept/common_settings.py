@@ -12,7 +12,7 @@ from train.concept.settings.flat import with_later
 OF_ITS_OWN = frozenset(
     "images token class_noun kind out slot seed random_shares random_styles random_subjects random_scenes other_images"
     " preview_prompts crop_to_mask caption_prefix shuffle_tags caption_dropout class_images"
-    " class_count".split()
+    " class_count push private license replace".split()
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import tyro
 
+from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.command_line.options import check_options, flag_types, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
@@ -37,7 +38,8 @@ from train.concept.settings.visible_text import check_visible
 # the adapter file leaves them out.
 PRIVATE_SETTINGS = frozenset(
     "images other_images class_images out model registry basis strangers resume save_dtype log_every save_every"
-    " previews preview_every preview_prompts tensorboard tpu gpu cpu mapper remat attention".split()
+    " previews preview_every preview_prompts tensorboard tpu gpu cpu mapper remat attention"
+    " push private license replace".split()
 )
 
 
@@ -52,6 +54,7 @@ GROUPS: dict[str, type] = {
     "loss": LossSettings,
     "base": BaseSettings,
     "run": RunSettings,
+    "sharing": PushFlags,
 }
 
 
@@ -88,6 +91,7 @@ class ConceptConfig:
     loss: tyro.conf.OmitArgPrefixes[LossSettings] = LossSettings()
     base: tyro.conf.OmitArgPrefixes[BaseSettings] = BaseSettings()
     run: tyro.conf.OmitArgPrefixes[RunSettings] = RunSettings()
+    sharing: tyro.conf.OmitArgPrefixes[PushFlags] = PushFlags()
 
     def __post_init__(self) -> None:
         if not is_concept_token(self.token):

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.hub.address import HUB
 from blocklora_jax.io.open_picture import UnreadableError
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
@@ -25,7 +26,7 @@ from train.concept.codeword_negatives import codeword_negatives
 from train.concept.config import ConceptConfig
 from train.concept.encode import encode_images
 from train.concept.encoded_pictures import encode_pictures
-from train.concept.hub_pictures import HUB, fetch_pictures
+from train.concept.hub_pictures import fetch_pictures
 from train.concept.images import Picture, Size, crop, each_picture, name_skipped, place_part
 from train.concept.negative_tokens import draw_negative_tokens
 from train.concept.own_directions import OwnDirections

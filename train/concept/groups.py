@@ -12,6 +12,7 @@ from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.common_settings import check_equal, check_one_shape
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
+from train.concept.push import check_pushes, push_trained
 from train.concept.run import load_base
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, refuse_others_files
 from train.concept.slots import check_apart, give_slots
@@ -23,9 +24,11 @@ def train_and_report(configs: Sequence[ConceptConfig], groups: Path, at_once: in
     """Train the concepts on the hardware that the configurations name, and print where the adapters are."""
     platform = select_platform(configs[0].run.tpu, configs[0].run.gpu, configs[0].run.cpu)
     with peers_watched():
+        check_pushes(configs)
         paths = train_concepts(configs, groups, at_once, platform)
     if is_first_host():
         print("\n".join(f"{path} ({c.trigger})" for path, c in zip(paths, configs, strict=True)))
+    push_trained(configs, paths)
 
 
 def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int, platform: str) -> list[Path]:

@@ -11,9 +11,11 @@ from jaxtyping import Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import tokens_of
+from blocklora_jax.adapters.find import find_adapter
 from blocklora_jax.checks.finite import narrow
 from blocklora_jax.diffusion.models import token_table
 from blocklora_jax.errors import UserError
+from blocklora_jax.hub.address import is_hub_address
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import KIND_KEY
 from blocklora_jax.io.tensor_file import open_tensors, read_metadata, save_tensors
@@ -63,6 +65,8 @@ def _read_all(paths: Sequence[Path], sd: StableDiffusion) -> dict[str, Offsets]:
 
 
 def _files(path: Path) -> list[Path]:
+    if is_hub_address(path):
+        return [find_adapter(path)]
     if not path.is_dir():
         return [path]
     files = sorted(path.rglob("adapter.safetensors"))

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from blocklora_jax.adapters.basis import Basis, Codewords, TextBasis, basis_digest, load_text_basis
+from blocklora_jax.adapters.find import named_as
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.token_side import natural_norm, owned_mask, whitened_directions
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.references import basis_file
-from train.concept.basis_file import no_packaged_basis
+from train.concept.basis_file import local_basis, no_packaged_basis
 from train.concept.config import ConceptConfig
 
 # The key of `TokenSideArrays` in a step's parameters, beside the components of the base.
@@ -52,7 +52,9 @@ def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> 
     if path is None:
         return None
     other = no_packaged_basis(sd.checkpoint.public_name) if path == "pocket" else None
-    basis = load_text_basis(basis_file(path), base_digest, other)
+    file = local_basis(path)
+    with named_as(path, file):
+        basis = load_text_basis(file, base_digest, other)
     width = sd.models.unet.config.cross_attention_dim
     if len(basis.directions) != width:
         raise UserError(f"--basis {path} has {len(basis.directions)} features, but the model's text has {width}")

@@ -64,6 +64,26 @@ def test_a_dataset_that_cannot_be_fetched_is_named(snapshot):
         fetch_pictures("hub:someone/cat")
 
 
+def test_a_private_dataset_and_a_revision_are_fetched_with_a_token(hub, tmp_path, monkeypatch):
+    picture = (write_pictures(tmp_path, 1) / "0.png").read_bytes()
+    files = {
+        "train/0.png": picture,
+        "train/0.txt": b"a dog",
+        "train/x.py": b"",
+        "train/deep/1.png": picture,
+        "a.bin": b"",
+    }
+    repository = hub.put("someone/dog", files, kind="datasets", private=True)
+    repository.tags["v1"] = repository.commits[0].sha
+    repository.add({}, "emptied")
+    with pytest.raises(UserError, match="no such public dataset; for a private one log in with `hf auth login`"):
+        fetch_pictures("hub:someone/dog@v1/train")
+    monkeypatch.setenv("HF_TOKEN", "hf_someone")
+    assert {path.name for path in fetch_pictures("hub:someone/dog@v1/train").iterdir()} == {"0.png", "0.txt"}
+    with pytest.raises(UserError, match="there is no dataset someone/dog at revision 'v2'"):
+        fetch_pictures("hub:someone/dog@v2/train")
+
+
 @pytest.mark.parametrize("name", ["hub:", "hub:dog", "hub:someone/dog/../../secrets", "hub:a b/c", "hub:/someone/dog"])
 def test_malformed_names_are_refused(name):
     with pytest.raises(UserError, match=r"must be like hub:owner/dataset, or hub:owner/dataset/folder"):

@@ -37,8 +37,8 @@ class AdapterSettings:
     """Seeds the assignment of slots to blocks, and the shared bases. Adapters that are to be merged need the same."""
     basis: str | None = "pocket"
     """Cut the blocks along the directions of this basis of the text features, not along the features themselves. A file
-    of `python -m train.basis`, or "pocket" for the basis of the pocket model. Adapters that are to be merged need the
-    same. None: along the features."""
+    of `python -m train.basis`, here or on the hub (hub:owner/name/file.safetensors), or "pocket" for the basis of the
+    pocket model. Adapters that are to be merged need the same. None: along the features."""
 
     assignment: Assignment = "text"
     """text: a slot stands for the same block in all layers that read text, so that the token's text features can lie in

@@ -22,7 +22,8 @@ NAMES = tuple(
     " weighting snr_gamma noise_offset flip crop"
     " crop_to_mask aspect_buckets caption_prefix shuffle_tags caption_dropout"
     " resolution precision base_dtype remat attention save_dtype seed tpu gpu cpu mapper"
-    " log_every save_every previews preview_every preview_prompts tensorboard".split()
+    " log_every save_every previews preview_every preview_prompts tensorboard"
+    " push private license replace".split()
 )
 
 
@@ -73,6 +74,10 @@ LATER_GROUPS = (
     Later.alone("caption_prefix", None),
     Later.alone("shuffle_tags", False),
     Later.alone("caption_dropout", 0.0),
+    Later.alone("push", None),
+    Later.alone("private", False),
+    Later.alone("license", None),
+    Later.alone("replace", False),
 )
 # All newer settings, with their old values.
 LATER = {name: value for group in LATER_GROUPS for name, value in group.values.items()}
