@@ -16,7 +16,17 @@ from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
-from merge.cli.shared_options import Memory, Options, Overwrite, Variant, Verify, base_model_help
+from merge.cli.shared_options import (
+    FamilyOfFiles,
+    Memory,
+    Options,
+    Overwrite,
+    SkipUnusable,
+    Variant,
+    Verify,
+    base_model_help,
+)
+from merge.cli.sources import find_sources, load_sources
 from merge.methods.joint_fit import fit_jointly
 
 
@@ -29,14 +39,14 @@ class FitOptions(Options):
     """
 
     files: Positional[tuple[Path, ...]]
-    """Adapter files, two or more."""
+    """Adapter files, two or more; or folders of them, or a library.yaml, which has their names, triggers and kinds."""
     out: Path
     """The folder for the new adapters, NAME.safetensors each."""
     model: Annotated[str, base_model_help("that the adapters were trained on")] = "pocket"
     variant: Variant = None
     trigger: tuple[str, ...] = ()
     """The words that call each concept and nothing else, such as "sks dog", one for each file. Default: those in the
-    files."""
+    library or in the files."""
     kind: tuple[Kind, ...] = ()
     """The kind of each concept, which decides the trigger's place in prompts. Default: those in the files."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
@@ -46,6 +56,8 @@ class FitOptions(Options):
     attention: bool = False
     """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
     memory: Memory = None
+    family: FamilyOfFiles = None
+    skip_unusable: SkipUnusable = False
     overwrite: Overwrite = False
     verify: Verify = True
 
@@ -53,27 +65,28 @@ class FitOptions(Options):
 def fit_files(args: Sequence[str] | None = None) -> int:
     """Run `fit`; gives the exit code."""
     options = read_options(FitOptions, args, prog="python -m merge fit")
-    if len(options.files) < 2:
+    # Imported here, because they need Flax.
+    from blocklora_jax.pocket.prompt_words import words_for
+    from blocklora_jax.probing.triggers import check_triggers
+
+    skip = options.skip_unusable
+    sources = find_sources(options.files, skip_unusable=skip, family=options.family) if options.files else []
+    if len(sources) < 2:
         raise UserError("name two or more adapter files: a single adapter needs no fit")
-    adapters = [Adapter.load(path, options.verify) for path in options.files]
-    for name in ("name", "trigger", "kind"):
-        given = getattr(options, name)
-        if len(given) not in (0, len(adapters)):
-            raise UserError(f"{len(given)} of --{name} for {len(adapters)} files: give one for each, or none")
-        if given:
-            pairs = zip(adapters, given, strict=True)
-            adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in pairs]
+    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip)
+    adapters = _described(options, adapters)
     # Checked before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)
+    check_triggers(adapters, words_for(options.model))
     names = [
-        plain_name(adapter.name, f"the concept of {path}")
-        for adapter, path in zip(adapters, options.files, strict=True)
+        plain_name(adapter.name, f"the concept of {source.path}")
+        for adapter, source in zip(adapters, sources, strict=True)
     ]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{names.count(twice[0])} concepts are named {twice[0]!r}: give each another name with --name")
     paths = [options.out / f"{name}.safetensors" for name in names]
     planned = [Output(path, "adapter") for path in paths]
-    plan_outputs(planned, [*options.files, options.model], overwrite=options.overwrite)
+    plan_outputs(planned, [*(source.path for source in sources), options.model], overwrite=options.overwrite)
     # Imported here, because the model needs Flax.
     from blocklora_jax.pipeline import StableDiffusion
 
@@ -88,3 +101,15 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         print(f"wrote {path}")
     print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors --allow-overlap …")
     return 0
+
+
+def _described(options: FitOptions, adapters: list[Adapter]) -> list[Adapter]:
+    """The adapters with the names, triggers and kinds that the user gave. Raises UserError for a wrong number."""
+    for name in ("name", "trigger", "kind"):
+        given = getattr(options, name)
+        if len(given) not in (0, len(adapters)):
+            raise UserError(f"{len(given)} of --{name} for {len(adapters)} files: give one for each, or none")
+        if given:
+            pairs = zip(adapters, given, strict=True)
+            adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in pairs]
+    return adapters

@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from blocklora_jax.adapters.axis import Axis
 from blocklora_jax.command_line.options import check_options
+from blocklora_jax.layouts.families.table import FamilyName as Family
 
 
 class Options:
@@ -23,7 +24,20 @@ def base_model_help(relation: str) -> Any:
 
 
 Files = Positional[
-    Annotated[tuple[Path, ...], tyro.conf.arg(help="Adapter files: the adapter.safetensors of training runs.")]
+    Annotated[
+        tuple[Path, ...],
+        tyro.conf.arg(
+            help="Adapter files: the adapter.safetensors of training runs, LoRAs of other programs, folders of them, "
+            "or a library.yaml of `python -m merge library scan`."
+        ),
+    ]
+]
+SkipUnusable = Annotated[
+    bool, tyro.conf.arg(help="Go on without the files that cannot be used, and name them. By default they are an error.")
+]
+FamilyOfFiles = Annotated[
+    Family | None,
+    tyro.conf.arg(help="Of the files in a folder, take only those for this family of base models."),
 ]
 Weights = Annotated[
     tuple[float, ...],
