@@ -115,7 +115,9 @@ def _add_layer(
     """Add a layer's inner products of changes, and the energies of changes on the inputs that each adapter reads."""
     kinds = {(len(each.down), each.up.shape[1]) for each in layers}
     for shape in kinds:  # Adapters for other base models have layers of other shapes. These have nothing in common.
-        chosen = [(i, each) for i, each in zip(members, layers, strict=True) if (len(each.down), each.up.shape[1]) == shape]
+        chosen = [
+            (i, each) for i, each in zip(members, layers, strict=True) if (len(each.down), each.up.shape[1]) == shape
+        ]
         down = np.concatenate([each.down for _, each in chosen], axis=1)
         up = np.concatenate([each.up for _, each in chosen])
         sizes = np.concatenate([each.sizes for _, each in chosen])
@@ -127,7 +129,9 @@ def _add_layer(
             both = shared * (up[rows] @ up.T) * sizes[rows, None] * sizes[None, :]
             to = np.ix_(places[first:last], places)
             products[to] += _sums(both, edges[first : last + 1] - edges[first], edges)
-            energies[to] += _sums(np.square(shared) * np.square(sizes)[None, :], edges[first : last + 1] - edges[first], edges)
+            energies[to] += _sums(
+                np.square(shared) * np.square(sizes)[None, :], edges[first : last + 1] - edges[first], edges
+            )
 
 
 def _sums(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -12,14 +12,23 @@ from blocklora_jax.io.printing import plain_text
 
 # Words of each kind, as they occur in tags, triggers and names. The first kind that has a word of the text is taken.
 _KIND_WORDS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("style", frozenset("style styles artstyle aesthetic lineart watercolor watercolour illustration painting".split())),
+    (
+        "style",
+        frozenset("style styles artstyle aesthetic lineart watercolor watercolour illustration painting".split()),
+    ),
     (
         "person",
         frozenset(
             "person character celebrity actor actress face 1girl 1boy girl boy woman man lady guy female male".split()
         ),
     ),
-    ("scene", frozenset("scene scenery background backgrounds landscape building buildings interior city room".split())),
+    (
+        "scene",
+        frozenset(
+            "scene scenery background backgrounds landscape building buildings interior city room beach forest street"
+            " castle village".split()
+        ),
+    ),
     (
         "object",
         frozenset(
@@ -79,7 +88,7 @@ def guess_words(stated: Sequence[str], dataset: Dataset) -> list[str]:
 
 
 def guess_kind(texts: Iterable[str]) -> str:
-    """"person", "object", "scene" or "style", from the first text that has a word of one of them; "" if none has.
+    """ "person", "object", "scene" or "style", from the first text that has a word of one of them; "" if none has.
 
     >>> guess_kind(["ohwx woman in watercolor"]), guess_kind(["anime_style_v2"]), guess_kind(["xyz"])
     ('style', 'style', '')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +115,9 @@ def _moved(folder: Path, entries: list[Entry]) -> list[Entry]:
             entry = result[i] = replace(entry, found=replace(entry.found, digest=digest))
             if (old := missing.pop(digest, None)) is not None:
                 result[i] = None
-                result[old] = rescanned(replace(entries[old], file=entry.file), replace(entry.found, name=entries[old].found.name))
+                result[old] = rescanned(
+                    replace(entries[old], file=entry.file), replace(entry.found, name=entries[old].found.name)
+                )
     return [entry for entry in result if entry is not None]
 
 

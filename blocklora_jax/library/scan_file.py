@@ -24,6 +24,7 @@ from blocklora_jax.library.sidecars import Sidecar, read_sidecars, sidecar_files
 _VERSION = 1
 # Tensors that belong to no layer, and that readers know.
 _LAYERLESS = ("bundle_emb.",)
+_FLOATS = frozenset("F64 F32 F16 BF16 F8_E4M3 F8_E5M2".split())
 _DIGEST_CHUNK = 1 << 22
 
 
@@ -102,9 +103,7 @@ def _stated(metadata: Mapping[str, str], sidecar: Sidecar) -> list[str]:
     return [*split_words(header), *sidecar.words]
 
 
-def _clues(
-    metadata: Mapping[str, str], sidecar: Sidecar, dataset: Dataset, name: str, trigger: str
-) -> list[str]:
+def _clues(metadata: Mapping[str, str], sidecar: Sidecar, dataset: Dataset, name: str, trigger: str) -> list[str]:
     """Texts that may say what kind of concept it is, the surest first."""
     header = [plain_text(metadata.get(f"modelspec.{key}")) for key in ("tags", "title")]
     return [" ".join(sidecar.tags), header[0], trigger, name, header[1], " ".join(dataset.tags[:6])]
@@ -125,10 +124,11 @@ def _problems(path: Path, file: TensorFile, form: Format) -> list[str]:
     if kind := unsupported_kind(file.keys):
         return [f"it is {kind}"]
     keys = [key for key in file.keys if not key.startswith(_LAYERLESS)]
+    if wrong := [key for key in keys if not key.endswith(".alpha") and file.dtype(key) not in _FLOATS]:
+        return [f"{len(wrong)} tensors are no floating-point numbers ({one_line(wrong[0])} is {file.dtype(wrong[0])})"]
     if not form.layers:
         return [f"none of its tensors ({', '.join(map(one_line, sorted(keys)[:2])) or 'none'}) belongs to a LoRA"]
     try:
-        file.require_floats([key for key in keys if not key.endswith(".alpha")])
         PeftConfigs.read(path, file.metadata, file.keys)
     except UserError as error:
         return [_short(error, path)]
@@ -136,7 +136,9 @@ def _problems(path: Path, file: TensorFile, form: Format) -> list[str]:
 
 
 def _unknown_layers(form: Format) -> list[str]:
-    unknown = sorted(head for head in form.heads if not head.startswith(_LAYERLESS) and find_layer(head) is None)
+    # Readers know names of norms beside those of layers.
+    heads = (head for head in form.heads if not head.startswith(_LAYERLESS) and "norm" not in head)
+    unknown = sorted(head for head in heads if find_layer(head) is None)
     return [f"{len(unknown)} layers that no model has ({', '.join(map(one_line, unknown[:2]))})"] if unknown else []
 
 

@@ -112,7 +112,9 @@ def _root(text: str, source: str) -> yaml.Node:
     root = compose_yaml(text, source)
     version = fields_of(root).get(_VERSION_KEY) if root is not None else None
     if root is None or version is None:
-        raise UserError(f"{source} is not a library (it has no `{_VERSION_KEY}: 1`): `blocklora library scan` makes one")
+        raise UserError(
+            f"{source} is not a library (it has no `{_VERSION_KEY}: 1`): `blocklora library scan` makes one"
+        )
     if version.value != "1":
         raise UserError(f"{source} is a library of version {version.value}; this program reads 1: update blocklora_jax")
     return root

@@ -21,7 +21,9 @@ from blocklora_jax.library.library import is_library
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
+from merge.cli.convolutions import without_convolutions
 from merge.cli.shared_options import (
+    Convolutions,
     CutAxis,
     FamilyOfFiles,
     Memory,
@@ -91,6 +93,7 @@ class ConvertOptions(Options):
     seed: int = 0
     """Seed of prompts and pictures."""
     memory: Memory = None
+    convolutions: Convolutions = "refuse"
     family: FamilyOfFiles = None
     skip_unusable: SkipUnusable = False
     overwrite: bool = False
@@ -101,6 +104,10 @@ class ConvertOptions(Options):
 def convert_file(args: Sequence[str] | None = None) -> int:
     """Run `convert`; gives the exit code."""
     options = read_options(ConvertOptions, args, prog="python -m merge convert")
+    if options.convolutions == "keep":
+        raise UserError(
+            "--convolutions keep is not possible here: blocks hold no 3x3 convolutions; drop or refuse them"
+        )
     if is_library(options.file):
         from merge.cli.convert_library import convert_library
 
@@ -159,10 +166,10 @@ class Converter:
                 f"{file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and "
                 f"{self.options.model} ({self.digest[:12]}) is another model: name the right one with --model"
             )
-        info = dataclasses.replace(
-            adapter.info, base_digest=self.digest, base_name=self.sd.checkpoint.public_name
-        )
+        info = dataclasses.replace(adapter.info, base_digest=self.digest, base_name=self.sd.checkpoint.public_name)
         adapter = dataclasses.replace(adapter, info=info)
+        if self.options.convolutions == "drop":
+            adapter = without_convolutions([adapter])[0][0]
         return convert(self.sd, adapter, partition, slots, self.words, self.config, memory=self.options.memory)
 
 

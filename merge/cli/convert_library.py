@@ -23,7 +23,7 @@ from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, is_url, read_registry, registry_file, update_registry
 from merge.cli.convert import Converter, ConvertOptions, conversion_config, prompt_words
-from merge.cli.sources import Source, described, find_sources, load_each
+from merge.cli.sources import Source, described, find_sources, inputs_of, load_each
 
 # Options that are for one file.
 _OF_ONE_FILE = ("slot", "trigger", "class_noun", "kind", "name")
@@ -38,7 +38,7 @@ def convert_library(options: ConvertOptions) -> int:
     registry = _claim(options, [names[source.path] for source in sources])
     todo = [source for source in sources if not _is_done(options, registry, names[source.path])]
     planned = [Output(_out(options, names[source.path]), "adapter") for source in todo]
-    plan_outputs(planned, [*(source.path for source in sources), options.model], overwrite=options.overwrite)
+    plan_outputs(planned, [*inputs_of([options.file], sources), options.model], overwrite=options.overwrite)
     if kept := len(sources) - len(todo):
         print(f"{kept} of {len(sources)} are converted already, and are kept")
     failed = _convert(options, registry, todo, names) if todo else {}
@@ -50,7 +50,9 @@ def convert_library(options: ConvertOptions) -> int:
     return 0
 
 
-def _convert(options: ConvertOptions, registry: Registry, todo: Sequence[Source], names: dict[Path, str]) -> dict[str, str]:
+def _convert(
+    options: ConvertOptions, registry: Registry, todo: Sequence[Source], names: dict[Path, str]
+) -> dict[str, str]:
     """Convert and save one LoRA after the other. Gives the reason for each that cannot be converted."""
     converter, failed = Converter.load(options), {}
     for source in tqdm(todo, desc="conversions", unit="file", dynamic_ncols=True, disable=None):

@@ -10,7 +10,7 @@ from blocklora_jax.layouts.families.table import FamilyName as Family
 from merge.cli.describe import overlap_report
 from merge.cli.options import Precision
 from merge.cli.shared_options import Files, Options, Overwrite, SkipUnusable, Verify, Weights
-from merge.cli.sources import find_sources, load_sources, weights_of
+from merge.cli.sources import find_sources, inputs_of, load_sources, weights_of
 from merge.export.lora_file import export, export_outputs, read_export_header
 
 
@@ -51,7 +51,7 @@ def export_files(args: Sequence[str] | None = None) -> int:
     sources = find_sources(options.files, skip_unusable=skip, family=options.family)
     sources, adapters = load_sources(sources, options.verify, skip_unusable=skip)
     planned = export_outputs(options.out, adapters, options.card)
-    plan_outputs(planned, [source.path for source in sources], overwrite=options.overwrite)
+    plan_outputs(planned, inputs_of(options.files, sources), overwrite=options.overwrite)
     if options.allow_overlap:
         print("".join(f"{line}\n" for line in overlap_report(adapters)), end="")
     written = export(

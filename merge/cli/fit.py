@@ -16,7 +16,9 @@ from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
+from merge.cli.convolutions import with_convolutions, without_convolutions
 from merge.cli.shared_options import (
+    Convolutions,
     FamilyOfFiles,
     Memory,
     Options,
@@ -26,7 +28,7 @@ from merge.cli.shared_options import (
     Verify,
     base_model_help,
 )
-from merge.cli.sources import find_sources, load_sources
+from merge.cli.sources import find_sources, inputs_of, load_sources
 from merge.methods.joint_fit import fit_jointly
 
 
@@ -55,6 +57,7 @@ class FitOptions(Options):
     """The name of each concept and of its new file. Default: those in the files."""
     attention: bool = False
     """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
+    convolutions: Convolutions = "keep"
     memory: Memory = None
     family: FamilyOfFiles = None
     skip_unusable: SkipUnusable = False
@@ -86,16 +89,23 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         raise UserError(f"{names.count(twice[0])} concepts are named {twice[0]!r}: give each another name with --name")
     paths = [options.out / f"{name}.safetensors" for name in names]
     planned = [Output(path, "adapter") for path in paths]
-    plan_outputs(planned, [*(source.path for source in sources), options.model], overwrite=options.overwrite)
+    plan_outputs(planned, [*inputs_of(options.files, sources), options.model], overwrite=options.overwrite)
     # Imported here, because the model needs Flax.
     from blocklora_jax.pipeline import StableDiffusion
 
     sd = StableDiffusion.from_pretrained(
         options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
     )
+    linear, wide = (adapters, []) if options.convolutions == "refuse" else without_convolutions(adapters)
+    if count := sum(map(bool, wide)):
+        done = "are kept as they are, and not fitted" if options.convolutions == "keep" else "are dropped"
+        print(f"the 3x3 convolutions of {count} LoRAs {done}")
     fitted = fit_jointly(
-        sd, adapters, erase_weight=options.erase_weight, attention=options.attention, memory=options.memory
+        sd, linear, erase_weight=options.erase_weight, attention=options.attention, memory=options.memory
     )
+    if options.convolutions == "keep":
+        scales = [adapter.info.scale for adapter in adapters]
+        fitted = [with_convolutions(*each) for each in zip(fitted, wide, scales, strict=True)]
     for path, adapter in zip(paths, fitted, strict=True):
         adapter.save(path)
         print(f"wrote {path}")

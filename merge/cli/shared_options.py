@@ -1,7 +1,7 @@
 """Options that several commands have: the type and the help of each. Each command sets its own default."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -33,7 +33,8 @@ Files = Positional[
     ]
 ]
 SkipUnusable = Annotated[
-    bool, tyro.conf.arg(help="Go on without the files that cannot be used, and name them. By default they are an error.")
+    bool,
+    tyro.conf.arg(help="Go on without the files that cannot be used, and name them. By default they are an error."),
 ]
 FamilyOfFiles = Annotated[
     Family | None,
@@ -69,3 +70,10 @@ CutAxis = Annotated[
 PartitionSeed = Annotated[int, tyro.conf.arg(help="Seed of the assignment of slots to blocks.")]
 RegistryPlace = Positional[Annotated[str, tyro.conf.arg(help="The registry: a file, a folder or a URL.")]]
 ConceptName = Positional[Annotated[str, tyro.conf.arg(help="The concept's name.")]]
+Convolutions = Annotated[
+    Literal["keep", "drop", "refuse"],
+    tyro.conf.arg(
+        help="What to do with changes of 3x3 convolutions, whose inputs are not measured: keep them as they are, drop "
+        "them, or refuse such LoRAs."
+    ),
+]

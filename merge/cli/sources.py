@@ -76,7 +76,9 @@ def load_each(
     Raises: UserError after the last one, naming all files that cannot be used, unless they are skipped.
     """
     reasons: dict[str, str] = {}
-    for source in tqdm(sources, desc="files", unit="file", dynamic_ncols=True, disable=None if len(sources) > 1 else True):
+    for source in tqdm(
+        sources, desc="files", unit="file", dynamic_ncols=True, disable=None if len(sources) > 1 else True
+    ):
         try:
             yield source, described(Adapter.load(source.path, verify), source.entry)
         except UserError as error:
@@ -101,6 +103,12 @@ def load_sources(
     if not loaded:
         raise UserError("none of the files can be used")
     return [source for source, _ in loaded], [adapter for _, adapter in loaded]
+
+
+def inputs_of(paths: Sequence[Path], sources: Sequence[Source]) -> list[Path]:
+    """What a command must not write into: the files, and the folders of libraries, which the next scan would read."""
+    folders = [path if path.is_dir() else path.parent for path in paths if is_library(path)]
+    return [*folders, *(source.path for source in sources)]
 
 
 def weights_of(sources: Sequence[Source], given: Sequence[float]) -> tuple[float, ...] | None:
@@ -144,6 +152,4 @@ def _report(reasons: Mapping[str, str], count: int, skip_unusable: bool) -> None
     if skip_unusable:
         return
     named = "they are listed above" if len(named) > _LONGEST_ERROR else named
-    raise UserError(
-        f"{len(reasons)} of {count} files cannot be used: {named}. --skip-unusable goes on without them"
-    )
+    raise UserError(f"{len(reasons)} of {count} files cannot be used: {named}. --skip-unusable goes on without them")
