@@ -19,7 +19,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.cli.describe import overlap_report
-from merge.cli.method_flags import method_of, options_of, refuse_others_flags
+from merge.cli.method_flags import method_of, options_of, refuse_others_flags, with_full_name
 from merge.cli.options import MergeOptions, check_picture_options
 from merge.cli.sources import find_sources, load_sources, weights_of
 from merge.manifest import SUM, MergeManifest, pairs_digest, without_values
@@ -34,6 +34,7 @@ def merge_command(args: Sequence[str] | None = None) -> int:
     """Read the options and merge. Gives the exit code. Without arguments it prints the help."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     method = method_of(args)
+    args = with_full_name(args, method)
     refuse_others_flags(args, method)
     merge_files(read_options(options_of(method), args, description=_description(), prog="python -m merge"))
     return 0
