@@ -11,6 +11,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.external_lora.kinds import unsupported_kind
 from blocklora_jax.external_lora.names import lora_name
 from blocklora_jax.external_lora.peft_config import PeftConfigs
+from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.printing import one_line, plain_text
 from blocklora_jax.io.tensor_file import TensorFile, open_tensors
 from blocklora_jax.layouts.dialects import find_layer
@@ -100,7 +101,17 @@ def _external(path: Path, file: TensorFile) -> Found:
 def _stated(metadata: Mapping[str, str], sidecar: Sidecar) -> list[str]:
     """Words that the author gave to call the concept."""
     header = metadata.get("modelspec.trigger_phrase") or metadata.get("ss_trigger_words") or ""
-    return [*split_words(header), *sidecar.words]
+    return [*_exported_trigger(metadata), *split_words(header), *sidecar.words]
+
+
+def _exported_trigger(metadata: Mapping[str, str]) -> list[str]:
+    """The trigger in a LoRA file that this program exported."""
+    try:
+        header = parse_json(metadata.get("blocklora", "{}"), "the header")
+    except UserError:
+        return []
+    trigger = plain_text(header.get("trigger")) if isinstance(header, Mapping) else ""
+    return [trigger] if trigger else []
 
 
 def _clues(metadata: Mapping[str, str], sidecar: Sidecar, dataset: Dataset, name: str, trigger: str) -> list[str]:

@@ -120,10 +120,11 @@ def weights_of(sources: Sequence[Source], given: Sequence[float]) -> tuple[float
 
 
 def described(adapter: Adapter, entry: Entry | None) -> Adapter:
-    """The adapter with the name, trigger, class noun and kind of its entry. Empty fields change nothing."""
+    """The adapter with the name, trigger, class noun and kind of its entry. An unknown kind changes nothing."""
     if entry is None:
         return adapter
-    texts = {name: text for name in ("name", "trigger", "class_noun", "kind") if (text := getattr(entry, name))}
+    texts = {"name": entry.name, "trigger": entry.trigger, "class_noun": entry.class_noun}
+    texts |= {"kind": entry.kind} if entry.kind else {}
     return replace(adapter, info=replace(adapter.info, **texts))
 
 
