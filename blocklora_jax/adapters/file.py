@@ -40,7 +40,8 @@ def write_adapter(adapter: AdapterContents, path: str | Path, dtype: str = "floa
     """Write `adapter` to `path`, atomically.
 
     Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d],
-    and for SDXL also `tokens_2/<name>` [v, d2]. Changes of norms and biases are `vectors/<path>` [c]. The header has their digest, so that damage is detected on reading.
+    and for SDXL also `tokens_2/<name>` [v, d2]. Changes of norms and biases are `vectors/<path>` [c]. The header has
+    their digest, so that damage is detected on reading.
 
     Raises UserError for a dtype that is not "float32" or "bfloat16", for numbers that are not finite, and if the file
     cannot be written.

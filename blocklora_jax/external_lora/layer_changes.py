@@ -137,7 +137,7 @@ def _computed(kind: Algorithm, layer: Layer, scale: float, start: str, decompose
     if start:
         if layer.base.ndim != 2:
             raise Unusable(f"is a convolution, to which {start} does not apply")
-        taken = start_factors(start, layer.base, kind.rank(layer) or 1)
+        taken = start_factors(start, layer.base, kind.rank(layer) or 1, scale)
         change, scale = add(_scaled(change, scale), taken._replace(up=-taken.up)), 1.0
     return (decomposed(change, scale, layer), 1.0) if decompose else (change, scale)
 

@@ -50,12 +50,14 @@ def start_problem(start: Any, has_base: bool) -> str | None:
     )
 
 
-def start_factors(start: str, weight: Float[np.ndarray, "m n"], rank: int) -> Factors:
-    """s B0 A0: the part that the start took from the weight. start: "pissa" or "olora"."""
+def start_factors(start: str, weight: Float[np.ndarray, "m n"], rank: int, scale: float) -> Factors:
+    """s B0 A0: the part that the start took from the weight. start: "pissa" or "olora". scale: s, which only OLoRA's
+    part has in it.
+    """
     exact = np.asarray(weight, np.float64)
     if start == "olora":
         q, r = np.linalg.qr(exact)
-        up, down = q[:, :rank], r[:rank]
+        up, down = q[:, :rank] * scale, r[:rank]
     else:
         u, singular, v = np.linalg.svd(exact, full_matrices=False)
         up, down = u[:, :rank] * singular[:rank], v[:rank]
