@@ -139,7 +139,7 @@ def _described(
     return ExternalLoRA(
         lora=changes.lora,
         name=lora_name(path),
-        trigger=trigger or " ".join(tokens.tokens),
+        trigger=trigger if all(token in trigger for token in tokens.tokens) else " ".join(tokens.tokens),
         base_name=plain_text(
             ours.get("base_name") or metadata.get("ss_sd_model_name") or metadata.get("ss_base_model_version")
         ),
