@@ -41,6 +41,8 @@ def _truncate_pair(
     u, singular, v = np.linalg.svd(r_a @ r_b.T)
     if a.shape[1] <= rank:
         return (a, b), singular
+    # A small layer has fewer singular values than the rank.
     root = np.sqrt(singular[:rank])
-    short = q_a @ (u[:, :rank] * root[None, :]), (root[:, None] * v[:rank]) @ q_b.T
+    kept = len(root)
+    short = q_a @ (u[:, :kept] * root[None, :]), (root[:, None] * v[:kept]) @ q_b.T
     return (short[0].astype(np.float32), short[1].astype(np.float32)), singular

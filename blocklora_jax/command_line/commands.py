@@ -12,6 +12,7 @@ TRAINING = (
 )
 MERGING = (
     Command("merge", "merge adapters: pictures, a model folder, or both", "merge.cli.merge:merge_command"),
+    Command("library", "list the LoRA files of a folder, with triggers and problems", "merge.cli.library:main"),
     Command("info", "print what is in adapter files", "merge.cli.info:print_info"),
     Command("check", "say whether adapters can be merged; measure crosstalk", "merge.cli.check:check_files"),
     Command("export", "write adapters as a LoRA file for PyTorch", "merge.cli.export:export_files"),

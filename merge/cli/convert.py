@@ -1,10 +1,12 @@
 """`python -m merge convert`: converts an ordinary LoRA into one with blocks, without pictures or training."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
@@ -15,24 +17,44 @@ from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.library.library import is_library
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
-from merge.cli.shared_options import CutAxis, Memory, Options, PartitionSeed, Variant, Verify, base_model_help
+from merge.cli.convolutions import without_convolutions
+from merge.cli.shared_options import (
+    Convolutions,
+    CutAxis,
+    FamilyOfFiles,
+    Memory,
+    Options,
+    PartitionSeed,
+    SkipUnusable,
+    Variant,
+    Verify,
+    base_model_help,
+)
+
+if TYPE_CHECKING:
+    from blocklora_jax.pipeline import StableDiffusion
+    from blocklora_jax.probing.conversion import ConversionConfig, Fit
+    from blocklora_jax.prompts.random_prompts import PromptWords
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(Options):
     """Convert an ordinary LoRA into an adapter with its own blocks, so that it merges losslessly with others.
 
+    Of a folder or a library, every LoRA is converted, and each gets a slot of its own in a registry. What is done
+    already is kept, so the command goes on where it was interrupted.
     On prompts with its trigger the result has the same output as the LoRA, as closely as its blocks allow. On other
     prompts it has as little output as possible.
     """
 
     file: Positional[Path]
-    """The LoRA: a file of another trainer, or an adapter.safetensors without blocks."""
+    """The LoRA: a file of another trainer, or an adapter.safetensors without blocks. Or a folder, or a library.yaml."""
     out: Path
-    """The adapter to write."""
+    """The adapter to write; for a folder: the folder for the adapters, NAME.safetensors each."""
     slot: tuple[int, ...] | None = None
     """The slots that the result owns (or name a --registry)."""
     model: Annotated[str, base_model_help("that the LoRA was trained on")] = "pocket"
@@ -42,7 +64,8 @@ class ConvertOptions(Options):
     axis: CutAxis = "in"
     partition_seed: PartitionSeed = 0
     registry: str | None = None
-    """Take blocks, axis, seed and slots from this registry (file, folder or URL), in which --name has a claim."""
+    """Take blocks, axis, seed and slots from this registry (file, folder or URL), in which --name has a claim. For a
+    folder: claim slots in it. Default: registry.json in --out, with as many --blocks as there are LoRAs, or more."""
     trigger: str | None = None
     """The words that call this concept and nothing else, such as "sks dog". Default: those in the file."""
     class_noun: str | None = None
@@ -70,6 +93,9 @@ class ConvertOptions(Options):
     seed: int = 0
     """Seed of prompts and pictures."""
     memory: Memory = None
+    convolutions: Convolutions = "refuse"
+    family: FamilyOfFiles = None
+    skip_unusable: SkipUnusable = False
     overwrite: bool = False
     """Replace an existing file."""
     verify: Verify = True
@@ -78,50 +104,96 @@ class ConvertOptions(Options):
 def convert_file(args: Sequence[str] | None = None) -> int:
     """Run `convert`; gives the exit code."""
     options = read_options(ConvertOptions, args, prog="python -m merge convert")
+    if options.convolutions == "keep":
+        raise UserError(
+            "--convolutions keep is not possible here: blocks hold no 3x3 convolutions; drop or refuse them"
+        )
+    if is_library(options.file):
+        from merge.cli.convert_library import convert_library
+
+        return convert_library(options)
     adapter = _renamed(Adapter.load(options.file, options.verify), options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} already has blocks: it can be merged without conversion")
     plain_name(adapter.name, f"the concept of {options.file}")
     partition, slots = _place(options, adapter)
     plan_outputs([Output(options.out, "adapter")], [options.file, options.model], overwrite=options.overwrite)
-    # Imported here, because the model needs Flax.
-    from blocklora_jax.checkpoints.digest import params_digest
-    from blocklora_jax.pipeline import StableDiffusion
-    from blocklora_jax.pocket.prompt_words import words_for
-    from blocklora_jax.probing.conversion import ConversionConfig, convert
-    from blocklora_jax.prompts.random_prompts import PromptWords
-
-    sd = StableDiffusion.from_pretrained(
-        options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
-    )
-    digest = params_digest(sd.params)
-    if adapter.info.base_digest not in ("", digest):
-        raise UserError(
-            f"{options.file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and "
-            f"{options.model} ({digest[:12]}) is another model: name the right one with --model"
-        )
-    info = dataclasses.replace(adapter.info, base_digest=digest, base_name=sd.checkpoint.public_name)
-    config = ConversionConfig(
-        rank=options.rank, erase_weight=options.erase_weight, prompts=options.prompts,
-        random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,
-    )  # fmt: skip
-    adapter = dataclasses.replace(adapter, info=info)
-    listed = words_for(options.model)
-    words = PromptWords(
-        styles=options.random_styles or listed.styles,
-        subjects=options.random_subjects or listed.subjects,
-        scenes=options.random_scenes or listed.scenes,
-    )
-    fitted, fits = convert(sd, adapter, partition, slots, words, config, memory=options.memory)
+    fitted, fits = Converter.load(options).convert(adapter, options.file, partition, slots)
     fitted.save(options.out)
     print(f"{'layers':<24}{'fit error':>11}{'leakage':>9}{'leakage before':>16}")
     for kind, fit in fits.items():
         print(f"{kind:<24}{fit.error:>11.0%}{fit.leak:>9.0%}{fit.leak_before:>16.0%}")
     print(
         f"wrote {options.out}: {fitted.name!r} owns slot {', '.join(map(str, fitted.info.slots))}, "
-        f"called by {info.trigger!r}"
+        f"called by {fitted.info.trigger!r}"
     )
     return 0
+
+
+@dataclass(frozen=True)
+class Converter:
+    """A model, loaded once, that converts adapters as the options say."""
+
+    sd: StableDiffusion
+    digest: str
+    words: PromptWords
+    config: ConversionConfig
+    options: ConvertOptions
+
+    @classmethod
+    def load(cls, options: ConvertOptions) -> Converter:
+        """Read the model that the options name."""
+        # Imported here, because the model needs Flax.
+        from blocklora_jax.checkpoints.digest import params_digest
+        from blocklora_jax.pipeline import StableDiffusion
+
+        sd = StableDiffusion.from_pretrained(
+            options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
+        )
+        return cls(sd, params_digest(sd.params), prompt_words(options), conversion_config(options), options)
+
+    def convert(
+        self, adapter: Adapter, file: Path, partition: Partition, slots: tuple[int, ...]
+    ) -> tuple[Adapter, dict[str, Fit]]:
+        """The adapter in `slots`, and how well each type of layer was fitted.
+
+        Raises: UserError for an adapter that was trained on another model, or cannot be converted.
+        """
+        from blocklora_jax.probing.conversion import convert
+
+        if adapter.info.base_digest not in ("", self.digest):
+            raise UserError(
+                f"{file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and "
+                f"{self.options.model} ({self.digest[:12]}) is another model: name the right one with --model"
+            )
+        info = dataclasses.replace(adapter.info, base_digest=self.digest, base_name=self.sd.checkpoint.public_name)
+        adapter = dataclasses.replace(adapter, info=info)
+        if self.options.convolutions == "drop":
+            adapter = without_convolutions([adapter])[0][0]
+        return convert(self.sd, adapter, partition, slots, self.words, self.config, memory=self.options.memory)
+
+
+def conversion_config(options: ConvertOptions) -> ConversionConfig:
+    """The settings of the conversion that the options give."""
+    from blocklora_jax.probing.conversion import ConversionConfig
+
+    return ConversionConfig(
+        rank=options.rank, erase_weight=options.erase_weight, prompts=options.prompts,
+        random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,
+    )  # fmt: skip
+
+
+def prompt_words(options: ConvertOptions) -> PromptWords:
+    """The words of prompts that the options give, or those that fit the model."""
+    from blocklora_jax.pocket.prompt_words import words_for
+    from blocklora_jax.prompts.random_prompts import PromptWords
+
+    listed = words_for(options.model)
+    return PromptWords(
+        styles=options.random_styles or listed.styles,
+        subjects=options.random_subjects or listed.subjects,
+        scenes=options.random_scenes or listed.scenes,
+    )
 
 
 def _renamed(adapter: Adapter, options: ConvertOptions) -> Adapter:

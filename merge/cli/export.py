@@ -8,9 +8,9 @@ from blocklora_jax.command_line.options import read_options
 from blocklora_jax.io.outputs import plan_outputs
 from blocklora_jax.layouts.families.table import FamilyName as Family
 from merge.cli.describe import overlap_report
-from merge.cli.files import load_adapters
 from merge.cli.options import Precision
-from merge.cli.shared_options import Files, Options, Overwrite, Verify, Weights
+from merge.cli.shared_options import Files, Options, Overwrite, SkipUnusable, Verify, Weights
+from merge.cli.sources import find_sources, inputs_of, load_sources, weights_of
 from merge.export.lora_file import export, export_outputs, read_export_header
 
 
@@ -28,7 +28,8 @@ class ExportOptions(Options):
     layout: str = "diffusers"
     """The layout of tensor names: "diffusers", or "kohya" for ComfyUI, A1111 and diffusers."""
     family: Family | None = None
-    """The family of the base model, if the files do not show it (LoRAs of other programs with few layers)."""
+    """The family of the base model, if the files do not show it (LoRAs of other programs with few layers). Of the files
+    in a folder, only those for this family are taken."""
     max_rank: int | None = None
     """Reduce every layer's rank to this, by SVD. By default the export is exact, and its rank is the sum of all."""
     card: bool = True
@@ -38,6 +39,7 @@ class ExportOptions(Options):
     """Type of the numbers in the files."""
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
+    skip_unusable: SkipUnusable = False
     overwrite: Overwrite = False
     verify: Verify = True
 
@@ -45,16 +47,18 @@ class ExportOptions(Options):
 def export_files(args: Sequence[str] | None = None) -> int:
     """Run `export`: write the LoRA file and the token files; gives the exit code."""
     options = read_options(ExportOptions, args, prog="python -m merge export")
-    adapters = load_adapters(options.files, options.verify)
+    skip = options.skip_unusable
+    sources = find_sources(options.files, skip_unusable=skip, family=options.family)
+    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip)
     planned = export_outputs(options.out, adapters, options.card)
-    plan_outputs(planned, options.files, overwrite=options.overwrite)
+    plan_outputs(planned, inputs_of(options.files, sources), overwrite=options.overwrite)
     if options.allow_overlap:
         print("".join(f"{line}\n" for line in overlap_report(adapters)), end="")
     written = export(
         adapters,
         options.out,
         options.layout,
-        options.weights or None,
+        weights_of(sources, options.weights),
         options.dtype,
         allow_overlap=options.allow_overlap,
         max_rank=options.max_rank,

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.options import read_options
 from merge.cli.describe import describe
 from merge.cli.files import required
-from merge.cli.shared_options import Files, Options, Verify
+from merge.cli.shared_options import Files, Options, SkipUnusable, Verify
+from merge.cli.sources import find_sources, load_each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +15,16 @@ class InfoOptions(Options):
     """Print what is in adapter files."""
 
     files: Files
+    skip_unusable: SkipUnusable = False
     verify: Verify = True
 
 
 def print_info(args: Sequence[str] | None = None) -> int:
     """Run `info`; gives the exit code."""
     options = read_options(InfoOptions, args, prog="python -m merge info")
-    for path in required(options.files):
-        size = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else ""
-        print(f"{'file:':<10}{path}, {size}\n{describe(Adapter.load(path, options.verify))}\n")
+    skip = options.skip_unusable
+    sources = find_sources(required(options.files), skip_unusable=skip)
+    for source, adapter in load_each(sources, options.verify, skip_unusable=skip):
+        size = f"{source.path.stat().st_size / 1e6:.2f} MB"
+        print(f"{'file:':<10}{source.path}, {size}\n{describe(adapter)}\n")
     return 0

@@ -19,9 +19,9 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.cli.describe import overlap_report
-from merge.cli.files import load_adapters
-from merge.cli.method_flags import method_of, options_of, refuse_others_flags
+from merge.cli.method_flags import method_of, options_of, refuse_others_flags, with_full_name
 from merge.cli.options import MergeOptions, check_picture_options
+from merge.cli.sources import find_sources, load_sources, weights_of
 from merge.manifest import SUM, MergeManifest, pairs_digest, without_values
 from merge.methods.method import Merged
 from merge.methods.table import METHODS
@@ -34,6 +34,7 @@ def merge_command(args: Sequence[str] | None = None) -> int:
     """Read the options and merge. Gives the exit code. Without arguments it prints the help."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     method = method_of(args)
+    args = with_full_name(args, method)
     refuse_others_flags(args, method)
     merge_files(read_options(options_of(method), args, description=_description(), prog="python -m merge"))
     return 0
@@ -44,7 +45,10 @@ def merge_files(options: MergeOptions) -> None:
     if not options.prompt and options.save is None:
         raise UserError("there is nothing to do: give --prompt '…' for pictures, or --save FOLDER for a merged model")
     check_picture_options(options)
-    adapters = load_adapters(options.files, options.verify)
+    skip = options.skip_unusable
+    sources = find_sources(options.files, skip_unusable=skip, family=options.family)
+    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip)
+    options = replace(options, weights=weights_of(sources, options.weights) or ())
     if options.compare:
         from merge.cli.picture_cells import check_comparison  # it needs Flax
 
@@ -53,7 +57,7 @@ def merge_files(options: MergeOptions) -> None:
     planned += save_outputs(options.save, adapters) if options.save is not None else []
     plan_outputs(
         planned,
-        [*options.files, options.model, options.model_config, options.image, options.mask],
+        [*(source.path for source in sources), options.model, options.model_config, options.image, options.mask],
         overwrite=options.overwrite,
     )
     settings = options.method_settings

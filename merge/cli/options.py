@@ -9,7 +9,7 @@ from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.samplers.table import SAMPLERS
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.dtype_names import ModelDtype as Precision
-from merge.cli.shared_options import Files, Options, Overwrite, Variant, Verify, Weights
+from merge.cli.shared_options import FamilyOfFiles, Files, Options, Overwrite, SkipUnusable, Variant, Verify, Weights
 from merge.methods.method import NoSettings
 from merge.methods.table import METHODS
 
@@ -84,6 +84,8 @@ class MergeOptions(Options):
     """Type of the numbers in the saved model."""
     check_base: bool = True
     """Refuse a model that the adapters were not trained on; --no-check-base is for a copy, such as in bfloat16."""
+    family: FamilyOfFiles = None
+    skip_unusable: SkipUnusable = False
     overwrite: Overwrite = False
     verify: Verify = True
 

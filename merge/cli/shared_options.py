@@ -1,13 +1,14 @@
 """Options that several commands have: the type and the help of each. Each command sets its own default."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.axis import Axis
 from blocklora_jax.command_line.options import check_options
+from blocklora_jax.layouts.families.table import FamilyName as Family
 
 
 class Options:
@@ -23,7 +24,21 @@ def base_model_help(relation: str) -> Any:
 
 
 Files = Positional[
-    Annotated[tuple[Path, ...], tyro.conf.arg(help="Adapter files: the adapter.safetensors of training runs.")]
+    Annotated[
+        tuple[Path, ...],
+        tyro.conf.arg(
+            help="Adapter files: the adapter.safetensors of training runs, LoRAs of other programs, folders of them, "
+            "or a library.yaml of `python -m merge library scan`."
+        ),
+    ]
+]
+SkipUnusable = Annotated[
+    bool,
+    tyro.conf.arg(help="Go on without the files that cannot be used, and name them. By default they are an error."),
+]
+FamilyOfFiles = Annotated[
+    Family | None,
+    tyro.conf.arg(help="Of the files in a folder, take only those for this family of base models."),
 ]
 Weights = Annotated[
     tuple[float, ...],
@@ -55,3 +70,10 @@ CutAxis = Annotated[
 PartitionSeed = Annotated[int, tyro.conf.arg(help="Seed of the assignment of slots to blocks.")]
 RegistryPlace = Positional[Annotated[str, tyro.conf.arg(help="The registry: a file, a folder or a URL.")]]
 ConceptName = Positional[Annotated[str, tyro.conf.arg(help="The concept's name.")]]
+Convolutions = Annotated[
+    Literal["keep", "drop", "refuse"],
+    tyro.conf.arg(
+        help="What to do with changes of 3x3 convolutions, whose inputs are not measured: keep them as they are, drop "
+        "them, or refuse such LoRAs."
+    ),
+]
