@@ -22,17 +22,23 @@ def needs_base(path: str | Path) -> bool:
     False for files that cannot be read at all: `read_external_lora` says why.
     """
     try:
-        with open_tensors(path, "LoRA file") as file:
-            if unsupported_kind(file.keys):
-                return False
+        with open_tensors(path, "LoRA file", verify=False) as file:
             shapes = {key: file.shape(key) for key in file.keys}
-            groups = group_parts(path, shapes)
-            kinds = algorithms_of(groups)
-            parts = {part for each in groups.layers.values() for part in each}
-            configs = PeftConfigs.read(path, file.metadata, shapes, parts, peft_type_of(kinds), has_base=True)
-            return bool(needed_by(kinds, groups.layers, start_in(configs)))
+            return not unsupported_kind(file.keys) and bool(base_dependence(path, shapes, file.metadata))
     except UserError:
         return False
+
+
+def base_dependence(path: str | Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> str:
+    """What in a file depends on the base, as in `needed_by`. shapes: of its tensors, by name. metadata: its header.
+
+    Raises: UserError for tensors of no known layer or part, and for settings of PEFT that cannot be obeyed.
+    """
+    groups = group_parts(path, shapes)
+    kinds = algorithms_of(groups)
+    parts = {part for group in (groups.layers, groups.norms) for each in group.values() for part in each}
+    configs = PeftConfigs.read(path, metadata, shapes, parts, peft_type_of(kinds), has_base=True)
+    return needed_by(kinds, groups.layers, start_in(configs))
 
 
 def needed_by(kinds: Mapping[Any, Algorithm | None], layers: Mapping[Any, Mapping[str, Any]], start: str) -> str:

@@ -25,7 +25,7 @@ _KINDS = {stored: np.dtype(np.float64) if name == "float64" else DTYPES[name] fo
 _FLOATS = frozenset(_NAMES.values())
 # Read only where the caller asks for them. safetensors does not give them to NumPy.
 _FLOAT8 = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
-_INTEGERS = frozenset(("I64", "I32", "I16", "U8", "I8"))
+_INTEGERS = frozenset(("I64", "I32", "I16", "U8", "I8", "BOOL"))
 _MOST_AXES = 16
 _PLACEHOLDER = "0" * 64
 # ValueError is raised for dimensions that NumPy cannot have.

@@ -21,10 +21,13 @@ def _ordered(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     """a1 [n, r], a2 [r, n], b1 [m, r] and b2 [r, n, *window]."""
     a1, a2, b1, b2 = required(layer, *_PARTS)
     demand(all(part.ndim in (2, 4) and part.size > 0 for part in (a1, a2, b1, b2)))
-    if _fits(a1, a2, b1, b2):
-        return a1, a2, b1, b2
-    demand(_fits(a2, a1, b2, b1))
-    return a2, a1, b2, b1
+    orders = [order for order in ((a1, a2, b1, b2), (a2, a1, b2, b1)) if _fits(*order)]
+    demand(bool(orders))
+    if len(orders) == 1 or layer.weight is None:
+        return min(orders, key=lambda order: len(order[3]))
+    # Between square weights and large ranks only the base tells which order it is.
+    sides = layer.weight.shape[:2]
+    return min(orders, key=lambda order: ((len(order[2]), order[3].shape[1]) != sides, len(order[3])))
 
 
 def _fits(a1: np.ndarray, a2: np.ndarray, b1: np.ndarray, b2: np.ndarray) -> bool:
