@@ -171,7 +171,7 @@ def test_norms_and_biases_are_changed(sd1, weights, tmp_path):
         ({"oft_blocks": (3, 2, 2)}, "is misshapen"),
         ({"oft_blocks": (2, 2, 2, 2)}, "is misshapen"),
         ({"oft_R.weight": (2, 5)}, "is misshapen"),
-        ({"a1.weight": (8, 2), "a2.weight": (2, 8), "b1.weight": (8, 2), "b2.weight": (3, 8)}, "is misshapen"),
+        ({"a1.weight": (8, 2), "a2.weight": (2, 8), "b1.weight": (8, 2), "b2.weight": (3, 8)}, "has the shape [3, 2]"),
         ({"lora_up.weight": (8, 2), "lora_down.weight": (2, 8), "dora_scale": (7, 1)}, "is misshapen"),
         ({"diff": (8, 8), "scalar": (2,)}, "has a scalar of shape [2]"),
         ({"diff": (8, 8), "diff_b": (8,)}, "changes unet/down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_q"),
