@@ -12,6 +12,7 @@ import jax
 from blocklora_jax.adapters.file import AdapterContents, read_adapter, write_adapter
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.lora import block_masks
+from blocklora_jax.external_lora.base_weights import BaseModel
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree, kernel_shapes
 
 
@@ -23,6 +24,8 @@ class Adapter:
     lora: fp32 pairs by component and layer path. They have full size and are zero outside the owned blocks.
     tokens: {"<name>": fp32 [vectors, d]}.
     tokens_2: as many vectors for SDXL's second text encoder, under the same names.
+    vectors: changes of norms and biases, fp32 [c] by path ("unet/…/norm1/scale"). Only adapters of other programs have
+        them. They are added as they are, without the scale of the pairs.
 
     The arrays are NumPy's or JAX's.
 
@@ -40,6 +43,7 @@ class Adapter:
     # Not Float[Array, …]: jax.tree rebuilds adapters with leaves of any type.
     tokens: Mapping[str, Any]
     tokens_2: Mapping[str, Any] = field(default_factory=dict)
+    vectors: Mapping[str, Any] = field(default_factory=dict)
     info: AdapterInfo = field(metadata={"static": True})
 
     @property
@@ -62,15 +66,19 @@ class Adapter:
         return block_masks(self.info, self.shapes())
 
     @classmethod
-    def load(cls, path: str | Path, verify: bool = True) -> Adapter:
-        """Read an `adapter.safetensors`, or a LoRA of another program.
+    def load(
+        cls, path: str | Path, verify: bool = True, *, base: BaseModel | None = None, max_rank: int | None = None
+    ) -> Adapter:
+        """Read an `adapter.safetensors`, or an adapter of another program.
 
         verify: whether the digest in the file's header must match; False for a file that was edited on purpose.
+        base, max_rank: only for files of other programs, see `read_external_lora`. DoRA, OFT and others change a model
+            by amounts that depend on it. max_rank bounds the rank of changes that are no product of small factors.
 
         Raises: UserError if the file is of another kind, is damaged, or does not fit its header.
         """
-        return cls(**read_adapter(path, verify)._asdict())
+        return cls(**read_adapter(path, verify, base=base, max_rank=max_rank)._asdict())
 
     def save(self, path: str | Path, dtype: str = "float32") -> None:
         """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""
-        write_adapter(AdapterContents(self.lora, self.tokens, self.tokens_2, self.info), path, dtype)
+        write_adapter(AdapterContents(self.lora, self.tokens, self.tokens_2, self.vectors, self.info), path, dtype)

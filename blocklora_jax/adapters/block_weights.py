@@ -100,7 +100,12 @@ def weigh_blocks(adapter: Adapter, weights: BlockWeights) -> Adapter:
         component: {path: _scaled(pair, weights(f"{component}/{path}")) for path, pair in layers.items()}
         for component, layers in adapter.lora.items()
     }
-    return replace(adapter, lora=lora)
+    # A norm or bias belongs to the block of its layer: "unet/…/norm1/scale".
+    vectors = {
+        path: vector if (factor := weights(path.rpartition("/")[0])) == 1 else np.asarray(vector) * np.float32(factor)
+        for path, vector in adapter.vectors.items()
+    }
+    return replace(adapter, lora=lora, vectors=vectors)
 
 
 def weigh_all(adapters: Sequence[Adapter], texts: Sequence[str]) -> list[Adapter]:

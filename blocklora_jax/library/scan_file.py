@@ -8,13 +8,14 @@ from pathlib import Path
 
 from blocklora_jax.adapters.file import is_ours, read_header
 from blocklora_jax.errors import UserError
+from blocklora_jax.external_lora.float8 import is_scale
 from blocklora_jax.external_lora.kinds import unsupported_kind
 from blocklora_jax.external_lora.names import lora_name
-from blocklora_jax.external_lora.peft_config import PeftConfigs
+from blocklora_jax.external_lora.needs import base_dependence
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.printing import one_line, plain_text
 from blocklora_jax.io.tensor_file import TensorFile, open_tensors
-from blocklora_jax.layouts.dialects import find_layer
+from blocklora_jax.layouts.dialects import find_layer, find_norm
 from blocklora_jax.layouts.families.recognise import possible_families
 from blocklora_jax.library.entry import Found
 from blocklora_jax.library.formats import Format, read_format
@@ -135,21 +136,20 @@ def _problems(path: Path, file: TensorFile, form: Format) -> list[str]:
     if kind := unsupported_kind(file.keys):
         return [f"it is {kind}"]
     keys = [key for key in file.keys if not key.startswith(_LAYERLESS)]
-    if wrong := [key for key in keys if not key.endswith(".alpha") and file.dtype(key) not in _FLOATS]:
+    if wrong := [key for key in keys if not key.endswith((".alpha", ".on_input")) and file.dtype(key) not in _FLOATS]:
         return [f"{len(wrong)} tensors are no floating-point numbers ({one_line(wrong[0])} is {file.dtype(wrong[0])})"]
-    if not form.layers:
+    if not form.layers and not any(map(find_norm, form.heads)):
         return [f"none of its tensors ({', '.join(map(one_line, sorted(keys)[:2])) or 'none'}) belongs to a LoRA"]
     try:
-        PeftConfigs.read(path, file.metadata, file.keys)
+        base_dependence(path, {key: file.shape(key) for key in keys if not is_scale(key)}, file.metadata)
     except UserError as error:
         return [_short(error, path)]
     return _unknown_layers(form)
 
 
 def _unknown_layers(form: Format) -> list[str]:
-    # Readers know names of norms beside those of layers.
-    heads = (head for head in form.heads if not head.startswith(_LAYERLESS) and "norm" not in head)
-    unknown = sorted(head for head in heads if find_layer(head) is None)
+    heads = (head for head in form.heads if not head.startswith(_LAYERLESS))
+    unknown = sorted(head for head in heads if find_layer(head) is None and find_norm(head) is None)
     return [f"{len(unknown)} layers that no model has ({', '.join(map(one_line, unknown[:2]))})"] if unknown else []
 
 

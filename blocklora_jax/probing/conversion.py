@@ -170,7 +170,9 @@ def convert(
             sums = on_trigger.pop(layer), on_random.pop(layer)
             lora[component][path], energy = _fit_layer(adapter, info, layer, *sums, config)
             energies[layer_type(layer)] = energies.get(layer_type(layer), 0) + energy
-    return replace(adapter, lora=lora, info=info), {kind: _report(*energy) for kind, energy in energies.items()}
+    # Blocks hold no norms and biases.
+    fitted = replace(adapter, lora=lora, vectors={}, info=info)
+    return fitted, {kind: _report(*energy) for kind, energy in energies.items()}
 
 
 def trigger_prompts(adapter: Adapter, words: PromptWords, config: ConversionConfig) -> list[str]:

@@ -20,9 +20,11 @@ from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import png_bytes
 from merge.cli.library_check import advice, likeness_map, ranked
+from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import (
     FamilyOfFiles,
     Files,
+    MaxRank,
     Memory,
     Options,
     Overwrite,
@@ -66,6 +68,7 @@ class CheckOptions(Options):
     """Sampling steps of the pictures on which layers that read pictures are measured."""
     seed: int = 0
     """Seed of these pictures."""
+    max_rank: MaxRank = DEFAULT_RANK
     memory: Memory = None
     family: FamilyOfFiles = None
     skip_unusable: SkipUnusable = False
@@ -90,7 +93,7 @@ def check_files(args: Sequence[str] | None = None) -> int:
 
 def _check(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, str]) -> int:
     """Check a few adapters in pairs, and measure their crosstalk; gives the exit code."""
-    adapters = list(_load_each(sources, options.verify, reasons))
+    adapters = list(_load_each(sources, options, reasons))
     problems = [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
     problems += _measure(options, adapters) if options.crosstalk and adapters else []
     return _end(options, reasons, problems, len(adapters))
@@ -99,7 +102,7 @@ def _check(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, 
 def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, str]) -> int:
     """Compare the weights of many adapters, of which one is in memory at a time; gives the exit code."""
     names, changes = [], []
-    for adapter in _load_each(sources, options.verify, reasons):
+    for adapter in _load_each(sources, options, reasons):
         names.append(adapter.name)
         changes.append(directions_of(adapter))
     if len(changes) > 1:
@@ -110,11 +113,14 @@ def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str
     return _end(options, reasons, [], len(changes))
 
 
-def _load_each(sources: Sequence[Source], verify: bool, reasons: dict[str, str]) -> Iterator[Adapter]:
+def _load_each(sources: Sequence[Source], options: CheckOptions, reasons: dict[str, str]) -> Iterator[Adapter]:
     """The adapters that can be read. A reason is added for each of the others."""
+    reader = AdapterReader(
+        model=options.model, variant=options.variant, verify=options.verify, max_rank=options.max_rank
+    )
     for source in tqdm(sources, desc="files", unit="file", dynamic_ncols=True, disable=None):
         try:
-            yield described(Adapter.load(source.path, verify), source.entry)
+            yield described(reader(source.path), source.entry)
         except UserError as error:
             reasons[str(source.path)] = str(error)
 

@@ -22,10 +22,12 @@ from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
 from merge.cli.convolutions import without_convolutions
+from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import (
     Convolutions,
     CutAxis,
     FamilyOfFiles,
+    MaxRank,
     Memory,
     Options,
     PartitionSeed,
@@ -94,6 +96,7 @@ class ConvertOptions(Options):
     """Seed of prompts and pictures."""
     memory: Memory = None
     convolutions: Convolutions = "refuse"
+    max_rank: MaxRank = DEFAULT_RANK
     family: FamilyOfFiles = None
     skip_unusable: SkipUnusable = False
     overwrite: bool = False
@@ -112,7 +115,7 @@ def convert_file(args: Sequence[str] | None = None) -> int:
         from merge.cli.convert_library import convert_library
 
         return convert_library(options)
-    adapter = _renamed(Adapter.load(options.file, options.verify), options)
+    adapter = _renamed(reader_of(options)(options.file), options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} already has blocks: it can be merged without conversion")
     plain_name(adapter.name, f"the concept of {options.file}")
@@ -168,9 +171,24 @@ class Converter:
             )
         info = dataclasses.replace(adapter.info, base_digest=self.digest, base_name=self.sd.checkpoint.public_name)
         adapter = dataclasses.replace(adapter, info=info)
+        if adapter.vectors:
+            print(
+                f"{len(adapter.vectors)} changes of norms and biases of {adapter.name} are left out: blocks hold none"
+            )
         if self.options.convolutions == "drop":
             adapter = without_convolutions([adapter])[0][0]
         return convert(self.sd, adapter, partition, slots, self.words, self.config, memory=self.options.memory)
+
+
+def reader_of(options: ConvertOptions, converter: Converter | None = None) -> AdapterReader:
+    """Reads the files of the command. converter: has the base model in memory."""
+    return AdapterReader(
+        model=options.model,
+        variant=options.variant,
+        verify=options.verify,
+        max_rank=options.max_rank,
+        params=converter.sd.checkpoint.params if converter else None,
+    )
 
 
 def conversion_config(options: ConvertOptions) -> ConversionConfig:

@@ -23,7 +23,7 @@ from blocklora_jax.library.unique_names import unique_names
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, is_url, read_registry, registry_file, update_registry
-from merge.cli.convert import Converter, ConvertOptions, conversion_config, prompt_words
+from merge.cli.convert import Converter, ConvertOptions, conversion_config, prompt_words, reader_of
 from merge.cli.convolutions import split_convolutions
 from merge.cli.plan import NARROW, cut_sizes
 from merge.cli.sources import Source, described, find_sources, inputs_of, load_each
@@ -58,10 +58,11 @@ def _convert(
 ) -> dict[str, str]:
     """Convert and save one LoRA after the other. Gives the reason for each that cannot be converted."""
     converter, failed = Converter.load(options), {}
+    reader = reader_of(options, converter)
     for source in tqdm(todo, desc="conversions", unit="file", dynamic_ncols=True, disable=None):
         name = names[source.path]
         try:
-            adapter = described(Adapter.load(source.path, options.verify), source.entry)
+            adapter = described(reader(source.path), source.entry)
             if adapter.info.partition is not None:
                 raise UserError("it has blocks already, and needs no conversion")
             slots = registry.find(concept_token(name)).slots
@@ -107,8 +108,8 @@ def _with_triggers(sources: Sequence[Source], options: ConvertOptions) -> tuple[
     from blocklora_jax.probing.triggers import check_triggers
 
     # Without their arrays, of which 200 LoRAs may have gigabytes.
-    bare, kept, narrowest = [], [], 1 << 20
-    for source, adapter in load_each(sources, options.verify, skip_unusable=options.skip_unusable):
+    bare, kept, narrowest, reader = [], [], 1 << 20, reader_of(options)
+    for source, adapter in load_each(sources, options.verify, skip_unusable=options.skip_unusable, reader=reader):
         bare.append(Adapter(lora={}, tokens=dict.fromkeys(adapter.tokens), info=adapter.info))
         kept.append(source)
         shapes = [shape for layers in split_convolutions(adapter)[0].shapes().values() for shape in layers.values()]

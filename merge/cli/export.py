@@ -10,6 +10,7 @@ from blocklora_jax.io.outputs import plan_outputs
 from blocklora_jax.layouts.families.table import FamilyName as Family
 from merge.cli.describe import overlap_report
 from merge.cli.options import Precision
+from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import BlockWeights, Files, Options, Overwrite, SkipUnusable, Verify, Weights
 from merge.cli.sources import find_sources, inputs_of, load_sources, weights_of
 from merge.export.lora_file import export, export_outputs, read_export_header
@@ -32,7 +33,10 @@ class ExportOptions(Options):
     """The family of the base model, if the files do not show it (LoRAs of other programs with few layers). Of the files
     in a folder, only those for this family are taken."""
     max_rank: int | None = None
-    """Reduce every layer's rank to this, by SVD. By default the export is exact, and its rank is the sum of all."""
+    """Reduce every layer's rank to this, by SVD. By default the export is exact, and its rank is the sum of all; only
+    changes that are no product of small factors (DoRA, OFT, full differences and some LoKrs) are reduced to 64."""
+    model: str | None = None
+    """The base model, only for files whose changes depend on it (DoRA, OFT, IA3, GLoRA)."""
     card: bool = True
     """Write a README.md beside the file, or NAME.md if there is another README.md."""
     weights: Weights = ()
@@ -51,7 +55,9 @@ def export_files(args: Sequence[str] | None = None) -> int:
     options = read_options(ExportOptions, args, prog="python -m merge export")
     skip = options.skip_unusable
     sources = find_sources(options.files, skip_unusable=skip, family=options.family)
-    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip)
+    rank = DEFAULT_RANK if options.max_rank is None else options.max_rank
+    reader = AdapterReader(model=options.model, verify=options.verify, max_rank=rank)
+    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
     adapters = weigh_all(adapters, options.block_weights)
     planned = export_outputs(options.out, adapters, options.card)
     plan_outputs(planned, inputs_of(options.files, sources), overwrite=options.overwrite)
@@ -72,6 +78,8 @@ def export_files(args: Sequence[str] | None = None) -> int:
     if options.max_rank is not None:
         error = read_export_header(options.out)["relative_error"]
         print(f"ranks cut to {options.max_rank}: {error:.3%} of the change is left out")
+    if left_out := sum(len(adapter.vectors) for adapter in adapters):
+        print(f"{left_out} changes of norms and biases are left out, because a LoRA file cannot hold them; --save does")
     for path in written:
         print(f"wrote {path}")
     return 0

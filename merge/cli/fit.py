@@ -17,9 +17,11 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
 from merge.cli.convolutions import with_convolutions, without_convolutions
+from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import (
     Convolutions,
     FamilyOfFiles,
+    MaxRank,
     Memory,
     Options,
     Overwrite,
@@ -58,6 +60,7 @@ class FitOptions(Options):
     attention: bool = False
     """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
     convolutions: Convolutions = "keep"
+    max_rank: MaxRank = DEFAULT_RANK
     memory: Memory = None
     family: FamilyOfFiles = None
     skip_unusable: SkipUnusable = False
@@ -76,7 +79,10 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     sources = find_sources(options.files, skip_unusable=skip, family=options.family) if options.files else []
     if len(sources) < 2:
         raise UserError("name two or more adapter files: a single adapter needs no fit")
-    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip)
+    reader = AdapterReader(
+        model=options.model, variant=options.variant, verify=options.verify, max_rank=options.max_rank
+    )
+    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
     adapters = _described(options, adapters)
     # Checked before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)

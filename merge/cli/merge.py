@@ -22,6 +22,7 @@ from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.cli.describe import overlap_report
 from merge.cli.method_flags import method_of, options_of, refuse_others_flags, with_full_name
 from merge.cli.options import MergeOptions, check_picture_options
+from merge.cli.reading import AdapterReader
 from merge.cli.sources import find_sources, load_sources, weights_of
 from merge.manifest import SUM, MergeManifest, pairs_digest, without_values
 from merge.methods.method import Merged
@@ -48,7 +49,10 @@ def merge_files(options: MergeOptions) -> None:
     check_picture_options(options)
     skip = options.skip_unusable
     sources = find_sources(options.files, skip_unusable=skip, family=options.family)
-    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip)
+    reader = AdapterReader(
+        model=options.model, model_config=options.model_config, variant=options.variant, verify=options.verify
+    )
+    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
     files = tuple(source.path for source in sources)
     options = replace(options, files=files, weights=weights_of(sources, options.weights) or ())
     adapters = weigh_all(adapters, options.block_weights)

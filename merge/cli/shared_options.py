@@ -75,6 +75,13 @@ Verify = Annotated[
 CutAxis = Annotated[
     Axis, tyro.conf.arg(help="Which features are cut into blocks: input features, output features, or both.")
 ]
+MaxRank = Annotated[
+    int,
+    tyro.conf.arg(
+        help="Reduce changes that are no product of small factors (DoRA, OFT, full differences and some LoKrs) to this "
+        "rank, by SVD. The error is printed. Other LoRAs keep their rank."
+    ),
+]
 PartitionSeed = Annotated[int, tyro.conf.arg(help="Seed of the assignment of slots to blocks.")]
 RegistryPlace = Positional[Annotated[str, tyro.conf.arg(help="The registry: a file, a folder or a URL.")]]
 ConceptName = Positional[Annotated[str, tyro.conf.arg(help="The concept's name.")]]

@@ -16,6 +16,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import one_line
 from blocklora_jax.library.entry import Entry
 from blocklora_jax.library.library import is_library, name_reasons, open_library, usable
+from merge.cli.reading import AdapterReader
 
 # Adapters whose files are larger than this together are kept in a temporary file.
 _IN_MEMORY = 512 << 20
@@ -69,18 +70,25 @@ def split_sources(paths: Sequence[Path], family: str | None = None) -> tuple[lis
 
 
 def load_each(
-    sources: Sequence[Source], verify: bool = True, *, skip_unusable: bool = False
+    sources: Sequence[Source],
+    verify: bool = True,
+    *,
+    skip_unusable: bool = False,
+    reader: AdapterReader | None = None,
 ) -> Iterator[tuple[Source, Adapter]]:
     """The adapters one by one, with what the library says of them. Memory holds one at a time.
+
+    reader: reads the files. Default: one without a base model.
 
     Raises: UserError after the last one, naming all files that cannot be used, unless they are skipped.
     """
     reasons: dict[str, str] = {}
+    reader = reader or AdapterReader(verify=verify)
     for source in tqdm(
         sources, desc="files", unit="file", dynamic_ncols=True, disable=None if len(sources) > 1 else True
     ):
         try:
-            yield source, described(Adapter.load(source.path, verify), source.entry)
+            yield source, described(reader(source.path), source.entry)
         except UserError as error:
             reasons[str(source.path)] = str(error)
     if len(sources) == 1 and reasons:
@@ -89,7 +97,11 @@ def load_each(
 
 
 def load_sources(
-    sources: Sequence[Source], verify: bool = True, *, skip_unusable: bool = False
+    sources: Sequence[Source],
+    verify: bool = True,
+    *,
+    skip_unusable: bool = False,
+    reader: AdapterReader | None = None,
 ) -> tuple[list[Source], list[Adapter]]:
     """The files that can be used, and their adapters. Many large ones are kept in a temporary file, not in memory.
 
@@ -98,7 +110,7 @@ def load_sources(
     large = sum(source.path.stat().st_size for source in sources if source.path.is_file()) > _IN_MEMORY
     loaded = [
         (source, on_disk(adapter) if large else adapter)
-        for source, adapter in load_each(sources, verify, skip_unusable=skip_unusable)
+        for source, adapter in load_each(sources, verify, skip_unusable=skip_unusable, reader=reader)
     ]
     if not loaded:
         raise UserError("none of the files can be used")

@@ -43,7 +43,8 @@ def export(
 ) -> list[Path]:
     """Write `adapters` as one LoRA file at `path`, with tokens and a model card beside it. Gives the paths written.
 
-    The LoRA's rank is the sum of all ranks, and it is exact. Weights and scales are multiplied in. These files are
+    The LoRA's rank is the sum of all ranks, and it is exact. Weights and scales are multiplied in. Changes of norms and
+    biases are left out, because LoRA files of diffusers cannot hold them; header and card say so. These files are
     written for `merged.safetensors`:
 
     - `merged.safetensors`: for `pipe.load_lora_weights` (layout "diffusers"), or for ComfyUI, A1111 and diffusers
@@ -75,6 +76,7 @@ def export(
     lowrank, error = concatenate(adapters, weights, allow_overlap=allow_overlap), None
     if max_rank is not None:
         lowrank, error = truncate(lowrank, max_rank)
+    left_out = sorted({path for adapter in adapters for path in adapter.vectors})
     factors = [1.0] * len(adapters) if weights is None else [float(w) for w in weights]
     family, tensors = _layers(adapters, lowrank, layout, DTYPES[dtype], family)
     header = {
@@ -86,6 +88,7 @@ def export(
         "base_family": family,
         "tokens": token_counts(adapters),
         **({} if error is None else {"max_rank": max_rank, "relative_error": error}),
+        **({"left_out": left_out} if left_out else {}),
     }
     files = {path: tensors} | _token_files(path, adapters, DTYPES[dtype])
     for file, tensors in files.items():
@@ -93,7 +96,9 @@ def export(
         save_tensors(file, tensors, {"format": "pt", "blocklora": json.dumps(header), KIND_KEY: kind})
     if not card:
         return list(files)
-    note = "" if error is None else f"Ranks are cut to {max_rank}: {error:.2%} of the change is left out."
+    notes = [] if error is None else [f"Ranks are cut to {max_rank}: {error:.2%} of the change is left out."]
+    notes += [f"{len(left_out)} changes of norms and biases are left out."] if left_out else []
+    note = " ".join(notes)
     return [*files, write_card(path, make_card(path, adapters, factors, family, note))]
 
 

@@ -30,8 +30,8 @@ def merge_task_vectors(
 ) -> Params:
     """`params` where every adapted kernel W becomes W + rule([dW_1, …, dW_k], weights). Tokens are appended.
 
-    An adapter without the layer has dW = 0 there. Sums are formed in fp32 and cast once. Other leaves are the same
-    arrays.
+    An adapter without the layer has dW = 0 there. Norms and biases are summed. Sums are formed in fp32 and cast once.
+    Other leaves are the same arrays.
 
     Raises: UserError like `compose`, except that the adapters may own the same weights.
     """
@@ -62,7 +62,9 @@ def change_layers(params: Params, adapters: Sequence[Adapter], change: Change) -
         total = jnp.asarray(change(layer, leaf.shape))
         return (jnp.asarray(leaf, jnp.float32) + total.reshape(leaf.shape)).astype(leaf.dtype)
 
-    with_tokens = compose(params, [replace(adapter, lora={}) for adapter in adapters], check_base=False)
+    # Tokens are appended, and norms and biases are summed: they have no matrices that a rule could combine.
+    others = [replace(adapter, lora={}) for adapter in adapters]
+    with_tokens = compose(params, others, list(factors), allow_overlap=True, check_base=False)
     result = jax.tree_util.tree_map_with_path(merged, with_tokens)
     check_overflow(params, result, {f"{layer}/kernel" for layer in layers}, every=True)
     return result
