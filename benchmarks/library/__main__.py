@@ -80,9 +80,11 @@ def measure(options: Options, place: Path) -> int:
     print(f"{count} files ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}), {broken} that cannot be used")
     for name, reason in unread.items():
         print(f"not made, because this version does not read it: {name}: {reason[:100]}")
-    print(f"{'step':<12}{'seconds':>9}{'MiB':>8}{'of them anonymous':>19}")
+    print(f"{'step':<12}{'seconds':>9}{'CPU':>8}{'MiB':>8}{'of them anonymous':>19}")
     for step in steps(options, folder, few, model, results):
-        print(f"{step.name:<12}{step.seconds:>9.1f}{step.peak:>8.0f}{step.anonymous:>19.0f}", flush=True)
+        print(
+            f"{step.name:<12}{step.seconds:>9.1f}{step.cpu:>8.1f}{step.peak:>8.0f}{step.anonymous:>19.0f}", flush=True
+        )
         (results / f"{step.name.replace(' ', '_')}.txt").write_text(step.output)
         if step.code:
             raise UserError(f"{step.name} failed with exit code {step.code}: {step.output[-2000:]}")

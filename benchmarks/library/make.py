@@ -90,7 +90,7 @@ def readable(params: Mapping[str, Any], quick: bool = False) -> tuple[list[Speci
         for specimen in specimens(quick):
             save_file(make_tensors(specimen, weights, rng), path)
             try:
-                Adapter.load(path)
+                Adapter.load(path, base=params)
                 good.append(specimen)
             except UserError as error:
                 wrong[str(specimen)] = str(error).replace(str(path), "it")

@@ -107,7 +107,7 @@ def load_sources(
 
     Raises: UserError like `load_each`, and if two files of a library have the same name.
     """
-    large = sum(source.path.stat().st_size for source in sources if source.path.is_file()) > _IN_MEMORY
+    large = are_large(sources)
     loaded = [
         (source, on_disk(adapter) if large else adapter)
         for source, adapter in load_each(sources, verify, skip_unusable=skip_unusable, reader=reader)
@@ -115,6 +115,11 @@ def load_sources(
     if not loaded:
         raise UserError("none of the files can be used")
     return [source for source, _ in loaded], [adapter for _, adapter in loaded]
+
+
+def are_large(sources: Sequence[Source]) -> bool:
+    """Whether the adapters are kept on the disk."""
+    return sum(source.path.stat().st_size for source in sources if source.path.is_file()) > _IN_MEMORY
 
 
 def inputs_of(paths: Sequence[Path], sources: Sequence[Source]) -> list[Path]:

@@ -26,12 +26,13 @@ def test_a_step_has_its_seconds_and_memory():
     step = run_step("help", ["merge", "library"])
     assert (step.code, step.output[:9]) == (0, "A library")
     assert 0 < step.anonymous < step.peak < 4000
+    assert step.cpu > 0
     assert 0 < step.seconds < 60
 
 
 def test_a_step_that_fails_ends_the_benchmark(monkeypatch, tmp_path):
     def fails(*args):
-        yield Step("scan", 1.0, 1.0, 1.0, 3, "no")
+        yield Step("scan", 1.0, 1.0, 1.0, 1.0, 3, "no")
 
     monkeypatch.setattr(command, "steps", fails)
     with pytest.raises(UserError, match="scan failed with exit code 3: no"):

@@ -140,7 +140,10 @@ def test_a_folder_is_opened_without_a_scan_and_left_as_it_is(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("  kind: person\n", "  kind: hero\n"), "line 9: kind is 'hero'; it must be one of person, object, scene, style"),
+        (
+            ("  kind: person\n", "  kind: hero\n"),
+            "line 9: kind is 'hero'; it must be one of person, object, scene, style",
+        ),
         (("weight: 1.0", "weight: heavy"), "line 9: weight: input should be a valid number"),
         (("use: true", "uses: true"), "line 9: uses: extra inputs are not permitted"),
         (("blocklora_library: 1", "blocklora_library: 2"), "is a library of version 2; this program reads 1"),
