@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from blocklora_jax.adapters.file import is_ours, read_header
 from blocklora_jax.errors import UserError
@@ -63,8 +64,11 @@ def _states(path: Path):
 def _ours(path: Path) -> Found:
     """An adapter that this program wrote."""
     header = read_header(path)
-    texts = {name: plain_text(header.get(name)) for name in ("name", "trigger", "class_noun", "kind", "base_name")}
-    layers = header.get("shapes") if isinstance(header.get("shapes"), Mapping) else {}
+    texts: dict[str, Any] = {
+        name: plain_text(header.get(name)) for name in ("name", "trigger", "class_noun", "kind", "base_name")
+    }
+    shapes = header.get("shapes")
+    layers = shapes if isinstance(shapes, Mapping) else {}
     blocks = "with blocks" if header.get("partition") else "without blocks"
     return Found(
         **texts,

@@ -23,7 +23,8 @@ from blocklora_jax.library.unique_names import unique_names
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, is_url, read_registry, registry_file, update_registry
-from merge.cli.convert import Converter, ConvertOptions, conversion_config, prompt_words, reader_of
+from merge.cli.convert_options import ConvertOptions, conversion_config, prompt_words
+from merge.cli.converter import Converter, reader_of
 from merge.cli.convolutions import split_convolutions
 from merge.cli.plan import NARROW, cut_sizes
 from merge.cli.sources import Source, described, find_sources, inputs_of, load_each

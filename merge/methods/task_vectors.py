@@ -49,7 +49,8 @@ def merge_task_vectors(
 def change_layers(params: Params, adapters: Sequence[Adapter], weights: Sequence[Any], change: Change) -> Params:
     """`params` where every kernel that an adapter changes becomes W + change(layer, shape). Tokens are appended.
 
-    The adapters must have been checked. weights: only for norms and biases, which are summed. Sums are formed in fp32 and cast once. Other leaves are the same arrays.
+    The adapters must have been checked. weights: only for norms and biases, which are summed. Sums are formed in fp32
+    and cast once. Other leaves are the same arrays.
 
     Raises: UserError if a sum overflows the type of the params.
     """
