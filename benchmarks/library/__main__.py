@@ -3,7 +3,7 @@
 The files are LoRAs of the smallest random Stable Diffusion 1.x, of every kind and dialect that this version reads, with
 their triggers in headers and in texts beside them, and a few files that cannot be used. Every step is a process of its
 own. Prints seconds and the largest memory of each, and fails if a step fails, or if not every usable file arrives in
-the export.
+the export. If diffusers is installed, it opens the export, and its weights are compared with ours.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.library.make import NOUNS, make_folder, readable
@@ -56,6 +57,8 @@ def steps(options: Options, folder: Path, few: Path, model: Path, results: Path)
         ["merge", "export", str(results / "fitted"), "--allow-overlap", "--out", str(results / "all.safetensors"),
          "--max-rank", "32", "--layout", "kohya"],
     )  # fmt: skip
+    if find_spec("diffusers") and find_spec("torch"):
+        yield run_step("open", ["benchmarks.library.open", str(model), str(results / "all.safetensors")])
     if options.convert and not options.quick:
         yield run_step(
             "convert",
