@@ -87,6 +87,7 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "beartype>=0.20",
+            "lycoris-lora>=4.1",
             "setuptools>=77",  # a test builds the wheel
         ],  # fmt: skip
         "bench": BENCH,

@@ -4,11 +4,10 @@
 several adapters, and `export` writes it for PyTorch. `fit_jointly` changes adapters that share weights so that they
 disturb each other less.
 
-`METHODS` lists all merge methods by name: the sum (`compose`), `average`, `ties`, `dare`, `gradient_fusion` and the
-joint fit. All have the same signature there (see `merge.methods.method`).
+`METHODS` lists all merge methods by name. All have the same signature there (see `merge.methods.method`).
 
 >>> list(METHODS)
-['sum', 'average', 'ties', 'dare', 'gradient_fusion', 'joint_fit']
+['sum', 'average', 'ties', 'dare', 'dare_ties', 'magnitude', 'svd', 'knots', 'ssr', 'gradient_fusion', 'joint_fit']
 >>> METHODS["ties"].settings(density=0.3)
 TiesSettings(density=0.3)
 """
@@ -20,8 +19,13 @@ from merge.concatenate import concatenate
 from merge.export.lora_file import export
 from merge.methods.average import average
 from merge.methods.dare import dare
+from merge.methods.dare_ties import dare_ties
 from merge.methods.gradient_fusion import gradient_fusion
 from merge.methods.joint_fit import fit_jointly, fit_to_inputs
+from merge.methods.knots import knots
+from merge.methods.magnitude import magnitude
+from merge.methods.routing import route
+from merge.methods.svd import svd
 from merge.methods.table import METHODS
 from merge.methods.ties import ties
 from merge.remove import remove, replace
@@ -32,12 +36,17 @@ __all__ = [
     "compose",
     "concatenate",
     "dare",
+    "dare_ties",
     "export",
     "fit_jointly",
     "fit_to_inputs",
     "gradient_fusion",
+    "knots",
+    "magnitude",
     "remove",
     "replace",
+    "route",
+    "svd",
     "ties",
     "token_counts",
 ]

@@ -26,6 +26,7 @@ from blocklora_jax.layouts.low_rank import LoRAPair
 VERSION = 1
 SUM = "sum"
 _AGAIN = "merge again from the adapters"
+_MOST_RANK = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class MergeManifest:
         digests = self.digests or ("",) * len(self.adapters)
         concepts = [
             {**adapter.info.to_json(), "weight": weight, "tokens": _shapes(adapter.tokens), "shapes": adapter.shapes()}
+            | ({"vectors": {path: len(vector) for path, vector in adapter.vectors.items()}} if adapter.vectors else {})
             | ({"pairs_digest": digest} if digest else {})
             for adapter, weight, digest in zip(self.adapters, self.weights, digests, strict=True)
         ]
@@ -73,7 +75,8 @@ class MergeManifest:
 
 def without_values(adapter: Adapter) -> Adapter:
     """The adapter with zeros of the same shapes, which take no memory, and without its training settings."""
-    return _zero_adapter(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens))
+    lengths = {path: len(vector) for path, vector in adapter.vectors.items()}
+    return _zero_adapter(replace(adapter.info, training="{}"), adapter.shapes(), _shapes(adapter.tokens), lengths)
 
 
 def has_values(adapter: Adapter) -> bool:
@@ -144,13 +147,16 @@ class _ManifestJson(Schema):
         """The manifest. Raises UserError for slots outside the partition, and for too large layers."""
         for concept in self.concepts:
             sides = [side for layers in concept.shapes.values() for shape in layers.values() for side in shape]
-            if sum(sides) * concept.rank > MOST_NUMBERS:
+            # Whole changes of another program's adapter have the rank of the layer. Here they take no memory.
+            if sum(sides) * min(concept.rank, _MOST_RANK) > MOST_NUMBERS:
                 raise UserError(f"{concept.name!r} has more numbers than any adapter has")
         return MergeManifest(
             base_name=self.base_name,
             base_digest=self.base_digest,
             dtype=self.dtype,
-            adapters=tuple(_zero_adapter(c.to_info("{}"), c.kernel_shapes(), c.tokens) for c in self.concepts),
+            adapters=tuple(
+                _zero_adapter(c.to_info("{}"), c.kernel_shapes(), c.tokens, c.vectors) for c in self.concepts
+            ),
             weights=tuple(concept.weight for concept in self.concepts),
             method=self.method,
             settings=self.settings,
@@ -158,12 +164,19 @@ class _ManifestJson(Schema):
         )
 
 
-def _zero_adapter(info: AdapterInfo, shapes: Mapping[str, Any], tokens: Mapping[str, Any]) -> Adapter:
+def _zero_adapter(
+    info: AdapterInfo, shapes: Mapping[str, Any], tokens: Mapping[str, Any], lengths: Mapping[str, int]
+) -> Adapter:
     lora = {
         component: {path: LoRAPair(_zeros((n, info.rank)), _zeros((info.rank, m))) for path, (n, m) in layers.items()}
         for component, layers in shapes.items()
     }
-    return Adapter(lora=lora, tokens={token: _zeros(tuple(shape)) for token, shape in tokens.items()}, info=info)
+    return Adapter(
+        lora=lora,
+        tokens={token: _zeros(tuple(shape)) for token, shape in tokens.items()},
+        vectors={path: _zeros((length,)) for path, length in lengths.items()},
+        info=info,
+    )
 
 
 def _zeros(shape: Sequence[int]) -> np.ndarray:

@@ -199,7 +199,7 @@ def _only(adapter: Adapter, layers: Collection[str]) -> Adapter:
 
 
 def _patches(source: Params | None, adapter: Adapter) -> dict[str, Patch]:
-    """For every kernel that the adapter changes: a mask of the entries that it owns, and the kernel in `source`."""
+    """For every kernel and vector that the adapter changes: a mask of what it owns, and the array in `source`."""
     leaves, patches = _leaves(source) if source is not None else {}, {}
     for component, layers in adapter.shapes().items():
         for layer, shape in layers.items():
@@ -207,6 +207,8 @@ def _patches(source: Params | None, adapter: Adapter) -> dict[str, Patch]:
             mask[np.ix_(*adapter.info.support(component, layer, shape))] = True
             path = f"{component}/{layer}/kernel"
             patches[path] = mask, leaves.get(path)
+    for path, vector in adapter.vectors.items():
+        patches[path] = np.ones(np.shape(vector), bool), leaves.get(path)
     return patches
 
 

@@ -31,6 +31,7 @@ LAYERS = (
     "blocklora_jax.adapters",
     "blocklora_jax.checkpoints",
     "blocklora_jax.registry",
+    "blocklora_jax.library",
     "blocklora_jax.composing",
     "blocklora_jax.diffusion",
     "blocklora_jax.pipeline",

@@ -13,6 +13,7 @@ from blocklora_jax.adapters.file import AdapterContents, read_adapter, write_ada
 from blocklora_jax.adapters.find import find_adapter, named_as
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.lora import block_masks
+from blocklora_jax.external_lora.base_weights import BaseModel
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree, kernel_shapes
 
 
@@ -24,6 +25,8 @@ class Adapter:
     lora: fp32 pairs by component and layer path. They have full size and are zero outside the owned blocks.
     tokens: {"<name>": fp32 [vectors, d]}.
     tokens_2: as many vectors for SDXL's second text encoder, under the same names.
+    vectors: changes of norms and biases, fp32 [c] by path ("unet/…/norm1/scale"). Only adapters of other programs have
+        them. They are added as they are, without the scale of the pairs.
 
     The arrays are NumPy's or JAX's.
 
@@ -41,6 +44,7 @@ class Adapter:
     # Not Float[Array, …]: jax.tree rebuilds adapters with leaves of any type.
     tokens: Mapping[str, Any]
     tokens_2: Mapping[str, Any] = field(default_factory=dict)
+    vectors: Mapping[str, Any] = field(default_factory=dict)
     info: AdapterInfo = field(metadata={"static": True})
 
     @property
@@ -68,6 +72,8 @@ class Adapter:
         path: str | Path,
         verify: bool = True,
         *,
+        base: BaseModel | None = None,
+        max_rank: int | None = None,
         filename: str | None = None,
         subfolder: str | None = None,
         revision: str | None = None,
@@ -80,6 +86,9 @@ class Adapter:
                 "hub:owner/name"), or a file in one ("hub:owner/name@revision/folder/file.safetensors"). A file or
                 folder here wins.
             verify: whether the digest in the file's header must match; False for a file that was edited on purpose.
+            base, max_rank: only for files of other programs, see `read_external_lora`. DoRA, OFT and others change a
+                model by amounts that depend on it. max_rank bounds the rank of changes that are no product of small
+                factors.
             filename, subfolder: which file of the folder or repository, if it has several adapters.
             revision: branch, tag or commit of the repository.
             token: of the hub. Default: HF_TOKEN, or that of `hf auth login`.
@@ -89,7 +98,7 @@ class Adapter:
         """
         file = find_adapter(path, filename, subfolder, revision, token)
         with named_as(path, file):
-            return cls(**read_adapter(file, verify)._asdict())
+            return cls(**read_adapter(file, verify, base=base, max_rank=max_rank)._asdict())
 
     def push_to_hub(
         self,
@@ -134,4 +143,4 @@ class Adapter:
 
     def save(self, path: str | Path, dtype: str = "float32") -> None:
         """Write an `adapter.safetensors` (owned blocks only; dtype "float32" or "bfloat16")."""
-        write_adapter(AdapterContents(self.lora, self.tokens, self.tokens_2, self.info), path, dtype)
+        write_adapter(AdapterContents(self.lora, self.tokens, self.tokens_2, self.vectors, self.info), path, dtype)

@@ -12,6 +12,7 @@ import numpy as np
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.checks.finite import narrow
 from blocklora_jax.errors import UserError
+from blocklora_jax.external_lora.base_weights import BaseModel
 from blocklora_jax.external_lora.read import ExternalLoRA, read_external_lora
 from blocklora_jax.io.dtype_names import AdapterDtype
 from blocklora_jax.io.json_text import parse_json
@@ -31,6 +32,7 @@ class AdapterContents(NamedTuple):
     lora: LoRATree
     tokens: Mapping[str, Any]
     tokens_2: Mapping[str, Any]
+    vectors: Mapping[str, Any]
     info: AdapterInfo
 
 
@@ -38,7 +40,8 @@ def write_adapter(adapter: AdapterContents, path: str | Path, dtype: str = "floa
     """Write `adapter` to `path`, atomically.
 
     Tensors are `lora/<component>/<layer path>/lora_A` [n_owned, r], `…/lora_B` [r, m_owned], `tokens/<name>` [v, d],
-    and for SDXL also `tokens_2/<name>` [v, d2]. The header has their digest, so that damage is detected on reading.
+    and for SDXL also `tokens_2/<name>` [v, d2]. Changes of norms and biases are `vectors/<path>` [c]. The header has
+    their digest, so that damage is detected on reading.
 
     Raises UserError for a dtype that is not "float32" or "bfloat16", for numbers that are not finite, and if the file
     cannot be written.
@@ -54,12 +57,14 @@ def write_adapter(adapter: AdapterContents, path: str | Path, dtype: str = "floa
             tensors[f"{key}/lora_B"] = np.asarray(pair.lora_B)[:, columns]
     for field in _TOKENS:
         tensors |= {f"{field}/{token}": np.asarray(vectors) for token, vectors in getattr(adapter, field).items()}
+    tensors |= {f"vectors/{path}": np.asarray(vector) for path, vector in adapter.vectors.items()}
     header = {
         "format_version": FORMAT_VERSION,
         **adapter.info.to_json(),
         "training": json.loads(adapter.info.training),
         **{field: _count(getattr(adapter, field)) for field in _TOKENS},
         "shapes": shapes,
+        **({"vectors": {path: len(vector) for path, vector in adapter.vectors.items()}} if adapter.vectors else {}),
     }
     stored = {key: narrow(key, value, _DTYPES[dtype]) for key, value in tensors.items()}
     save_tensors(path, stored, {_HEADER: json.dumps(header), KIND_KEY: "adapter"})
@@ -71,15 +76,17 @@ def read_header(path: str | Path) -> dict:
         return _header(path, file.metadata)
 
 
-def read_adapter(path: str | Path, verify: bool = True) -> AdapterContents:
-    """Read an adapter file, or a LoRA of another program, into full-size fp32 arrays.
+def read_adapter(
+    path: str | Path, verify: bool = True, *, base: BaseModel | None = None, max_rank: int | None = None
+) -> AdapterContents:
+    """Read an adapter file, or an adapter of another program, into full-size fp32 arrays.
 
-    verify: whether the file's digest, if it has one, must match.
+    verify: whether the file's digest, if it has one, must match. base, max_rank: see `read_external_lora`.
     Raises UserError naming every tensor or field that does not fit, or the kind of the file if it cannot be read.
     """
     with open_tensors(path, "adapter file", verify) as file:
         if not is_ours(file.metadata):
-            return _external(read_external_lora(path, verify))
+            return _external(read_external_lora(path, verify, base=base, max_rank=max_rank))
         return _read(path, file)
 
 
@@ -102,21 +109,24 @@ def _read(path: str | Path, file: TensorFile) -> AdapterContents:
         raise UserError(f"{path}: the adapter's header lacks or misspells a field ({error})") from error
     shapes = {key: file.shape(key) for key in file.keys}
     counts = {"tokens": header.tokens, "tokens_2": header.tokens_2}
-    if wrong := _misfits(info, header.kernel_shapes(), counts, shapes):
+    if wrong := _misfits(info, header.kernel_shapes(), counts, header.vectors, shapes):
         raise UserError(f"{path} does not fit its own header: {'; '.join(wrong)}")
     tensors = {key: np.asarray(tensor, np.float32) for key, tensor in file.tensors()}
     if wrong := _not_finite(tensors):
         raise UserError(f"{path} is not a usable adapter: {', '.join(wrong[:3])} has values that are not finite")
     vectors = {field: {token: tensors[f"{field}/{token}"] for token in names} for field, names in counts.items()}
-    return AdapterContents(lora=_expand(info, header.kernel_shapes(), tensors), **vectors, info=info)
+    changed = {path: tensors[f"vectors/{path}"] for path in header.vectors}
+    lora = _expand(info, header.kernel_shapes(), tensors)
+    return AdapterContents(lora=lora, **vectors, vectors=changed, info=info)
 
 
 def _external(lora: ExternalLoRA) -> AdapterContents:
     """An external LoRA as an adapter without blocks, with scale 1: the LoRA's scales are already multiplied in."""
-    rank = max(pair.lora_A.shape[1] for layers in lora.lora.values() for pair in layers.values())
-    fields = {name: value for name, value in lora._asdict().items() if name != "lora"}
-    info = AdapterInfo(class_noun="", rank=rank, alpha=float(rank), **fields)
-    return AdapterContents(lora=lora.lora, tokens={}, tokens_2={}, info=info)
+    ranks = [pair.lora_A.shape[1] for layers in lora.lora.values() for pair in layers.values()]
+    rank = max(ranks, default=1)
+    parts = {name: getattr(lora, name) for name in ("lora", "tokens", "tokens_2", "vectors")}
+    fields = {name: value for name, value in lora._asdict().items() if name not in parts}
+    return AdapterContents(**parts, info=AdapterInfo(class_noun="", rank=rank, alpha=float(rank), **fields))
 
 
 def _count(tokens: Mapping[str, Any]) -> dict[str, int]:
@@ -140,6 +150,7 @@ def _misfits(
     info: AdapterInfo,
     kernels: Mapping[str, Mapping[str, tuple[int, int]]],
     counts: Mapping[str, Mapping[str, int]],
+    lengths: Mapping[str, int],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> list[str]:
     """How the stored shapes differ from the header. Checked before tensors are read or made."""
@@ -168,6 +179,11 @@ def _misfits(
             shape = rest.pop(f"{field}/{token}", None)
             if shape is None or len(shape) != 2 or shape[0] != count or not shape[1]:
                 wrong.append(f"{field}/{token} is missing or not [{count}, d]")
+    wrong += [
+        f"vectors/{path} is missing or not [{length}]"
+        for path, length in lengths.items()
+        if rest.pop(f"vectors/{path}", None) != (length,)
+    ]
     return wrong + [f"{key} is not expected" for key in rest]
 
 

@@ -27,8 +27,8 @@ def largest_change(adapter: Adapter) -> float:
 def nonfinite_parts(adapter: Adapter) -> list[str]:
     """The parts with NaN or infinity, such as "alpha", "unet/…/to_k lora_A", "token <ada>". Empty inside jit."""
     # Usually all numbers are finite, and one bound shows it.
-    tokens = [*adapter.tokens.values(), *adapter.tokens_2.values()]
-    if isfinite(largest_change(adapter)) and all(isinstance(x, Tracer) or is_finite(x) for x in tokens):
+    others = [*adapter.tokens.values(), *adapter.tokens_2.values(), *adapter.vectors.values()]
+    if isfinite(largest_change(adapter)) and all(isinstance(x, Tracer) or is_finite(x) for x in others):
         return []
     scale = [] if np.isfinite(adapter.info.scale) else ["alpha"]
     return scale + [name for name, array in _arrays(adapter) if not isinstance(array, Tracer) and not is_finite(array)]
@@ -58,6 +58,7 @@ def _arrays(adapter: Adapter) -> Iterator[tuple[str, Any]]:
             yield f"{component}/{layer} lora_B", pair.lora_B
     for tokens in (adapter.tokens, adapter.tokens_2):
         yield from ((f"token {token}", vectors) for token, vectors in tokens.items())
+    yield from adapter.vectors.items()
 
 
 def _some(items: Sequence[str], limit: int = 2) -> str:

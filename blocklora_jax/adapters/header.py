@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import MOST_BLOCKS, Assignment, Axis, Partition
 from blocklora_jax.checks.names import plain_name
-from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, validated
+from blocklora_jax.io.schema import Schema, Sha256, Shape, Text, Token, Width, validated
 from blocklora_jax.layouts.components import ADAPTED, Adapted
 from blocklora_jax.layouts.families.table import DEFAULT_FAMILY, FamilyOrUnknown
 from blocklora_jax.prompts.shares import Kind
@@ -18,6 +18,10 @@ from blocklora_jax.prompts.shares import Kind
 FORMAT_VERSION = 1
 # The largest count of numbers in all pairs at full size: 4 GB in fp32, more than any adapter has.
 MOST_NUMBERS = 1 << 30
+# The path of a norm's scale or of a bias in a whole model: "unet/…/norm1/scale".
+VectorPath = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+){1,16}/(scale|bias)$", max_length=330)
+]
 _LayerPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+){0,15}$", max_length=300)]
 _Count = Annotated[int, Field(ge=1, le=1024)]
 
@@ -33,7 +37,10 @@ class PartitionHeader(Schema):
 
 
 class InfoHeader(Schema):
-    """The fields of `AdapterInfo` without `training`, as in files. Fields with a default are missing in old files."""
+    """The fields of `AdapterInfo` without `training`, as in files. Fields with a default are missing in old files.
+
+    shapes: of the kernels that pairs change. vectors: the lengths of changed norms and biases.
+    """
 
     name: Text
     class_noun: Text
@@ -48,6 +55,7 @@ class InfoHeader(Schema):
     partition: PartitionHeader | None
     slots: Annotated[list[Annotated[int, Field(ge=0, lt=MOST_BLOCKS)]], Field(max_length=MOST_BLOCKS)]
     shapes: Annotated[dict[Adapted, dict[_LayerPath, Shape]], Field(max_length=len(ADAPTED))]
+    vectors: dict[VectorPath, Width] = {}
 
     def to_info(self, training: str) -> AdapterInfo:
         """The adapter's description.

@@ -21,6 +21,7 @@ MERGING = (
     Command("replace", "replace a concept in a merged folder", "merge.cli.replace:replace_files"),
     Command("plan", "say how many blocks a number of concepts needs", "merge.cli.plan:plan_command"),
     Command("push", "push an adapter to the Hugging Face hub", "merge.cli.push:push_file"),
+    Command("library", "list the LoRA files of a folder, with triggers and problems", "merge.cli.library:main"),
     Command("registry", "reserve slots, and list which concept has which", "merge.cli.registry:main"),
 )
 COMMANDS = (*TRAINING, *MERGING)

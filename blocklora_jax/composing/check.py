@@ -136,6 +136,11 @@ def _shape_problems(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Ad
                     missing.append(name)
                 elif len(shape) not in (2, 4) or (prod(shape[:-1]), shape[-1]) != (n, m):
                     misfits.append(f"{name} is {list(shape)} in the params and {[n, m]} in the adapter")
+        for path, vector in adapter.vectors.items():
+            if path not in shapes:
+                missing.append(path)
+            elif shapes[path] != tuple(vector.shape):
+                misfits.append(f"{path} is {list(shapes[path])} in the params and {list(vector.shape)} in the adapter")
         problems += [f"the params do not have layers of {adapter.name!r}: {_some(missing)}"] if missing else []
         problems += [f"layers of {adapter.name!r} have other shapes: {_some(misfits)}"] if misfits else []
         for component, path in TOKEN_TABLES.items():

@@ -52,6 +52,8 @@ def compose(
 ) -> Params:
     """`params` with every adapter merged: W + sum_k w_k dW_k, and the concepts' tokens appended to the token tables.
 
+    Norms and biases that adapters of other programs change are summed in the same way.
+
     params: {"unet": …, "text_encoder": …, …}, for SDXL "text_encoder_2" too, under the names of Flax Stable Diffusion;
         NumPy or JAX arrays of any float dtype.
     weights: one factor for each adapter (default 1).
@@ -107,6 +109,7 @@ def _merged(
     """`params` with the adapters, and the paths of the leaves that they change. order: the order of summation."""
     blocks = kernel_blocks([adapters[i] for i in order], [weights[i] for i in order])
     overlaps, grid = overlapping_layers(adapters), layers_on_grid(adapters)
+    vectors = vector_changes([adapters[i] for i in order], [weights[i] for i in order])
     tables = {path: [rows for _, rows in ordered_tokens(adapters, part)] for part, path in TOKEN_TABLES.items()}
 
     def merged(path, leaf):
@@ -115,9 +118,11 @@ def _merged(
             return merge_on_grid(leaf, [(block.a, block.b) for block in blocks[name]])
         if name in blocks:
             return _merge_kernel(leaf, blocks[name], name.removesuffix("/kernel") in overlaps)
+        if name in vectors:
+            return _merge_vector(leaf, vectors[name])
         return _append_rows(leaf, tables[name]) if tables.get(name) else leaf
 
-    touched = {*blocks, *(path for path, rows in tables.items() if rows)}
+    touched = {*blocks, *vectors, *(path for path, rows in tables.items() if rows)}
     return jax.tree_util.tree_map_with_path(merged, params), touched
 
 
@@ -151,6 +156,15 @@ def kernel_blocks(adapters: Sequence[Adapter], weights: Sequence) -> dict[str, l
                     Block(r.start, c.start, a[r] * factor, b[:, c]) for r in _runs(rows) for c in _runs(columns)
                 ]
     return dict(blocks)
+
+
+def vector_changes(adapters: Sequence[Adapter], weights: Sequence) -> dict[str, list[tuple[Any, Any]]]:
+    """(weight, change [c]) of every adapter that changes a norm or a bias, by its path."""
+    changes: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for path, vector in adapter.vectors.items():
+            changes[path].append((weight if isinstance(weight, Tracer) else np.float32(weight), vector))
+    return dict(changes)
 
 
 def _runs(indices: np.ndarray) -> list[slice]:
@@ -211,6 +225,19 @@ def _change(blocks: list[Block], shape: tuple[int, ...], overlapping: bool):
 def _add(kernel, total, owned):
     # Entries that no adapter owns are kept bit for bit: -0.0 + 0.0 would be 0.0.
     return jnp.where(owned, (kernel.astype(jnp.float32) + total).astype(kernel.dtype), kernel)
+
+
+def _merge_vector(vector, changes: Sequence[tuple[Any, Any]]):
+    if isinstance(vector, np.ndarray) and not any(isinstance(x, Tracer) for pair in changes for x in pair):
+        total = sum(weight * np.asarray(change, np.float32) for weight, change in changes)
+        return (vector.astype(np.float32) + total).astype(vector.dtype)
+
+    def summed(vector, changes):
+        total = sum(weight * jnp.asarray(change, jnp.float32) for weight, change in changes)
+        return (vector.astype(jnp.float32) + total).astype(vector.dtype)
+
+    merged = any_mesh(summed, vector)(vector, changes)
+    return merged if isinstance(merged, Tracer) else placed_like(merged, vector)
 
 
 def _append_rows(table, vectors: Sequence):

@@ -60,7 +60,7 @@ def shared_layers(one: Adapter, other: Adapter) -> list[str]:
         return []
     certain = same or a.partition is None or b.partition is None
     shapes, other_shapes = one.shapes(), other.shapes()
-    return [
+    return sorted(one.vectors.keys() & other.vectors.keys()) + [
         f"{component}/{layer}"
         for component in shapes.keys() & other_shapes.keys()
         for layer in shapes[component].keys() & other_shapes[component].keys()

@@ -1,4 +1,4 @@
-"""Recognises files that are not ordinary LoRAs by the names of their tensors."""
+"""Recognises files that cannot be read, although they are adapters or models, by the names of their tensors."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from collections.abc import Collection
 
 # (pattern, kind). The first pattern that occurs in any key gives the file's kind.
 _KINDS: tuple[tuple[str, str], ...] = (
-    (r"(^|\.)(dora_scale|lora_magnitude_vector)", "a DoRA (weight-decomposed LoRA)"),
-    (r"\.hada_(w\d|t\d)", "a LoHa (Hadamard product)"),
-    (r"\.lokr_(w\d|t\d)", "a LoKr (Kronecker product)"),
-    (r"\.(oft_(blocks|diag|r|R)|boft_[rRs])(\.|$)", "an OFT or BOFT (orthogonal finetuning)"),
-    (r"\.[ab][12]\.weight$", "a GLoRA (generalised LoRA)"),
-    (r"\.(on_input|ia3_l)(\.|$)", "an IA3 (rescaled activations)"),
     (r"\.vera_lambda_|(^|\.)vera_[AB](\.|$)", "a VeRA (shared random matrices)"),
-    (r"\.(w_norm|b_norm)$", "a LoRA that also trains norms (w_norm, b_norm)"),
-    (r"\.(diff|diff_b|set_weight)$", "a file of full weight differences (diff)"),
     (r"\.reshape_weight$", "a LoRA that changes the shape of weights (reshape_weight)"),
     (r"\.lora_embedding_[AB]", "a LoRA of embedding tables (lora_embedding_A)"),
-    (r"\.(lora_[AB]|lora_up|lora_down)\.bias$", "a LoRA with biases (lora_B.bias)"),
-    (r"^bundle_emb\.", "a LoRA with embeddings bundled in it (bundle_emb)"),
+    (r"\.(lora_A|lora_down)\.bias$", "a LoRA with biases of its down projections (lora_A.bias)"),
+    (r"\.oft_r$", "an OFT of an early version of PEFT (oft_r)"),
     (r"^(emb_params|clip_[lg])$|^<[^>]+>$", "a textual-inversion embedding"),
     (r"lllite_", "a ControlNet-LLLite"),
     (r"^(ip_adapter|image_proj)\.", "an IP-Adapter"),
@@ -29,14 +21,17 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (r"joint_blocks|^transformer\.|^lora_transformer_", "a LoRA of Stable Diffusion 3 or another transformer model"),
     (r"motion_modules", "an AnimateDiff motion LoRA"),
 )
-SUPPORTED = "LoRA and LoCon of Stable Diffusion 1.x, 2.x and XL in the layouts of diffusers/PEFT and kohya"
+SUPPORTED = (
+    "LoRA and LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, IA3, DoRA and full differences of Stable Diffusion 1.x, 2.x and XL"
+    " in the layouts of diffusers/PEFT, kohya and LyCORIS"
+)
 
 
 def unsupported_kind(keys: Collection[str]) -> str | None:
     """The kind of a file with tensors of these names, if it is a known kind that cannot be read.
 
-    >>> unsupported_kind(["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"])
-    'a LoHa (Hadamard product)'
+    >>> unsupported_kind(["unet.mid_block.attentions.0.proj_in.vera_lambda_d"])
+    'a VeRA (shared random matrices)'
     """
     for pattern, kind in _KINDS:
         if any(re.search(pattern, key) for key in keys):

@@ -1,18 +1,25 @@
-"""PEFT's settings of a LoRA (`LoraConfig`): which are used, which can be ignored, and which are refused."""
+"""PEFT's settings of an adapter (`LoraConfig`, `LoHaConfig`, …): which are used, ignored, and refused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-# Used to compute the scale.
-_USED = frozenset("lora_alpha alpha_pattern use_rslora".split())
+# Used to compute the scale or the change. init_lora_weights is used by `starts`.
+_USED = frozenset(
+    "lora_alpha alpha alpha_pattern use_rslora r rank_pattern use_cayley_neumann num_cayley_neumann_terms"
+    " feedforward_modules init_lora_weights".split()
+)
 # Ignored: about training, about which layers are adapted (the tensors show that), or about the program that wrote it.
 _IGNORED = frozenset(
     "_custom_modules auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config"
-    " exclude_modules inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config lora_dropout"
-    " lora_ga_config megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config"
-    " target_modules task_type velora_config".split()
+    " exclude_modules inference_mode layers_pattern layers_to_transform loftq_config lora_dropout"
+    " lora_ga_config megatron_core peft_type peft_version qalora_group_size revision runtime_config"
+    " target_modules task_type velora_config"
+    # LoHa, LoKr, OFT, BOFT and IA3. The tensors' shapes show how they are cut.
+    " rank_dropout module_dropout rank_dropout_scale init_weights use_effective_conv2d decompose_both decompose_factor"
+    " oft_block_size block_share eps boft_block_size boft_block_num boft_n_butterfly_factor boft_dropout"
+    " init_ia3_weights".split()
 )
 # Refused if they are set, with the reason.
 _REFUSED = {
@@ -30,47 +37,35 @@ _REFUSED = {
     "kasa_config": "it changes the base model too (KaSA)",
     "monteclora_config": "its factors are drawn at random (MonteCLoRA)",
     "megatron_config": "it is for Megatron's layers",
+    "coft": "its rotations are cut to a length while it runs (constrained OFT)",
 }
-# Values of init_lora_weights that do not change the base model.
-_PLAIN_STARTS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
-_CHANGED_BASES = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ", "lora_ga": "LoRA-GA"}
+# Settings that are no obstacle if the file has tensors of these parts.
+_WITH_PARTS = {"use_dora": "output_magnitude", "lora_bias": "up_bias"}
+_TYPES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
 
 
-def refuse_settings(config: Mapping[str, Any]) -> str | None:
-    """Why the tensors alone do not describe a LoRA with these settings; None if they do."""
+def refuse_settings(config: Mapping[str, Any], parts: Collection[str] = (), peft_type: str = "LORA") -> str | None:
+    """Why the tensors alone do not describe an adapter with these settings; None if they do.
+
+    parts: the names of the parts in the file. peft_type: the kind that these parts show.
+    """
     for name, value in config.items():
-        if name in _REFUSED and _is_set(value):
+        if name in _REFUSED and _is_set(value) and _WITH_PARTS.get(name) not in parts:
             return f"{name} = {_shown(value)}: {_REFUSED[name]}"
         if name not in _REFUSED and name not in _USED | _IGNORED and _is_set(value):
             return f"{name} = {_shown(value)}, which this version does not know"
-    if not isinstance(config.get("use_rslora"), bool | None):
-        return f"use_rslora = {_shown(config['use_rslora'])}: it must be true or false"
+    for name in ("use_rslora", "use_cayley_neumann"):
+        if not isinstance(config.get(name), bool | None):
+            return f"{name} = {_shown(config[name])}: it must be true or false"
     kind = config.get("peft_type")
-    if kind not in (None, "LORA"):
-        return f"peft_type = {_shown(kind)}: it is not a LoRA"
+    if kind not in (None, peft_type) or kind not in (None, *_TYPES):
+        return f"peft_type = {_shown(kind)}: it is not a {'LoRA' if peft_type == 'LORA' else peft_type}"
     if config.get("bias") not in (None, "none"):
         return f"bias = {_shown(config['bias'])}: it has biases"
-    return _start_problem(config.get("init_lora_weights"))
-
-
-def _start_problem(start: Any) -> str | None:
-    """Why this value of init_lora_weights is refused; None if it is not.
-
-    Some values change the base model before training, and the file does not hold that change.
-    """
-    if start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in _PLAIN_STARTS):
-        return None
-    shown = f"init_lora_weights = {_shown(start)}"
-    kind = next(
-        (name for word, name in _CHANGED_BASES.items() if isinstance(start, str) and start.lower().startswith(word)),
-        None,
-    )
-    if kind is None:
-        return f"{shown}, which this version does not know"
-    return (
-        f"{shown}: {kind} changes the base model too, and that change is not in the file. Convert it to an ordinary"
-        " LoRA first, with PEFT: save_pretrained(folder, path_initial_model_for_weight_conversion=…)"
-    )
+    terms = config.get("num_cayley_neumann_terms")
+    if terms is not None and (type(terms) is not int or not 1 <= terms <= 100):
+        return f"num_cayley_neumann_terms = {_shown(terms)}: it must be a whole number of at least 1"
+    return None
 
 
 def _is_set(value: Any) -> bool:

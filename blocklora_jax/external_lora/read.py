@@ -1,7 +1,8 @@
-"""Reads LoRA files of other programs, in the layouts of diffusers/PEFT and kohya, as adapters without blocks."""
+"""Reads the adapters of other programs, of all kinds in `algorithms.table`, as adapters without blocks."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,35 +11,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.external_lora.algorithms.dora import MAGNITUDES
+from blocklora_jax.external_lora.algorithms.layer import Algorithm
+from blocklora_jax.external_lora.algorithms.lora import LORA
+from blocklora_jax.external_lora.base_weights import BaseModel, BaseWeights
+from blocklora_jax.external_lora.bundled_tokens import BundledTokens, bundled_tokens
+from blocklora_jax.external_lora.float8 import is_scale, unscaled
+from blocklora_jax.external_lora.grouping import Groups, algorithms_of, group_parts
 from blocklora_jax.external_lora.kinds import SUPPORTED, unsupported_kind
+from blocklora_jax.external_lora.layer_changes import Changes, Reader, Unusable
 from blocklora_jax.external_lora.names import lora_name
+from blocklora_jax.external_lora.needs import needed_by, peft_type_of, start_in
 from blocklora_jax.external_lora.peft_config import PeftConfigs
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.printing import plain_text
 from blocklora_jax.io.tensor_file import open_tensors
-from blocklora_jax.layouts.dialects import find_layer
-from blocklora_jax.layouts.families.recognise import Layer, Shape, possible_families
+from blocklora_jax.layouts.families.recognise import possible_families
 from blocklora_jax.layouts.families.table import FAMILIES
 from blocklora_jax.layouts.kohya import any_kohya_table
-from blocklora_jax.layouts.lora_layers import kernel_size
-from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree, flax_factors
+from blocklora_jax.layouts.low_rank import LoRATree
 
-# The role of a tensor, from the end of its key. Old diffusers wrote `to_q_lora.down` and `lora_linear_layer.down`.
-_ROLES = (
-    (re.compile(r"(.+)\.lora_(?:down|A|A\.\w+)\.weight"), "down"),
-    (re.compile(r"(.+)\.lora_(?:up|B|B\.\w+)\.weight"), "up"),
-    (re.compile(r"(.+)\.lora_mid\.weight"), "mid"),
-    (re.compile(r"(.+?)(?:_lora|\.lora|\.lora_linear_layer)\.down\.weight"), "down"),
-    (re.compile(r"(.+?)(?:_lora|\.lora|\.lora_linear_layer)\.up\.weight"), "up"),
-    (re.compile(r"(.+)\.alpha"), "alpha"),
-)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# Trainers set alpha to the rank or less. Some published LoRAs have a scale of about a hundred.
-_LARGEST_SCALE = 1e4
 
 
 class ExternalLoRA(NamedTuple):
-    """A LoRA of another program, with scales multiplied into its pairs. The other fields are as in `AdapterInfo`."""
+    """A LoRA of another program, with scales multiplied into its pairs. The other fields are as in `Adapter`."""
 
     lora: LoRATree
     name: str
@@ -47,38 +44,56 @@ class ExternalLoRA(NamedTuple):
     base_digest: str
     base_family: str
     origin: str
+    training: str = "{}"
+    vectors: Mapping[str, np.ndarray] = {}
+    tokens: Mapping[str, np.ndarray] = {}
+    tokens_2: Mapping[str, np.ndarray] = {}
 
 
-def read_external_lora(path: str | Path, verify: bool = True) -> ExternalLoRA:
-    """The LoRA in a file of another program. Scales are multiplied into its pairs.
+def read_external_lora(
+    path: str | Path, verify: bool = True, *, base: BaseModel | None = None, max_rank: int | None = None
+) -> ExternalLoRA:
+    """The adapter in a file of another program. Scales are multiplied into its pairs.
 
     Its layers may differ in rank. Without an alpha the scale is 1, as in all programs that write or read such files.
-    LoCon with a core (`lora_mid`) becomes an ordinary pair, exactly.
+    LoCon with a core (`lora_mid`) becomes an ordinary pair, exactly. A change that is not a product of two small
+    factors becomes a pair of which one side is the identity, unless `max_rank` is given.
+
+    Args:
+        path: the file.
+        verify: whether a digest in its header must match.
+        base: the model that it was trained on: nested parameters by component, or a function that gives them, which is
+            called only if the changes depend on the base.
+        max_rank: reduce layers that are not ordinary pairs to this rank by SVD. `training` records the error.
 
     Raises:
-        UserError: the file is of another kind (named in the message), has layers that no Stable Diffusion 1.x, 2.x or
-            XL has, or has tensors that are missing, misshapen or not finite.
+        UserError: the file is of another kind (named in the message), depends on a base that is not given, has layers
+            that no Stable Diffusion 1.x, 2.x or XL has, or has tensors that are missing, misshapen or not finite.
 
-    Source: kohya sd-scripts `networks/lora.py`; diffusers 0.42 `loaders/lora_pipeline.py`; peft `LoraConfig`.
+    Source: kohya sd-scripts `networks/lora.py`; LyCORIS; diffusers 0.42 `loaders/lora_pipeline.py`; peft `tuners`.
     """
     tensors, metadata = _read(path, verify)
-    layers, names, origin = _group(path, tensors)
-    alphas = PeftConfigs.read(path, metadata, tensors)
-    lora: LoRATree = {}
-    problems = []
-    for (component, layer), parts in sorted(layers.items()):
-        problem = _problem(component, layer, parts) or _number_problem(component, layer, parts, alphas)
-        if problem:
-            problems.append(f"{component}/{layer} {problem}")
-        else:
-            lora.setdefault(component, {})[layer] = _pair(component, layer, parts, alphas)
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+    tokens = bundled_tokens(tensors, path)
+    groups = group_parts(path, tensors)
+    kinds = algorithms_of(groups)
+    parts = {part for group in (groups.layers, groups.norms) for each in group.values() for part in each}
+    configs = PeftConfigs.read(path, metadata, tensors, parts, peft_type_of(kinds), has_base=base is not None)
+    title = needed_by(kinds, groups.layers, start_in(configs))
+    if title and base is None:
         raise UserError(
-            f"{path} is not a usable LoRA: {'; '.join(problems[:4])}{more}. Download it again, or ask its author"
+            f"{path} is {title}, and its change depends on the base model: name the model that it was trained on"
+            " (--model, in Python base=…)"
         )
-    family = _family(layers, names, metadata)
-    return _described(path, lora, metadata, origin, family)
+    weights = BaseWeights(base) if base is not None and _reads_base(title, kinds) else None
+    changes = _changes(path, groups, kinds, Reader(configs, weights, max_rank))
+    family = possible_families(changes.shapes, groups.heads, metadata)
+    external = _described(path, changes, tokens, metadata, family.pop() if len(family) == 1 else "", groups.heads)
+    return external._replace(training=_record(groups, kinds, changes, configs, max_rank))
+
+
+def _reads_base(title: str, kinds: Mapping[Any, Algorithm | None]) -> bool:
+    """Whether the base is used: where changes depend on it, and where it bounds their sizes."""
+    return bool(title) or any(kind is not LORA for kind in kinds.values())
 
 
 def _read(path: str | Path, verify: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -86,129 +101,72 @@ def _read(path: str | Path, verify: bool) -> tuple[dict[str, np.ndarray], dict[s
         # The kind is checked first, because other kinds of files have tensors of other types.
         if kind := unsupported_kind(file.keys):
             raise UserError(f"{path} is {kind}; {SUPPORTED} are read")
-        # kohya's trainer writes an alpha as an integer if it was given as one.
-        return dict(file.tensors(whole=lambda key: key.endswith(".alpha"))), file.metadata
+        # kohya's trainer writes an alpha as an integer if it was given as one, and LyCORIS writes a flag.
+        whole = file.tensors(whole=lambda key: key.endswith((".alpha", ".on_input")) or is_scale(key), float8=True)
+        return unscaled(dict(whole), path), file.metadata
 
 
-def _group(
-    path: str | Path, tensors: Mapping[str, np.ndarray]
-) -> tuple[dict[Layer, dict[str, np.ndarray]], set[str], str]:
-    """Tensors by layer and role, the layers' names in the file, and the layout's name."""
-    layers: dict[Layer, dict[str, np.ndarray]] = {}
-    unknown, duplicates, names = [], [], set()
-    for key, tensor in tensors.items():
-        head, role = _split(key)
-        layer = find_layer(head)
-        if not role or layer is None:
-            unknown.append(key)
-            continue
-        names.add(head)
-        parts = layers.setdefault(layer, {})
-        duplicates += [key] if role in parts else []
-        parts[role] = tensor
-    if not layers:
+def _changes(
+    path: str | Path, groups: Groups[np.ndarray], kinds: Mapping[Any, Algorithm | None], reader: Reader
+) -> Changes:
+    """The changes of all layers. Raises UserError naming those that cannot be used."""
+    changes, problems = Changes(), []
+    for group, add in ((groups.layers, reader.add_layer), (groups.norms, reader.add_norm)):
+        for (component, layer), parts in sorted(group.items(), key=lambda item: item[0]):
+            kind = (kinds[component, layer],) if group is groups.layers else ()
+            try:
+                add(changes, component, layer, parts, *kind)
+            except Unusable as problem:
+                problems.append(f"{component}/{layer} {problem}")
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
-            f"{path} is a safetensors file but not a blocklora adapter (no 'blocklora' header), and none of its tensors"
-            f" ({', '.join(sorted(unknown)[:3]) or 'none'}) belongs to a LoRA that can be read; {SUPPORTED} are read"
+            f"{path} is not a usable LoRA: {'; '.join(problems[:4])}{more}. Download it again, or ask its author"
         )
-    if unknown:
-        raise UserError(
-            f"{path} has {len(unknown)} tensors of no known layer or kind ({', '.join(sorted(unknown)[:3])});"
-            f" {SUPPORTED} are read"
-        )
-    if duplicates:
-        raise UserError(f"{path} has layers under two names: {', '.join(duplicates[:3])}; it is unclear which is right")
-    return layers, names, "kohya" if any_kohya_table().keys() & names else "diffusers"
+    return changes
 
 
-def _family(layers: Mapping[Layer, Mapping[str, np.ndarray]], names: set[str], metadata: Mapping[str, str]) -> str:
-    """The family of models that these layers are for; "" if several are possible."""
-    shapes = {
-        layer: Shape(parts["down"].shape[1], parts["up"].shape[0], parts["down"].ndim)
-        for layer, parts in layers.items()
-    }
-    possible = possible_families(shapes, names, metadata)
-    return possible.pop() if len(possible) == 1 else ""
-
-
-def _split(key: str) -> tuple[str, str]:
-    for pattern, role in _ROLES:
-        if match := pattern.fullmatch(key):
-            return match[1], role
-    return key, ""
-
-
-def _problem(component: str, layer: str, parts: Mapping[str, np.ndarray]) -> str | None:
-    """What is wrong with a layer's tensors."""
-    if "down" not in parts or "up" not in parts:
-        there = ", ".join(sorted(parts))
-        return f"has only {there}"
-    down, up, mid = parts["down"], parts["up"], parts.get("mid")
-    shapes = f"is misshapen: down {list(down.shape)}, up {list(up.shape)}" + (
-        f", mid {list(mid.shape)}" if mid is not None else ""
-    )
-    if {down.ndim, up.ndim} - {2, 4}:
-        return shapes
-    if "alpha" in parts and parts["alpha"].size != 1:
-        return f"has an alpha of shape {list(parts['alpha'].shape)}"
-    if down.shape[0] == 0 or up.size == 0 or down.size == 0:
-        return f"has nothing in it: down {list(down.shape)}, up {list(up.shape)}"
-    size = kernel_size(layer) if component == "unet" else None
-    window = (mid if mid is not None else down).shape[2:]
-    rank = (down.shape[0], down.shape[0])
-    fits = up.shape[1] == down.shape[0] and up.shape[2:] in ((), (1, 1))
-    fits &= mid is None or (mid.ndim == 4 and mid.shape[:2] == rank and down.shape[2:] in ((), (1, 1)))
-    fits &= window == (3, 3) if size == 3 else window in ((), (1, 1))
-    return None if fits else shapes
-
-
-def _number_problem(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs) -> str | None:
-    """What is wrong with the numbers of a layer whose shapes are right."""
-    with np.errstate(over="ignore"):
-        small = {role: part.astype(np.float32) for role, part in parts.items()}
-    if not all(np.isfinite(part).all() for part in small.values()):
-        return "has values that are not finite"
-    scale = _scale(component, layer, parts, alphas)
-    if scale == 0 and small["down"].any() and small["up"].any():
-        return "has alpha 0, which means no change in some programs and alpha equal to the rank in others"
-    if abs(scale) > _LARGEST_SCALE:
-        return f"is scaled by {scale:g} (alpha over rank)"
-    with np.errstate(over="ignore"):
-        return None if np.isfinite(small["down"] * np.float32(scale)).all() else "has values that are too large"
-
-
-def _scale(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs) -> float:
-    rank = parts["down"].shape[0]
-    if "alpha" in parts:
-        return float(parts["alpha"].astype(np.float32).reshape(())) / rank
-    return alphas.scale(component, layer, rank)
-
-
-def _pair(component: str, layer: str, parts: Mapping[str, np.ndarray], alphas: PeftConfigs) -> LoRAPair:
-    down, up = (np.asarray(parts[role], np.float32) for role in ("down", "up"))
-    rank = down.shape[0]
-    if "mid" in parts:
-        # up . mid . down is an ordinary pair of the same rank. mid's second axis has the outputs of down.
-        mid = np.asarray(parts["mid"], np.float32)
-        down = np.einsum("pqhw,qn->pnhw", mid, down.reshape(rank, -1))
-    scale = _scale(component, layer, parts, alphas)
-    a, b = flax_factors(down, up)
-    return LoRAPair(np.ascontiguousarray(a) * np.float32(scale), np.ascontiguousarray(b))
-
-
-def _described(path: str | Path, lora: LoRATree, metadata: Mapping[str, str], origin: str, family: str) -> ExternalLoRA:
+def _described(
+    path: str | Path,
+    changes: Changes,
+    tokens: BundledTokens,
+    metadata: Mapping[str, str],
+    family: str,
+    heads: set[str],
+) -> ExternalLoRA:
     ours = _our_header(metadata)
+    trigger = plain_text(ours.get("trigger") or metadata.get("modelspec.trigger_phrase"))
     return ExternalLoRA(
-        lora=lora,
+        lora=changes.lora,
         name=lora_name(path),
-        trigger=plain_text(ours.get("trigger") or metadata.get("modelspec.trigger_phrase")),
+        trigger=trigger if all(token in trigger for token in tokens.tokens) else " ".join(tokens.tokens),
         base_name=plain_text(
             ours.get("base_name") or metadata.get("ss_sd_model_name") or metadata.get("ss_base_model_version")
         ),
         base_digest=digest if isinstance(digest := ours.get("base_digest"), str) and _DIGEST.fullmatch(digest) else "",
         base_family=ours["base_family"] if ours.get("base_family") in FAMILIES else family,
-        origin=origin,
+        origin="kohya" if any_kohya_table().keys() & heads else "diffusers",
+        vectors=changes.vectors,
+        tokens=tokens.tokens,
+        tokens_2=tokens.tokens_2,
     )
+
+
+def _record(
+    groups: Groups[np.ndarray],
+    kinds: Mapping[Any, Algorithm | None],
+    changes: Changes,
+    configs: PeftConfigs,
+    max_rank: int | None,
+) -> str:
+    """What the file was, as JSON; "{}" for an ordinary LoRA."""
+    names = {kind.name for kind in kinds.values() if kind} | ({"vectors"} if changes.vectors else set())
+    names |= {"DoRA"} if any(set(MAGNITUDES) & parts.keys() for parts in groups.layers.values()) else set()
+    names |= {start} if (start := start_in(configs)) else set()
+    if names <= {LORA.name}:
+        return "{}"
+    error = {"max_rank": max_rank, "reduced_layers": changes.reduced, "relative_error": changes.relative_error}
+    return json.dumps({"source": {"kinds": sorted(names), **(error if changes.reduced else {})}})
 
 
 def _our_header(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -40,3 +40,21 @@ def heat_map(
             middle = (corner[0] + wide / 2, corner[1] + high / 2)
             pen.text(middle, f"{value:.2f}", "white" if share > 0.6 else "black", font, anchor="mm")
     return image
+
+
+def dense_map(values: Float[np.ndarray, "k k"], names: Sequence[str], title: str = "") -> Image.Image:
+    """A picture of a matrix whose rows and columns have the same names, without numbers: 0 is pale, 1 is red."""
+    font = ImageFont.load_default(size=11)
+    side = 14
+    left = int(max((font.getlength(name) for name in names), default=0)) + 2 * _GAP
+    size = (max(left + side * len(names), int(font.getlength(title)) + _GAP) + _GAP, 2 * side + side * len(names))
+    image = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(image)
+    pen.text((_GAP, side / 2), title, "black", font, anchor="lm")
+    shares = np.clip(np.nan_to_num(values, nan=1.0), 0, 1)[..., None]
+    cells = np.round(_LOW + shares * (_HIGH - _LOW)).astype(np.uint8)
+    picture = Image.fromarray(np.kron(cells, np.ones((side, side, 1), np.uint8)))
+    image.paste(picture, (left, side + side // 2))
+    for index, name in enumerate(names):
+        pen.text((left - _GAP, side + side // 2 + (index + 0.5) * side), name, "black", font, anchor="rm")
+    return image

@@ -23,7 +23,9 @@ DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfl
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _KINDS = {stored: np.dtype(np.float64) if name == "float64" else DTYPES[name] for name, stored in _NAMES.items()}
 _FLOATS = frozenset(_NAMES.values())
-_INTEGERS = frozenset(("I64", "I32", "I16", "U8", "I8"))
+# Read only where the caller asks for them. safetensors does not give them to NumPy.
+_FLOAT8 = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
+_INTEGERS = frozenset(("I64", "I32", "I16", "U8", "I8", "BOOL"))
 _MOST_AXES = 16
 _PLACEHOLDER = "0" * 64
 # ValueError is raised for dimensions that NumPy cannot have.
@@ -67,10 +69,13 @@ class TensorFile:
         self.require_floats([key])
         return self._get(key)
 
-    def require_floats(self, keys: Collection[str]) -> None:
-        """Raise UserError naming the tensors that are not F64, F32, F16 or BF16, such as quantised ones."""
+    def require_floats(self, keys: Collection[str], float8: bool = False) -> None:
+        """Raise UserError naming the tensors that are not F64, F32, F16 or BF16, such as quantised ones.
+
+        float8: F8_E4M3 and F8_E5M2 may be too.
+        """
         wrong = [(key, self.dtype(key)) for key in keys]
-        wrong = [f"{key} is {dtype}" for key, dtype in wrong if dtype not in _FLOATS]
+        wrong = [f"{key} is {dtype}" for key, dtype in wrong if not (dtype in _FLOATS or float8 and dtype in _FLOAT8)]
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise UserError(
@@ -83,17 +88,18 @@ class TensorFile:
         wanted: Callable[[str], bool] = lambda key: True,
         whole: Callable[[str], bool] = lambda key: False,
         mapped: bool = False,
+        float8: bool = False,
     ) -> Iterator[tuple[str, np.ndarray]]:
         """(key, tensor) for all `wanted` keys, one at a time. After the last one, the file's digest is verified.
 
         whole: whether a key's tensor may also hold integers. mapped: give read-only views of the file instead of
         copies. The caller must copy each before the file can change: a view of a file that is cut short ends the
-        process.
+        process. float8: whether 8-bit floats may be given too.
         Raises: UserError for other types, and, after the last tensor, if the file's digest does not match.
         """
         stated = self.metadata.get(DIGEST_KEY) if self._verify else None
         self.require_floats(
-            [key for key in self.keys if wanted(key) and not (whole(key) and self.dtype(key) in _INTEGERS)]
+            [key for key in self.keys if wanted(key) and not (whole(key) and self.dtype(key) in _INTEGERS)], float8
         )
         digest = TensorDigest()
         for key in self.keys:
@@ -117,12 +123,17 @@ class TensorFile:
     def _view(self, key: str) -> np.ndarray:
         if self.dtype(key) not in _FLOATS:
             return self._get(key)
+        return self._mapped_file().view(key)
+
+    def _mapped_file(self) -> _MappedFile:
         if self._mapped is None:
             self._mapped = _MappedFile(self.path)
-        return self._mapped.view(key)
+        return self._mapped
 
     def _get(self, key: str) -> np.ndarray:
         try:
+            if self.dtype(key) in _FLOAT8:
+                return self._mapped_file().view(key).copy()
             return self._file.get_tensor(key)
         except _UNREADABLE as error:
             raise UserError(f"{self.path}: cannot read {key} ({error}): copy or download the file again") from error
@@ -140,7 +151,8 @@ class _MappedFile:
         """A read-only view of a tensor of floats."""
         entry = self._header[key]
         start, end = (self._start + offset for offset in entry["data_offsets"])
-        return np.asarray(self._bytes[start:end]).view(_KINDS[entry["dtype"]]).reshape(entry["shape"])
+        dtype = (_KINDS | _FLOAT8)[entry["dtype"]]
+        return np.asarray(self._bytes[start:end]).view(dtype).reshape(entry["shape"])
 
 
 @contextmanager

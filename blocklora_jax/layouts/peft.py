@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -20,8 +20,10 @@ _BARE = "base_model.model."
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
-def peft_layer(head: str) -> tuple[str, str] | None:
+def peft_layer(head: str, known: Callable[[str], Collection[str]] = known_layers) -> tuple[str, str] | None:
     """(component, Flax layer path) of a tensor's name without its ending; None if there is no such layer.
+
+    known: gives the paths of a component's layers.
 
     Also reads the names that PEFT writes for a single model (`base_model.model.down_blocks…`), and the names that
     diffusers used before PEFT.
@@ -45,7 +47,7 @@ def peft_layer(head: str) -> tuple[str, str] | None:
         layer = flax_path(component, ".".join([*modules, last, "weight"]), 2).rsplit("/", 1)[0]
     except UserError:
         return None
-    return (component, layer) if layer in known_layers(component) else None
+    return (component, layer) if layer in known(component) else None
 
 
 def peft_tensors(lowrank: LowRank, dtype: np.dtype, base_family: str = DEFAULT_FAMILY) -> dict[str, np.ndarray]:

@@ -124,8 +124,8 @@ def _cudnn(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:
     if length % 2 == 0 and keys % 2 == 0:
         return kernel(q, k, v)
     q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
-    used = {"query_seq_lengths": _lengths(q, length), "key_value_seq_lengths": _lengths(q, keys)}
-    return kernel(q, k, v, **used)[:, :length]
+    out = kernel(q, k, v, query_seq_lengths=_lengths(q, length), key_value_seq_lengths=_lengths(q, keys))
+    return out[:, :length]
 
 
 def _lengths(q: Queries, length: int) -> Int[Array, " b"]:

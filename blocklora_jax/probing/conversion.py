@@ -16,7 +16,6 @@ Source: Randomized Output Erasure of BlockLoRA (arXiv 2503.08575); reduced-rank 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -42,9 +41,9 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.crosstalk import layer_type
 from blocklora_jax.probing.memory import layer_groups, rows_at_once
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
+from blocklora_jax.probing.triggers import check_trigger
 from blocklora_jax.prompts.random_prompts import PromptWords, RandomPrompts, article, make_random_prompts
 from blocklora_jax.prompts.shares import RandomPromptShares
-from blocklora_jax.prompts.tokenizer import token_pattern
 
 _BEFORE_SCENES = ("in", "in a", "on a")
 
@@ -171,7 +170,9 @@ def convert(
             sums = on_trigger.pop(layer), on_random.pop(layer)
             lora[component][path], energy = _fit_layer(adapter, info, layer, *sums, config)
             energies[layer_type(layer)] = energies.get(layer_type(layer), 0) + energy
-    return replace(adapter, lora=lora, info=info), {kind: _report(*energy) for kind, energy in energies.items()}
+    # Blocks hold no norms and biases.
+    fitted = replace(adapter, lora=lora, vectors={}, info=info)
+    return fitted, {kind: _report(*energy) for kind, energy in energies.items()}
 
 
 def trigger_prompts(adapter: Adapter, words: PromptWords, config: ConversionConfig) -> list[str]:
@@ -212,18 +213,6 @@ def _check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
             f"{len(wrong)} layers of {adapter.name!r} are not linear layers of this model ({wrong[0]}, …). Only linear"
             " layers and 1x1 convolutions can be converted. Is the adapter for another base model?"
         )
-
-
-def check_trigger(adapter: Adapter, words: PromptWords) -> None:
-    """Raises: UserError if the adapter's trigger is empty, or is a class noun or a subject of random prompts."""
-    trigger = adapter.info.trigger.strip()
-    if not trigger or trigger in (adapter.info.class_noun, *words.subjects):
-        raise UserError(
-            f"the trigger of {adapter.name!r} is {trigger!r}, which is empty or occurs in random prompts too: give"
-            " words that call this concept and nothing else, with --trigger"
-        )
-    if missing := [token for token in adapter.tokens if not re.search(token_pattern([token]), trigger)]:
-        raise UserError(f"the trigger {trigger!r} does not contain the adapter's token {missing[0]}")
 
 
 def random_ids(

@@ -21,10 +21,11 @@ from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.text import Ids
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.probing.conversion import ConversionConfig, check_trigger, random_ids, trigger_prompts
+from blocklora_jax.probing.conversion import ConversionConfig, random_ids, trigger_prompts
 from blocklora_jax.probing.memory import layer_groups, rows_at_once
 from blocklora_jax.probing.probe import Probe, own_tokens, row_parts, with_tokens
 from blocklora_jax.probing.text_attention import TextAttention
+from blocklora_jax.probing.triggers import check_triggers
 from blocklora_jax.prompts.random_prompts import PromptWords
 
 # This share of the weight is spread evenly over the text positions, so that positions with little attention count too.
@@ -127,8 +128,7 @@ def input_groups(
     `measure_inputs`.
     """
     words, config = words or words_for(sd.checkpoint.name), config or ConversionConfig()
-    for adapter in adapters:
-        check_trigger(adapter, words)
+    check_triggers(adapters, words)
     readers = _readers(input_layers(adapters))
     at_once, shares = rows_at_once(sd, config.chunk, memory), {}
     groups = layer_groups(gram_bytes(adapters, readers), memory)

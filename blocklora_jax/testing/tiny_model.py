@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,15 +84,18 @@ def _draw(rng: np.random.Generator, config) -> dict:
     return unflatten_dict({path: _leaf(rng, path, shape) for path, shape in shapes}, sep="/")
 
 
-def save_tiny(folder: Path, family: str = "sd1", configs: dict | None = None, **scheduler) -> Path:
+def save_tiny(
+    folder: Path, family: str = "sd1", configs: dict | None = None, words: Sequence[str] = WORDS, **scheduler
+) -> Path:
     """Write the tiny model as a Diffusers folder, and return the folder.
 
-    configs: other configs, by component, for components with new random weights. scheduler: fields of its config.
+    configs: other configs, by component, for components with new random weights. words: those that are one token.
+    scheduler: fields of its config.
     """
     with tempfile.TemporaryDirectory() as tokenizers:
         one, two = Path(tokenizers) / "one", Path(tokenizers) / "two"
         for path in (one, two):
-            rows = write_tokenizer(path, WORDS, max_length=TOKENS)
+            rows = write_tokenizer(path, words, max_length=TOKENS)
         if family != "sd1":
             pad_with_exclamation_marks(one if family == "sd2" else two)
         chosen = tiny_configs(rows, family=family)

@@ -1,30 +1,50 @@
 """`python -m merge check`: says whether adapters can be merged, and how much they would disturb each other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from tqdm import tqdm
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.find import find_adapter, named_as
 from blocklora_jax.adapters.finite import nonfinite_parts
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import adapter_problems, misfit_problems, params_problems
+from blocklora_jax.composing.likeness import compare, directions_of
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import png_bytes
-from merge.cli.shared_options import Files, Memory, Options, Overwrite, Variant, Verify, base_model_help
+from merge.cli.library_check import advice, likeness_map, ranked
+from merge.cli.reading import DEFAULT_RANK, AdapterReader
+from merge.cli.shared_options import (
+    FamilyOfFiles,
+    Files,
+    MaxRank,
+    Memory,
+    Options,
+    Overwrite,
+    SkipUnusable,
+    Variant,
+    Verify,
+    base_model_help,
+)
+from merge.cli.sources import Source, name_left_out, split_sources
+
+# Of more adapters, no table of all pairs is printed.
+MANY = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
     """List everything that prevents adapters from being merged, and measure their crosstalk. Nothing is merged.
 
+    Of more than a dozen adapters the weights are compared instead, without a model: a ranked list says which disturb
+    the others most and which are nearly the same, and a map shows which are alike.
     Crosstalk is the output of other concepts' adapters on a concept's prompts, divided by the output of its own
     adapter. At 0 they do nothing there; at 1 they do as much as the concept itself.
     Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
@@ -34,9 +54,11 @@ class CheckOptions(Options):
     model: Annotated[str, base_model_help("that the adapters were trained on")] = "pocket"
     variant: Variant = None
     out: Path = Path("crosstalk.png")
-    """The file for the picture of the crosstalk matrix."""
+    """The file for the picture of the crosstalk matrix, or for the map."""
     crosstalk: bool = True
     """Measure crosstalk; --no-crosstalk only checks the files and reads no model."""
+    alike: bool | None = None
+    """Compare weights and draw the map: True or False. Default: if there are more than 12 adapters."""
     check_base: bool = True
     """Report a model that the adapters were not trained on; --no-check-base is for a copy, such as in bfloat16."""
     prompts: tuple[str, ...] = ()
@@ -46,7 +68,10 @@ class CheckOptions(Options):
     """Sampling steps of the pictures on which layers that read pictures are measured."""
     seed: int = 0
     """Seed of these pictures."""
+    max_rank: MaxRank = DEFAULT_RANK
     memory: Memory = None
+    family: FamilyOfFiles = None
+    skip_unusable: SkipUnusable = False
     overwrite: Overwrite = False
     verify: Verify = True
 
@@ -58,32 +83,60 @@ def check_files(args: Sequence[str] | None = None) -> int:
         raise UserError("name at least one adapter file")
     if wrong := [prompt for prompt in options.prompts if "{}" not in prompt]:
         raise UserError(f"the prompt {wrong[0]!r} has no {{}} for the concept's trigger")
-    adapters, files, problems = _load(options.files, options.verify)
-    if options.crosstalk:
-        plan_outputs([Output(options.out, "picture")], [*files, options.model], overwrite=options.overwrite)
-    problems += [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
+    sources, reasons = split_sources(options.files, options.family)
+    alike = len(sources) > MANY if options.alike is None else options.alike
+    if alike or options.crosstalk:
+        inputs = [*(source.path for source in sources), options.model]
+        plan_outputs([Output(options.out, "picture")], inputs, overwrite=options.overwrite)
+    return _compare(options, sources, reasons) if alike else _check(options, sources, reasons)
+
+
+def _check(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, str]) -> int:
+    """Check a few adapters in pairs, and measure their crosstalk; gives the exit code."""
+    adapters = list(_load_each(sources, options, reasons))
+    problems = [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
     problems += _measure(options, adapters) if options.crosstalk and adapters else []
+    return _end(options, reasons, problems, len(adapters))
+
+
+def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, str]) -> int:
+    """Compare the weights of many adapters, of which one is in memory at a time; gives the exit code."""
+    names, changes = [], []
+    for adapter in _load_each(sources, options, reasons):
+        names.append(adapter.name)
+        changes.append(directions_of(adapter))
+    if len(changes) > 1:
+        likeness = compare(names, changes)
+        print("\n".join([*ranked(likeness), "", *advice(likeness)]))
+        write_atomic(options.out, png_bytes(likeness_map(likeness)))
+        print(f"wrote {options.out}")
+    return _end(options, reasons, [], len(changes))
+
+
+def _load_each(sources: Sequence[Source], options: CheckOptions, reasons: dict[str, str]) -> Iterator[Adapter]:
+    """The adapters that can be read. A reason is added for each of the others."""
+    reader = AdapterReader(
+        model=options.model, variant=options.variant, verify=options.verify, max_rank=options.max_rank
+    )
+    for source in tqdm(sources, desc="files", unit="file", dynamic_ncols=True, disable=None):
+        try:
+            yield source.read(reader)
+        except UserError as error:
+            reasons[source.name] = str(error)
+
+
+def _end(options: CheckOptions, reasons: Mapping[str, str], problems: Sequence[str], count: int) -> int:
+    """Print all problems, those of files first; gives the exit code."""
+    if options.skip_unusable:
+        name_left_out(reasons)
+    else:
+        files = [reason if file in reason else f"{file}: {reason}" for file, reason in reasons.items()]
+        problems = [*files, *problems]
     for problem in problems:
         print(f"problem: {as_called(problem)}")
-    print(
-        f"{len(adapters)} of {len(options.files)} adapters read; "
-        f"{len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"
-    )
+    total = count + len(reasons)
+    print(f"{count} of {total} adapters read; {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}")
     return 1 if problems else 0
-
-
-def _load(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], list[Path], list[str]]:
-    """The adapters that can be read, all files on this machine, and a problem for each of the others."""
-    adapters, paths, problems = [], [], []
-    for name in files:
-        paths.append(name)
-        try:
-            paths[-1] = find_adapter(name)
-            with named_as(name, paths[-1]):
-                adapters.append(Adapter.load(paths[-1], verify))
-        except UserError as error:
-            problems.append(str(error))
-    return adapters, paths, problems
 
 
 def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:

@@ -1,131 +1,53 @@
-"""`python -m merge convert`: converts an ordinary LoRA into one with blocks, without pictures or training."""
+"""`python -m merge convert`: converts ordinary LoRAs into adapters with blocks, without pictures or training."""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.sharing.command import check_flags, push_result
-from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.library.library import is_library
 from blocklora_jax.prompts.concept_token import concept_token
-from blocklora_jax.prompts.shares import Kind
 from blocklora_jax.registry.store import read_registry
-from merge.cli.files import load_adapter
-from merge.cli.shared_options import CutAxis, Memory, Options, PartitionSeed, Variant, Verify, base_model_help
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertOptions(Options):
-    """Convert an ordinary LoRA into an adapter with its own blocks, so that it merges losslessly with others.
-
-    On prompts with its trigger the result has the same output as the LoRA, as closely as its blocks allow. On other
-    prompts it has as little output as possible.
-    """
-
-    file: Positional[Path]
-    """The LoRA: a file of another trainer, an adapter.safetensors without blocks, or a repository (hub:owner/name)."""
-    out: Path
-    """The adapter to write."""
-    slot: tuple[int, ...] | None = None
-    """The slots that the result owns (or name a --registry)."""
-    model: Annotated[str, base_model_help("that the LoRA was trained on")] = "pocket"
-    variant: Variant = None
-    blocks: int = 16
-    """K: the number of blocks of every weight. It must be the same in all adapters to be merged."""
-    axis: CutAxis = "in"
-    partition_seed: PartitionSeed = 0
-    registry: str | None = None
-    """Take blocks, axis, seed and slots from this registry (file, folder or URL), in which --name has a claim."""
-    trigger: str | None = None
-    """The words that call this concept and nothing else, such as "sks dog". Default: those in the file."""
-    class_noun: str | None = None
-    """The concept's class, in a word that the model knows. Default: the one in the file."""
-    kind: Kind | None = None
-    """The kind of concept, which decides the trigger's place in prompts. Default: the one in the file."""
-    name: str | None = None
-    """The concept's name. Default: the one in the file, or the file's name."""
-    rank: int = 16
-    """Rank of the result."""
-    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
-    """Weight of the loss on random prompts, on which the result should have no output."""
-    prompts: int = 64
-    """Number of prompts with the trigger."""
-    random_prompts: int = 256
-    """Number of prompts without the trigger."""
-    random_styles: tuple[str, ...] = ()
-    """Beginnings of all these prompts, such as "a photo of". Default: a list that fits the model."""
-    random_subjects: tuple[str, ...] = ()
-    """Class nouns of other subjects in these prompts. Default: a list that fits the model."""
-    random_scenes: tuple[str, ...] = ()
-    """Ends of these prompts, such as "on a beach". Default: a list that fits the model."""
-    steps: int = 4
-    """Sampling steps of the pictures on which layers that read pictures are fitted."""
-    seed: int = 0
-    """Seed of prompts and pictures."""
-    memory: Memory = None
-    sharing: OmitArgPrefixes[PushFlags] = PushFlags()
-    overwrite: bool = False
-    """Replace an existing file."""
-    verify: Verify = True
+from merge.cli.convert_library import convert_library
+from merge.cli.convert_options import ConvertOptions
+from merge.cli.converter import Converter, reader_of
+from merge.cli.sources import find_sources
 
 
 def convert_file(args: Sequence[str] | None = None) -> int:
     """Run `convert`; gives the exit code."""
     options = read_options(ConvertOptions, args, prog="python -m merge convert")
-    adapter, file = load_adapter(options.file, options.verify)
-    adapter = _renamed(adapter, options)
+    if options.convolutions == "keep":
+        raise UserError(
+            "--convolutions keep is not possible here: blocks hold no 3x3 convolutions; drop or refuse them"
+        )
+    if is_library(options.file):
+        if options.sharing.push is not None:
+            raise UserError(f"--push is for one adapter, and {options.file} has many: push them later, with `push`")
+        return convert_library(options)
+    [source] = find_sources([options.file])
+    adapter = _renamed(source.read(reader_of(options)), options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} already has blocks: it can be merged without conversion")
     plain_name(adapter.name, f"the concept of {options.file}")
     partition, slots = _place(options, adapter)
-    plan_outputs([Output(options.out, "adapter")], [file, options.model], overwrite=options.overwrite)
+    plan_outputs([Output(options.out, "adapter")], [source.path, options.model], overwrite=options.overwrite)
     check_flags(options.sharing, adapter.name)
-    # Imported here, because the model needs Flax.
-    from blocklora_jax.checkpoints.digest import params_digest
-    from blocklora_jax.pipeline import StableDiffusion
-    from blocklora_jax.pocket.prompt_words import words_for
-    from blocklora_jax.probing.conversion import ConversionConfig, convert
-    from blocklora_jax.prompts.random_prompts import PromptWords
-
-    sd = StableDiffusion.from_pretrained(
-        options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
-    )
-    digest = params_digest(sd.params)
-    if adapter.info.base_digest not in ("", digest):
-        raise UserError(
-            f"{options.file} was trained on {adapter.info.base_name} ({adapter.info.base_digest[:12]}), and "
-            f"{options.model} ({digest[:12]}) is another model: name the right one with --model"
-        )
-    info = dataclasses.replace(adapter.info, base_digest=digest, base_name=sd.checkpoint.public_name)
-    config = ConversionConfig(
-        rank=options.rank, erase_weight=options.erase_weight, prompts=options.prompts,
-        random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,
-    )  # fmt: skip
-    adapter = dataclasses.replace(adapter, info=info)
-    listed = words_for(options.model)
-    words = PromptWords(
-        styles=options.random_styles or listed.styles,
-        subjects=options.random_subjects or listed.subjects,
-        scenes=options.random_scenes or listed.scenes,
-    )
-    fitted, fits = convert(sd, adapter, partition, slots, words, config, memory=options.memory)
+    fitted, fits = Converter.load(options).convert(adapter, options.file, partition, slots)
     fitted.save(options.out)
     print(f"{'layers':<24}{'fit error':>11}{'leakage':>9}{'leakage before':>16}")
     for kind, fit in fits.items():
         print(f"{kind:<24}{fit.error:>11.0%}{fit.leak:>9.0%}{fit.leak_before:>16.0%}")
     print(
         f"wrote {options.out}: {fitted.name!r} owns slot {', '.join(map(str, fitted.info.slots))}, "
-        f"called by {info.trigger!r}"
+        f"called by {fitted.info.trigger!r}"
     )
     push_result(options.sharing, fitted, options.out)
     return 0

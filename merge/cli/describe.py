@@ -20,6 +20,7 @@ def describe(adapter: Adapter) -> str:
         "blocks": _blocks(adapter),
         "rank": _rank(adapter),
         "layers": "; ".join(f"{len(layers)} of {component}" for component, layers in adapter.lora.items()),
+        **({"norms": f"{len(adapter.vectors)} norms and biases"} if adapter.vectors else {}),
         "training": info.training,
     }
     return "\n".join(f"{name + ':':<10}{value or 'none'}" for name, value in fields.items())

@@ -1,4 +1,4 @@
-"""Finds and reads the adapters that commands take: files, folders, and repositories on the hub."""
+"""Finds and reads one adapter that a command takes: a file, a folder, or a repository on the hub."""
 
 from __future__ import annotations
 
@@ -33,12 +33,3 @@ def load_adapter(name: Path, verify: bool) -> LocalAdapter:
     path = find_adapter(name)
     with named_as(name, path):
         return LocalAdapter(Adapter.load(path, verify), path)
-
-
-def load_adapters(files: Sequence[Path], verify: bool) -> tuple[list[Adapter], tuple[Path, ...]]:
-    """The adapters, and their files on this machine.
-
-    Raises: UserError if there are none, or if one cannot be found or read.
-    """
-    loaded = [load_adapter(name, verify) for name in required(files)]
-    return [each.adapter for each in loaded], tuple(each.path for each in loaded)

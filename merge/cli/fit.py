@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.on_disk import arrays_on_disk
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
@@ -14,8 +16,22 @@ from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
-from merge.cli.files import load_adapters
-from merge.cli.shared_options import Files, Memory, Options, Overwrite, Variant, Verify, base_model_help
+from merge.cli.convolutions import with_convolutions, without_convolutions
+from merge.cli.reading import DEFAULT_RANK, AdapterReader
+from merge.cli.shared_options import (
+    Convolutions,
+    FamilyOfFiles,
+    Files,
+    MaxRank,
+    Memory,
+    Options,
+    Overwrite,
+    SkipUnusable,
+    Variant,
+    Verify,
+    base_model_help,
+)
+from merge.cli.sources import are_large, find_sources, inputs_of, load_sources
 from merge.methods.joint_fit import fit_jointly
 
 
@@ -34,7 +50,7 @@ class FitOptions(Options):
     variant: Variant = None
     trigger: tuple[str, ...] = ()
     """The words that call each concept and nothing else, such as "sks dog", one for each file. Default: those in the
-    files."""
+    library or in the files."""
     kind: tuple[Kind, ...] = ()
     """The kind of each concept, which decides the trigger's place in prompts. Default: those in the files."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
@@ -43,7 +59,11 @@ class FitOptions(Options):
     """The name of each concept and of its new file. Default: those in the files."""
     attention: bool = False
     """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
+    convolutions: Convolutions = "keep"
+    max_rank: MaxRank = DEFAULT_RANK
     memory: Memory = None
+    family: FamilyOfFiles = None
+    skip_unusable: SkipUnusable = False
     overwrite: Overwrite = False
     verify: Verify = True
 
@@ -51,9 +71,61 @@ class FitOptions(Options):
 def fit_files(args: Sequence[str] | None = None) -> int:
     """Run `fit`; gives the exit code."""
     options = read_options(FitOptions, args, prog="python -m merge fit")
-    if len(options.files) < 2:
+    # Imported here, because they need Flax.
+    from blocklora_jax.pocket.prompt_words import words_for
+    from blocklora_jax.probing.triggers import check_triggers
+
+    skip = options.skip_unusable
+    sources = find_sources(options.files, skip_unusable=skip, family=options.family) if options.files else []
+    if len(sources) < 2:
         raise UserError("name two or more adapter files: a single adapter needs no fit")
-    adapters, files = load_adapters(options.files, options.verify)
+    reader = AdapterReader(
+        model=options.model, variant=options.variant, verify=options.verify, max_rank=options.max_rank
+    )
+    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
+    adapters = _described(options, adapters)
+    # Checked before the model is read, which takes longer.
+    check_adapters(adapters, None, allow_overlap=True)
+    check_triggers(adapters, words_for(options.model))
+    names = [
+        plain_name(adapter.name, f"the concept of {source.path}")
+        for adapter, source in zip(adapters, sources, strict=True)
+    ]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{names.count(twice[0])} concepts are named {twice[0]!r}: give each another name with --name")
+    paths = [options.out / f"{name}.safetensors" for name in names]
+    planned = [Output(path, "adapter") for path in paths]
+    plan_outputs(planned, [*inputs_of(options.files, sources), options.model], overwrite=options.overwrite)
+    # Imported here, because the model needs Flax.
+    from blocklora_jax.pipeline import StableDiffusion
+
+    sd = StableDiffusion.from_pretrained(
+        options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
+    )
+    linear, wide = (adapters, []) if options.convolutions == "refuse" else without_convolutions(adapters)
+    if count := sum(map(bool, wide)):
+        done = "are kept as they are, and not fitted" if options.convolutions == "keep" else "are dropped"
+        print(f"the 3x3 convolutions of {count} LoRAs {done}")
+    fitted = fit_jointly(
+        sd,
+        linear,
+        erase_weight=options.erase_weight,
+        attention=options.attention,
+        memory=options.memory,
+        keep=arrays_on_disk if are_large(sources) else lambda pairs: pairs,
+    )
+    if options.convolutions == "keep":
+        scales = [adapter.info.scale for adapter in adapters]
+        fitted = [with_convolutions(*each) for each in zip(fitted, wide, scales, strict=True)]
+    for path, adapter in zip(paths, fitted, strict=True):
+        adapter.save(path)
+        print(f"wrote {path}")
+    print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors --allow-overlap …")
+    return 0
+
+
+def _described(options: FitOptions, adapters: list[Adapter]) -> list[Adapter]:
+    """The adapters with the names, triggers and kinds that the user gave. Raises UserError for a wrong number."""
     for name in ("name", "trigger", "kind"):
         given = getattr(options, name)
         if len(given) not in (0, len(adapters)):
@@ -61,28 +133,4 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         if given:
             pairs = zip(adapters, given, strict=True)
             adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in pairs]
-    # Checked before the model is read, which takes longer.
-    check_adapters(adapters, None, allow_overlap=True)
-    names = [
-        plain_name(adapter.name, f"the concept of {path}")
-        for adapter, path in zip(adapters, options.files, strict=True)
-    ]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{names.count(twice[0])} concepts are named {twice[0]!r}: give each another name with --name")
-    paths = [options.out / f"{name}.safetensors" for name in names]
-    planned = [Output(path, "adapter") for path in paths]
-    plan_outputs(planned, [*files, options.model], overwrite=options.overwrite)
-    # Imported here, because the model needs Flax.
-    from blocklora_jax.pipeline import StableDiffusion
-
-    sd = StableDiffusion.from_pretrained(
-        options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
-    )
-    fitted = fit_jointly(
-        sd, adapters, erase_weight=options.erase_weight, attention=options.attention, memory=options.memory
-    )
-    for path, adapter in zip(paths, fitted, strict=True):
-        adapter.save(path)
-        print(f"wrote {path}")
-    print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors --allow-overlap …")
-    return 0
+    return adapters

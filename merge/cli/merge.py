@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.block_weights import weigh_all
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.command import list_commands
@@ -19,9 +20,10 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.cli.describe import overlap_report
-from merge.cli.files import load_adapters
-from merge.cli.method_flags import method_of, options_of, refuse_others_flags
+from merge.cli.method_flags import method_of, options_of, refuse_others_flags, with_full_name
 from merge.cli.options import MergeOptions, check_picture_options
+from merge.cli.reading import AdapterReader
+from merge.cli.sources import find_sources, load_sources, weights_of
 from merge.manifest import SUM, MergeManifest, pairs_digest, without_values
 from merge.methods.method import Merged
 from merge.methods.table import METHODS
@@ -34,6 +36,7 @@ def merge_command(args: Sequence[str] | None = None) -> int:
     """Read the options and merge. Gives the exit code. Without arguments it prints the help."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     method = method_of(args)
+    args = with_full_name(args, method)
     refuse_others_flags(args, method)
     merge_files(read_options(options_of(method), args, description=_description(), prog="python -m merge"))
     return 0
@@ -44,8 +47,19 @@ def merge_files(options: MergeOptions) -> None:
     if not options.prompt and options.save is None:
         raise UserError("there is nothing to do: give --prompt '…' for pictures, or --save FOLDER for a merged model")
     check_picture_options(options)
-    adapters, files = load_adapters(options.files, options.verify)
-    options = replace(options, files=files)
+    skip = options.skip_unusable
+    sources = find_sources(options.files, skip_unusable=skip, family=options.family)
+    reader = AdapterReader(
+        model=options.model, model_config=options.model_config, variant=options.variant, verify=options.verify
+    )
+    sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
+    files = tuple(source.path for source in sources)
+    options = replace(options, files=files, weights=weights_of(sources, options.weights) or ())
+    adapters = weigh_all(adapters, options.block_weights)
+    if options.weight_by_step:
+        from merge.cli.weight_by_step import read_factors  # it needs Flax
+
+        read_factors(options.weight_by_step, [adapter.name for adapter in adapters])
     if options.compare:
         from merge.cli.picture_cells import check_comparison  # it needs Flax
 

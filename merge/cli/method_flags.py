@@ -13,20 +13,38 @@ from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import flag_of
 from blocklora_jax.errors import UserError
 from merge.cli.options import MergeOptions
-from merge.methods.table import METHODS
+from merge.methods.table import METHODS, SHORT_NAMES
 
 
 def method_of(args: Sequence[str]) -> str:
-    """The name after `--method` in `args`, or "sum" if there is none. Raises UserError for an unknown method."""
+    """The method after `--method` in `args`, or "sum" if there is none. Raises UserError for an unknown method."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     reader.add_argument("--method", nargs="?")
     try:
         name = reader.parse_known_args(args)[0].method
     except argparse.ArgumentError:
         name = None
+    name = SHORT_NAMES.get(name or "", name)
     if name is not None and name not in METHODS:
         raise UserError(unknown_command(name, METHODS, kind="method"))
     return name or MergeOptions.method
+
+
+def with_full_name(args: Sequence[str], method: str) -> list[str]:
+    """`args` with `method`, the name in the table, in the place of a short name.
+
+    >>> with_full_name(["a.safetensors", "--method", "fit"], "joint_fit")
+    ['a.safetensors', '--method', 'joint_fit']
+    """
+    changed, after_flag = [], False
+    for arg in args:
+        if after_flag and arg in SHORT_NAMES:
+            arg = method
+        elif arg.startswith("--method=") and arg.removeprefix("--method=") in SHORT_NAMES:
+            arg = f"--method={method}"
+        after_flag = arg == "--method"
+        changed.append(arg)
+    return changed
 
 
 @cache
@@ -48,9 +66,13 @@ def refuse_others_flags(args: Sequence[str], method: str) -> None:
         methods = [name for name in METHODS if flag in _flags(name)]
         if methods and flag not in known:
             raise UserError(
-                f"{flag} is a setting of the method {' or '.join(methods)}, not of {method}: leave it out, or choose "
+                f"{flag} is a setting of the method {_either(methods)}, not of {method}: leave it out, or choose "
                 f"--method {methods[0]}"
             )
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _flags(method: str) -> set[str]:

@@ -16,9 +16,10 @@ from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.tensor_file import DTYPES, read_metadata
 from blocklora_jax.layouts.families.table import FAMILIES
+from blocklora_jax.layouts.low_rank import LowRank
 from blocklora_jax.layouts.textual_inversion import embedding_path
-from merge.concatenate import concatenate
-from merge.truncate import truncate
+from merge.concatenate import concatenate, concatenate_each
+from merge.truncate import truncate_each
 
 
 def export(
@@ -36,7 +37,8 @@ def export(
 ) -> list[Path]:
     """Write `adapters` as one LoRA file at `path`, with tokens and a model card beside it. Gives the paths written.
 
-    The LoRA's rank is the sum of all ranks, and it is exact. Weights and scales are multiplied in. These files are
+    The LoRA's rank is the sum of all ranks, and it is exact. Weights and scales are multiplied in. Changes of norms and
+    biases are left out, because LoRA files of diffusers cannot hold them; header and card say so. These files are
     written for `merged.safetensors`:
 
     - `merged.safetensors`: for `pipe.load_lora_weights` (layout "diffusers"), or for ComfyUI, A1111 and diffusers
@@ -65,17 +67,28 @@ def export(
     adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path).expanduser()
     _check_options(path, layout, dtype, family)
     plan_outputs(export_outputs(path, adapters, card), overwrite=overwrite)
-    lowrank, error = concatenate(adapters, weights, allow_overlap=allow_overlap), None
-    if max_rank is not None:
-        lowrank, error = truncate(lowrank, max_rank)
+    lowrank, error = _factors(adapters, weights, max_rank, allow_overlap)
+    left_out = sorted({path for adapter in adapters for path in adapter.vectors})
     factors = [1.0] * len(adapters) if weights is None else [float(w) for w in weights]
     family, tensors = lora_tensors(adapters, lowrank, layout, DTYPES[dtype], family)
-    cut = {} if error is None else {"max_rank": max_rank, "relative_error": error}
-    files = write_lora_files(path, adapters, tensors, lora_header(adapters, factors, layout, family, **cut), dtype)
+    more = {} if error is None else {"max_rank": max_rank, "relative_error": error}
+    more |= {"left_out": left_out} if left_out else {}
+    files = write_lora_files(path, adapters, tensors, lora_header(adapters, factors, layout, family, **more), dtype)
     if not card:
         return files
-    note = "" if error is None else f"Ranks are cut to {max_rank}: {error:.2%} of the change is left out."
+    notes = [] if error is None else [f"Ranks are cut to {max_rank}: {error:.2%} of the change is left out."]
+    notes += [f"{len(left_out)} changes of norms and biases are left out."] if left_out else []
+    note = " ".join(notes)
     return [*files, write_card(path, make_card(path, adapters, factors, family, note))]
+
+
+def _factors(
+    adapters: Sequence[Adapter], weights: Sequence[Any] | None, max_rank: int | None, allow_overlap: bool
+) -> tuple[LowRank, float | None]:
+    """The sum's factors, and the error of reducing their ranks; None if they are not reduced."""
+    if max_rank is None:
+        return concatenate(adapters, weights, allow_overlap=allow_overlap), None
+    return truncate_each(concatenate_each(adapters, weights, allow_overlap=allow_overlap), max_rank)
 
 
 def export_outputs(path: Path, adapters: Sequence[Adapter], card: bool) -> list[Output]:

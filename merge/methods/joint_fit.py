@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Grams = Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
 # By (number of the adapter, layer).
 Fitted = dict[tuple[int, str], LoRAPair]
+# Gives equal pairs.
+Keep = Callable[[Fitted], Fitted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ def fit_jointly(
     attention: bool = False,
     check_base: bool = True,
     memory: float | None = None,
+    keep: Keep = lambda pairs: pairs,
 ) -> list[Adapter]:
     """The adapters, changed so that they disturb each other least, without pictures or training. See `fit_to_inputs`.
 
@@ -67,6 +70,7 @@ def fit_jointly(
         check_base: refuse a base model that the adapters were not trained on.
         memory: GiB that may be used beside the weights, see `probing.memory.default_memory`. With less, fewer prompts
             and layers are observed at once, which takes longer and gives the same within rounding.
+        keep: the results of each layer are passed through it. `adapters.on_disk.arrays_on_disk` keeps them on the disk.
 
     Raises: UserError like `compose`, and for convolutions wider than 1x1.
 
@@ -81,7 +85,7 @@ def fit_jointly(
     """
     check_merge(sd.params, adapters, None, allow_overlap=True, check_base=check_base)
     groups = measured_groups(sd, adapters, words, attention=attention, memory=memory)
-    return fit_groups(adapters, groups, erase_weight=erase_weight)
+    return fit_groups(adapters, groups, erase_weight=erase_weight, keep=keep)
 
 
 def measured_groups(
@@ -111,10 +115,11 @@ def fit_groups(
     *,
     erase_weight: float | None = 1.0,
     ridge: float = 1e-6,
+    keep: Keep = lambda pairs: pairs,
 ) -> list[Adapter]:
     """Like `fit_to_inputs`, with inputs that are measured for some layers at a time.
 
-    erase_weight: None: ordinary prompts are not measured.
+    erase_weight: None: ordinary prompts are not measured. keep: see `fit_jointly`.
     """
     check_number("erase_weight", 0.0 if erase_weight is None else erase_weight, shown="lambda")
     check_finite(adapters)
@@ -127,7 +132,7 @@ def fit_groups(
                 equations.add(index, own.pop(layer))
         ordinary = {} if erase_weight is None else group.ordinary()
         for layer in list(sums):
-            fitted |= sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge)
+            fitted |= keep(sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge))
     return _adapters_of(adapters, fitted)
 
 
@@ -171,10 +176,10 @@ def fit_to_inputs(
     """
     check_number("erase_weight", erase_weight, shown="lambda")
     check_finite(adapters)
-    _check(adapters, grams)
+    check_grams(adapters, grams)
     # Layers with the same inputs have the same matrices, and are solved together.
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for layer in _layers(adapters):
+    for layer in layers_of(adapters):
         groups[tuple(map(id, grams[layer]))].append(layer)
     fitted: Fitted = {}
     for layers in groups.values():
@@ -198,7 +203,7 @@ class _Equations:
         exact = np.asarray(gram, np.float64)
         self._total = exact.copy() if self._total is None else np.add(self._total, exact, out=self._total)
         for layer in self._layers:
-            if (pair := _pair(self._adapters[index], layer)) is not None:
+            if (pair := pair_of(self._adapters[index], layer)) is not None:
                 self._sides[index, layer] = exact @ np.asarray(pair.lora_A, np.float64)
 
     def solve(self, ordinary: Float[np.ndarray, "n n"] | None, erase_weight: float, ridge: float) -> Fitted:
@@ -213,7 +218,7 @@ class _Equations:
         edges = np.cumsum([side.shape[1] for side in self._sides.values()])[:-1]
         pairs = {}
         for (index, layer), down in zip(self._sides, np.split(solved, edges, axis=1), strict=True):
-            pair = _pair(self._adapters[index], layer)
+            pair = pair_of(self._adapters[index], layer)
             assert pair is not None
             pairs[index, layer] = LoRAPair(down, np.asarray(pair.lora_B))
         return pairs
@@ -237,20 +242,22 @@ def _info(adapter: Adapter, names: Sequence[str]):
     return replace(adapter.info, partition=None, slots=(), training=json.dumps(training))
 
 
-def _layers(adapters: Sequence[Adapter]) -> list[str]:
+def layers_of(adapters: Sequence[Adapter]) -> list[str]:
+    """The names of all adapted layers ("unet/…/to_k"), sorted."""
     return sorted({f"{c}/{layer}" for adapter in adapters for c, group in adapter.lora.items() for layer in group})
 
 
-def _pair(adapter: Adapter, layer: str) -> LoRAPair | None:
+def pair_of(adapter: Adapter, layer: str) -> LoRAPair | None:
+    """The adapter's pair of a layer ("unet/…/to_k"); None if it does not change the layer."""
     component, _, path = layer.partition("/")
     return adapter.lora.get(component, {}).get(path)
 
 
-def _check(adapters: Sequence[Adapter], grams: Grams) -> None:
+def check_grams(adapters: Sequence[Adapter], grams: Grams) -> None:
     """Raises: UserError unless every layer has one matrix for each adapter, of the size of the layer's inputs."""
     wrong = []
-    for layer in _layers(adapters):
-        sizes = {len(pair.lora_A) for adapter in adapters if (pair := _pair(adapter, layer)) is not None}
+    for layer in layers_of(adapters):
+        sizes = {len(pair.lora_A) for adapter in adapters if (pair := pair_of(adapter, layer)) is not None}
         given = grams.get(layer, ())
         if len(given) != len(adapters) or any(sizes != {len(gram)} or gram.shape[0] != gram.shape[1] for gram in given):
             wrong.append(layer)
@@ -260,7 +267,7 @@ def _check(adapters: Sequence[Adapter], grams: Grams) -> None:
 def _wide_layers(params: Mapping[str, Any], adapters: Sequence[Adapter]) -> list[str]:
     """The adapted layers that are convolutions wider than 1x1."""
     kernels = flatten_params(params)
-    pairs = {layer: pair for layer in _layers(adapters) for a in adapters if (pair := _pair(a, layer)) is not None}
+    pairs = {layer: pair for layer in layers_of(adapters) for a in adapters if (pair := pair_of(a, layer)) is not None}
     return [layer for layer, pair in pairs.items() if kernels[f"{layer}/kernel"].shape[-2] != len(pair.lora_A)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.adapter import Adapter
@@ -18,6 +19,8 @@ from blocklora_jax.io.tree_paths import leaf_path
 from merge.compose import compose
 
 Params = Mapping[str, Any]
+# The change [n, m] of a layer ("unet/…/to_k") whose kernel has this shape.
+Change = Callable[[str, tuple[int, ...]], Float[Array | np.ndarray, "n m"]]
 # Combines the changes of a kernel by k adapters into one: changes [k, n, m], weights [k] -> change [n, m].
 Rule = Callable[[Float[Array, "k n m"], Float[Array, " k"]], Float[Array, "n m"]]
 
@@ -27,25 +30,42 @@ def merge_task_vectors(
 ) -> Params:
     """`params` where every adapted kernel W becomes W + rule([dW_1, …, dW_k], weights). Tokens are appended.
 
-    An adapter without the layer has dW = 0 there. Sums are formed in fp32 and cast once. Other leaves are the same
-    arrays.
+    An adapter without the layer has dW = 0 there. Norms and biases are summed. Sums are formed in fp32 and cast once.
+    Other leaves are the same arrays.
 
     Raises: UserError like `compose`, except that the adapters may own the same weights.
     """
     factors = jnp.asarray(
         check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base), jnp.float32
     )
-    layers = {f"{c}/{layer}" for adapter in adapters for c, group in adapter.lora.items() for layer in group}
     apply_rule = jax.jit(rule)
+
+    def change(layer: str, shape: tuple[int, ...]) -> Array:
+        return apply_rule(jnp.stack([layer_delta(adapter, layer, shape) for adapter in adapters]), factors)
+
+    return change_layers(params, adapters, list(factors), change)
+
+
+def change_layers(params: Params, adapters: Sequence[Adapter], weights: Sequence[Any], change: Change) -> Params:
+    """`params` where every kernel that an adapter changes becomes W + change(layer, shape). Tokens are appended.
+
+    The adapters must have been checked. weights: only for norms and biases, which are summed. Sums are formed in fp32
+    and cast once. Other leaves are the same arrays.
+
+    Raises: UserError if a sum overflows the type of the params.
+    """
+    layers = {f"{c}/{layer}" for adapter in adapters for c, group in adapter.lora.items() for layer in group}
 
     def merged(path, leaf):
         layer = leaf_path(path).removesuffix("/kernel")
         if not leaf_path(path).endswith("/kernel") or layer not in layers:
             return leaf
-        deltas = jnp.stack([layer_delta(adapter, layer, leaf.shape) for adapter in adapters])
-        return (jnp.asarray(leaf, jnp.float32) + apply_rule(deltas, factors).reshape(leaf.shape)).astype(leaf.dtype)
+        total = jnp.asarray(change(layer, leaf.shape))
+        return (jnp.asarray(leaf, jnp.float32) + total.reshape(leaf.shape)).astype(leaf.dtype)
 
-    with_tokens = compose(params, [replace(adapter, lora={}) for adapter in adapters], check_base=False)
+    # Tokens are appended, and norms and biases are summed: they have no matrices that a rule could combine.
+    others = [replace(adapter, lora={}) for adapter in adapters]
+    with_tokens = compose(params, others, weights, allow_overlap=True, check_base=False)
     result = jax.tree_util.tree_map_with_path(merged, with_tokens)
     check_overflow(params, result, {f"{layer}/kernel" for layer in layers}, every=True)
     return result

@@ -57,10 +57,14 @@ def ties(
 
 def ties_rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"], density: float) -> Float[Array, "n m"]:
     """The mean of weight * trimmed change over the changes that have the elected sign; 0 where there is none."""
-    trimmed = jax.vmap(partial(keep_largest, density=density))(deltas)
-    elected = jnp.where(trimmed.sum(0) >= 0, 1.0, -1.0)
-    agrees = jnp.sign(trimmed) == elected[None]
-    total = jnp.sum(trimmed * weights[:, None, None] * agrees, axis=0)
+    return elect_and_average(jax.vmap(partial(keep_largest, density=density))(deltas), weights)
+
+
+def elect_and_average(sparse: Float[Array, "k n m"], weights: Float[Array, " k"]) -> Float[Array, "n m"]:
+    """The mean of weight * change over the changes that have the sign of their sum; 0 where there is none."""
+    elected = jnp.where(sparse.sum(0) >= 0, 1.0, -1.0)
+    agrees = jnp.sign(sparse) == elected[None]
+    total = jnp.sum(sparse * weights[:, None, None] * agrees, axis=0)
     return total / jnp.maximum(agrees.sum(0), 1)
 
 

@@ -196,19 +196,20 @@ def test_an_external_adapter_is_saved_in_our_file_with_its_ranks(sd1, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["lora_unet_x.dora_scale", "lora_unet_x.lora_up.weight"], "is a DoRA"),
-        (["unet.x.lora_magnitude_vector"], "is a DoRA"),
-        (["lora_unet_x.hada_w1_a"], "is a LoHa"),
-        (["lora_unet_x.lokr_w1"], "is a LoKr"),
-        (["lora_unet_x.oft_blocks"], "is an OFT"),
-        (["lora_unet_x.a1.weight", "lora_unet_x.b1.weight"], "is a GLoRA"),
-        (["lora_unet_x.on_input", "lora_unet_x.weight"], "is an IA3"),
-        (["unet.x.ia3_l"], "is an IA3"),
-        (["lora_unet_x.diff"], "is a file of full weight differences"),
-        (["lora_unet_x.w_norm"], "also trains norms"),
+        (["lora_unet_x.dora_scale", "lora_unet_x.lora_up.weight"], "to a DoRA"),
+        (["unet.x.lora_magnitude_vector"], "to a DoRA"),
+        (["lora_unet_x.hada_w1_a"], "to a LoHa"),
+        (["lora_unet_x.lokr_w1"], "to a LoKr"),
+        (["lora_unet_x.oft_R.weight"], "to an OFT"),
+        (["lora_unet_x.a1.weight", "lora_unet_x.b1.weight"], "to a GLoRA"),
+        (["lora_unet_x.on_input", "lora_unet_x.weight"], "to an IA3"),
+        (["unet.x.ia3_l"], "to an IA3"),
+        (["lora_unet_x.diff"], "to a file of full weight differences"),
+        (["lora_unet_x.w_norm"], "not a blocklora adapter"),
         (["unet.x.lora_embedding_A"], "LoRA of embedding tables"),
-        (["unet.x.lora_B.bias"], "LoRA with biases"),
-        (["bundle_emb.ada.string_to_param.*"], "embeddings bundled"),
+        (["unet.x.lora_A.bias"], "LoRA with biases"),
+        (["unet.x.vera_lambda_d"], "is a VeRA"),
+        (["bundle_emb.ada.string_to_param.*"], "not a blocklora adapter"),
         (["emb_params"], "is a textual-inversion embedding"),
         (["<ada>"], "is a textual-inversion embedding"),
         (["lora_unet_double_blocks_0_img_attn_proj.lora_up.weight"], "LoRA of Flux"),
@@ -223,7 +224,7 @@ def test_other_kinds_of_adapters_are_named(tmp_path, keys, message):
     with pytest.raises(UserError, match=message) as error:
         Adapter.load(tmp_path / "x.safetensors")
     assert "\n" not in str(error.value)
-    assert "LoRA and LoCon of Stable Diffusion" in str(error.value)
+    assert "LoRA and LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, IA3, DoRA" in str(error.value)
 
 
 NAME = "lora_unet_" + RESNET.replace(".", "_")

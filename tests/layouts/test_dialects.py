@@ -58,7 +58,31 @@ DIALECTS = {
         lambda layer: f"clip_g.{module_name('text_encoder_2', layer)}",
     ),
     "SimpleTuner": (lambda layer: f"lycoris_{underscored(module_name('unet', layer))}", None, None),
-    "LyCORIS": (lambda layer: f"lycoris_unet_{underscored(ldm(layer))}", None, None),
+    "LyCORIS": (
+        lambda layer: f"lycoris_unet_{underscored(ldm(layer))}",
+        lambda layer: f"lycoris_te1_{underscored(module_name('text_encoder', layer))}",
+        lambda layer: f"lycoris_te2_{underscored(module_name('text_encoder_2', layer))}",
+    ),
+    "diffusers": (
+        lambda layer: f"unet.{module_name('unet', layer)}",
+        lambda layer: f"text_encoder.{module_name('text_encoder', layer)}",
+        lambda layer: f"text_encoder_2.{module_name('text_encoder_2', layer)}",
+    ),
+    "OneTrainer before OMI": (
+        lambda layer: f"lora_unet.{module_name('unet', layer)}",
+        lambda layer: f"lora_te1.{module_name('text_encoder', layer)}",
+        lambda layer: f"lora_te2.{module_name('text_encoder_2', layer)}",
+    ),
+    "kohya of SDXL": (
+        lambda layer: f"lora_unet_{underscored(ldm(layer))}",
+        lambda layer: f"lora_te1_{underscored(module_name('text_encoder', layer))}",
+        lambda layer: f"lora_te2_{underscored(module_name('text_encoder_2', layer))}",
+    ),
+    "OFT of kohya": (
+        lambda layer: f"oft_unet_{underscored(ldm(layer))}",
+        lambda layer: f"oft_te1_{underscored(module_name('text_encoder', layer))}",
+        lambda layer: f"oft_te2_{underscored(module_name('text_encoder_2', layer))}",
+    ),
 }
 KOHYA = (
     lambda layer: f"lora_unet_{underscored(module_name('unet', layer))}",

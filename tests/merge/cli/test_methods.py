@@ -32,6 +32,11 @@ FLAGS = {
     "average": ([], {}),
     "ties": (["--density", "0.5"], {"density": 0.5}),
     "dare": (["--density", "0.7", "--mask-seed", "3"], {"density": 0.7, "mask_seed": 3}),
+    "dare_ties": (["--density", "0.7", "--mask-seed", "3"], {"density": 0.7, "mask_seed": 3}),
+    "magnitude": (["--density", "0.5"], {"density": 0.5}),
+    "svd": (["--max-rank", "1"], {"max_rank": 1}),
+    "knots": (["--density", "0.5"], {"density": 0.5}),
+    "ssr": (["--ridge", "0.01"], {"ridge": 0.01}),
     "gradient_fusion": (["--ridge", "0.01"], {"ridge": 0.01}),
     "joint_fit": (["--lambda", "2"], {"erase_weight": 2.0}),
 }
@@ -115,7 +120,7 @@ def test_an_error_about_a_method_is_one_line(files, capsys):
     cases = [
         (
             ["--density", "0.5"],
-            "--density is a setting of the method ties or dare, not of sum: leave it out, or choose",
+            "--density is a setting of the method ties, dare, dare_ties, magnitude or knots, not of sum: leave",
         ),
         (["--method", "ties", "--allow-overlap"], "--allow-overlap is a setting of the method sum, not of ties"),
         (["--method", "dare", "--no-attention"], "--attention is a setting of the method joint_fit, not of dare"),
@@ -123,6 +128,8 @@ def test_an_error_about_a_method_is_one_line(files, capsys):
         (["--method", "ties", "--density", "0"], "--density must be above 0 and at most 1, not 0"),
         (["--method", "tie"], "unknown method 'tie': choose sum, average, ties, "),
         (["--method", "tie"], "did you mean 'ties'?"),
+        (["--method", "fit", "--density", "1"], "not of joint_fit"),
+        (["--method=fusion", "--density", "1"], "not of gradient_fusion"),
         (["--save", "x"], "'ada' and 'bob' both own slot 0"),
     ]
     for args, text in cases:

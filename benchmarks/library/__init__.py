@@ -1,0 +1,1 @@
+"""A folder of made-up LoRA files, from scan to export."""

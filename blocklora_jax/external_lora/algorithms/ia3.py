@@ -1,0 +1,76 @@
+"""IA3: the inputs or the outputs of a layer are scaled.
+
+LyCORIS stores the change of the scale (0 changes nothing), PEFT the scale itself (1 changes nothing).
+
+Source: IA3 (arXiv 2205.05638); LyCORIS `modules/ia3.py`; peft `tuners/ia3`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer, demand, required
+from blocklora_jax.external_lora.changes import Change, Dense
+from blocklora_jax.layouts.lora_layers import module_name
+
+
+def _shape(layer: Layer) -> None:
+    scales, on_input = required(layer, "ia3_weight", "on_input")
+    demand(scales.size > 0 and on_input.size == 1)
+    if layer.weight is not None:
+        demand(scales.size == layer.weight.shape[1 if on_input.any() else 0])
+
+
+def _change(layer: Layer) -> Change:
+    scales = layer.parts["ia3_weight"].reshape(-1)
+    return Dense(_along(scales, layer.base.ndim, bool(layer.parts["on_input"].any())) * layer.base)
+
+
+def _peft_shape(layer: Layer) -> None:
+    scales = layer.parts["ia3_l"]
+    demand(scales.size > 0 and scales.ndim in (2, 4))
+    if layer.weight is not None:
+        demand(scales.size == layer.weight.shape[1 if on_inputs(layer) else 0])
+
+
+def on_inputs(layer: Layer) -> bool:
+    """Whether a layer of PEFT's IA3 scales its inputs: [1, n] and not [m, 1]; a convolution's settings say it."""
+    scales = layer.parts["ia3_l"]
+    if scales.ndim == 2 and scales.size > 1:
+        return len(scales) == 1
+    ends = layer.settings.get("feedforward_modules") or ()
+    name = module_name(layer.component, layer.path)
+    listed = [ends] if isinstance(ends, str) else ends
+    return any(isinstance(end, str) and (name == end or name.endswith(f".{end}")) for end in listed)
+
+
+def _peft_change(layer: Layer) -> Change:
+    scales = layer.parts["ia3_l"].reshape(-1) - np.float32(1)
+    return Dense(_along(scales, layer.base.ndim, on_inputs(layer)) * layer.base)
+
+
+def _along(scales: np.ndarray, axes: int, on_input: bool) -> np.ndarray:
+    shape = [1] * axes
+    shape[1 if on_input else 0] = scales.size
+    return scales.reshape(shape)
+
+
+IA3 = Algorithm(
+    name="IA3",
+    title="an IA3 (rescaled activations)",
+    marks=frozenset({"ia3_weight", "on_input"}),
+    others=frozenset(),
+    shape=_shape,
+    change=_change,
+    needs_base=True,
+)
+PEFT_IA3 = Algorithm(
+    name="IA3 of PEFT",
+    title="an IA3 (rescaled activations) in PEFT's form",
+    marks=frozenset({"ia3_l"}),
+    others=frozenset(),
+    shape=_peft_shape,
+    change=_peft_change,
+    needs_base=True,
+    peft_type="IA3",
+)

@@ -1,0 +1,63 @@
+"""Magnitude pruning: keeps the largest entries of every change, and adds the changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.errors import UserError
+from merge.methods.method import NoSettings, from_params
+from merge.methods.task_vectors import Params, merge_task_vectors
+from merge.methods.ties import keep_largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagnitudeSettings(NoSettings):
+    """Settings of magnitude pruning."""
+
+    density: float = 0.5
+    """The share of the entries of every change that is kept, the largest ones. Above 0, at most 1."""
+
+
+def magnitude(
+    params: Params,
+    adapters: Sequence[Adapter],
+    weights: Sequence[Any] | None = None,
+    *,
+    density: float = 0.5,
+    check_base: bool = True,
+) -> Params:
+    """`params` with the largest entries of every adapter's changes added, and their tokens appended.
+
+    density: the share of the entries of each change that is kept, in (0, 1].
+
+    Raises: UserError like `merge_task_vectors`, and for a density outside (0, 1].
+
+    Source: `peft.utils.merge_utils.magnitude_prune`.
+
+    >>> from blocklora_jax.testing.random_adapter import random_adapter
+    >>> from blocklora_jax.testing.tiny_model import tiny_params
+    >>> params = tiny_params()
+    >>> merged = magnitude(params, [random_adapter("ada", params, slots=(0,), layers="cross_kv")], density=0.5)
+    >>> "mid_block" in merged["unet"]
+    True
+    """
+    if not 0 < density <= 1:
+        raise UserError(f"density must be in (0, 1], not {density}")
+    rule = partial(magnitude_rule, density=density)
+    return merge_task_vectors(params, adapters, weights, rule, check_base=check_base)
+
+
+def magnitude_rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"], density: float) -> Float[Array, "n m"]:
+    """sum_k w_k (the largest entries of dW_k)."""
+    return jnp.sum(jax.vmap(partial(keep_largest, density=density))(deltas) * weights[:, None, None], axis=0)
+
+
+merge_by_magnitude = from_params(magnitude)
