@@ -28,6 +28,11 @@ class AdapterLike(Protocol):
         ...
 
     @property
+    def vectors(self) -> Mapping[str, Any]:
+        """Changes of norms and biases by path."""
+        ...
+
+    @property
     def info(self) -> AdapterInfo:
         """The description."""
         ...

@@ -12,7 +12,7 @@ from blocklora_jax.external_lora.algorithms.dora import MAGNITUDES, decomposed
 from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer
 from blocklora_jax.external_lora.algorithms.lora import LORA
 from blocklora_jax.external_lora.base_weights import BaseWeights
-from blocklora_jax.external_lora.changes import Change, Dense, add, exact_pair, weight_of
+from blocklora_jax.external_lora.changes import Change, Dense, Kronecker, add, exact_pair, weight_of
 from blocklora_jax.external_lora.peft_config import PeftConfigs
 from blocklora_jax.external_lora.problems import finite_problem, shape_problem
 from blocklora_jax.external_lora.reduced import Loss, reduced_pair
@@ -143,7 +143,7 @@ def _computed(kind: Algorithm, layer: Layer, scale: float, start: str, decompose
 
 
 def _scaled(change: Change, scale: float) -> Change:
-    if isinstance(change, Dense) or not hasattr(change, "up"):
+    if isinstance(change, (Dense, Kronecker)):
         return Dense(weight_of(change) * np.float32(scale))
     return change._replace(up=change.up * np.float32(scale))
 

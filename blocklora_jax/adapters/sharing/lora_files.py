@@ -50,7 +50,8 @@ def write_alone(path: Path, adapter: AdapterLike, layout: str, family: str | Non
         for component, layers in adapter.lora.items()
     }
     family, tensors = lora_tensors([adapter], lowrank, layout, DTYPES["float32"], family)
-    header = lora_header([adapter], [1.0], layout, family)
+    more = {"left_out": sorted(adapter.vectors)} if adapter.vectors else {}
+    header = lora_header([adapter], [1.0], layout, family, **more)
     return family, write_lora_files(path, [adapter], tensors, header, "float32")
 
 

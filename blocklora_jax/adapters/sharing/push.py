@@ -90,7 +90,8 @@ def check_push(repository: str, settings: PushSettings, name: str | None = None)
 
 def _write_files(folder: Path, adapter: AdapterLike, settings: PushSettings) -> tuple[str, dict[str, Path]]:
     """The family of the base, and all files but the card by their path in the repository."""
-    write_adapter(AdapterContents(adapter.lora, adapter.tokens, adapter.tokens_2, adapter.info), folder / ADAPTER)
+    contents = AdapterContents(adapter.lora, adapter.tokens, adapter.tokens_2, adapter.vectors, adapter.info)
+    write_adapter(contents, folder / ADAPTER)
     family, written = write_alone(folder / LORA, adapter, "kohya", settings.family)
     for i, source in enumerate(settings.pictures):
         path = folder / "pictures" / f"{i}.png"
