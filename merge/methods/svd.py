@@ -55,7 +55,7 @@ def svd(
         a, b = pairs[layer]
         return a @ b
 
-    return change_layers(params, adapters, change)
+    return change_layers(params, adapters, change, weights)
 
 
 def largest_rank(adapters: Sequence[Adapter]) -> int:

@@ -43,13 +43,17 @@ def merge_task_vectors(
     def change(layer: str, shape: tuple[int, ...]) -> Array:
         return apply_rule(jnp.stack([layer_delta(adapter, layer, shape) for adapter in adapters]), factors)
 
-    return change_layers(params, adapters, change)
+    return change_layers(params, adapters, change, weights)
 
 
-def change_layers(params: Params, adapters: Sequence[Adapter], change: Change) -> Params:
+def change_layers(
+    params: Params, adapters: Sequence[Adapter], change: Change, weights: Sequence[Any] | None = None
+) -> Params:
     """`params` where every kernel that an adapter changes becomes W + change(layer, shape). Tokens are appended.
 
     The adapters must have been checked. Sums are formed in fp32 and cast once. Other leaves are the same arrays.
+
+    weights: by which changes of norms and biases are multiplied.
 
     Raises: UserError if a sum overflows the type of the params.
     """
@@ -64,7 +68,7 @@ def change_layers(params: Params, adapters: Sequence[Adapter], change: Change) -
 
     # Tokens are appended, and norms and biases are summed: they have no matrices that a rule could combine.
     others = [replace(adapter, lora={}) for adapter in adapters]
-    with_tokens = compose(params, others, list(factors), allow_overlap=True, check_base=False)
+    with_tokens = compose(params, others, weights, allow_overlap=True, check_base=False)
     result = jax.tree_util.tree_map_with_path(merged, with_tokens)
     check_overflow(params, result, {f"{layer}/kernel" for layer in layers}, every=True)
     return result
