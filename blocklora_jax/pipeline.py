@@ -34,6 +34,7 @@ from blocklora_jax.diffusion.requests import Request, Words, draw_requests
 from blocklora_jax.diffusion.samplers.table import adds_noise
 from blocklora_jax.diffusion.sampling import Sampling
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.diffusion.stages import Stage
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.attention_form import AttentionForm
@@ -71,6 +72,7 @@ class Pipeline:
         image: Any = None,
         mask: Any = None,
         strength: float = 0.8,
+        stages: Sequence[Stage] = (),
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Pictures of `prompts`, uint8 RGB [b, h, w, 3].
 
@@ -101,6 +103,7 @@ class Pipeline:
                 sets height and width.
             mask: draw only a part of `image` anew: uint8 [h, w] or [b, h, w], 255 there and 0 elsewhere.
             strength: how far the result may go from `image`: the share of the steps that is taken.
+            stages: from some steps on, other parameters of the U-Net, such as those of a merge with other weights.
 
         Raises: UserError for a size that the model cannot make, a number out of bounds, and
             pictures that have NaN or infinity.
@@ -135,7 +138,7 @@ class Pipeline:
             strength=strength,
         )
         words = Words(base.tokenizer, token_counts(self.adapters))
-        return draw_requests(base.models, dict(self.params), base.schedule, words, list(requests), sampling)
+        return draw_requests(base.models, dict(self.params), base.schedule, words, list(requests), sampling, stages)
 
     def save(
         self,

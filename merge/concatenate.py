@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,14 +33,29 @@ def concatenate(
     >>> a.shape, b.shape  # each adapter has rank 2
     ((32, 4), (4, 32))
     """
+    stacked: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for component, layer, pair in concatenate_each(adapters, weights, allow_overlap=allow_overlap):
+        stacked.setdefault(component, {})[layer] = pair
+    return stacked
+
+
+def concatenate_each(
+    adapters: Sequence[Adapter], weights: Sequence[Any] | None = None, *, allow_overlap: bool = False
+) -> Iterator[tuple[str, str, tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "r m"]]]]:
+    """Like `concatenate`, one layer at a time: (component, layer path, (A, B)). Layers of a component come together."""
     weights = check_adapters(adapters, weights, allow_overlap=allow_overlap)
-    pairs: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
-    for adapter, weight in zip(adapters, weights, strict=True):
+    names: dict[str, dict[str, None]] = {}
+    for adapter in adapters:
         for component, layers in adapter.lora.items():
-            for layer, (a, b) in layers.items():
-                folded = _scaled(f"{component}/{layer}", a, adapter.info.scale * float(weight)), np.asarray(b)
-                pairs.setdefault(component, {}).setdefault(layer, []).append(folded)
-    return {component: {layer: _stack(group) for layer, group in layers.items()} for component, layers in pairs.items()}
+            names.setdefault(component, {}).update(dict.fromkeys(layers))
+    for component, layers in names.items():
+        for layer in layers:
+            pairs = [
+                (_scaled(f"{component}/{layer}", pair[0], adapter.info.scale * float(weight)), np.asarray(pair[1]))
+                for adapter, weight in zip(adapters, weights, strict=True)
+                if (pair := adapter.lora.get(component, {}).get(layer)) is not None
+            ]
+            yield component, layer, _stack(pairs)
 
 
 def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

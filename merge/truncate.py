@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -18,17 +20,25 @@ def truncate(lowrank: LowRank, max_rank: int) -> tuple[LowRank, float]:
     Source: the truncated SVD of A @ B is the best approximation of its rank (Eckart and Young). It is computed from the
     QR decompositions of the factors, without the whole matrix.
     """
+    layers = ((component, layer, pair) for component, group in lowrank.items() for layer, pair in group.items())
+    small, error = truncate_each(layers, max_rank)
+    # Components without layers stay.
+    return {component: small.get(component, {}) for component in lowrank}, error
+
+
+def truncate_each(
+    layers: Iterable[tuple[str, str, tuple[np.ndarray, np.ndarray]]], max_rank: int
+) -> tuple[dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], float]:
+    """Like `truncate`, of layers that are given one at a time, so that only the small pairs are in memory."""
     if max_rank < 1:
         raise UserError(f"max_rank is {max_rank}; it must be at least 1")
     check_number("max_rank", max_rank)
     lost = total = 0.0
     small: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    for component, layers in lowrank.items():
-        small[component] = {}
-        for layer, (a, b) in layers.items():
-            small[component][layer], singular = _truncate_pair(a, b, max_rank)
-            lost += float(np.sum(singular[max_rank:] ** 2)) if a.shape[1] > max_rank else 0.0
-            total += float(np.sum(singular**2))
+    for component, layer, (a, b) in layers:
+        small.setdefault(component, {})[layer], singular = _truncate_pair(a, b, max_rank)
+        lost += float(np.sum(singular[max_rank:] ** 2)) if a.shape[1] > max_rank else 0.0
+        total += float(np.sum(singular**2))
     return small, (lost / total) ** 0.5 if total else 0.0
 
 

@@ -48,7 +48,7 @@ def specimens(quick: bool = False) -> list[Specimen]:
     """All sorts of files, or, if quick, LoRAs of cross-attention in every dialect."""
     if quick:
         return [Specimen("LoRA", dialect, "cross-attention", 4) for dialect in DIALECTS]
-    layers = [name for name in LAYERS]
+    layers = list(LAYERS)
     sorts = [Specimen("LoRA", *each, 4) for each in product(DIALECTS, layers)]
     sorts += [Specimen(kind, "kohya", each, 4) for kind in ALGORITHMS if kind != "LoRA" for each in layers[:3]]
     sorts += [Specimen("LoCon", "kohya", "everything", 2)]
@@ -90,7 +90,7 @@ def readable(params: Mapping[str, Any], quick: bool = False) -> tuple[list[Speci
         for specimen in specimens(quick):
             save_file(make_tensors(specimen, weights, rng), path)
             try:
-                Adapter.load(path)
+                Adapter.load(path, base=params)
                 good.append(specimen)
             except UserError as error:
                 wrong[str(specimen)] = str(error).replace(str(path), "it")
@@ -100,6 +100,7 @@ def readable(params: Mapping[str, Any], quick: bool = False) -> tuple[list[Speci
 def make_folder(folder: Path, count: int, params: Mapping[str, Any], sorts: list[Specimen], broken: bool = True) -> int:
     """Write `count` files that can be read, in three subfolders. Gives the number of further, unusable files.
 
+    Every tenth file resembles the one that was made a round of sorts before it, as later epochs of a training do.
     broken: also write a few files that cannot be used.
     """
     weights, nouns = weights_of(params), list(NOUNS)
@@ -114,8 +115,17 @@ def make_folder(folder: Path, count: int, params: Mapping[str, Any], sorts: list
                 path.with_name(path.stem + name).write_text(text)
             else:
                 metadata |= json.loads(text)
-        save_file(make_tensors(specimen, weights, rng), path, metadata=metadata)
+        tensors = make_tensors(specimen, weights, rng)
+        if index % 10 == 9 and index >= len(sorts):
+            earlier = make_tensors(specimen, weights, np.random.default_rng(index - len(sorts)))
+            tensors = {k: _near(earlier[k], x) for k, x in tensors.items()}
+        save_file(tensors, path, metadata=metadata)
     return _break(folder) if broken else 0
+
+
+def _near(earlier: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """`earlier` with a tenth of `other` added, if they are matrices."""
+    return (earlier + other / 10).astype(other.dtype) if other.ndim > 1 and other.dtype != bool else earlier
 
 
 def tell(index: int, trigger: str, name: str, noun: str) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import threading
@@ -14,10 +15,13 @@ _INTERVAL = 0.02  # seconds
 
 
 class Step(NamedTuple):
-    """A command that ran. peak: MiB at most; anonymous: without pages of files, which the system may drop."""
+    """A command that ran. cpu: seconds of all its threads. peak: MiB at most; anonymous: without pages of files, which
+    the system may drop.
+    """
 
     name: str
     seconds: float
+    cpu: float
     peak: float
     anonymous: float
     code: int
@@ -26,7 +30,7 @@ class Step(NamedTuple):
 
 def run_step(name: str, args: Sequence[str]) -> Step:
     """Run `python -m args…` in the current folder."""
-    began = time.perf_counter()
+    began, before = time.perf_counter(), _children()
     process = subprocess.Popen(
         [sys.executable, "-m", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -36,7 +40,15 @@ def run_step(name: str, args: Sequence[str]) -> Step:
     output, _ = process.communicate()
     watcher.join()
     seconds = time.perf_counter() - began
-    return Step(name, seconds, peaks["VmRSS"] / 1024, peaks["RssAnon"] / 1024, process.returncode, output)
+    return Step(
+        name, seconds, _children() - before, peaks["VmRSS"] / 1024, peaks["RssAnon"] / 1024, process.returncode, output
+    )
+
+
+def _children() -> float:
+    """CPU seconds of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _watch(process: subprocess.Popen, peaks: dict[str, int]) -> None:

@@ -12,7 +12,6 @@ TRAINING = (
 )
 MERGING = (
     Command("merge", "merge adapters: pictures, a model folder, or both", "merge.cli.merge:merge_command"),
-    Command("library", "list the LoRA files of a folder, with triggers and problems", "merge.cli.library:main"),
     Command("info", "print what is in adapter files", "merge.cli.info:print_info"),
     Command("check", "say whether adapters can be merged; measure crosstalk", "merge.cli.check:check_files"),
     Command("export", "write adapters as a LoRA file for PyTorch", "merge.cli.export:export_files"),
@@ -21,6 +20,7 @@ MERGING = (
     Command("remove", "remove a concept from a merged folder", "merge.cli.remove:remove_files"),
     Command("replace", "replace a concept in a merged folder", "merge.cli.replace:replace_files"),
     Command("plan", "say how many blocks a number of concepts needs", "merge.cli.plan:plan_command"),
+    Command("library", "list the LoRA files of a folder, with triggers and problems", "merge.cli.library:main"),
     Command("registry", "reserve slots, and list which concept has which", "merge.cli.registry:main"),
 )
 COMMANDS = (*TRAINING, *MERGING)

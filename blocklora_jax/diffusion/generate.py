@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,7 @@ from blocklora_jax.diffusion.samplers.partial import first_step, start_at
 from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, start
 from blocklora_jax.diffusion.samplers.table import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.diffusion.stages import Stage, first_calls
 from blocklora_jax.diffusion.text import Ids, add_sizes, encode_prompt, ids_of, join_prompts, make_size_ids
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
@@ -50,6 +51,7 @@ def generate(
     noise_keys: Keys | None = None,
     original: Original | None = None,
     strength: float | int = 1.0,
+    stages: Sequence[Stage] = (),
 ) -> UInt8[Array, "b height width 3"]:
     """Pictures of prompts.
 
@@ -74,6 +76,7 @@ def generate(
         noise_keys: for samplers that add noise in each step: one random key for each picture, see `draw_keys`.
         original: pictures to begin with instead of noise alone, perhaps only parts of which are drawn anew.
         strength: with `original`: the share of the steps that is taken, above 0 up to 1.
+        stages: other U-Net parameters from some steps on.
 
     Returns:
         uint8 RGB pictures.
@@ -100,12 +103,14 @@ def generate(
     if original is not None:
         check_number("strength", strength)
         skipped = first_step(num_steps, strength)
-    program = compile_generate(models, schedule, sampler_name, num_steps, guided, skipped)
+    firsts = first_calls(stages, num_steps, skipped, get_sampler(sampler_name).calls) if stages else ()
+    program = compile_generate(models, schedule, sampler_name, num_steps, guided, skipped, firsts)
     scale = jnp.float32(guidance_scale if guided else 1)
     rescale = jnp.float32(guidance_rescale) if guided and guidance_rescale else None
     pictures, finite = program(
-        params, input_ids, negative_ids, latents, scale, size_ids, regions, rescale, noise_keys, original
-    )
+        params, input_ids, negative_ids, latents, scale, size_ids, regions, rescale, noise_keys, original,
+        tuple(stage.unet for stage in stages),
+    )  # fmt: skip
     if not (wrong := np.flatnonzero(~np.asarray(finite))).size:
         return pictures
     raise UserError(explain_pictures(models, params, latents, guidance_scale, wrong))
@@ -113,11 +118,17 @@ def generate(
 
 @functools.lru_cache(maxsize=32)
 def compile_generate(
-    models: Models, schedule: Schedule, sampler_name: str, num_steps: int, guided: bool, skipped: int = 0
+    models: Models,
+    schedule: Schedule,
+    sampler_name: str,
+    num_steps: int,
+    guided: bool,
+    skipped: int = 0,
+    firsts: tuple[int, ...] = (),
 ) -> Callable[..., tuple[UInt8[Array, "b height width 3"], Bool[Array, " b"]]]:
     """The jitted function `(params, input_ids, negative_ids, latents, guidance_scale, …)`; see `generate`.
 
-    skipped: number of first steps that are not taken.
+    skipped: number of first steps that are not taken. firsts: the first call of the U-Net in each stage.
 
     It gives uint8 pictures, and for each picture whether all its numbers were finite.
     """
@@ -136,6 +147,7 @@ def compile_generate(
         guidance_rescale: Array | None = None,
         noise_keys: Keys | None = None,
         original: Original | None = None,
+        later: tuple[Params, ...] = (),
     ) -> tuple[Array, Array]:
         text = (
             _guided_text(models, params, input_ids, negative_ids)
@@ -144,12 +156,15 @@ def compile_generate(
         )
         local = encode_regions(models, params, regions) if regions else None
         guide = _guide(guidance_scale, guidance_rescale) if guided else None
-        denoise = _denoiser(models.unet, params["unet"], text, size_ids, guide, local)
+        denoise, *others = (
+            _denoiser(models.unet, unet, text, size_ids, guide, local) for unet in (params["unet"], *later)
+        )
         fresh = None if noise_keys is None else _fresh_noise(noise_keys, latents.shape[1:])
         kept = None if original is None else encode_original(models.vae, params["vae"], original)
         # Where all steps are taken, the parts to draw anew begin as noise alone.
         from_noise = original is None or (original.mask is not None and not skipped)
-        clean = sample(sampler, plan, denoise, latents, fresh, kept, from_noise)
+        stages = tuple(zip(firsts, others, strict=True))
+        clean = sample(sampler, plan, denoise, latents, fresh, kept, from_noise, stages)
         pictures = decode(models.vae, params["vae"], clean)
         # NaN passes through the decoder, and infinity becomes NaN there.
         return to_uint8(pictures), jnp.isfinite(pictures).all((1, 2, 3)) & jnp.isfinite(clean).all((1, 2, 3))
@@ -165,12 +180,14 @@ def sample(
     fresh_noise: Callable[[Array], Array] | None = None,
     original: OriginalLatents | None = None,
     from_noise: bool = True,
+    stages: Sequence[tuple[int, Denoiser]] = (),
 ) -> Float[Array, "b h w c"]:
     """Clean latents, made from unit normal `noise` by the plan's steps.
 
     denoise: `(latents, timestep) -> output` runs the U-Net. fresh_noise: `index of the step -> unit normal noise`, for
     samplers that add noise in each step. original: latents of pictures; where their mask is 0, they are kept.
-    from_noise: begin with noise alone, not with the original and noise.
+    from_noise: begin with noise alone, not with the original and noise. stages: from these calls of the U-Net on,
+    another `denoise`.
 
     Raises: UserError if a sampler that adds noise gets no `fresh_noise`, or the plan has no levels for the original.
     """
@@ -182,7 +199,7 @@ def sample(
     noise = jnp.asarray(noise, jnp.float32)
     mask = None if original is None else original.mask
 
-    def body(state: State, inputs: Any) -> tuple[State, None]:
+    def body(denoise: Denoiser, state: State, inputs: Any) -> tuple[State, None]:
         timestep, row, noise_by, index, after = inputs
         output = denoise(sampler.scale(row, state.latents), timestep)
         state = sampler.step(row, state, output.astype(jnp.float32))
@@ -197,8 +214,21 @@ def sample(
     if original is not None and plan.levels is not None and not from_noise:
         first = first._replace(latents=plan.levels.signal[0] * original.latents + plan.levels.spread[0] * noise)
     after = None if mask is None or plan.levels is None else _following(plan.levels)
-    state, _ = jax.lax.scan(body, first, (plan.timesteps, plan.coefficients, plan.noise_by, indices, after))
+    rows, state = (plan.timesteps, plan.coefficients, plan.noise_by, indices, after), first
+    for begin, end, denoiser in _spans(len(plan.timesteps), denoise, stages):
+        part = rows if not stages else jax.tree.map(lambda x, begin=begin, end=end: x[begin:end], rows)
+        state, _ = jax.lax.scan(functools.partial(body, denoiser), state, part)
     return state.latents
+
+
+def _spans(
+    count: int, denoise: Denoiser, stages: Sequence[tuple[int, Denoiser]]
+) -> Iterator[tuple[int, int, Denoiser]]:
+    """(first call, end, denoiser) of each stage that has calls."""
+    begins = [0, *(min(begin, count) for begin, _ in stages), count]
+    for begin, end, denoiser in zip(begins, begins[1:], [denoise, *(d for _, d in stages)], strict=False):
+        if begin < end:
+            yield begin, end, denoiser
 
 
 def _following(levels: NoiseLevels) -> NoiseLevels:

@@ -16,6 +16,7 @@ from blocklora_jax.diffusion.regions import Region, region_ids
 from blocklora_jax.diffusion.samplers.table import with_spacing
 from blocklora_jax.diffusion.sampling import Sampling
 from blocklora_jax.diffusion.schedule import Schedule
+from blocklora_jax.diffusion.stages import Stage
 from blocklora_jax.prompts.chunks import count_chunks, encode_prompts
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
@@ -47,11 +48,19 @@ class Words(NamedTuple):
 
 
 def draw_requests(
-    models: Models, params: Params, schedule: Schedule, words: Words, requests: Sequence[Request], sampling: Sampling
+    models: Models,
+    params: Params,
+    schedule: Schedule,
+    words: Words,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    stages: Sequence[Stage] = (),
 ) -> UInt8[np.ndarray, "b height width 3"]:
     """The requested pictures, uint8 RGB, in their order.
 
     A picture does not depend on the length of the other pictures' prompts: those of another length are drawn apart.
+
+    stages: see `generate`.
 
     Raises: UserError, see `generate`, and for settings that the sampler or the model does not have.
     """
@@ -61,7 +70,7 @@ def draw_requests(
     pictures: dict[int, Any] = {}
     for count in sorted(set(chunks)):
         rows = [row for row, needed in enumerate(chunks) if needed == count]
-        batch = _draw(models, params, schedule, words, [requests[row] for row in rows], sampling, count)
+        batch = _draw(models, params, schedule, words, [requests[row] for row in rows], sampling, count, stages)
         pictures |= dict(zip(rows, np.asarray(batch), strict=True))
     return np.stack([pictures[row] for row in range(len(requests))])
 
@@ -80,6 +89,7 @@ def _draw(
     requests: Sequence[Request],
     sampling: Sampling,
     chunks: int,
+    stages: Sequence[Stage],
 ) -> Any:
     columns = (list(column) for column in zip(*requests, strict=True))
     prompts, negatives, regions, latents, keys, size_ids, pictures, masks = columns
@@ -101,4 +111,5 @@ def _draw(
         noise_keys=None if keys[0] is None else jnp.stack(keys),
         original=original,
         strength=sampling.strength,
+        stages=stages,
     )

@@ -43,7 +43,7 @@ def heat_map(
 
 
 def dense_map(values: Float[np.ndarray, "k k"], names: Sequence[str], title: str = "") -> Image.Image:
-    """A picture of a matrix with equal rows and columns, without numbers: 0 is pale, 1 is red. Names are at the left."""
+    """A picture of a matrix whose rows and columns have the same names, without numbers: 0 is pale, 1 is red."""
     font = ImageFont.load_default(size=11)
     side = 14
     left = int(max((font.getlength(name) for name in names), default=0)) + 2 * _GAP

@@ -88,7 +88,7 @@ def guess_words(stated: Sequence[str], dataset: Dataset) -> list[str]:
 
 
 def guess_kind(texts: Iterable[str]) -> str:
-    """ "person", "object", "scene" or "style", from the first text that has a word of one of them; "" if none has.
+    """The kind (person, object, scene, style) of which the first text with a known word has one; "" if none has.
 
     >>> guess_kind(["ohwx woman in watercolor"]), guess_kind(["anime_style_v2"]), guess_kind(["xyz"])
     ('style', 'style', '')

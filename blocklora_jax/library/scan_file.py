@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from blocklora_jax.adapters.file import is_ours, read_header
 from blocklora_jax.errors import UserError
@@ -12,6 +13,7 @@ from blocklora_jax.external_lora.float8 import is_scale
 from blocklora_jax.external_lora.kinds import unsupported_kind
 from blocklora_jax.external_lora.names import lora_name
 from blocklora_jax.external_lora.needs import base_dependence
+from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.printing import one_line, plain_text
 from blocklora_jax.io.tensor_file import TensorFile, open_tensors
 from blocklora_jax.layouts.dialects import find_layer, find_norm
@@ -62,8 +64,11 @@ def _states(path: Path):
 def _ours(path: Path) -> Found:
     """An adapter that this program wrote."""
     header = read_header(path)
-    texts = {name: plain_text(header.get(name)) for name in ("name", "trigger", "class_noun", "kind", "base_name")}
-    layers = header.get("shapes") if isinstance(header.get("shapes"), Mapping) else {}
+    texts: dict[str, Any] = {
+        name: plain_text(header.get(name)) for name in ("name", "trigger", "class_noun", "kind", "base_name")
+    }
+    shapes = header.get("shapes")
+    layers = shapes if isinstance(shapes, Mapping) else {}
     blocks = "with blocks" if header.get("partition") else "without blocks"
     return Found(
         **texts,
@@ -101,7 +106,17 @@ def _external(path: Path, file: TensorFile) -> Found:
 def _stated(metadata: Mapping[str, str], sidecar: Sidecar) -> list[str]:
     """Words that the author gave to call the concept."""
     header = metadata.get("modelspec.trigger_phrase") or metadata.get("ss_trigger_words") or ""
-    return [*split_words(header), *sidecar.words]
+    return [*_exported_trigger(metadata), *split_words(header), *sidecar.words]
+
+
+def _exported_trigger(metadata: Mapping[str, str]) -> list[str]:
+    """The trigger in a LoRA file that this program exported."""
+    try:
+        header = parse_json(metadata.get("blocklora", "{}"), "the header")
+    except UserError:
+        return []
+    trigger = plain_text(header.get("trigger")) if isinstance(header, Mapping) else ""
+    return [trigger] if trigger else []
 
 
 def _clues(metadata: Mapping[str, str], sidecar: Sidecar, dataset: Dataset, name: str, trigger: str) -> list[str]:

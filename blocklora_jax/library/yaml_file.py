@@ -134,7 +134,8 @@ def _entry(value: Any, source: str) -> Entry:
     if isinstance(value, Mapping) and isinstance(value.get("weight"), int) and not isinstance(value["weight"], bool):
         value = {**value, "weight": float(value["weight"])}
     read = validated(_EntrySchema, _without_empty(value), source)
-    found = Found(**{n: tuple(v) if n in _TUPLES else v for n, v in dict(read.found).items()})
+    values: dict[str, Any] = {n: tuple(v) if n in _TUPLES else v for n, v in dict(read.found).items()}
+    found = Found(**values)
     given = {name: getattr(read, name) for name in GUESSED}
     entry = Entry(
         file=read.file,

@@ -14,6 +14,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.file import read_header
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.names import plain_name
+from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.printing import one_line
@@ -22,7 +23,10 @@ from blocklora_jax.library.unique_names import unique_names
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, is_url, read_registry, registry_file, update_registry
-from merge.cli.convert import Converter, ConvertOptions, conversion_config, prompt_words, reader_of
+from merge.cli.convert_options import ConvertOptions, conversion_config, prompt_words
+from merge.cli.converter import Converter, reader_of
+from merge.cli.convolutions import split_convolutions
+from merge.cli.plan import NARROW, cut_sizes
 from merge.cli.sources import Source, described, find_sources, inputs_of, load_each
 
 # Options that are for one file.
@@ -34,8 +38,8 @@ def convert_library(options: ConvertOptions) -> int:
     _refuse_options_of_one_file(options)
     sources = find_sources([options.file], skip_unusable=options.skip_unusable, family=options.family)
     names = _names(sources)
-    sources = _with_triggers(sources, options)
-    registry = _claim(options, [names[source.path] for source in sources])
+    sources, narrowest = _with_triggers(sources, options)
+    registry = _claim(options, [names[source.path] for source in sources], narrowest)
     todo = [source for source in sources if not _is_done(options, registry, names[source.path])]
     planned = [Output(_out(options, names[source.path]), "adapter") for source in todo]
     plan_outputs(planned, [*inputs_of([options.file], sources), options.model], overwrite=options.overwrite)
@@ -43,7 +47,7 @@ def convert_library(options: ConvertOptions) -> int:
         print(f"{kept} of {len(sources)} are converted already, and are kept")
     failed = _convert(options, registry, todo, names) if todo else {}
     print(f"converted {len(todo) - len(failed)} LoRAs into {options.out}; the slots are in {_place(options)}")
-    if failed and not options.skip_unusable:
+    if failed and (len(failed) == len(todo) or not options.skip_unusable):
         raise UserError(
             f"{len(failed)} LoRAs cannot be converted: {name_reasons(failed)}. --skip-unusable goes on without them"
         )
@@ -97,31 +101,36 @@ def _names(sources: Sequence[Source]) -> dict[Path, str]:
     return names
 
 
-def _with_triggers(sources: Sequence[Source], options: ConvertOptions) -> list[Source]:
-    """`sources`. Raises UserError that names all whose trigger is missing or cannot be used."""
+def _with_triggers(sources: Sequence[Source], options: ConvertOptions) -> tuple[list[Source], int]:
+    """The files that can be read, and the features that blocks are cut from in the narrowest of their layers.
+
+    Raises: UserError that names all whose trigger is missing or cannot be used.
+    """
     from blocklora_jax.probing.triggers import check_triggers
 
     # Without their arrays, of which 200 LoRAs may have gigabytes.
-    bare, kept = [], []
-    reader = reader_of(options)
+    bare, kept, narrowest, reader = [], [], 1 << 20, reader_of(options)
     for source, adapter in load_each(sources, options.verify, skip_unusable=options.skip_unusable, reader=reader):
         bare.append(Adapter(lora={}, tokens=dict.fromkeys(adapter.tokens), info=adapter.info))
         kept.append(source)
+        shapes = [shape for layers in split_convolutions(adapter)[0].shapes().values() for shape in layers.values()]
+        narrowest = min([narrowest, *(min(cut_sizes(shape, options.axis)) for shape in shapes)])
     check_triggers(bare, prompt_words(options))
-    return kept
+    return kept, narrowest
 
 
 def _place(options: ConvertOptions) -> str:
     return options.registry or str(options.out / "registry.json")
 
 
-def _claim(options: ConvertOptions, names: Sequence[str]) -> Registry:
+def _claim(options: ConvertOptions, names: Sequence[str], narrowest: int) -> Registry:
     """The registry, in which every name has a claim. A registry at a URL must have them all already."""
     place = _place(options)
     if is_url(place):
         return read_registry(place)
     if not registry_file(place).exists():
-        blocks = max(options.blocks, 1 << (len(names) - 1).bit_length())
+        blocks = max(options.blocks, len(names))
+        _check_width(blocks, narrowest)
         partition = Partition(num_blocks=blocks, axis=options.axis, seed=options.partition_seed)
         create_registry(place, Registry(partition=partition))
     new = set(names) - {entry.name for entry in read_registry(place).entries}
@@ -140,6 +149,19 @@ def _claim(options: ConvertOptions, names: Sequence[str]) -> Registry:
         return registry
 
     return update_registry(place, claim)
+
+
+def _check_width(blocks: int, narrowest: int) -> None:
+    if blocks > narrowest:
+        raise UserError(
+            f"{blocks} LoRAs need {blocks} blocks, and the narrowest of their layers has {narrowest} features: leave "
+            "some out with `use: false` in the library.yaml, or use `python -m merge fit`, which needs no blocks"
+        )
+    if narrowest // blocks < NARROW:
+        print(
+            f"narrow: in some layers a block has {narrowest // blocks} features. In first experiments little was "
+            f"learnt with fewer than {NARROW}: for so many LoRAs, `{as_called('python -m merge fit')}` keeps more"
+        )
 
 
 def _out(options: ConvertOptions, name: str) -> Path:

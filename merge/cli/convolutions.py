@@ -25,7 +25,7 @@ def split_convolutions(adapter: Adapter) -> tuple[Adapter, LoRATree]:
 def without_convolutions(adapters: Sequence[Adapter]) -> tuple[list[Adapter], list[LoRATree]]:
     """`split_convolutions` of each adapter. Raises UserError naming all that change nothing but convolutions."""
     split = [split_convolutions(adapter) for adapter in adapters]
-    if empty := [adapter.name for adapter, _ in split if not adapter.lora]:
+    if empty := [adapter.name for adapter, wide in split if wide and not adapter.lora]:
         raise UserError(f"{', '.join(map(repr, empty))} change only 3x3 convolutions: leave these LoRAs out")
     return [adapter for adapter, _ in split], [wide for _, wide in split]
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blocklora_jax.adapters.block_weights import weigh_all
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.io.outputs import plan_outputs
 from blocklora_jax.layouts.families.table import FamilyName as Family
 from merge.cli.describe import overlap_report
 from merge.cli.options import Precision
 from merge.cli.reading import DEFAULT_RANK, AdapterReader
-from merge.cli.shared_options import Files, Options, Overwrite, SkipUnusable, Verify, Weights
+from merge.cli.shared_options import BlockWeights, Files, Options, Overwrite, SkipUnusable, Verify, Weights
 from merge.cli.sources import find_sources, inputs_of, load_sources, weights_of
 from merge.export.lora_file import export, export_outputs, read_export_header
 
@@ -39,6 +40,7 @@ class ExportOptions(Options):
     card: bool = True
     """Write a README.md beside the file, or NAME.md if there is another README.md."""
     weights: Weights = ()
+    block_weights: BlockWeights = ()
     dtype: Precision = "float32"
     """Type of the numbers in the files."""
     allow_overlap: bool = False
@@ -56,6 +58,7 @@ def export_files(args: Sequence[str] | None = None) -> int:
     rank = DEFAULT_RANK if options.max_rank is None else options.max_rank
     reader = AdapterReader(model=options.model, verify=options.verify, max_rank=rank)
     sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
+    adapters = weigh_all(adapters, options.block_weights)
     planned = export_outputs(options.out, adapters, options.card)
     plan_outputs(planned, inputs_of(options.files, sources), overwrite=options.overwrite)
     if options.allow_overlap:

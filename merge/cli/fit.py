@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.on_disk import arrays_on_disk
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
@@ -30,7 +31,7 @@ from merge.cli.shared_options import (
     Verify,
     base_model_help,
 )
-from merge.cli.sources import find_sources, inputs_of, load_sources
+from merge.cli.sources import are_large, find_sources, inputs_of, load_sources
 from merge.methods.joint_fit import fit_jointly
 
 
@@ -107,7 +108,12 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         done = "are kept as they are, and not fitted" if options.convolutions == "keep" else "are dropped"
         print(f"the 3x3 convolutions of {count} LoRAs {done}")
     fitted = fit_jointly(
-        sd, linear, erase_weight=options.erase_weight, attention=options.attention, memory=options.memory
+        sd,
+        linear,
+        erase_weight=options.erase_weight,
+        attention=options.attention,
+        memory=options.memory,
+        keep=arrays_on_disk if are_large(sources) else lambda pairs: pairs,
     )
     if options.convolutions == "keep":
         scales = [adapter.info.scale for adapter in adapters]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.block_weights import weigh_all
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.command import list_commands
@@ -52,7 +53,13 @@ def merge_files(options: MergeOptions) -> None:
         model=options.model, model_config=options.model_config, variant=options.variant, verify=options.verify
     )
     sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
-    options = replace(options, weights=weights_of(sources, options.weights) or ())
+    files = tuple(source.path for source in sources)
+    options = replace(options, files=files, weights=weights_of(sources, options.weights) or ())
+    adapters = weigh_all(adapters, options.block_weights)
+    if options.weight_by_step:
+        from merge.cli.weight_by_step import read_factors  # it needs Flax
+
+        read_factors(options.weight_by_step, [adapter.name for adapter in adapters])
     if options.compare:
         from merge.cli.picture_cells import check_comparison  # it needs Flax
 
@@ -61,7 +68,7 @@ def merge_files(options: MergeOptions) -> None:
     planned += save_outputs(options.save, adapters) if options.save is not None else []
     plan_outputs(
         planned,
-        [*(source.path for source in sources), options.model, options.model_config, options.image, options.mask],
+        [*options.files, options.model, options.model_config, options.image, options.mask],
         overwrite=options.overwrite,
     )
     settings = options.method_settings

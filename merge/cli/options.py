@@ -9,7 +9,17 @@ from blocklora_jax.diffusion.samplers.spacing import SPACINGS
 from blocklora_jax.diffusion.samplers.table import SAMPLERS
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.dtype_names import ModelDtype as Precision
-from merge.cli.shared_options import FamilyOfFiles, Files, Options, Overwrite, SkipUnusable, Variant, Verify, Weights
+from merge.cli.shared_options import (
+    BlockWeights,
+    FamilyOfFiles,
+    Files,
+    Options,
+    Overwrite,
+    SkipUnusable,
+    Variant,
+    Verify,
+    Weights,
+)
 from merge.methods.method import NoSettings
 from merge.methods.table import METHODS
 
@@ -27,6 +37,10 @@ class MergeOptions(Options):
     method: MethodName = "sum"
     """The merge method; all are listed above. `--method NAME --help` shows the settings of a method."""
     weights: Weights = ()
+    block_weights: BlockWeights = ()
+    weight_by_step: tuple[str, ...] = ()
+    """Change weights while a picture is drawn, for the sum: NAME=SHARE:FACTOR,… multiplies a concept's weight in the
+    U-Net from a share of the steps on. "ada=0:0,0.3:1" leaves ada out of the first 30 % of the steps."""
     prompt: tuple[str, ...] = ()
     """Prompts to make pictures of, of any length. Their tokens call concepts, as in "a photo of <ada> woman". (word),
     (word:1.3) and [word] give words more or less weight; write \\( and \\) for plain brackets."""
@@ -101,6 +115,10 @@ def check_picture_options(options: MergeOptions) -> None:
         raise UserError("--strip-weights and --compare are two kinds of grids: give one of them")
     if options.mask is not None and options.image is None:
         raise UserError("--mask says which part of a picture is drawn anew: give --image too")
-    for name in ("strip_weights", "compare", "image"):
+    if options.weight_by_step and options.method != "sum":
+        raise UserError(f"--weight-by-step is for --method sum, not for {options.method}")
+    if options.weight_by_step and options.save is not None:
+        raise UserError("--weight-by-step is for pictures: a saved model has the same weights in all steps")
+    for name in ("strip_weights", "compare", "image", "weight_by_step"):
         if getattr(options, name) and not options.prompt:
             raise UserError(f"{flag_of(options, name)} shows pictures: give --prompt too")

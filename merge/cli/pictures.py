@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.diffusion.stages import Stage
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.open_picture import open_picture, to_mask, to_rgb
@@ -19,6 +20,7 @@ from blocklora_jax.pipeline import MergedModel, StableDiffusion
 from merge.cli.options import MergeOptions
 from merge.cli.picture_cells import Cell, Variant, plan_grid, whole
 from merge.cli.picture_record import RECORD, picture_record
+from merge.cli.weight_by_step import read_factors, stages_of
 from merge.methods.table import METHODS
 
 
@@ -48,12 +50,12 @@ def _draw(
     keys = sorted({_key(cell) for cell in cells}, key=lambda key: (order[key[0]], key[2], key[1]))
     drawn = {}
     with tqdm(total=len(keys), desc="pictures", unit="picture", dynamic_ncols=True, disable=None) as bar:
-        for variant, of_variant in groupby(keys, key=lambda key: key[0]):
+        for variant, group in groupby(keys, key=lambda key: key[0]):
             merged = model if variant == whole(options, adapters) else _merge(sd, adapters, variant, options)
-            of_variant = list(of_variant)
+            stages, of_variant = _stages(sd, adapters, variant, options), list(group)
             for first in range(0, len(of_variant), len(options.prompt)):
                 batch = of_variant[first : first + len(options.prompt)]
-                drawn |= dict(zip(batch, _generate(merged, batch, options), strict=True))
+                drawn |= dict(zip(batch, _generate(merged, batch, options, stages), strict=True))
                 bar.update(len(batch))
     return drawn
 
@@ -65,7 +67,21 @@ def _merge(sd: StableDiffusion, adapters: Sequence[Adapter], variant: Variant, o
     return sd.with_params(merged.params, merged.adapters, variant.weights)
 
 
-def _generate(model: MergedModel, batch: Sequence[tuple[Variant, str, int]], options: MergeOptions) -> np.ndarray:
+def _stages(
+    sd: StableDiffusion, adapters: Sequence[Adapter], variant: Variant, options: MergeOptions
+) -> Sequence[Stage]:
+    """The U-Net's parameters in later steps, if the user gave weights by step."""
+    if not options.weight_by_step:
+        return ()
+    factors = read_factors(options.weight_by_step, [adapter.name for adapter in adapters])
+    chosen = [adapters[place] for place in variant.adapters]
+    shares = options.method_settings.shares_weights
+    return stages_of(sd, chosen, variant.weights, factors, allow_overlap=shares, check_base=options.check_base)
+
+
+def _generate(
+    model: MergedModel, batch: Sequence[tuple[Variant, str, int]], options: MergeOptions, stages: Sequence[Stage]
+) -> np.ndarray:
     prompts = [prompt for _, prompt, _ in batch]
     return model.generate(
         prompts,
@@ -85,6 +101,7 @@ def _generate(model: MergedModel, batch: Sequence[tuple[Variant, str, int]], opt
         mask=None if options.mask is None else _read(options.mask, True, model, options),
         strength=options.strength,
         regions=[model.side_by_side(prompt) for prompt in prompts] if options.side_by_side else None,
+        stages=stages,
     )
 
 

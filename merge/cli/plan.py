@@ -122,7 +122,7 @@ def describe_plan(options: PlanOptions, shapes: KernelShapes) -> list[str]:
 
 def _warn(narrow: list[Width], options: PlanOptions) -> list[str]:
     smallest = min(min(_cut(width, options.axis)) for width in narrow)
-    fits = max(1, min(min(_cut_sizes(width.shape, options.axis)) for width in narrow) // NARROW)
+    fits = max(1, min(min(cut_sizes(width.shape, options.axis)) for width in narrow) // NARROW)
     return [
         f"Narrow: in some layers a concept owns {smallest} features. In first experiments little was learnt with fewer "
         f"than {NARROW}. {fits} concepts would have {NARROW}. Concepts that are never merged with each other may share "
@@ -130,7 +130,8 @@ def _warn(narrow: list[Width], options: PlanOptions) -> list[str]:
     ]
 
 
-def _cut_sizes(shape: tuple[int, int], axis: Axis) -> list[int]:
+def cut_sizes(shape: tuple[int, int], axis: Axis) -> list[int]:
+    """The sides of a kernel [n, m] that `axis` cuts into blocks."""
     return [size for size, cut in zip(shape, (axis != "out", axis != "in"), strict=True) if cut]
 
 

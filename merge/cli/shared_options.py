@@ -44,6 +44,14 @@ Weights = Annotated[
     tuple[float, ...],
     tyro.conf.arg(help="The weight of each concept, one number for each file. Default: 1 for all."),
 ]
+BlockWeights = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        help='Weights within the U-Net, one text for all files or one for each: 17 or 26 numbers, "1,0,0,…", for '
+        "Stable Diffusion 1.x and 2.x, 12 or 20 for SDXL, in the order of sd-webui-lora-block-weight; a list of it by "
+        'name, such as MIDD; or names of blocks and layers, "BASE=0.5,IN04-OUT05=0.8,attn1=0".'
+    ),
+]
 Variant = Annotated[str | None, tyro.conf.arg(help='Read the weights of this variant of the model ("fp16").')]
 Memory = Annotated[
     float | None,

@@ -107,7 +107,7 @@ def load_sources(
 
     Raises: UserError like `load_each`, and if two files of a library have the same name.
     """
-    large = sum(source.path.stat().st_size for source in sources if source.path.is_file()) > _IN_MEMORY
+    large = are_large(sources)
     loaded = [
         (source, on_disk(adapter) if large else adapter)
         for source, adapter in load_each(sources, verify, skip_unusable=skip_unusable, reader=reader)
@@ -115,6 +115,11 @@ def load_sources(
     if not loaded:
         raise UserError("none of the files can be used")
     return [source for source, _ in loaded], [adapter for _, adapter in loaded]
+
+
+def are_large(sources: Sequence[Source]) -> bool:
+    """Whether the adapters are kept on the disk."""
+    return sum(source.path.stat().st_size for source in sources if source.path.is_file()) > _IN_MEMORY
 
 
 def inputs_of(paths: Sequence[Path], sources: Sequence[Source]) -> list[Path]:
@@ -132,10 +137,11 @@ def weights_of(sources: Sequence[Source], given: Sequence[float]) -> tuple[float
 
 
 def described(adapter: Adapter, entry: Entry | None) -> Adapter:
-    """The adapter with the name, trigger, class noun and kind of its entry. Empty fields change nothing."""
+    """The adapter with the name, trigger, class noun and kind of its entry. An unknown kind changes nothing."""
     if entry is None:
         return adapter
-    texts = {name: text for name in ("name", "trigger", "class_noun", "kind") if (text := getattr(entry, name))}
+    texts = {"name": entry.name, "trigger": entry.trigger, "class_noun": entry.class_noun}
+    texts |= {"kind": entry.kind} if entry.kind else {}
     return replace(adapter, info=replace(adapter.info, **texts))
 
 

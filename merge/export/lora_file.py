@@ -21,9 +21,9 @@ from blocklora_jax.layouts.kohya import kohya_tensors
 from blocklora_jax.layouts.low_rank import LowRank
 from blocklora_jax.layouts.peft import peft_tensors
 from blocklora_jax.layouts.textual_inversion import a1111_tensors, embedding_path, embedding_tensors
-from merge.concatenate import concatenate
+from merge.concatenate import concatenate, concatenate_each
 from merge.export.model_card import card_path, embeddings_folder, make_card, write_card
-from merge.truncate import truncate
+from merge.truncate import truncate_each
 
 LAYOUTS = {"diffusers": peft_tensors, "kohya": kohya_tensors}
 
@@ -73,9 +73,7 @@ def export(
     adapters, path = [adapters] if isinstance(adapters, Adapter) else list(adapters), Path(path).expanduser()
     _check_options(path, layout, dtype, family)
     plan_outputs(export_outputs(path, adapters, card), overwrite=overwrite)
-    lowrank, error = concatenate(adapters, weights, allow_overlap=allow_overlap), None
-    if max_rank is not None:
-        lowrank, error = truncate(lowrank, max_rank)
+    lowrank, error = _factors(adapters, weights, max_rank, allow_overlap)
     left_out = sorted({path for adapter in adapters for path in adapter.vectors})
     factors = [1.0] * len(adapters) if weights is None else [float(w) for w in weights]
     family, tensors = _layers(adapters, lowrank, layout, DTYPES[dtype], family)
@@ -100,6 +98,15 @@ def export(
     notes += [f"{len(left_out)} changes of norms and biases are left out."] if left_out else []
     note = " ".join(notes)
     return [*files, write_card(path, make_card(path, adapters, factors, family, note))]
+
+
+def _factors(
+    adapters: Sequence[Adapter], weights: Sequence[Any] | None, max_rank: int | None, allow_overlap: bool
+) -> tuple[LowRank, float | None]:
+    """The sum's factors, and the error of reducing their ranks; None if they are not reduced."""
+    if max_rank is None:
+        return concatenate(adapters, weights, allow_overlap=allow_overlap), None
+    return truncate_each(concatenate_each(adapters, weights, allow_overlap=allow_overlap), max_rank)
 
 
 def export_outputs(path: Path, adapters: Sequence[Adapter], card: bool) -> list[Output]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Grams = Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
 # By (number of the adapter, layer).
 Fitted = dict[tuple[int, str], LoRAPair]
+# Gives equal pairs.
+Keep = Callable[[Fitted], Fitted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ def fit_jointly(
     attention: bool = False,
     check_base: bool = True,
     memory: float | None = None,
+    keep: Keep = lambda pairs: pairs,
 ) -> list[Adapter]:
     """The adapters, changed so that they disturb each other least, without pictures or training. See `fit_to_inputs`.
 
@@ -67,6 +70,7 @@ def fit_jointly(
         check_base: refuse a base model that the adapters were not trained on.
         memory: GiB that may be used beside the weights, see `probing.memory.default_memory`. With less, fewer prompts
             and layers are observed at once, which takes longer and gives the same within rounding.
+        keep: the results of each layer are passed through it. `adapters.on_disk.arrays_on_disk` keeps them on the disk.
 
     Raises: UserError like `compose`, and for convolutions wider than 1x1.
 
@@ -81,7 +85,7 @@ def fit_jointly(
     """
     check_merge(sd.params, adapters, None, allow_overlap=True, check_base=check_base)
     groups = measured_groups(sd, adapters, words, attention=attention, memory=memory)
-    return fit_groups(adapters, groups, erase_weight=erase_weight)
+    return fit_groups(adapters, groups, erase_weight=erase_weight, keep=keep)
 
 
 def measured_groups(
@@ -111,10 +115,11 @@ def fit_groups(
     *,
     erase_weight: float | None = 1.0,
     ridge: float = 1e-6,
+    keep: Keep = lambda pairs: pairs,
 ) -> list[Adapter]:
     """Like `fit_to_inputs`, with inputs that are measured for some layers at a time.
 
-    erase_weight: None: ordinary prompts are not measured.
+    erase_weight: None: ordinary prompts are not measured. keep: see `fit_jointly`.
     """
     check_number("erase_weight", 0.0 if erase_weight is None else erase_weight, shown="lambda")
     check_finite(adapters)
@@ -127,7 +132,7 @@ def fit_groups(
                 equations.add(index, own.pop(layer))
         ordinary = {} if erase_weight is None else group.ordinary()
         for layer in list(sums):
-            fitted |= sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge)
+            fitted |= keep(sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge))
     return _adapters_of(adapters, fitted)
 
 

@@ -74,7 +74,7 @@ def knots(
         merged = rule(jnp.asarray(parts), jnp.asarray([weight for *_, weight in pairs], jnp.float32))
         return np.asarray(merged) @ common
 
-    return change_layers(params, adapters, change, weights)
+    return change_layers(params, adapters, factors, change)
 
 
 def aligned_parts(

@@ -81,7 +81,9 @@ def routed(adapters: Sequence[Adapter], grams: Grams, *, ridge: float = 1e-4) ->
     return _with_pairs(adapters, {layer: router.solve(ridge) for layer, router in routers.items()})
 
 
-def routed_by_groups(adapters: Sequence[Adapter], groups: Iterable[InputGroup], *, ridge: float = 1e-4) -> list[Adapter]:
+def routed_by_groups(
+    adapters: Sequence[Adapter], groups: Iterable[InputGroup], *, ridge: float = 1e-4
+) -> list[Adapter]:
     """Like `routed`, with inputs that are measured for some layers at a time."""
     check_finite(adapters)
     solved: dict[str, dict[tuple[int, str], LoRAPair]] = {}
@@ -145,9 +147,7 @@ class Router:
         return None
 
 
-def _with_pairs(
-    adapters: Sequence[Adapter], solved: Mapping[str, Mapping[tuple[int, str], LoRAPair]]
-) -> list[Adapter]:
+def _with_pairs(adapters: Sequence[Adapter], solved: Mapping[str, Mapping[tuple[int, str], LoRAPair]]) -> list[Adapter]:
     trees: list[dict[str, dict[str, LoRAPair]]] = [{c: {} for c in adapter.lora} for adapter in adapters]
     for pairs in solved.values():
         for (index, layer), pair in pairs.items():

@@ -10,10 +10,10 @@ import numpy as np
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.composing.check import check_merge
-from merge.concatenate import concatenate
+from merge.concatenate import concatenate_each
 from merge.methods.method import NoSettings, from_params
 from merge.methods.task_vectors import Params, change_layers
-from merge.truncate import truncate
+from merge.truncate import truncate_each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +46,16 @@ def svd(
     >>> "mid_block" in least["unet"]
     True
     """
-    check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base)
+    factors = check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base)
     rank = largest_rank(adapters) if max_rank is None else max_rank
-    lowrank, _ = truncate(concatenate(adapters, weights, allow_overlap=True), rank)
+    lowrank, _ = truncate_each(concatenate_each(adapters, weights, allow_overlap=True), rank)
     pairs = {f"{component}/{path}": pair for component, group in lowrank.items() for path, pair in group.items()}
 
     def change(layer: str, shape: tuple[int, ...]) -> np.ndarray:
         a, b = pairs[layer]
         return a @ b
 
-    return change_layers(params, adapters, change, weights)
+    return change_layers(params, adapters, factors, change)
 
 
 def largest_rank(adapters: Sequence[Adapter]) -> int:

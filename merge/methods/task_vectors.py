@@ -43,17 +43,14 @@ def merge_task_vectors(
     def change(layer: str, shape: tuple[int, ...]) -> Array:
         return apply_rule(jnp.stack([layer_delta(adapter, layer, shape) for adapter in adapters]), factors)
 
-    return change_layers(params, adapters, change, weights)
+    return change_layers(params, adapters, list(factors), change)
 
 
-def change_layers(
-    params: Params, adapters: Sequence[Adapter], change: Change, weights: Sequence[Any] | None = None
-) -> Params:
+def change_layers(params: Params, adapters: Sequence[Adapter], weights: Sequence[Any], change: Change) -> Params:
     """`params` where every kernel that an adapter changes becomes W + change(layer, shape). Tokens are appended.
 
-    The adapters must have been checked. Sums are formed in fp32 and cast once. Other leaves are the same arrays.
-
-    weights: by which changes of norms and biases are multiplied.
+    The adapters must have been checked. weights: only for norms and biases, which are summed. Sums are formed in fp32
+    and cast once. Other leaves are the same arrays.
 
     Raises: UserError if a sum overflows the type of the params.
     """

@@ -14,9 +14,10 @@ from blocklora_jax.command_line.options import flag_of
 from blocklora_jax.errors import UserError
 
 MODULES = (
-    "merge.cli.options merge.cli.export merge.cli.info merge.cli.fit merge.cli.convert merge.cli.plan "
+    "merge.cli.options merge.cli.export merge.cli.info merge.cli.fit merge.cli.convert_options merge.cli.plan "
     "merge.cli.registry merge.cli.remove merge.cli.replace merge.cli.check merge.methods.sum merge.methods.ties "
-    "merge.methods.dare merge.methods.gradient_fusion merge.methods.joint_fit train.concept.config "
+    "merge.cli.library merge.methods.magnitude merge.methods.svd merge.methods.knots merge.methods.routing "
+    "benchmarks.library.__main__ merge.methods.dare merge.methods.gradient_fusion merge.methods.joint_fit train.concept.config "
     "train.base.config blocklora_jax.prompts.shares train.negative_tokens train.concepts_options "
     "train.basis_options benchmarks.training benchmarks.modular.__main__ "
     "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "

@@ -120,7 +120,7 @@ def test_an_error_about_a_method_is_one_line(files, capsys):
     cases = [
         (
             ["--density", "0.5"],
-            "--density is a setting of the method ties, dare, dare_ties, magnitude or knots, not of sum: leave it out, or",
+            "--density is a setting of the method ties, dare, dare_ties, magnitude or knots, not of sum: leave",
         ),
         (["--method", "ties", "--allow-overlap"], "--allow-overlap is a setting of the method sum, not of ties"),
         (["--method", "dare", "--no-attention"], "--attention is a setting of the method joint_fit, not of dare"),

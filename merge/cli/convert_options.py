@@ -1,0 +1,112 @@
+"""The options of `python -m merge convert`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from blocklora_jax.prompts.shares import Kind
+from merge.cli.reading import DEFAULT_RANK
+from merge.cli.shared_options import (
+    Convolutions,
+    CutAxis,
+    FamilyOfFiles,
+    MaxRank,
+    Memory,
+    Options,
+    PartitionSeed,
+    SkipUnusable,
+    Variant,
+    Verify,
+    base_model_help,
+)
+
+if TYPE_CHECKING:
+    from blocklora_jax.probing.conversion import ConversionConfig
+    from blocklora_jax.prompts.random_prompts import PromptWords
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(Options):
+    """Convert an ordinary LoRA into an adapter with its own blocks, so that it merges losslessly with others.
+
+    Of a folder or a library, every LoRA is converted, and each gets a slot of its own in a registry. What is done
+    already is kept, so the command goes on where it was interrupted.
+    On prompts with its trigger the result has the same output as the LoRA, as closely as its blocks allow. On other
+    prompts it has as little output as possible.
+    """
+
+    file: Positional[Path]
+    """The LoRA: a file of another trainer, or an adapter.safetensors without blocks. Or a folder, or a library.yaml."""
+    out: Path
+    """The adapter to write; for a folder: the folder for the adapters, NAME.safetensors each."""
+    slot: tuple[int, ...] | None = None
+    """The slots that the result owns (or name a --registry)."""
+    model: Annotated[str, base_model_help("that the LoRA was trained on")] = "pocket"
+    variant: Variant = None
+    blocks: int = 16
+    """K: the number of blocks of every weight. It must be the same in all adapters to be merged."""
+    axis: CutAxis = "in"
+    partition_seed: PartitionSeed = 0
+    registry: str | None = None
+    """Take blocks, axis, seed and slots from this registry (file, folder or URL), in which --name has a claim. For a
+    folder: claim slots in it. Default: registry.json in --out, with as many --blocks as there are LoRAs, or more."""
+    trigger: str | None = None
+    """The words that call this concept and nothing else, such as "sks dog". Default: those in the file."""
+    class_noun: str | None = None
+    """The concept's class, in a word that the model knows. Default: the one in the file."""
+    kind: Kind | None = None
+    """The kind of concept, which decides the trigger's place in prompts. Default: the one in the file."""
+    name: str | None = None
+    """The concept's name. Default: the one in the file, or the file's name."""
+    rank: int = 16
+    """Rank of the result."""
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    """Weight of the loss on random prompts, on which the result should have no output."""
+    prompts: int = 64
+    """Number of prompts with the trigger."""
+    random_prompts: int = 256
+    """Number of prompts without the trigger."""
+    random_styles: tuple[str, ...] = ()
+    """Beginnings of all these prompts, such as "a photo of". Default: a list that fits the model."""
+    random_subjects: tuple[str, ...] = ()
+    """Class nouns of other subjects in these prompts. Default: a list that fits the model."""
+    random_scenes: tuple[str, ...] = ()
+    """Ends of these prompts, such as "on a beach". Default: a list that fits the model."""
+    steps: int = 4
+    """Sampling steps of the pictures on which layers that read pictures are fitted."""
+    seed: int = 0
+    """Seed of prompts and pictures."""
+    memory: Memory = None
+    convolutions: Convolutions = "refuse"
+    max_rank: MaxRank = DEFAULT_RANK
+    family: FamilyOfFiles = None
+    skip_unusable: SkipUnusable = False
+    overwrite: bool = False
+    """Replace an existing file."""
+    verify: Verify = True
+
+
+def conversion_config(options: ConvertOptions) -> "ConversionConfig":
+    """The settings of the conversion that the options give."""
+    from blocklora_jax.probing.conversion import ConversionConfig
+
+    return ConversionConfig(
+        rank=options.rank, erase_weight=options.erase_weight, prompts=options.prompts,
+        random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,
+    )  # fmt: skip
+
+
+def prompt_words(options: ConvertOptions) -> "PromptWords":
+    """The words of prompts that the options give, or those that fit the model."""
+    from blocklora_jax.pocket.prompt_words import words_for
+    from blocklora_jax.prompts.random_prompts import PromptWords
+
+    listed = words_for(options.model)
+    return PromptWords(
+        styles=options.random_styles or listed.styles,
+        subjects=options.random_subjects or listed.subjects,
+        scenes=options.random_scenes or listed.scenes,
+    )
