@@ -51,6 +51,8 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("max_rank concepts slots count counts at_once repeats rounds draws adapters", _COUNT),
     ("batch accumulate clip_batch vae_batch unet_batch judge_batch", _COUNT),
     ("random_batch blocks num_blocks", Bound(0, 2**16)),
+    ("process_count", _COUNT),
+    ("process_id", Bound(0, 2**16 - 1)),
     ("columns zoom", Bound(1, 100)),
     ("slot", Bound(0, 2**16 - 1)),
     ("token_vectors", Bound(0, 75)),

@@ -32,6 +32,7 @@ from train.concept.settings.run import RunSettings
 from train.concept.settings.token_side import TokenSideSettings
 from train.concept.settings.tokens import TokenSettings
 from train.concept.settings.visible_text import check_visible
+from train.engine.joining import JoiningSettings
 
 # Keys of settings that say where and how a run was made. They are private and do not change the adapter's numbers, so
 # the adapter file leaves them out.
@@ -52,6 +53,7 @@ GROUPS: dict[str, type] = {
     "loss": LossSettings,
     "base": BaseSettings,
     "run": RunSettings,
+    "joining": JoiningSettings,
 }
 
 
@@ -88,6 +90,7 @@ class ConceptConfig:
     loss: tyro.conf.OmitArgPrefixes[LossSettings] = LossSettings()
     base: tyro.conf.OmitArgPrefixes[BaseSettings] = BaseSettings()
     run: tyro.conf.OmitArgPrefixes[RunSettings] = RunSettings()
+    joining: tyro.conf.OmitArgPrefixes[JoiningSettings] = JoiningSettings()
 
     def __post_init__(self) -> None:
         if not is_concept_token(self.token):

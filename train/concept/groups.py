@@ -21,7 +21,8 @@ from train.engine.pod import peers_watched
 
 def train_and_report(configs: Sequence[ConceptConfig], groups: Path, at_once: int) -> None:
     """Train the concepts on the hardware that the configurations name, and print where the adapters are."""
-    platform = select_platform(configs[0].run.tpu, configs[0].run.gpu, configs[0].run.cpu)
+    run = configs[0].run
+    platform = select_platform(run.tpu, run.gpu, run.cpu, configs[0].joining)
     with peers_watched():
         paths = train_concepts(configs, groups, at_once, platform)
     if is_first_host():

@@ -50,7 +50,7 @@ def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffus
 
 def train_and_report(config: ConceptConfig) -> None:
     """Train one concept on the hardware that `config` names, and print where the adapter is."""
-    platform = select_platform(config.run.tpu, config.run.gpu, config.run.cpu)
+    platform = select_platform(config.run.tpu, config.run.gpu, config.run.cpu, config.joining)
     with peers_watched():
         path = train_concept(config, platform)
     if is_first_host():
