@@ -18,6 +18,11 @@ def main(args: Sequence[str] | None = None) -> None:
     options, rest = parsed
     configs = read_concepts(options, rest)
     # JAX and Flax load here, so that --help and wrong options answer at once.
+    if options.shard is not None:
+        from train.shares.command import train_and_report_share
+
+        train_and_report_share(configs, options)
+        return
     from train.concept.groups import train_and_report
 
     train_and_report(configs, options.groups, options.at_once)
