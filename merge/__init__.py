@@ -25,9 +25,11 @@ from merge.methods.joint_fit import fit_jointly, fit_to_inputs
 from merge.methods.table import METHODS
 from merge.methods.ties import ties
 from merge.remove import remove, replace
+from merge.switch import AdapterSwitch
 
 __all__ = [
     "METHODS",
+    "AdapterSwitch",
     "average",
     "compose",
     "concatenate",

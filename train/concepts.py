@@ -9,6 +9,7 @@ from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.runner import run
 from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
+from train.shares.share import Share
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -20,8 +21,13 @@ def main(args: Sequence[str] | None = None) -> None:
     # JAX and Flax load here, so that --help and wrong options answer at once.
     if options.shard is not None:
         from train.shares.command import train_and_report_share
+        from train.shares.run import ShareSettings
 
-        train_and_report_share(configs, options)
+        share = ShareSettings(
+            share=Share.parse(options.shard), groups=options.groups, at_once=options.at_once, lease=options.lease,
+            wait=options.wait,
+        )  # fmt: skip
+        train_and_report_share(configs, share)
         return
     from train.concept.groups import train_and_report
 

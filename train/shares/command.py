@@ -7,29 +7,22 @@ from collections.abc import Sequence
 
 from blocklora_jax.errors import UserError
 from train.concept.config import ConceptConfig
-from train.concepts_options import ConceptsOptions
 from train.engine.joining import JoiningSettings
 from train.engine.platform import select_platform
 from train.shares.run import ShareSettings, train_share
-from train.shares.share import Share
 
 
-def train_and_report_share(configs: Sequence[ConceptConfig], options: ConceptsOptions) -> None:
+def train_and_report_share(configs: Sequence[ConceptConfig], settings: ShareSettings) -> None:
     """Train the share on the hardware that the configurations name, and print what became of the groups.
 
     Raises: UserError if several processes are to train one share together.
     """
-    assert options.shard is not None
     first = configs[0]
     if first.joining not in (JoiningSettings(), JoiningSettings(distributed="off")):
         raise UserError(
             "--shard gives each process a share of its own: leave out --distributed, --coordinator, --process-count "
             "and --process-id"
         )
-    share = Share.parse(options.shard)
     platform = select_platform(first.run.tpu, first.run.gpu, first.run.cpu)
-    settings = ShareSettings(
-        share=share, groups=options.groups, at_once=options.at_once, lease=options.lease, wait=options.wait
-    )
     report = train_share(configs, settings, platform)
-    print(report.line(share), file=sys.stderr, flush=True)
+    print(report.line(settings.share), file=sys.stderr, flush=True)
