@@ -72,7 +72,8 @@ def train_alone(study: Study, out: Path) -> dict[str, bytes]:
 
 def _judge(kills: int, reference: dict[str, bytes], out: Path, logs: list[Path], seconds: float) -> Killed:
     found, said = read_adapters(out), [line for log in logs for line in log.read_text(errors="replace").splitlines()]
-    finished = [line.split("/adapter.safetensors")[0].rpartition("/")[2] for line in said if "adapter.safetensors (" in line]
+    paths = [line.split("/adapter.safetensors (")[0] for line in said if "/adapter.safetensors (" in line]
+    finished = [path.rpartition("/")[2] for path in paths]
     return Killed(
         kills=kills,
         concepts=len(reference),

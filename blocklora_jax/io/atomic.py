@@ -55,7 +55,12 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
 
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """`value` as indented JSON in UTF-8."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 @contextmanager

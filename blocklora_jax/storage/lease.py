@@ -63,6 +63,15 @@ class Lease:
         if _newest(self._folder, self._name) == self._generation:
             self._folder.write(_file(self._name, self._generation), _record("released", note))
 
+    def forget_older(self) -> None:
+        """Remove older generations, so that their number stays small. Only where listings are never out of date.
+
+        That is so in object stores, but not on network file systems, which keep listings for a while.
+        """
+        for generation in _generations(self._folder, self._name):
+            if generation < self._generation:
+                self._folder.remove(_file(self._name, generation))
+
     def renew_until_released(self, when_lost: Callable[[], None]) -> None:
         """Start a thread that renews the lease. It calls `when_lost` if the lease is lost."""
 
@@ -84,8 +93,13 @@ def take_lease(folder: SharedFolder, name: str, seconds: float) -> Lease | None:
     if newest is not None and not _is_free(folder, name, newest, seconds):
         return None
     generation = 0 if newest is None else newest + 1
-    made = folder.create(_file(name, generation), _record("held"))
-    return Lease(folder, name, generation, seconds) if made else None
+    if not folder.create(_file(name, generation), _record("held")):
+        return None
+    if _newest(folder, name) != generation:
+        # Others went on since, and removed older generations (`forget_older`).
+        folder.remove(_file(name, generation))
+        return None
+    return Lease(folder, name, generation, seconds)
 
 
 def last_note(folder: SharedFolder, name: str) -> str:
@@ -134,5 +148,9 @@ def _file(name: str, generation: int) -> str:
 
 
 def _newest(folder: SharedFolder, name: str) -> int | None:
+    return max(_generations(folder, name), default=None)
+
+
+def _generations(folder: SharedFolder, name: str) -> list[int]:
     pattern = re.compile(rf"{re.escape(name)}\.(\d+)\.json")
-    return max((int(match[1]) for each in folder.names() if (match := pattern.fullmatch(each))), default=None)
+    return [int(match[1]) for each in folder.names() if (match := pattern.fullmatch(each))]

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +14,21 @@ from typing import Any, Literal
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import remove_temporaries
+from blocklora_jax.storage.copies import clear, download
 from blocklora_jax.storage.folder import LocalFolder, SharedFolder
 from blocklora_jax.storage.lease import RENEWALS, Lease, last_note, take_lease
+from blocklora_jax.storage.objects import ObjectFolder
 from train.concept.batch_training import train_together
 from train.concept.config import ConceptConfig
 from train.concept.groups import SHARED, check_concepts, check_folders, group_name, load_for
 from train.concept.run_folder import hold_run_folders
-from train.shares.finished import damaged_adapters, forget_finished, is_recorded, record_finished
+from train.concept.staging import mirrored, stage_inputs
+from train.shares.finished import damaged_adapters, forget_finished, is_recorded, missing_objects, record_finished
 from train.shares.share import Share
 
 Outcome = Literal["trained", "finished", "held", "failed"]
-_PLAN = "plan.json"
+_ADAPTER, _PLAN = "adapter.safetensors", "plan.json"
+GROUPS = "groups"
 _FAILED = "failed: "
 _LONGEST_WAIT = 30.0  # seconds between two looks at what others do
 
@@ -35,6 +39,7 @@ class ShareSettings:
 
     groups: the folder of the groups. at_once: concepts in a group. lease: seconds without a sign of life after which a
     machine counts as dead. wait: stay until the groups of the others are finished, to take over from those that die.
+    remote: the run folder in an object store, if it is in one; the folder above `groups` is then the local copy.
     """
 
     share: Share
@@ -42,6 +47,11 @@ class ShareSettings:
     at_once: int
     lease: float = 300.0
     wait: bool = False
+    remote: str | None = None
+
+    def folder(self, name: str) -> SharedFolder:
+        """The folder of this name in the run folder that all machines share."""
+        return ObjectFolder(f"{self.remote}/{name}") if self.remote else LocalFolder(self.groups.parent / name)
 
 
 @dataclass
@@ -72,17 +82,18 @@ def train_share(configs: Sequence[ConceptConfig], settings: ShareSettings, platf
 
     Raises: UserError for settings that are wrong for all groups; at the end also for groups that failed.
     """
+    configs = [stage_inputs(config, ("model", "basis")) for config in configs]
     configs, registry = check_concepts(configs, settings.groups, settings.at_once)
     starts = range(0, len(configs), settings.at_once)
     groups = [list(configs[start : start + settings.at_once]) for start in starts]
-    _agree(LocalFolder(settings.groups / SHARED), [config.out.name for config in configs], settings.at_once)
+    _agree(settings.folder(f"{GROUPS}/{SHARED}"), [config.out.name for config in configs], settings.at_once)
     loaded: list[Any] = []
 
     def train(group: list[ConceptConfig], run_dir: Path) -> list[Path]:
         if not loaded:
             loaded.extend(load_for(configs[0], registry, platform))
         sd, basis = loaded
-        return train_together(group, sd, basis, run_dir)
+        return train_together([stage_inputs(config) for config in group], sd, basis, run_dir)
 
     work = _Work(settings, groups, train)
     report = work.until_nothing_is_left()
@@ -101,8 +112,7 @@ class _Work:
         train: Callable[[list[ConceptConfig], Path], list[Path]],
     ) -> None:
         self._settings, self._groups, self._train, self._report = settings, groups, train, Report()
-        self._records: SharedFolder = LocalFolder(settings.groups)
-        self._leases: SharedFolder = LocalFolder(settings.groups / SHARED)
+        self._records, self._leases = settings.folder(GROUPS), settings.folder(f"{GROUPS}/{SHARED}")
 
     def until_nothing_is_left(self) -> Report:
         """Go through the groups once, or until none is held by others."""
@@ -141,20 +151,43 @@ class _Work:
     def _train_group(self, number: int) -> None:
         name, group = group_name(number), self._groups[number]
         run_dir = self._settings.groups / name
+        with self._synchronised(name, group):
+            self._train_here(name, group, run_dir)
+        if not record_finished(self._records, name, [config.out / _ADAPTER for config in group]):
+            raise UserError("another process finished it at the same time: their results are the same")
+        print("\n".join(f"{self._shown(config)} ({config.trigger})" for config in group), flush=True)
+
+    def _train_here(self, name: str, group: list[ConceptConfig], run_dir: Path) -> None:
         begun = any((config.out / "config.json").exists() for config in group)
         group = [config.with_settings(resume=begun) for config in group]
         forget_finished(self._records, name)
         with hold_run_folders([*(config.out for config in group), run_dir], lambda: check_folders(group, run_dir)):
-            paths = self._train(group, run_dir)
-            if not record_finished(self._records, name, paths):
-                raise UserError("another process finished it at the same time: their results are the same")
-        print("\n".join(f"{path} ({c.trigger})" for path, c in zip(paths, group, strict=True)), flush=True)
+            self._train(group, run_dir)
+
+    @contextmanager
+    def _synchronised(self, name: str, group: list[ConceptConfig]) -> Iterator[None]:
+        """Fetch what others left of a group in an object store, and upload it. Nothing for a shared folder."""
+        if self._settings.remote is None:
+            yield
+            return
+        root, parts = self._settings.groups.parent, [*(config.out.name for config in group), f"{GROUPS}/{name}"]
+        for part in parts:
+            clear(root / part)
+            download(ObjectFolder(f"{self._settings.remote}/{part}"), root / part)
+        with mirrored(root, ObjectFolder(self._settings.remote), parts):
+            yield
+
+    def _shown(self, config: ConceptConfig) -> str:
+        return f"{self._settings.remote or self._settings.groups.parent}/{config.out.name}/{_ADAPTER}"
 
     def _is_finished(self, number: int) -> bool:
-        name, paths = group_name(number), [config.out / "adapter.safetensors" for config in self._groups[number]]
+        name, paths = group_name(number), [config.out / _ADAPTER for config in self._groups[number]]
         if not is_recorded(self._records, name):
             return False
-        damaged = damaged_adapters(self._records, name, paths)
+        if self._settings.remote is None:
+            damaged = damaged_adapters(self._records, name, paths)
+        else:
+            damaged = missing_objects(ObjectFolder(self._settings.remote), self._records, name, paths)
         if damaged:
             print(f"group {name} is finished, but {damaged[0]} is missing or damaged", file=sys.stderr, flush=True)
         return not damaged
