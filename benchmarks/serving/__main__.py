@@ -75,8 +75,8 @@ def _line(row: dict[str, Any]) -> str:
         )
     return (
         f"diffusers, {row['adapters']}: set_adapters {row['set_ms']:.2f}, fuse and unfuse {row['fuse_ms']:.2f}; "
-        f"forward {row['forward_none_ms']:.1f} without, {row['forward_one_ms']:.1f} with one, {row['forward_all_ms']:.1f} with "
-        f"all; drift {row['drift']:.2g} after {row['swaps']}"
+        f"forward {row['forward_none_ms']:.1f} without, {row['forward_one_ms']:.1f} with one, "
+        f"{row['forward_all_ms']:.1f} with all; drift {row['drift']:.2g} after {row['swaps']}"
     )
 
 

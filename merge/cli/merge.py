@@ -44,6 +44,9 @@ def merge_files(options: MergeOptions) -> None:
     if not options.prompt and options.save is None:
         raise UserError("there is nothing to do: give --prompt '…' for pictures, or --save FOLDER for a merged model")
     check_picture_options(options)
+    if options.stream:
+        _merge_streamed(options)
+        return
     adapters = load_adapters(options.files, options.verify)
     if options.compare:
         from merge.cli.picture_cells import check_comparison  # it needs Flax
@@ -72,6 +75,25 @@ def merge_files(options: MergeOptions) -> None:
         write_pictures(sd, adapters, model, options)
     if options.save is not None:
         _save(model, merged, options)
+
+
+def _merge_streamed(options: MergeOptions) -> None:
+    if options.save is None or options.save.suffix == ".safetensors" or options.prompt or options.method != SUM:
+        raise UserError("--stream writes a folder by the sum: give --save FOLDER, no --prompt and no other --method")
+    if options.model_config is not None or str(options.model).endswith(".safetensors"):
+        raise UserError("--stream reads a Diffusers folder, not a single file: leave it out, or convert the model")
+    inputs = [*options.files, options.model]
+    plan_outputs([Output(options.save, "model folder", "--save")], inputs, overwrite=options.overwrite)
+    # Imported here, because a model's configs need Flax.
+    from merge.stream import merge_streamed
+
+    merge_streamed(
+        options.model, options.files, options.save, options.weights or None, dtype=options.dtype,
+        variant=options.variant, allow_overlap=options.method_settings.shares_weights, check_base=options.check_base,
+        verify=options.verify, overwrite=options.overwrite,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    print(f"wrote {options.save}")
 
 
 def save_outputs(path: Path, adapters: Sequence[Adapter]) -> list[Output]:
