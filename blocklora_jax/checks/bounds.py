@@ -58,7 +58,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("token_vectors", Bound(0, 75)),
     ("vectors", Bound(1, 75)),
     ("limit", _real(0, 1e3, above=True)),
-    ("memory", _real(0, 1e5, above=True)),
+    ("memory step_seconds", _real(0, 1e5, above=True)),
     ("steps clip_steps vae_steps unet_steps sampler_steps log_every save_every", _STEPS),
     ("judge_steps warmup_steps preview_every", Bound(0, 10**7)),
     ("pictures prompts random_prompts chunk class_count", Bound(1, 10**7)),

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
@@ -21,6 +20,7 @@ from train.concept.config import ConceptConfig
 # Settings that name a file or folder that training reads.
 _INPUTS = ("images", "other_images", "class_images", "model", "basis")
 _WRITER, _SILENCE = ".writer", 300.0  # the lease of the run folder, and after how many seconds it is free
+_FETCHED: dict[str, Path] = {}
 PATIENCE = 900.0  # seconds that the end of a run waits for what is not uploaded yet
 
 
@@ -39,10 +39,11 @@ def stage_inputs(config: ConceptConfig, names: Sequence[str] = _INPUTS) -> Conce
     return config.with_settings(**staged) if staged else config
 
 
-@cache
 def _fetch_once(url: str) -> Path:
-    """Hundreds of concepts may read one model."""
-    return fetch(url)
+    """A copy that this process fetched is not compared with the store again: hundreds of concepts read one model."""
+    if url not in _FETCHED or not _FETCHED[url].exists():
+        _FETCHED[url] = fetch(url)
+    return _FETCHED[url]
 
 
 def staged_path(out: Path) -> Path:
