@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.checkpoints.diffusers import load_folder
 from blocklora_jax.errors import UserError
-from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.testing.random_adapter import random_adapter
 
 # Slots in a basis, as the defaults of train.concept have them.
@@ -21,15 +21,16 @@ _PARTITION = Partition(num_blocks=512, basis="0" * 16, assignment="text")
 
 def measure(model: str, folder: Path, counts: tuple[int, ...]) -> list[dict[str, Any]]:
     """A row for each number of adapters. Each merge runs in a process of its own, which says its memory."""
-    sd = StableDiffusion.from_pretrained(model)
+    # Not in memory, so that models of any size can be merged.
+    base = load_folder(model, mapped=True)
     files = []
     for i in range(max(counts)):
         path = folder / "adapters" / f"c{i}.safetensors"
         settings = {"layers": "cross_kv", "partition": _PARTITION, "rank": 8, "size": 0.05}
         path.parent.mkdir(parents=True, exist_ok=True)
-        random_adapter(f"c{i:03d}", sd.params, slots=(i,), **settings).save(path)
+        random_adapter(f"c{i:03d}", base.params, slots=(i,), **settings).save(path)
         files.append(str(path))
-    source, rows = str(sd.checkpoint.source), []
+    source, rows = str(base.source), []
     for count in counts:
         command = [sys.executable, "-m", "benchmarks.scale.composing", source, str(folder / f"out{count}")]
         done = subprocess.run([*command, *files[:count]], stdout=subprocess.PIPE, text=True)

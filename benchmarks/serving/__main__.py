@@ -3,7 +3,7 @@
 Ours (`merge.AdapterSwitch`) writes the merged kernels anew. *alone* is one concept in the model, *among* one of many
 that are in it together, *copy* is a copy of the kernels that a concept changes. diffusers either keeps the adapters
 beside the weights (`set_adapters`), which costs time in every forward pass, or adds them (`fuse_lora`) and subtracts
-them again (`unfuse_lora`). *drift* is the largest difference of any weight from the base after all exchanges. Prints a
+them again (`unfuse_lora`). *difference* is the largest difference of any weight from the base after all exchanges. Prints a
 table and a line of JSON.
 """
 
@@ -71,12 +71,12 @@ def _line(row: dict[str, Any]) -> str:
     if row["side"] == "ours":
         return (
             f"ours, {row['adapters']}: alone {row['alone_ms']:.2f}, among {row['among_ms']:.2f}, copy "
-            f"{row['copy_ms']:.2f}; drift {row['drift']:.2g} after {row['swaps']}"
+            f"{row['copy_ms']:.2f}; difference {row['difference']:.2g} after {row['swaps']}"
         )
     return (
         f"diffusers, {row['adapters']}: set_adapters {row['set_ms']:.2f}, fuse and unfuse {row['fuse_ms']:.2f}; "
         f"forward {row['forward_none_ms']:.1f} without, {row['forward_one_ms']:.1f} with one, "
-        f"{row['forward_all_ms']:.1f} with all; drift {row['drift']:.2g} after {row['swaps']}"
+        f"{row['forward_all_ms']:.1f} with all; difference {row['difference']:.2g} after {row['swaps']}"
     )
 
 

@@ -37,7 +37,7 @@ def measure(sd: StableDiffusion, count: int, swaps: int) -> dict[str, Any]:
     wrong += _differing(switch.use([]).params["unet"], sd.params["unet"])
     return {
         "side": "ours", "adapters": count, "swaps": 2 * swaps, "alone_ms": 1e3 * alone, "among_ms": 1e3 * among,
-        "copy_ms": 1e3 * _copy_seconds(sd.params, known[0]), "drift": wrong,
+        "copy_ms": 1e3 * _copy_seconds(sd.params, known[0]), "difference": wrong,
     }  # fmt: skip
 
 

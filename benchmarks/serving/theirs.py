@@ -37,7 +37,7 @@ def measure(unet: Any, count: int, swaps: int) -> dict[str, Any]:
     return {
         "side": "diffusers", "adapters": count, "swaps": swaps, "set_ms": 1e3 * set_all, "fuse_ms": 1e3 * fused,
         "forward_none_ms": 1e3 * plain, "forward_one_ms": 1e3 * with_one, "forward_all_ms": 1e3 * with_all,
-        "drift": _drift(unet, before),
+        "difference": _difference(unet, before),
     }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def _forward(unet: Any) -> None:
     unet(torch.randn(2, channels, size, size), torch.tensor(500), encoder_hidden_states=text)
 
 
-def _drift(unet: Any, before: dict[str, Any]) -> float:
+def _difference(unet: Any, before: dict[str, Any]) -> float:
     """The largest difference of the base's weights from those before."""
     after = {name.replace(".base_layer", ""): tensor for name, tensor in unet.state_dict().items()}
     return max(float((after[name] - tensor).abs().max()) for name, tensor in before.items())

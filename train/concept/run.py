@@ -55,7 +55,7 @@ def train_and_report(config: ConceptConfig) -> None:
     platform = select_platform(config.run.tpu, config.run.gpu, config.run.cpu, config.joining)
     with peers_watched(), staged_output(config.out) as out:
         path = train_concept(stage_inputs(config).with_settings(out=out), platform)
-        size = path.stat().st_size
+        size = path.stat().st_size if is_first_host() else 0
     if is_first_host():
         where = url_of(config.out) if is_remote(config.out) else config.out
         previews = f", previews in {where}/previews" if config.run.previews else ""
