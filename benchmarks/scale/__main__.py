@@ -93,6 +93,7 @@ def _processes(options: Options, folder: Path) -> bool:
     for row in rows:
         ratio = row["concept_steps"] / rows[0]["concept_steps"]
         rate = f"{row['concept_steps']:.2f} concepts x steps/s, {ratio:.2f} of one"
+        rate += f"; {row['cpu_seconds']:.0f} CPU seconds"
         print(f"{row['processes']} processes: {rate}", flush=True)
     return _say("processes", rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from typing import Any
 
@@ -13,9 +14,17 @@ def measure(study: Study, counts: tuple[int, ...], concepts: int, steps: int, at
     _run(study, "warm", 1, at_once)
     rows = []
     for count in counts:
+        before = _cpu_seconds()
         seconds = _run(study, f"processes{count}", count, at_once)
-        rows.append({"processes": count, "seconds": seconds, "concept_steps": concepts * steps / seconds})
+        row = {"processes": count, "seconds": seconds, "cpu_seconds": _cpu_seconds() - before}
+        rows.append(row | {"concept_steps": concepts * steps / seconds})
     return rows
+
+
+def _cpu_seconds() -> float:
+    """CPU time of all processes that have ended. Other programs on the machine do not change it much."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _run(study: Study, name: str, count: int, at_once: int) -> float:

@@ -3,8 +3,8 @@
 Ours (`merge.AdapterSwitch`) writes the merged kernels anew. *alone* is one concept in the model, *among* one of many
 that are in it together, *copy* is a copy of the kernels that a concept changes. diffusers either keeps the adapters
 beside the weights (`set_adapters`), which costs time in every forward pass, or adds them (`fuse_lora`) and subtracts
-them again (`unfuse_lora`). *difference* is the largest difference of any weight from the base after all exchanges. Prints a
-table and a line of JSON.
+them again (`unfuse_lora`). *difference* is the largest difference of any weight from the base after all exchanges.
+Prints a table and a line of JSON.
 """
 
 from __future__ import annotations

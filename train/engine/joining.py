@@ -77,6 +77,9 @@ def join_others(settings: JoiningSettings, tpu: bool = False, cpu: bool = False)
     Raises: UserError if the others cannot be joined.
     """
     arguments = settings.arguments(os.environ, tpu)
+    if arguments is None and tpu and settings.distributed == "auto" and _is_cloud_tpu():
+        _join_if_pod()
+        return
     if arguments is None:
         if settings.distributed == "auto" and (line := alone_line(find_clusters(os.environ), cpu)):
             print(line, file=sys.stderr, flush=True)
@@ -91,6 +94,24 @@ def join_others(settings: JoiningSettings, tpu: bool = False, cpu: bool = False)
             f"this process cannot join the others ({_words(error)}): check --coordinator, --process-count and "
             "--process-id, or train alone with --distributed off"
         ) from error
+
+
+def _is_cloud_tpu() -> bool:
+    """Whether JAX has found TPUs on a machine of Google. It says so in the environment when it is imported."""
+    import jax  # noqa: F401
+
+    return os.environ.get("TPU_ML_PLATFORM") == "JAX"
+
+
+def _join_if_pod() -> None:
+    """Join the other hosts, which only the metadata of a machine names. If it has none, the process trains alone."""
+    from train.engine.pod import join_pod
+
+    try:
+        join_pod()
+    except (ValueError, OSError) as error:
+        # ValueError: JAX knows of no others. OSError: there is no metadata server.
+        print(f"training on this TPU machine alone ({_words(error)})", file=sys.stderr, flush=True)
 
 
 def alone_line(clusters: list[Cluster], cpu: bool = False) -> str:

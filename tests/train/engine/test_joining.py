@@ -14,7 +14,7 @@ from concept_builders import make_config
 
 from blocklora_jax.errors import UserError
 from train.engine.clusters import find_clusters, may_join
-from train.engine.joining import JoiningSettings, alone_line
+from train.engine.joining import JoiningSettings, alone_line, join_others
 
 ROOT = Path(__file__).parents[3]
 STEP = {
@@ -110,6 +110,24 @@ def test_output_of_the_transports_is_silenced_only_in_processes_that_may_join():
     assert may_join(STEP, ())
     assert may_join({}, ["--coordinator=a:1"])
     assert not may_join({"SLURM_NTASKS": "1"}, ["--out", "run"])
+
+
+@pytest.mark.parametrize("is_pod", [True, False])
+def test_on_a_tpu_machine_the_metadata_says_whether_there_are_others(is_pod, monkeypatch, capsys):
+    calls = []
+
+    def join(**how):
+        calls.append(how)
+        if not is_pod:
+            raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("train.engine.pod.join_pod", join)
+    join_others(JoiningSettings(), tpu=True)
+    assert calls == []
+    monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")
+    join_others(JoiningSettings(), tpu=True)
+    assert calls == [{}]
+    assert ("training on this TPU machine alone" in capsys.readouterr().err) is not is_pod
 
 
 PROGRAM = """
