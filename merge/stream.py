@@ -136,7 +136,7 @@ class _Merger:
             else:
                 result = merge_kernel(kernel, blocks, layer in self._overlaps)
         check_overflow({layer: kernel}, {layer: result}, [layer], every=True)
-        return result
+        return np.asarray(result)
 
 
 def _read_outline(path: Path, verify: bool) -> tuple[Adapter, str]:

@@ -21,8 +21,9 @@ def measure(folder: Path, concepts: int, writers: int) -> str:
     update_registry(folder, lambda registry: _claim(registry, "first"))
     one, size = time.perf_counter() - began, (folder / "registry.json").stat().st_size
     began = time.perf_counter()
-    # Forked, because importing the package takes longer than a claim.
-    context = multiprocessing.get_context("fork")
+    # Forked from a process that has imported this module, which takes longer than a claim, but not JAX.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     started = [context.Process(target=_update, args=(folder, f"w{i}")) for i in range(writers)]
     for process in started:
         process.start()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,32 +40,30 @@ class Options:
 def main() -> None:
     """The command line."""
     options = read_options(Options, description=__doc__, prog="python -m benchmarks.serving")
-    rows: list[dict[str, Any]] = []
-    if "ours" in options.only:
-        rows += _ours(options)
-    if "diffusers" in options.only:
-        rows += _theirs(options)
     print(f"{platform.machine()}, {options.model}, {options.swaps} exchanges of each sort; milliseconds, medians")
-    for row in rows:
-        print(_line(row))
+    rows: list[dict[str, Any]] = []
+    for side, measured in (("ours", _ours), ("diffusers", _theirs)):
+        for row in measured(options) if side in options.only else ():
+            rows.append(row)
+            print(_line(row), flush=True)
     print(json.dumps(rows))
 
 
-def _ours(options: Options) -> list[dict[str, Any]]:
+def _ours(options: Options) -> Iterator[dict[str, Any]]:
     from benchmarks.serving.ours import measure
     from blocklora_jax.pipeline import StableDiffusion
 
     sd = StableDiffusion.from_pretrained(options.model)
-    return [measure(sd, count, options.swaps) for count in options.adapters]
+    return (measure(sd, count, options.swaps) for count in options.adapters)
 
 
-def _theirs(options: Options) -> list[dict[str, Any]]:
+def _theirs(options: Options) -> Iterator[dict[str, Any]]:
     from benchmarks.serving.theirs import load, measure
     from blocklora_jax.checkpoints.hub import find_source
 
     folder = str(find_source(options.model, None).fetch([]))
     # A new U-Net each time, because adapters are never taken away.
-    return [measure(load(folder), count, options.swaps) for count in options.adapters]
+    return (measure(load(folder), count, options.swaps) for count in options.adapters)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import temporary_beside, write_json
 from blocklora_jax.io.locks import hold
-from blocklora_jax.storage.address import local_name, url_of
+from blocklora_jax.storage.address import is_remote, local_name, url_of
 from blocklora_jax.storage.objects import ObjectFolder, explained, list_files
 
 SETTING = "BLOCKLORA_STAGING"
@@ -51,8 +51,9 @@ def remember(copy: Path, url: str) -> None:
 
 
 def original(path: str) -> str:
-    """The address of which `path` is a local copy; `path` itself if it is none."""
-    return _ORIGINALS.get(path, path)
+    """The address of which `path` is a local copy, or which it is itself; other paths and texts are given back."""
+    known = _ORIGINALS.get(path, path)
+    return url_of(known) if is_remote(known) else known
 
 
 def _update(url: str, copy: Path) -> None:
