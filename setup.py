@@ -13,6 +13,9 @@ BENCH = ["matplotlib>=3.10"]
 HEIC = ["pillow-heif>=0.22"]
 # 4.10 is the first version that works with NumPy 2.
 FACES = ["opencv-python-headless>=4.10"]
+GS = ["gcsfs>=2025.3"]
+S3 = ["s3fs>=2025.3"]
+RAY = ["ray>=2.40"]
 DOCS = ["sphinx>=8.2", "furo>=2025.7", "myst-parser>=4", "sphinx-copybutton>=0.5.2"]
 
 setup(
@@ -62,6 +65,7 @@ setup(
         "transformers>=4.57",
         "huggingface_hub>=0.34",
         "filelock>=3.20",
+        "fsspec>=2025.3",
         "pydantic>=2.7",
         "safetensors>=0.5",
         "numpy>=2.0",
@@ -83,6 +87,8 @@ setup(
             *TENSORBOARD,
             *BENCH,
             *HEIC,
+            *S3,
+            "moto[s3,server]>=5.0.28",  # a local S3; conditional writes
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
@@ -93,6 +99,9 @@ setup(
         "bench": BENCH,
         "heic": HEIC,
         "faces": FACES,
+        "gs": GS,
+        "s3": S3,
+        "ray": RAY,
         "docs": DOCS,
         "dev": [*BENCH, "ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],
     },

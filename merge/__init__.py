@@ -29,9 +29,11 @@ from merge.methods.svd import svd
 from merge.methods.table import METHODS
 from merge.methods.ties import ties
 from merge.remove import remove, replace
+from merge.switch import AdapterSwitch
 
 __all__ = [
     "METHODS",
+    "AdapterSwitch",
     "average",
     "compose",
     "concatenate",

@@ -10,7 +10,7 @@ from blocklora_jax import __version__
 
 ROOT = Path(__file__).parents[1]
 # Only for accelerators and faces: no version of these was tested.
-UNTESTED = {"opencv-python-headless"}
+UNTESTED = {"opencv-python-headless", "gcsfs"}
 
 
 def test_every_requirement_has_a_pin_that_satisfies_it():

@@ -21,6 +21,7 @@ LAYERS = (
     "blocklora_jax.errors",
     "blocklora_jax.pocket.world",  # the drawing program: PIL and NumPy
     "blocklora_jax.io",
+    "blocklora_jax.storage",  # folders that several machines share
     "blocklora_jax.checks",
     "blocklora_jax.command_line",
     "blocklora_jax.hub",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.outputs import MANIFEST, Output, plan_outputs
-from blocklora_jax.io.tensor_file import DTYPES, stream_tensors
+from blocklora_jax.io.tensor_file import DTYPES, forget_pages, stream_tensors
 from blocklora_jax.io.tree_paths import flatten_params, unflatten_params
 from blocklora_jax.layouts.torch_names import to_flax, torch_views
 from blocklora_jax.models.config import TextConfig
 
+# (component, key in PyTorch, tensor) -> tensor
+Fill = Callable[[str, str, np.ndarray], np.ndarray]
 _INDEX = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -46,6 +49,7 @@ def load_folder(
     revision: str | None = None,
     dtype: str = "float32",
     verify: bool = True,
+    mapped: bool = False,
 ) -> Checkpoint:
     """Read a model: "pocket", a Diffusers folder, or a hub id (only the files that are needed are fetched).
 
@@ -57,6 +61,8 @@ def load_folder(
         dtype: type of the returned parameters: "float32", "float16" or "bfloat16". Tensors are read one at a time, so
             memory is needed only for the returned parameters.
         verify: whether the digests in a folder that we saved must match.
+        mapped: give read-only views of the files instead of copies, in the stored types. The files must not change as
+            long as they are used.
 
     Raises:
         UserError: there is no such model; files are damaged; a pipeline, class or config value is not supported;
@@ -70,6 +76,8 @@ def load_folder(
     first = choose_files(names, parts, variant, source.name)
     files = {part: _fetch_weights(source, first[part]) for part in parts}
     _check_tensors(parts, files, source.name)
+    if mapped:
+        return replace(described, params={part: _map_params(part, files[part], verify) for part in parts})
     return replace(described, params={part: _read_params(part, files[part], dtype, verify) for part in parts})
 
 
@@ -107,6 +115,7 @@ def save_folder(
     dtype: str = "float32",
     merge: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    fill: Fill = lambda part, key, tensor: tensor,
 ) -> None:
     """Write a Diffusers folder that PyTorch's `StableDiffusionPipeline.from_pretrained` (or `…XL…`) opens.
 
@@ -121,6 +130,8 @@ def save_folder(
         dtype: "float32", "float16" or "bfloat16".
         merge: the record of a merge (see `merge.manifest`) for the folder's manifest.
         overwrite: also write into a folder that we did not make, and replace files of the same names.
+        fill: gives the tensor to write, from its component, its key in PyTorch and its place in `checkpoint.params`,
+            which then need only have its shape. So a model can be written that was never in memory as a whole.
 
     Raises:
         UserError: the parameters do not fit the configs, or a value is beyond the range of the dtype; the folder holds
@@ -139,15 +150,18 @@ def save_folder(
             tokenizer.save(folder / name, tokens)
         for part, config in configs.items():
             write_json(folder / part / "config.json", config.to_json())  # also makes the folder
-            _write_part(folder / part / f"{STEMS[part]}.safetensors", torch_views(part, checkpoint.params[part]), dtype)
+            tensors = torch_views(part, checkpoint.params[part])
+            _write_part(folder / part / f"{STEMS[part]}.safetensors", tensors, dtype, partial(fill, part))
         write_manifest(folder, merge)
 
 
-def _write_part(path: Path, tensors: Mapping[str, np.ndarray], dtype: str) -> None:
+def _write_part(
+    path: Path, tensors: Mapping[str, np.ndarray], dtype: str, fill: Callable[[str, np.ndarray], np.ndarray]
+) -> None:
     """Write one component's weights, cast one at a time."""
     layout = {key: (tuple(tensor.shape), DTYPES[dtype]) for key, tensor in tensors.items()}
     # transformers refuses a file whose header does not name the framework.
-    stream_tensors(path, layout, lambda key: cast_tensors({key: tensors[key]}, dtype)[key], {"format": "pt"})
+    stream_tensors(path, layout, lambda key: cast_tensors({key: fill(key, tensors[key])}, dtype)[key], {"format": "pt"})
 
 
 def check_params(
@@ -205,6 +219,15 @@ def _read_params(part: str, files: list[Path], dtype: str, verify: bool) -> dict
         # One tensor at a time: the stored tensor is freed before the next one is read.
         for path, array in flatten_params(to_flax(part, {key: tensor})).items():
             flat[path] = aligned_copy(f"{files[0].parent}: {key}", array, dtype)
+    return unflatten_params(flat)
+
+
+def _map_params(part: str, files: list[Path], verify: bool) -> dict[str, Any]:
+    flat = {}
+    for key, tensor in read_tensors(files, verify=verify):
+        flat |= flatten_params(to_flax(part, {key: tensor}))
+        # Verifying has read it.
+        forget_pages(tensor)
     return unflatten_params(flat)
 
 

@@ -117,7 +117,7 @@ def _merged(
         if name in blocks and name.removesuffix("/kernel") in grid:
             return merge_on_grid(leaf, [(block.a, block.b) for block in blocks[name]])
         if name in blocks:
-            return _merge_kernel(leaf, blocks[name], name.removesuffix("/kernel") in overlaps)
+            return merge_kernel(leaf, blocks[name], name.removesuffix("/kernel") in overlaps)
         if name in vectors:
             return _merge_vector(leaf, vectors[name])
         return _append_rows(leaf, tables[name]) if tables.get(name) else leaf
@@ -174,7 +174,8 @@ def _runs(indices: np.ndarray) -> list[slice]:
     return [slice(int(indices[i]), int(indices[j]) + 1) for i, j in zip(starts, stops, strict=True)]
 
 
-def _merge_kernel(kernel, blocks: list[Block], overlapping: bool):
+def merge_kernel(kernel, blocks: list[Block], overlapping: bool):
+    """A kernel with the changes `blocks`, in the given order. overlapping: whether some of them share weights."""
     traced = any(isinstance(x, Tracer) for block in blocks for x in (block.a, block.b))
     if isinstance(kernel, np.ndarray) and not traced:
         return _merge_numpy(kernel, blocks, overlapping)

@@ -55,7 +55,12 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
 
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """`value` as indented JSON in UTF-8."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     """
     remove_stale(path.parent)
     name = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:8]
-    temporary = path.with_name(f".blocklora-{name}-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".blocklora-{name}-{machine_id()}-{os.getpid()}-{secrets.token_hex(4)}.part")
     _LIVE.add(temporary)
     try:
         yield temporary
@@ -86,7 +91,7 @@ def remove_stale(folder: Path) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in [entry for entry in entries if entry.name.startswith(".blocklora-")]:
             match = _TEMPORARY.fullmatch(entry.name)
-            if match and match[1] == _machine() and _is_dead(int(match[2])):
+            if match and match[1] == machine_id() and is_dead_here(int(match[2])):
                 _discard(Path(entry.path))
 
 
@@ -108,8 +113,9 @@ def _discard(temporary: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_dead(process: int) -> bool:
-    if os.name != "posix" or process == os.getpid():
+def is_dead_here(process: object) -> bool:
+    """Whether no process of this number runs on this machine; False if that cannot be told."""
+    if type(process) is not int or process <= 0 or os.name != "posix" or process == os.getpid():
         return False
     try:
         os.kill(process, 0)
@@ -121,7 +127,7 @@ def _is_dead(process: int) -> bool:
 
 
 @cache
-def _machine() -> str:
+def machine_id() -> str:
     """Identifies this machine, and this container on it: the range in which a process number means one process."""
     try:
         space = os.readlink("/proc/self/ns/pid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -153,6 +154,32 @@ class _MappedFile:
         start, end = (self._start + offset for offset in entry["data_offsets"])
         dtype = (_KINDS | _FLOAT8)[entry["dtype"]]
         return np.asarray(self._bytes[start:end]).view(dtype).reshape(entry["shape"])
+
+
+def forget_pages(tensor: np.ndarray) -> None:
+    """Free the memory of a view of a mapped file (`TensorFile.tensors`). It is read again when it is used again."""
+    owner: Any = tensor
+    while owner is not None and not isinstance(owner, np.memmap):
+        owner = getattr(owner, "base", None)
+    while isinstance(getattr(owner, "base", None), np.memmap):
+        owner = owner.base
+    mapping = getattr(owner, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def read_tensor_at(path: Path, key: str) -> np.ndarray:
+    """One tensor of floats, read without mapping the file. Not verified. Raises: UserError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = 8 + struct.unpack("<Q", file.read(8))[0]
+            entry = json.loads(file.read(start - 8))[key]
+            begin, end = entry["data_offsets"]
+            file.seek(start + begin)
+            data = file.read(end - begin)
+        return np.frombuffer(data, _KINDS[entry["dtype"]]).reshape(entry["shape"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise UserError(f"{path}: cannot read {key} ({error}): it was changed while it was read") from error
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from typing import Any, Literal, get_args
@@ -82,12 +83,22 @@ class Registry:
     def collisions(self) -> list[str]:
         """Messages about slots, tokens and names that two entries both claim; empty if there are none."""
         problems = []
-        for one, other in combinations(self.entries, 2):
+        for one, other in self._meeting():
             shared = sorted(set(one.slots) & set(other.slots))
             problems += [f"{one} and {other} both own slot {_numbers(shared)}"] if shared else []
             problems += [f"{one} and {other} both use the token {one.token}"] if one.token == other.token else []
             problems += [f"two entries are named {one.name!r}"] if one.name == other.name else []
         return problems
+
+    def _meeting(self) -> Iterator[tuple[Entry, Entry]]:
+        """The pairs of entries that have a slot, the token or the name in common, in their order."""
+        holders: dict[tuple[str, object], list[int]] = defaultdict(list)
+        for i, entry in enumerate(self.entries):
+            claimed = [("slot", slot) for slot in set(entry.slots)]
+            for each in (*claimed, ("token", entry.token), ("name", entry.name)):
+                holders[each].append(i)
+        pairs = {pair for places in holders.values() for pair in combinations(places, 2)}
+        return ((self.entries[i], self.entries[j]) for i, j in sorted(pairs))
 
     def find(self, token: str) -> Entry:
         """The claim with `token`. Raises UserError if there is none, or if it collides with another."""

@@ -1,4 +1,4 @@
-"""Reads and writes a registry: a file, a folder with such a file, or a URL, which can only be read."""
+"""Reads and writes a registry: a file, a folder with one, an object store, or a URL, which can only be read."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.io.atomic import write_json
+from blocklora_jax.io.atomic import json_bytes, write_json
 from blocklora_jax.io.json_text import parse_json, read_text_bytes
 from blocklora_jax.io.locks import hold_file
 from blocklora_jax.registry.claims import Registry
+from blocklora_jax.storage.address import is_remote, url_of
+from blocklora_jax.storage.lease import take_lease
+from blocklora_jax.storage.objects import ObjectFolder
 
 FILE = "registry.json"
 _LARGEST = 4 << 20  # bytes; thousands of entries
-_PATIENCE = 5.0  # seconds
+_PATIENCE = 60.0  # seconds; a lock is freed when its holder dies, so waiting is safe
+_PATIENCE_OBJECT, _LEASE = 60.0, 30.0  # seconds, in object stores
 _ANSWERING, _FETCHING = 10.0, 30.0  # seconds to wait for the next part of an answer, and for the whole answer
 
 
@@ -28,12 +32,20 @@ def read_registry(where: str | Path) -> Registry:
 
     Raises: UserError if it does not exist, cannot be fetched, or is not a registry.
     """
+    if is_remote(where):
+        folder, name = _object(where)
+        return _parse(_read_object(folder, name), url_of(where))
     text = _fetch(str(where)) if is_url(where) else _read(registry_file(where))
     return _parse(text, str(where))
 
 
 def create_registry(where: str | Path, registry: Registry) -> Path:
     """Write a new registry and return its path. Raises UserError if it exists already, or if `where` is a URL."""
+    if is_remote(where):
+        folder, name = _object(where)
+        if not folder.create(name, json_bytes(registry.to_json())):
+            raise UserError(f"{folder}/{name} exists: add to it with `python -m merge registry add`")
+        return Path(f"{folder}/{name}")
     path = _writable(where)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +67,8 @@ def update_registry(where: str | Path, change: Callable[[Registry], Registry]) -
     Raises: UserError like `read_registry`, for a URL, and if the file is locked or was changed meanwhile; and whatever
         `change` raises.
     """
+    if is_remote(where):
+        return _update_object(*_object(where), change)
     path = _writable(where)
     if not path.exists():
         _read(path)
@@ -84,6 +98,37 @@ def _writable(where: str | Path) -> Path:
             f"{where} can only be read: download the file, add to your copy, and send it to whoever keeps the registry"
         )
     return registry_file(where)
+
+
+def _object(where: str | Path) -> tuple[ObjectFolder, str]:
+    """The folder and the name of a registry in an object store."""
+    url = url_of(where) if str(where).endswith(".json") else f"{url_of(where)}/{FILE}"
+    folder, _, name = url.rpartition("/")
+    return ObjectFolder(folder), name
+
+
+def _read_object(folder: ObjectFolder, name: str) -> bytes:
+    text = folder.read(name)
+    if text is None:
+        raise UserError(f"there is no registry {folder}/{name}: start one with `python -m merge registry new`")
+    return text
+
+
+def _update_object(folder: ObjectFolder, name: str, change: Callable[[Registry], Registry]) -> Registry:
+    """Read, change and write under a lease, which admits one writer at a time."""
+    until, lease = time.monotonic() + _PATIENCE_OBJECT, None
+    while lease is None:
+        lease = take_lease(folder, f".{name}", _LEASE)
+        if lease is None and time.monotonic() > until:
+            raise UserError(f"{folder}/{name} is being written by somebody else: nothing was written, try again")
+        time.sleep(0 if lease else 0.2)
+    try:
+        lease.forget_older()
+        changed = change(_parse(_read_object(folder, name), f"{folder}/{name}"))
+        folder.write(name, json_bytes(changed.to_json()))
+    finally:
+        lease.release()
+    return changed
 
 
 def _parse(text: bytes, source: str) -> Registry:

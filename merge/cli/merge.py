@@ -49,6 +49,10 @@ def merge_files(options: MergeOptions) -> None:
     check_picture_options(options)
     skip = options.skip_unusable
     sources = find_sources(options.files, skip_unusable=skip, family=options.family)
+    if options.stream:
+        files = tuple(source.path for source in sources)
+        _merge_streamed(replace(options, files=files, weights=weights_of(sources, options.weights) or ()))
+        return
     reader = AdapterReader(
         model=options.model, model_config=options.model_config, variant=options.variant, verify=options.verify
     )
@@ -87,6 +91,27 @@ def merge_files(options: MergeOptions) -> None:
         write_pictures(sd, adapters, model, options)
     if options.save is not None:
         _save(model, merged, options)
+
+
+def _merge_streamed(options: MergeOptions) -> None:
+    if options.save is None or options.save.suffix == ".safetensors" or options.prompt or options.method != SUM:
+        raise UserError("--stream writes a folder by the sum: give --save FOLDER, no --prompt and no other --method")
+    if options.block_weights:
+        raise UserError("--stream does not weigh blocks: leave out --stream or --block-weights")
+    if options.model_config is not None or str(options.model).endswith(".safetensors"):
+        raise UserError("--stream reads a Diffusers folder, not a single file: leave it out, or convert the model")
+    inputs = [*options.files, options.model]
+    plan_outputs([Output(options.save, "model folder", "--save")], inputs, overwrite=options.overwrite)
+    # Imported here, because a model's configs need Flax.
+    from merge.stream import merge_streamed
+
+    merge_streamed(
+        options.model, options.files, options.save, options.weights or None, dtype=options.dtype,
+        variant=options.variant, allow_overlap=options.method_settings.shares_weights, check_base=options.check_base,
+        verify=options.verify, overwrite=options.overwrite,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    print(f"wrote {options.save}")
 
 
 def save_outputs(path: Path, adapters: Sequence[Adapter]) -> list[Output]:

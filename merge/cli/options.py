@@ -96,6 +96,9 @@ class MergeOptions(Options):
     config says."""
     dtype: Precision = "float32"
     """Type of the numbers in the saved model."""
+    stream: bool = False
+    """With --save FOLDER: read, merge and write one tensor at a time, from disk to disk. For hundreds of adapters, or a
+    model that does not fit in memory. The folder is the same, byte for byte."""
     check_base: bool = True
     """Refuse a model that the adapters were not trained on; --no-check-base is for a copy, such as in bfloat16."""
     family: FamilyOfFiles = None

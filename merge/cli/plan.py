@@ -8,6 +8,7 @@ from blocklora_jax.adapters.partition import Axis
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes
+from merge.cli.plan_machine import Job, describe_machine
 from merge.cli.shared_options import CutAxis, Options
 
 # From first experiments on a small model: with 6 features in a block nothing was learnt; with 24 a person was learnt.
@@ -34,6 +35,15 @@ class PlanOptions(Options):
     """The rank of the adapters."""
     token_vectors: int = 2
     """Number of embedding vectors of each concept's token."""
+    machine: str | None = None
+    """Also say how many hours, how much memory and storage training takes on N devices of a kind, such as v5e-8: h100,
+    h200, a100, l4, v4, v5e, v5p, v6e. For sd15, sd21 and sdxl."""
+    steps: int = 500
+    """With --machine: steps of each concept."""
+    batch: int = 1
+    """With --machine: pictures in a step."""
+    step_seconds: float | None = None
+    """With --machine: seconds of a step of one concept with one picture on one device, as you measured them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +118,8 @@ def describe_plan(options: PlanOptions, shapes: KernelShapes) -> list[str]:
         shape, owned = f"{width.shape[0]} x {width.shape[1]}", f"{_range(width.rows)} x {_range(width.columns)}"
         size = 4 * width.numbers(options.rank)
         lines.append(f"{shape:>16} {width.layers:>7} {owned:>18} {width.rank_limit:>11} {size:>17,}")
-    size = 4 * sum(width.numbers(options.rank) for width in widths)
-    lines += ["", f"A concept's file: about {(size + _token_bytes(options, shapes)) / 1e6:.2f} MB, tokens included."]
+    size = 4 * sum(width.numbers(options.rank) for width in widths) + _token_bytes(options, shapes)
+    lines += ["", f"A concept's file: about {size / 1e6:.2f} MB, tokens included."]
     if full := [width for width in widths if width.rank_limit < options.rank]:
         limits = ", ".join(f"{w.shape[0]} x {w.shape[1]}: {w.rank_limit}" for w in full)
         lines.append(
@@ -117,6 +127,9 @@ def describe_plan(options: PlanOptions, shapes: KernelShapes) -> list[str]:
         )
     narrow = [w for w in widths if min(_cut(w, options.axis)) < NARROW]
     lines += _warn(narrow, options) if narrow else []
+    if options.machine is not None:
+        job = Job(options.model, options.concepts, options.steps, options.batch, options.step_seconds)
+        lines += describe_machine(job, options.machine, size)
     return lines
 
 

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -20,6 +22,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.registry import store
 from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
+from blocklora_jax.storage.objects import ObjectFolder
 
 EMPTY = Registry(partition=Partition(num_blocks=64))
 
@@ -202,3 +205,18 @@ def test_a_file_without_end_is_refused(tmp_path):
     (tmp_path / "registry.json").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="cannot read .*registry.json: it is not an ordinary file"):
         read_registry(tmp_path)
+
+
+def test_a_registry_in_an_object_store_is_claimed_by_many_writers_without_loss():
+    where = f"memory://bucket/{uuid4().hex}"
+    create_registry(where, EMPTY)
+    with pytest.raises(UserError, match=r"registry\.json exists: add to it"):
+        create_registry(where, EMPTY)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: update_registry(where, claim(f"c{i}")), range(8)))
+    registry = read_registry(f"{where}/registry.json")
+    assert sorted(slot for entry in registry.entries for slot in entry.slots) == list(range(8))
+    # The lock leaves one small object.
+    assert len(ObjectFolder(where).names()) == 2
+    with pytest.raises(UserError, match="there is no registry memory://bucket/none/registry.json"):
+        read_registry("memory://bucket/none")

@@ -17,6 +17,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.prompts.concept_token import is_concept_token
 from blocklora_jax.prompts.shares import RandomPromptShares
+from blocklora_jax.storage.address import is_remote
 from train.concept.basis_file import no_packaged_basis
 from train.concept.config_files import find_config, lists_concepts
 from train.concept.setting_types import check_settings, typed_names
@@ -33,6 +34,7 @@ from train.concept.settings.run import RunSettings
 from train.concept.settings.token_side import TokenSideSettings
 from train.concept.settings.tokens import TokenSettings
 from train.concept.settings.visible_text import check_visible
+from train.engine.joining import JoiningSettings
 
 # Keys of settings that say where and how a run was made. They are private and do not change the adapter's numbers, so
 # the adapter file leaves them out.
@@ -55,6 +57,7 @@ GROUPS: dict[str, type] = {
     "base": BaseSettings,
     "run": RunSettings,
     "sharing": PushFlags,
+    "joining": JoiningSettings,
 }
 
 
@@ -92,6 +95,7 @@ class ConceptConfig:
     base: tyro.conf.OmitArgPrefixes[BaseSettings] = BaseSettings()
     run: tyro.conf.OmitArgPrefixes[RunSettings] = RunSettings()
     sharing: tyro.conf.OmitArgPrefixes[PushFlags] = PushFlags()
+    joining: tyro.conf.OmitArgPrefixes[JoiningSettings] = JoiningSettings()
 
     def __post_init__(self) -> None:
         if not is_concept_token(self.token):
@@ -105,7 +109,7 @@ class ConceptConfig:
         self._check_preservation()
         self._check_token_side()
         # A folder may be a copy of the pocket model. That is known only after it has been read.
-        if self.adapter.basis == "pocket" and self.model != "pocket" and not Path(self.model).exists():
+        if self.adapter.basis == "pocket" and self.model != "pocket" and not _is_place(self.model):
             raise UserError(no_packaged_basis(self.model))
 
     def _check_preservation(self) -> None:
@@ -175,6 +179,10 @@ class ConceptConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by key of config.json; paths become strings."""
         return to_json(self.settings())
+
+
+def _is_place(model: str) -> bool:
+    return is_remote(model) or Path(model).exists()
 
 
 def parse_args(args: Sequence[str] | None = None) -> ConceptConfig:

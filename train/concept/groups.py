@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from blocklora_jax.adapters.basis import TextBasis
+from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.registry.claims import Registry
 from blocklora_jax.registry.store import read_registry
 from train.concept.basis_file import require_basis_file
 from train.concept.batch_training import train_together
@@ -19,10 +23,14 @@ from train.concept.slots import check_apart, give_slots
 from train.engine.platform import is_first_host, select_platform
 from train.engine.pod import peers_watched
 
+# In the folder of groups: what machines that train shares tell each other.
+SHARED = "shares"
+
 
 def train_and_report(configs: Sequence[ConceptConfig], groups: Path, at_once: int) -> None:
     """Train the concepts on the hardware that the configurations name, and print where the adapters are."""
-    platform = select_platform(configs[0].run.tpu, configs[0].run.gpu, configs[0].run.cpu)
+    run = configs[0].run
+    platform = select_platform(run.tpu, run.gpu, run.cpu, configs[0].joining)
     with peers_watched():
         check_pushes(configs)
         paths = train_concepts(configs, groups, at_once, platform)
@@ -38,6 +46,30 @@ def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int,
 
     Raises: UserError for anything wrong with settings or pictures, or a run that diverges.
     """
+    if (groups / SHARED).exists():
+        raise UserError(f"{groups.parent} is trained in shares: go on with --shard, such as --shard 0/1 for all of it")
+    configs, registry = check_concepts(configs, groups, at_once)
+    with hold_run_folders([*(config.out for config in configs), groups], lambda: check_folders(configs, groups)):
+        sd, basis = load_for(configs[0], registry, platform)
+        paths: list[Path] = []
+        for start in range(0, len(configs), at_once):
+            group = configs[start : start + at_once]
+            paths += train_together(group, sd, basis, groups / group_name(start // at_once))
+        return paths
+
+
+def group_name(index: int) -> str:
+    """The name of a group's folder."""
+    return f"{index:03d}"
+
+
+def check_concepts(
+    configs: Sequence[ConceptConfig], groups: Path, at_once: int
+) -> tuple[list[ConceptConfig], Registry | None]:
+    """The configurations with their slots, and the registry that they name.
+
+    Raises: UserError for what can be found wrong before the model is loaded.
+    """
     check_equal(configs)
     check_one_shape(configs[:at_once])
     registry = read_registry(configs[0].adapter.registry) if configs[0].adapter.registry else None
@@ -45,19 +77,21 @@ def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int,
     check_apart(configs)
     require_basis_file(configs[0].adapter, configs[0].model)
     keep_off_inputs(configs, [groups])
-    with hold_run_folders([*(config.out for config in configs), groups], lambda: _check_folders(configs, groups)):
-        sd = load_base(configs[0].model, configs[0].base, platform)
-        check_base(registry, sd.digest, configs[0].model)
-        basis = basis_of(configs[0], sd)
-        check_basis(registry, configs[0], basis)
-        paths: list[Path] = []
-        for start in range(0, len(configs), at_once):
-            group = configs[start : start + at_once]
-            paths += train_together(group, sd, basis, groups / f"{start // at_once:03d}")
-        return paths
+    return configs, registry
 
 
-def _check_folders(configs: Sequence[ConceptConfig], groups: Path) -> None:
+def load_for(
+    config: ConceptConfig, registry: Registry | None, platform: str
+) -> tuple[StableDiffusion, TextBasis | None]:
+    """The base model and the basis of `config`. Raises: UserError if they are not the registry's."""
+    sd = load_base(config.model, config.base, platform)
+    check_base(registry, sd.digest, config.model)
+    basis = basis_of(config, sd)
+    check_basis(registry, config, basis)
+    return sd, basis
+
+
+def check_folders(configs: Sequence[ConceptConfig], groups: Path) -> None:
     """Raises UserError as `check_run_dir` does, for each concept. An interrupted run may have begun only some."""
     begun = [config for config in configs if (config.out / "config.json").exists()] if configs[0].run.resume else []
     for config in begun or configs:

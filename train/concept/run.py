@@ -7,6 +7,7 @@ from pathlib import Path
 from blocklora_jax.models.attend import check_form
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.store import read_registry
+from blocklora_jax.storage.address import is_remote, url_of
 from train.concept.basis_file import require_basis_file
 from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
@@ -15,6 +16,7 @@ from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
 from train.concept.settings.base import BaseSettings
+from train.concept.staging import stage_inputs, staged_output
 from train.engine.platform import compute_dtype, is_first_host, select_platform, weights_dtype
 from train.engine.pod import peers_watched
 
@@ -51,11 +53,13 @@ def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffus
 
 def train_and_report(config: ConceptConfig) -> None:
     """Train one concept on the hardware that `config` names, and print where the adapter is."""
-    platform = select_platform(config.run.tpu, config.run.gpu, config.run.cpu)
-    with peers_watched():
+    platform = select_platform(config.run.tpu, config.run.gpu, config.run.cpu, config.joining)
+    with peers_watched(), staged_output(config.out) as out:
         check_pushes([config])
-        path = train_concept(config, platform)
+        path = train_concept(stage_inputs(config).with_settings(out=out), platform)
+        size = path.stat().st_size if is_first_host() else 0
+        push_trained([config], [path])
     if is_first_host():
-        previews = f", previews in {config.out / 'previews'}" if config.run.previews else ""
-        print(f"{path} ({path.stat().st_size / 1e6:.2f} MB){previews}; call the concept with {config.trigger!r}")
-    push_trained([config], [path])
+        where = url_of(config.out) if is_remote(config.out) else config.out
+        previews = f", previews in {where}/previews" if config.run.previews else ""
+        print(f"{where}/{path.name} ({size / 1e6:.2f} MB){previews}; call the concept with {config.trigger!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import jax
@@ -12,24 +11,23 @@ from jax.experimental import multihost_utils
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.device import is_ampere
-from train.engine.pod import join_pod
+from train.engine.joining import JoiningSettings, join_others
 
-_POD_HOSTS = "TPU_WORKER_HOSTNAMES"
+_ALONE = JoiningSettings(distributed="off")
 _LONGEST = 4096  # bytes of an error that is passed on
 
 
-def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False) -> str:
+def select_platform(tpu: bool = False, gpu: bool = False, cpu: bool = False, joining: JoiningSettings = _ALONE) -> str:
     """Make JAX use the given platform, or the best one that is available; returns "tpu", "gpu" or "cpu".
 
-    On the hosts of a TPU pod `jax.distributed` is started first.
+    joining: whether and how the process joins others first; alone by default.
 
-    Raises: UserError if the platform is not available.
+    Raises: UserError if the platform is not available, or the others cannot be joined.
     """
     wanted = "tpu" if tpu else "cuda" if gpu else "cpu" if cpu else None
     if wanted:
         jax.config.update("jax_platforms", wanted)
-    if tpu and len(os.environ.get(_POD_HOSTS, "").split(",")) > 1:
-        join_pod()
+    join_others(joining, tpu=tpu, cpu=cpu)
     try:
         backend = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # AssertionError: no plug-in for the platform is installed.

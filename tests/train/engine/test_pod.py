@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from addresses import free_address
 from concept_builders import as_flags, settings, write_pictures
 
 from blocklora_jax import Adapter
@@ -45,9 +45,7 @@ with peers_watched():
 
 def start_hosts(count: int, flags: list[str], program: str = HOST) -> list[subprocess.Popen]:
     """`count` processes with one device each, which form a pod."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = free_address()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     # JAX sets this variable in this process.
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)

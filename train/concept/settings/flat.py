@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from blocklora_jax.storage.copies import original
 from train.concept.settings.old_names import to_file_keys
 
 # All settings, in the order in which config.json and an adapter's "training" header list them.
@@ -118,4 +119,4 @@ def with_later(values: Mapping[str, Any]) -> dict[str, Any]:
 def _json_value(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    return str(value) if isinstance(value, Path) else value
+    return original(str(value)) if isinstance(value, (Path, str)) else value

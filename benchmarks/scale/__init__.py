@@ -1,0 +1,1 @@
+"""How far training, merging and serving many concepts scale: `python -m benchmarks.scale`."""
