@@ -18,11 +18,14 @@ from train.engine.platform import compute_dtype, is_first_host, select_platform,
 from train.engine.pod import peers_watched
 
 
-def train_concept(config: ConceptConfig, platform: str) -> Path:
-    """Train one concept; returns the path of its adapter file.
+def train_concept(config: ConceptConfig, platform: str | None = None) -> Path:
+    """Train one concept; returns the path of its adapter file. In a notebook, curves and previews are shown.
+
+    platform: "tpu", "gpu" or "cpu", as `select_platform` gives it; None: the one that `config` names.
 
     Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
     """
+    platform = platform or select_platform(config.run.tpu, config.run.gpu, config.run.cpu)
     registry = read_registry(config.adapter.registry) if config.adapter.registry else None
     config = use_claim(config, registry)
     require_basis_file(config.adapter, config.model)

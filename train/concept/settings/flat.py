@@ -22,7 +22,7 @@ NAMES = tuple(
     " weighting snr_gamma noise_offset flip crop"
     " crop_to_mask aspect_buckets caption_prefix shuffle_tags caption_dropout"
     " resolution precision base_dtype remat attention save_dtype seed tpu gpu cpu mapper"
-    " log_every save_every previews preview_every preview_prompts tensorboard".split()
+    " log_every save_every previews preview_every preview_prompts report tensorboard wandb".split()
 )
 
 
@@ -73,6 +73,8 @@ LATER_GROUPS = (
     Later.alone("caption_prefix", None),
     Later.alone("shuffle_tags", False),
     Later.alone("caption_dropout", 0.0),
+    Later.alone("report", True),
+    Later.alone("wandb", "off"),
 )
 # All newer settings, with their old values.
 LATER = {name: value for group in LATER_GROUPS for name, value in group.values.items()}
