@@ -20,9 +20,8 @@ def usage(run: RunFacts) -> str:
     shown = "DIR" if Path(model).is_absolute() or Path(model).exists() else model
     option = "" if shown == "pocket" else f" --model {shlex.quote(shown)}"
     draw = as_called(f"python -m merge adapter.safetensors{option} --prompt {shlex.quote(prompt)} --out picture.png")
-    export = as_called(
-        f"python -m merge export adapter.safetensors --layout diffusers --out {run.name}_lora.safetensors"
-    )
+    file = shlex.quote(f"{run.name}_lora.safetensors")
+    export = as_called(f"python -m merge export adapter.safetensors --layout diffusers --out {file}")
     python = "\n".join(
         [
             "from blocklora_jax import Adapter, StableDiffusion",
