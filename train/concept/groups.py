@@ -28,13 +28,18 @@ def train_and_report(configs: Sequence[ConceptConfig], groups: Path, at_once: in
         print("\n".join(f"{path} ({c.trigger})" for path, c in zip(paths, configs, strict=True)))
 
 
-def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int, platform: str) -> list[Path]:
+def train_concepts(
+    configs: Sequence[ConceptConfig], groups: Path, at_once: int = 16, platform: str | None = None
+) -> list[Path]:
     """Train all concepts, `at_once` at a time; returns the paths of their adapter files.
 
-    groups: the folder for metrics and checkpoints, with one folder in it for each group.
+    groups: the folder for metrics and checkpoints, with one folder in it for each group. platform: see
+    `train_concept`.
 
     Raises: UserError for anything wrong with settings or pictures, or a run that diverges.
     """
+    run = configs[0].run
+    platform = platform or select_platform(run.tpu, run.gpu, run.cpu)
     check_equal(configs)
     check_one_shape(configs[:at_once])
     registry = read_registry(configs[0].adapter.registry) if configs[0].adapter.registry else None
