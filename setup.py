@@ -10,7 +10,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "blocklora_jax/__init__.py"
 TORCH = ["torch>=2.4", "diffusers>=0.35", "peft>=0.17", "transformers>=4.57", "accelerate>=1.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 WANDB = ["wandb>=0.19"]
-NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
+# To run the notebooks in examples/ without a browser.
+NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 BENCH = ["matplotlib>=3.10"]
 HEIC = ["pillow-heif>=0.22"]
 # 4.10 is the first version that works with NumPy 2.
@@ -78,14 +79,14 @@ setup(
         "torch": TORCH,
         "tensorboard": TENSORBOARD,
         "wandb": WANDB,
-        "notebook": [*NOTEBOOK, "ipywidgets>=8.1"],
+        "notebook": ["ipykernel>=6.29", "ipywidgets>=8.1"],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda13]>=0.10"],
         "test": [
             *TORCH,
             *TENSORBOARD,
             *WANDB,
-            *NOTEBOOK,
+            *NOTEBOOKS,
             *BENCH,
             *HEIC,
             "pytest>=8",

@@ -27,7 +27,13 @@ def run_notebook(file: Path, folder: Path, values: Parameters, timeout: int) -> 
     Raises: UserError naming the cell that failed, or that took too long.
     """
     book = with_values(nbformat.read(file, as_version=4), values)
-    client = NotebookClient(book, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        book,
+        timeout=timeout,
+        kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(folder)}},
+    )
     try:
         client.execute(env=_environment())
     except (CellExecutionError, CellTimeoutError) as error:

@@ -14,7 +14,9 @@ from blocklora_jax.io.picture_grid import picture_grid
 _LEAST = 192
 
 
-def show(images: Sequence[np.ndarray], captions: Sequence[str] | None = None, columns: int | None = None) -> Image.Image:
+def show(
+    images: Sequence[np.ndarray], captions: Sequence[str] | None = None, columns: int | None = None
+) -> Image.Image:
     """One picture of `images` with a caption under each. At the end of a cell, a notebook displays it.
 
     images: uint8 [n, h, w, 3] as `generate` gives them, or a list of pictures of one size. captions: one for each.

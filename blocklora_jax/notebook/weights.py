@@ -12,8 +12,8 @@ from PIL import Image
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.picture_grid import png_bytes
-from blocklora_jax.notebook.place import in_notebook
 from blocklora_jax.notebook.pictures import show
+from blocklora_jax.notebook.place import in_notebook
 from blocklora_jax.pipeline import StableDiffusion
 
 
@@ -51,7 +51,7 @@ def weight_sliders(sd: StableDiffusion, adapters: Sequence[Adapter], prompt: str
     _check(adapters, (1.0,))
     if not in_notebook() or find_spec("ipywidgets") is None:
         return weight_strip(sd, adapters, prompt, **settings)
-    import ipywidgets
+    import ipywidgets  # pyright: ignore[reportMissingImports]
 
     # A picture takes seconds: it is drawn when a slider is let go.
     style = {"min": 0.0, "max": 1.5, "step": 0.05, "continuous_update": False}
