@@ -45,17 +45,17 @@ def _prepare_own_concept(folder: Path, quick: bool) -> None:
 
 
 # Real weights are not available where the outputs are made.
-_ON_POCKET = {
-    "steps": 500, "previews": True, "preview_every": 250,
-}  # fmt: skip
+_ON_POCKET = {"steps": 500, "preview_every": 250}
 
+# A quick run has two notebooks at a time: every second one. So to_pytorch follows quickstart, whose adapter it uses.
 NOTEBOOKS = (
     Notebook("quickstart", {"STEPS": 2, "DRAWING_STEPS": 2}),
-    Notebook("to_pytorch", {"STEPS": 2, "DRAWING_STEPS": 2}),
     Notebook(
         "your_own_concept",
         quick={
-            "MODEL": "tiny", "BASIS_SETTINGS": {"prompts": 16, "blocks": (4,)}, "DRAWING_STEPS": 2,
+            "MODEL": "tiny",
+            "BASIS_SETTINGS": {"prompts": 16, "blocks": (4,)},
+            "DRAWING_STEPS": 2,
             "SETTINGS": {
                 "steps": 2, "batch": 1, "resolution": 64, "blocks": 4, "rank": 2, "token_side_margin": 3.0,
                 "preview_every": 0, "preview_prompts": ("a photo of <bo> cat",), "remat": True,
@@ -64,5 +64,6 @@ NOTEBOOKS = (
         written={"MODEL": "pocket", "BASIS": "pocket", "SETTINGS": _ON_POCKET},
         prepare=_prepare_own_concept,
     ),
+    Notebook("to_pytorch", {"STEPS": 2, "DRAWING_STEPS": 2}),
     Notebook("fifteen", {"CONCEPT_COUNT": 2, "STEPS": 2, "DRAWING_STEPS": 2}),
 )  # fmt: skip

@@ -56,6 +56,15 @@ def test_a_cell_that_fails_is_named(tmp_path):
         run_notebook(file, tmp_path, {}, 60)
 
 
+def test_a_notebook_shows_our_errors_in_one_line(tmp_path):
+    source = "from blocklora_jax import UserError\nraise UserError('there is no folder')"
+    file = write(tmp_path / "a.ipynb", book_of("STEPS = 1", source))
+    with pytest.raises(UserError) as error:
+        run_notebook(file, tmp_path, {}, 60)
+    assert "UserError: there is no folder" in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
 def test_values_must_be_those_of_parameters():
     with pytest.raises(UserError, match="the cell of parameters does not set STOPS"):
         with_values(book_of("STEPS = 1"), {"STOPS": 1})
