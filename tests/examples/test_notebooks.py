@@ -73,6 +73,12 @@ def test_its_links_lead_to_files(book):
         assert target.startswith("http") or (EXAMPLES / target).exists(), target
 
 
+def test_the_page_of_the_notebooks_names_all_of_them():
+    page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    links = [target for target in re.findall(r"\]\(([^)#]+)\)", page) if not target.startswith("http")]
+    assert sorted(links) == [path.name for path in FILES]
+
+
 def test_nothing_is_uploaded_or_downloaded_by_default():
     book = nbformat.read(EXAMPLES / "your_own_concept.ipynb", as_version=4)
     [parameters] = [cell.source for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]

@@ -12,6 +12,7 @@ from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
+from train.concept.report.write import REPORT
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
 from train.concept.settings.base import BaseSettings
 from train.engine.platform import compute_dtype, is_first_host, select_platform, weights_dtype
@@ -58,4 +59,7 @@ def train_and_report(config: ConceptConfig) -> None:
         path = train_concept(config, platform)
     if is_first_host():
         previews = f", previews in {config.out / 'previews'}" if config.run.previews else ""
-        print(f"{path} ({path.stat().st_size / 1e6:.2f} MB){previews}; call the concept with {config.trigger!r}")
+        report = f", report {config.out / REPORT}" if config.run.report else ""
+        print(
+            f"{path} ({path.stat().st_size / 1e6:.2f} MB){previews}{report}; call the concept with {config.trigger!r}"
+        )
