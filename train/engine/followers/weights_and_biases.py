@@ -52,7 +52,7 @@ class WeightsAndBiases:
         except wandb.Error as error:
             raise UserError(
                 f"Weights & Biases did not begin ({error}): log in with `wandb login`, or give --wandb offline, which"
-                " needs no account"
+                " needs no account; add --resume"
             ) from error
         self._run.define_metric("*", step_metric=_STEP)
 
