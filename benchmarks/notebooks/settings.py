@@ -35,9 +35,10 @@ class Notebook(NamedTuple):
 def _prepare_own_concept(folder: Path, quick: bool) -> None:
     """Pictures, as a user would upload them, and for a quick run a tiny random model in place of the real one."""
     write_concept(CONCEPTS["miso"], folder / _PICTURES)
-    # Their captions and token are those of the packaged concept; the notebook gives it another.
-    for path in [*(folder / _PICTURES).glob("*.txt"), folder / _PICTURES / "concept.json"]:
-        path.unlink()
+    (folder / _PICTURES / "concept.json").unlink()
+    # The captions call the packaged concept; the notebook gives it another token.
+    for path in (folder / _PICTURES).glob("*.txt"):
+        path.write_text(path.read_text().replace(CONCEPTS["miso"].token, "<bo>"))
     if quick:
         from blocklora_jax.testing.random_folder import write_model
 
