@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 
 import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.notebooks import __main__ as command
+from benchmarks.notebooks import settings
 from benchmarks.notebooks.__main__ import Options
 from benchmarks.notebooks.execute import run_notebook, with_values
 from benchmarks.notebooks.outputs import smaller_picture, tidy
-from benchmarks.notebooks.settings import NOTEBOOKS
+from benchmarks.notebooks.settings import NOTEBOOKS, Notebook
 from blocklora_jax.errors import UserError
 
 SOURCE = """
@@ -88,6 +91,36 @@ def test_photos_become_jpegs_and_drawings_stay_pngs():
             np.clip(pixels + rng.normal(0, 9, pixels.shape) * (kind == "image/jpeg"), 0, 255).astype(np.uint8)
         ).save(buffer, "PNG")
         assert smaller_picture(buffer.getvalue())[0] == kind
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Two notebooks instead of ours; gives their folder, and a folder to run in."""
+    examples = tmp_path / "examples"
+    examples.mkdir()
+    for name in ("one", "other"):
+        write(examples / f"{name}.ipynb", book_of("STEPS = 500", "print(STEPS)"))
+    monkeypatch.setattr(settings, "EXAMPLES", examples)
+    monkeypatch.setattr(command, "NOTEBOOKS", tuple(Notebook(name, {"STEPS": 2}) for name in ("one", "other")))
+    return examples, tmp_path / "here"
+
+
+def outputs(file) -> list[str]:
+    return [output.text for cell in nbformat.read(file, as_version=4).cells for output in cell.outputs]
+
+
+def test_a_quick_run_changes_no_file_and_a_whole_run_writes_outputs(two, monkeypatch, capsys):
+    examples, folder = two
+    before = {path.name: path.read_bytes() for path in examples.iterdir()}
+    monkeypatch.setattr(sys, "argv", ["notebooks", "--quick", "--folder", str(folder)])
+    command.main()
+    assert {path.name: path.read_bytes() for path in examples.iterdir()} == before
+    monkeypatch.setattr(sys, "argv", ["notebooks", "one", "--write", "--folder", str(folder)])
+    command.main()
+    assert outputs(examples / "one.ipynb") == ["500\n"]
+    assert outputs(examples / "other.ipynb") == []
+    lines = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(lines[:2]) == ["one", "other"] and lines[2:] == ["one", "wrote one.ipynb, 0.00 MB"]
 
 
 def test_wrong_options_are_one_line():
