@@ -9,6 +9,9 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "blocklora_jax/__init__.py").read_text())[1]
 TORCH = ["torch>=2.4", "diffusers>=0.35", "peft>=0.17", "transformers>=4.57", "accelerate>=1.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
+WANDB = ["wandb>=0.19"]
+# To run the notebooks in examples/ without a browser.
+NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 BENCH = ["matplotlib>=3.10"]
 HEIC = ["pillow-heif>=0.22"]
 # 4.10 is the first version that works with NumPy 2.
@@ -79,12 +82,16 @@ setup(
     extras_require={
         "torch": TORCH,
         "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
+        "notebook": ["ipykernel>=6.29", "ipywidgets>=8.1"],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda13]>=0.10"],
         "cuda12": ["jax[cuda12]>=0.10"],
         "test": [
             *TORCH,
             *TENSORBOARD,
+            *WANDB,
+            *NOTEBOOKS,
             *BENCH,
             *HEIC,
             *S3,

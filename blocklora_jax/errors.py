@@ -14,3 +14,7 @@ class UserError(Exception):
     ...     print(error)
     there is no file no/such.safetensors
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows (IPython calls it): the message, without the lines of code that raised it."""
+        return [f"{type(self).__name__}: {self}"]

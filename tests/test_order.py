@@ -38,6 +38,7 @@ LAYERS = (
     "blocklora_jax.pipeline",
     "blocklora_jax.pocket",
     "blocklora_jax.probing",
+    "blocklora_jax.notebook",
     "blocklora_jax.testing",
     "blocklora_jax.__init__",  # the public names
     "merge",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.token_side import (

@@ -8,6 +8,7 @@ TRAINING = (
     Command("train", "teach a model one concept from pictures", "train.concept.__main__:main"),
     Command("train-many", "teach a model many concepts in one program", "train.concepts:main"),
     Command("basis", "compute the directions of text features that blocks are cut from", "train.basis:main"),
+    Command("report", "write report.html of runs, finished or interrupted", "train.report:main"),
     Command("negative-tokens", "collect the tokens of other concepts for erasure", "train.negative_tokens:main"),
 )
 MERGING = (

@@ -16,7 +16,7 @@ KIND_KEY = "blocklora_kind"
 MANIFEST = "blocklora.json"  # in the model folders that we write
 
 Kind = Literal[
-    "picture", "adapter", "lora", "tokens", "model file", "model folder", "card", "basis", "strangers", "run"
+    "picture", "adapter", "lora", "tokens", "model file", "model folder", "card", "report", "basis", "strangers", "run"
 ]
 # Kinds that the same command can make again. An adapter is the result of a training, so it is not one of them.
 _REMADE = ("picture", "lora", "tokens", "model file", "model folder", "card")

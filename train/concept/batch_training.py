@@ -17,12 +17,15 @@ from blocklora_jax.pipeline import StableDiffusion
 from train.concept.basis_record import basis_record, check_same_basis
 from train.concept.common_settings import check_equal, check_one_shape
 from train.concept.config import ConceptConfig
+from train.concept.followers import check_extras, make_followers
 from train.concept.own_directions import step_params
-from train.concept.prepare import Concept, prepare_concept
+from train.concept.prepare import Concept, prepare_concept, public_settings
 from train.concept.preview import make_preview
+from train.concept.report.write import write_report
 from train.concept.spread import spread_over
 from train.concept.state import Trainable, TrainState, init_state, make_optimizer
 from train.concept.step import make_step
+from train.engine.followers.follower import Follower, closed_at_end
 from train.engine.loop import LoopConfig, run_loop
 from train.engine.parallel import gather
 from train.engine.platform import all_hosts, first_host_does, is_first_host
@@ -40,6 +43,7 @@ def train_together(
     """
     config = check_equal(configs)
     check_one_shape(configs)
+    check_extras(config.run)
     accumulate = config.optimizer.accumulate
     rows = config.optimizer.batch, config.random_rows // accumulate
     spread = spread_over(jax.devices(), len(configs), rows, config.run.mapper, accumulate)
@@ -55,13 +59,16 @@ def train_together(
     step = spread.map_step(make_step(sd.models, sd.schedule, optimizer, **groups, accumulate=accumulate))
     states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
     previews = [make_preview(each, sd) for each in configs]
+    followers: list[Follower] = []
 
     def preview(step: int, state: TrainState) -> None:
         if not config.run.previews:
             return
         for concept, trained, show in zip(concepts, trained_parts(state, len(concepts)), previews, strict=True):
             if is_first_host():
-                show(step, concept.to_adapter(trained))
+                grid = show(step, concept.to_adapter(trained))
+                for follower in followers:
+                    follower.preview(step, concept.config.name, grid)
 
     shapes: set[tuple[int, ...]] = set()
 
@@ -78,22 +85,29 @@ def train_together(
     for concept in concepts if is_first_host() else ():
         write_atomic(concept.config.out / "contact_sheet.png", concept.contact_sheet)
         print(f"{concept.config.token}: {concept.notes}", file=sys.stderr, flush=True)
-    state = run_loop(
-        LoopConfig(
-            steps=config.steps, log_every=config.run.log_every, save_every=config.run.save_every,
-            preview_every=config.run.preview_every, resume=config.run.resume, tensorboard=config.run.tensorboard,
-        ),
-        run_dir,
-        spread.place_states(states),
-        step_all,
-        lambda index: spread.place_batches([concept.batch_at(index) for concept in concepts]),
-        preview,
-        label=config.name if len(configs) == 1 else f"{len(configs)} concepts",
-        to_save=spread.without_copies,
-        from_saved=spread.with_copies,
-    )  # fmt: skip
-    paths = save_adapters(concepts, state)
-    preview(config.steps, state)
+    label = config.name if len(configs) == 1 else f"{len(configs)} concepts"
+    if is_first_host():
+        followers = make_followers(config.run, run_dir, label, public_settings(config))
+    with closed_at_end(followers):
+        state = run_loop(
+            LoopConfig(
+                steps=config.steps, log_every=config.run.log_every, save_every=config.run.save_every,
+                preview_every=config.run.preview_every, resume=config.run.resume,
+            ),
+            run_dir,
+            spread.place_states(states),
+            step_all,
+            lambda index: spread.place_batches([concept.batch_at(index) for concept in concepts]),
+            preview,
+            label=label,
+            to_save=spread.without_copies,
+            from_saved=spread.with_copies,
+            followers=followers,
+        )  # fmt: skip
+        paths = save_adapters(concepts, state)
+        preview(config.steps, state)
+    for concept in concepts if is_first_host() and config.run.report else ():
+        write_report(concept.config.out, run_dir)
     # Only the first host draws the preview. Without this, the other hosts would reach their end and not wait for it.
     all_hosts(True)
     return paths

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blocklora_jax.command_line.compile_notice import compiling_is_announced
 from blocklora_jax.diffusion.generate import draw_latents

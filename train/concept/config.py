@@ -40,10 +40,11 @@ from train.engine.joining import JoiningSettings
 # the adapter file leaves them out.
 PRIVATE_SETTINGS = frozenset(
     "images other_images class_images out model registry basis strangers resume save_dtype log_every save_every"
-    " previews preview_every preview_prompts tensorboard tpu gpu cpu mapper remat attention"
+    " previews preview_every preview_prompts report tensorboard wandb tpu gpu cpu mapper remat attention"
     " push private license replace".split()
 )
 
+_FOLDERS = ("images", "out", "other_images", "class_images")
 
 # Groups of settings, by field of `ConceptConfig`. Their flags have no prefix: --rank, not --adapter.rank.
 GROUPS: dict[str, type] = {
@@ -78,7 +79,8 @@ class ConceptConfig:
     class_noun: str
     """What the concept is, in a word that the model knows: man, dog, car."""
     out: Path
-    """Run folder: adapter.safetensors, config.json, contact_sheet.png, metrics.jsonl, previews/, checkpoints/."""
+    """Run folder: adapter.safetensors, report.html, config.json, contact_sheet.png, metrics.jsonl, previews/,
+    checkpoints/."""
     model: str = "pocket"
     """The base: "pocket" (comes with the package), a Diffusers folder, or a hub id."""
     steps: int = 500
@@ -145,8 +147,13 @@ class ConceptConfig:
 
     @classmethod
     def from_settings(cls, **settings: Any) -> ConceptConfig:
-        """The configuration with settings by name, without groups: `from_settings(token="<ada>", ..., rank=8)`."""
-        return cls(**nest(settings, GROUPS))
+        """The configuration with settings by name, without groups: `from_settings(token="<ada>", ..., rank=8)`.
+
+        Folders may be texts, and `slot` may be a number.
+        """
+        paths = {name: Path(settings[name]) for name in _FOLDERS if isinstance(settings.get(name), str)}
+        slot = {"slot": (settings["slot"],)} if isinstance(settings.get("slot"), int) else {}
+        return cls(**nest(settings | paths | slot, GROUPS))
 
     def with_settings(self, **settings: Any) -> ConceptConfig:
         """This configuration with some settings changed, by name, without groups."""

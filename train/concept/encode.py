@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.buckets import stack_equal

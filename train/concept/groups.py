@@ -39,13 +39,18 @@ def train_and_report(configs: Sequence[ConceptConfig], groups: Path, at_once: in
     push_trained(configs, paths)
 
 
-def train_concepts(configs: Sequence[ConceptConfig], groups: Path, at_once: int, platform: str) -> list[Path]:
+def train_concepts(
+    configs: Sequence[ConceptConfig], groups: Path, at_once: int = 16, platform: str | None = None
+) -> list[Path]:
     """Train all concepts, `at_once` at a time; returns the paths of their adapter files.
 
-    groups: the folder for metrics and checkpoints, with one folder in it for each group.
+    groups: the folder for metrics and checkpoints, with one folder in it for each group. platform: see
+    `train_concept`.
 
     Raises: UserError for anything wrong with settings or pictures, or a run that diverges.
     """
+    run = configs[0].run
+    platform = platform or select_platform(run.tpu, run.gpu, run.cpu, configs[0].joining)
     if (groups / SHARED).exists():
         raise UserError(f"{groups.parent} is trained in shares: go on with --shard, such as --shard 0/1 for all of it")
     configs, registry = check_concepts(configs, groups, at_once)

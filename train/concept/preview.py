@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from PIL import Image
+from tqdm.auto import tqdm
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.compile_notice import compiling_is_announced
@@ -18,8 +19,8 @@ from train.concept.config import ConceptConfig
 from train.concept.prompts import preview_prompts, prompt_words
 
 
-def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, Adapter], None]:
-    """`preview(step, adapter)` writes `previews/<step>.png`: pictures of the model merged with this adapter.
+def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, Adapter], Image.Image]:
+    """`preview(step, adapter)` writes and gives `previews/<step>.png`: pictures of the model merged with this adapter.
 
     They have the size of the training pictures. They are made one at a time: this takes little memory, shows progress,
     and uses one compiled program for all previews.
@@ -31,7 +32,7 @@ def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, A
     size = config.data.resolution or sd.image_size
     noise = draw_latents(sd.models, jax.random.key(config.run.seed), len(prompts), size, size)
 
-    def preview(step: int, adapter: Adapter) -> None:
+    def preview(step: int, adapter: Adapter) -> Image.Image:
         model = sd.with_adapters([adapter], check_base=False)
         bar = tqdm(prompts, desc=f"preview of step {step}", unit="picture", leave=False, dynamic_ncols=True)
         with compiling_is_announced("the preview"), bar as shown:
@@ -40,5 +41,6 @@ def make_preview(config: ConceptConfig, sd: StableDiffusion) -> Callable[[int, A
             )
         grid = picture_grid(images, captions=prompts, columns=4, scale=max(1, 256 // images.shape[1]))
         write_atomic(config.out / "previews" / f"{step:06d}.png", png_bytes(grid))
+        return grid
 
     return preview

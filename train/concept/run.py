@@ -14,6 +14,7 @@ from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
+from train.concept.report.write import REPORT
 from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
 from train.concept.settings.base import BaseSettings
 from train.concept.staging import stage_inputs, staged_output
@@ -21,11 +22,14 @@ from train.engine.platform import compute_dtype, is_first_host, select_platform,
 from train.engine.pod import peers_watched
 
 
-def train_concept(config: ConceptConfig, platform: str) -> Path:
-    """Train one concept; returns the path of its adapter file.
+def train_concept(config: ConceptConfig, platform: str | None = None) -> Path:
+    """Train one concept; returns the path of its adapter file. In a notebook, curves and previews are shown.
+
+    platform: "tpu", "gpu" or "cpu", as `select_platform` gives it; None: the one that `config` names.
 
     Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
     """
+    platform = platform or select_platform(config.run.tpu, config.run.gpu, config.run.cpu)
     registry = read_registry(config.adapter.registry) if config.adapter.registry else None
     config = use_claim(config, registry)
     require_basis_file(config.adapter, config.model)
@@ -62,4 +66,5 @@ def train_and_report(config: ConceptConfig) -> None:
     if is_first_host():
         where = url_of(config.out) if is_remote(config.out) else config.out
         previews = f", previews in {where}/previews" if config.run.previews else ""
-        print(f"{where}/{path.name} ({size / 1e6:.2f} MB){previews}; call the concept with {config.trigger!r}")
+        report = f", report {where}/{REPORT}" if config.run.report else ""
+        print(f"{where}/{path.name} ({size / 1e6:.2f} MB){previews}{report}; call the concept with {config.trigger!r}")

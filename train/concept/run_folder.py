@@ -20,13 +20,16 @@ from train.engine.platform import first_host_does
 
 # Settings that may differ when a run is resumed. The results stay the same, up to rounding.
 MAY_CHANGE = frozenset(
-    "out resume registry save_dtype log_every save_every previews preview_every preview_prompts tensorboard tpu gpu cpu"
-    " mapper remat attention push private license replace".split()
+    "out resume registry save_dtype log_every save_every previews preview_every preview_prompts report tensorboard wandb"
+    " tpu gpu cpu mapper remat attention push private license replace".split()
 )
 
 
 # Files and folders that a run writes.
-OURS = ("adapter.safetensors", "contact_sheet.png", "metrics.jsonl", "checkpoints", "previews", "tensorboard")
+OURS = (
+    "adapter.safetensors", "contact_sheet.png", "report.html", "metrics.jsonl", "checkpoints", "previews",
+    "tensorboard", "wandb",
+)  # fmt: skip
 _LONGEST = 60  # characters of a setting, in an error
 
 
@@ -59,10 +62,11 @@ def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = (
     shared: output folders that all runs write to.
     """
     folders = [config.out for config in configs]
-    inner = ("checkpoints", "previews", "tensorboard")
+    inner = ("checkpoints", "previews", "tensorboard", "wandb")
     outputs = [Output(folder / "adapter.safetensors", "adapter", typed=folder) for folder in folders]
     outputs += [Output(folder / name, "run", typed=folder) for folder in folders for name in inner]
     outputs += [Output(folder / "contact_sheet.png", "picture", typed=folder) for folder in folders]
+    outputs += [Output(folder / "report.html", "report", typed=folder) for folder in folders]
     inputs = [path for c in configs for path in _inputs(c)]
     # Files from earlier runs are checked later, under the lock.
     plan_outputs([*outputs, *(Output(folder, "run") for folder in shared)], inputs, overwrite=True)

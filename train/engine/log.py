@@ -1,4 +1,4 @@
-"""The metrics of a run: a JSON object per line in `metrics.jsonl`, and TensorBoard files if tensorboardX is there."""
+"""The metrics of a run: a JSON object per line in `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ class MetricsLog:
     `first_step` drops the lines that a resumed run will write again.
     """
 
-    def __init__(self, folder: Path, first_step: int, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / "metrics.jsonl"
-        self._board = None
         self._writes = is_first_host()
         if not self._writes:
             return
         lines = _good_lines(self._path) if first_step else []
         kept = b"".join(line + b"\n" for line, values in lines if values["step"] <= first_step)
         write_atomic(self._path, kept)
-        self._board = _summary_writer(folder) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line; `step` is the number of finished steps."""
@@ -39,14 +37,11 @@ class MetricsLog:
                 file.write(line + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror or error}; continue with --resume") from error
-        if self._board:
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Close the TensorBoard files."""
-        if self._board:
-            self._board.close()
+
+def all_metrics(path: Path) -> list[dict[str, Any]]:
+    """The valid lines of a `metrics.jsonl`; [] if there is no such file."""
+    return [values for _, values in _good_lines(path)]
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:
@@ -72,11 +67,3 @@ def _metrics_of(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) and type(values.get("step")) is int else None
-
-
-def _summary_writer(folder: Path):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise UserError("--tensorboard needs tensorboardX: pip install 'blocklora_jax[tensorboard]'") from error
-    return SummaryWriter(str(folder / "tensorboard"))

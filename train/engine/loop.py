@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from blocklora_jax.command_line.compile_notice import compiling_is_announced
 from blocklora_jax.errors import UserError
 from train.engine.checkpoint import Checkpoints
+from train.engine.followers.follower import Follower
 from train.engine.platform import is_first_host
 from train.engine.progress import Progress, require_finite
 from train.engine.signals import CatchSignals
@@ -34,7 +35,6 @@ class LoopConfig:
     save_every: int = 200
     preview_every: int = 0
     resume: bool = False
-    tensorboard: bool = False
 
 
 def run_loop(
@@ -47,12 +47,13 @@ def run_loop(
     label: str = "train",
     to_save: Callable[[Any], Any] = lambda state: state,
     from_saved: Callable[[Any], Any] = lambda state: state,
+    followers: Sequence[Follower] = (),
 ) -> Any:
     """Run `state, metrics = step_fn(state, batch_at(step))` for `config.steps` steps and return the last state.
 
     Steps are numbered from 0. `batch_at` must be a pure function of the step, so that a resumed run continues bit for
     bit. After SIGTERM or SIGINT the state is saved before the loop ends. Checkpoints hold `to_save(state)`, and
-    `from_saved` is its inverse.
+    `from_saved` is its inverse. `followers` are told the metrics, and are closed by the caller.
 
     Raises:
         UserError: the loss is not finite, or the folder holds another run's checkpoints.
@@ -65,7 +66,7 @@ def run_loop(
         first, saved = _restore(checkpoints, to_save(state), config.resume, run_dir)
         state = from_saved(saved)
     # With these blocks the bar and the log end before any error is printed.
-    with CatchSignals() as caught, Progress(run_dir, first, config.steps, label, config.tensorboard) as progress:
+    with CatchSignals() as caught, Progress(run_dir, first, config.steps, label, followers) as progress:
         if first and _preview_due(first, config):
             # The earlier run may have ended between this step's checkpoint and its preview.
             preview(first, state)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blocklora_jax.errors import UserError
+from train.engine.followers.follower import Follower
 from train.engine.log import MetricsLog
 from train.engine.platform import is_first_host
 
 
 class Progress:
-    """The bar and the log of a run. Use it in a `with` block, which ends both, also after an error."""
+    """The bar and the log of a run. Use it in a `with` block, which ends the bar, also after an error.
 
-    def __init__(self, run_dir: Path, first: int, steps: int, label: str, tensorboard: bool) -> None:
-        self._run_dir = run_dir
-        self._log = MetricsLog(run_dir, first, tensorboard)
+    followers: are told the metrics too.
+    """
+
+    def __init__(self, run_dir: Path, first: int, steps: int, label: str, followers: Sequence[Follower] = ()) -> None:
+        self._run_dir, self._followers = run_dir, followers
+        self._log = MetricsLog(run_dir, first)
         shown = {"unit": "step", "dynamic_ncols": True, "mininterval": 1.0, "disable": not is_first_host()}
         self._bar = tqdm(total=steps, initial=first, desc=label, **shown)
         self.restart_clock(first)
@@ -31,7 +35,6 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._log.close()
 
     def advance(self) -> None:
         """Count one more finished step."""
@@ -44,6 +47,8 @@ class Progress:
         values["steps_per_second"] = (done - self._since) / (time.perf_counter() - self._began)
         self.restart_clock(done)
         self._log.write(done, values)
+        for follower in self._followers:
+            follower.metrics(done, values)
         self._bar.set_postfix({name: f"{values[name]:.4g}" for name in list(values)[:3]})
 
     def restart_clock(self, done: int) -> None:

@@ -70,6 +70,7 @@ def test_a_run_writes_adapter_settings_metrics_previews_and_checkpoints(whole):
         "adapter.safetensors",
         "config.json",
         "contact_sheet.png",
+        "report.html",
         "metrics.jsonl",
         "previews",
         "checkpoints",

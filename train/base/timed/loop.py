@@ -59,7 +59,6 @@ def run_timed(
     own.stop()
     run.save(checkpoints)
     clock.save()
-    run.close()
     return run.state
 
 
@@ -122,7 +121,3 @@ class _Run:
         """Save the state, and keep a copy to go back to."""
         checkpoints.save(int(self.state.step), self.state)
         self._good, self._saved = jax.tree.map(jnp.copy, self.state), time.monotonic()
-
-    def close(self) -> None:
-        """End the log."""
-        self._log.close()

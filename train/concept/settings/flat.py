@@ -23,7 +23,7 @@ NAMES = tuple(
     " weighting snr_gamma noise_offset flip crop"
     " crop_to_mask aspect_buckets caption_prefix shuffle_tags caption_dropout"
     " resolution precision base_dtype remat attention save_dtype seed tpu gpu cpu mapper"
-    " log_every save_every previews preview_every preview_prompts tensorboard"
+    " log_every save_every previews preview_every preview_prompts report tensorboard wandb"
     " push private license replace".split()
 )
 
@@ -79,6 +79,8 @@ LATER_GROUPS = (
     Later.alone("private", False),
     Later.alone("license", None),
     Later.alone("replace", False),
+    Later.alone("report", True),
+    Later.alone("wandb", "off"),
 )
 # All newer settings, with their old values.
 LATER = {name: value for group in LATER_GROUPS for name, value in group.values.items()}

@@ -39,8 +39,12 @@ class RunSettings:
     """Steps between preview grids. 0: one grid, at the end."""
     preview_prompts: tuple[str, ...] = ()
     """Prompts of the preview grids. If not given: a few that fit the concept."""
+    report: bool = True
+    """Write report.html at the end: settings, losses, previews and pictures on one page."""
     tensorboard: bool = False
-    """Write TensorBoard files too."""
+    """Write TensorBoard files with curves and previews too."""
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Log curves and previews to Weights & Biases. offline needs no account; `wandb sync` uploads such a run later."""
 
     def __post_init__(self) -> None:
         if sum((self.tpu, self.gpu, self.cpu)) > 1:

@@ -1,0 +1,1 @@
+"""Runs the notebooks in `examples/`, and makes their outputs again."""

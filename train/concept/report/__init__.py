@@ -1,0 +1,1 @@
+"""`report.html` of a run: what was set, how the losses went, what it draws, and how to use it."""
