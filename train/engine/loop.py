@@ -19,6 +19,7 @@ from train.engine.checkpoint import Checkpoints
 from train.engine.platform import is_first_host
 from train.engine.progress import Progress, require_finite
 from train.engine.signals import CatchSignals
+from train.engine.stop import requested_signal
 
 
 class Interrupted(SystemExit):
@@ -51,7 +52,7 @@ def run_loop(
     """Run `state, metrics = step_fn(state, batch_at(step))` for `config.steps` steps and return the last state.
 
     Steps are numbered from 0. `batch_at` must be a pure function of the step, so that a resumed run continues bit for
-    bit. After SIGTERM or SIGINT the state is saved before the loop ends. Checkpoints hold `to_save(state)`, and
+    bit. After SIGTERM, SIGINT or a request to stop (see `train.engine.stop`) the state is saved before the loop ends. Checkpoints hold `to_save(state)`, and
     `from_saved` is its inverse.
 
     Raises:
@@ -77,7 +78,7 @@ def run_loop(
             progress.advance()
             if is_logged := _due(done, config.log_every, config.steps):
                 progress.report(done, metrics)
-            stop = _agreed(caught.signal, is_logged)
+            stop = _agreed(caught.signal or requested_signal(), is_logged)
             if stop or _due(done, config.save_every, config.steps):
                 require_finite(jax.device_get(metrics), done, run_dir)
                 checkpoints.save(done, to_save(state))
@@ -85,7 +86,7 @@ def run_loop(
                 preview(done, state)
                 progress.restart_clock(done)
                 # A preview takes long. After a signal during it, no further step is made.
-                if stop := _agreed(caught.signal, True):
+                if stop := _agreed(caught.signal or requested_signal(), True):
                     checkpoints.save(done, to_save(state))
             if stop:
                 progress.close_bar()
