@@ -33,7 +33,7 @@ def test_runtime_packages_are_the_declared_ones():
     allowed = {
         "jax", "flax", "optax", "orbax", "numpy", "PIL", "tyro", "tqdm", "yaml", "safetensors", "huggingface_hub",
         "transformers", "jaxtyping", "ml_dtypes", "pydantic", "filelock", "tensorboardX", "blocklora_jax", "train",
-        "merge", "pillow_heif",
+        "merge", "pillow_heif", "gradio", "starlette",
     }  # fmt: skip
     for package in ("blocklora_jax", "train", "merge"):
         for path in (ROOT / package).rglob("*.py"):

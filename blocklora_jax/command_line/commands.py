@@ -22,4 +22,5 @@ MERGING = (
     Command("plan", "say how many blocks a number of concepts needs", "merge.cli.plan:plan_command"),
     Command("registry", "reserve slots, and list which concept has which", "merge.cli.registry:main"),
 )
-COMMANDS = (*TRAINING, *MERGING)
+BROWSER = (Command("app", "teach, compose and share concepts in a browser", "train.app.__main__:main"),)
+COMMANDS = (*TRAINING, *MERGING, *BROWSER)

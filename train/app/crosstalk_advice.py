@@ -43,7 +43,7 @@ def start_measuring(session: Session, names: Sequence[str], fit: bool = False) -
         by_type = measure_crosstalk(session.sd, measured)
         pairs, others = by_type[ALL] if ALL in by_type else next(iter(by_type.values()))
         labels = [adapter.name for adapter in adapters]
-        picture = heat_map(np.c_[pairs, others], labels, [*labels, "all others"], "output of … on the prompts of …")
+        picture = heat_map(np.c_[pairs, others], labels, [*labels, "all others"])
         return Disturbance(picture, advise(labels, pairs, others, fit))
 
     return session.jobs.add("measuring crosstalk", work)
@@ -59,7 +59,8 @@ def advise(
     """
     finite = np.isfinite(others)
     sentences = [
-        f"{names[i]} has no output on its own prompts. Was it trained to the end?" for i in np.flatnonzero(~finite)
+        f"{names[i]} has no output on its own prompts. Was it trained to the end?"
+        for i in np.flatnonzero(~finite).tolist()
     ]
     known = np.where(finite, others, 0)
     if known.max() <= _LITTLE:
@@ -67,7 +68,7 @@ def advise(
             f"These concepts hardly disturb each other (at most {100 * known.max():.0f} % of their own output)."
             " Merge them as they are."
         ]
-    for i in np.argsort(-known):
+    for i in np.argsort(-known).tolist():
         if known[i] > _LITTLE:
             word = "clearly" if known[i] > _MUCH else "a little"
             sentences.append(

@@ -52,9 +52,10 @@ def draw_curve(points: list[tuple[int, float]], steps: int) -> str:
     line = lambda pairs: " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in pairs)
     average = zip((step for step, _ in points), smooth([loss for _, loss in points]), strict=True)
     text = 'font-size="11" fill="currentColor" opacity="0.7"'
+    rule = 'stroke="currentColor" opacity="0.15"'
     ticks = "".join(
         f'<text x="{_LEFT - 6}" y="{y(value) + 4:.0f}" text-anchor="end" {text}>{value:.3g}</text>'
-        f'<line x1="{_LEFT}" x2="{_WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="currentColor" opacity="0.15"/>'
+        f'<line x1="{_LEFT}" x2="{_WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}" {rule}/>'
         for value in (0.0, top / 2, top)
     )
     marks = "".join(

@@ -103,7 +103,10 @@ def draw(job: Job, session: Session, options: MergeOptions, adapters: Sequence[A
     record = picture_record(session.sd, adapters, options, grid.cells, images.shape[1:3])
     path = _next_file(session.library.root / "pictures")
     write_atomic(path, png_bytes(picture_grid(images, captions, grid.columns, scale), {RECORD: record}))
-    shown = [(_enlarge(image, scale), caption) for image, caption in zip(images, captions, strict=True)]
+    shown = [
+        (_enlarge(image, scale), _short(cell, options.prompt[0]))
+        for image, cell in zip(images, grid.cells, strict=True)
+    ]
     return Drawn(shown, grid.columns, path)
 
 
@@ -134,6 +137,11 @@ def suggest_prompt(adapters: Sequence[Adapter]) -> str:
     style = f"a {triggers['style'][0]}" if "style" in triggers else "a photo"
     scene = f"in a {triggers['scene'][0]}" if "scene" in triggers else "on a beach"
     return f"{style} of {subjects} {scene}"
+
+
+def _short(cell: Cell, prompt: str) -> str:
+    """The caption without the prompt, which is the same for all pictures; "picture 2" if nothing is left."""
+    return cell.caption.removesuffix(prompt).removesuffix(": ") or f"picture {cell.index + 1}"
 
 
 def _enlarge(image: UInt8[np.ndarray, "h w 3"], scale: int) -> Image.Image:

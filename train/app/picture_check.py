@@ -12,7 +12,7 @@ from blocklora_jax.io.open_picture import UnreadableError
 from blocklora_jax.io.printing import one_line, printable
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.config import ConceptConfig
-from train.concept.contact_sheet import ContactSheet
+from train.concept.contact_sheet import MASKED, REDNESS, ContactSheet
 from train.concept.data import find_images, picture_note
 from train.concept.encoded_pictures import PlacedPicture, place_pictures
 from train.concept.images import Picture, mask_array
@@ -77,7 +77,7 @@ def _shown(view: Picture) -> Image.Image:
     """A training picture, enlarged. What its mask leaves out is red."""
     image = view.image.copy()
     if view.mask:
-        image.paste(Image.new("RGB", image.size, (220, 0, 60)), mask=view.mask.point([(255 - v) * 3 // 5 for v in range(256)]))
+        image.paste(Image.new("RGB", image.size, MASKED), mask=view.mask.point(REDNESS))
     scale = max(1, _LONGEST_SIDE // max(image.size))
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)
 

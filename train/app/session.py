@@ -19,6 +19,7 @@ from merge.methods.joint_fit import fit_jointly
 from train.app.jobs import JobQueue
 from train.app.library import Library
 from train.app.options import AppOptions
+from train.app.taught import Training
 
 # The rows of concept tokens are a multiple of this, so that models with other concepts have arrays of the same shapes.
 _ROWS = 64
@@ -27,14 +28,15 @@ _ROWS = 64
 class Session:
     """What all pages share: the base model, the library, and the queue of jobs.
 
-    options: of the command. sd: the base model. platform: "cpu", "gpu" or "tpu".
+    options: of the command. sd: the base model. trainings: those that were begun here, the earliest first.
     """
 
-    def __init__(self, options: AppOptions, sd: StableDiffusion, platform: str) -> None:
-        self.options, self.sd, self.platform = options, sd, platform
+    def __init__(self, options: AppOptions, sd: StableDiffusion) -> None:
+        self.options, self.sd = options, sd
         self.library, self.jobs = Library(options.out), JobQueue()
+        self.trainings: list[Training] = []
         self._fit = lru_cache(maxsize=4)(self._fit_now)
-        self._merge = lru_cache(maxsize=2)(self._merge_now)
+        self._merge = lru_cache(maxsize=4)(self._merge_now)
 
     def merged(self, adapters: Sequence[Adapter], weights: Sequence[float], fit: bool = False) -> MergedModel:
         """The base with concepts in it. fit: fit the adapters to each other before.
@@ -69,9 +71,7 @@ class Session:
         self.check_base(adapters)
         adapters = self._fit(known) if fit else adapters
         padding = padding_adapter(self.sd, adapters)
-        params = compose(
-            self.sd.params, [*adapters, padding], [*weights, 1.0], allow_overlap=fit, check_base=False
-        )
+        params = compose(self.sd.params, [*adapters, padding], [*weights, 1.0], allow_overlap=fit, check_base=False)
         return self.sd.with_params(params, adapters, weights)
 
     def _fit_now(self, known: tuple[_Same, ...]) -> list[Adapter]:
@@ -99,10 +99,10 @@ def padding_adapter(sd: StableDiffusion, adapters: Sequence[Adapter]) -> Adapter
     used = sum(len(vectors) for adapter in adapters for vectors in adapter.tokens.values())
     rows = -used % _ROWS or _ROWS
     name = "<padding of the app>"  # Not a name that a concept can have.
-    tables = {part: np.zeros((rows, token_table(sd.params, part).shape[1]), np.float32) for part in sd.models.text_encoders}
-    info = AdapterInfo(
-        name="padding", class_noun="", trigger="", rank=1, alpha=1.0, base_family=sd.checkpoint.family
-    )
+    tables = {
+        part: np.zeros((rows, token_table(sd.params, part).shape[1]), np.float32) for part in sd.models.text_encoders
+    }
+    info = AdapterInfo(name="padding", class_noun="", trigger="", rank=1, alpha=1.0, base_family=sd.checkpoint.family)
     second = tables.get("text_encoder_2")
     return Adapter(
         lora={}, tokens={name: tables["text_encoder"]}, tokens_2={} if second is None else {name: second}, info=info

@@ -15,6 +15,7 @@ from blocklora_jax.checks.names import plain_name
 from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.composing.compose import compose
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.dtype_names import ModelDtype
 from merge.cli.merge import save_merged
 from merge.cli.options import MergeOptions
 from merge.export.lora_file import LAYOUTS, base_family, export
@@ -45,7 +46,7 @@ class ShareForm:
     weights: Sequence[float]
     name: str
     form: str = "diffusers"
-    dtype: str = "float32"
+    dtype: ModelDtype = "float32"
     fit: bool = False
 
 
@@ -144,7 +145,7 @@ def _write(
         export(adapters, path, form.form, form.weights, form.dtype, allow_overlap=form.fit)
     elif form.form == ADAPTERS:
         for entry, adapter in zip(entries, adapters, strict=True):
-            adapter.save(folder / f"{entry.name}.safetensors")
+            adapter.save(folder / f"{entry.name}.safetensors", form.dtype)
     else:
         _write_model(session, form, folder / (f"{name}.safetensors" if form.form == SINGLE else name), adapters)
 

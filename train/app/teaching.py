@@ -15,6 +15,7 @@ from train.app.jobs import Job, Progress
 from train.app.library import Library
 from train.app.session import Session
 from train.app.settings import training_settings
+from train.app.taught import Training
 from train.app.unfinished import read_run, runs_to_continue
 from train.app.uploads import copy_uploads
 from train.concept.config import ConceptConfig
@@ -85,7 +86,9 @@ def continue_teaching(session: Session, name: str) -> Job:
     config = read_run(runs[name])
     options = session.options
     if (config.model, config.base.variant) != (options.model, options.variant):
-        raise UserError(f"{name} was begun on the model {config.model}: start the app with the same --model and --variant")
+        raise UserError(
+            f"{name} was begun on the model {config.model}: start the app with the same --model and --variant"
+        )
     return _add(session, config.with_settings(resume=True, out=runs[name]))
 
 
@@ -111,7 +114,9 @@ def _add(session: Session, config: ConceptConfig, uploaded: Path | None = None) 
                 shutil.rmtree(uploaded)
                 _remove_if_empty(config.out)
 
-    return session.jobs.add(f"teaching {config.name}", work)
+    job = session.jobs.add(f"teaching {config.name}", work)
+    session.trainings.append(Training(job, config.out, config.steps, config.trigger))
+    return job
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -130,7 +135,9 @@ def _free_slot(library: Library, config: ConceptConfig) -> tuple[int, ...] | Non
     own = slot_from_name(config.name, blocks)
     free = [slot for slot in range(blocks) if slot not in taken]
     if not free:
-        raise UserError(f"all {blocks} slots are taken by the concepts of the library: remove one, or use another --out")
+        raise UserError(
+            f"all {blocks} slots are taken by the concepts of the library: remove one, or use another --out"
+        )
     return (own if own in free else free[0],)
 
 

@@ -171,7 +171,9 @@ def _crop_to_shapes(pictures: Iterable[Picture], shapes: Sequence[Size]) -> Iter
         yield crop(picture, place_part(picture.image.size, shape), shape)
 
 
-def picture_note(what: str, count: int, skipped: Sequence[UnreadableError], shapes: Mapping[Size, int] | None = None) -> str:
+def picture_note(
+    what: str, count: int, skipped: Sequence[UnreadableError], shapes: Mapping[Size, int] | None = None
+) -> str:
     """How many pictures are used, and which are not and why: "5 pictures, 1 skipped (a.gif: damaged: …)".
 
     shapes: how many have which width and height; named if there are several.

@@ -52,8 +52,8 @@ def run_loop(
     """Run `state, metrics = step_fn(state, batch_at(step))` for `config.steps` steps and return the last state.
 
     Steps are numbered from 0. `batch_at` must be a pure function of the step, so that a resumed run continues bit for
-    bit. After SIGTERM, SIGINT or a request to stop (see `train.engine.stop`) the state is saved before the loop ends. Checkpoints hold `to_save(state)`, and
-    `from_saved` is its inverse.
+    bit. After SIGTERM, SIGINT or a request to stop (see `train.engine.stop`) the state is saved before the loop ends.
+    Checkpoints hold `to_save(state)`, and `from_saved` is its inverse.
 
     Raises:
         UserError: the loss is not finite, or the folder holds another run's checkpoints.
