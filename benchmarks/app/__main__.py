@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.app.browser import find_chromium, open_page, save_screen, set_number
 from benchmarks.app.server import app_process
-from benchmarks.app.steps import choose, draw, export, measure, pixels, teach
+from benchmarks.app.steps import choose, draw, export, measure, pixels, teach, write_prompt
 from blocklora_jax.command_line.runner import run
 
 _NAMES = ["ada", "rex"]
@@ -46,13 +46,14 @@ def go_through(args: argparse.Namespace, out: Path) -> dict:
             found[f"teach_{name}"] = teach(page, name, args.steps, screen("teach") if name == taught[-1] else None)
         page.get_by_role("tab", name="Compose").click()
         choose(page, _NAMES)
+        write_prompt(page, "a photo of <ada> woman and <rex> dog in a forest")
         page.get_by_label("each alone, and merged").check()
         page.get_by_label("Several in one picture").check()
         first = draw(page)
         set_number(page, "Weight of ada", 0.4)
         second = draw(page)
         found |= {"first_pictures": first.seconds, "second_pictures": second.seconds}
-        found["differ"] = pixels(page, first.addresses[1]) != pixels(page, second.addresses[1])
+        found["differ"] = pixels(page, first.addresses[-1]) != pixels(page, second.addresses[-1])
         set_number(page, "Weight of ada", 1)
         draw(page)
         found["advice"] = measure(page)

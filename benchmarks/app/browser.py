@@ -49,11 +49,7 @@ def save_screen(page: Any, path: Path) -> None:
     """Write the whole page as a PNG of at most 200 kB, with as many colours as fit."""
     page.wait_for_timeout(800)  # Pictures fade in.
     page.evaluate("window.scrollTo(0, 0)")
-    height = page.evaluate("document.querySelector('.gradio-container').scrollHeight")
-    page.set_viewport_size({"width": _WIDTH, "height": max(_HEIGHT, int(height))})
-    page.wait_for_timeout(400)
-    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    page.set_viewport_size({"width": _WIDTH, "height": _HEIGHT})
+    image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     for colours in (256, 128, 64, 32):
         buffer = io.BytesIO()
         image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(

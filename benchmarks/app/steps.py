@@ -45,6 +45,11 @@ def choose(page: Any, names: list[str]) -> None:
     page.get_by_label(f"number input for Weight of {names[-1]}", exact=True).filter(visible=True).wait_for()
 
 
+def write_prompt(page: Any, text: str) -> None:
+    """Write a prompt."""
+    page.locator("#prompt textarea").fill(text)
+
+
 def draw(page: Any) -> Pictures:
     """Click Draw, and wait for other pictures than before."""
     shown = "Array.from(document.querySelectorAll('#pictures img')).map(image => image.src)"

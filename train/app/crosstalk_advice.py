@@ -58,10 +58,8 @@ def advise(
     ['These concepts hardly disturb each other (at most 5 % of their own output). Merge them as they are.']
     """
     finite = np.isfinite(others)
-    sentences = [
-        f"{names[i]} has no output on its own prompts. Was it trained to the end?"
-        for i in np.flatnonzero(~finite).tolist()
-    ]
+    silent = [names[i] for i in np.flatnonzero(~finite).tolist()]
+    sentences = [f"{name} has no output on its own prompts. Was it trained to the end?" for name in silent]
     known = np.where(finite, others, 0)
     if known.max() <= _LITTLE:
         return sentences or [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,12 +19,14 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from merge.cli.options import MergeOptions, check_picture_options
-from merge.cli.picture_cells import Cell, check_comparison, plan_grid
+from merge.cli.picture_cells import Cell, Variant, check_comparison, plan_grid
 from merge.cli.picture_record import RECORD, picture_record
 from train.app.jobs import Job
 from train.app.library import Entry
 from train.app.session import Session
 
+# What a picture depends on: its model, its prompt, and the number of its noise.
+_Key = tuple[Variant, str, int]
 Mode = Literal["one", "compare", "strip"]
 _STRIP = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST = Bound(1, 16)
@@ -55,10 +57,10 @@ class DrawForm:
 
 
 class Drawn(NamedTuple):
-    """pictures: with their captions. columns: of the grid; None: any. path: the PNG with all of them."""
+    """pictures: with their captions, each once. columns: for them. path: the PNG with the whole grid."""
 
     pictures: list[tuple[Image.Image, str]]
-    columns: int | None
+    columns: int
     path: Path
 
 
@@ -92,8 +94,8 @@ def draw_options(session: Session, form: DrawForm, entries: Sequence[Entry]) -> 
 def draw(job: Job, session: Session, options: MergeOptions, adapters: Sequence[Adapter]) -> Drawn:
     """Draw all cells of the grid, one at a time, and write them as one PNG with a record of how they were made."""
     grid = plan_grid(options, adapters)
-    pictures: dict[tuple, UInt8[np.ndarray, "h w 3"]] = {}
-    cells = {(cell.variant, cell.prompt, cell.index): cell for cell in grid.cells}
+    pictures: dict[_Key, UInt8[np.ndarray, "h w 3"]] = {}
+    cells: dict[_Key, Cell] = {(cell.variant, cell.prompt, cell.index): cell for cell in grid.cells}
     for number, (key, cell) in enumerate(cells.items()):
         job.say(f"picture {number + 1} of {len(cells)}", number / len(cells))
         pictures[key] = _draw_cell(session, options, adapters, cell)
@@ -103,11 +105,8 @@ def draw(job: Job, session: Session, options: MergeOptions, adapters: Sequence[A
     record = picture_record(session.sd, adapters, options, grid.cells, images.shape[1:3])
     path = _next_file(session.library.root / "pictures")
     write_atomic(path, png_bytes(picture_grid(images, captions, grid.columns, scale), {RECORD: record}))
-    shown = [
-        (_enlarge(image, scale), _short(cell, options.prompt[0]))
-        for image, cell in zip(images, grid.cells, strict=True)
-    ]
-    return Drawn(shown, grid.columns, path)
+    shown = [(_enlarge(pictures[key], scale), _short(cell, options.prompt[0])) for key, cell in _in_order(cells)]
+    return Drawn(shown, _columns(options, shown), path)
 
 
 def _draw_cell(
@@ -137,6 +136,17 @@ def suggest_prompt(adapters: Sequence[Adapter]) -> str:
     style = f"a {triggers['style'][0]}" if "style" in triggers else "a photo"
     scene = f"in a {triggers['scene'][0]}" if "scene" in triggers else "on a beach"
     return f"{style} of {subjects} {scene}"
+
+
+def _in_order(cells: Mapping[_Key, Cell]) -> list[tuple[_Key, Cell]]:
+    """The cells by noise; for each noise first the concepts alone, then the merged model. A strip stays as it is."""
+    return sorted(cells.items(), key=lambda item: (item[1].index, len(item[1].variant.adapters)))
+
+
+def _columns(options: MergeOptions, pictures: Sequence[object]) -> int:
+    """As many as there are pictures of one noise, or two."""
+    whole = len(pictures) // options.count
+    return whole if options.compare or options.strip_weights else min(2, len(pictures))
 
 
 def _short(cell: Cell, prompt: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import one_line
 from train.app.pages.compose import ComposePage
 from train.app.pages.handlers import notice
@@ -48,16 +49,20 @@ def build_site(session: Session, downloads: Path) -> gr.Blocks:
 def launch(session: Session) -> tuple[gr.Blocks, str]:
     """Start the server in a thread; gives the site and its address. Files are served from a new private folder only.
 
-    Raises: OSError if the port is taken.
+    Raises: UserError if it cannot listen there, as when the port is taken.
     """
     downloads = Path(get_upload_folder()) / "exports"
     downloads.mkdir(parents=True, exist_ok=True)
-    options = session.options
-    site = build_site(session, downloads)
-    _, address, _ = site.launch(
-        server_name=options.host, server_port=options.port or None, prevent_thread_lock=True, quiet=True,
-        share=False, inbrowser=False, ssr_mode=False, mcp_server=False, pwa=False, enable_monitoring=False,
-        max_file_size=f"{options.largest_upload}mb", footer_links=[], theme=theme(), css=CSS, show_error=True,
-        app_kwargs={"middleware": middleware(options.host), "docs_url": None, "redoc_url": None, "openapi_url": None},
-    )  # fmt: skip
+    options, site = session.options, build_site(session, downloads)
+    try:
+        _, address, _ = site.launch(
+            server_name=options.host, server_port=options.port or None, prevent_thread_lock=True, quiet=True,
+            share=False, inbrowser=False, ssr_mode=False, mcp_server=False, pwa=False, enable_monitoring=False,
+            max_file_size=f"{options.largest_upload}mb", footer_links=[], theme=theme(), css=CSS, show_error=True,
+            app_kwargs={
+                "middleware": middleware(options.host), "docs_url": None, "redoc_url": None, "openapi_url": None,
+            },
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"cannot listen on {options.host}, port {options.port}: choose another --port") from error
     return site, address

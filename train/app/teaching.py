@@ -45,22 +45,26 @@ class TeachForm:
     prefix: str = ""
 
 
-def concept_config(session: Session, form: TeachForm, images: Path) -> ConceptConfig:
-    """The configuration of a new run in the library. images: the folder of its pictures, or a packaged concept.
+def concept_config(session: Session, form: TeachForm, images: Path | None = None) -> ConceptConfig:
+    """The configuration of a new run in the library.
+
+    images: the folder of its pictures, or a packaged concept. None: "pictures" in the folder of the run.
 
     Raises: UserError as the command line does, and for a name that is taken.
     """
     name = form.name.strip().lower()
+    if not name:
+        raise UserError("the concept has no name: write one, such as ada")
     base = training_settings(session.options)
     config = base.with_settings(
-        images=images, token=f"<{name}>", class_noun=form.noun.strip(), kind=form.kind, steps=int(form.steps),
+        images=images or Path("pictures"), token=f"<{name}>", class_noun=form.noun.strip(), kind=form.kind, steps=int(form.steps),
         aspect_buckets=form.keep_shape, crop_to_mask=form.crop_to_mask, flip=form.mirror,
         caption_prefix=form.prefix.strip() or None, out=session.library.root / "new", preview_prompts=(),
         previews=True, preview_every=max(1, int(form.steps) // 4), save_every=max(1, int(form.steps) // 4),
         log_every=1 if form.steps <= 50 else 5, resume=False, slot=None,
     )  # fmt: skip
     out = session.library.new_folder(name)
-    return config.with_settings(out=out, slot=_free_slot(session.library, config))
+    return config.with_settings(images=images or out / "pictures", out=out, slot=_free_slot(session.library, config))
 
 
 def start_teaching(session: Session, form: TeachForm) -> Job:
@@ -71,9 +75,7 @@ def start_teaching(session: Session, form: TeachForm) -> Job:
     if form.example:
         config = concept_config(session, form, _example(form.example))
         return _add(session, config)
-    folder = session.library.new_folder(form.name.strip().lower())
-    # Checked before the files are copied.
-    config = concept_config(session, form, folder / "pictures")
+    config = concept_config(session, form)
     copy_uploads(form.files, config.images)
     return _add(session, config, uploaded=config.images)
 

@@ -58,8 +58,8 @@ class ComposePage:
     def _library_view(self) -> None:
         gr.HTML(heading("Library: click a picture to choose it"))
         self.gallery = gr.Gallery(
-            show_label=False, columns=4, height=_ROW, fit_columns=False, allow_preview=False, object_fit="cover", elem_id="library",
-            buttons=[],
+            show_label=False, columns=4, height=_ROW, fit_columns=False, allow_preview=False, object_fit="cover",
+            elem_id="library", buttons=[],
         )  # fmt: skip
         self.problems = gr.HTML()
         self.upload = gr.UploadButton("Add an adapter file", file_types=[".safetensors"], size="sm")
@@ -144,8 +144,7 @@ class ComposePage:
             seed=seed or 0, steps=steps, guidance=guidance, sampler=sampler, negative=negative or "",
         )  # fmt: skip
         drawn = finish(start_drawing(self._session, form))
-        columns = drawn.columns or min(2, len(drawn.pictures))
-        return gr.update(value=drawn.pictures, columns=columns), notice(f"Kept as {one_line(drawn.path)}.")
+        return gr.update(value=drawn.pictures, columns=drawn.columns), notice(f"Kept as {one_line(drawn.path)}.")
 
     def _measure(self, names: list[str] | None, fit: bool) -> tuple[str, Any]:
         found = finish(start_measuring(self._session, names or [], fit))

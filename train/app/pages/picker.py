@@ -60,13 +60,13 @@ class Picker:
 
         Only what must change is sent, because the user may click meanwhile.
         """
-        choices = [(entry.label, entry.name) for entry in self._session.library.entries()[0]]
-        labels = [label for label, _ in choices]
+        entries, _ = self._session.library.entries()
+        labels, known = [entry.label for entry in entries], [entry.name for entry in entries]
         if labels == seen:
             return gr.skip(), labels
-        kept = [name for name in names or [] if name in dict(map(reversed, choices))]
-        chosen = {} if kept == (names or []) else {"value": kept}
-        return gr.update(choices=choices, **chosen), labels
+        choices = list(zip(labels, known, strict=True))
+        kept = [name for name in names or [] if name in known]
+        return gr.update(choices=choices) if kept == (names or []) else gr.update(choices=choices, value=kept), labels
 
     def _give_sliders(self, names: list[str], owners: list[str]) -> list[str]:
         """`owners`, in which every chosen concept has a slider, as far as there are enough."""

@@ -6,6 +6,7 @@ from gradio.themes import Soft, ThemeClass
 
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto; }
+.html-container { padding: 0 6px !important; }
 .heading { font-weight: 600; padding: 0.5rem 0 0.1rem; }
 h1 { font-size: 1.5rem; margin: 0.2rem 0; }
 .notice { padding: 0.55rem 0.8rem; border-radius: 8px; margin: 0.15rem 0; background: var(--block-background-fill);
@@ -21,7 +22,8 @@ h1 { font-size: 1.5rem; margin: 0.2rem 0; }
 .track.unknown .done { width: 25% !important; animation: slide 1.6s infinite ease-in-out; }
 @keyframes slide { from { margin-left: -25%; } to { margin-left: 100%; } }
 table.plain { width: 100%; border-collapse: collapse; font-size: 0.9rem; }
-table.plain th, table.plain td { text-align: left; padding: 4px 8px; border-bottom: 1px solid var(--neutral-200);
+table.plain th, table.plain td { text-align: left; padding: 4px 8px; border: none !important;
+  border-bottom: 1px solid var(--neutral-200) !important;
   overflow-wrap: anywhere; }
 #card { padding: 0.4rem 0.8rem; }
 """
