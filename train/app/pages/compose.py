@@ -103,7 +103,7 @@ class ComposePage:
             self.sampler, self.negative,
         ]  # fmt: skip
         guard = lambda handler: one_line_errors(session, handler)
-        picker.on_change(self._suggest, [self.prompt, self.suggested], [self.prompt, self.suggested])
+        picker.on_change("choose", self._suggest, [self.prompt, self.suggested], [self.prompt, self.suggested])
         self.gallery.select(self._toggle, picker.names, picker.names, api_visibility="private", show_progress="hidden")
         self.button.click(
             guard(self._draw), [*picker.inputs, *more], [self.pictures, self.saved], api_name="draw",

@@ -41,7 +41,7 @@ class Picker:
         weights = dict(zip(owners, sliders, strict=False))
         return list(names or []), [float(weights.get(name, 1.0)) for name in names or []], tuple(others)
 
-    def on_change(self, shown: Callable[..., Any], outputs: list[Any], more: Sequence[Any] = ()) -> None:
+    def on_change(self, name: str, shown: Callable[..., Any], outputs: list[Any], more: Sequence[Any] = ()) -> None:
         """Show the sliders of the chosen concepts, and call `shown(names, *more)` for `outputs`."""
 
         def change(names: list[str], owners: list[str], *values: Any):
@@ -52,7 +52,7 @@ class Picker:
 
         self.names.change(
             change, [self.names, self._owners, *more], [self._owners, *self._sliders, *outputs],
-            show_progress="hidden", api_visibility="private",
+            show_progress="hidden", api_name=name, api_visibility="undocumented",
         )  # fmt: skip
 
     def refreshed(self, names: list[str] | None, seen: list[str]) -> tuple[Any, list[str]]:

@@ -57,7 +57,7 @@ class SharePage:
 
     def _events(self) -> None:
         guard = lambda handler: one_line_errors(self._session, handler)
-        self.picker.on_change(lambda names: [], [])
+        self.picker.on_change("choose_to_share", lambda names: [], [])
         inputs = [*self.picker.inputs, self.name, self.form, self.dtype, self.fit]
         self.preview.click(guard(self._card), inputs, [self.shown, self.card], api_name="card")
         self.button.click(
