@@ -11,6 +11,8 @@ TORCH = ["torch>=2.4", "diffusers>=0.35", "peft>=0.17", "transformers>=4.57", "a
 TENSORBOARD = ["tensorboardX>=2.6"]
 BENCH = ["matplotlib>=3.10"]
 HEIC = ["pillow-heif>=0.22"]
+# Gradio needs Pillow below 13.
+APP = ["gradio>=6.20"]
 # 4.10 is the first version that works with NumPy 2.
 FACES = ["opencv-python-headless>=4.10"]
 DOCS = ["sphinx>=8.2", "furo>=2025.7", "myst-parser>=4", "sphinx-copybutton>=0.5.2"]
@@ -82,6 +84,7 @@ setup(
             *TENSORBOARD,
             *BENCH,
             *HEIC,
+            *APP,
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
@@ -90,6 +93,7 @@ setup(
         ],  # fmt: skip
         "bench": BENCH,
         "heic": HEIC,
+        "app": APP,
         "faces": FACES,
         "docs": DOCS,
         "dev": [*BENCH, "ruff>=0.14", "pyright[nodejs]>=1.1.400", "build>=1.2"],

@@ -85,7 +85,7 @@ def draw_options(session: Session, form: DrawForm, entries: Sequence[Entry]) -> 
         method="joint_fit" if form.fit else "sum", side_by_side=form.apart, count=int(form.count), seed=int(form.seed),
         compare=form.mode == "compare", strip_weights=_STRIP if form.mode == "strip" else (), steps=int(form.steps),
         guidance_scale=float(form.guidance), sampler=form.sampler, negative_prompt=form.negative,
-        model=session.options.model,
+        model=session.options.model or "pocket",
     )  # fmt: skip
     check_picture_options(options)
     return options

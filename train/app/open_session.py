@@ -22,13 +22,14 @@ def open_session(options: AppOptions) -> Session:
 
     Raises: UserError for a model or settings that cannot be read.
     """
-    base, hardware = BaseSettings(), RunSettings()
+    model, base, hardware = options.model or "pocket", BaseSettings(variant=options.variant), RunSettings()
     try:
         settings = training_settings(options)
-        base, hardware = settings.base, settings.run
+        model, base, hardware = settings.model, settings.base, settings.run
     except UserError as error:
         if options.config is not None:
             raise
         print(f"note: this app cannot teach: {error}", file=sys.stderr)
     platform = select_platform(hardware.tpu, hardware.gpu, hardware.cpu)
-    return Session(options, load_base(options.model, replace(base, variant=options.variant), platform))
+    sd = load_base(model, base, platform)
+    return Session(replace(options, model=model, variant=base.variant), sd)

@@ -21,8 +21,9 @@ class AppOptions:
     The app runs on this machine. Open the address that it prints.
     """
 
-    model: str = "pocket"
-    """The base model: "pocket" (comes with the package), a Diffusers folder, or a hub id."""
+    model: str | None = None
+    """The base model: "pocket" (comes with the package), a Diffusers folder, or a hub id. Default: that of --config, or
+    pocket."""
     variant: Annotated[str | None, tyro.conf.arg(help='Read the weights of this variant of the model ("fp16").')] = None
     out: Path = Path("runs")
     """The folder of concepts. Each one, taught here or by `python -m train.concept`, has a folder in it. Pictures go to

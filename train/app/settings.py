@@ -17,7 +17,8 @@ def training_settings(options: AppOptions) -> ConceptConfig:
     """
     args = ["--config", str(options.config)] if options.config else []
     args += [word for pair in _PLACEHOLDERS.items() for word in pair]
-    args += ["--model", options.model, "--variant", str(options.variant)]
+    given = {"--model": options.model, "--variant": options.variant}
+    args += [word for flag, value in given.items() if value is not None for word in (flag, value)]
     try:
         return parse_args(args)
     except SystemExit as error:  # tyro has printed the reason.

@@ -57,8 +57,8 @@ def concept_config(session: Session, form: TeachForm, images: Path | None = None
         raise UserError("the concept has no name: write one, such as ada")
     base = training_settings(session.options)
     config = base.with_settings(
-        images=images or Path("pictures"), token=f"<{name}>", class_noun=form.noun.strip(), kind=form.kind, steps=int(form.steps),
-        aspect_buckets=form.keep_shape, crop_to_mask=form.crop_to_mask, flip=form.mirror,
+        images=images or Path("pictures"), token=f"<{name}>", class_noun=form.noun.strip(), kind=form.kind,
+        steps=int(form.steps), aspect_buckets=form.keep_shape, crop_to_mask=form.crop_to_mask, flip=form.mirror,
         caption_prefix=form.prefix.strip() or None, out=session.library.root / "new", preview_prompts=(),
         previews=True, preview_every=max(1, int(form.steps) // 4), save_every=max(1, int(form.steps) // 4),
         log_every=1 if form.steps <= 50 else 5, resume=False, slot=None,

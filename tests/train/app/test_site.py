@@ -62,6 +62,10 @@ def draw(client, names, prompt, weights=(), mode="one", **changes):
     return client.predict(names, *sliders(**dict(weights)), prompt, mode, *values.values(), api_name="/draw")
 
 
+def export(client, names, name):
+    return client.predict(names, *sliders(), name, "kohya", "float32", False, api_name="/export")
+
+
 def pixels(picture) -> np.ndarray:
     return np.asarray(Image.open(picture["image"]).convert("RGB"), int)
 
@@ -139,11 +143,11 @@ def test_a_concept_is_checked_and_taught(client, session, tmp_path, monkeypatch)
     ("call", "message"),
     [
         (lambda c: draw(c, ["ada"], " "), "there is no prompt"),
-        (lambda c: draw(c, ["ada"], "a photo of a dog", mode="compare"), "calls no concept by its token (tokens: <ada>)"),
+        (lambda c: draw(c, ["ada"], "a photo of a dog", mode="compare"), "calls no concept by its token"),
         (lambda c: draw(c, ["ada"], "a <ada> man", seed=-1), "--seed must be at least 0, not -1"),
         (lambda c: c.predict(["ada"], False, api_name="/crosstalk"), "choose two concepts or more"),
-        (lambda c: c.predict(["ada"], *sliders(), "../../up", "kohya", "float32", False, api_name="/export"), "'/' in it"),
-        (lambda c: c.predict([], *sliders(), "up", "kohya", "float32", False, api_name="/export"), "at least one"),
+        (lambda c: export(c, ["ada"], "../../up"), "'/' in it"),
+        (lambda c: export(c, [], "up"), "choose at least one concept"),
         (lambda c: c.predict(["ada"], "no name", api_name="/push"), "no repository of the hub"),
         (lambda c: c.predict("../../etc", api_name="/continue_teaching"), ""),
         (lambda c: draw(c, ["../../etc"], "a photo"), ""),
@@ -174,7 +178,7 @@ def test_no_file_outside_its_own_folder_is_served(address, session):
     adapter = session.library.root / "ada" / "adapter.safetensors"
     root = "/gradio_api/file="
     for path in ("/etc/passwd", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "..%2f..%2fetc%2fpasswd",
-                 str(adapter), f"{session.library.root}/pictures/../ada/adapter.safetensors", str(Path.cwd() / "setup.py"),
+                 str(adapter), f"{adapter.parent}/../ada/adapter.safetensors", str(Path.cwd() / "setup.py"),
                  "file:///etc/passwd", "https://example.org/a.png", "HTTPS://example.org/a.png"):  # fmt: skip
         assert get(address, root + path.replace(" ", "%20")) in (400, 403, 404), path
     assert get(address, "/gradio_api/proxy=https://example.org/") == 403

@@ -38,15 +38,24 @@ def form(pictures, **changes) -> TeachForm:
     return TeachForm(**{"name": "Ada", "noun": "man", "kind": "person", "steps": 4, "files": pictures, **changes})
 
 
-@pytest.fixture(autouse=True)
-def short_previews(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def short_previews():
     """The tiny model reads 24 tokens, and one preview picture is enough."""
-    monkeypatch.setattr("train.concept.preview.preview_prompts", lambda concept, words: (f"a {concept.trigger}",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.concept.preview.preview_prompts", lambda concept, words: (f"a {concept.trigger}",))
+        yield
 
 
-def test_a_concept_is_taught_from_uploads_and_is_in_the_library(session, pictures):
-    job = start_teaching(session, form(pictures))
-    path = job.outcome()
+@pytest.fixture(scope="module")
+def taught(tiny_sd, tiny_folder, tmp_path_factory, compiled_once, short_previews):
+    """A session in which a concept was taught, and the path of its adapter."""
+    folder = tmp_path_factory.mktemp("taught")
+    session = make_session(tiny_sd, tiny_folder, folder / "runs")
+    return session, start_teaching(session, form(sorted(write_pictures(folder / "sent").iterdir()))).outcome()
+
+
+def test_a_concept_is_taught_from_uploads_and_is_in_the_library(taught, pictures):
+    session, path = taught
     assert path == session.library.root / "ada" / "adapter.safetensors"
     adapter = Adapter.load(path)
     assert (adapter.name, adapter.info.trigger, adapter.info.kind) == ("ada", "<ada> man", "person")
@@ -60,30 +69,29 @@ def test_a_concept_is_taught_from_uploads_and_is_in_the_library(session, picture
         start_teaching(session, form(pictures))
 
 
-def test_a_stopped_training_continues_to_the_same_bits(session, pictures, monkeypatch, tmp_path):
-    whole = Adapter.load(start_teaching(session, form(pictures)).outcome())
-    other = make_session(session.sd, Path(session.options.model), tmp_path / "again")
+def test_a_stopped_training_continues_to_the_same_bits(taught, session, pictures, monkeypatch):
+    whole = Adapter.load(taught[1])
     report = Progress.report
 
     def stop_after_two(progress, done, metrics):
         if done == 2:
-            other.jobs.stop()
+            session.jobs.stop()
         return report(progress, done, metrics)
 
     monkeypatch.setattr(Progress, "report", stop_after_two)
-    job = start_teaching(other, form(pictures))
+    job = start_teaching(session, form(pictures))
     assert job.wait(120)
     assert job.state == "stopped"
-    assert "can be continued" in shown_training(other.trainings).line()
-    assert [folder.name for folder in runs_to_continue(other.library)] == ["ada"]
+    assert "can be continued" in shown_training(session.trainings).line()
+    assert [folder.name for folder in runs_to_continue(session.library)] == ["ada"]
     monkeypatch.setattr(Progress, "report", report)
-    continued = Adapter.load(continue_teaching(other, "ada").outcome())
+    continued = Adapter.load(continue_teaching(session, "ada").outcome())
     np.testing.assert_array_equal(continued.tokens["<ada>"], whole.tokens["<ada>"])
     for layer, pair in whole.lora["unet"].items():
         np.testing.assert_array_equal(pair.lora_A, continued.lora["unet"][layer].lora_A)
-    assert runs_to_continue(other.library) == []
+    assert runs_to_continue(session.library) == []
     with pytest.raises(UserError, match="there is no interrupted training 'ada'"):
-        continue_teaching(other, "ada")
+        continue_teaching(session, "ada")
 
 
 @pytest.mark.parametrize(
