@@ -11,7 +11,7 @@ import tyro
 from blocklora_jax.checks.bounds import Bound
 from blocklora_jax.command_line.options import check_options
 
-_PORTS = {"port": Bound(0, 65535)}
+_BOUNDS = {"port": Bound(0, 65535), "largest_upload": Bound(1, 10_000)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,4 +39,4 @@ class AppOptions:
     """Largest file that can be uploaded, in MB."""
 
     def __post_init__(self) -> None:
-        check_options(self, _PORTS)
+        check_options(self, _BOUNDS)

@@ -22,7 +22,7 @@ from merge.export.lora_file import LAYOUTS, base_family, export
 from merge.export.model_card import make_card
 from merge.methods.method import Merged
 from train.app.jobs import Job
-from train.app.library import Entry
+from train.app.library import Entry, previews
 from train.app.session import Session
 from train.app.uploads import free_name
 
@@ -79,13 +79,15 @@ def preview_card(session: Session, form: ShareForm) -> str:
     return make_card(path, adapters, form.weights, base_family(adapters))
 
 
-def start_push(session: Session, name: str, repository: str) -> Job:
-    """Add an upload of one concept to the hub, with its card, to the queue. Its result is a line for the page.
+def start_push(session: Session, name: str, repository: str, private: bool = True) -> Job:
+    """Add an upload of one concept to the hub, with its card and its last previews, to the queue.
+
+    The job's result is a line for the page. private: whether only the owner may see a new repository.
 
     Raises: UserError for a bad name of the repository, or if this version has no connection to the hub.
     """
-    [entry] = session.library.find([name])
-    if not _REPOSITORY.fullmatch(repository.strip()):
+    [entry], repository = session.library.find([name]), repository.strip()
+    if not _REPOSITORY.fullmatch(repository):
         raise UserError(f"{repository!r} is no repository of the hub: write user/name")
     push: Any = getattr(entry.adapter, "push_to_hub", None)
     if push is None:
@@ -96,7 +98,8 @@ def start_push(session: Session, name: str, repository: str) -> Job:
 
     def work(job: Job) -> str:
         job.say(f"uploading {entry.name}")
-        return f"{entry.name} is at {push(repository.strip()) or repository}"
+        address = push(repository, private=private, pictures=previews(entry.folder)[-1:])
+        return f"{entry.name} is at {address}"
 
     return session.jobs.add(f"pushing {entry.name}", work)
 

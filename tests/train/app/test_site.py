@@ -148,7 +148,7 @@ def test_a_concept_is_checked_and_taught(client, session, tmp_path, monkeypatch)
         (lambda c: c.predict(["ada"], False, api_name="/crosstalk"), "choose two concepts or more"),
         (lambda c: export(c, ["ada"], "../../up"), "'/' in it"),
         (lambda c: export(c, [], "up"), "choose at least one concept"),
-        (lambda c: c.predict(["ada"], "no name", api_name="/push"), "no repository of the hub"),
+        (lambda c: c.predict(["ada"], "no name", True, api_name="/push"), "no repository of the hub"),
         (lambda c: c.predict("../../etc", api_name="/continue_teaching"), ""),
         (lambda c: draw(c, ["../../etc"], "a photo"), ""),
     ],

@@ -12,11 +12,12 @@ from blocklora_jax.diffusion.samplers.table import SAMPLERS
 from blocklora_jax.io.printing import one_line
 from train.app.crosstalk_advice import start_measuring
 from train.app.drawing import DrawForm, start_drawing, suggest_prompt
-from train.app.pages.handlers import finish, heading, notice, one_line_errors
+from train.app.pages.handlers import heading, notice, one_line_errors
 from train.app.pages.picker import Picker, tiles
 from train.app.session import Session
 
 _ROW = 128  # pixels that a row of the library needs
+_WIDE = 700  # pixels in which the drawn pictures lie side by side
 _MODES = [
     ("pictures of all together", "one"),
     ("each alone, and merged", "compare"),
@@ -143,11 +144,14 @@ class ComposePage:
             names=names, weights=weights, prompt=prompt or "", mode=mode, apart=apart, fit=fit, count=count,
             seed=seed or 0, steps=steps, guidance=guidance, sampler=sampler, negative=negative or "",
         )  # fmt: skip
-        drawn = finish(start_drawing(self._session, form))
-        return gr.update(value=drawn.pictures, columns=drawn.columns), notice(f"Kept as {one_line(drawn.path)}.")
+        drawn = start_drawing(self._session, form).outcome()
+        rows = math.ceil(len(drawn.pictures) / drawn.columns)
+        height = rows * _WIDE // drawn.columns + 20
+        shown = gr.update(value=drawn.pictures, columns=drawn.columns, height=height)
+        return shown, notice(f"Kept as {one_line(drawn.path)}.")
 
     def _measure(self, names: list[str] | None, fit: bool) -> tuple[str, Any]:
-        found = finish(start_measuring(self._session, names or [], fit))
+        found = start_measuring(self._session, names or [], fit).outcome()
         return "".join(map(notice, [*found.advice, _LEGEND])), gr.update(value=found.picture, visible=True)
 
     def _add(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What all pages do when a button is clicked: wait for jobs, and show errors as one line."""
+"""What all pages share: errors as one line, and pieces of HTML in which texts are shown as they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from train.app.jobs import Job
 from train.app.session import Session
 
 _SECONDS = 20.0  # for which an error is shown
@@ -30,11 +29,6 @@ def one_line_errors(session: Session, handler: Callable[..., Any]) -> Callable[.
             raise gr.Error(line, duration=_SECONDS, title="Error", print_exception=False) from error
 
     return guarded
-
-
-def finish(job: Job) -> Any:
-    """The result of a job, after waiting for it. Raises: UserError with its error, or if it was stopped."""
-    return job.outcome()
 
 
 def table(headers: list[str], rows: list[tuple[str, ...]]) -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.dtype_names import ModelDtype
 from blocklora_jax.io.printing import one_line
-from train.app.pages.handlers import finish, heading, notice, one_line_errors, table
+from train.app.pages.handlers import heading, notice, one_line_errors, table
 from train.app.pages.picker import Picker
 from train.app.session import Session
 from train.app.sharing import ShareForm, forms, pack, preview_card, start_export, start_push
@@ -53,6 +53,7 @@ class SharePage:
         with gr.Accordion("Push one concept to the Hugging Face hub", open=False):
             gr.HTML(notice("Log in once, in a terminal: hf auth login. The app asks for no password and no token."))
             self.repository = gr.Textbox(label="Repository", placeholder="user/name", max_length=200)
+            self.private = gr.Checkbox(True, label="Only I may see it")
             self.push = gr.Button("Push")
 
     def _events(self) -> None:
@@ -63,7 +64,9 @@ class SharePage:
         self.button.click(
             guard(self._export), inputs, [self.note, self.files, self.shown, self.card], api_name="export"
         )
-        self.push.click(guard(self._push), [self.picker.names, self.repository], self.note, api_name="push")
+        self.push.click(
+            guard(self._push), [self.picker.names, self.repository, self.private], self.note, api_name="push"
+        )
 
     def _read(self, values: tuple[Any, ...]) -> ShareForm:
         names, weights, (name, form, dtype, fit) = self.picker.split(values)
@@ -73,17 +76,17 @@ class SharePage:
         return gr.update(visible=True), card_text(preview_card(self._session, self._read(values)))
 
     def _export(self, *values: Any) -> tuple[str, Any, Any, str]:
-        exported = finish(start_export(self._session, self._read(values)))
+        exported = start_export(self._session, self._read(values)).outcome()
         rows = [(name, _size(exported.folder / name)) for name in exported.files]
         shown = notice(f"Written to {one_line(exported.folder)}.", "good") + table(["file", "size"], rows)
         archive = pack(exported, self._downloads)
         card = exported.card
         return shown, gr.update(value=str(archive), visible=True), gr.update(visible=bool(card)), card_text(card)
 
-    def _push(self, names: list[str] | None, repository: str) -> str:
+    def _push(self, names: list[str] | None, repository: str, private: bool) -> str:
         if len(names or []) != 1:
             raise UserError("choose exactly one concept to push")
-        return notice(f"{finish(start_push(self._session, (names or [])[0], repository or ''))}", "good")
+        return notice(start_push(self._session, (names or [])[0], repository or "", private).outcome(), "good")
 
 
 def card_text(card: str) -> str:

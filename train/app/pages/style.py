@@ -21,7 +21,8 @@ h1 { font-size: 1.5rem; margin: 0.2rem 0; }
 .track .done { height: 100%; background: #1f5f99; transition: width 0.6s; }
 .track.unknown .done { width: 25% !important; animation: slide 1.6s infinite ease-in-out; }
 @keyframes slide { from { margin-left: -25%; } to { margin-left: 100%; } }
-table.plain { width: 100%; border-collapse: collapse; font-size: 0.9rem; }
+table.plain { width: 100%; border-collapse: collapse; font-size: 0.9rem; border: none !important; }
+table.plain tr, table.plain thead, table.plain tbody { border: none !important; }
 table.plain th, table.plain td { text-align: left; padding: 4px 8px; border: none !important;
   border-bottom: 1px solid var(--neutral-200) !important;
   overflow-wrap: anywhere; }
