@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.dtype_names import ModelDtype
 from merge.cli.merge import save_merged
 from merge.cli.options import MergeOptions
-from merge.export.lora_file import LAYOUTS, base_family, export
-from merge.export.model_card import make_card
+from merge.export.lora_file import LAYOUTS, export
 from merge.methods.method import Merged
 from train.app.jobs import Job
 from train.app.library import Entry, previews
@@ -73,10 +73,13 @@ def start_export(session: Session, form: ShareForm) -> Job:
 
 
 def preview_card(session: Session, form: ShareForm) -> str:
-    """The model card that an export writes, without writing anything."""
-    adapters = [entry.adapter for entry in _chosen(session, form)]
-    path = Path(f"{plain_name(form.name.strip(), 'the name of the files')}.safetensors")
-    return make_card(path, adapters, form.weights, base_family(adapters))
+    """The model card of a LoRA of these concepts. The files are written for it, into a folder that is removed."""
+    name, entries = plain_name(form.name.strip(), "the name of the files"), _chosen(session, form)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.safetensors"
+        layout = form.form if form.form in LAYOUTS else "diffusers"
+        export([entry.adapter for entry in entries], path, layout, form.weights, allow_overlap=form.fit)
+        return (Path(folder) / "README.md").read_text(encoding="utf-8")
 
 
 def start_push(session: Session, name: str, repository: str, private: bool = True) -> Job:
@@ -137,7 +140,7 @@ def _export(job: Job, session: Session, form: ShareForm, name: str, entries: Seq
         raise
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     card = folder / "README.md"
-    return Exported(folder, files, card.read_text() if card.exists() else "")
+    return Exported(folder, files, card.read_text(encoding="utf-8") if card.exists() else "")
 
 
 def _write(

@@ -64,9 +64,8 @@ class SharePage:
         self.button.click(
             guard(self._export), inputs, [self.note, self.files, self.shown, self.card], api_name="export"
         )
-        self.push.click(
-            guard(self._push), [self.picker.names, self.repository, self.private], self.note, api_name="push"
-        )
+        target = [self.picker.names, self.repository, self.private]
+        self.push.click(guard(self._push), target, self.note, api_name="push")
 
     def _read(self, values: tuple[Any, ...]) -> ShareForm:
         names, weights, (name, form, dtype, fit) = self.picker.split(values)
