@@ -1,4 +1,4 @@
-"""A real browser goes through the app's pages on the pocket model: teach, compose, change a weight, export.
+"""A real browser goes through the app's pages on the pocket model: teach, stop, continue, compose, weigh, export.
 
 Prints times and one line of JSON. Exits with 1 if something that should happen does not: the second picture must differ
 from the first when a weight has changed, and must come without compiling, in a fraction of the first one's time.
@@ -44,7 +44,8 @@ def go_through(args: argparse.Namespace, out: Path) -> dict:
             shutil.copytree(args.library / name, out / name, ignore=shutil.ignore_patterns("checkpoints"))
     with app_process(out) as address, open_page(address) as page:
         for name in taught:
-            found[f"teach_{name}"] = teach(page, name, args.steps, screen("teach") if name == taught[-1] else None)
+            is_last = name == taught[-1]
+            found[f"teach_{name}"] = teach(page, name, args.steps, screen("teach") if is_last else None, not is_last)
         page.get_by_role("tab", name="Compose").click()
         choose(page, _NAMES)
         write_prompt(page, "a photo of <ada> woman and <rex> dog in a forest")

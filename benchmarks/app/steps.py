@@ -18,8 +18,11 @@ class Pictures(NamedTuple):
     seconds: float
 
 
-def teach(page: Any, example: str, steps: int, screen: Path | None = None) -> float:
-    """Check the pictures of an example, and teach it. Gives the seconds. screen: a file for a picture of the page."""
+def teach(page: Any, example: str, steps: int, screen: Path | None = None, interrupt: bool = False) -> float:
+    """Check the pictures of an example, and teach it. Gives the seconds.
+
+    screen: a file for a picture of the page. interrupt: stop the training once, and continue it.
+    """
     page.get_by_role("tab", name="Teach").click()
     page.get_by_label("Pictures", exact=True).click()
     page.get_by_role("option", name=example, exact=True).click()
@@ -30,12 +33,23 @@ def teach(page: Any, example: str, steps: int, screen: Path | None = None) -> fl
     begun = time.perf_counter()
     page.locator("#teach").click()
     shown = page.locator("#training")
+    if interrupt:
+        stop_and_continue(page, example)
     if screen:
         shown.get_by_text(f"step {steps // 2}").or_(shown.get_by_text("is taught")).first.wait_for(timeout=10 * _MINUTE)
         page.locator("#preview img").first.wait_for(timeout=10 * _MINUTE)
         save_screen(page, screen)
     shown.get_by_text(f"{example} is taught").wait_for(timeout=20 * _MINUTE)
     return time.perf_counter() - begun
+
+
+def stop_and_continue(page: Any, name: str) -> None:
+    """Stop the training that runs, and continue it."""
+    shown = page.locator("#training")
+    shown.get_by_text("of").filter(has_text="step").first.wait_for(timeout=10 * _MINUTE)
+    page.locator("#stop").click()
+    shown.get_by_text(f"{name} was stopped").wait_for(timeout=5 * _MINUTE)
+    page.locator("#continue").click()
 
 
 def choose(page: Any, names: list[str]) -> None:
