@@ -14,6 +14,8 @@ WANDB = ["wandb>=0.19"]
 NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 BENCH = ["matplotlib>=3.10"]
 HEIC = ["pillow-heif>=0.22"]
+# Gradio needs Pillow below 13.
+APP = ["gradio>=6.20"]
 # 4.10 is the first version that works with NumPy 2.
 FACES = ["opencv-python-headless>=4.10"]
 GS = ["gcsfs>=2025.3"]
@@ -96,6 +98,7 @@ setup(
             *HEIC,
             *S3,
             "moto[s3,server]>=5.0.28",  # a local S3; conditional writes
+            *APP,
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
@@ -105,6 +108,7 @@ setup(
         ],  # fmt: skip
         "bench": BENCH,
         "heic": HEIC,
+        "app": APP,
         "faces": FACES,
         "gs": GS,
         "s3": S3,

@@ -33,7 +33,7 @@ def test_runtime_packages_are_the_declared_ones():
     allowed = {
         "jax", "flax", "optax", "orbax", "numpy", "PIL", "tyro", "tqdm", "yaml", "safetensors", "huggingface_hub",
         "transformers", "jaxtyping", "ml_dtypes", "pydantic", "filelock", "tensorboardX", "blocklora_jax", "train",
-        "merge", "pillow_heif", "fsspec", "wandb", "IPython", "ipywidgets",
+        "merge", "pillow_heif", "fsspec", "wandb", "IPython", "ipywidgets", "gradio", "starlette",
     }  # fmt: skip
     for package in ("blocklora_jax", "train", "merge"):
         for path in (ROOT / package).rglob("*.py"):
@@ -54,7 +54,8 @@ def loaded_by(statement: str, *names: str) -> list[str]:
 
 
 COMMANDS_OF_TRAIN = (
-    "import train.concept.__main__, train.concepts, train.basis, train.negative_tokens, train.base.__main__"
+    "import train.concept.__main__, train.concepts, train.basis, train.negative_tokens, train.base.__main__, "
+    "train.app.__main__"
 )
 
 
@@ -63,7 +64,7 @@ COMMANDS_OF_TRAIN = (
     [
         ("import merge; from blocklora_jax import Adapter; Adapter.load", ("flax", "torch", "transformers", "train")),
         ("import blocklora_jax", ("jax", "flax", "transformers")),
-        (COMMANDS_OF_TRAIN, ("jax", "flax", "orbax", "transformers")),
+        (COMMANDS_OF_TRAIN, ("jax", "flax", "orbax", "transformers", "gradio")),
         ("import train.concept", ("torch", "diffusers", "transformers", "peft")),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from blocklora_jax.command_line.command import list_commands, unknown_command
-from blocklora_jax.command_line.commands import COMMANDS, MERGING, TRAINING
+from blocklora_jax.command_line.commands import BROWSER, COMMANDS, MERGING, TRAINING
 from blocklora_jax.command_line.program import called_as
 from blocklora_jax.command_line.renamed import current_name
 from blocklora_jax.command_line.runner import run
@@ -20,6 +20,9 @@ Training:
 
 Merging:
 {list_commands(MERGING)}
+
+In a browser:
+{list_commands(BROWSER)}
 
 `blocklora COMMAND --help` shows the options of a command."""
 

@@ -25,4 +25,5 @@ MERGING = (
     Command("library", "list the LoRA files of a folder, with triggers and problems", "merge.cli.library:main"),
     Command("registry", "reserve slots, and list which concept has which", "merge.cli.registry:main"),
 )
-COMMANDS = (*TRAINING, *MERGING)
+BROWSER = (Command("app", "teach, compose and share concepts in a browser", "train.app.__main__:main"),)
+COMMANDS = (*TRAINING, *MERGING, *BROWSER)

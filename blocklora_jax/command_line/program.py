@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from blocklora_jax.command_line.commands import MERGING, TRAINING
+from blocklora_jax.command_line.commands import BROWSER, MERGING, TRAINING
 
 _COMMAND: ContextVar[str] = ContextVar("command", default="")
 # {"train.concept": "train", …}
-_MODULES = {each.target.partition(":")[0].removesuffix(".__main__"): each.name for each in TRAINING}
+_MODULES = {each.target.partition(":")[0].removesuffix(".__main__"): each.name for each in (*TRAINING, *BROWSER)}
 _VERBS = "|".join(each.name for each in MERGING)
 # A full stop may end the sentence. Followed by a letter it is part of a longer name.
 _END = r"(?![\w/-]|\.\w)"

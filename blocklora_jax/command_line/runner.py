@@ -36,8 +36,6 @@ def run(main: Callable[[], None]) -> None:
         main()
         # If the reader of the output is gone, the error is raised here and not when the interpreter ends.
         sys.stdout.flush()
-    except UserError as error:
-        _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
@@ -45,15 +43,25 @@ def run(main: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     except Exception as error:
-        if message := explain_memory(error):
-            _fail(message, 1)
-        _fail(_unexpected(error), 70)
+        _fail(*explain_error(error))
     finally:
         warnings.formatwarning = usual
         restore_signals(handlers)
+
+
+def explain_error(error: Exception) -> tuple[str, int]:
+    """The message for an error that ended a command, and the exit code, see `run`.
+
+    The traceback of an unexpected error is saved.
+    """
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or error}", 1
+    if message := explain_memory(error):
+        return message, 1
+    return _unexpected(error), 70
 
 
 def _warning(message: Warning | str, *_: object, **__: object) -> str:

@@ -90,7 +90,7 @@ def merge_files(options: MergeOptions) -> None:
 
         write_pictures(sd, adapters, model, options)
     if options.save is not None:
-        _save(model, merged, options)
+        save_merged(model, merged, options)
 
 
 def _merge_streamed(options: MergeOptions) -> None:
@@ -142,7 +142,8 @@ def _load_model(options: MergeOptions) -> StableDiffusion:
     return replace(sd, params=sd.checkpoint.params)
 
 
-def _save(model: MergedModel, merged: Merged, options: MergeOptions) -> None:
+def save_merged(model: MergedModel, merged: Merged, options: MergeOptions) -> None:
+    """Write the merged model where `--save` says, as a folder with a manifest or as a single file."""
     assert options.save is not None
     checkpoint = model.base.checkpoint
     manifest = MergeManifest(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blocklora_jax.command_line.commands import COMMANDS, MERGING, TRAINING
+from blocklora_jax.command_line.commands import BROWSER, COMMANDS, MERGING, TRAINING
 from blocklora_jax.command_line.program import as_called, called_as
 from blocklora_jax.command_line.renamed import RENAMED
 from blocklora_jax.testing.random_adapter import random_adapter
@@ -52,7 +52,7 @@ def test_every_command_can_be_loaded_and_is_where_its_group_says():
     for command in COMMANDS:
         assert callable(command.load())
     assert {command.target.partition(".")[0] for command in MERGING} == {"merge"}
-    assert {command.target.partition(".")[0] for command in TRAINING} == {"train"}
+    assert {command.target.partition(".")[0] for command in (*TRAINING, *BROWSER)} == {"train"}
     assert len({command.name for command in COMMANDS}) == len(COMMANDS)
 
 

@@ -14,9 +14,10 @@ from train.concept.images import Box, Picture, Square
 # Side of a picture on the sheet in pixels, and the number of pictures on it.
 _SIDE, _MOST = 240, 64
 _COLUMNS = 4
-_FRAME, _LEFT_OUT, _MASKED = (0, 160, 0), (255, 255, 255), (220, 0, 60)
+_FRAME, _LEFT_OUT = (0, 160, 0), (255, 255, 255)
+MASKED = (220, 0, 60)
 # How red a pixel becomes, by its value in the mask.
-_REDNESS = [(255 - white) * 3 // 5 for white in range(256)]
+REDNESS = [(255 - white) * 3 // 5 for white in range(256)]
 
 
 class ContactSheet:
@@ -54,8 +55,8 @@ def _draw_tile(picture: Picture, crops: Sequence[Square | Box]) -> np.ndarray:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     image = picture.image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     if picture.mask:
-        left_out = picture.mask.resize(size, Image.Resampling.BOX).point(_REDNESS)
-        image.paste(Image.new("RGB", size, _MASKED), mask=left_out)
+        left_out = picture.mask.resize(size, Image.Resampling.BOX).point(REDNESS)
+        image.paste(Image.new("RGB", size, MASKED), mask=left_out)
     frames = [_scale(crop, scale, size) for crop in crops]
     outside = Image.new("L", size, 170)
     for frame in frames:

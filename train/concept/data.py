@@ -90,13 +90,13 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
     captions = [captions[i] for i in kept]
     texts, choices = caption_choices(captions, config.called, settings, per_picture, config.run.seed)
     ids = sd.tokenizer.encode(texts, config.called.token_vectors)
-    notes = [_note("pictures", len(kept), encoded.skipped, encoded.shapes)]
+    notes = [picture_note("pictures", len(kept), encoded.skipped, encoded.shapes)]
     random_latents = latents
     if other_files:
         skipped: list[UnreadableError] = []
         others = _crop_to_shapes(each_picture(other_files, skipped), list(encoded.shapes))
         random_latents = stack_equal([*latents, *encode_images(sd, others, len(other_files))])
-        notes.append(_note("other pictures", len(other_files) - len(skipped), skipped))
+        notes.append(picture_note("other pictures", len(other_files) - len(skipped), skipped))
     has_class_pictures = config.erasure.class_images is not None
     if has_class_pictures:
         shapes = list(encoded.shapes)
@@ -155,7 +155,7 @@ def _encode_class_pictures(
         for shape in shapes
     )
     latents = encode_images(sd, views, len(files) * len(shapes))
-    return latents, _note("pictures of the class", len(files) - len(skipped), skipped)
+    return latents, picture_note("pictures of the class", len(files) - len(skipped), skipped)
 
 
 def _class_prompts(concept: ConceptName, sd: StableDiffusion, captions: Sequence[str]) -> RandomPrompts:
@@ -172,7 +172,9 @@ def _crop_to_shapes(pictures: Iterable[Picture], shapes: Sequence[Size]) -> Iter
         yield crop(picture, place_part(picture.image.size, shape), shape)
 
 
-def _note(what: str, count: int, skipped: Sequence[UnreadableError], shapes: Mapping[Size, int] | None = None) -> str:
+def picture_note(
+    what: str, count: int, skipped: Sequence[UnreadableError], shapes: Mapping[Size, int] | None = None
+) -> str:
     """How many pictures are used, and which are not and why: "5 pictures, 1 skipped (a.gif: damaged: …)".
 
     shapes: how many have which width and height; named if there are several.

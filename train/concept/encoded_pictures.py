@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,26 +54,68 @@ def encode_pictures(
     if settings.crop_to_mask and not any(each.mask for each in files):
         folder = printable(str(files[0].path.parent))
         raise UserError(f"--crop-to-mask needs masks, and {folder} has none: a.mask.png is the mask of a.png")
+    weights, kept, skipped, sheet, shapes = [], [], [], ContactSheet(), Counter()
+    with PictureEncoder(sd, len(files) * count_views(settings.crop, settings.flip)) as encoder:
+        for placed in place_pictures(sd, files, size, settings, seed, skipped):
+            kept.append(placed.number)
+            for view in placed.views(settings.flip):
+                weights.append(mask_array(view, placed.grid))
+                encoder.add(view)
+            sheet.add(placed.picture, placed.crops, captions[placed.number])
+            shapes[placed.shape] += 1
+        latents = stack_equal(encoder.each_latents())
+    return EncodedPictures(latents, stack_equal(weights), kept, skipped, sheet.png(), shapes)
+
+
+class PlacedPicture(NamedTuple):
+    """A picture, and the crops of it that are trained.
+
+    number: among the files. part: the part of the picture that may be trained. places: of the crops, in that part.
+    corner: left and top of the part in the picture. shape: of a view in pixels. grid: of a view in latents.
+    """
+
+    number: int
+    picture: Picture
+    part: Picture
+    places: list[Square | Box]
+    corner: tuple[int, int]
+    shape: Size
+    grid: Size
+
+    @property
+    def crops(self) -> list[Square | Box]:
+        """The crops, in pixels of the whole picture."""
+        return [_shift(place, self.corner) for place in self.places]
+
+    def views(self, flip: bool) -> Iterator[Picture]:
+        """The training pictures. flip: also mirrored."""
+        return crop_views(self.part, self.places, self.shape, flip)
+
+
+def place_pictures(
+    sd: StableDiffusion,
+    files: Sequence[PictureFiles],
+    size: int,
+    settings: DataSettings,
+    seed: int,
+    skipped: list[UnreadableError],
+) -> Iterator[PlacedPicture]:
+    """The pictures that can be read, with their crops, one after the other. The others are added to `skipped`.
+
+    Raises: UserError as `each_picture` does.
+    """
     downscale, sizes = sd.models.vae.config.downscale, [(size, size)]
     if settings.aspect_buckets:
         sizes = bucket_sizes(size, downscale, len(sd.models.unet.config.block_out_channels) - 1)
-    weights, kept, skipped, sheet, shapes = [], [], [], ContactSheet(), Counter()
     # A picture that is skipped does not change the crops of the others.
     numbers = {each.path: number for number, each in enumerate(files)}
-    with PictureEncoder(sd, len(files) * count_views(settings.crop, settings.flip)) as encoder:
-        for picture in each_picture(files, skipped):
-            kept.append(number := numbers[picture.path])
-            part, corner = _part_of(picture, size, settings)
-            shape = nearest_bucket(part.image.size, sizes)
-            grid = shape[0] // downscale, shape[1] // downscale
-            places = place_views(part, np.random.default_rng((seed, 2, number)), shape, grid, settings.crop)
-            for view in crop_views(part, places, shape, settings.flip):
-                weights.append(mask_array(view, grid))
-                encoder.add(view)
-            sheet.add(picture, [_shift(place, corner) for place in places], captions[number])
-            shapes[shape] += 1
-        latents = stack_equal(encoder.each_latents())
-    return EncodedPictures(latents, stack_equal(weights), kept, skipped, sheet.png(), shapes)
+    for picture in each_picture(files, skipped):
+        number = numbers[picture.path]
+        part, corner = _part_of(picture, size, settings)
+        shape = nearest_bucket(part.image.size, sizes)
+        grid = shape[0] // downscale, shape[1] // downscale
+        places = place_views(part, np.random.default_rng((seed, 2, number)), shape, grid, settings.crop)
+        yield PlacedPicture(number, picture, part, places, corner, shape, grid)
 
 
 def _part_of(picture: Picture, size: int, settings: DataSettings) -> tuple[Picture, tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from blocklora_jax.models.attend import check_form
@@ -29,13 +30,23 @@ def train_concept(config: ConceptConfig, platform: str | None = None) -> Path:
 
     Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
     """
-    platform = platform or select_platform(config.run.tpu, config.run.gpu, config.run.cpu)
+    platform = platform or select_platform(config.run.tpu, config.run.gpu, config.run.cpu, config.joining)
+    return train_on_base(config, lambda: load_base(config.model, config.base, platform))
+
+
+def train_on_base(config: ConceptConfig, load: Callable[[], StableDiffusion]) -> Path:
+    """Train one concept on the base that `load` gives; returns the path of its adapter file.
+
+    load: called after everything that needs no base was checked.
+
+    Raises: UserError like `train_concept`.
+    """
     registry = read_registry(config.adapter.registry) if config.adapter.registry else None
     config = use_claim(config, registry)
     require_basis_file(config.adapter, config.model)
     keep_off_inputs([config])
     with hold_run_folders([config.out], lambda: check_run_dir(config)):
-        sd = load_base(config.model, config.base, platform)
+        sd = load()
         check_base(registry, sd.digest, config.model)
         basis = basis_of(config, sd)
         check_basis(registry, config, basis)

@@ -20,8 +20,8 @@ from train.engine.platform import first_host_does
 
 # Settings that may differ when a run is resumed. The results stay the same, up to rounding.
 MAY_CHANGE = frozenset(
-    "out resume registry save_dtype log_every save_every previews preview_every preview_prompts report tensorboard wandb"
-    " tpu gpu cpu mapper remat attention push private license replace".split()
+    "out resume registry save_dtype log_every save_every previews preview_every preview_prompts report tensorboard"
+    " wandb tpu gpu cpu mapper remat attention push private license replace".split()
 )
 
 

@@ -20,6 +20,7 @@ from train.engine.followers.follower import Follower
 from train.engine.platform import is_first_host
 from train.engine.progress import Progress, require_finite
 from train.engine.signals import CatchSignals
+from train.engine.stop import requested_signal
 
 
 class Interrupted(SystemExit):
@@ -52,8 +53,9 @@ def run_loop(
     """Run `state, metrics = step_fn(state, batch_at(step))` for `config.steps` steps and return the last state.
 
     Steps are numbered from 0. `batch_at` must be a pure function of the step, so that a resumed run continues bit for
-    bit. After SIGTERM or SIGINT the state is saved before the loop ends. Checkpoints hold `to_save(state)`, and
-    `from_saved` is its inverse. `followers` are told the metrics, and are closed by the caller.
+    bit. After SIGTERM, SIGINT or a request to stop (see `train.engine.stop`) the state is saved before the loop ends.
+    Checkpoints hold `to_save(state)`, and `from_saved` is its inverse. `followers` are told the metrics, and are closed
+    by the caller.
 
     Raises:
         UserError: the loss is not finite, or the folder holds another run's checkpoints.
@@ -78,7 +80,7 @@ def run_loop(
             progress.advance()
             if is_logged := _due(done, config.log_every, config.steps):
                 progress.report(done, metrics)
-            stop = _agreed(caught.signal, is_logged)
+            stop = _agreed(caught.signal or requested_signal(), is_logged)
             if stop or _due(done, config.save_every, config.steps):
                 require_finite(jax.device_get(metrics), done, run_dir)
                 checkpoints.save(done, to_save(state))
@@ -86,7 +88,7 @@ def run_loop(
                 preview(done, state)
                 progress.restart_clock(done)
                 # A preview takes long. After a signal during it, no further step is made.
-                if stop := _agreed(caught.signal, True):
+                if stop := _agreed(caught.signal or requested_signal(), True):
                     checkpoints.save(done, to_save(state))
             if stop:
                 progress.close_bar()

@@ -65,5 +65,14 @@ def to_file_keys(settings: Mapping[str, Any], group: str = "") -> dict[str, Any]
     }
 
 
+def from_file_keys(settings: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    """`settings` of a file, by their names of today; the inverse of `to_file_keys`."""
+    names = {key: OLD_NAMES.get(f"{group}{key}", f"{group}{key}").removeprefix(group) for key in settings}
+    return {
+        name: from_file_keys(settings[key], f"{key}.") if isinstance(settings[key], dict) else settings[key]
+        for key, name in names.items()
+    }
+
+
 def _report(old: str, new: str) -> None:
     print(f"{old} is now called {new}", file=sys.stderr)
