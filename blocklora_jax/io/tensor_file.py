@@ -161,8 +161,8 @@ def forget_pages(tensor: np.ndarray) -> None:
     owner: Any = tensor
     while owner is not None and not isinstance(owner, np.memmap):
         owner = getattr(owner, "base", None)
-    while isinstance(getattr(owner, "base", None), np.memmap):
-        owner = owner.base
+    while isinstance(inner := getattr(owner, "base", None), np.memmap):
+        owner = inner
     mapping = getattr(owner, "_mmap", None)
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)

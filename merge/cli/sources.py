@@ -74,7 +74,10 @@ def split_sources(paths: Sequence[Path], family: str | None = None) -> tuple[lis
     reasons: dict[str, str] = {}
     for path in paths:
         if not is_library(path):
-            sources.append(Source(find_adapter(path), given=path))
+            try:
+                sources.append(Source(find_adapter(path), given=path))
+            except UserError as error:
+                reasons[str(path)] = str(error)
             continue
         folder, entries = open_library(path)
         good, wrong = usable([entry for entry in entries if family is None or entry.found.base in ("", family)])
@@ -106,8 +109,6 @@ def load_each(
             yield source, source.read(reader)
         except UserError as error:
             reasons[source.name] = str(error)
-    if len(sources) == 1 and reasons:
-        raise UserError(next(iter(reasons.values())))
     _report(reasons, len(sources), skip_unusable)
 
 
@@ -179,6 +180,8 @@ def _report(reasons: Mapping[str, str], count: int, skip_unusable: bool) -> None
     """Name the files that cannot be used: in an error, or, if they are skipped, in a line each."""
     if not reasons:
         return
+    if count == 1:
+        raise UserError(next(iter(reasons.values())))
     named = name_reasons(reasons)
     if skip_unusable or len(named) > _LONGEST_ERROR:
         name_left_out(reasons)
