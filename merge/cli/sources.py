@@ -14,6 +14,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.find import find_adapter, named_as, shown_name
 from blocklora_jax.adapters.on_disk import on_disk
 from blocklora_jax.errors import UserError
+from blocklora_jax.hub.address import HUB
 from blocklora_jax.io.printing import one_line
 from blocklora_jax.library.entry import Entry
 from blocklora_jax.library.library import is_library, name_reasons, open_library, usable
@@ -77,7 +78,7 @@ def split_sources(paths: Sequence[Path], family: str | None = None) -> tuple[lis
             try:
                 sources.append(Source(find_adapter(path), given=path))
             except UserError as error:
-                reasons[str(path)] = str(error)
+                reasons[str(path).removeprefix(HUB)] = str(error)
             continue
         folder, entries = open_library(path)
         good, wrong = usable([entry for entry in entries if family is None or entry.found.base in ("", family)])
