@@ -50,13 +50,16 @@ def _tidy_output(output: NotebookNode, folder: Path, count: int) -> NotebookNode
 
 
 def smaller_picture(data: bytes) -> tuple[str, bytes]:
-    """(The MIME type, the content) of a picture as JPEG, or as PNG where that is smaller, as for charts."""
+    """(The MIME type, the content) of a picture as JPEG, or as PNG of its own size where that is smaller.
+
+    That is so for charts, whose letters stay sharp.
+    """
     with Image.open(io.BytesIO(data)) as opened:
         picture = opened.convert("RGB")
-    picture.thumbnail((_WIDEST, 8 * _WIDEST), Image.Resampling.LANCZOS)
     jpeg, png = io.BytesIO(), io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=_QUALITY, optimize=True)
     picture.save(png, "PNG", optimize=True)
+    picture.thumbnail((_WIDEST, 8 * _WIDEST), Image.Resampling.LANCZOS)
+    picture.save(jpeg, "JPEG", quality=_QUALITY, optimize=True)
     if png.tell() <= jpeg.tell():
         return "image/png", png.getvalue()
     return "image/jpeg", jpeg.getvalue()

@@ -14,6 +14,7 @@ from train.engine.followers.follower import Follower
 from train.engine.followers.notebook import NotebookView
 from train.engine.followers.tensorboard import TensorBoard
 from train.engine.followers.weights_and_biases import WeightsAndBiases
+from train.engine.log import all_metrics
 
 
 def check_extras(settings: RunSettings) -> None:
@@ -37,5 +38,5 @@ def make_followers(settings: RunSettings, folder: Path, name: str, about: Mappin
     if settings.wandb != "off":
         followers.append(WeightsAndBiases(folder, settings.wandb, name, about))
     if in_notebook():
-        followers.append(NotebookView())
+        followers.append(NotebookView(all_metrics(folder / "metrics.jsonl")))
     return followers

@@ -143,3 +143,13 @@ def test_a_notebook_shows_one_chart_and_the_newest_preview_of_each_concept(monke
     # Chart, preview of ada, chart at the end; then ada again in its place, and rex in another.
     assert [places.index(place) for place in places] == [0, 1, 0, 1, 4]
     assert shown[-1][1].size == (1000, 250)
+
+
+def test_a_resumed_run_in_a_notebook_shows_its_curve_from_the_beginning(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("train.engine.followers.notebook.line_chart", lambda curves: drawn.append(curves))
+    monkeypatch.setattr("blocklora_jax.notebook.place.ChangingPicture.show", lambda self, picture: None)
+    view = NotebookView([{"step": step, "loss": 1.0, "diffusion_loss": 0.5} for step in (10, 20, 30)])
+    view.metrics(20, {"diffusion_loss": 0.25})
+    view.close()
+    assert drawn[-1] == {"diffusion_loss": ((10, 20), (0.5, 0.25))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -17,16 +17,22 @@ _SHOWN = ("diffusion_loss", "erase_loss")
 
 
 class NotebookView:
-    """Shows curves of the losses, and the newest preview of each concept."""
+    """Shows curves of the losses, and the newest preview of each concept.
 
-    def __init__(self) -> None:
-        self._points: dict[str, list[tuple[float, float]]] = {name: [] for name in _SHOWN}
+    lines: of the metrics.jsonl of a run that is resumed.
+    """
+
+    def __init__(self, lines: Sequence[Mapping[str, float]] = ()) -> None:
+        self._points = {name: [(line["step"], line[name]) for line in lines if name in line] for name in _SHOWN}
         self._chart, self._previews = ChangingPicture(), dict[str, ChangingPicture]()
         self._drawn = 0.0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to each curve, and draw them if the last drawing is a while ago."""
         for name, points in self._points.items():
+            # A resumed run may repeat a few steps.
+            while points and points[-1][0] >= step:
+                points.pop()
             if name in values:
                 points.append((step, values[name]))
         if time.monotonic() - self._drawn > _EVERY:
