@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 from pathlib import Path
 
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.errors import UserError
 from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
 
@@ -47,4 +49,7 @@ def _claim(registry: Registry, name: str) -> Registry:
 
 
 def _update(folder: Path, name: str) -> None:
-    update_registry(folder, lambda registry: _claim(registry, name))
+    try:
+        update_registry(folder, lambda registry: _claim(registry, name))
+    except UserError:
+        sys.exit(1)

@@ -7,6 +7,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,7 @@ def measure(model: str, folder: Path, counts: tuple[int, ...]) -> list[dict[str,
     """A row for each number of adapters. Each merge runs in a process of its own, which says its memory."""
     # Not in memory, so that models of any size can be merged.
     base = load_folder(model, mapped=True)
-    files = []
-    for i in range(max(counts)):
-        path = folder / "adapters" / f"c{i}.safetensors"
-        settings = {"layers": "cross_kv", "partition": _PARTITION, "rank": 8, "size": 0.05}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        random_adapter(f"c{i:03d}", base.params, slots=(i,), **settings).save(path)
-        files.append(str(path))
+    files = _write_adapters(base.params, folder / "adapters", max(counts))
     source, rows = str(base.source), []
     for count in counts:
         command = [sys.executable, "-m", "benchmarks.scale.composing", source, str(folder / f"out{count}")]
@@ -38,6 +34,20 @@ def measure(model: str, folder: Path, counts: tuple[int, ...]) -> list[dict[str,
             raise UserError(f"merging {count} adapters failed, see above")
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     return rows
+
+
+def _write_adapters(params: Mapping[str, Any], folder: Path, count: int) -> list[str]:
+    """Adapters of one set of random values, each with a name and a slot of its own."""
+    settings = {"layers": "cross_kv", "partition": _PARTITION, "rank": 8, "size": 0.05}
+    first = random_adapter("c000", params, slots=(0,), **settings)
+    folder.mkdir(parents=True)
+    for i in range(count):
+        name = f"c{i:03d}"
+        info = replace(first.info, name=name, trigger=f"<{name}> man", slots=(i,))
+        tokens = {f"<{name}>": vectors for vectors in first.tokens.values()}
+        tokens_2 = {f"<{name}>": vectors for vectors in first.tokens_2.values()}
+        replace(first, info=info, tokens=tokens, tokens_2=tokens_2).save(folder / f"{name}.safetensors")
+    return [str(path) for path in sorted(folder.iterdir())]
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from blocklora_jax.storage.objects import ObjectFolder
 
 FILE = "registry.json"
 _LARGEST = 4 << 20  # bytes; thousands of entries
-_PATIENCE = 60.0  # seconds; a lock is freed when its holder dies, so waiting is safe
+_PATIENCE = 300.0  # seconds; a lock is freed when its holder dies, so waiting is safe
 _PATIENCE_OBJECT, _LEASE = 60.0, 30.0  # seconds, in object stores
 _ANSWERING, _FETCHING = 10.0, 30.0  # seconds to wait for the next part of an answer, and for the whole answer
 

@@ -151,6 +151,8 @@ class _Work:
     def _train_group(self, number: int) -> None:
         name, group = group_name(number), self._groups[number]
         run_dir = self._settings.groups / name
+        # Before the files are fetched, among which it would be.
+        forget_finished(self._records, name)
         with self._synchronised(name, group):
             self._train_here(name, group, run_dir)
         if not record_finished(self._records, name, [config.out / _ADAPTER for config in group]):
@@ -160,7 +162,6 @@ class _Work:
     def _train_here(self, name: str, group: list[ConceptConfig], run_dir: Path) -> None:
         begun = any((config.out / "config.json").exists() for config in group)
         group = [config.with_settings(resume=begun) for config in group]
-        forget_finished(self._records, name)
         with hold_run_folders([*(config.out for config in group), run_dir], lambda: check_folders(group, run_dir)):
             self._train(group, run_dir)
 
