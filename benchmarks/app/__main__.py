@@ -1,7 +1,7 @@
 """A real browser goes through the app's pages on the pocket model: teach, stop, continue, compose, weigh, export.
 
 Prints times and one line of JSON. Exits with 1 if something that should happen does not: the second picture must differ
-from the first when a weight has changed, and must come without compiling, in a fraction of the first one's time.
+from the first when a weight has changed, and files must be written. That the second one compiles nothing is a test.
 
     python -m benchmarks.app [--pictures DIR] [--library DIR] [--steps N | --quick]
 """
@@ -79,7 +79,7 @@ def main() -> None:
     for name, value in found.items():
         print(f"{name:<16}{value:.1f} s" if isinstance(value, float) else f"{name:<16}{value}")
     print(json.dumps(found))
-    if not (found["differ"] and len(found["files"]) > 1 and found["second_pictures"] < found["first_pictures"] / 2):
+    if not (found["differ"] and len(found["files"]) > 1):
         sys.exit(1)
 
 

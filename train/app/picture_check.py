@@ -84,4 +84,5 @@ def _shown(view: Picture) -> Image.Image:
 
 def _without_folder(message: str) -> str:
     """A warning about a folder, without the name of the folder: the pictures may lie in a temporary one."""
-    return one_line(message.partition(": ")[2] or message)
+    line = one_line(message.partition(": ")[2] or message)
+    return f"{line[:1].upper()}{line[1:]}."

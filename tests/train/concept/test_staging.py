@@ -54,7 +54,7 @@ def test_a_run_in_a_store_gives_the_files_of_a_run_on_a_disk(store, tiny_folder,
     assert (recorded["images"], recorded["model"]) == (f"{store.url}/pictures", f"{store.url}/model")
     names = {name for name in list_files(ObjectFolder(f"{store.url}/run")) if not name.startswith(".writer")}
     assert {name.split("/")[0] for name in names} == {
-        "adapter.safetensors", "checkpoints", "config.json", "contact_sheet.png", "metrics.jsonl",
+        "adapter.safetensors", "checkpoints", "config.json", "contact_sheet.png", "metrics.jsonl", "report.html",
     }  # fmt: skip
     # Resumed on a machine that has nothing of it, from an earlier checkpoint.
     for name in [*names]:

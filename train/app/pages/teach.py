@@ -46,7 +46,7 @@ def teach_page(session: Session, timer: gr.Timer) -> None:
 
     def show_check(*values: Any):
         report = _check(session, _read(*values))
-        ignored = [notice(f"Not read: {line}") for line in report.ignored]
+        ignored = [notice(line) for line in report.ignored]
         cells = table(["file", "what happens", "caption"], report.rows)
         return (
             notice(f"{report.note}.", "good" if "skipped" not in report.note else "bad") + "".join(ignored),
@@ -66,9 +66,8 @@ def teach_page(session: Session, timer: gr.Timer) -> None:
 def _form() -> list[Any]:
     """The form: its fields, in the order of `_read`."""
     source = gr.Dropdown([_OWN, *CONCEPTS], value=_OWN, label="Pictures", info="Your own, or an example to try it out.")
-    files = gr.File(
-        file_count="multiple", file_types=list(KINDS), label="Six or more pictures of one concept", height=190,
-    )  # fmt: skip
+    label = "Six or more pictures of one concept; captions and masks"
+    files = gr.File(file_count="multiple", file_types=list(KINDS), label=label, height=190)
     with gr.Row():
         name = gr.Textbox(label="Name", placeholder="ada", info="Prompts call it <ada>.", max_length=40, elem_id="name")
         noun = gr.Textbox(label="What it is", placeholder="woman", info="A word that the model knows.", max_length=40)

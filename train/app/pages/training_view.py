@@ -53,7 +53,7 @@ def training_view(session: Session, timer: gr.Timer) -> Event:
         continue_teaching(session, name)
         return renew(None)
 
-    timer.tick(renew, before, outputs, show_progress="hidden", api_visibility="private")
+    timer.tick(renew, before, outputs, show_progress="hidden", api_name="training", api_visibility="undocumented")
     button.click(one_line_errors(session, resume), runs, outputs, api_name="continue_teaching")
     return renew, before, outputs
 
