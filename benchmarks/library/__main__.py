@@ -20,7 +20,6 @@ from pathlib import Path
 from benchmarks.library.full_size import make_full_size
 from benchmarks.library.make import NOUNS, make_folder, readable
 from benchmarks.library.step import Step, run_step
-from blocklora_jax.checks.bounds import Bound
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
@@ -46,7 +45,7 @@ class Options:
     """24 LoRAs of cross-attention layers, in less than a minute."""
 
     def __post_init__(self) -> None:
-        check_options(self, {"full_size": Bound(0, 2**16)})
+        check_options(self)
 
 
 def steps(options: Options, folder: Path, few: Path, model: Path, results: Path) -> Iterator[Step]:
