@@ -12,7 +12,7 @@ from blocklora_jax.external_lora.algorithms.dora import MAGNITUDES, decomposed
 from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer
 from blocklora_jax.external_lora.algorithms.lora import LORA
 from blocklora_jax.external_lora.base_weights import BaseWeights
-from blocklora_jax.external_lora.changes import Change, Dense, add, exact_pair, weight_of
+from blocklora_jax.external_lora.changes import Change, Dense, Factors, add, exact_pair, weight_of
 from blocklora_jax.external_lora.peft_config import PeftConfigs
 from blocklora_jax.external_lora.problems import finite_problem, shape_problem
 from blocklora_jax.external_lora.reduced import Loss, reduced_pair
@@ -84,7 +84,7 @@ class Reader(NamedTuple):
         layer = self._layer(component, path, parts, self.base if needs_base or kind not in (LORA, None) else None)
         if needs_base and layer.weight is None:
             raise Unusable("is not a layer of the base model, which its change depends on")
-        if problem := shape_problem(kind, layer) if kind else None:
+        if problem := shape_problem(kind, layer):
             raise Unusable(problem)
         if problem := finite_problem(layer):
             raise Unusable(problem)
@@ -143,9 +143,9 @@ def _computed(kind: Algorithm, layer: Layer, scale: float, start: str, decompose
 
 
 def _scaled(change: Change, scale: float) -> Change:
-    if isinstance(change, Dense) or not hasattr(change, "up"):
-        return Dense(weight_of(change) * np.float32(scale))
-    return change._replace(up=change.up * np.float32(scale))
+    if isinstance(change, Factors):
+        return change._replace(up=change.up * np.float32(scale))
+    return Dense(weight_of(change) * np.float32(scale))
 
 
 def _shape(kind: Algorithm, layer: Layer) -> Shape:

@@ -8,16 +8,19 @@ import numpy as np
 
 from blocklora_jax.external_lora.algorithms.dora import MAGNITUDES, scales_outputs
 from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer
-from blocklora_jax.external_lora.vectors import VECTOR_PARTS
 from blocklora_jax.layouts.lora_layers import kernel_size
 
 # Numbers in the largest weight: twice those of a 3x3 convolution of 2560 inputs and outputs.
 _MOST_NUMBERS = 1 << 27
-_SHARED = frozenset({"alpha", "scalar", *MAGNITUDES, *VECTOR_PARTS})
+_SHARED = frozenset({"alpha", "scalar", "diff_b", *MAGNITUDES})
 
 
-def shape_problem(kind: Algorithm, layer: Layer) -> str | None:
-    """What is wrong with a layer's shapes; None if nothing is."""
+def shape_problem(kind: Algorithm | None, layer: Layer) -> str | None:
+    """What is wrong with a layer's parts and their shapes; None if nothing is. kind: None if only a bias is changed."""
+    if kind is None:
+        return None if layer.parts.keys() == {"diff_b"} else f"has only {', '.join(sorted(layer.parts))}"
+    if layer.parts.keys() >= set(MAGNITUDES):
+        return "has lengths of two kinds, dora_scale and lora_magnitude_vector"
     if extra := layer.parts.keys() - kind.marks - kind.others - _SHARED:
         return f"is {kind.title} and has {', '.join(sorted(extra))} too"
     if (wrong := _numbers_problem(layer)) is not None:

@@ -49,7 +49,7 @@ def _of_dense(change: Dense, rank: int) -> tuple[Factors, Loss]:
     # Both factors get the root of the singular values, so that neither overflows in half precision.
     root = np.sqrt(np.sqrt(np.maximum(values[:rank], 0.0))) + 1e-30
     up, down = (up * root, down / root[:, None]) if wide else (up / root, down * root[:, None])
-    total = float(np.trace(flat @ flat.T) if wide else np.trace(flat.T @ flat))
+    total = float(np.sum(flat * flat))
     return _factors(up, down, weight.shape), Loss(max(0.0, float(values[rank:].sum())), total)
 
 

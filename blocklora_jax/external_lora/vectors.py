@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from jaxtyping import Float
 
 from blocklora_jax.external_lora.algorithms.ia3 import on_inputs
 from blocklora_jax.external_lora.algorithms.layer import Layer
 
-# The part of a norm's scale, and of any bias. A norm may also have its scale in `diff`.
+# The parts of a norm's scale, and of its bias.
 _SCALES = ("w_norm", "diff")
 _BIASES = ("b_norm", "diff_b")
-VECTOR_PARTS = frozenset({"w_norm", *_BIASES, "up_bias"})
 
 
-def norm_vectors(layer: Layer) -> dict[str, Float[np.ndarray, " c"]]:
+def norm_vectors(layer: Layer) -> dict[str, Float[np.ndarray, " _"]]:
     """{"…/norm1/scale": …, "…/norm1/bias": …}. Raises ValueError for parts that no norm has, or of other shapes."""
     if wrong := layer.parts.keys() - {*_SCALES, *_BIASES}:
         raise ValueError(f"is a norm and has {', '.join(sorted(wrong))}")
-    path = f"{layer.component}/{layer.path}"
-    parts = {f"{path}/scale": _first(layer.parts, _SCALES), f"{path}/bias": _first(layer.parts, _BIASES)}
-    return {path: _checked(vector) for path, vector in parts.items() if vector is not None}
+    path, vectors = f"{layer.component}/{layer.path}", {}
+    for name, parts in (("scale", _SCALES), ("bias", _BIASES)):
+        given = [part for part in parts if part in layer.parts]
+        if len(given) > 1:
+            raise ValueError(f"has {' and '.join(given)}, of which only one can be right")
+        vectors |= {f"{path}/{name}": _checked(layer.parts[part]) for part in given}
+    return vectors
 
 
 def bias_vectors(
     layer: Layer, scale: float, base_bias: Float[np.ndarray, " c"] | None
-) -> dict[str, Float[np.ndarray, " c"]]:
+) -> dict[str, Float[np.ndarray, " _"]]:
     """{"…/conv1/bias": …} if the layer's bias is changed. scale: of the pair. base_bias: the base's, if at hand."""
-    path, bias = f"{layer.component}/{layer.path}/bias", _first(layer.parts, _BIASES)
-    if bias is None and "up_bias" in layer.parts:
-        bias = layer.parts["up_bias"] * np.float32(scale)
-    if bias is None and "ia3_l" in layer.parts and base_bias is not None and not on_inputs(layer):
+    parts, changes = layer.parts, []
+    if "diff_b" in parts:
+        changes.append(_checked(parts["diff_b"]))
+    if "up_bias" in parts:
+        changes.append(_checked(parts["up_bias"]) * np.float32(scale))
+    if "ia3_l" in parts and base_bias is not None and not on_inputs(layer):
         # PEFT scales the whole output, so that the bias is scaled too.
-        bias = base_bias * (layer.parts["ia3_l"].reshape(-1) - np.float32(1))
-    return {} if bias is None else {path: _checked(bias)}
-
-
-def _first(parts: Mapping[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray | None:
-    return next((parts[name] for name in names if name in parts), None)
+        changes.append(base_bias * (parts["ia3_l"].reshape(-1) - np.float32(1)))
+    if len({change.shape for change in changes}) > 1:
+        raise ValueError(f"changes its bias by arrays of shapes {[list(change.shape) for change in changes]}")
+    return {f"{layer.component}/{layer.path}/bias": np.sum(changes, axis=0)} if changes else {}
 
 
 def _checked(vector: np.ndarray) -> np.ndarray:

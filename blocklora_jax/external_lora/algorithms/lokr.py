@@ -15,6 +15,10 @@ _PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_
 
 
 def _shape(layer: Layer) -> tuple[int, ...]:
+    for side in ("lokr_w1", "lokr_w2"):
+        factored = {f"{side}_a", f"{side}_b", *(["lokr_t2"] if side == "lokr_w2" else [])} & layer.parts.keys()
+        if side in layer.parts and factored:
+            raise ValueError(f"has {side} and also {', '.join(sorted(factored))}")
     left, right = _left(layer), _right(layer)
     return tuple(a * b for a, b in zip(left[:2], right[:2], strict=True)) + right[2:]
 

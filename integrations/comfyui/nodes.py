@@ -1,0 +1,260 @@
+"""The nodes. Each one calls one command of blocklora."""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+
+from .command import call
+from .pictures import empty_picture, read_picture
+from .stack import STACK, Entry, Stack, digest, flags, paths, stamp
+
+_MODEL = (
+    "STRING",
+    {
+        "default": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "tooltip": "The base model of the LoRAs: a Diffusers folder, a hub id, or the name of a checkpoint.",
+    },
+)
+_FAMILIES = ["auto", "sd1", "sd2", "sdxl"]
+_STACK = (STACK, {"tooltip": "LoRAs from a stack node."})
+
+
+class BlockLoRAStack:
+    """Adds a LoRA to a stack."""
+
+    TITLE = "LoRA stack (blocklora)"
+    CATEGORY = "blocklora"
+    FUNCTION = "add"
+    RETURN_TYPES = (STACK,)
+    RETURN_NAMES = ("stack",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        """The sockets and widgets."""
+        return {
+            "required": {
+                "lora": (
+                    folder_paths.get_filename_list("loras"),
+                    {"tooltip": "A file in models/loras, of any trainer."},
+                ),
+                "weight": ("FLOAT", {"default": 1.0, "min": -10.0, "max": 10.0, "step": 0.05}),
+                "trigger": ("STRING", {"default": "", "tooltip": "The words that call it. Empty: those in the file."}),
+            },
+            "optional": {
+                "class_noun": ("STRING", {"default": "", "tooltip": "What it is, in a word: woman, dog, style."}),
+                "stack": _STACK,
+            },
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, lora, **_):
+        """Changes when the file does."""
+        path = folder_paths.get_full_path("loras", lora)
+        return stamp(path) if path else ""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, lora):
+        """Whether the file exists."""
+        return True if folder_paths.get_full_path("loras", lora) else f"there is no LoRA {lora}"
+
+    def add(self, lora: str, weight: float, trigger: str, class_noun: str = "", stack: Stack = ()):
+        """The stack with the LoRA at its end."""
+        path = folder_paths.get_full_path("loras", lora)
+        if path is None:
+            raise FileNotFoundError(f"there is no LoRA {lora}")
+        return ((*stack, Entry(path, weight, trigger, class_noun)),)
+
+
+class BlockLoRACheck:
+    """Measures how much the LoRAs of a stack disturb each other."""
+
+    TITLE = "Check LoRAs (blocklora)"
+    CATEGORY = "blocklora"
+    FUNCTION = "check"
+    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_NAMES = ("heat_map", "report")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        """The sockets and widgets."""
+        return {"required": {"stack": _STACK, "model": _MODEL}}
+
+    def check(self, stack: Stack, model: str):
+        """The heat map, and what the command printed. Problems are no error here: the report names them."""
+        picture = os.path.join(_folder("check", digest(stack, model)), "heat_map.png")
+        arguments = ["check", *paths(stack), "--model", _model(model), "--out", picture, "--overwrite"]
+        result = call(arguments, _stop, allowed=(0, 1))
+        shown = read_picture(picture) if os.path.exists(picture) else empty_picture()
+        return (shown, result.text)
+
+
+class BlockLoRAFit:
+    """Fits the LoRAs of a stack jointly, so that their sum keeps each of them."""
+
+    TITLE = "Joint fit (blocklora)"
+    CATEGORY = "blocklora"
+    FUNCTION = "fit"
+    RETURN_TYPES = (STACK, "STRING")
+    RETURN_NAMES = ("stack", "report")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        """The sockets and widgets."""
+        erase = {"default": 1.0, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "Weight of ordinary prompts."}
+        return {"required": {"stack": _STACK, "model": _MODEL, "erase_weight": ("FLOAT", erase)}}
+
+    def fit(self, stack: Stack, model: str, erase_weight: float):
+        """A stack of the fitted LoRAs, with the same weights and words."""
+        folder = _folder("fit", digest(stack, model, erase_weight))
+        stems = [os.path.splitext(os.path.basename(path))[0] for path in paths(stack)]
+        names = [f"{index:02}-{stem}"[:80] for index, stem in enumerate(stems)]
+        arguments = ["fit", *paths(stack), "--model", _model(model), "--out", folder, "--overwrite"]
+        arguments += ["--lambda", str(erase_weight), "--name", *names, *flags(stack, "--trigger", "trigger")]
+        result = call(arguments, _stop)
+        fitted = [os.path.join(folder, f"{name}.safetensors") for name in names]
+        return (tuple(entry._replace(path=path) for entry, path in zip(stack, fitted, strict=True)), result.text)
+
+
+class BlockLoRAConvert:
+    """Converts each LoRA of a stack into blocks of its own, so that merging them is lossless."""
+
+    TITLE = "Convert into blocks (blocklora)"
+    CATEGORY = "blocklora"
+    FUNCTION = "convert"
+    RETURN_TYPES = (STACK, "STRING")
+    RETURN_NAMES = ("stack", "report")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        """The sockets and widgets."""
+        return {
+            "required": {
+                "stack": _STACK,
+                "model": _MODEL,
+                "blocks": ("INT", {"default": 16, "min": 1, "max": 4096, "tooltip": "The same for all LoRAs."}),
+                "first_slot": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 4095, "tooltip": "The others get the next ones."},
+                ),
+            }
+        }
+
+    def convert(self, stack: Stack, model: str, blocks: int, first_slot: int):
+        """A stack of the converted LoRAs."""
+        folder, done, texts = _folder("convert", digest(stack, model, blocks, first_slot)), [], []
+        for index, entry in enumerate(stack):
+            out = os.path.join(folder, f"{index:02}-{os.path.basename(entry.path)}")
+            slot = str(first_slot + index)
+            arguments = ["convert", entry.path, "--model", _model(model), "--out", out, "--overwrite", "--slot", slot]
+            arguments += ["--blocks", str(blocks), *flags((entry,), "--trigger", "trigger")]
+            texts.append(call([*arguments, *flags((entry,), "--class-noun", "class_noun")], _stop).text)
+            done.append(entry._replace(path=out))
+        return (tuple(done), "\n".join(texts))
+
+
+class BlockLoRASave:
+    """Saves a stack as one LoRA that ComfyUI loads."""
+
+    TITLE = "Save merged LoRA (blocklora)"
+    CATEGORY = "blocklora"
+    FUNCTION = "save"
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("lora_file",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        """The sockets and widgets."""
+        rank = {"default": 0, "min": 0, "max": 4096, "tooltip": "Cut the rank to this. 0: exact, the sum of all ranks."}
+        return {
+            "required": {
+                "stack": _STACK,
+                "name": (
+                    "STRING",
+                    {"default": "blocklora/merged", "tooltip": "Below models/loras, without an ending."},
+                ),
+                "max_rank": ("INT", rank),
+                "model": _MODEL,
+                "family": (_FAMILIES, {"tooltip": "Of the base model, if the LoRAs do not show it."}),
+            }
+        }
+
+    def save(self, stack: Stack, name: str, max_rank: int, model: str, family: str):
+        """The path of the file below models/loras."""
+        out = _below(folder_paths.get_folder_paths("loras")[0], f"{name}.safetensors")
+        os.makedirs(os.path.dirname(out), exist_ok=True)
+        weights = [str(entry.weight) for entry in stack]
+        arguments = ["export", *paths(stack), "--out", out, "--layout", "kohya", "--allow-overlap", "--overwrite"]
+        arguments += ["--no-card", "--weights", *weights, "--model", _model(model)]
+        arguments += ["--max-rank", str(max_rank)] if max_rank else []
+        arguments += ["--family", family] if family != _FAMILIES[0] else []
+        text = call(arguments, _stop).text
+        return {"ui": {"text": [text]}, "result": (out,)}
+
+
+class BlockLoRALoad:
+    """Applies a LoRA file by its path, such as the one that was just saved."""
+
+    TITLE = "Load LoRA file (blocklora)"
+    CATEGORY = "blocklora"
+    FUNCTION = "load"
+    RETURN_TYPES = ("MODEL", "CLIP")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        """The sockets and widgets."""
+        strength = ("FLOAT", {"default": 1.0, "min": -10.0, "max": 10.0, "step": 0.05})
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "clip": ("CLIP",),
+                "lora_file": ("STRING", {"forceInput": True}),
+                "strength": strength,
+            }
+        }
+
+    def load(self, model, clip, lora_file: str, strength: float):
+        """The model and the text encoder with the LoRA."""
+        # ComfyUI's own modules, which need PyTorch.
+        import comfy.sd
+        import comfy.utils
+
+        lora = comfy.utils.load_torch_file(lora_file, safe_load=True)
+        return comfy.sd.load_lora_for_models(model, clip, lora, strength, strength)
+
+
+NODES = (BlockLoRAStack, BlockLoRACheck, BlockLoRAFit, BlockLoRAConvert, BlockLoRASave, BlockLoRALoad)
+
+
+def _model(name: str) -> str:
+    """The path of a checkpoint of ComfyUI, or the name itself."""
+    name = name.strip()
+    known = name in folder_paths.get_filename_list("checkpoints")
+    return folder_paths.get_full_path("checkpoints", name) if known else name
+
+
+def _folder(kind: str, name: str) -> str:
+    """A folder for results, below ComfyUI's output folder. The same inputs get the same one."""
+    folder = os.path.join(folder_paths.get_output_directory(), "blocklora", f"{kind}-{name}")
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def _below(folder: str, name: str) -> str:
+    """A path below `folder`. Raises ValueError for one outside it: workflows come from other people."""
+    root = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(root, name))
+    if os.path.commonpath([root, path]) != root or path == root:
+        raise ValueError(f"{name} is outside {folder}")
+    return path
+
+
+def _stop() -> None:
+    """Raises ComfyUI's exception if the user pressed cancel."""
+    try:
+        from comfy.model_management import throw_exception_if_processing_interrupted
+    except ImportError:
+        return
+    throw_exception_if_processing_interrupted()
