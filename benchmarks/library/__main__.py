@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.library.full_size import make_full_size
 from benchmarks.library.make import NOUNS, make_folder, readable
 from benchmarks.library.step import Step, run_step
 from blocklora_jax.command_line.options import check_options, read_options
@@ -37,6 +38,9 @@ class Options:
     convert: bool = True
     """Also convert the first 12 LoRAs of cross-attention into blocks: the narrow layers of the model have no room for
     more."""
+    full_size: int = 0
+    """Instead, make so many LoRAs of the size of Stable Diffusion 1.5 and time scan, check and export, which need no
+    model."""
     quick: bool = False
     """24 LoRAs of cross-attention layers, in less than a minute."""
 
@@ -66,8 +70,38 @@ def steps(options: Options, folder: Path, few: Path, model: Path, results: Path)
         )  # fmt: skip
 
 
+def full_size_steps(folder: Path, results: Path) -> Iterator[Step]:
+    """The commands that need no model."""
+    yield run_step("scan", ["merge", "library", "scan", str(folder)])
+    yield run_step("check", ["merge", "check", str(folder), "--alike", "True", "--out", str(results / "map.png")])
+    out = ["--out", str(results / "all.safetensors"), "--max-rank", "32"]
+    yield run_step("export", ["merge", "export", str(folder), "--allow-overlap", *out])
+
+
+def run_steps(taken: Iterator[Step], results: Path) -> None:
+    """Run the steps and print a line for each. Raises UserError if one fails."""
+    print(f"{'step':<12}{'seconds':>9}{'CPU':>8}{'MiB':>8}{'of them anonymous':>19}")
+    for step in taken:
+        line = f"{step.name:<12}{step.seconds:>9.1f}{step.cpu:>8.1f}{step.peak:>8.0f}{step.anonymous:>19.0f}"
+        print(line, flush=True)
+        (results / f"{step.name.replace(' ', '_')}.txt").write_text(step.output)
+        if step.code:
+            raise UserError(f"{step.name} failed with exit code {step.code}: {step.output[-2000:]}")
+
+
+def measure_full_size(count: int, place: Path) -> int:
+    """Make files of full size, run the steps that need no model, and print the table; gives the exit code."""
+    folder, results = place / "loras", place / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    make_full_size(folder, count)
+    run_steps(full_size_steps(folder, results), results)
+    return _check_all_arrived(results, count)
+
+
 def measure(options: Options, place: Path) -> int:
     """Make the files, run all steps, and print the table; gives the exit code."""
+    if options.full_size:
+        return measure_full_size(options.full_size, place)
     from blocklora_jax.checkpoints.diffusers import load_folder
 
     folder, results = place / "loras", place / "results"
@@ -83,14 +117,7 @@ def measure(options: Options, place: Path) -> int:
     print(f"{count} files ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}), {broken} that cannot be used")
     for name, reason in unread.items():
         print(f"not made, because this version does not read it: {name}: {reason[:100]}")
-    print(f"{'step':<12}{'seconds':>9}{'CPU':>8}{'MiB':>8}{'of them anonymous':>19}")
-    for step in steps(options, folder, few, model, results):
-        print(
-            f"{step.name:<12}{step.seconds:>9.1f}{step.cpu:>8.1f}{step.peak:>8.0f}{step.anonymous:>19.0f}", flush=True
-        )
-        (results / f"{step.name.replace(' ', '_')}.txt").write_text(step.output)
-        if step.code:
-            raise UserError(f"{step.name} failed with exit code {step.code}: {step.output[-2000:]}")
+    run_steps(steps(options, folder, few, model, results), results)
     return _check_all_arrived(results, count)
 
 

@@ -50,7 +50,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("rank", Bound(1, 4096)),
     ("max_rank concepts slots count counts at_once repeats rounds draws adapters", _COUNT),
     ("batch accumulate clip_batch vae_batch unet_batch judge_batch", _COUNT),
-    ("random_batch blocks num_blocks", Bound(0, 2**16)),
+    ("random_batch blocks num_blocks full_size", Bound(0, 2**16)),
     ("process_count", _COUNT),
     ("process_id", Bound(0, 2**16 - 1)),
     ("columns zoom", Bound(1, 100)),

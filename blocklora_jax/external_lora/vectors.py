@@ -13,7 +13,7 @@ _SCALES = ("w_norm", "diff")
 _BIASES = ("b_norm", "diff_b")
 
 
-def norm_vectors(layer: Layer) -> dict[str, Float[np.ndarray, " c"]]:
+def norm_vectors(layer: Layer) -> dict[str, Float[np.ndarray, " _"]]:
     """{"…/norm1/scale": …, "…/norm1/bias": …}. Raises ValueError for parts that no norm has, or of other shapes."""
     if wrong := layer.parts.keys() - {*_SCALES, *_BIASES}:
         raise ValueError(f"is a norm and has {', '.join(sorted(wrong))}")
@@ -28,7 +28,7 @@ def norm_vectors(layer: Layer) -> dict[str, Float[np.ndarray, " c"]]:
 
 def bias_vectors(
     layer: Layer, scale: float, base_bias: Float[np.ndarray, " c"] | None
-) -> dict[str, Float[np.ndarray, " c"]]:
+) -> dict[str, Float[np.ndarray, " _"]]:
     """{"…/conv1/bias": …} if the layer's bias is changed. scale: of the pair. base_bias: the base's, if at hand."""
     parts, changes = layer.parts, []
     if "diff_b" in parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from lycoris_files import KINDS, file_of, make
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 import merge
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.torch_names import to_torch
 from blocklora_jax.testing.small_families import make_family
 
@@ -223,3 +225,22 @@ def test_a_glora_in_the_order_of_early_versions_is_read(sd1, weights, tmp_path):
     expected = weight + b2 @ b1 + weight @ a2 @ a1
     # fp32 products of rank 2.
     np.testing.assert_allclose(got[f"{LAYERS[0]}.weight"], expected, atol=1e-6, rtol=0)
+
+
+def test_norms_and_whole_changes_compose_under_jit_and_with_weights(sd1, tmp_path):
+    rng, norm = np.random.default_rng(1), "unet/down_blocks_0/resnets_0/norm1/scale"
+    change = rng.standard_normal((8, 8), np.float32)
+    save_file({f"{FIRST}.diff": change, "lora_unet_down_blocks_0_resnets_0_norm1.w_norm": change[0]},
+              tmp_path / "a.safetensors")  # fmt: skip
+    adapter = Adapter.load(tmp_path / "a.safetensors")
+    plain = merge.compose(sd1.params, [adapter, adapter], [0.5, 0.25], allow_overlap=True)
+    traced = jax.jit(lambda params, each: merge.compose(params, [each, each], [0.5, 0.25], allow_overlap=True))
+    for (path, one), other in zip(
+        flatten_params(plain).items(), jax.tree.leaves(traced(sd1.params, adapter)), strict=True
+    ):
+        # fp32: the same sums, which XLA may round otherwise.
+        np.testing.assert_allclose(one, other, atol=1e-6, err_msg=path)
+    before = flatten_params(sd1.params)
+    np.testing.assert_allclose(flatten_params(plain)[norm], before[norm] + 0.75 * change[0], atol=1e-6)
+    with pytest.raises(UserError, match="overlap"):
+        merge.compose(sd1.params, [adapter, adapter])
