@@ -34,7 +34,7 @@ def open_library(place: Path) -> tuple[Path, list[Entry]]:
     elif place.exists():
         folder, file = place.parent, place
     else:
-        raise UserError(f"there is no library {place}: `blocklora library scan FOLDER` makes one")
+        raise UserError(f"there is no library {place}: `python -m merge library scan FOLDER` makes one")
     entries = [entry for entry in scan_folder(folder, read_entries(file) if file.exists() else ()) if entry.use]
     if not entries:
         raise UserError(f"there are no LoRA files in {folder} (.safetensors), or none that are used")

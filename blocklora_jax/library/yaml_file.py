@@ -21,7 +21,7 @@ FILE = "library.yaml"
 _VERSION_KEY, _ITEMS = "blocklora_library", "loras"
 _LARGEST = 64 << 20
 _HEAD = """\
-# The LoRA files of this folder. `blocklora library scan` made this list; `merge`, `fit`, `check`, `convert` and
+# The LoRA files of this folder. `python -m merge library scan` made this list; `merge`, `fit`, `check`, `convert` and
 # `export` take it, or the folder. Edit name, trigger, class_noun, kind, weight and use: the next scan keeps your
 # values, and your comments. It writes what is under `found` anew.
 #   trigger: the words that call this concept and nothing else
@@ -113,7 +113,7 @@ def _root(text: str, source: str) -> yaml.Node:
     version = fields_of(root).get(_VERSION_KEY) if root is not None else None
     if root is None or version is None:
         raise UserError(
-            f"{source} is not a library (it has no `{_VERSION_KEY}: 1`): `blocklora library scan` makes one"
+            f"{source} is not a library (it has no `{_VERSION_KEY}: 1`): `python -m merge library scan` makes one"
         )
     if version.value != "1":
         raise UserError(f"{source} is a library of version {version.value}; this program reads 1: update blocklora_jax")

@@ -28,8 +28,8 @@ def check_triggers(adapters: Sequence[Adapter], words: PromptWords) -> None:
         named = ", ".join(f"{adapter.name!r} ({adapter.info.trigger.strip()!r})" for adapter in unusable)
         raise UserError(
             f"{len(unusable)} concepts have a trigger that is empty or occurs in random prompts too: {named}. Give "
-            "words that call each of them and nothing else: as `trigger:` in the library.yaml that `blocklora library "
-            "scan` writes, or with --trigger, one for each file"
+            "words that call each of them and nothing else: as `trigger:` in the library.yaml that `python -m merge "
+            "library scan` writes, or with --trigger, one for each file"
         )
     missing = [
         f"the trigger {adapter.info.trigger.strip()!r} does not contain the adapter's token {token}"

@@ -84,7 +84,7 @@ def _refuse_options_of_one_file(options: ConvertOptions) -> None:
     if given:
         raise UserError(
             f"{', '.join(given)} is for one file, and {options.file} has many: write it into the library.yaml that "
-            "`blocklora library scan` makes"
+            "`python -m merge library scan` makes"
         )
 
 
