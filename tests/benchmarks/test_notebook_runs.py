@@ -24,7 +24,7 @@ import os, sys
 from PIL import Image
 print(os.getcwd(), STEPS)
 print("noise", file=sys.stderr)
-display(Image.new("RGB", (1400, 20), "red"))
+display(Image.effect_noise((1400, 20), 50))
 """
 
 
