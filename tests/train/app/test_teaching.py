@@ -14,11 +14,11 @@ from PIL import Image
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
 from train.app.curve import draw_curve, read_losses
-from train.app.picture_check import check_pictures
 from train.app.taught import shown_training
 from train.app.teaching import TeachForm, concept_config, continue_teaching, start_teaching
 from train.app.unfinished import read_run, runs_to_continue
 from train.concept.data import load_concept_data
+from train.concept.picture_check import check_pictures
 from train.engine.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

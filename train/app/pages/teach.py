@@ -13,10 +13,10 @@ from blocklora_jax.pocket.concepts import CONCEPTS
 from blocklora_jax.pocket.references import reference_folder
 from train.app.pages.handlers import heading, notice, one_line_errors, table
 from train.app.pages.training_view import training_view
-from train.app.picture_check import check_pictures
 from train.app.session import Session
 from train.app.teaching import TeachForm, concept_config, start_teaching
 from train.app.uploads import KINDS, copy_uploads
+from train.concept.picture_check import check_pictures
 
 _OWN = "my own pictures"
 _KINDS = [("a person", "person"), ("an animal or a thing", "object"), ("a place", "scene"), ("a style", "style")]
