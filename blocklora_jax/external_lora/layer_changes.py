@@ -20,7 +20,7 @@ from blocklora_jax.external_lora.scales import scale_of, scale_problem
 from blocklora_jax.external_lora.starts import start_factors, start_of
 from blocklora_jax.external_lora.vectors import bias_vectors, norm_vectors
 from blocklora_jax.layouts.families.recognise import Shape
-from blocklora_jax.layouts.low_rank import LoRATree
+from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree
 
 # Numbers that all pairs of a file may have if the base does not bound them: 4 GB.
 _MOST_NUMBERS = 1 << 30
@@ -56,12 +56,13 @@ class Reader(NamedTuple):
     """How layers are read.
 
     configs: PEFT's settings. base: the base's weights, if they are at hand. max_rank: of layers that are not ordinary
-    pairs; None: exact.
+    pairs; None: exact. initial: the pairs before training, if they have to be taken off.
     """
 
     configs: PeftConfigs
     base: BaseWeights | None
     max_rank: int | None
+    initial: LoRATree | None = None
 
     def add_norm(self, changes: Changes, component: str, path: str, parts: Mapping[str, np.ndarray]) -> None:
         """Adds the changes of a norm. Raises Unusable."""
@@ -78,8 +79,10 @@ class Reader(NamedTuple):
     ) -> None:
         """Adds the changes of a layer. kind: None if only its bias is changed. Raises Unusable."""
         settings = self.configs.of(component)
-        start = start_of(settings.get("init_lora_weights")) if kind is LORA else ""
+        start = start_of(settings.get("init_lora_weights")) if kind is LORA and self.initial is None else ""
         decompose = any(name in parts for name in MAGNITUDES)
+        if self.initial is not None and (kind is not LORA or decompose):
+            raise Unusable("is no ordinary pair, from which the pair before training could be taken off")
         needs_base = kind is not None and (kind.needs_base or decompose or bool(start))
         layer = self._layer(component, path, parts, self.base if needs_base or kind not in (LORA, None) else None)
         if needs_base and layer.weight is None:
@@ -115,6 +118,8 @@ class Reader(NamedTuple):
                 pair, loss = reduced_pair(change, scale, self.max_rank)
                 changes.losses.append(loss)
                 changes.reduced += loss.lost > 0
+        if self.initial is not None:
+            pair = _without(pair, self.initial.get(layer.component, {}).get(layer.path))
         if not all(np.isfinite(side).all() for side in pair):
             raise Unusable("has values that are too large")
         changes.numbers += 0 if ordinary or self.base else sum(side.size for side in pair)
@@ -140,6 +145,16 @@ def _computed(kind: Algorithm, layer: Layer, scale: float, start: str, decompose
         taken = start_factors(start, layer.base, kind.rank(layer) or 1, scale)
         change, scale = add(_scaled(change, scale), taken._replace(up=-taken.up)), 1.0
     return (decomposed(change, scale, layer), 1.0) if decompose else (change, scale)
+
+
+def _without(pair: LoRAPair, initial: LoRAPair | None) -> LoRAPair:
+    """The pair less the one before training."""
+    if initial is None or (len(initial.lora_A), initial.lora_B.shape[1]) != (len(pair.lora_A), pair.lora_B.shape[1]):
+        raise Unusable("is not in the adapter before training, or has another shape there")
+    return LoRAPair(
+        np.concatenate([pair.lora_A, -np.asarray(initial.lora_A)], axis=1),
+        np.concatenate([pair.lora_B, np.asarray(initial.lora_B)]),
+    )
 
 
 def _scaled(change: Change, scale: float) -> Change:

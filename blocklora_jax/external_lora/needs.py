@@ -12,7 +12,7 @@ from blocklora_jax.external_lora.algorithms.layer import Algorithm
 from blocklora_jax.external_lora.grouping import algorithms_of, group_parts
 from blocklora_jax.external_lora.kinds import unsupported_kind
 from blocklora_jax.external_lora.peft_config import PeftConfigs
-from blocklora_jax.external_lora.starts import start_of
+from blocklora_jax.external_lora.starts import initial_file, start_of
 from blocklora_jax.io.tensor_file import open_tensors
 
 
@@ -38,7 +38,9 @@ def base_dependence(path: str | Path, shapes: Mapping[str, tuple[int, ...]], met
     kinds = algorithms_of(groups)
     parts = {part for group in (groups.layers, groups.norms) for each in group.values() for part in each}
     configs = PeftConfigs.read(path, metadata, shapes, parts, peft_type_of(kinds), has_base=True)
-    return needed_by(kinds, groups.layers, start_in(configs))
+    starts = [config.get("init_lora_weights") for config in configs.by_component.values()]
+    is_saved = any(initial_file(path, start) for start in starts)
+    return needed_by(kinds, groups.layers, "" if is_saved else start_in(configs))
 
 
 def needed_by(kinds: Mapping[Any, Algorithm | None], layers: Mapping[Any, Mapping[str, Any]], start: str) -> str:

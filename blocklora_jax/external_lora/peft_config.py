@@ -84,7 +84,7 @@ def _alpha_name(config: Mapping[str, Any]) -> str:
 def _check(config: Mapping[str, Any], path: str | Path, parts: Collection[str], peft_type: str, has_base: bool) -> None:
     """Raise UserError if PEFT's settings describe more than the tensors, or do not give the alpha."""
     problem = refuse_settings(config, parts, peft_type)
-    if problem := problem or start_problem(config.get("init_lora_weights"), has_base):
+    if problem := problem or start_problem(config.get("init_lora_weights"), has_base, path):
         raise UserError(f"{path} is more than an ordinary LoRA, according to its PEFT settings: {problem}")
     # The ranks are needed where both sides of a LoKr are whole.
     for name in ("alpha_pattern", "rank_pattern") if peft_type == "LOKR" else ("alpha_pattern",):

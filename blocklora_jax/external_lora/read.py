@@ -23,6 +23,7 @@ from blocklora_jax.external_lora.layer_changes import Changes, Reader, Unusable
 from blocklora_jax.external_lora.names import lora_name
 from blocklora_jax.external_lora.needs import needed_by, peft_type_of, start_in
 from blocklora_jax.external_lora.peft_config import PeftConfigs
+from blocklora_jax.external_lora.starts import initial_file
 from blocklora_jax.io.json_text import parse_json
 from blocklora_jax.io.printing import plain_text
 from blocklora_jax.io.tensor_file import open_tensors
@@ -78,17 +79,25 @@ def read_external_lora(
     kinds = algorithms_of(groups)
     parts = {part for group in (groups.layers, groups.norms) for each in group.values() for part in each}
     configs = PeftConfigs.read(path, metadata, tensors, parts, peft_type_of(kinds), has_base=base is not None)
-    title = needed_by(kinds, groups.layers, start_in(configs))
+    initial = _initial(path, configs, verify)
+    title = needed_by(kinds, groups.layers, "" if initial else start_in(configs))
     if title and base is None:
         raise UserError(
             f"{path} is {title}, and its change depends on the base model: name the model that it was trained on"
             " (--model, in Python base=…)"
         )
     weights = BaseWeights(base) if base is not None and _reads_base(title, kinds) else None
-    changes = _changes(path, groups, kinds, Reader(configs, weights, max_rank))
+    changes = _changes(path, groups, kinds, Reader(configs, weights, max_rank, initial))
     family = possible_families(changes.shapes, groups.heads, metadata)
     external = _described(path, changes, tokens, metadata, family.pop() if len(family) == 1 else "", groups.heads)
     return external._replace(training=_record(groups, kinds, changes, configs, max_rank))
+
+
+def _initial(path: str | Path, configs: PeftConfigs, verify: bool) -> LoRATree | None:
+    """The pairs before training, if the start changed the base and they were saved beside the file."""
+    starts = (config.get("init_lora_weights") for config in configs.by_component.values())
+    file = next(filter(None, (initial_file(path, start) for start in starts)), None)
+    return None if file is None else read_external_lora(file, verify).lora
 
 
 def _reads_base(title: str, kinds: Mapping[Any, Algorithm | None]) -> bool:

@@ -1,13 +1,15 @@
 """The starts of PEFT's LoRAs that also change the base model (`init_lora_weights`).
 
 PiSSA and OLoRA move a part of the base's weight W into the pair before training: W becomes W - s B0 A0. That part
-depends on W alone, so that the whole change, s B A - s B0 A0, is known where the base is at hand.
+depends on W alone, so that the whole change, s B A - s B0 A0, is known where the base is at hand. It is also known for
+other such starts if the pair before training was saved too, as PEFT's guides do (`pissa_init`).
 
 Source: PiSSA (arXiv 2404.02948); OLoRA (arXiv 2406.01775); peft `tuners/lora/layer.py`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,22 @@ def start_of(start: Any) -> str:
     return start.lower() if isinstance(start, str) and start.lower() in _COMPUTABLE else ""
 
 
-def start_problem(start: Any, has_base: bool) -> str | None:
-    """Why this value of init_lora_weights is refused; None if it is not. has_base: whether the base is at hand."""
+def initial_file(path: str | Path, start: Any) -> Path | None:
+    """The file of the adapter before training: in the folder `pissa_init`, …, beside the file or beside its folder."""
+    words = [word for word in _CHANGED_BASES if isinstance(start, str) and start.lower().startswith(word)]
+    folders = Path(path).absolute().parents[:2]
+    files = (folder / f"{word}_init" / "adapter_model.safetensors" for folder in folders for word in words)
+    return next((file for file in files if file.is_file() and file != Path(path).absolute()), None)
+
+
+def start_problem(start: Any, has_base: bool, path: str | Path) -> str | None:
+    """Why this value of init_lora_weights is refused; None if it is not.
+
+    has_base: whether the base is at hand. path: the adapter's file.
+    """
     if start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in _PLAIN):
         return None
-    if has_base and start_of(start):
+    if (has_base and start_of(start)) or initial_file(path, start):
         return None
     text = repr(start)
     shown = f"init_lora_weights = {text if len(text) <= 60 else f'{text[:60]}…'}"

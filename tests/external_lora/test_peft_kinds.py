@@ -137,6 +137,28 @@ def test_starts_that_change_the_base_are_read_with_it(start, tmp_path):
         Adapter.load(path, base=base)
 
 
+@pytest.mark.parametrize("start", ["pissa_niter_4", "olora"])
+@pytest.mark.parametrize("place", ["{}_init", "../{}_init"])
+def test_starts_that_change_the_base_are_read_with_the_adapter_before_training(start, place, tmp_path):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(24, 16)
+    before = layer.weight.detach().numpy().copy()
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=["fc1"], init_lora_weights=start)
+    peft = get_peft_model(nested(FC1, layer), config)
+    # As PEFT's guide says, with an ordinary initialisation in its settings.
+    peft.peft_config["default"].init_lora_weights = True
+    peft.save_pretrained(tmp_path / "run" / place.format(start.split("_")[0]))
+    peft.peft_config["default"].init_lora_weights = start
+    wrapped = peft.base_model.model.get_submodule(FC1)
+    with torch.no_grad():
+        wrapped.lora_B["default"].weight += 0.2
+    after = (wrapped.base_layer.weight + wrapped.get_delta_weight("default")).detach().numpy().copy()
+    peft.save_pretrained(tmp_path / "run")
+    (pair,) = Adapter.load(tmp_path / "run" / "adapter_model.safetensors").lora["text_encoder"].values()
+    # fp32; relative to the largest weight. PEFT rounds the changed base to fp32.
+    np.testing.assert_allclose((pair.lora_A @ pair.lora_B).T, after - before, atol=2e-6 * np.abs(after).max(), rtol=0)
+
+
 @pytest.mark.parametrize(("stages", "blocks", "size"), [(2, 4, 2), (3, 4, 4), (2, 2, 6)])
 def test_butterflies_of_several_stages_are_those_of_peft(stages, blocks, size):
     # On a CPU PEFT itself makes only one stage: its parts are put together here as its code does.
