@@ -18,7 +18,7 @@ _TOLERANCE = 1e-5
 
 def main() -> None:
     """Arguments: the model's folder and the LoRA file. Exits with 1 if any weight differs."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     model, file = map(Path, sys.argv[1:])
     pipe = StableDiffusionPipeline.from_pretrained(str(model), safety_checker=None, local_files_only=True)
