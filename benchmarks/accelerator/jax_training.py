@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ def prepare(
     state = _states(params, config, concepts)
     with ThreadPoolExecutor(2) as pool:
         # Both take long. Tracing the second begins while XLA compiles the first.
-        compiled = pool.submit(lambda: _lower(models, config, state, rows, params).compile())
+        compiled = pool.submit(lambda: _lower(models, config, jax.devices()[:1], state, rows, params).compile())
         flops = pool.submit(partial(_model_flops, configs, config, state, rows, params))
         step, needed = compiled.result(), flops.result()
 
@@ -86,24 +86,25 @@ def prepare(
     return measure
 
 
-def _lower(models: Models, config: ConceptConfig, *arguments: Any) -> Lowered:
+def _lower(models: Models, config: ConceptConfig, devices: Sequence[jax.Device], *arguments: Any) -> Lowered:
     """The step that `train.concept` makes, lowered for (state, batch, params)."""
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
     groups = {
         "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
     }  # fmt: skip
-    step: Any = map_step(make_step(models, SCHEDULE, optimizer, **groups), jax.devices()[:1])
+    step: Any = map_step(make_step(models, SCHEDULE, optimizer, **groups), devices)
     return step.lower(*arguments)
 
 
 def _model_flops(configs: dict[str, Any], config: ConceptConfig, *arguments: Any) -> float | None:
-    """What the step computes, by XLA's count of it before optimization; None if XLA does not count on this platform.
+    """What the step computes, by XLA's count of it before optimization; None if XLA does not count.
 
-    It counts neither within fused kernels nor within loops. So the form of the attention is the plain one.
+    It counts neither within fused kernels nor within loops. So the form of the attention is the plain one. For GPUs it
+    counts nothing at all. So the step is lowered for the CPU, and not compiled.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     try:
-        cost: Any = _lower(modules_of(configs, "plain"), config, *shapes).cost_analysis()
+        cost: Any = _lower(modules_of(configs, "plain"), config, jax.devices("cpu")[:1], *shapes).cost_analysis()
         return float((cost[0] if isinstance(cost, list) else cost)["flops"])
     except Exception as error:  # Each platform fails in its own way, and the speed does not depend on it.
         print(f"XLA does not count operations: {error}", flush=True)

@@ -24,6 +24,7 @@ BENCH_FLAGS=${BENCH_FLAGS:-}
 TESTS=${TESTS:-tests/diffusion tests/models tests/merge tests/train}
 TEST_SECONDS=${TEST_SECONDS:-90}
 TEST_PLATFORM=${TEST_PLATFORM:-cuda}
+TEST_WORKERS=${TEST_WORKERS:-8}
 BASE_MINUTES=${BASE_MINUTES:-8}
 # The autoencoder may be a little wider, since training a concept does not run it. --gpu: fail if there is none.
 BASE_FLAGS=${BASE_FLAGS:---gpu --vae-channels 48 48 80}
@@ -83,7 +84,7 @@ tests() {
   # shellcheck disable=SC2086
   JAX_PLATFORMS=$TEST_PLATFORM JAX_DEFAULT_MATMUL_PRECISION=highest NVIDIA_TF32_OVERRIDE=0 \
     XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_gpu_autotune_level=0" \
-    step tests "$TEST_SECONDS" "$PYTHON" -m pytest -q -n 8 -ra --tb=short -p no:cacheprovider $TESTS
+    step tests "$TEST_SECONDS" "$PYTHON" -m pytest -q -n "$TEST_WORKERS" -ra --tb=short -p no:cacheprovider $TESTS
   grep -E '^(FAILED|ERROR)|^E  |passed|failed|error' "$WORK/logs/tests.log" | cut -c1-300 >"$OUT/tests.txt"
 }
 

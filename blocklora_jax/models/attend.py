@@ -16,7 +16,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.attention_form import AttentionForm
@@ -118,7 +118,23 @@ def chunk_rows(length: int, all_scores: int) -> int:
 
 
 def _cudnn(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:
-    return jax.nn.dot_product_attention(q, k, v, is_causal=is_causal, implementation="cudnn")
+    """The kernel of cuDNN. It differentiates only even lengths: an odd one gets a position that is not read."""
+    kernel = partial(jax.nn.dot_product_attention, is_causal=is_causal, implementation="cudnn")
+    length, keys = q.shape[1], k.shape[1]
+    if length % 2 == 0 and keys % 2 == 0:
+        return kernel(q, k, v)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    used = {"query_seq_lengths": _lengths(q, length), "key_value_seq_lengths": _lengths(q, keys)}
+    return kernel(q, k, v, **used)[:, :length]
+
+
+def _lengths(q: Queries, length: int) -> Int[Array, " b"]:
+    """`length` for each row.
+
+    It is computed from `q`: before 0.11 JAX wants a length for each of all rows under `vmap`, and a constant has no
+    such rows.
+    """
+    return length + jnp.int32(0) * jnp.isnan(q[:, 0, 0, 0])
 
 
 def _flash(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:

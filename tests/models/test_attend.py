@@ -124,6 +124,31 @@ def test_each_form_lowers_for_its_platform_with_its_gradient(form, platform, cal
     assert "4096x4096x" not in text  # all scores
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(4096, 77), (4097, 4097)])
+def test_cudnn_differentiates_odd_lengths_for_several_concepts(queries, keys, monkeypatch):
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda wanted: float(wanted) <= 8)
+    q, k = (jax.ShapeDtypeStruct((3, 2, n, 320), jnp.bfloat16) for n in (queries, keys))
+    loss = lambda *x: jnp.square(attend(*x, 8, form="cudnn").astype(jnp.float32)).sum()
+    gradient = jax.grad(loss, argnums=(0, 1, 2))
+    kernels = [export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{end}") for end in ("", "Backward")]
+    exported = export.export(jax.jit(jax.vmap(gradient)), platforms=["cuda"], disabled_checks=kernels)(q, k, k)
+    assert "__cudnn$fmhaSoftmaxBackward" in exported.mlir_module()
+    assert [out.shape for out in exported.out_avals] == [q.shape, k.shape, k.shape]
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(64, 64), (64, 77), (65, 65)])
+def test_the_best_form_of_this_device_gives_the_values_and_gradients_of_the_plain_form(queries, keys, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_SCORES", 0)
+    arrays = [x.astype(jnp.bfloat16) for x in inputs(queries, keys, width=16)]
+    for best, plain in zip(
+        values_and_gradients("auto", arrays, heads=2), values_and_gradients("plain", arrays, heads=2), strict=True
+    ):
+        best, plain = (np.asarray(x, np.float32) for x in (best, plain))
+        # Numbers of 8 bits.
+        np.testing.assert_allclose(best, plain, atol=0.02 * np.abs(plain).max())
+
+
 def test_the_kernel_for_tpus_gives_the_values_and_gradients_of_the_plain_form(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_SCORES", 1000)
     monkeypatch.setattr(module, "KEPT_SCORES", 0)
