@@ -32,11 +32,12 @@ _KERNEL = "/kernel"
 
 
 class _Member(NamedTuple):
-    """A concept that is in the model."""
+    """A concept that is in the model. sizes: bounds on the entries of its changes, by kernel path."""
 
     adapter: Adapter
     weight: float
     blocks: Mapping[str, list[Block]]
+    sizes: Mapping[str, float]
 
 
 class AdapterSwitch:
@@ -123,7 +124,8 @@ class AdapterSwitch:
             return before
         adapter = self._known[name]
         raise_problems(adapter_problems([adapter], [weight], False))
-        return _Member(adapter, weight, kernel_blocks([adapter], [weight]))
+        blocks = kernel_blocks([adapter], [weight])
+        return _Member(adapter, weight, blocks, {path: sum(map(_largest_entry, each)) for path, each in blocks.items()})
 
     def _changed_kernels(
         self, wanted: Sequence[_Member], out: Sequence[_Member], new: Sequence[_Member]
@@ -152,7 +154,7 @@ class AdapterSwitch:
         """Whether the sum of changes in a kernel is surely so small that it can be read off the merged kernel."""
         if path not in self._largest:
             self._largest[path] = float(np.abs(np.asarray(self._base[path], np.float32)).max(initial=0))
-        sizes = [_largest_entry(block) for m in self._members.values() for block in m.blocks.get(path, ())]
+        sizes = [member.sizes.get(path, 0.0) for member in self._members.values()]
         dtypes = {np.dtype(self._base[path].dtype), np.dtype(self._leaves[path].dtype)}
         return dtypes == {np.dtype(np.float32)} and sum(sizes) <= _MOST * self._largest[path]
 

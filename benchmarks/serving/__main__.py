@@ -40,7 +40,7 @@ class Options:
 def main() -> None:
     """The command line."""
     options = read_options(Options, description=__doc__, prog="python -m benchmarks.serving")
-    print(f"{platform.machine()}, {options.model}, {options.swaps} exchanges of each sort; milliseconds, medians")
+    print(f"{platform.machine()}, {options.model}, {options.swaps} exchanges of each sort; CPU milliseconds, medians")
     rows: list[dict[str, Any]] = []
     for side, measured in (("ours", _ours), ("diffusers", _theirs)):
         for row in measured(options) if side in options.only else ():
