@@ -25,7 +25,7 @@ from blocklora_jax.checkpoints.single_file import save_single_file
 from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.checks.texts import check_texts
 from blocklora_jax.composing.compose import compose
-from blocklora_jax.composing.token_rows import check_token_rows
+from blocklora_jax.composing.token_rows import check_token_rows, refuse_spare_rows
 from blocklora_jax.diffusion.generate import draw_keys, draw_latents
 from blocklora_jax.diffusion.models import Models, make_models
 from blocklora_jax.diffusion.originals import check_original, check_same_size
@@ -37,6 +37,7 @@ from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.stages import Stage
 from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
@@ -164,6 +165,8 @@ class Pipeline:
                 f"cannot save to {path}: the weights were rounded to {jnp.dtype(self.base.weights_dtype)} when loaded;"
                 " load the model without weights_dtype, and save with dtype="
             )
+        rows = {name: len(token_table(self.base.params, name)) for name in self.base.models.text_encoders}
+        refuse_spare_rows(self.params, self.adapters, rows)
         checkpoint = replace(self.base.checkpoint, params=self.params)
         tokens = token_counts(self.adapters)
         if Path(path).suffix == ".safetensors":

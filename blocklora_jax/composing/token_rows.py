@@ -36,6 +36,17 @@ def check_token_rows(params: Mapping[str, Any], adapters: Sequence[Adapter], fir
             row = last
 
 
+def refuse_spare_rows(params: Mapping[str, Any], adapters: Sequence[Adapter], first_rows: Mapping[str, int]) -> None:
+    """Raises UserError if a token table has rows after those of the adapters, which no program could name."""
+    for component, row in first_rows.items():
+        used = row + sum(len(vectors) for _, vectors in ordered_tokens(adapters, component))
+        if (count := len(token_table(params, component))) > used:
+            raise UserError(
+                f"cannot save: the token table has {count} rows for {used} tokens, as in a model of an AdapterSwitch; "
+                "save the one that sd.with_adapters(adapters) gives"
+            )
+
+
 _WAY_OUT = "pass params composed with the adapters, in the same order, or let sd.with_adapters(adapters) compose them"
 
 

@@ -101,3 +101,12 @@ def test_concepts_that_cannot_be_together_are_refused_and_those_from_before_stay
 def test_adapters_of_another_base_are_refused(tiny_sd, tiny_xl):
     with pytest.raises(UserError, match="cannot merge: "):
         merge.AdapterSwitch(tiny_sd, known_for(tiny_xl, "features"))
+
+
+def test_a_model_with_spare_rows_is_not_saved(tiny_sd, tmp_path):
+    ada, bob = known_for(tiny_sd, "features")[:2]
+    switch = merge.AdapterSwitch(tiny_sd, [ada, bob])
+    with pytest.raises(UserError, match="cannot save: the token table has .* save the one that sd.with_adapters"):
+        switch.use(["ada"]).save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    switch.use(["ada", "bob"]).save(tmp_path / "model")
