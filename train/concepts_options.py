@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocklora_jax.checks.bounds import Bound
 from blocklora_jax.command_line.options import check_options
 from blocklora_jax.errors import UserError
 from train.shares.share import Share
@@ -40,7 +39,7 @@ class ConceptsOptions:
     """With --shard: stay until the groups of the other shares are finished, to take over from machines that die."""
 
     def __post_init__(self) -> None:
-        check_options(self, {"lease": Bound(1, 10**6, whole=False)})
+        check_options(self)
         if self.shard is not None:
             Share.parse(self.shard)
         elif self.wait:

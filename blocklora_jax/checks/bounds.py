@@ -67,6 +67,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("resolution size side", _SIZE),
     ("unet_channels vae_channels", _SIZE),
     ("minutes", _real(0, 1e5, above=True)),
+    ("lease", _real(1, 1e6)),
     ("pixels", _real(0, 2**16)),
     ("height width", Bound(1, 8192)),
     # JAX uses 32 bits: it would silently change a larger seed.
