@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.errors import UserError
 from merge.methods.method import Merged, NoSettings
-from merge.methods.task_vectors import Params, merge_task_vectors
+from merge.methods.task_vectors import Params, Rule, merge_task_vectors
 
 if TYPE_CHECKING:
     from blocklora_jax.pipeline import StableDiffusion
@@ -56,16 +56,25 @@ def dare(
     >>> "mid_block" in merged["unet"]
     True
     """
+    rule = with_random_mask(dare_rule, density, seed)
+    return merge_task_vectors(params, adapters, weights, rule, check_base=check_base)
+
+
+def with_random_mask(rule: Callable[..., Any], density: float, seed: int) -> Rule:
+    """`rule(deltas, weights, kept, density)` with entries that are kept at random, as `merge_task_vectors` calls it.
+
+    Raises: UserError for a density outside (0, 1], and for an impossible seed.
+    """
     if not 0 < density <= 1:
         raise UserError(f"density must be in (0, 1], not {density}")
     check_number("seed", seed)
 
-    def rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"]) -> Float[Array, "n m"]:
+    def masked(deltas: Float[Array, "k n m"], weights: Float[Array, " k"]) -> Float[Array, "n m"]:
         # Layers of one shape share a mask, which is random for each of them.
         kept = jax.random.bernoulli(jax.random.key(seed), density, deltas.shape)
-        return dare_rule(deltas, weights, kept, density)
+        return rule(deltas, weights, kept, density)
 
-    return merge_task_vectors(params, adapters, weights, rule, check_base=check_base)
+    return masked
 
 
 def dare_rule(

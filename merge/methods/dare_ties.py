@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.checks.bounds import check_number
-from blocklora_jax.errors import UserError
-from merge.methods.dare import DareSettings
+from merge.methods.dare import DareSettings, with_random_mask
 from merge.methods.method import Merged
 from merge.methods.task_vectors import Params, merge_task_vectors
 from merge.methods.ties import elect_and_average
@@ -45,15 +42,7 @@ def dare_ties(
     >>> "mid_block" in merged["unet"]
     True
     """
-    if not 0 < density <= 1:
-        raise UserError(f"density must be in (0, 1], not {density}")
-    check_number("seed", seed)
-
-    def rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"]) -> Float[Array, "n m"]:
-        # Layers of one shape share a mask, which is random for each of them.
-        kept = jax.random.bernoulli(jax.random.key(seed), density, deltas.shape)
-        return dare_ties_rule(deltas, weights, kept, density)
-
+    rule = with_random_mask(dare_ties_rule, density, seed)
     return merge_task_vectors(params, adapters, weights, rule, check_base=check_base)
 
 
