@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.fuzz.adapter_specimens import Specimen
-from benchmarks.fuzz.raw_safetensors import WRONG_DTYPES, RawFile, Tensor
+from benchmarks.fuzz.raw_safetensors import FLOAT8_DTYPES, WRONG_DTYPES, RawFile, Tensor
 from benchmarks.fuzz.trial import Case, Trial
 
 _SPECIAL = {"NaN": np.nan, "infinity": np.inf, "-infinity": -np.inf}
@@ -75,7 +75,7 @@ def _changes(specimen: Specimen) -> Iterator[_Change]:
         yield _Change(f"all {words}", lambda raw, i, v=value: raw.replaced(i, lambda t: t.filled(v)))
     yield _Change("one 1e38 in fp64", lambda raw, i: raw.replaced(i, lambda t: t.cast("F64").filled(1e300, 0)))
     yield _Change("fp64", lambda raw, i: raw.replaced(i, lambda t: t.cast("F64")), good=True)
-    for dtype in WRONG_DTYPES:
+    for dtype in (*WRONG_DTYPES, *(FLOAT8_DTYPES if specimen.ours else ())):
         yield _Change(f"{dtype} in one", lambda raw, i, d=dtype: raw.replaced(i, lambda t: t.cast(d)))
         yield _Change(f"{dtype} in all", lambda raw, i, d=dtype: replace(raw, tensors=[t.cast(d) for t in raw.tensors]))
     for dtype in ("F4", "F6_E2M3", "F8_E8M0", "F33", "f32"):

@@ -16,7 +16,7 @@ from benchmarks.fuzz.facts import is_finite, without_numbers
 from benchmarks.fuzz.folder_fields import field_cases
 from benchmarks.fuzz.folder_specimens import MANIFEST, Folder, read_folders, write_folders
 from benchmarks.fuzz.not_files import NOT_FILES
-from benchmarks.fuzz.raw_safetensors import WRONG_DTYPES, RawFile
+from benchmarks.fuzz.raw_safetensors import FLOAT8_DTYPES, WRONG_DTYPES, RawFile
 from benchmarks.fuzz.trial import Case, Trial, choose
 
 NAME, SECONDS, MOST_MEMORY, QUICK = "folders", 30.0, 512 << 20, 1200
@@ -93,7 +93,7 @@ _CHANGES: dict[str, Callable[[RawFile, int], RawFile]] = {
     "an escape sequence": lambda raw, i: raw.replaced(i, lambda t: type(t)("\x1b[31mred", t.dtype, t.shape, t.data)),
     **{
         f"{d} in one": functools.partial(lambda d, raw, i: raw.replaced(i, lambda t: t.cast(d)), d)
-        for d in WRONG_DTYPES
+        for d in (*WRONG_DTYPES, *FLOAT8_DTYPES)
     },
 }
 

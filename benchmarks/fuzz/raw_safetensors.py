@@ -17,8 +17,9 @@ _NUMPY = {
     "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_, "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2, "C64": np.complex64,
 }  # fmt: skip
-# Types that adapters are never written in.
-WRONG_DTYPES = ("I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "C64")
+# 8-bit floats, which only LoRAs of other programs may have; and types that no adapter has.
+FLOAT8_DTYPES = ("F8_E4M3", "F8_E5M2")
+WRONG_DTYPES = ("I64", "I32", "I16", "I8", "U8", "BOOL", "C64")
 
 
 @dataclass
