@@ -10,12 +10,18 @@ from train.app.jobs import Job
 
 
 class Training(NamedTuple):
-    """A training in the queue, or one that was there. trigger: the words that call the concept."""
+    """A training in the queue, or one that was there. trigger: the words that call the concept. slots: that it owns."""
 
     job: Job
     folder: Path
     steps: int
     trigger: str
+    slots: tuple[int, ...] = ()
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it waits or runs."""
+        return self.job.state in ("waiting", "running")
 
     def line(self) -> str:
         """Where it is, in one line."""

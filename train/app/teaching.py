@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocklora_jax.adapters.partition import slot_from_name
+from blocklora_jax.checks.names import same_name
 from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.concepts import CONCEPTS
 from blocklora_jax.prompts.shares import Kind
 from train.app.jobs import Job, Progress
-from train.app.library import Library
 from train.app.session import Session
 from train.app.settings import training_settings
 from train.app.taught import Training
@@ -64,7 +64,9 @@ def concept_config(session: Session, form: TeachForm, images: Path | None = None
         log_every=1 if form.steps <= 50 else 5, resume=False, slot=None,
     )  # fmt: skip
     out = session.library.new_folder(name)
-    return config.with_settings(images=images or out / "pictures", out=out, slot=_free_slot(session.library, config))
+    if any(same_name(training.folder.name) == same_name(out.name) for training in _pending(session)):
+        raise UserError(f"{name} is being taught already: choose another name, or wait until it is done")
+    return config.with_settings(images=images or out / "pictures", out=out, slot=_free_slot(session, config))
 
 
 def start_teaching(session: Session, form: TeachForm) -> Job:
@@ -117,7 +119,7 @@ def _add(session: Session, config: ConceptConfig, uploaded: Path | None = None) 
                 _remove_if_empty(config.out)
 
     job = session.jobs.add(f"teaching {config.name}", work)
-    session.trainings.append(Training(job, config.out, config.steps, config.trigger))
+    session.trainings.append(Training(job, config.out, config.steps, config.trigger, config.adapter.slot or ()))
     return job
 
 
@@ -126,14 +128,22 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _free_slot(library: Library, config: ConceptConfig) -> tuple[int, ...] | None:
-    """The slot that the concept's name gives, or the lowest free one if the library has it already."""
+def _pending(session: Session) -> list[Training]:
+    """The trainings that wait or run. Those that wait have written nothing into the library yet."""
+    return [training for training in session.trainings if training.is_pending]
+
+
+def _free_slot(session: Session, config: ConceptConfig) -> tuple[int, ...] | None:
+    """The slot that the concept's name gives, or the lowest free one if the library or the queue has it already."""
+    library = session.library
     blocks = config.adapter.blocks
     if not blocks or config.adapter.registry:
         return None
     taken = {slot for entry in library.entries()[0] for slot in entry.adapter.info.slots}
     for folder in runs_to_continue(library):
         taken |= set(read_run(folder).adapter.slot or ())
+    for training in _pending(session):
+        taken |= set(training.slots)
     own = slot_from_name(config.name, blocks)
     free = [slot for slot in range(blocks) if slot not in taken]
     if not free:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,24 @@ def test_every_concept_gets_a_slot_of_its_own(session, pictures):
     add_concepts(session, "one", "two", "zoe", "max")
     with pytest.raises(UserError, match="all 4 slots"):
         concept_config(session, form(pictures), Path("pictures"))
+
+
+def test_trainings_that_wait_keep_their_slots_and_names(session):
+    gate = threading.Event()
+    session.jobs.add("waiting", lambda job: gate.wait())
+    names = ("ada", "rex", "bolt", "bob")
+    for name in names:
+        start_teaching(session, form([], name=name, example="ada"))
+    assert sorted(training.slots for training in session.trainings) == [(0,), (1,), (2,), (3,)]
+    with pytest.raises(UserError, match="rex is being taught already"):
+        start_teaching(session, form([], name="Rex", example="ada"))
+    with pytest.raises(UserError, match="all 4 slots"):
+        start_teaching(session, form([], name="eve", example="ada"))
+    for training in session.trainings:
+        training.job.stop.set()
+    gate.set()
+    session.jobs.stop_all()
+    assert {training.job.state for training in session.trainings} == {"stopped"}
 
 
 def test_the_settings_of_a_run_are_read_back(session, pictures, tmp_path):

@@ -89,8 +89,9 @@ def _form() -> list[Any]:
 
 def _read(source: str, files: Any, name: str, noun: str, kind: str, steps: float, *more: Any) -> TeachForm:
     shape, mask, mirror, prefix = more
+    kinds: Any = kind
     return TeachForm(
-        name=name or "", noun=noun or "", kind=kind, steps=int(steps), files=[Path(file) for file in files or []],  # pyright: ignore
+        name=name or "", noun=noun or "", kind=kinds, steps=int(steps), files=[Path(file) for file in files or []],
         example="" if source == _OWN else source, keep_shape=shape, crop_to_mask=mask, mirror=mirror,
         prefix=prefix or "",
     )  # fmt: skip

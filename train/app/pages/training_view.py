@@ -60,7 +60,7 @@ def training_view(session: Session, timer: gr.Timer) -> Event:
 
 def _to_continue(session: Session) -> list[str]:
     """Names of interrupted runs; not those that run or wait now."""
-    busy = {training.folder for training in session.trainings if training.job.state in ("waiting", "running")}
+    busy = {training.folder for training in session.trainings if training.is_pending}
     return [folder.name for folder in runs_to_continue(session.library) if folder not in busy]
 
 
