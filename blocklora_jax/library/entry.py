@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 # The fields of an `Entry` that a scan guesses. A person's changes to them are kept.
 GUESSED = ("name", "trigger", "class_noun", "kind")
@@ -77,8 +77,3 @@ def rescanned(entry: Entry, found: Found) -> Entry:
     """
     untouched = [name for name in GUESSED if getattr(entry, name) == getattr(entry.found, name)]
     return replace(entry, found=found, **{name: getattr(found, name) for name in untouched})
-
-
-def field_names(cls: type) -> tuple[str, ...]:
-    """The names of a dataclass's fields, in order."""
-    return tuple(field.name for field in fields(cls))

@@ -14,7 +14,8 @@ from blocklora_jax.storage.objects import ObjectFolder
 # Names of what is not finished, or is only of this machine.
 _UNFINISHED = (".blocklora-", ".orbax-checkpoint-tmp", ".dropped-", ".clock-")
 # Files that make a checkpoint or a run whole.
-_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt", "blocklora_seal.json", "adapter.safetensors", "finished.json")
+_ADAPTER = "adapter.safetensors"
+_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt", "blocklora_seal.json", _ADAPTER, "finished.json")
 
 
 class Mirror:
@@ -64,9 +65,8 @@ class Mirror:
     def upload(self) -> None:
         """Upload new and changed files, then remove those that the run removed. Raises: UserError."""
         found = self._files()
-        for name in sorted(
-            found, key=lambda name: (Path(name).name in _LAST, name.endswith("adapter.safetensors"), name)
-        ):
+        # What makes a checkpoint or a run whole comes last.
+        for name in sorted(found, key=lambda name: (Path(name).name in _LAST, Path(name).name == _ADAPTER, name)):
             if self._sent.get(name) == found[name]:
                 continue
             try:
@@ -98,8 +98,3 @@ class Mirror:
 
     def _is_below(self, name: str) -> bool:
         return any(not below or name == below or name.startswith(f"{below}/") for below in self._below)
-
-
-def _turn(name: str) -> tuple[bool, str]:
-    """What makes a checkpoint or a run whole comes last."""
-    return Path(name).name in _LAST, name

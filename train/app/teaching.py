@@ -78,8 +78,13 @@ def start_teaching(session: Session, form: TeachForm) -> Job:
         config = concept_config(session, form, _example(form.example))
         return _add(session, config)
     config = concept_config(session, form)
-    copy_uploads(form.files, config.images)
-    return _add(session, config, uploaded=config.images)
+    try:
+        copy_uploads(form.files, config.images)
+        return _add(session, config, uploaded=config.images)
+    except (UserError, OSError):
+        # As when the disk or the queue is full. The name can be used again.
+        _discard(config)
+        raise
 
 
 def continue_teaching(session: Session, name: str) -> Job:
@@ -115,17 +120,18 @@ def _add(session: Session, config: ConceptConfig, uploaded: Path | None = None) 
         finally:
             # A run that could not begin leaves nothing, so that its name can be used again.
             if uploaded and not (config.out / "config.json").exists():
-                shutil.rmtree(uploaded)
-                _remove_if_empty(config.out)
+                _discard(config)
 
     job = session.jobs.add(f"teaching {config.name}", work)
     session.trainings.append(Training(job, config.out, config.steps, config.trigger, config.adapter.slot or ()))
     return job
 
 
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def _discard(config: ConceptConfig) -> None:
+    """Remove uploaded pictures, and the folder of their run if nothing else is in it."""
+    shutil.rmtree(config.images, ignore_errors=True)
+    if config.out.is_dir() and not any(config.out.iterdir()):
+        config.out.rmdir()
 
 
 def _pending(session: Session) -> list[Training]:

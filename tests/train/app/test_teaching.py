@@ -123,6 +123,17 @@ def test_a_run_that_cannot_begin_leaves_nothing(session, tmp_path):
     assert "error: " in shown_training(session.trainings).line()
 
 
+def test_with_a_full_queue_nothing_is_left_of_the_uploads(session, pictures):
+    gate = threading.Event()
+    for _ in range(9):
+        session.jobs.add("waiting", lambda job: gate.wait())
+    with pytest.raises(UserError, match="jobs are waiting already"):
+        start_teaching(session, form(pictures))
+    assert not (session.library.root / "ada").exists()
+    gate.set()
+    session.jobs.stop_all()
+
+
 def test_every_concept_gets_a_slot_of_its_own(session, pictures):
     add_concepts(session, "bob", "eve")
     config = concept_config(session, form(pictures), Path("pictures"))
