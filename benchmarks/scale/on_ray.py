@@ -18,7 +18,7 @@ _EXAMPLE = Path(__file__).parents[2] / "examples" / "cluster" / "ray_shares.py"
 def run_on_ray(study: Study, workers: int = 4) -> str:
     """Train the study by the example; returns a line that says whether the adapters are those of one machine."""
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError("--parts ray needs Ray: pip install 'blocklora_jax[ray]'") from error
     reference, out, began = train_alone(study, study.folder / "alone"), study.folder / "ray", time.monotonic()
