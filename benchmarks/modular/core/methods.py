@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 import merge
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import MergedModel, StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion import ConversionConfig, convert
-from blocklora_jax.probing.input_statistics import measure_inputs
 
 # Takes the settings that `Method.grid` names as keywords.
 Merge = Callable[..., MergedModel]
@@ -92,27 +92,49 @@ def _sum(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float = 1.0) 
     return sd.with_adapters(adapters, [weight] * len(adapters), allow_overlap=True)
 
 
-def _average(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
-    return sd.with_params(merge.average(sd.params, adapters), adapters)
+def _by(name: str, **fixed: Any) -> Merge:
+    """A method of `merge.METHODS`. fixed: settings that are not searched."""
 
+    def merged(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float = 1.0, **searched: float) -> MergedModel:
+        method, weights = merge.METHODS[name], [weight] * len(adapters)
+        found = {key: round(value) if key == "max_rank" else value for key, value in searched.items()}
+        result = method.merge(sd, adapters, weights, method.settings(**fixed, **found))
+        return sd.with_params(result.params, result.adapters, weights)
 
-def _ties(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, density: float) -> MergedModel:
-    weights = [weight] * len(adapters)
-    return sd.with_params(merge.ties(sd.params, adapters, weights, density=density), adapters, weights)
-
-
-def _dare(sd: StableDiffusion, adapters: Sequence[Adapter], weight: float, density: float) -> MergedModel:
-    weights = [weight] * len(adapters)
-    return sd.with_params(merge.dare(sd.params, adapters, weights, density=density), adapters, weights)
-
-
-def _gradient_fusion(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
-    return sd.with_params(merge.gradient_fusion(sd.params, adapters, measure_inputs(sd, adapters).grams), adapters)
+    return merged
 
 
 def _fitted(sd: StableDiffusion, adapters: Sequence[Adapter], attention: bool = False) -> MergedModel:
     fitted = merge.fit_jointly(sd, adapters, attention=attention)
     return sd.with_adapters(fitted, allow_overlap=True)
+
+
+def _text_fitted(
+    sd: StableDiffusion, adapters: Sequence[Adapter], pictures: float = 0.0, rank: float | None = None
+) -> MergedModel:
+    """Layers that read text are fitted jointly. Those that read pictures are added.
+
+    pictures: their strength. rank: of the sum of each of them; None: it is not reduced.
+    """
+    fitted = merge.fit_jointly(sd, [_with_layers(adapter, of_text=True) for adapter in adapters])
+    own = [_with_layers(adapter, of_text=False) for adapter in adapters]
+    # The tokens come with the fitted layers.
+    others, weights = [replace(adapter, tokens={}) for adapter in own], [pictures] * len(own)
+    params = merge.compose(sd.params, fitted, allow_overlap=True)
+    if rank is not None:
+        params = merge.svd(params, others, weights, max_rank=max(1, round(rank)), check_base=False)
+    elif pictures:
+        params = merge.compose(params, others, weights, allow_overlap=True, check_base=False)
+    return sd.with_params(params, fitted)
+
+
+def _with_layers(adapter: Adapter, *, of_text: bool) -> Adapter:
+    """The adapter with those of its layers that read text, or with all others."""
+    chosen = {
+        part: {path: pair for path, pair in layers.items() if reads_text(f"{part}/{path}") == of_text}
+        for part, layers in adapter.lora.items()
+    }
+    return replace(adapter, lora=chosen)
 
 
 def _convert(blocks: int, erase_weight: float) -> Merge:
@@ -151,15 +173,46 @@ METHODS: dict[str, Method] = {
     "blocks": Method("16 blocks, no erasure", "blocks", _compose),
     "sum": Method("LoRA, summed", "plain", _sum, _STRENGTH),
     "plain_fused": Method("LoRA, fitted", "plain", _fitted),
-    "fusion": Method("LoRA, gradient fusion", "plain", _gradient_fusion),
-    "average": Method("LoRA, averaged", "plain", _average, once=True),
-    "ties": Method("TIES", "plain", _ties, _SPARSE, once=True),
-    "dare": Method("DARE", "plain", _dare, _SPARSE, once=True),
+    "fusion": Method("LoRA, gradient fusion", "plain", _by("gradient_fusion")),
+    "average": Method("LoRA, averaged", "plain", _by("average"), once=True),
+    "ties": Method("TIES", "plain", _by("ties"), _SPARSE, once=True),
+    "dare": Method("DARE", "plain", _by("dare"), _SPARSE, once=True),
+    "dare_ties": Method("DARE with TIES", "plain", _by("dare_ties"), _SPARSE, once=True),
+    "magnitude": Method("magnitude pruning", "plain", _by("magnitude"), _SPARSE, once=True),
+    "svd": Method("SVD of the sum", "plain", _by("svd"), _STRENGTH | {"max_rank": (5, 15, 45)}, once=True),
+    "knots": Method("KnOTS with TIES", "plain", _by("knots"), _SPARSE, once=True),
+    "ssr": Method("SSR-Merge's router", "plain", _by("ssr"), once=True),
     "orthogonal": Method("Orthogonal Adaptation", "orthogonal", _sum, _STRENGTH),
     "orthogonal_8": Method("Orthogonal Adaptation, rank 8", "orthogonal_8", _sum, _STRENGTH),
     "orthogonal_4": Method("Orthogonal Adaptation, rank 4", "orthogonal_4", _sum, _STRENGTH),
     "preservation": Method("Output Preservation", "preservation", _sum, _STRENGTH, once=True),
     "sum_attention": Method("LoRA, all attention layers, summed", "plain_attention", _sum, _STRENGTH, once=True),
+    "fit_attention": Method("LoRA, all attention layers, fitted", "plain_attention", _fitted, once=True),
+    "text_fit_attention": Method(
+        "LoRA, all attention layers, those of text fitted, others dropped", "plain_attention", _text_fitted, once=True
+    ),
+    "text_fit_attention_shrunk": Method(
+        "LoRA, all attention layers, those of text fitted, others shrunk",
+        "plain_attention",
+        _text_fitted,
+        {"pictures": (0.1, 0.2, 0.4)},
+        once=True,
+    ),
+    "text_fit_attention_rank": Method(
+        "LoRA, all attention layers, those of text fitted, others shrunk to a low rank",
+        "plain_attention",
+        _text_fitted,
+        {"pictures": (0.1, 0.2, 0.4), "rank": (2, 5, 15)},
+        once=True,
+    ),
+    "fusion_attention": Method(
+        "LoRA, all attention layers, gradient fusion", "plain_attention", _by("gradient_fusion"), once=True
+    ),
+    "ssr_attention": Method("SSR-Merge's router, all attention layers", "plain_attention", _by("ssr"), once=True),
+    "ties_attention": Method("TIES, all attention layers", "plain_attention", _by("ties"), _SPARSE, once=True),
+    "knots_attention": Method(
+        "KnOTS with TIES, all attention layers", "plain_attention", _by("knots"), _SPARSE, once=True
+    ),
     "orthogonal_attention": Method(
         "Orthogonal Adaptation, all attention layers", "orthogonal_attention", _sum, _STRENGTH, once=True
     ),
