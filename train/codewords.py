@@ -33,6 +33,7 @@ from blocklora_jax.adapters.token_side import (
 from blocklora_jax.diffusion.models import Models, token_table, with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.prompts.padding import crop_padding
 from blocklora_jax.prompts.random_prompts import NEGATIVE, PromptWords, random_prompt
 from blocklora_jax.prompts.shares import RandomPromptShares
 from train.codeword_settings import CodewordSettings, Positions
@@ -44,8 +45,6 @@ Rows = Array | np.ndarray
 Tokens = dict[str, Any]
 # Every prompt has a negative token, which the codeword replaces.
 _EVERY = RandomPromptShares(own_class=0.0, negative=1.0, empty=0.0)
-# Number of padding positions that are read after the longest prompt. Further ones would add nothing new.
-_PADDING = 4
 _DEFAULTS = CodewordSettings()
 
 
@@ -139,12 +138,6 @@ def speech_ratios(
         measure({p: jnp.asarray(t)[slots] for p, t in tokens.items()}, sd.params, owned[slots]) for slots in chunks
     ]
     return np.exp(np.concatenate([np.asarray(each) for each in ratios])[:count])
-
-
-def crop_padding(ids: Int[np.ndarray, "p *e t"]) -> Int[np.ndarray, "p *e s"]:
-    """`ids` without most of the padding at their end. Attention is causal, so the states before it do not change."""
-    text_positions = np.flatnonzero((ids != ids[..., -1:]).reshape(-1, ids.shape[-1]).any(0))
-    return ids[..., : (text_positions.max(initial=0) + 2 + _PADDING)]
 
 
 def _make_update(models: Models, settings: CodewordSettings, optimizer: optax.GradientTransformation) -> Callable:

@@ -157,7 +157,7 @@ def convert(
         training=json.dumps({"refit": config.__dict__, "of": json.loads(adapter.info.training)}),
     )  # fmt: skip
     check_trigger(adapter, words)
-    _check_linear(sd.params, adapter)
+    check_linear(sd.params, adapter)
     own = sd.tokenizer.encode(trigger_prompts(adapter, words, config), token_counts([adapter]))
     lora: dict[str, dict[str, LoRAPair]] = {component: {} for component in adapter.lora}
     energies: dict[str, np.ndarray] = {}
@@ -172,7 +172,7 @@ def convert(
             energies[layer_type(layer)] = energies.get(layer_type(layer), 0) + energy
     # Blocks hold no norms and biases.
     fitted = replace(adapter, lora=lora, vectors={}, info=info)
-    return fitted, {kind: _report(*energy) for kind, energy in energies.items()}
+    return fitted, {kind: fit_of_energies(*energy) for kind, energy in energies.items()}
 
 
 def trigger_prompts(adapter: Adapter, words: PromptWords, config: ConversionConfig) -> list[str]:
@@ -202,7 +202,8 @@ def _trigger_prompt(info: AdapterInfo, words: PromptWords, rng: np.random.Genera
     return f"{style} {subject} {scene}"
 
 
-def _check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
+def check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
+    """Raises: UserError if the adapter has layers that are not linear layers of the model."""
     shapes, wrong = {path: np.shape(leaf) for path, leaf in flatten_params(params).items()}, []
     for component, layers in adapter.shapes().items():
         for path, (n, m) in layers.items():
@@ -216,9 +217,17 @@ def _check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
 
 
 def random_ids(
-    sd: StableDiffusion, adapter: Adapter, words: PromptWords, config: ConversionConfig, count: int
+    sd: StableDiffusion,
+    adapter: Adapter,
+    words: PromptWords,
+    config: ConversionConfig,
+    count: int,
+    negatives: Mapping[str, Float[np.ndarray, "p v d"]] | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Ids of `count` random prompts, some with negative tokens, and params with the embeddings of these tokens."""
+    """Ids of `count` random prompts, some with negative tokens, and params with the embeddings of these tokens.
+
+    negatives: these embeddings by text encoder, for each prompt; None: they are drawn around class nouns.
+    """
     vectors = sum(token_counts([adapter]).values()) or 2
     pool = make_random_prompts(
         sd.tokenizer, words, RandomPromptShares(), adapter.info.class_noun, ("<own>", vectors), config.seed, count
@@ -226,7 +235,10 @@ def random_ids(
     rng, rows, ids = np.random.default_rng((config.seed, 0xF0E)), {}, []
     for component in sd.models.text_encoders:
         table = np.asarray(token_table(sd.params, component))
-        rows[component] = [_negative_tokens(rng, table, pool, vectors, config.token_spread)]
+        if negatives is None:
+            rows[component] = [_negative_tokens(rng, table, pool, vectors, config.token_spread)]
+        else:
+            rows[component] = [negatives[component].reshape(-1, table.shape[1])]
         # The pool reserves the first new ids for the concept's own token, which these prompts do not use. So the rows
         # of the negative tokens begin there.
         first, pool_ids = len(table) + vectors, ids_of(pool.ids, component)
@@ -299,8 +311,8 @@ def _fit_layer(
 
     on_trigger, on_random: sums of `_observe` on prompts with the trigger and on random prompts.
 
-    The energies are the arguments of `_report`: the fit error; the outputs of D and F on prompts with the trigger; the
-    outputs of D and F on random prompts.
+    The energies are the arguments of `fit_of_energies`: the fit error; the outputs of D and F on prompts with the
+    trigger; the outputs of D and F on random prompts.
     """
     gram, cross = on_trigger["gram"] / on_trigger["rows"], on_trigger["cross"] / on_trigger["rows"]
     random_gram = on_random["gram"] / on_random["rows"]
@@ -318,7 +330,9 @@ def _fit_layer(
     return pair, np.r_[energies, random_energies / (on_random["base"] / on_random["rows"])]
 
 
-def _report(error: float, after: float, before: float, random_after: float, random_before: float) -> Fit:
+def fit_of_energies(error: float, after: float, before: float, random_after: float, random_before: float) -> Fit:
+    """A `Fit` from mean squares: of D - F, D and F on prompts with the trigger, and of D and F on random prompts."""
+
     def share(part: float, whole: float) -> float:
         return float(np.sqrt(max(part, 0) / whole)) if whole > 0 else 0.0
 

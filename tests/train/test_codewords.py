@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from blocklora_jax.adapters.basis import TextBasis, basis_digest, codewords_digest, load_text_basis, save_basis
+from blocklora_jax.adapters.codewords import draw_codewords, jitter_deviation
 from blocklora_jax.adapters.token_side import whitened_directions
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
@@ -22,7 +23,6 @@ from train.codewords import (
     speech_ratios,
     split_words,
 )
-from train.concept.codeword_negatives import draw_codewords, jitter_deviation
 from train.text_basis import energies_along, principal_directions, text_moments
 
 WORDS = PromptWords(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from blocklora_jax.adapters.codewords import of_slots
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.negative_tokens import tower_key
@@ -29,12 +30,3 @@ def codeword_start(
         deviation = token_table(sd.params, part).astype(jnp.float32).std()
         embeddings.append(jnp.asarray(start) + _APART * deviation * noise)
     return embeddings
-
-
-def of_slots(table: Float[np.ndarray, "K w d"], slots: tuple[int, ...], vectors: int) -> Float[np.ndarray, "v d"]:
-    """`vectors` embeddings: the mean of the codewords of `slots`, repeated or cut to this number.
-
-    The text features of the mean lie in the directions of all slots. They do so less if each slot's codeword gives one
-    embedding.
-    """
-    return table[list(slots)].mean(0)[np.arange(vectors) % table.shape[1]]

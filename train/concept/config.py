@@ -15,10 +15,11 @@ from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.command_line.options import check_options, flag_types, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
+from blocklora_jax.probing.basis_file import no_packaged_basis
 from blocklora_jax.prompts.concept_token import is_concept_token
 from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.storage.address import is_remote
-from train.concept.basis_file import no_packaged_basis
+from train.concept.basis_file import WITHOUT
 from train.concept.config_files import find_config, lists_concepts
 from train.concept.setting_types import check_settings, typed_names
 from train.concept.settings.adapter import AdapterSettings
@@ -112,7 +113,7 @@ class ConceptConfig:
         self._check_token_side()
         # A folder may be a copy of the pocket model. That is known only after it has been read.
         if self.adapter.basis == "pocket" and self.model != "pocket" and not _is_place(self.model):
-            raise UserError(no_packaged_basis(self.model))
+            raise UserError(no_packaged_basis(self.model, WITHOUT))
 
     def _check_preservation(self) -> None:
         """Raises UserError for preservation of the class with settings that it does not work with."""

@@ -9,14 +9,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from blocklora_jax.adapters.basis import Basis, Codewords, TextBasis, basis_digest, load_text_basis
-from blocklora_jax.adapters.find import named_as
+from blocklora_jax.adapters.basis import Basis, Codewords, TextBasis, basis_digest
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.token_side import natural_norm, owned_mask, whitened_directions
-from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
-from train.concept.basis_file import local_basis, no_packaged_basis
+from blocklora_jax.probing import basis_file
+from train.concept.basis_file import WITHOUT
 from train.concept.config import ConceptConfig
 
 # The key of `TokenSideArrays` in a step's parameters, beside the components of the base.
@@ -49,16 +48,7 @@ def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> 
 
     Raises: UserError for a file that cannot be used, or whose number of features is not that of the model's text.
     """
-    if path is None:
-        return None
-    other = no_packaged_basis(sd.checkpoint.public_name) if path == "pocket" else None
-    file = local_basis(path)
-    with named_as(path, file):
-        basis = load_text_basis(file, base_digest, other)
-    width = sd.models.unet.config.cross_attention_dim
-    if len(basis.directions) != width:
-        raise UserError(f"--basis {path} has {len(basis.directions)} features, but the model's text has {width}")
-    return basis
+    return None if path is None else basis_file.read_text_basis(path, sd, base_digest, WITHOUT)
 
 
 def basis_of(config: ConceptConfig, sd: StableDiffusion) -> TextBasis | None:
@@ -90,7 +80,7 @@ def own_directions(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis 
     slots, width = partition.check_slots(own_slots(config)), len(basis.directions)
     codewords = basis.codewords_for(config.adapter.blocks) if config.token_side.needs_codewords else None
     if codewords is not None:
-        _check_codewords(codewords, sd, str(config.adapter.basis))
+        basis_file.check_codewords(codewords, sd, str(config.adapter.basis))
     return OwnDirections(slots, owned_mask(partition.directions("", width, slots), width), codewords)
 
 
@@ -108,22 +98,7 @@ def token_side_arrays(config: ConceptConfig, sd: StableDiffusion, basis: TextBas
     """
     if basis is None or not config.token_side.is_on:
         return None
-    if basis.energies is None:
-        path = config.adapter.basis
-        raise UserError(
-            f"--token-side: the basis {path} does not say how strong ordinary text is along its directions:"
-            f" python -m train.basis --extend {path} --out NEW_FILE adds this"
-        )
+    basis_file.check_energies(basis, f"{config.adapter.basis}")
+    assert basis.energies is not None
     natural = {part: natural_norm(token_table(sd.params, part)) for part in sd.models.text_encoders}
     return TokenSideArrays(whitened_directions(basis.directions, basis.energies), natural)
-
-
-def _check_codewords(codewords: Codewords, sd: StableDiffusion, path: str) -> None:
-    """Raises UserError unless there are codewords for each of the model's text encoders, as wide as its tokens."""
-    model_widths = {part: token_table(sd.params, part).shape[1] for part in sd.models.text_encoders}
-    widths = {part: tokens.shape[2] for part, tokens in codewords.items()}
-    if widths != model_widths:
-        raise UserError(
-            f"--basis {path} has codewords of widths {widths}, but the model's tokens have {model_widths}:"
-            " make the file again, with python -m train.basis"
-        )

@@ -13,12 +13,12 @@ from token_side_builders import BLOCKS, make_basis, token_side_config, write_bas
 import train.concept.prepare
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.basis import basis_digest, codewords_digest
+from blocklora_jax.adapters.codewords import of_slots
 from blocklora_jax.adapters.file import read_header
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from train.concept.batch_training import train_together
-from train.concept.codeword_start import of_slots
 from train.concept.common_settings import check_equal
 from train.concept.own_directions import basis_of
 from train.concept.prepare import init_concept, prepare_concept

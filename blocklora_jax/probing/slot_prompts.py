@@ -1,0 +1,205 @@
+"""Prompts that call a concept by a LoRA's words, and by a token in a slot, with their text features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.basis import TextBasis
+from blocklora_jax.adapters.codewords import draw_codewords, of_slots
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.adapters.info import AdapterInfo
+from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.token_side import owned_mask
+from blocklora_jax.diffusion.models import with_token_rows
+from blocklora_jax.diffusion.text import Ids, encode_text, ids_of
+from blocklora_jax.errors import UserError
+from blocklora_jax.layouts.token_tables import token_table
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probing.conversion import ConversionConfig, random_ids, trigger_prompts
+from blocklora_jax.probing.probe import with_tokens
+from blocklora_jax.probing.text_conversion_config import TextConversionConfig
+from blocklora_jax.prompts.concept_token import concept_token
+from blocklora_jax.prompts.padding import crop_padding
+from blocklora_jax.prompts.random_prompts import PromptWords
+
+# The most positions of a trigger that a token replaces.
+MOST_VECTORS = 16
+# By text encoder, the embeddings of a token, [v, d].
+Token = Mapping[str, Any]
+
+
+class Moments(NamedTuple):
+    """Mean products of text features, fp64. z = [x, x - x'] joins those with the LoRA's words and what they lose.
+
+    own: x'_s^T x'_s along the slot's directions. cross: x'_s^T z. wanted: z^T z. random: x_e^T x_e of random prompts.
+    """
+
+    own: Float[np.ndarray, "s s"]
+    cross: Float[np.ndarray, "s z"]
+    wanted: Float[np.ndarray, "z z"]
+    random: Float[np.ndarray, "n n"]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SlotPrompts:
+    """Prompts of one concept.
+
+    ids: with the token. before: text features with the LoRA's words, fp32. counted: positions from the token on.
+    directions: those of the slot, as columns. random: see `Moments`. start: the token made of the slots' codewords.
+    """
+
+    sd: StableDiffusion
+    name: str
+    ids: Ids
+    before: Float[np.ndarray, "p t n"]
+    counted: Bool[np.ndarray, "p t"]
+    directions: Float[np.ndarray, "n s"]
+    owned: Bool[np.ndarray, " n"]
+    random: Float[np.ndarray, "n n"]
+    start: dict[str, Float[np.ndarray, "v d"]]
+
+    @classmethod
+    def make(
+        cls,
+        sd: StableDiffusion,
+        adapter: Adapter,
+        info: AdapterInfo,
+        basis: TextBasis,
+        words: PromptWords,
+        config: TextConversionConfig,
+    ) -> SlotPrompts:
+        """The prompts of `adapter`. info: of the result, with the new trigger and its slots."""
+        asked = ConversionConfig(prompts=config.prompts, chunk=config.chunk, seed=config.seed)
+        renamed = Adapter(lora={}, tokens={}, info=info)
+        token, vectors = concept_token(info.name), trigger_length(sd.tokenizer, adapter)
+        before = sd.tokenizer.encode(trigger_prompts(adapter, words, asked), token_counts([adapter]))
+        ids = sd.tokenizer.encode(trigger_prompts(renamed, words, asked), {token: vectors})
+        rows = np.array([len(token_table(sd.params, part)) for part in sd.models.text_encoders])
+        # In every text encoder [p, e, t], or in the only one [p, t].
+        is_new = ids >= (rows[:, None] if ids.ndim == 3 else rows[0])
+        _check_aligned(adapter, before, ids, is_new)
+        crop = crop_padding(ids).shape[-1]
+        own_text = replace(adapter, lora=_of_text_encoders(adapter.lora), vectors=_of_text_encoders(adapter.vectors))
+        merged = sd.with_adapters([own_text], check_base=False).params
+        partition = info.partition or Partition()
+        owned = partition.directions("", len(basis.directions), info.slots)
+        codewords = basis.codewords_for(partition.num_blocks)
+        start = {part: of_slots(table, info.slots, vectors) for part, table in codewords.items()}
+        owner = Adapter(lora={}, tokens={token: start["text_encoder"]}, info=info)
+        return cls(
+            sd=sd,
+            name=info.name,
+            ids=ids[..., :crop],
+            before=np.concatenate(list(_states(sd, merged, before[..., :crop], config.chunk))),
+            counted=_from_first(ids_of(ids, "text_encoder")[:, :crop] >= rows[0]),
+            directions=basis.directions[:, owned],
+            owned=owned_mask(owned, len(basis.directions)),
+            random=_random_moments(sd, owner, basis, words, config),
+            start=start,
+        )
+
+    def moments(self, token: Token, chunk: int) -> Moments:
+        """The moments over the counted positions, with the token."""
+        params = with_tokens(self.sd.params, {part: [rows] for part, rows in token.items()})
+        own, cross, wanted, start = 0.0, 0.0, 0.0, 0
+        for states in _states(self.sd, params, self.ids, chunk):
+            rows = slice(start, start := start + len(states))
+            counted = self.counted[rows]
+            now, before = (x[counted].astype(np.float64) for x in (states, self.before[rows]))
+            along, z = now @ self.directions, np.concatenate([before, before - now], axis=1)
+            own, cross, wanted = own + along.T @ along, cross + along.T @ z, wanted + z.T @ z
+        count = self.counted.sum()
+        return Moments(np.asarray(own / count), np.asarray(cross / count), np.asarray(wanted / count), self.random)
+
+
+def trigger_length(tokenizer: Any, adapter: Adapter) -> int:
+    """How many positions the trigger has before the class noun.
+
+    Raises: UserError if they are too many for a token, or none.
+    """
+    head, _ = _parts(adapter.info)
+    row = ids_of(tokenizer.encode([head, ""], token_counts([adapter])), "text_encoder")
+    length = int(np.argmax(row[0] == row[1, 1])) - 1
+    if not 1 <= length <= MOST_VECTORS:
+        raise UserError(
+            f"the trigger of {adapter.name!r} has {length} positions before its class noun, and a token can stand for 1"
+            f" to {MOST_VECTORS}: give other words with --trigger"
+        )
+    return length
+
+
+def swapped_trigger(info: AdapterInfo) -> str:
+    """The trigger with the concept's token in place of the words before the class noun.
+
+    >>> swapped_trigger(AdapterInfo(name="bo", class_noun="dog", trigger="sks dog", rank=1, alpha=1.0))
+    '<bo> dog'
+    """
+    return f"{concept_token(info.name)} {_parts(info)[1]}".strip()
+
+
+def _parts(info: AdapterInfo) -> tuple[str, str]:
+    """The trigger before the class noun, and the class noun if it ends with it."""
+    trigger, noun = info.trigger.strip(), info.class_noun.strip()
+    if noun and trigger.lower().endswith(f" {noun.lower()}"):
+        return trigger[: -len(noun)].strip(), noun
+    return trigger, ""
+
+
+def _check_aligned(adapter: Adapter, before: Ids, ids: Ids, is_new: np.ndarray) -> None:
+    if before.shape != ids.shape or not (is_new | (before == ids)).all():
+        raise UserError(
+            f"the trigger {adapter.info.trigger.strip()!r} of {adapter.name!r} is read differently within a prompt:"
+            " give other words with --trigger"
+        )
+
+
+def _from_first(marked: Bool[np.ndarray, "p t"]) -> Bool[np.ndarray, "p t"]:
+    """The positions of each row from the first marked one on."""
+    return np.cumsum(marked, axis=1) > 0
+
+
+def _of_text_encoders(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in tree.items() if path.startswith("text_encoder")}
+
+
+def _states(sd: StableDiffusion, params: Mapping[str, Any], ids: Ids, chunk: int) -> Iterator[np.ndarray]:
+    """Text features fp32 [c, t, n] of `chunk` prompts at a time."""
+    encode = _encoder(sd, params)
+    for first in range(0, len(ids), chunk):
+        # The last chunk is filled up with the first prompts, so that all share one compiled program.
+        filled = np.take(ids, range(first, first + chunk), axis=0, mode="wrap")
+        yield np.asarray(encode(filled), np.float32)[: len(ids) - first]
+
+
+def _encoder(sd: StableDiffusion, params: Mapping[str, Any]) -> Callable[[Ids], jax.Array]:
+    towers = {part: params[part] for part in sd.models.text_encoders}
+    models = with_token_rows(sd.models, towers)
+    step = jax.jit(lambda towers, ids: encode_text(models, towers, ids).states)
+    return lambda ids: step(towers, ids)
+
+
+def _random_moments(
+    sd: StableDiffusion, owner: Adapter, basis: TextBasis, words: PromptWords, config: TextConversionConfig
+) -> Float[np.ndarray, "n n"]:
+    """x^T x of random prompts. Their negative tokens are codewords of other slots, with noise."""
+    partition = owner.info.partition or Partition()
+    deviations = {part: float(np.asarray(token_table(sd.params, part)).std()) for part in sd.models.text_encoders}
+    negatives = draw_codewords(
+        basis.codewords_for(partition.num_blocks), owner.info.slots, config.random_prompts,
+        len(next(iter(owner.tokens.values()))),
+        {part: config.token_spread * deviation for part, deviation in deviations.items()}, config.seed,
+    )  # fmt: skip
+    asked = ConversionConfig(chunk=config.chunk, seed=config.seed)
+    ids, params = random_ids(sd, owner, words, asked, config.random_prompts, negatives)
+    total, count = 0.0, 0
+    for states in _states(sd, params, ids, config.chunk):
+        x = states.reshape(-1, states.shape[-1]).astype(np.float64)
+        total, count = total + x.T @ x, count + len(x)
+    return np.asarray(total / count)
