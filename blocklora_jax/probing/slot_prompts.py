@@ -189,13 +189,15 @@ def _random_moments(
     sd: StableDiffusion, owner: Adapter, basis: TextBasis, words: PromptWords, config: TextConversionConfig
 ) -> Float[np.ndarray, "n n"]:
     """x^T x of random prompts. Their negative tokens are codewords of other slots, with noise."""
-    partition = owner.info.partition or Partition()
-    deviations = {part: float(np.asarray(token_table(sd.params, part)).std()) for part in sd.models.text_encoders}
-    negatives = draw_codewords(
-        basis.codewords_for(partition.num_blocks), owner.info.slots, config.random_prompts,
-        len(next(iter(owner.tokens.values()))),
-        {part: config.token_spread * deviation for part, deviation in deviations.items()}, config.seed,
-    )  # fmt: skip
+    partition, negatives = owner.info.partition or Partition(), None
+    # Who owns all slots has no others to be silent for: the negative tokens are drawn around class nouns.
+    if len(owner.info.slots) < partition.num_blocks:
+        spread = {
+            part: config.token_spread * float(np.asarray(token_table(sd.params, part)).std())
+            for part in sd.models.text_encoders
+        }
+        codewords, vectors = basis.codewords_for(partition.num_blocks), len(next(iter(owner.tokens.values())))
+        negatives = draw_codewords(codewords, owner.info.slots, config.random_prompts, vectors, spread, config.seed)
     asked = ConversionConfig(chunk=config.chunk, seed=config.seed)
     ids, params = random_ids(sd, owner, words, asked, config.random_prompts, negatives)
     total, count = 0.0, 0
