@@ -11,6 +11,7 @@ import numpy as np
 
 from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer, demand, required
 from blocklora_jax.external_lora.changes import Change, Dense
+from blocklora_jax.external_lora.peft_patterns import matches_whole
 from blocklora_jax.layouts.lora_layers import module_name
 
 
@@ -38,10 +39,9 @@ def on_inputs(layer: Layer) -> bool:
     scales = layer.parts["ia3_l"]
     if scales.ndim == 2 and scales.size > 1:
         return len(scales) == 1
-    ends = layer.settings.get("feedforward_modules") or ()
+    modules = layer.settings.get("feedforward_modules") or ()
     name = module_name(layer.component, layer.path)
-    listed = [ends] if isinstance(ends, str) else ends
-    return any(isinstance(end, str) and (name == end or name.endswith(f".{end}")) for end in listed)
+    return matches_whole(modules, name) if isinstance(modules, str) else name.endswith(tuple(modules))
 
 
 def _peft_change(layer: Layer) -> Change:

@@ -13,8 +13,8 @@ from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer, deman
 from blocklora_jax.external_lora.algorithms.rotations import cayley, cayley_series, constrained, rotated, skew_of
 from blocklora_jax.external_lora.changes import Change, Dense
 
-# PEFT's series has five terms where its settings say nothing, and few in all files.
-_TERMS, _MOST_TERMS = 5, 100
+# The terms of PEFT's series where its settings say nothing.
+_TERMS = 5
 
 
 def _shape(layer: Layer) -> None:
@@ -59,8 +59,7 @@ def _input_change(layer: Layer) -> Change:
     upper, weight = np.asarray(layer.parts["oft_R"], np.float64), layer.base
     skew = skew_of(upper, _size(upper.shape[1]))
     if layer.settings.get("use_cayley_neumann", True):
-        terms = layer.settings.get("num_cayley_neumann_terms", _TERMS)
-        blocks = cayley_series(skew, min(int(terms), _MOST_TERMS))
+        blocks = cayley_series(skew, layer.settings.get("num_cayley_neumann_terms") or _TERMS)
     else:
         blocks = cayley(-skew)
     flat = weight.reshape(len(weight), -1)
