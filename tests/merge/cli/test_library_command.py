@@ -211,3 +211,19 @@ def test_bases_are_not_mixed_silently(folder, tmp_path, capsys):
     assert call(capsys, "fit", folder, "--skip-unusable", "--family", "sd1", "--out", out)[2].endswith(
         "name two or more adapter files: a single adapter needs no fit\n"
     )
+
+
+def test_an_adapter_with_numbers_that_are_not_finite_is_a_problem_and_the_others_are_compared(folder, tmp_path, capsys):
+    adapter = Adapter.load(next(folder.glob("womans/*.safetensors")))
+    for index in range(3):
+        info = replace(adapter.info, name=f"v{index}", origin="")
+        replace(adapter, info=info).save(tmp_path / "three" / f"{index}.safetensors")
+    path = tmp_path / "three" / "2.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-4:] = np.float32(np.nan).tobytes()
+    path.write_bytes(bytes(data))
+    args = ("check", tmp_path / "three", "--alike", "True", "--no-verify", "--out", tmp_path / "m.png")
+    code, text, _ = call(capsys, *args)
+    assert code == 1
+    assert "problem: 'v2' has values that are not finite" in text
+    assert "2 of 3 adapters read; 1 problem" in text
