@@ -18,7 +18,13 @@ from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
 from train.concept.run import load_base
-from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, refuse_others_files
+from train.concept.run_folder import (
+    check_run_dir,
+    decide_resuming,
+    hold_run_folders,
+    keep_off_inputs,
+    refuse_others_files,
+)
 from train.concept.slots import check_apart, give_slots
 from train.engine.platform import is_first_host, select_platform
 from train.engine.pod import peers_watched
@@ -53,7 +59,7 @@ def train_concepts(
     platform = platform or select_platform(run.tpu, run.gpu, run.cpu, configs[0].joining)
     if (groups / SHARED).exists():
         raise UserError(f"{groups.parent} is trained in shares: go on with --shard, such as --shard 0/1 for all of it")
-    configs, registry = check_concepts(configs, groups, at_once)
+    configs, registry = check_concepts(decide_resuming(configs), groups, at_once)
     with hold_run_folders([*(config.out for config in configs), groups], lambda: check_folders(configs, groups)):
         sd, basis = load_for(configs[0], registry, platform)
         paths: list[Path] = []

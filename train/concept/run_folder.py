@@ -56,6 +56,12 @@ def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iter
         yield
 
 
+def decide_resuming(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
+    """`configs` of one training, with resume="auto" decided: it is continued if one of them has begun."""
+    begun = any((config.out / "config.json").exists() for config in configs)
+    return [config.with_settings(resume=begun) if config.run.resume == "auto" else config for config in configs]
+
+
 def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = ()) -> None:
     """Raises UserError if an output of the training runs is one of their inputs, or lies in one.
 
