@@ -12,6 +12,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.testing.random_adapter import random_adapter
+from train.app import library as app_library
 from train.app.library import Library
 from train.app.uploads import copy_uploads, free_name
 
@@ -67,6 +68,17 @@ def test_a_link_that_leads_out_is_not_followed(library, tmp_path, tiny_sd):
     random_adapter("eve", tiny_sd.params, slots=(2,), layers="cross_kv").save(outside / "adapter.safetensors")
     (library.root / "eve").symlink_to(outside)
     assert [entry.name for entry in library.entries()[0]] == ["ada", "bob"]
+
+
+def test_only_the_files_that_are_asked_for_are_read(library, monkeypatch):
+    (library.root / "bob" / "adapter.safetensors").write_bytes(b"no adapter")
+    read = []
+    monkeypatch.setattr(app_library, "read_adapter", lambda path: read.append(path.parent.name))
+    assert [entry.name for entry in library.find(["ada"])] == ["ada"]
+    assert read == ["ada"]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="bob/adapter.safetensors"):
+        library.find(["ada", "bob"])
 
 
 def test_a_file_that_changes_is_read_again(library, tiny_sd):
