@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import jax
@@ -72,8 +73,11 @@ def change_layers(params: Params, adapters: Sequence[Adapter], weights: Sequence
 
 
 def layer_delta(adapter: Adapter, layer: str, shape: tuple[int, ...]) -> Float[Array, "n m"]:
-    """dW of a layer ("unet/…/to_k") whose kernel has `shape`; zeros if the adapter has no such layer."""
+    """dW of a layer ("unet/…/to_k") whose kernel has `shape`; zeros if the adapter has no such layer.
+
+    A convolution's kernel [h, w, n, m] counts as [h * w * n, m], as in `LoRAPair`.
+    """
     pair = adapter.lora.get(layer.split("/", 1)[0], {}).get(layer.split("/", 1)[1])
     if pair is None:
-        return jnp.zeros(shape[-2:], jnp.float32)
+        return jnp.zeros((prod(shape[:-1]), shape[-1]), jnp.float32)
     return kernel_change(pair, adapter.info.scale)
