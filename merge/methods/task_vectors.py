@@ -16,6 +16,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.delta import kernel_change
 from blocklora_jax.composing.check import check_merge
 from blocklora_jax.composing.overflow import check_overflow
+from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import leaf_path
 from merge.compose import compose
 
@@ -24,6 +25,12 @@ Params = Mapping[str, Any]
 Change = Callable[[str, tuple[int, ...]], Float[Array | np.ndarray, "n m"]]
 # Combines the changes of a kernel by k adapters into one: changes [k, n, m], weights [k] -> change [n, m].
 Rule = Callable[[Float[Array, "k n m"], Float[Array, " k"]], Float[Array, "n m"]]
+
+
+def check_density(density: float) -> None:
+    """Raises UserError for a share of entries outside (0, 1]."""
+    if not 0 < density <= 1:
+        raise UserError(f"density must be in (0, 1], not {density}")
 
 
 def merge_task_vectors(
