@@ -111,7 +111,7 @@ class Library:
 
 def previews(folder: Path) -> list[Path]:
     """The preview grids of a run, the earliest first."""
-    return sorted((folder / "previews").glob("[0-9]*.png"))
+    return sorted(path for path in (folder / "previews").glob("[0-9]*.png") if path.stem.isdecimal())
 
 
 def read_adapter(path: Path) -> Adapter:

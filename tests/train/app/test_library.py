@@ -13,7 +13,7 @@ from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.testing.random_adapter import random_adapter
 from train.app import library as app_library
-from train.app.library import Library
+from train.app.library import Library, previews
 from train.app.uploads import copy_uploads, free_name
 
 BAD_NAMES = ["..", "../ada", "/etc", "a/b", "a\\b", "", " ", ".ada", "con", "a\0b", "a" * 200]
@@ -110,6 +110,8 @@ def test_its_picture_is_the_first_of_the_last_preview(library):
     for step in (2, 10):
         grid = picture_grid(images if step == 10 else images * 0, ["a photo"] * 8, columns=4, scale=16)
         write_atomic(entry.folder / "previews" / f"{step:06d}.png", png_bytes(grid))
+    write_atomic(entry.folder / "previews" / "9 copy.png", b"somebody's file")
+    assert [path.stem for path in previews(entry.folder)] == ["000002", "000010"]
     assert np.asarray(entry.picture()).min() == 200
     assert entry.picture().size == (256, 256)
 
