@@ -87,4 +87,6 @@ def test_nothing_is_uploaded_or_downloaded_by_default():
 
 def test_a_cell_that_trains_can_be_run_again(book):
     text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
-    assert text.count('resume="auto"') == text.count("ConceptConfig.from_settings(") > 0
+    calls = re.findall(r"train_concepts?\(.*", text)
+    assert calls
+    assert all('resume="auto"' in call for call in calls)

@@ -19,11 +19,12 @@ from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
 from train.concept.run import load_base
 from train.concept.run_folder import (
+    Resume,
     check_run_dir,
-    decide_resuming,
     hold_run_folders,
     keep_off_inputs,
     refuse_others_files,
+    with_resuming,
 )
 from train.concept.slots import check_apart, give_slots
 from train.engine.platform import is_first_host, select_platform
@@ -46,20 +47,26 @@ def train_and_report(configs: Sequence[ConceptConfig], groups: Path, at_once: in
 
 
 def train_concepts(
-    configs: Sequence[ConceptConfig], groups: Path, at_once: int = 16, platform: str | None = None
+    configs: Sequence[ConceptConfig],
+    groups: Path,
+    at_once: int = 16,
+    platform: str | None = None,
+    *,
+    resume: Resume | None = None,
 ) -> list[Path]:
     """Train all concepts, `at_once` at a time; returns the paths of their adapter files.
 
-    groups: the folder for metrics and checkpoints, with one folder in it for each group. platform: see
+    groups: the folder for metrics and checkpoints, with one folder in it for each group. platform, resume: see
     `train_concept`.
 
     Raises: UserError for anything wrong with settings or pictures, or a run that diverges.
     """
+    configs = with_resuming(configs, resume)
     run = configs[0].run
     platform = platform or select_platform(run.tpu, run.gpu, run.cpu, configs[0].joining)
     if (groups / SHARED).exists():
         raise UserError(f"{groups.parent} is trained in shares: go on with --shard, such as --shard 0/1 for all of it")
-    configs, registry = check_concepts(decide_resuming(configs), groups, at_once)
+    configs, registry = check_concepts(configs, groups, at_once)
     with hold_run_folders([*(config.out for config in configs), groups], lambda: check_folders(configs, groups)):
         sd, basis = load_for(configs[0], registry, platform)
         paths: list[Path] = []

@@ -15,7 +15,6 @@ from train.concept.settings.visible_text import check_visible
 class RunSettings:
     """Seed, hardware, checkpoints, previews and logs."""
 
-    # In Python also "auto": see `train.concept.run_folder.decide_resuming`.
     resume: bool = False
     """Continue an interrupted run. The result is the same, bit for bit."""
     seed: int = 0
@@ -50,7 +49,5 @@ class RunSettings:
     def __post_init__(self) -> None:
         if sum((self.tpu, self.gpu, self.cpu)) > 1:
             raise UserError("choose one of --tpu, --gpu and --cpu")
-        if self.resume not in (True, False, "auto"):
-            raise UserError(f'resume must be True, False or "auto", not {self.resume!r:.60}')
         check_options(self)
         check_visible(self, ("preview_prompts",))
