@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.finite import nonfinite_parts, nonfinite_problems
+from blocklora_jax.adapters.finite import nonfinite_parts
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import adapter_problems, misfit_problems, params_problems
@@ -103,11 +103,13 @@ def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str
     """Compare the weights of many adapters, of which one is in memory at a time; gives the exit code."""
     names, changes = [], []
     for adapter in _load_each(sources, options, reasons):
-        if wrong := nonfinite_problems([adapter]):
-            reasons[adapter.name] = wrong[0]
+        try:
+            changes.append(directions_of(adapter))
+        except np.linalg.LinAlgError:
+            # The product of finite factors can be infinite.
+            reasons[adapter.name] = f"{adapter.name} has changes that are too large for any model: leave it out"
             continue
         names.append(adapter.name)
-        changes.append(directions_of(adapter))
     if len(changes) > 1:
         likeness = compare(names, changes)
         print("\n".join([*ranked(likeness), "", *advice(likeness)]))
