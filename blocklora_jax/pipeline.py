@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.checkpoints.load import load_checkpoint
 from blocklora_jax.checkpoints.place import place_params
 from blocklora_jax.checkpoints.single_file import save_single_file
-from blocklora_jax.checks.bounds import check_number
-from blocklora_jax.checks.texts import check_texts
+from blocklora_jax.checks.renamed import takes_pair
 from blocklora_jax.composing.compose import compose
 from blocklora_jax.composing.token_rows import check_token_rows, refuse_spare_rows
-from blocklora_jax.diffusion.generate import draw_keys, draw_latents
+from blocklora_jax.diffusion.generate import draw_keys
+from blocklora_jax.diffusion.inputs import check_indices, check_prompts, each_negative, each_size, first_latents
 from blocklora_jax.diffusion.models import Models, make_models
 from blocklora_jax.diffusion.originals import check_original, check_same_size
 from blocklora_jax.diffusion.regions import Region, side_by_side
@@ -35,7 +34,6 @@ from blocklora_jax.diffusion.samplers.table import adds_noise
 from blocklora_jax.diffusion.sampling import Sampling
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.stages import Stage
-from blocklora_jax.diffusion.text import make_size_ids
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.models.attention_form import AttentionForm
@@ -49,6 +47,13 @@ class Pipeline:
     base: StableDiffusion
     params: Mapping[str, Any]
     adapters: tuple[Adapter, ...]
+
+    @property
+    def image_size(self) -> int:
+        """The model's own height and width, in pixels."""
+        models = self.base.models
+        size = models.unet.config.sample_size or 64
+        return (size if isinstance(size, int) else size[0]) * models.vae.config.downscale
 
     def generate(
         self,
@@ -109,23 +114,24 @@ class Pipeline:
         Raises: UserError for a size that the model cannot make, a number out of bounds, and
             pictures that have NaN or infinity.
         """
-        _check_prompts(prompts, negative_prompts, regions)
+        check_prompts(prompts, negative_prompts, regions)
         base, count = self.base, len(prompts)
-        places = _check_indices(indices, count)
+        places = check_indices(indices, count)
         pictures, masks = check_original(base.models.vae, image, mask, count)
         if pictures is not None:
             height, width = pictures.shape[1:3]
-        latents = _first_latents(base, places, seed, height, width, latents)
+        height, width = (self.image_size if side is None else side for side in (height, width))
+        latents = first_latents(base.models, places, seed, height, width, latents)
         if pictures is not None:
             check_same_size(base.models.vae, pictures, latents)
         requests = map(
             Request,
             prompts,
-            _negatives(base, negative_prompts, count),
+            each_negative(negative_prompts, count, base.has_zeros_for_no_prompt),
             [()] * count if regions is None else regions,
             latents,
             draw_keys(jax.random.key(seed), places) if adds_noise(sampler) else [None] * count,
-            _size_ids(base, latents, original_size, crops_coords_top_left, target_size),
+            each_size(base.models, latents, original_size, crops_coords_top_left, target_size),
             [None] * count if pictures is None else pictures,
             [None] * count if masks is None else masks,
         )
@@ -173,25 +179,6 @@ class Pipeline:
             return save_single_file(path, checkpoint, tokens=tokens, dtype=dtype, overwrite=overwrite)
         save_folder(path, checkpoint, tokens=tokens, dtype=dtype, merge=merge, overwrite=overwrite)
         return [Path(path)]
-
-
-def _takes_pair(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Until 0.3: lets a base model's method take `params=` and `adapters=`, with a DeprecationWarning."""
-
-    @wraps(method)
-    def with_pair(self: StableDiffusion, *args: Any, params: Any = None, adapters: Sequence[Adapter] = (), **kw: Any):
-        if params is None and not adapters:
-            return method(self, *args, **kw)
-        warnings.warn(
-            f"{method.__name__}(params=…, adapters=…) will be removed in version 0.3: use sd.with_adapters(adapters)"
-            ", or sd.with_params(params, adapters)",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        model = self.with_params(self.params if params is None else params, adapters)
-        return method(model, *args, **kw)
-
-    return with_pair
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -258,13 +245,12 @@ class StableDiffusion(Pipeline):
         return params_digest(self.checkpoint.params)
 
     @property
-    def image_size(self) -> int:
-        """The model's own height and width, in pixels."""
-        size = self.models.unet.config.sample_size or 64
-        return (size if isinstance(size, int) else size[0]) * self.models.vae.config.downscale
+    def has_zeros_for_no_prompt(self) -> bool:
+        """Whether text states of zeros stand for negative prompts that are not given, as in SDXL."""
+        return self.models.text_encoder_2 is not None and bool(self.checkpoint.force_zeros_for_empty_prompt)
 
-    generate = _takes_pair(Pipeline.generate)
-    save = _takes_pair(Pipeline.save)
+    generate = takes_pair(Pipeline.generate)
+    save = takes_pair(Pipeline.save)
 
     @property
     def base(self) -> StableDiffusion:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -339,11 +325,6 @@ class MergedModel(Pipeline):
         first_rows = {name: tower.config.vocab_size for name, tower in self.base.models.text_encoders.items()}
         check_token_rows(self.params, self.adapters, first_rows)
 
-    @property
-    def image_size(self) -> int:
-        """The model's own height and width, in pixels."""
-        return self.base.image_size
-
     def side_by_side(self, prompt: str) -> list[Region]:
         """One region of the picture for each concept that the prompt calls; see `diffusion.regions.side_by_side`."""
         return side_by_side(prompt, self.adapters)
@@ -352,69 +333,3 @@ class MergedModel(Pipeline):
         concepts = [f"{a.name} ({w:g})" for a, w in zip(self.adapters, self.weights, strict=True)]
         shown = ", ".join(concepts[:8]) + (f", … {len(concepts)} in all" if len(concepts) > 8 else "")
         return f"MergedModel({self.base.checkpoint.name!r} with {shown or 'no concepts'})"
-
-
-def _first_latents(
-    sd: StableDiffusion, indices: Sequence[int], seed: int, height: int | None, width: int | None, latents: Any
-) -> Any:
-    """The initial noise, [b, h, w, c]: `latents`, checked, or drawn from the seed."""
-    check_number("seed", seed)
-    if latents is None:
-        size = sd.image_size
-        height, width = (size if side is None else side for side in (height, width))
-        return draw_latents(sd.models, jax.random.key(seed), indices, height, width)
-    channels = sd.models.vae.config.latent_channels
-    count, shape = len(indices), list(getattr(latents, "shape", ()))
-    if len(shape) != 4 or (shape[0], shape[3]) != (count, channels) or 0 in shape:
-        raise UserError(f"latents {shape} must be [b, h, w, {channels}], one for each of {count} prompts")
-    return latents
-
-
-def _check_indices(indices: Sequence[int] | None, count: int) -> list[int]:
-    """`indices`, or 0, 1, 2, …"""
-    places = list(range(count) if indices is None else indices)
-    if len(places) != count:
-        raise UserError(f"{len(places)} indices for {count} prompts: give one for each")
-    for place in places:
-        check_number("index", place)
-    return places
-
-
-def _negatives(sd: StableDiffusion, prompts: Sequence[str] | None, count: int) -> list[str] | list[None]:
-    """`count` negative prompts; None for text states of zeros."""
-    if prompts is None and sd.models.text_encoder_2 is not None and sd.checkpoint.force_zeros_for_empty_prompt:
-        return [None] * count
-    negatives = list(prompts or [""])
-    return negatives * (count // len(negatives))
-
-
-def _size_ids(
-    sd: StableDiffusion,
-    latents: Any,
-    original_size: tuple[int, int] | None,
-    crops_coords_top_left: tuple[int, int],
-    target_size: tuple[int, int] | None,
-) -> Any:
-    """SDXL's size ids of each picture; None for other models."""
-    if sd.models.text_encoder_2 is None:
-        return [None] * len(latents)
-    for side in (*(original_size or ()), *crops_coords_top_left, *(target_size or ())):
-        check_number("pixels", side)
-    height, width = (side * sd.models.vae.config.downscale for side in latents.shape[1:3])
-    return make_size_ids(height, width, len(latents), original_size, crops_coords_top_left, target_size)
-
-
-def _check_prompts(
-    prompts: Sequence[str], negative_prompts: Sequence[str] | None, regions: Sequence[Sequence[Region]] | None
-) -> None:
-    for name, value in (("prompts", prompts), ("negative_prompts", negative_prompts)):
-        if isinstance(value, str):
-            raise UserError(f"{name} is a list of prompts, not one string: write [prompt]")
-        check_texts(value or (), name)
-    if not prompts:
-        raise UserError("there is no prompt to make a picture of")
-    count = len(negative_prompts or [""])
-    if count not in (1, len(prompts)):
-        raise UserError(f"{count} negative prompts for {len(prompts)} prompts: give one for each, or one for all")
-    if regions is not None and len(regions) != len(prompts):
-        raise UserError(f"regions of {len(regions)} pictures for {len(prompts)} prompts: give a list for each prompt")

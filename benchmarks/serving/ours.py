@@ -80,6 +80,6 @@ def _by_names(adapters: list[Adapter], names: list[str]) -> list[Adapter]:
 
 
 def _differing(tree: Any, expected: Any) -> float:
-    """The largest difference of two trees of arrays."""
+    """The largest difference of two trees of arrays; NaN if one is not finite, which Python's `max` may pass over."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)
-    return max(float(jnp.abs(one - other).max()) for one, other in pairs)
+    return float(np.max([float(jnp.abs(one - other).max()) for one, other in pairs]))

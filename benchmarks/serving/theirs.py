@@ -59,7 +59,7 @@ def _forward(unet: Any) -> None:
 def _difference(unet: Any, before: dict[str, Any]) -> float:
     """The largest difference of the base's weights from those before."""
     after = {name.replace(".base_layer", ""): tensor for name, tensor in unet.state_dict().items()}
-    return max(float((after[name] - tensor).abs().max()) for name, tensor in before.items())
+    return float(torch.stack([(after[name] - tensor).abs().max() for name, tensor in before.items()]).max())
 
 
 def _median(call: Callable[[int], Any], count: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,25 +13,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from blocklora_jax.checks.bounds import BOUNDS, check_number
+from blocklora_jax.diffusion.denoiser import Noise, Params, guided_text, make_denoiser, make_guide
 from blocklora_jax.diffusion.explain_pictures import explain_pictures
 from blocklora_jax.diffusion.models import Models, with_token_rows
-from blocklora_jax.diffusion.originals import Original, OriginalLatents, encode_original
-from blocklora_jax.diffusion.regions import RegionIds, RegionText, apply_regional, encode_regions
+from blocklora_jax.diffusion.originals import Original, encode_original
+from blocklora_jax.diffusion.regions import RegionIds, encode_regions
+from blocklora_jax.diffusion.sample import sample
 from blocklora_jax.diffusion.samplers.partial import first_step, start_at
-from blocklora_jax.diffusion.samplers.protocol import NoiseLevels, Plan, Sampler, State, start
 from blocklora_jax.diffusion.samplers.table import get_sampler
 from blocklora_jax.diffusion.schedule import Schedule
 from blocklora_jax.diffusion.stages import Stage, first_calls
-from blocklora_jax.diffusion.text import Ids, add_sizes, encode_prompt, ids_of, join_prompts, make_size_ids
+from blocklora_jax.diffusion.text import Ids, encode_prompt, ids_of, make_size_ids
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
-from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.prompts.chunks import PromptIds
 
-Params = dict[str, Any]
-Noise = Float[Array | np.ndarray, "b h w c"]
 Keys = Any  # typed random keys [b]
-Denoiser = Callable[[Array, Array], Array]
 
 
 def generate(
@@ -150,14 +147,12 @@ def compile_generate(
         later: tuple[Params, ...] = (),
     ) -> tuple[Array, Array]:
         text = (
-            _guided_text(models, params, input_ids, negative_ids)
-            if guided
-            else encode_prompt(models, params, input_ids)
+            guided_text(models, params, input_ids, negative_ids) if guided else encode_prompt(models, params, input_ids)
         )
         local = encode_regions(models, params, regions) if regions else None
-        guide = _guide(guidance_scale, guidance_rescale) if guided else None
+        guide = make_guide(guidance_scale, guidance_rescale) if guided else None
         denoise, *others = (
-            _denoiser(models.unet, unet, text, size_ids, guide, local) for unet in (params["unet"], *later)
+            make_denoiser(models.unet, unet, text, size_ids, guide, local) for unet in (params["unet"], *later)
         )
         fresh = None if noise_keys is None else _fresh_noise(noise_keys, latents.shape[1:])
         kept = None if original is None else encode_original(models.vae, params["vae"], original)
@@ -170,70 +165,6 @@ def compile_generate(
         return to_uint8(pictures), jnp.isfinite(pictures).all((1, 2, 3)) & jnp.isfinite(clean).all((1, 2, 3))
 
     return program
-
-
-def sample(
-    sampler: Sampler,
-    plan: Plan,
-    denoise: Denoiser,
-    noise: Noise,
-    fresh_noise: Callable[[Array], Array] | None = None,
-    original: OriginalLatents | None = None,
-    from_noise: bool = True,
-    stages: Sequence[tuple[int, Denoiser]] = (),
-) -> Float[Array, "b h w c"]:
-    """Clean latents, made from unit normal `noise` by the plan's steps.
-
-    denoise: `(latents, timestep) -> output` runs the U-Net. fresh_noise: `index of the step -> unit normal noise`, for
-    samplers that add noise in each step. original: latents of pictures; where their mask is 0, they are kept.
-    from_noise: begin with noise alone, not with the original and noise. stages: from these calls of the U-Net on,
-    another `denoise`.
-
-    Raises: UserError if a sampler that adds noise gets no `fresh_noise`, or the plan has no levels for the original.
-    """
-    if plan.noise_by is not None and fresh_noise is None:
-        raise UserError("this sampler adds noise in each step: pass noise_keys, one for each picture")
-    if original is not None and plan.levels is None:
-        raise UserError("this sampler does not make pictures from other pictures: choose another one")
-    indices = None if plan.noise_by is None else np.arange(len(plan.timesteps))
-    noise = jnp.asarray(noise, jnp.float32)
-    mask = None if original is None else original.mask
-
-    def body(denoise: Denoiser, state: State, inputs: Any) -> tuple[State, None]:
-        timestep, row, noise_by, index, after = inputs
-        output = denoise(sampler.scale(row, state.latents), timestep)
-        state = sampler.step(row, state, output.astype(jnp.float32))
-        if fresh_noise is not None and noise_by is not None:
-            state = state._replace(latents=state.latents + noise_by * fresh_noise(index))
-        if original is not None and mask is not None:
-            kept = after.signal * original.latents + after.spread * noise
-            state = state._replace(latents=(1 - mask) * kept + mask * state.latents)
-        return state, None
-
-    first = start(plan, noise, sampler.memory)
-    if original is not None and plan.levels is not None and not from_noise:
-        first = first._replace(latents=plan.levels.signal[0] * original.latents + plan.levels.spread[0] * noise)
-    after = None if mask is None or plan.levels is None else _following(plan.levels)
-    rows, state = (plan.timesteps, plan.coefficients, plan.noise_by, indices, after), first
-    for begin, end, denoiser in _spans(len(plan.timesteps), denoise, stages):
-        part = rows if not stages else jax.tree.map(lambda x, begin=begin, end=end: x[begin:end], rows)
-        state, _ = jax.lax.scan(functools.partial(body, denoiser), state, part)
-    return state.latents
-
-
-def _spans(
-    count: int, denoise: Denoiser, stages: Sequence[tuple[int, Denoiser]]
-) -> Iterator[tuple[int, int, Denoiser]]:
-    """(first call, end, denoiser) of each stage that has calls."""
-    begins = [0, *(min(begin, count) for begin, _ in stages), count]
-    for begin, end, denoiser in zip(begins, begins[1:], [denoise, *(d for _, d in stages)], strict=False):
-        if begin < end:
-            yield begin, end, denoiser
-
-
-def _following(levels: NoiseLevels) -> NoiseLevels:
-    """The levels after each call; the last one leaves no noise."""
-    return NoiseLevels(*(np.append(x[1:], np.float32(end)) for x, end in zip(levels, (1, 0), strict=True)))
 
 
 def decode(vae: nn.Module, params: Params, latents: Float[Array, "b h w c"]) -> Float[Array, "b height width 3"]:
@@ -289,16 +220,6 @@ def _check_ids(models: Models, *all_ids: Any) -> None:
                 )
 
 
-def _guided_text(
-    models: Models, params: Params, input_ids: Ids | PromptIds, negative_ids: Ids | PromptIds | None
-) -> TextOutput:
-    """The text states of the negative prompts, then those of the prompts, as one batch."""
-    if negative_ids is not None:
-        return encode_prompt(models, params, join_prompts(negative_ids, input_ids))
-    text = encode_prompt(models, params, input_ids)
-    return jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x), x]), text)
-
-
 def _fresh_noise(keys: Keys, shape: tuple[int, ...]) -> Callable[[Array], Array]:
     """A function that gives unit normal noise [b, *shape] for the index of a step."""
 
@@ -306,50 +227,3 @@ def _fresh_noise(keys: Keys, shape: tuple[int, ...]) -> Callable[[Array], Array]
         return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32))(keys)
 
     return draw
-
-
-def _guide(scale: Array, rescale: Array | None) -> Callable[[Array], Array]:
-    """A function that turns the outputs for the negative prompts and the prompts, one batch, into guided outputs."""
-
-    def guide(output: Array) -> Array:
-        negative, positive = jnp.split(output.astype(jnp.float32), 2)
-        guided = negative + scale * (positive - negative)
-        return guided if rescale is None else _rescale_guidance(guided, positive, rescale)
-
-    return guide
-
-
-def _rescale_guidance(guided: Noise, positive: Noise, rescale: Array) -> Array:
-    """`guided`, of which the share `rescale` gets the standard deviation that `positive` has in each picture.
-
-    Source: "Common diffusion noise schedules and sample steps are flawed", section 3.4; diffusers' `rescale_noise_cfg`.
-    """
-    wanted, present = (x.std((1, 2, 3), keepdims=True, ddof=1) for x in (positive, guided))
-    return rescale * guided * (wanted / present) + (1 - rescale) * guided
-
-
-def _denoiser(
-    unet: nn.Module,
-    params: Params,
-    text: TextOutput,
-    size_ids: Array | None,
-    guide: Callable[[Array], Array] | None,
-    local: RegionText | None = None,
-) -> Denoiser:
-    """A function for the U-Net's output, guided if there is `guide`. Both halves of guidance are one batch."""
-    if size_ids is not None and guide is not None:
-        size_ids = jnp.concatenate([size_ids, size_ids])
-    added = add_sizes(text, size_ids)
-
-    def denoise(latents: Array, timestep: Array) -> Array:
-        if guide is not None:
-            latents = jnp.concatenate([latents, latents])
-        timesteps = jnp.broadcast_to(timestep, latents.shape[:1])
-        inputs = (latents, timesteps, text.states, *([added] if added else []))
-        if local is None:
-            output = apply_model(unet, params, *inputs)
-        else:
-            output = apply_regional(unet, params, local, *inputs)
-        return output if guide is None else guide(output)
-
-    return denoise

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from blocklora_jax.diffusion.generate import Params, generate
+from blocklora_jax.diffusion.denoiser import Params
+from blocklora_jax.diffusion.generate import generate
 from blocklora_jax.diffusion.models import Models, with_clip_skip
 from blocklora_jax.diffusion.originals import Original
 from blocklora_jax.diffusion.regions import Region, region_ids

@@ -45,7 +45,7 @@ def encode_prompt(models: Models, params: Mapping[str, Any], prompt: Ids | Promp
     text = encode_text(models, params, prompt.ids.reshape(count * rows, *prompt.ids.shape[2:]))
     states = text.states.reshape(count, rows, *text.states.shape[1:])
     if prompt.weights is not None:
-        weights = jnp.asarray(prompt.weights)[..., None].astype(states.dtype)
+        weights = _for_states(models, prompt.weights).astype(states.dtype)
         empty = encode_text(models, params, prompt.empty).states[None]
         # A word of weight 1 keeps its states exactly.
         states = jnp.where(weights == 1, states, empty + weights * (states - empty))
@@ -63,9 +63,8 @@ def join_prompts(*prompts: Ids | PromptIds) -> Any:
     weights = [prompt.weights if isinstance(prompt, PromptIds) else None for prompt in prompts]
     joined = None
     if any(one is not None for one in weights):
-        shapes = [(*one.shape[:2], one.shape[-1]) for one in ids]
         joined = jnp.concatenate(
-            [jnp.ones(shape) if one is None else one for one, shape in zip(weights, shapes, strict=True)], axis=1
+            [jnp.ones(each.shape) if one is None else one for one, each in zip(weights, ids, strict=True)], axis=1
         )
     return PromptIds(jnp.concatenate(ids, axis=1), joined, chunked[0].empty)
 
@@ -86,6 +85,20 @@ def ids_of(ids: Ids | PromptIds, component: str) -> Int[Array | np.ndarray, "b t
     if isinstance(ids, PromptIds):
         ids = ids.ids.reshape(-1, *ids.ids.shape[2:])
     return ids if ids.ndim == 2 else ids[:, int(component == "text_encoder_2")]
+
+
+def _for_states(
+    models: Models, weights: Float[Array | np.ndarray, "c b *e t"]
+) -> Float[Array, "c b t 1"] | Float[Array, "c b t d"]:
+    """Weights in the shape of the text states. Each text encoder has tokens, and so weights, of its own."""
+    weights = jnp.asarray(weights)[..., None]
+    if weights.ndim == 4:
+        return weights
+    sizes = [tower.config.hidden_size for tower in models.text_encoders.values()]
+    towers = [
+        jnp.broadcast_to(weights[:, :, i], (*weights.shape[:2], weights.shape[3], d)) for i, d in enumerate(sizes)
+    ]
+    return jnp.concatenate(towers, axis=-1)
 
 
 def add_sizes(text: TextOutput, size_ids: Float[Array, "b 6"] | None) -> AddedConditions | None:

@@ -96,8 +96,8 @@ class Reader(NamedTuple):
             raise Unusable(problem)
         if kind:
             changes.shapes[component, path] = _shape(kind, layer)
-            change = _computed(kind, layer, scale, start, decompose)
-            self._add_pair(changes, layer, *change, ordinary=kind is LORA and not decompose)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._add_pair(changes, layer, kind, scale, start, decompose)
         bias = self.base.vector(f"{component}/{path}/bias") if self.base else None
         try:
             self._add_vectors(changes, bias_vectors(layer, scale, bias))
@@ -110,14 +110,21 @@ class Reader(NamedTuple):
         weight = base.weight(component, path) if base else None
         return Layer(component=component, path=path, parts=small, weight=weight, settings=self.configs.of(component))
 
-    def _add_pair(self, changes: Changes, layer: Layer, change: Change, scale: float, *, ordinary: bool) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):
+    def _add_pair(
+        self, changes: Changes, layer: Layer, kind: Algorithm, scale: float, start: str, decompose: bool
+    ) -> None:
+        ordinary = kind is LORA and not decompose
+        try:
+            change, scale = _computed(kind, layer, scale, start, decompose)
             if ordinary or self.max_rank is None:
                 pair = exact_pair(change, scale)
             else:
                 pair, loss = reduced_pair(change, scale, self.max_rank)
                 changes.losses.append(loss)
                 changes.reduced += loss.lost > 0
+        except np.linalg.LinAlgError as error:
+            # NumPy's solver and SVD fail on infinity, and on numbers beside which 1 is lost.
+            raise Unusable("has values that are too large") from error
         if self.initial is not None:
             pair = _without(pair, self.initial.get(layer.component, {}).get(layer.path))
         if not all(np.isfinite(side).all() for side in pair):

@@ -59,8 +59,10 @@ class PeftConfigs:
         return self.by_component.get(component, {})
 
     def scale(self, component: str, layer: str, rank: int | None) -> float:
-        """alpha / rank of a layer whose tensors have this rank. None: the rank is in the settings."""
+        """alpha / rank of a layer whose tensors have this rank. None: the rank is in the settings, if it is a LoKr."""
         config = self.of(component)
+        if config.get("peft_type") in _WITHOUT_ALPHA or (rank is None and config.get("peft_type") != "LOKR"):
+            return 1.0
         alpha = _by_pattern(config, "alpha_pattern", _alpha_name(config), component, layer)
         rank = _by_pattern(config, "rank_pattern", "r", component, layer) if rank is None else rank
         if alpha is None or not rank:
@@ -94,7 +96,8 @@ def _check(config: Mapping[str, Any], path: str | Path, parts: Collection[str], 
     alpha = _alpha_name(config)
     _check_numbers({alpha: config.get(alpha), **(config.get("alpha_pattern") or {})}, f"{alpha} or alpha_pattern", path)
     if peft_type == "LOKR":
-        _check_numbers({"r": config.get("r", 1), **(config.get("rank_pattern") or {})}, "r or rank_pattern", path)
+        ranks = {"r": config.get("r", 1), **(config.get("rank_pattern") or {})}
+        _check_numbers(ranks, "r or rank_pattern", path, above=0)
 
 
 def _check_patterns(patterns: Any, name: str, path: str | Path) -> None:
@@ -104,13 +107,14 @@ def _check_patterns(patterns: Any, name: str, path: str | Path) -> None:
         raise UserError(f"{path}: {name} in its PEFT settings cannot be read: {problem}")
 
 
-def _check_numbers(numbers: Mapping[str, Any], what: str, path: str | Path) -> None:
+def _check_numbers(numbers: Mapping[str, Any], what: str, path: str | Path, above: float = -_LARGEST_ALPHA) -> None:
     for name, number in numbers.items():
         # In Python a bool is an int.
-        if type(number) not in (int, float) or not abs(number) < _LARGEST_ALPHA:
+        if type(number) not in (int, float) or not above < number < _LARGEST_ALPHA:
+            positive = " above 0" if above == 0 else ""
             raise UserError(
                 f"{path}: its PEFT settings have an unusable {what}: {str(name)[:60]} is {str(number)[:60]}, but must"
-                " be a number"
+                f" be a number{positive}"
             )
 
 

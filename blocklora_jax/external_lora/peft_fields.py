@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from blocklora_jax.external_lora.peft_patterns import check_patterns
+
 # Used to compute the scale or the change. init_lora_weights is used by `starts`.
 _USED = frozenset(
     "lora_alpha alpha alpha_pattern use_rslora r rank_pattern use_cayley_neumann num_cayley_neumann_terms"
@@ -64,7 +66,18 @@ def refuse_settings(config: Mapping[str, Any], parts: Collection[str] = (), peft
         return f"bias = {_shown(config['bias'])}: it has biases"
     terms = config.get("num_cayley_neumann_terms")
     if terms is not None and (type(terms) is not int or not 1 <= terms <= 100):
-        return f"num_cayley_neumann_terms = {_shown(terms)}: it must be a whole number of at least 1"
+        return f"num_cayley_neumann_terms = {_shown(terms)}: it must be a whole number from 1 to 100"
+    return _feedforward_problem(config.get("feedforward_modules"))
+
+
+def _feedforward_problem(modules: Any) -> str | None:
+    """What is wrong with IA3's `feedforward_modules`: names of layers, or one pattern."""
+    if isinstance(modules, str):
+        problem = check_patterns([modules])
+        return f"feedforward_modules cannot be read: {problem}" if problem else None
+    names = [] if modules is None else modules
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return f"feedforward_modules = {_shown(modules)}: it must be a list of names, or one pattern"
     return None
 
 

@@ -37,6 +37,14 @@ def matches(pattern: str, name: str) -> bool:
     return _compiled(pattern).match(name) is not None
 
 
+def matches_whole(pattern: str, name: str) -> bool:
+    """Whether `pattern`, which must have been checked, matches all of PyTorch's name `name`.
+
+    Source: peft `IA3Model._check_target_module_feedforward`.
+    """
+    return re.fullmatch(pattern, name) is not None
+
+
 @lru_cache(maxsize=_MOST)
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(.*\.)?({pattern})$")

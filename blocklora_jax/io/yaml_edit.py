@@ -25,7 +25,7 @@ class Change(NamedTuple):
 def compose_yaml(text: str, source: str) -> yaml.Node | None:
     """The nodes of a YAML text, with their places in it. None for an empty text.
 
-    Raises: UserError naming `source` for text that is not YAML, and for aliases and keys that occur twice.
+    Raises: UserError naming `source` for text that is not YAML, and for aliases, keys that occur twice or are no words.
     """
     try:
         root = yaml.compose(text, Loader=_LOADER)
@@ -36,11 +36,14 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
     return root
 
 
-def plain_value(node: yaml.Node) -> Any:
-    """The value of a node: text, number, list, mapping, …"""
+def plain_value(node: yaml.Node, source: str) -> Any:
+    """The value of a node: text, number, list, mapping, … Raises UserError naming `source` for tags and wrong dates."""
     # The constructor alone, without a stream, serves both the C and the Python parser.
     constructor = yaml.constructor.SafeConstructor()
-    return constructor.construct_document(node)
+    try:
+        return constructor.construct_document(node)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{source}: {' '.join(str(error).split())}: write texts in quotation marks") from error
 
 
 def fields_of(node: yaml.Node) -> dict[str, yaml.Node]:
@@ -81,8 +84,10 @@ def _check(node: yaml.Node) -> None:
             raise ValueError("aliases (*name) are not supported: write the value itself")
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
+            if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+                raise ValueError("a key is a list or a mapping: it must be a word")
             keys = [key.value for key, _ in node.value]
-            if len(set(map(str, keys))) < len(keys):
+            if len(set(keys)) < len(keys):
                 raise ValueError(f"a key occurs twice: {next(k for k in keys if keys.count(k) > 1)!r}")
             waiting += [item for pair in node.value for item in pair]
         elif isinstance(node, yaml.SequenceNode):

@@ -16,6 +16,8 @@ from blocklora_jax.layouts.torch_names import flax_path
 
 _COMPONENT = re.compile(r"(unet|text_encoder_2|text_encoder)\.(.+)")
 _BARE = "base_model.model."
+# Beginnings of U-Net layers outside of down and up blocks.
+_UNET_ROOTS = ("mid_block.", "conv_", "time_embedding.", "add_embedding.")
 # The names that diffusers gave to the text encoder's layers before it used PEFT.
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
@@ -33,7 +35,7 @@ def peft_layer(head: str, known: Callable[[str], Collection[str]] = known_layers
     """
     if head.startswith(_BARE):
         name = head.removeprefix(_BARE)
-        component = "unet" if "_blocks." in name or name.startswith(("mid_block.", "conv_")) else "text_encoder"
+        component = "unet" if "_blocks." in name or name.startswith(_UNET_ROOTS) else "text_encoder"
     elif match := _COMPONENT.fullmatch(head):
         component, name = match.groups()
     else:

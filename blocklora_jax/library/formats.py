@@ -89,21 +89,28 @@ def _rank(parts: Mapping[str, tuple[int, ...]]) -> int:
 def _weight_shape(parts: Mapping[str, tuple[int, ...]]) -> Shape:
     """Inputs, outputs and axes of the layer's weight; zeros if they are not known."""
     down, up = _pair(parts)
-    if down and up and len(down) > 1:
+    if down and len(down) > 1 and up:
         return Shape(down[1], up[0], len(down))
-    if (b := _part(parts, r"hada_w1_b")) and (a := _part(parts, r"hada_w1_a")):
+    a, b = (_matrix(parts, rf"hada_w1_{side}") for side in "ab")
+    if a and b:
         core = _part(parts, r"hada_t1")
         return Shape(b[1], a[1] if core else a[0], 4 if core else 0)
     if one := _kron_factor(parts, "1"):
         two = _kron_factor(parts, "2")
         return Shape(one[1] * two[1], one[0] * two[0]) if two else Shape(0, 0)
-    if (whole := _part(parts, r"diff$")) and len(whole) > 1:
+    if whole := _matrix(parts, r"diff$"):
         return Shape(whole[1], whole[0], len(whole))
     return Shape(0, 0)
 
 
+def _matrix(parts: Mapping[str, tuple[int, ...]], pattern: str) -> tuple[int, ...] | None:
+    """The shape of a part with at least two axes; damaged files have others."""
+    shape = _part(parts, pattern)
+    return shape if shape and len(shape) > 1 else None
+
+
 def _kron_factor(parts: Mapping[str, tuple[int, ...]], number: str) -> tuple[int, int] | None:
-    if whole := _part(parts, rf"lokr_w{number}$"):
+    if whole := _matrix(parts, rf"lokr_w{number}$"):
         return whole[0], whole[1]
-    a, b = (_part(parts, rf"lokr_w{number}_{side}") for side in "ab")
+    a, b = (_matrix(parts, rf"lokr_w{number}_{side}") for side in "ab")
     return (a[0], b[1]) if a and b and not _part(parts, r"lokr_t") and prod(a) and prod(b) else None

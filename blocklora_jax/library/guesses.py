@@ -46,6 +46,8 @@ _COMMON_TAGS = frozenset(
     " masterpiece best quality highres smile standing sitting portrait no humans".split()
     + ["looking at viewer", "simple background", "white background", "best quality", "no humans", "upper body"]
 )
+# Larger counts, which floats may not hold, and NaN are left out.
+_MOST_PICTURES = 1e12
 _FOLDER = re.compile(r"\d+_(.+)")
 
 
@@ -68,7 +70,7 @@ def read_dataset(metadata: Mapping[str, str]) -> Dataset:
     counts: dict[str, float] = {}
     for tags in frequencies.values():
         for tag, count in tags.items() if isinstance(tags, Mapping) else ():
-            if isinstance(count, (int, float)) and (word := plain_text(tag)):
+            if isinstance(count, (int, float)) and abs(count) < _MOST_PICTURES and (word := plain_text(tag)):
                 counts[word] = counts.get(word, 0) + count
     ranked = sorted(counts, key=lambda tag: -counts[tag])
     everywhere = [tag for tag in ranked if counts[tag] >= 0.9 * counts[ranked[0]] and tag.lower() not in _COMMON_TAGS]

@@ -21,6 +21,7 @@ ENDINGS = (".safetensors",)
 # Files of weights that may run code when they are opened. They are listed, so that none is missed silently.
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 MISSING = "the file is no longer there"
+_NOT_TEXT = "its name, or that of its folder, is not UTF-8 text: rename it"
 _THREADS = 4
 _SAVE_SECONDS = 20.0
 
@@ -31,10 +32,11 @@ def scan_folder(folder: Path, entries: Sequence[Entry] = ()) -> list[Entry]:
     An entry whose file is gone gets the problem `MISSING`.
     """
     known = {entry.file: entry for entry in entries}
-    files = {path.relative_to(folder).as_posix(): path for path in lora_files(folder)}
+    files = {_readable(path.relative_to(folder).as_posix()): path for path in lora_files(folder)}
     found = {}
     for file, path in tqdm(files.items(), desc="headers", unit="file", dynamic_ncols=True, disable=None):
-        found[file] = _found(path, known.get(file))
+        is_text = file == path.relative_to(folder).as_posix()
+        found[file] = _found(path, known.get(file)) if is_text else Found(name="lora", problems=(_NOT_TEXT,))
     taken = {entry.name for entry in entries}
     names = unique_names({file: each.name for file, each in found.items() if file not in known}, taken)
     kept = [
@@ -53,12 +55,13 @@ def scan_library(folder: Path, digests: bool = True) -> list[Entry]:
     kept, and the next scan goes on. A file that was moved or renamed keeps its entry.
     """
     path = folder / FILE
-    entries = scan_folder(folder, read_entries(path) if path.exists() else ())
+    listed = read_entries(path) if path.exists() else []
+    entries = scan_folder(folder, listed)
     if not digests:
         write_entries(path, entries)
         return entries
     try:
-        entries = _moved(folder, entries)
+        entries = _moved(folder, entries, len(listed))
         write_entries(path, entries)
         for computed in _digests(folder, entries):
             entries = computed
@@ -94,6 +97,11 @@ def duplicates(entries: Sequence[Entry]) -> list[list[Entry]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+def _readable(file: str) -> str:
+    """A file's name as text, with marks in place of what is not UTF-8."""
+    return os.fsencode(file).decode("utf-8", "replace")
+
+
 def _found(path: Path, entry: Entry | None) -> Found:
     """What is in a file. Nothing is read if it has the stamp that the last scan saw."""
     try:
@@ -104,14 +112,17 @@ def _found(path: Path, entry: Entry | None) -> Found:
         return Found(name=path.stem, problems=(f"it cannot be read: {error.strerror or error}",))
 
 
-def _moved(folder: Path, entries: list[Entry]) -> list[Entry]:
-    """`entries`, where a new file that equals a missing one takes over its entry."""
+def _moved(folder: Path, entries: list[Entry], listed: int) -> list[Entry]:
+    """`entries`, where a new file that equals a missing one takes over its entry.
+
+    listed: how many the library's file has. Their files keep their own entries, which a person may have edited.
+    """
     missing = {e.found.digest: i for i, e in enumerate(entries) if MISSING in e.found.problems and e.found.digest}
     sizes = {entries[i].found.size for i in missing.values()}
     result: list[Entry | None] = list(entries)
-    for i, entry in enumerate(entries):
+    for i, entry in enumerate(entries[listed:], listed):
         if missing and not entry.found.digest and entry.found.size in sizes:
-            digest = digest_of(folder / entry.file)
+            digest = _digest(folder / entry.file)
             entry = result[i] = replace(entry, found=replace(entry.found, digest=digest))
             if (old := missing.pop(digest, None)) is not None:
                 result[i] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ _VERSION = 1
 _LAYERLESS = ("bundle_emb.",)
 _FLOATS = frozenset("F64 F32 F16 BF16 F8_E4M3 F8_E5M2".split())
 _DIGEST_CHUNK = 1 << 22
+# Of a problem or note. Names of tensors, which are in them, have no bound, and the library's file has one.
+_LONGEST = 1000
 
 
 def stamp_of(path: Path) -> str:
@@ -54,7 +57,8 @@ def scan_file(path: Path) -> Found:
             found = _ours(path) if is_ours(file.metadata) else _external(path, file)
     except UserError as error:
         found = Found(name=lora_name(path), problems=(_short(error, path),))
-    return Found(**{**vars(found), "size": size, "stamp": stamp})
+    problems, notes = ([one_line(text, _LONGEST) for text in texts] for texts in (found.problems, found.notes))
+    return replace(found, size=size, stamp=stamp, problems=tuple(problems), notes=tuple(notes))
 
 
 def _states(path: Path):
@@ -75,7 +79,7 @@ def _ours(path: Path) -> Found:
         base=plain_text(header.get("base_family", "sd1")),
         format=f"blocklora adapter, {blocks}",
         rank=header["rank"] if isinstance(header.get("rank"), int) else 0,
-        layers=sum(len(group) for group in layers.values()),
+        layers=sum(len(group) for group in layers.values() if isinstance(group, Mapping)),
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.json_text import read_text_bytes
+from blocklora_jax.io.printing import printable
 from blocklora_jax.io.schema import Schema, Text, validated
 from blocklora_jax.io.yaml_edit import Change, apply_changes, compose_yaml, dump_value, end_of, fields_of, plain_value
 from blocklora_jax.library.entry import GUESSED, KINDS, Entry, Found
@@ -68,7 +69,14 @@ def read_entries(path: Path) -> list[Entry]:
 
 def parse_entries(text: str, source: str) -> list[Entry]:
     """The entries in a library's text. Raises UserError naming `source`."""
-    return [_entry(plain_value(node), f"{source}, line {node.start_mark.line + 1}") for node in _nodes(text, source)]
+    entries: dict[str, Entry] = {}
+    for node in _nodes(text, source):
+        place = f"{source}, line {node.start_mark.line + 1}"
+        entry = _entry(plain_value(node, place), place)
+        if entry.file in entries:
+            raise UserError(f"{place}: the file {printable(entry.file)} is listed twice: remove one of the two")
+        entries[entry.file] = entry
+    return list(entries.values())
 
 
 def write_entries(path: Path, entries: Sequence[Entry]) -> None:
@@ -92,7 +100,7 @@ def edited_text(text: str, entries: Sequence[Entry], source: str) -> str:
     """
     nodes, changes = _nodes(text, source), []
     for node, entry in zip(nodes, entries, strict=False):
-        changes += _entry_changes(node, _entry(plain_value(node), source), entry)
+        changes += _entry_changes(node, _entry(plain_value(node, source), source), entry)
     if added := entries[len(nodes) :]:
         items = fields_of(_root(text, source))[_ITEMS]
         column = nodes[0].start_mark.column - 2 if nodes else 0

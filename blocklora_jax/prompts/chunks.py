@@ -21,12 +21,12 @@ class PromptIds(NamedTuple):
     """Prompts that are longer than the text encoder reads at once, or have weights.
 
     ids: token ids of the chunks, [c, b, t], or [c, b, 2, t] for two text encoders.
-    weights: of each token; None if all are 1.
+    weights: of each token, in the shape of ids; None if all are 1.
     empty: ids of the empty prompt, with which weights are applied.
     """
 
     ids: Int[Array | np.ndarray, "c b *e t"]
-    weights: Float[Array | np.ndarray, "c b t"] | None
+    weights: Float[Array | np.ndarray, "c b *e t"] | None
     empty: Int[Array | np.ndarray, "1 *e t"]
 
 
@@ -69,9 +69,7 @@ def encode_prompts(
     # [b, e, c] -> [c, b, e]: the chunks of all prompts are one batch for the text encoder.
     by_chunk = [[[body[i] if i < len(body) else [] for body in split] for split in splits] for i in range(count)]
     ids = np.asarray([[_ids(tokenizer, row) for row in rows] for rows in by_chunk], np.int32)
-    # Those of the first tokenizer. The second reads "!" otherwise, and most often as equally many tokens.
-    length = _each(tokenizer)[0].length
-    weights = np.asarray([[_weights(row[0], length) for row in rows] for rows in by_chunk], np.float32)
+    weights = np.asarray([[_weights(tokenizer, row) for row in rows] for rows in by_chunk], np.float32)
     if count == 1 and (weights == 1).all():
         return ids[0]
     empty = np.asarray([_ids(tokenizer, [[] for _ in _each(tokenizer)])], np.int32)
@@ -111,7 +109,10 @@ def _ids(tokenizer: Tokenizer | TokenizerPair, chunks: Sequence[Chunk]) -> list:
     return framed if isinstance(tokenizer, TokenizerPair) else framed[0]
 
 
-def _weights(chunk: Chunk, length: int) -> list[float]:
-    """The weights of a chunk, with 1 for start, end and padding tokens."""
-    weights = [1.0, *(token.weight for token in chunk)]
-    return weights + [1.0] * (length - len(weights))
+def _weights(tokenizer: Tokenizer | TokenizerPair, chunks: Sequence[Chunk]) -> list:
+    """The weights of a chunk, given for each tokenizer, with 1 for start, end and padding tokens: [t], or [2, t]."""
+    framed = []
+    for one, chunk in zip(_each(tokenizer), chunks, strict=True):
+        weights = [1.0, *(token.weight for token in chunk)]
+        framed.append(weights + [1.0] * (one.length - len(weights)))
+    return framed if isinstance(tokenizer, TokenizerPair) else framed[0]

@@ -22,11 +22,10 @@ _POLL = 0.3  # seconds
 
 
 class Result(NamedTuple):
-    """What a command printed, and the paths that it says it wrote."""
+    """The exit code of a command, and what it printed."""
 
     code: int
     text: str
-    written: tuple[str, ...]
 
 
 def call(arguments: Sequence[str], stop: Callable[[], None] = lambda: None, allowed: Sequence[int] = (0,)) -> Result:
@@ -56,8 +55,7 @@ def call(arguments: Sequence[str], stop: Callable[[], None] = lambda: None, allo
         text = log.read()
     if process.returncode not in allowed:
         raise RuntimeError(_message(text) or f"blocklora ended with the code {process.returncode}")
-    wrote = [line.removeprefix("wrote ") for line in text.splitlines() if line.startswith("wrote ")]
-    return Result(process.returncode, text, tuple(path.split(": '")[0] for path in wrote))
+    return Result(process.returncode, text)
 
 
 def _command() -> list[str]:

@@ -32,14 +32,17 @@ def paths(stack: Stack) -> list[str]:
 def flags(stack: Stack, flag: str, field: str) -> list[str]:
     """The flag with a value for each file; nothing if no entry has one.
 
-    Raises: ValueError naming all files without a value, if others have one.
+    Raises: ValueError naming all files without a value, if others have one; and for a value that would be read as a
+    flag, because workflows come from other people.
     """
     values = [getattr(entry, field).strip() for entry in stack]
     missing = [os.path.basename(entry.path) for entry in stack if not getattr(entry, field).strip()]
     if len(missing) == len(stack):
         return []
+    word = field.replace("_", " ")
+    if flag_like := [value for value in values if value.startswith("-")]:
+        raise ValueError(f"a {word} must not begin with '-': {flag_like[0]}")
     if missing:
-        word = field.replace("_", " ")
         raise ValueError(f"give a {word} for each LoRA of the stack, or for none: {', '.join(missing)}")
     return [flag, *values]
 

@@ -13,7 +13,7 @@ from blocklora_jax.adapters.finite import nonfinite_parts
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import adapter_problems, misfit_problems, params_problems
-from blocklora_jax.composing.likeness import compare, directions_of
+from blocklora_jax.composing.likeness import Directions, compare, directions_of
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.heat_map import heat_map
@@ -103,14 +103,28 @@ def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str
     """Compare the weights of many adapters, of which one is in memory at a time; gives the exit code."""
     names, changes = [], []
     for adapter in _load_each(sources, options, reasons):
+        directions = _finite_directions(adapter)
+        if directions is None:
+            reasons[adapter.name] = f"{adapter.name} has changes that are too large for any model: leave it out"
+            continue
         names.append(adapter.name)
-        changes.append(directions_of(adapter))
+        changes.append(directions)
     if len(changes) > 1:
         likeness = compare(names, changes)
         print("\n".join([*ranked(likeness), "", *advice(likeness)]))
         write_atomic(options.out, png_bytes(likeness_map(likeness)))
         print(f"wrote {options.out}")
     return _end(options, reasons, [], len(changes))
+
+
+def _finite_directions(adapter: Adapter) -> dict[str, Directions] | None:
+    """The directions of its changes; None if these are infinite, as the product of finite factors can be."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            directions = directions_of(adapter)
+    except np.linalg.LinAlgError:
+        return None
+    return directions if all(np.isfinite(each.sizes).all() for each in directions.values()) else None
 
 
 def _load_each(sources: Sequence[Source], options: CheckOptions, reasons: dict[str, str]) -> Iterator[Adapter]:

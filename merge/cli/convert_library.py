@@ -179,7 +179,8 @@ def _is_done(options: ConvertOptions, registry: Registry, name: str) -> bool:
         return False
     same = header.get("slots") == list(registry.find(concept_token(name)).slots)
     same &= header.get("partition") == json.loads(json.dumps(registry.partition.to_json()))
-    settings = header.get("training", {}).get("refit")
+    training = header.get("training")
+    settings = training.get("refit") if isinstance(training, dict) else None
     if same and settings == json.loads(json.dumps(vars(conversion_config(options)))):
         return True
     raise UserError(f"{path} was converted with other settings: choose another --out, or give --overwrite")

@@ -15,6 +15,7 @@ from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.printing import printable
 from blocklora_jax.library.entry import Entry
 from blocklora_jax.library.library import open_library, usable
 from blocklora_jax.library.scan import duplicates, scan_library
@@ -76,15 +77,15 @@ def scan(options: ScanOptions) -> int:
     counts = ", ".join(f"{count} {base}" for base, count in bases.most_common())
     print(f"wrote {options.folder / FILE}: {len(entries)} files, {len(good)} of them usable ({counts or 'none'})")
     for file, reason in reasons.items():
-        print(f"problem: {file}: {reason}")
+        print(printable(f"problem: {file}: {reason}"))
     for entry in entries:
         for note in entry.found.notes:
-            print(f"note: {note}")
+            print(printable(f"note: {note}"))
     for first, *rest in duplicates(entries):
-        print(f"equal files: {first.file} and {', '.join(entry.file for entry in rest)}")
+        print(printable(f"equal files: {first.file} and {', '.join(entry.file for entry in rest)}"))
     for field, plural in (("trigger", "triggers"), ("kind", "kinds")):
         if missing := [entry.file for entry in good if not getattr(entry, field)]:
-            print(f"{len(missing)} without a {field}; add {plural} in the file: {', '.join(missing)}")
+            print(printable(f"{len(missing)} without a {field}; add {plural} in the file: {', '.join(missing)}"))
     return 0
 
 
@@ -97,7 +98,7 @@ def show(options: ListOptions) -> int:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     reasons = usable(entries)[1]
     for file, reason in reasons.items():
-        print(f"problem: {file}: {reason}")
+        print(printable(f"problem: {file}: {reason}"))
     return 1 if reasons else 0
 
 

@@ -20,7 +20,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.layouts.textual_inversion import embedding_path
 from merge.cli.describe import overlap_report
-from merge.cli.method_flags import method_of, options_of, refuse_others_flags, with_full_name
+from merge.cli.method_flags import check_sampler, method_of, options_of, refuse_others_flags, with_full_name
 from merge.cli.options import MergeOptions, check_picture_options
 from merge.cli.reading import AdapterReader
 from merge.cli.sources import find_sources, load_sources, weights_of
@@ -37,6 +37,7 @@ def merge_command(args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     method = method_of(args)
     args = with_full_name(args, method)
+    check_sampler(args)
     refuse_others_flags(args, method)
     merge_files(read_options(options_of(method), args, description=_description(), prog="python -m merge"))
     return 0

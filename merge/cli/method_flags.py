@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import flag_of
+from blocklora_jax.diffusion.samplers.table import get_sampler
 from blocklora_jax.errors import UserError
 from merge.cli.options import MergeOptions
 from merge.methods.table import METHODS, SHORT_NAMES
@@ -18,16 +19,17 @@ from merge.methods.table import METHODS, SHORT_NAMES
 
 def method_of(args: Sequence[str]) -> str:
     """The method after `--method` in `args`, or "sum" if there is none. Raises UserError for an unknown method."""
-    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    reader.add_argument("--method", nargs="?")
-    try:
-        name = reader.parse_known_args(args)[0].method
-    except argparse.ArgumentError:
-        name = None
+    name = _value_of("--method", args)
     name = SHORT_NAMES.get(name or "", name)
     if name is not None and name not in METHODS:
         raise UserError(unknown_command(name, METHODS, kind="method"))
     return name or MergeOptions.method
+
+
+def check_sampler(args: Sequence[str]) -> None:
+    """Raises UserError for an unknown sampler in `args`. It says more than a list of those that are known."""
+    if (name := _value_of("--sampler", args)) is not None:
+        get_sampler(name)
 
 
 def with_full_name(args: Sequence[str], method: str) -> list[str]:
@@ -69,6 +71,16 @@ def refuse_others_flags(args: Sequence[str], method: str) -> None:
                 f"{flag} is a setting of the method {_either(methods)}, not of {method}: leave it out, or choose "
                 f"--method {methods[0]}"
             )
+
+
+def _value_of(flag: str, args: Sequence[str]) -> str | None:
+    """What follows `flag` in `args`; None if it is not there."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    reader.add_argument(flag, nargs="?", dest="value")
+    try:
+        return reader.parse_known_args(args)[0].value
+    except argparse.ArgumentError:
+        return None
 
 
 def _either(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.io.printing import one_line
 
 # The rank of changes that are no product of small factors, for commands that need low rank.
 DEFAULT_RANK = 64
@@ -53,11 +54,13 @@ class AdapterReader:
 def reduction(adapter: Adapter) -> str:
     """A line that says how far an adapter's rank was reduced while it was read; "" if it was not."""
     source = source_of(adapter)
-    if "relative_error" not in source:
+    kinds, error = source.get("kinds"), source.get("relative_error")
+    # A file of ours can state anything.
+    if not isinstance(kinds, list) or not isinstance(error, float):
         return ""
-    return (
-        f"{adapter.name}: {source['reduced_layers']} layers ({', '.join(source['kinds'])}) are reduced to rank"
-        f" {source['max_rank']}; {source['relative_error']:.2%} of their change is left out (--max-rank)"
+    return one_line(
+        f"{adapter.name}: {source.get('reduced_layers')} layers ({', '.join(map(str, kinds))}) are reduced to rank"
+        f" {source.get('max_rank')}; {error:.2%} of their change is left out (--max-rank)"
     )
 
 

@@ -122,7 +122,7 @@ def load_sources(
 ) -> tuple[list[Source], list[Adapter]]:
     """The files that can be used, and their adapters. Many large ones are kept in a temporary file, not in memory.
 
-    Raises: UserError like `load_each`, and if two files of a library have the same name.
+    Raises: UserError like `load_each`.
     """
     large = are_large(sources)
     loaded = [

@@ -12,9 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.checks.bounds import check_number
-from blocklora_jax.errors import UserError
 from merge.methods.method import Merged, NoSettings
-from merge.methods.task_vectors import Params, Rule, merge_task_vectors
+from merge.methods.task_vectors import Params, Rule, check_density, merge_task_vectors
 
 if TYPE_CHECKING:
     from blocklora_jax.pipeline import StableDiffusion
@@ -65,8 +64,7 @@ def with_random_mask(rule: Callable[..., Any], density: float, seed: int) -> Rul
 
     Raises: UserError for a density outside (0, 1], and for an impossible seed.
     """
-    if not 0 < density <= 1:
-        raise UserError(f"density must be in (0, 1], not {density}")
+    check_density(density)
     check_number("seed", seed)
 
     def masked(deltas: Float[Array, "k n m"], weights: Float[Array, " k"]) -> Float[Array, "n m"]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.composing.check import check_merge
 from merge.compose import Params, compose
-from merge.methods.joint_fit import Grams, fit_groups, fit_to_inputs, measured_groups
+from merge.methods.joint_fit import Grams, fit_groups, fit_to_inputs
+from merge.methods.measured import merge_measured
 from merge.methods.method import Merged, NoSettings
 
 if TYPE_CHECKING:
@@ -76,7 +78,5 @@ def merge_by_gradient_fusion(
     check_base: bool = True,
 ) -> Merged:
     """Gradient fusion with the common signature. The inputs are measured on prompts of each concept."""
-    # Checked before the inputs are measured, which takes longer.
-    check_merge(sd.params, adapters, weights, allow_overlap=True, check_base=check_base)
-    parts = fit_groups(adapters, measured_groups(sd, adapters), erase_weight=None, ridge=settings.ridge)
-    return Merged(compose(sd.params, parts, weights, allow_overlap=True, check_base=False), adapters)
+    fit = partial(fit_groups, adapters, erase_weight=None, ridge=settings.ridge)
+    return merge_measured(sd, adapters, weights, fit, check_base)

@@ -14,9 +14,8 @@ from jaxtyping import Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.composing.check import check_merge
-from blocklora_jax.errors import UserError
 from merge.methods.method import NoSettings, from_params
-from merge.methods.task_vectors import Params, change_layers
+from merge.methods.task_vectors import Params, change_layers, check_density
 from merge.methods.ties import ties_rule
 
 # Directions with less than this share of the largest singular value carry nothing but rounding.
@@ -58,8 +57,7 @@ def knots(
     >>> "mid_block" in merged["unet"]
     True
     """
-    if not 0 < density <= 1:
-        raise UserError(f"density must be in (0, 1], not {density}")
+    check_density(density)
     factors = check_merge(params, adapters, weights, allow_overlap=True, check_base=check_base)
     rule = jax.jit(partial(ties_rule, density=density))
 

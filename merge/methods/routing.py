@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from blocklora_jax.adapters.finite import check_finite
 from blocklora_jax.composing.check import check_merge
 from blocklora_jax.layouts.low_rank import LoRAPair
 from merge.compose import Params, compose
-from merge.methods.joint_fit import Grams, check_grams, layers_of, measured_groups, pair_of
+from merge.methods.joint_fit import Grams, check_grams, layers_of, pair_of
+from merge.methods.measured import merge_measured
 from merge.methods.method import Merged, NoSettings
 
 if TYPE_CHECKING:
@@ -168,7 +170,4 @@ def merge_by_routing(
     check_base: bool = True,
 ) -> Merged:
     """The router with the common signature. The inputs are measured on prompts of each concept."""
-    # Checked before the inputs are measured, which takes longer.
-    check_merge(sd.params, adapters, weights, allow_overlap=True, check_base=check_base)
-    parts = routed_by_groups(adapters, measured_groups(sd, adapters), ridge=settings.ridge)
-    return Merged(compose(sd.params, parts, weights, allow_overlap=True, check_base=False), adapters)
+    return merge_measured(sd, adapters, weights, partial(routed_by_groups, adapters, ridge=settings.ridge), check_base)

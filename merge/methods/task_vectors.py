@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.delta import kernel_change
 from blocklora_jax.composing.check import check_merge
 from blocklora_jax.composing.overflow import check_overflow
+from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import leaf_path
 from merge.compose import compose
 
@@ -23,6 +25,12 @@ Params = Mapping[str, Any]
 Change = Callable[[str, tuple[int, ...]], Float[Array | np.ndarray, "n m"]]
 # Combines the changes of a kernel by k adapters into one: changes [k, n, m], weights [k] -> change [n, m].
 Rule = Callable[[Float[Array, "k n m"], Float[Array, " k"]], Float[Array, "n m"]]
+
+
+def check_density(density: float) -> None:
+    """Raises UserError for a share of entries outside (0, 1]."""
+    if not 0 < density <= 1:
+        raise UserError(f"density must be in (0, 1], not {density}")
 
 
 def merge_task_vectors(
@@ -72,8 +80,11 @@ def change_layers(params: Params, adapters: Sequence[Adapter], weights: Sequence
 
 
 def layer_delta(adapter: Adapter, layer: str, shape: tuple[int, ...]) -> Float[Array, "n m"]:
-    """dW of a layer ("unet/…/to_k") whose kernel has `shape`; zeros if the adapter has no such layer."""
+    """dW of a layer ("unet/…/to_k") whose kernel has `shape`; zeros if the adapter has no such layer.
+
+    A convolution's kernel [h, w, n, m] counts as [h * w * n, m], as in `LoRAPair`.
+    """
     pair = adapter.lora.get(layer.split("/", 1)[0], {}).get(layer.split("/", 1)[1])
     if pair is None:
-        return jnp.zeros(shape[-2:], jnp.float32)
+        return jnp.zeros((prod(shape[:-1]), shape[-1]), jnp.float32)
     return kernel_change(pair, adapter.info.scale)

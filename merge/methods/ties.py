@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.errors import UserError
 from merge.methods.method import NoSettings, from_params
-from merge.methods.task_vectors import Params, merge_task_vectors
+from merge.methods.task_vectors import Params, check_density, merge_task_vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +49,7 @@ def ties(
     >>> "mid_block" in merged["unet"]
     True
     """
-    if not 0 < density <= 1:
-        raise UserError(f"density must be in (0, 1], not {density}")
+    check_density(density)
     return merge_task_vectors(params, adapters, weights, partial(ties_rule, density=density), check_base=check_base)
 
 

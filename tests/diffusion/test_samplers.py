@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blocklora_jax.diffusion.generate import sample
+from blocklora_jax.diffusion.sample import sample
 from blocklora_jax.diffusion.samplers.spacing import SIGMA_SPACINGS, curved_sigmas
 from blocklora_jax.diffusion.samplers.table import SAMPLERS, get_sampler, with_spacing
 from blocklora_jax.diffusion.schedule import Schedule

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from blocklora_jax.diffusion.generate import sample
+from blocklora_jax.diffusion.sample import sample
 from blocklora_jax.diffusion.samplers.protocol import start
 from blocklora_jax.diffusion.samplers.table import SAMPLERS, get_sampler
 from blocklora_jax.diffusion.stages import Stage, first_calls

@@ -83,3 +83,10 @@ def test_nothing_is_uploaded_or_downloaded_by_default():
     book = nbformat.read(EXAMPLES / "your_own_concept.ipynb", as_version=4)
     [parameters] = [cell.source for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
     assert 'OTHER = ""' in parameters and 'PUSH_TO = ""' in parameters
+
+
+def test_a_cell_that_trains_can_be_run_again(book):
+    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
+    calls = re.findall(r"train_concepts?\(.*", text)
+    assert calls
+    assert all('resume="auto"' in call for call in calls)

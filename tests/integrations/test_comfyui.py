@@ -166,6 +166,16 @@ def test_the_joint_fit_gets_all_files_and_words_and_gives_the_fitted_files(nodes
         nodes["BlockLoRAFit"]().fit((stack[0], stack[1]._replace(trigger=" ")), "pocket", 1.0)
 
 
+def test_words_that_would_be_read_as_flags_are_refused(nodes, tiny_sd, tmp_path, monkeypatch):
+    # A workflow from somebody else could otherwise write to any place.
+    use_fake_command(monkeypatch, tmp_path)
+    add_lora(tmp_path, "ada", tiny_sd.params, 0)
+    (stack,) = nodes["BlockLoRAStack"]().add("ada.safetensors", 1.0, f"--out={tmp_path}/elsewhere", "")
+    with pytest.raises(ValueError, match="a trigger must not begin with '-'"):
+        nodes["BlockLoRAFit"]().fit(stack, "pocket", 1.0)
+    assert not (tmp_path / "calls.json").exists()
+
+
 def test_conversion_gives_each_lora_the_next_slot(nodes, tiny_sd, tmp_path, monkeypatch):
     calls = use_fake_command(monkeypatch, tmp_path)
     stack = ()

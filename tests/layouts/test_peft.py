@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.layouts.peft import peft_tensors
+from blocklora_jax.layouts.peft import peft_layer, peft_tensors
 from blocklora_jax.layouts.textual_inversion import embedding_path, embedding_tensors
 
 OUT = "down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_out_0"
@@ -65,3 +65,10 @@ def test_token_files_are_beside_the_lora():
     assert str(embedding_path("out/v1.5.safetensors", "<ada>")) == "out/v1.5.ada.safetensors"
     with pytest.raises(UserError, match="cannot name a file"):
         embedding_path("out/a.safetensors", "<../ada>")
+
+
+@pytest.mark.parametrize(
+    "layer", ["time_embedding.linear_1", "add_embedding.linear_2", "conv_in", "mid_block.resnets.0.conv1"]
+)
+def test_a_unet_that_peft_wrapped_alone_has_layers_outside_of_its_blocks(layer):
+    assert peft_layer(f"base_model.model.{layer}") == peft_layer(f"unet.{layer}") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 
 import numpy as np
@@ -152,6 +153,10 @@ def test_a_folder_is_opened_without_a_scan_and_left_as_it_is(folder):
         (("name: ann", "name: ann\n  name: b"), "a key occurs twice: 'name'"),
         (("name: ann", "name: &a ann\n  trigger: *a"), "is not valid YAML"),
         (("name: ann", "name: [ann"), "is not valid YAML"),
+        (("name: ann", "name: 2024-13-40"), "line 9: month must be in 1..12: write texts in quotation marks"),
+        (("name: ann", "name: !ann x"), "line 9: could not determine a constructor for the tag"),
+        (("name: ann", "[ann]: x"), "a key is a list or a mapping"),
+        (("people/Ann.safetensors", "ann.safetensors"), "the file ann.safetensors is listed twice"),
     ],
 )
 def test_a_wrong_library_is_one_error_that_names_the_place(folder, change, message):
@@ -182,3 +187,41 @@ def test_missing_fields_are_guessed_and_an_empty_one_is_empty():
 
 def test_reasons_are_grouped():
     assert name_reasons({"a": "no", "b": "why", "c": "no"}) == "no: a, c; why: b"
+
+
+def test_damaged_files_are_listed_and_the_others_too(folder):
+    odd = {f"{LAYER}.hada_w1_a": 1, f"{LAYER}.hada_w1_b": 1, f"{LAYER}.lokr_w1": 1, f"{LAYER}.lokr_w2": 0}
+    save_file({key: np.ones((2,) * axes, np.float32) for key, axes in odd.items()}, folder / "odd.safetensors")
+    frequencies = json.dumps({"10_a": {"b": 10**400, "c": 1}})
+    write(folder / "huge.safetensors", ss_tag_frequency=frequencies)
+    long = {f"{'x' * 9000}.lora_down.weight": np.ones((1, 1), np.float32)}
+    save_file(long, folder / "long.safetensors")
+    (folder / "long.json").write_text(json.dumps({"a": 1})[:-1] + ', "' + "k" * 9000 + '": 1, "' + "k" * 9000 + '": 1}')
+    entries = {entry.file: entry for entry in scan_library(folder)}
+    assert entries["huge.safetensors"].found.words == ("c",)
+    assert entries["odd.safetensors"].found.format == "LoHa, kohya layout"
+    assert "kkk" in entries["long.safetensors"].found.notes[0]
+    # The list can be read again.
+    assert scan_library(folder) == list(entries.values())
+
+
+def test_a_name_that_is_no_text_is_a_problem_and_stops_nothing(folder):
+    os.rename(os.fsencode(folder / "dogs"), os.fsencode(folder) + b"/d\xffgs")
+    entries = scan_library(folder)
+    [wrong] = [entry for entry in entries if "rename it" in "".join(entry.found.problems)]
+    assert "gs/rex.safetensors" in wrong.file
+    assert scan_library(folder) == entries
+
+
+def test_a_file_listed_without_its_digest_does_not_take_over_the_entry_of_a_missing_one(folder):
+    scan_library(folder)
+    os.rename(folder / "ann.safetensors", folder / "bea.safetensors")
+    scan_library(folder, digests=False)
+    text = (folder / FILE).read_text().replace("weight: 1.0", "weight: 0.7")
+    (folder / FILE).write_text(text.replace("weight: 0.7", "weight: 0.5", 1))
+    entries = scan_library(folder)
+    assert len({entry.file for entry in entries}) == len(entries) == 5
+    # Each file keeps the weight that stands beside it.
+    assert {entry.file: entry.weight for entry in parse_entries((folder / FILE).read_text(), "")} == {
+        entry.file: 0.5 if entry.file == "ann.safetensors" else 0.7 for entry in entries
+    }

@@ -71,6 +71,20 @@ def test_a_pair_of_tokenizers_pads_each_chunk_in_two_ways(tokenizer, tmp_path):
     pair = TokenizerPair(tokenizer, Tokenizer(tmp_path))
     prompt = encode_prompts(pair, ["(dog) " * (ROOM + 1)])
     assert prompt.ids.shape == (2, 1, 2, ROOM + 2)
-    assert prompt.weights.shape == (2, 1, ROOM + 2)
+    assert prompt.weights.shape == prompt.ids.shape
     np.testing.assert_array_equal(prompt.ids[1], pair.encode(["dog"]))
     np.testing.assert_array_equal(prompt.empty, pair.encode([""]))
+
+
+def test_each_of_two_tokenizers_weighs_its_own_tokens(tokenizer, tmp_path, monkeypatch):
+    write_tokenizer(tmp_path, ["a", "dog", "man", "on"], max_length=ROOM + 2)
+    pair = TokenizerPair(tokenizer, Tokenizer(tmp_path))
+    read = pair.second.pieces
+    # CLIP's first tokenizer reads "!!" as one token, and the second as two.
+    monkeypatch.setattr(pair.second, "pieces", lambda text, tokens: read(text.replace("man", "man man"), tokens))
+    prompt = encode_prompts(pair, ["man (dog:1.5) on"])
+    places = [np.flatnonzero(prompt.weights[0, 0, tower] != 1).tolist() for tower in (0, 1)]
+    assert places == [[2], [3]]
+    assert [prompt.ids[0, 0, tower, place].tolist() for tower, place in enumerate(places)] == 2 * [
+        ids_of_words(tokenizer, "dog")
+    ]

@@ -162,5 +162,5 @@ def _enlarge(image: UInt8[np.ndarray, "h w 3"], scale: int) -> Image.Image:
 def _next_file(folder: Path) -> Path:
     """The first file 0001.png, 0002.png, … that is not there. The folder is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    taken = [int(path.stem) for path in folder.glob("[0-9]*.png") if path.stem.isdigit()]
+    taken = [int(path.stem) for path in folder.glob("[0-9]*.png") if path.stem.isdecimal()]
     return folder / f"{max(taken, default=0) + 1:04d}.png"

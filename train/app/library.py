@@ -81,11 +81,14 @@ class Library:
         return [path for path in seen if path.is_dir() and path.resolve().is_relative_to(root)]
 
     def find(self, names: list[str]) -> list[Entry]:
-        """The concepts with these names. Raises: UserError for a name that is not in the library."""
-        known = {entry.name: entry for entry in self.entries()[0]}
+        """The concepts with these names; no other files are read.
+
+        Raises: UserError for a name that is not in the library, or a file that cannot be read.
+        """
+        known = {folder.name: folder for folder in self.folders() if (folder / FILE).is_file()}
         if missing := [name for name in names if name not in known]:
             raise UserError(f"the library has no concept {missing[0]!r}: there are {', '.join(known) or 'none yet'}")
-        return [known[name] for name in names]
+        return [Entry(name, known[name], read_adapter(known[name] / FILE)) for name in names]
 
     def new_folder(self, name: str) -> Path:
         """The folder for a new concept, which is not made. Raises: UserError for a bad name, or one that is taken."""
@@ -108,7 +111,7 @@ class Library:
 
 def previews(folder: Path) -> list[Path]:
     """The preview grids of a run, the earliest first."""
-    return sorted((folder / "previews").glob("[0-9]*.png"))
+    return sorted(path for path in (folder / "previews").glob("[0-9]*.png") if path.stem.isdecimal())
 
 
 def read_adapter(path: Path) -> Adapter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,8 @@ def continue_teaching(session: Session, name: str) -> Job:
     runs = {folder.name: folder for folder in runs_to_continue(session.library)}
     if name not in runs:
         raise UserError(f"there is no interrupted training {name!r}: there are {', '.join(runs) or 'none'}")
+    if any(training.folder == runs[name] for training in _pending(session)):
+        raise UserError(f"{name} is being taught already: wait until it is done")
     config = read_run(runs[name])
     options = session.options
     if (config.model, config.base.variant) != (options.model, options.variant):
@@ -147,7 +150,9 @@ def _free_slot(session: Session, config: ConceptConfig) -> tuple[int, ...] | Non
         return None
     taken = {slot for entry in library.entries()[0] for slot in entry.adapter.info.slots}
     for folder in runs_to_continue(library):
-        taken |= set(read_run(folder).adapter.slot or ())
+        # A run that this version cannot read cannot be continued here, and must not prevent others.
+        with suppress(UserError):
+            taken |= set(read_run(folder).adapter.slot or ())
     for training in _pending(session):
         taken |= set(training.slots)
     own = slot_from_name(config.name, blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept, public_settings
 from train.concept.preview import make_preview
 from train.concept.report.write import write_report
-from train.concept.spread import spread_over
+from train.concept.spread import Spread, spread_over
 from train.concept.state import Trainable, TrainState, init_state, make_optimizer
 from train.concept.step import make_step
 from train.engine.followers.follower import Follower, closed_at_end
 from train.engine.loop import LoopConfig, run_loop
 from train.engine.parallel import gather
 from train.engine.platform import all_hosts, first_host_does, is_first_host
+
+StepOfAll = Callable[[TrainState, Any], tuple[TrainState, dict]]
 
 
 def train_together(
@@ -44,51 +46,18 @@ def train_together(
     config = check_equal(configs)
     check_one_shape(configs)
     check_extras(config.run)
-    accumulate = config.optimizer.accumulate
-    rows = config.optimizer.batch, config.random_rows // accumulate
-    spread = spread_over(jax.devices(), len(configs), rows, config.run.mapper, accumulate)
-    if is_first_host() and (note := spread.padding_note(config.optimizer.batch)):
-        print(note, file=sys.stderr, flush=True)
+    spread = _spread(configs)
     first_host_does(lambda: check_same_basis(configs, basis))
     concepts = [prepare_concept(each, sd, basis) for each in configs]
-    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
-    params = spread.place_params(step_params(config, sd, basis))
-    groups = {
-        "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
-    }  # fmt: skip
-    step = spread.map_step(make_step(sd.models, sd.schedule, optimizer, **groups, accumulate=accumulate))
-    states = [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
-    previews = [make_preview(each, sd) for each in configs]
-    followers: list[Follower] = []
-
-    def preview(step: int, state: TrainState) -> None:
-        if not config.run.previews:
-            return
-        for concept, trained, show in zip(concepts, trained_parts(state, len(concepts)), previews, strict=True):
-            if is_first_host():
-                grid = show(step, concept.to_adapter(trained))
-                for follower in followers:
-                    follower.preview(step, concept.config.name, grid)
-
-    shapes: set[tuple[int, ...]] = set()
-
-    def step_all(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
-        # The loop announces that the first step is compiled. Every further shape is compiled too.
-        is_new, _ = bool(shapes) and batch.latents.shape not in shapes, shapes.add(batch.latents.shape)
-        with compiling_is_announced("the training step for another shape") if is_new else nullcontext():
-            state, metrics = step(state, batch, params)
-        return state, summarise(gather(metrics), [c.config.name for c in concepts])
-
+    step_all, states = _make_step(concepts, sd, basis, spread)
+    preview = _Preview(concepts, sd)
     # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.
-    for each in configs if is_first_host() else ():
-        write_json(each.out / "config.json", each.to_json() | basis_record(each, basis))
-    for concept in concepts if is_first_host() else ():
-        write_atomic(concept.config.out / "contact_sheet.png", concept.contact_sheet)
-        print(f"{concept.config.token}: {concept.notes}", file=sys.stderr, flush=True)
+    if is_first_host():
+        _write_beginnings(concepts, basis)
     label = config.name if len(configs) == 1 else f"{len(configs)} concepts"
     if is_first_host():
-        followers = make_followers(config.run, run_dir, label, public_settings(config))
-    with closed_at_end(followers):
+        preview.followers += make_followers(config.run, run_dir, label, public_settings(config))
+    with closed_at_end(preview.followers):
         state = run_loop(
             LoopConfig(
                 steps=config.steps, log_every=config.run.log_every, save_every=config.run.save_every,
@@ -98,19 +67,82 @@ def train_together(
             spread.place_states(states),
             step_all,
             lambda index: spread.place_batches([concept.batch_at(index) for concept in concepts]),
-            preview,
+            preview.show,
             label=label,
             to_save=spread.without_copies,
             from_saved=spread.with_copies,
-            followers=followers,
+            followers=preview.followers,
         )  # fmt: skip
         paths = save_adapters(concepts, state)
-        preview(config.steps, state)
+        preview.show(config.steps, state)
     for concept in concepts if is_first_host() and config.run.report else ():
         write_report(concept.config.out, run_dir)
     # Only the first host draws the preview. Without this, the other hosts would reach their end and not wait for it.
     all_hosts(True)
     return paths
+
+
+class _Preview:
+    """Draws the concepts of a run, and tells its followers. followers: filled when the run begins."""
+
+    def __init__(self, concepts: Sequence[Concept], sd: StableDiffusion) -> None:
+        self._concepts = concepts
+        self._draw = [make_preview(concept.config, sd) for concept in concepts]
+        self.followers: list[Follower] = []
+
+    def show(self, step: int, state: TrainState) -> None:
+        """Draw all concepts, if the run has previews."""
+        if not self._concepts[0].config.run.previews:
+            return
+        parts = trained_parts(state, len(self._concepts))
+        for concept, trained, draw in zip(self._concepts, parts, self._draw, strict=True):
+            if is_first_host():
+                grid = draw(step, concept.to_adapter(trained))
+                for follower in self.followers:
+                    follower.preview(step, concept.config.name, grid)
+
+
+def _spread(configs: Sequence[ConceptConfig]) -> Spread:
+    """How the concepts are spread over all devices; the first host says if that needs padding."""
+    config, accumulate = configs[0], configs[0].optimizer.accumulate
+    rows = config.optimizer.batch, config.random_rows // accumulate
+    spread = spread_over(jax.devices(), len(configs), rows, config.run.mapper, accumulate)
+    if is_first_host() and (note := spread.padding_note(config.optimizer.batch)):
+        print(note, file=sys.stderr, flush=True)
+    return spread
+
+
+def _make_step(
+    concepts: Sequence[Concept], sd: StableDiffusion, basis: TextBasis | None, spread: Spread
+) -> tuple[StepOfAll, list[TrainState]]:
+    """The step of all concepts, and their first states."""
+    config, names = concepts[0].config, [concept.config.name for concept in concepts]
+    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
+    params = spread.place_params(step_params(config, sd, basis))
+    groups = {
+        "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
+    }  # fmt: skip
+    accumulate = config.optimizer.accumulate
+    step = spread.map_step(make_step(sd.models, sd.schedule, optimizer, **groups, accumulate=accumulate))
+    shapes: set[tuple[int, ...]] = set()
+
+    def step_all(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+        # The loop announces that the first step is compiled. Every further shape is compiled too.
+        is_new, _ = bool(shapes) and batch.latents.shape not in shapes, shapes.add(batch.latents.shape)
+        with compiling_is_announced("the training step for another shape") if is_new else nullcontext():
+            state, metrics = step(state, batch, params)
+        return state, summarise(gather(metrics), names)
+
+    return step_all, [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
+
+
+def _write_beginnings(concepts: Sequence[Concept], basis: TextBasis | None) -> None:
+    """Write what is known of the concepts before the first step."""
+    for concept in concepts:
+        write_json(concept.config.out / "config.json", concept.config.to_json() | basis_record(concept.config, basis))
+    for concept in concepts:
+        write_atomic(concept.config.out / "contact_sheet.png", concept.contact_sheet)
+        print(f"{concept.config.token}: {concept.notes}", file=sys.stderr, flush=True)
 
 
 def summarise(metrics: dict[str, jax.Array], names: Sequence[str]) -> dict[str, jax.Array]:

@@ -32,7 +32,7 @@ from train.concept.negative_tokens import draw_negative_tokens
 from train.concept.own_directions import OwnDirections
 from train.concept.own_prompts import own_prompts
 from train.concept.picture_captions import picture_captions
-from train.concept.picture_files import find_pictures
+from train.concept.picture_files import PictureFiles, find_pictures
 from train.concept.prompts import class_caption, prompt_words
 from train.concept.settings.concept_name import ConceptName
 from train.concept.settings.erasure import ErasureSettings
@@ -90,46 +90,65 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
     captions = [captions[i] for i in kept]
     texts, choices = caption_choices(captions, config.called, settings, per_picture, config.run.seed)
     ids = sd.tokenizer.encode(texts, config.called.token_vectors)
-    notes = [picture_note("pictures", len(kept), encoded.skipped, encoded.shapes)]
-    random_latents = latents
-    if other_files:
-        skipped: list[UnreadableError] = []
-        others = _crop_to_shapes(each_picture(other_files, skipped), list(encoded.shapes))
-        random_latents = stack_equal([*latents, *encode_images(sd, others, len(other_files))])
-        notes.append(picture_note("other pictures", len(other_files) - len(skipped), skipped))
-    has_class_pictures = config.erasure.class_images is not None
-    if has_class_pictures:
-        shapes = list(encoded.shapes)
-        class_latents, note = _encode_class_pictures(config.erasure, config.called, sd, size, shapes, config.run.seed)
-        # Only the class is preserved on its own pictures alone.
-        random_latents = stack_equal([*(() if config.erasure.preserves_class else random_latents), *class_latents])
-        notes.append(note)
-    if config.erasure.preserves_class and has_class_pictures:
-        prompts = _class_prompts(config.called, sd, class_captions(config.called, len(random_latents)))
-    elif config.erasure.preserves_class:
-        prompts = _class_prompts(config.called, sd, texts)
-    else:
-        prompts = make_random_prompts(
-            sd.tokenizer,
-            prompt_words(config.model, config.erasure),
-            config.random_shares,
-            config.class_noun,
-            (config.token, config.tokens.token_vectors),
-            config.run.seed,
-        )
+    random_latents, notes = _random_latents(config, sd, other_files, latents, list(encoded.shapes), size)
+    notes = [picture_note("pictures", len(kept), encoded.skipped, encoded.shapes), *notes]
+    prompts = _prompts(config, sd, texts, len(random_latents))
     if own is not None and own.codewords is not None and config.token_side.negatives_from == "codewords":
         negative_tokens = codeword_negatives(config.tokens, sd, own, len(prompts.nouns), config.run.seed)
     else:
         negative_tokens = draw_negative_tokens(config.tokens, sd, prompts.nouns, config.run.seed)
     data = ConceptData(
         latents, weights, ids, random_latents, prompts, negative_tokens, notes="; ".join(notes),
-        contact_sheet=encoded.contact_sheet, choices=choices, has_class_pictures=has_class_pictures,
+        contact_sheet=encoded.contact_sheet, choices=choices,
+        has_class_pictures=config.erasure.class_images is not None,
     )  # fmt: skip
     if own is None or not config.token_side.is_on:
         return data
     words = prompt_words(config.model, config.erasure)
     return data._replace(
         own_prompts=own_prompts(words, config.called, list(map(str, captions)), own.owned, sd, config.run.seed)
+    )
+
+
+def _random_latents(
+    config: ConceptConfig,
+    sd: StableDiffusion,
+    other_files: Sequence[PictureFiles],
+    latents: np.ndarray | list[np.ndarray],
+    shapes: Sequence[Size],
+    size: int,
+) -> tuple[np.ndarray | list[np.ndarray], list[str]]:
+    """Latents for the random rows, and notes: of the concept's own pictures, of others, and of pictures of the class.
+
+    latents: of the concept's pictures. shapes: theirs. size: side in pixels of pictures of the class that are made.
+    """
+    random_latents, notes = latents, []
+    if other_files:
+        skipped: list[UnreadableError] = []
+        others = _crop_to_shapes(each_picture(other_files, skipped), shapes)
+        random_latents = stack_equal([*latents, *encode_images(sd, others, len(other_files))])
+        notes.append(picture_note("other pictures", len(other_files) - len(skipped), skipped))
+    if config.erasure.class_images is not None:
+        class_latents, note = _encode_class_pictures(config.erasure, config.called, sd, size, shapes, config.run.seed)
+        # Only the class is preserved on its own pictures alone.
+        random_latents = stack_equal([*(() if config.erasure.preserves_class else random_latents), *class_latents])
+        notes.append(note)
+    return random_latents, notes
+
+
+def _prompts(config: ConceptConfig, sd: StableDiffusion, texts: Sequence[str], pictures: int) -> RandomPrompts:
+    """The prompts of the random rows. texts: the concept's captions. pictures: how many the random rows have."""
+    if config.erasure.preserves_class:
+        has_class_pictures = config.erasure.class_images is not None
+        captions = class_captions(config.called, pictures) if has_class_pictures else texts
+        return _class_prompts(config.called, sd, captions)
+    return make_random_prompts(
+        sd.tokenizer,
+        prompt_words(config.model, config.erasure),
+        config.random_shares,
+        config.class_noun,
+        (config.token, config.tokens.token_vectors),
+        config.run.seed,
     )
 
 

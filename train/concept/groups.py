@@ -18,7 +18,14 @@ from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
 from train.concept.run import load_base
-from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, refuse_others_files
+from train.concept.run_folder import (
+    Resume,
+    check_run_dir,
+    hold_run_folders,
+    keep_off_inputs,
+    refuse_others_files,
+    with_resuming,
+)
 from train.concept.slots import check_apart, give_slots
 from train.engine.platform import is_first_host, select_platform
 from train.engine.pod import peers_watched
@@ -40,15 +47,21 @@ def train_and_report(configs: Sequence[ConceptConfig], groups: Path, at_once: in
 
 
 def train_concepts(
-    configs: Sequence[ConceptConfig], groups: Path, at_once: int = 16, platform: str | None = None
+    configs: Sequence[ConceptConfig],
+    groups: Path,
+    at_once: int = 16,
+    platform: str | None = None,
+    *,
+    resume: Resume | None = None,
 ) -> list[Path]:
     """Train all concepts, `at_once` at a time; returns the paths of their adapter files.
 
-    groups: the folder for metrics and checkpoints, with one folder in it for each group. platform: see
+    groups: the folder for metrics and checkpoints, with one folder in it for each group. platform, resume: see
     `train_concept`.
 
     Raises: UserError for anything wrong with settings or pictures, or a run that diverges.
     """
+    configs = with_resuming(configs, resume)
     run = configs[0].run
     platform = platform or select_platform(run.tpu, run.gpu, run.cpu, configs[0].joining)
     if (groups / SHARED).exists():

@@ -16,20 +16,22 @@ from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
 from train.concept.report.write import REPORT
-from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
+from train.concept.run_folder import Resume, check_run_dir, hold_run_folders, keep_off_inputs, with_resuming
 from train.concept.settings.base import BaseSettings
 from train.concept.staging import stage_inputs, staged_output
 from train.engine.platform import compute_dtype, is_first_host, select_platform, weights_dtype
 from train.engine.pod import peers_watched
 
 
-def train_concept(config: ConceptConfig, platform: str | None = None) -> Path:
+def train_concept(config: ConceptConfig, platform: str | None = None, *, resume: Resume | None = None) -> Path:
     """Train one concept; returns the path of its adapter file. In a notebook, curves and previews are shown.
 
     platform: "tpu", "gpu" or "cpu", as `select_platform` gives it; None: the one that `config` names.
+    resume: whether to continue a run in the folder; "auto": if there is one; None: as `config` says.
 
     Raises: UserError for anything wrong with the configuration, the pictures, or a run that diverges.
     """
+    [config] = with_resuming([config], resume)
     platform = platform or select_platform(config.run.tpu, config.run.gpu, config.run.cpu, config.joining)
     return train_on_base(config, lambda: load_base(config.model, config.base, platform))
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
@@ -30,6 +30,8 @@ OURS = (
     "adapter.safetensors", "contact_sheet.png", "report.html", "metrics.jsonl", "checkpoints", "previews",
     "tensorboard", "wandb",
 )  # fmt: skip
+# Whether to continue a run; "auto": if there is one.
+Resume = bool | Literal["auto"]
 _LONGEST = 60  # characters of a setting, in an error
 
 
@@ -54,6 +56,17 @@ def hold_run_folders(folders: Sequence[Path], check: Callable[[], None]) -> Iter
 
         first_host_does(begin)
         yield
+
+
+def with_resuming(configs: Sequence[ConceptConfig], resume: Resume | None) -> list[ConceptConfig]:
+    """`configs` of one training, with the setting `resume`. "auto": it is continued if one of them has begun.
+
+    None: as they are.
+    """
+    if resume is None:
+        return list(configs)
+    begun = any((config.out / "config.json").exists() for config in configs) if resume == "auto" else resume
+    return [config.with_settings(resume=begun) for config in configs]
 
 
 def keep_off_inputs(configs: Sequence[ConceptConfig], shared: Sequence[Path] = ()) -> None:

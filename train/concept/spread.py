@@ -12,7 +12,7 @@ from train.concept.batch import Batch
 from train.concept.padding import pad_batch
 from train.concept.state import TrainState, stack
 from train.engine.grid import choose_groups, repeat_last, round_up
-from train.engine.parallel import Step, map_step, place_batch, place_params, place_state, take_concepts
+from train.engine.parallel import Step, copy_to_devices, map_step, place_batch, place_state, take_concepts
 
 
 class Spread(NamedTuple):
@@ -51,7 +51,7 @@ class Spread(NamedTuple):
 
     def place_params(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """`params` on every device."""
-        return params if self.mapper == "pmap" else place_params(params, self.devices, self.groups)
+        return params if self.mapper == "pmap" else copy_to_devices(params, self.devices, self.groups)
 
     def without_copies(self, state: TrainState) -> TrainState:
         """`state` of the concepts alone, as it is saved, so that another number of devices can continue it."""

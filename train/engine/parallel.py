@@ -65,7 +65,7 @@ def take_concepts(
     return jax.jit(lambda state: jax.tree.map(lambda x: x[numbers], state), out_shardings=sharding)(state)
 
 
-def place_params(params: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
+def copy_to_devices(params: Any, devices: Sequence[jax.Device], concepts: int = 1) -> Any:
     """`params`, equal on every host, copied to every device. Otherwise each call of the step would copy them again."""
     if len(devices) == 1:
         return params

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer, demand, required
-from blocklora_jax.external_lora.algorithms.oft import difference
+from blocklora_jax.external_lora.algorithms.oft import demand_outputs, difference
 from blocklora_jax.external_lora.algorithms.rotations import cayley, constrained, rotated
 from blocklora_jax.external_lora.changes import Change, Dense
 
@@ -20,9 +20,7 @@ def _shape(layer: Layer) -> None:
     demand(blocks.ndim == 4 and size == blocks.shape[3] and size % 2 == 0 and 0 < stages <= 32)
     # Stage i mixes rows that lie 2^i half blocks apart.
     demand(count % 2 ** (stages - 1) == 0)
-    if layer.weight is not None:
-        demand(count * size == len(layer.weight))
-        demand("rescale" not in layer.parts or layer.parts["rescale"].size == len(layer.weight))
+    demand_outputs(layer, count * size)
 
 
 def _change(layer: Layer) -> Change:
@@ -59,8 +57,7 @@ def _input_change(layer: Layer) -> Change:
         inner = np.empty_like(flat)
         inner[order] = flat
         flat = rotated(cayley(-skew).swapaxes(1, 2), inner)[order]
-    turned = flat.T * np.asarray(layer.parts["boft_s"], np.float64).reshape(-1, 1)
-    return Dense((turned.reshape(weight.shape) - weight).astype(np.float32))
+    return Dense(difference(flat.T * np.asarray(layer.parts["boft_s"], np.float64).reshape(-1, 1), layer))
 
 
 def _order(rows: int, blocks: int, half: int) -> Int[np.ndarray, " rows"]:

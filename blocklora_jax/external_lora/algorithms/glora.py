@@ -38,9 +38,11 @@ def _fits(a1: np.ndarray, a2: np.ndarray, b1: np.ndarray, b2: np.ndarray) -> boo
 
 def _shape(layer: Layer) -> tuple[int, ...]:
     _, _, b1, b2 = _ordered(layer)
-    window = layer.parts["bm"].shape[2:] if "bm" in layer.parts else b2.shape[2:]
-    demand("bm" not in layer.parts or layer.parts["bm"].ndim == 4 and len(layer.parts["bm"]) == len(b2))
-    return (len(b1), b2.shape[1], *window)
+    if "bm" not in layer.parts:
+        return (len(b1), *b2.shape[1:])
+    core = layer.parts["bm"]
+    demand(core.ndim == 4 and core.shape[:2] == (len(b2), len(b2)) and b2.shape[2:] in ((), (1, 1)))
+    return (len(b1), b2.shape[1], *core.shape[2:])
 
 
 def _change(layer: Layer) -> Change:

@@ -8,29 +8,27 @@ Source: IA3 (arXiv 2205.05638); LyCORIS `modules/ia3.py`; peft `tuners/ia3`.
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer, demand, required
 from blocklora_jax.external_lora.changes import Change, Dense
+from blocklora_jax.external_lora.peft_patterns import matches_whole
 from blocklora_jax.layouts.lora_layers import module_name
 
 
 def _shape(layer: Layer) -> None:
     scales, on_input = required(layer, "ia3_weight", "on_input")
-    demand(scales.size > 0 and on_input.size == 1)
-    if layer.weight is not None:
-        demand(scales.size == layer.weight.shape[1 if on_input.any() else 0])
+    demand(on_input.size == 1)
+    _demand_scales(layer, scales, bool(on_input.any()))
 
 
 def _change(layer: Layer) -> Change:
-    scales = layer.parts["ia3_weight"].reshape(-1)
-    return Dense(_along(scales, layer.base.ndim, bool(layer.parts["on_input"].any())) * layer.base)
+    return _scaled(layer, layer.parts["ia3_weight"].reshape(-1), bool(layer.parts["on_input"].any()))
 
 
 def _peft_shape(layer: Layer) -> None:
-    scales = layer.parts["ia3_l"]
-    demand(scales.size > 0 and scales.ndim in (2, 4))
-    if layer.weight is not None:
-        demand(scales.size == layer.weight.shape[1 if on_inputs(layer) else 0])
+    demand(layer.parts["ia3_l"].ndim in (2, 4))
+    _demand_scales(layer, layer.parts["ia3_l"], on_inputs(layer))
 
 
 def on_inputs(layer: Layer) -> bool:
@@ -38,21 +36,25 @@ def on_inputs(layer: Layer) -> bool:
     scales = layer.parts["ia3_l"]
     if scales.ndim == 2 and scales.size > 1:
         return len(scales) == 1
-    ends = layer.settings.get("feedforward_modules") or ()
+    modules = layer.settings.get("feedforward_modules") or ()
     name = module_name(layer.component, layer.path)
-    listed = [ends] if isinstance(ends, str) else ends
-    return any(isinstance(end, str) and (name == end or name.endswith(f".{end}")) for end in listed)
+    return matches_whole(modules, name) if isinstance(modules, str) else name.endswith(tuple(modules))
 
 
 def _peft_change(layer: Layer) -> Change:
-    scales = layer.parts["ia3_l"].reshape(-1) - np.float32(1)
-    return Dense(_along(scales, layer.base.ndim, on_inputs(layer)) * layer.base)
+    return _scaled(layer, layer.parts["ia3_l"].reshape(-1) - np.float32(1), on_inputs(layer))
 
 
-def _along(scales: np.ndarray, axes: int, on_input: bool) -> np.ndarray:
-    shape = [1] * axes
+def _demand_scales(layer: Layer, scales: np.ndarray, on_input: bool) -> None:
+    demand(scales.size > 0)
+    demand(layer.weight is None or scales.size == layer.weight.shape[1 if on_input else 0])
+
+
+def _scaled(layer: Layer, scales: Float[np.ndarray, " c"], on_input: bool) -> Dense:
+    """The base's weight, of which each input or output is multiplied by its number."""
+    shape = [1] * layer.base.ndim
     shape[1 if on_input else 0] = scales.size
-    return scales.reshape(shape)
+    return Dense(scales.reshape(shape) * layer.base)
 
 
 IA3 = Algorithm(

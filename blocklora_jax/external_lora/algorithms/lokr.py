@@ -20,6 +20,7 @@ def _shape(layer: Layer) -> tuple[int, ...]:
         if side in layer.parts and factored:
             raise ValueError(f"has {side} and also {', '.join(sorted(factored))}")
     left, right = _left(layer), _right(layer)
+    demand(all(left) and all(right))
     return tuple(a * b for a, b in zip(left[:2], right[:2], strict=True)) + right[2:]
 
 

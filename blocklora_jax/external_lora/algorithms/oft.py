@@ -13,16 +13,14 @@ from blocklora_jax.external_lora.algorithms.layer import Algorithm, Layer, deman
 from blocklora_jax.external_lora.algorithms.rotations import cayley, cayley_series, constrained, rotated, skew_of
 from blocklora_jax.external_lora.changes import Change, Dense
 
-# PEFT's series has five terms where its settings say nothing, and few in all files.
-_TERMS, _MOST_TERMS = 5, 100
+# The terms of PEFT's series where its settings say nothing.
+_TERMS = 5
 
 
 def _shape(layer: Layer) -> None:
     blocks = layer.parts["oft_blocks"]
     demand(blocks.ndim == 3 and blocks.shape[1] == blocks.shape[2] > 0)
-    if layer.weight is not None:
-        demand(len(blocks) * blocks.shape[1] == len(layer.weight))
-        demand("rescale" not in layer.parts or layer.parts["rescale"].size == len(layer.weight))
+    demand_outputs(layer, len(blocks) * blocks.shape[1])
 
 
 def _change(layer: Layer) -> Change:
@@ -31,6 +29,13 @@ def _change(layer: Layer) -> Change:
     skew = constrained(blocks - blocks.swapaxes(1, 2), layer.number("alpha", 0.0) * len(weight))
     flat = rotated(cayley(skew), weight.reshape(len(weight), -1))
     return Dense(difference(flat, layer))
+
+
+def demand_outputs(layer: Layer, count: int) -> None:
+    """Raises ValueError unless the base's weight has so many outputs, and "rescale" a number for each."""
+    if layer.weight is not None:
+        demand(count == len(layer.weight))
+        demand("rescale" not in layer.parts or layer.parts["rescale"].size == count)
 
 
 def difference(flat: np.ndarray, layer: Layer) -> np.ndarray:
@@ -59,15 +64,13 @@ def _input_change(layer: Layer) -> Change:
     upper, weight = np.asarray(layer.parts["oft_R"], np.float64), layer.base
     skew = skew_of(upper, _size(upper.shape[1]))
     if layer.settings.get("use_cayley_neumann", True):
-        terms = layer.settings.get("num_cayley_neumann_terms", _TERMS)
-        blocks = cayley_series(skew, min(int(terms), _MOST_TERMS))
+        blocks = cayley_series(skew, layer.settings.get("num_cayley_neumann_terms") or _TERMS)
     else:
         blocks = cayley(-skew)
     flat = weight.reshape(len(weight), -1)
     blocks = np.broadcast_to(blocks, (flat.shape[1] // blocks.shape[1], *blocks.shape[1:]))
     # The inputs are rotated, x R, and so is each row of the weight: W R^T.
-    turned = rotated(blocks.swapaxes(1, 2), flat.T).T
-    return Dense((turned.reshape(weight.shape) - weight).astype(np.float32))
+    return Dense(difference(rotated(blocks.swapaxes(1, 2), flat.T).T, layer))
 
 
 OFT = Algorithm(

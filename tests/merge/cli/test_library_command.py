@@ -211,3 +211,18 @@ def test_bases_are_not_mixed_silently(folder, tmp_path, capsys):
     assert call(capsys, "fit", folder, "--skip-unusable", "--family", "sd1", "--out", out)[2].endswith(
         "name two or more adapter files: a single adapter needs no fit\n"
     )
+
+
+def test_an_adapter_whose_changes_are_infinite_is_a_problem_and_the_others_are_compared(folder, tmp_path, capsys):
+    adapter = Adapter.load(next(folder.glob("womans/*.safetensors")))
+    for index, factor in enumerate((1.0, 1.0, 1e25)):
+        lora = {
+            c: {p: pair._replace(lora_A=factor * pair.lora_A, lora_B=factor * pair.lora_B) for p, pair in g.items()}
+            for c, g in adapter.lora.items()
+        }
+        info = replace(adapter.info, name=f"v{index}", origin="")
+        replace(adapter, lora=lora, info=info).save(tmp_path / "three" / f"{index}.safetensors")
+    code, text, _ = call(capsys, "check", tmp_path / "three", "--alike", "True", "--out", tmp_path / "m.png")
+    assert code == 1
+    assert "problem: v2 has changes that are too large" in text
+    assert "2 of 3 adapters read; 1 problem\n" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from blocklora_jax import Adapter, StableDiffusion
 from blocklora_jax.checkpoints.load import load_checkpoint
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.io.tree_paths import flatten_params
+from blocklora_jax.testing.random_adapter import random_adapter
 from merge.cli.main import main
+from merge.cli.reading import reduction
 from merge.export.lora_file import read_export_header
 from merge.remove import remove
 
@@ -136,3 +139,20 @@ def test_fit_takes_all_kinds(tmp_path, capsys):
     assert source["max_rank"] == 4
     assert 0 < source["relative_error"] < 1
     assert set(Adapter.load(tmp_path / "fitted" / "norm.safetensors").vectors) == {f"{NORM}/scale", f"{NORM}/bias"}
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ({"kinds": ["LoHa\x1b[2J"], "max_rank": 4, "reduced_layers": 2, "relative_error": 0.5}, "2 layers (LoHa\\x1b"),
+        ({"relative_error": "x"}, ""),
+        ({"kinds": 5, "relative_error": 0.5}, ""),
+        ([], ""),
+    ],
+)
+def test_what_a_file_states_of_its_reduction_is_printed_safely_or_not_at_all(tiny_sd, source, line):
+    adapter = random_adapter("ada", tiny_sd.params, slots=(0,), layers="cross_kv")
+    adapter = replace(adapter, info=replace(adapter.info, training=json.dumps({"of": {"source": source}})))
+    said = reduction(adapter)
+    assert line in said
+    assert bool(said) == bool(line)

@@ -115,6 +115,8 @@ def test_strips_and_comparisons_are_drawn_with_each_model(files, tiny_folder, ti
         (["--prompt", "a man", "--height", "17"], "must be multiples of"),
         (["--prompt", "a man", "--count", "0"], "--count must be at least 1"),
         (["--prompt", "a man", "--mask", "m.png"], "give --image too"),
+        (["--prompt", "a man", "--sampler", "dpmpp_2m_karras"], "give dpmpp_2m with the spacing karras"),
+        (["--prompt", "a man", "--sampler=eule"], "sampler 'eule' is unknown; choose one of ddim, euler"),
         (["--prompt", "a man", "--image", "no.png"], "no.png is not a picture that can be read"),
     ],
 )

@@ -150,3 +150,17 @@ def test_only_adapted_kernels_and_the_token_table_change(adapters, method):
     assert changed == adapted | {"text_encoder/text_model/embeddings/token_embedding/embedding"}
     with pytest.raises(UserError, match=r"density must be in \(0, 1\]"):
         method(params, adapters, density=0.0)
+
+
+@pytest.mark.parametrize("method", [merge.ties, merge.dare, merge.magnitude, merge.dare_ties, merge.knots, merge.svd])
+def test_a_convolution_that_only_one_adapter_changes_is_merged(method):
+    params = make_params()
+    plain = make_adapter("ada", partition=None)
+    changed = make_adapter("ben", partition=None, layers={"unet": {"conv_in": (36, 16)}})
+    # With this density all of a change is kept.
+    settings = {} if method is merge.svd else {"density": 1.0}
+    merged = method(params, [plain, changed], **settings)
+    a, b = changed.lora["unet"]["conv_in"]
+    wanted = changed.info.scale * (a @ b).reshape(3, 3, 4, 16)
+    # fp32, and in KnOTS a singular value decomposition, of changes of about 10.
+    np.testing.assert_allclose(change_of(params, merged, "unet/conv_in"), wanted, atol=1e-4)

@@ -12,7 +12,8 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.picture_grid import picture_grid, png_bytes
 from blocklora_jax.testing.random_adapter import random_adapter
-from train.app.library import Library
+from train.app import library as app_library
+from train.app.library import Library, previews
 from train.app.uploads import copy_uploads, free_name
 
 BAD_NAMES = ["..", "../ada", "/etc", "a/b", "a\\b", "", " ", ".ada", "con", "a\0b", "a" * 200]
@@ -69,6 +70,17 @@ def test_a_link_that_leads_out_is_not_followed(library, tmp_path, tiny_sd):
     assert [entry.name for entry in library.entries()[0]] == ["ada", "bob"]
 
 
+def test_only_the_files_that_are_asked_for_are_read(library, monkeypatch):
+    (library.root / "bob" / "adapter.safetensors").write_bytes(b"no adapter")
+    read = []
+    monkeypatch.setattr(app_library, "read_adapter", lambda path: read.append(path.parent.name))
+    assert [entry.name for entry in library.find(["ada"])] == ["ada"]
+    assert read == ["ada"]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="bob/adapter.safetensors"):
+        library.find(["ada", "bob"])
+
+
 def test_a_file_that_changes_is_read_again(library, tiny_sd):
     before = library.find(["ada"])[0].adapter
     assert library.find(["ada"])[0].adapter is before
@@ -98,6 +110,8 @@ def test_its_picture_is_the_first_of_the_last_preview(library):
     for step in (2, 10):
         grid = picture_grid(images if step == 10 else images * 0, ["a photo"] * 8, columns=4, scale=16)
         write_atomic(entry.folder / "previews" / f"{step:06d}.png", png_bytes(grid))
+    write_atomic(entry.folder / "previews" / "9 copy.png", b"somebody's file")
+    assert [path.stem for path in previews(entry.folder)] == ["000002", "000010"]
     assert np.asarray(entry.picture()).min() == 200
     assert entry.picture().size == (256, 256)
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_json
 from train.app.curve import draw_curve, read_losses
 from train.app.taught import shown_training
 from train.app.teaching import TeachForm, concept_config, continue_teaching, start_teaching
@@ -159,6 +160,29 @@ def test_trainings_that_wait_keep_their_slots_and_names(session):
     gate.set()
     session.jobs.stop_all()
     assert {training.job.state for training in session.trainings} == {"stopped"}
+
+
+def test_a_run_is_continued_once_at_a_time(session, pictures, tmp_path):
+    config = concept_config(session, form(pictures), tmp_path / "sent")
+    config.out.mkdir(parents=True)
+    write_json(config.out / "config.json", config.to_json())
+    gate = threading.Event()
+    session.jobs.add("waiting", lambda job: gate.wait())
+    continue_teaching(session, "ada")
+    with pytest.raises(UserError, match="ada is being taught already"):
+        continue_teaching(session, "ada")
+    session.trainings[0].job.stop.set()
+    gate.set()
+    session.jobs.stop_all()
+
+
+def test_a_run_that_cannot_be_read_does_not_prevent_others(session, pictures):
+    broken = session.library.root / "broken"
+    broken.mkdir(parents=True)
+    (broken / "config.json").write_text("[]")
+    assert concept_config(session, form(pictures), Path("pictures")).adapter.slot
+    with pytest.raises(UserError, match="holds no settings of a run"):
+        continue_teaching(session, "broken")
 
 
 def test_the_settings_of_a_run_are_read_back(session, pictures, tmp_path):

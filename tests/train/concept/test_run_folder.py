@@ -15,7 +15,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.locks import hold
 from train.concept.groups import train_concepts
 from train.concept.run import train_concept
-from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs
+from train.concept.run_folder import check_run_dir, hold_run_folders, keep_off_inputs, with_resuming
 
 ROOT = Path(__file__).parents[3]
 
@@ -151,3 +151,27 @@ def test_a_run_is_not_written_into_what_it_reads(tmp_path):
     with pytest.raises(UserError, match="contains the input"):
         train_concept(make_config(out=tmp_path / "run", images=inner), "cpu")
     keep_off_inputs([make_config(out=tmp_path / "run", images=write_pictures(tmp_path / "run" / "pictures"))])
+
+
+def test_auto_begins_a_run_and_continues_it(tmp_path):
+    configs = [make_config(out=tmp_path / name, token=f"<{name}>") for name in ("ada", "bob")]
+    assert [each.run.resume for each in with_resuming(configs, "auto")] == [False, False]
+    begun(tmp_path / "bob")
+    # A training of several concepts may have been interrupted before it began all of them.
+    assert [each.run.resume for each in with_resuming(configs, "auto")] == [True, True]
+    assert with_resuming(configs, None) == configs
+    assert [each.run.resume for each in with_resuming(configs, True)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda config: train_concept(config, "cpu", resume="auto"),
+        lambda config: train_concepts([config], config.out.parent / "groups", platform="cpu", resume="auto"),
+    ],
+)
+def test_both_ways_to_train_continue_what_has_begun(tmp_path, train):
+    # The settings differ from those of the run, which only a run that is continued compares.
+    begun(tmp_path / "ada", token="<bob>")
+    with pytest.raises(UserError, match="cannot resume .* with other settings: .*token was '<bob>'"):
+        train(make_config(out=tmp_path / "ada", images=write_pictures(tmp_path / "pictures")))
