@@ -12,7 +12,7 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 # Each program runs a few times only, so quick compilation saves most of the time.
-QUICK = ("--xla_backend_optimization_level=0",)
+QUICK = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
 
 
 def run_on_devices(count: int, code: str, flags: Sequence[str] = QUICK, folders: Sequence[Path] = ()) -> str:
