@@ -3,13 +3,14 @@
 import os
 import tempfile
 
+from forced_devices import QUICK
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nothing is written to the user's own cache.
 os.environ.setdefault("BLOCKLORA_COMPILATION_CACHE", "off")
-# Hundreds of small programs are compiled, and each runs once. Quick compilation halves the time of the whole suite.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 # XLA compiles each program once in a run of the suite: the workers of xdist and other processes inherit the folder. It
 # is removed at the end of the process that made it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
