@@ -1,19 +1,32 @@
-"""Strict settings for every test: explicit broadcasting, no network, one thread a library, quick compilation."""
+"""Strict settings for every test: explicit broadcasting, no network, one thread a library, quick compilation, once."""
 
 import os
+import tempfile
+
+from forced_devices import QUICK
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nothing is written to the user's own cache.
 os.environ.setdefault("BLOCKLORA_COMPILATION_CACHE", "off")
-# Hundreds of small programs are compiled, and each runs once. Quick compilation halves the time of the whole suite.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+# XLA compiles each program once in a run of the suite: the workers of xdist and other processes inherit the folder. It
+# is removed at the end of the process that made it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="blocklora-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A plugin may have imported JAX before, which reads the environment only then.
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update(
+    "jax_persistent_cache_min_compile_time_secs", float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+)
 
 
 @pytest.fixture(scope="session")
@@ -49,18 +62,6 @@ def _load_tiny(tmp_path_factory, family):
     from blocklora_jax.testing.tiny_model import save_tiny
 
     return StableDiffusion.from_pretrained(save_tiny(tmp_path_factory.mktemp(family) / "model", family))
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Every run traces its own step. With this cache, XLA compiles it only the first time."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
-    jax.config.update(names[1], 0.0)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_the_cache_leaves_a_folder_that_this_process_has_chosen(environment, tmp
 def test_compiling_is_announced_once_if_it_takes_long(patience, lines, capsys):
     def slow(x, sign):
         for i in range(60):
-            x = jnp.sin(x @ x) + sign * jnp.cos(x * i)
+            x = jnp.sin(x @ x) + sign * jnp.cos(x * (i + patience))  # a program of its own, which no cache has
         return x
 
     with compiling_is_announced("the test", patience):

@@ -14,6 +14,7 @@ import merge
 from blocklora_jax import StableDiffusion
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.diffusion.generate import draw_latents
+from blocklora_jax.probing.conversion import ConversionConfig
 from blocklora_jax.probing.input_statistics import measure_inputs
 from blocklora_jax.probing.probe import own_tokens, with_tokens
 from blocklora_jax.probing.text_attention import TextAttention
@@ -24,6 +25,7 @@ from blocklora_jax.testing.tiny_model import save_tiny, tiny_configs
 PROMPTS = ["a photo of a man and a dog", "a drawing of an owl in the snow"]
 BOTH = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
+FEW = ConversionConfig(prompts=16, random_prompts=32, steps=1)
 
 
 class Recording:
@@ -85,7 +87,7 @@ def test_text_positions_are_weighted_by_their_attention(tiny_sd, monkeypatch):
         lambda self, params, adapter, ids, seed: np.eye(ids.shape[-1])[np.zeros(len(ids), int)],
     )
     monkeypatch.setattr("blocklora_jax.probing.input_statistics.EVEN", 0.0)
-    plain, attended = (measure_inputs(tiny_sd, adapters, WORDS, attention=on) for on in (False, True))
+    plain, attended = (measure_inputs(tiny_sd, adapters, WORDS, FEW, attention=on) for on in (False, True))
     for layer, grams in attended.grams.items():
         for gram, all_alike in zip(grams, plain.grams[layer], strict=True):
             # Thus 1e-4 is far above the rounding of fp32.

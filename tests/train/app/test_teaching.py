@@ -23,8 +23,6 @@ from train.concept.data import load_concept_data
 from train.concept.picture_check import check_pictures
 from train.engine.progress import Progress
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture
 def session(tiny_sd, tiny_folder, tmp_path):
@@ -49,7 +47,7 @@ def short_previews():
 
 
 @pytest.fixture(scope="module")
-def taught(tiny_sd, tiny_folder, tmp_path_factory, compiled_once, short_previews):
+def taught(tiny_sd, tiny_folder, tmp_path_factory, short_previews):
     """A session in which a concept was taught, and the path of its adapter."""
     folder = tmp_path_factory.mktemp("taught")
     session = make_session(tiny_sd, tiny_folder, folder / "runs")

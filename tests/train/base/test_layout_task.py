@@ -13,7 +13,7 @@ from blocklora_jax.models.unet import UNet2DConditionModel
 from blocklora_jax.pocket.judge import CLASS_NAMES
 from blocklora_jax.pocket.world import draw
 from blocklora_jax.pocket.world.specs import PictureSpec, draw_individual
-from blocklora_jax.testing.tiny_model import SCHEDULE, TEXT_WIDTH, tiny_configs
+from blocklora_jax.testing.tiny_model import SCHEDULE, TEXT_WIDTH, tiny_configs, tiny_params
 from train.base import layout
 from train.base.denoiser import Examples, train_denoiser
 from train.base.pictures import PictureSet
@@ -76,7 +76,7 @@ def test_features_come_from_every_transformer_and_do_not_change_the_output():
     config = tiny_configs(20)["unet"]
     model = UNet2DConditionModel(config)
     inputs = jnp.ones((2, 8, 8, config.in_channels)), jnp.zeros(2, jnp.int32), jnp.ones((2, 6, TEXT_WIDTH))
-    params = model.init(jax.random.key(0), *inputs)["params"]
+    params = jax.tree.map(jnp.asarray, tiny_params(20)["unet"])
     answer, features = layout.apply_with_features(model, params, *inputs)
     np.testing.assert_array_equal(answer, apply_model(model, params, *inputs))
     paths = {path.rsplit("/transformer_blocks_0", 1)[0] for path in _paths(params) if "transformer_blocks_0" in path}

@@ -128,7 +128,6 @@ def test_pictures_keep_their_shape(tiny_sd, mixed, tmp_path):
     assert [each.shape[:2] for each in data.weights] == [each.shape[:2] for each in data.latents]
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_a_run_with_several_shapes_resumes_bit_for_bit(tiny_sd, mixed, tmp_path, monkeypatch, capsys):
     def config(name: str, **changes):
         return make_config(

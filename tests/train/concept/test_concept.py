@@ -25,8 +25,6 @@ from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry
 from train.concept.__main__ import main
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):

@@ -20,9 +20,6 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
 def test_a_resumed_run_gives_the_same_average_bit_for_bit(tiny_folder, tmp_path):
     def train(out: str, **changes: Any) -> bytes:
         images = tmp_path / "pictures"

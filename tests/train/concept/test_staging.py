@@ -20,8 +20,6 @@ from blocklora_jax.storage.objects import ObjectFolder, list_files
 from train.concept.config import ConceptConfig
 from train.concept.staging import staged_output
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture
 def store(tmp_path, monkeypatch, tiny_folder):

@@ -32,9 +32,6 @@ FILE_KEYS = list(to_file_keys(dict.fromkeys(NAMES)))
 TOKEN_SIDE = next(group.values for group in LATER_GROUPS if "token_side" in group.values)
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     return write_pictures(tmp_path_factory.mktemp("pictures"))

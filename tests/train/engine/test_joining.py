@@ -142,6 +142,7 @@ print("of", jax.process_count(), "on", jax.default_backend(), "number", jax.proc
 
 def start(words: list[str], **more: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # the programs are small
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,

@@ -46,9 +46,10 @@ with peers_watched():
 def start_hosts(count: int, flags: list[str], program: str = HOST) -> list[subprocess.Popen]:
     """`count` processes with one device each, which form a pod."""
     address = free_address()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    # JAX sets this variable in this process.
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # JAX sets the first in this process. Without the second, each host compiles its programs, as in a first run.
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "JAX_COMPILATION_CACHE_DIR"):
+        environment.pop(name, None)
     environment["TPU_WORKER_HOSTNAMES"] = ",".join(["host"] * count)
     return [
         subprocess.Popen(

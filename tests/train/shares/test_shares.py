@@ -15,7 +15,6 @@ from blocklora_jax.storage.lease import take_lease
 from train.concept.groups import SHARED
 from train.shares.finished import damaged_adapters
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 OWN = ("images", "token", "class_noun", "out", "slot")
 NAMES = ("ada", "bo", "cy", "dee", "eve")
 
