@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parent
-# For XLA, here and in conftest.py. Each of hundreds of programs runs a few times only, so quick compilation saves most
-# of the time. Without the newer emitters of fused loops, a training step compiles in half the time.
-QUICK = (
-    "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
-)  # fmt: skip
+# For XLA, here and in conftest.py: each of hundreds of programs runs a few times only, so quick compilation saves most of
+# the time.
+QUICK = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
 
 
 def run_on_devices(count: int, code: str, flags: Sequence[str] = QUICK, folders: Sequence[Path] = ()) -> str:
