@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parent
-# For XLA, here and in conftest.py: each of hundreds of programs runs a few times only, so quick compilation saves most of
+# For XLA, here and in conftest.py. Each of hundreds of programs runs a few times only: quick compilation saves most of
 # the time.
 QUICK = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
 
