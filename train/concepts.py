@@ -9,12 +9,14 @@ from typing import Any
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.storage.address import is_remote, url_of
+from blocklora_jax.storage.copies import errors_name_originals
 from train.concept.staging import stage_inputs, staged_output, staged_path
 from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 from train.shares.share import Share
 
 
+@errors_name_originals()
 def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
     # With return_unknown_args, tyro returns a pair: the options, and the arguments that it does not know.

@@ -19,6 +19,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Draw, Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
+from blocklora_jax.storage.copies import original
 from merge.cli.plan import PlanOptions, print_plan
 from merge.cli.shared_options import ConceptName, CutAxis, Options, PartitionSeed, RegistryPlace, Variant
 
@@ -134,7 +135,7 @@ def start(options: NewOptions) -> int:
     if options.basis is not None:
         partition, codewords = _in_basis(partition, options.basis, digest)
     registry = Registry(
-        partition=partition, base_name=options.model or "", base_digest=digest, codewords=codewords
+        partition=partition, base_name=original(options.model or ""), base_digest=digest, codewords=codewords
     )  # fmt: skip
     print(f"wrote {create_registry(options.where, registry)}: {options.blocks} free slots")
     return 0

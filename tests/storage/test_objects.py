@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
+from bucket_builders import s3_bucket, url
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.storage.address import is_remote, url_of
@@ -17,30 +16,7 @@ from blocklora_jax.storage.lease import take_lease
 from blocklora_jax.storage.mirror import Mirror
 from blocklora_jax.storage.objects import ObjectFolder, list_files
 
-
-@pytest.fixture(scope="module")
-def s3_bucket():
-    """A bucket of a local server; the environment says where it is."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patched:
-        host, port = server.get_host_and_port()
-        patched.setenv("AWS_ENDPOINT_URL", f"http://{'localhost' if host == '0.0.0.0' else host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patched.setenv(name, "test")
-        patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
-
-
-@pytest.fixture(params=["memory", "s3"])
-def url(request):
-    root = request.getfixturevalue("s3_bucket") if request.param == "s3" else "memory://bucket"
-    return f"{root}/{uuid.uuid4().hex}"
+__all__ = ["s3_bucket", "url"]
 
 
 def test_an_address_survives_being_a_path():
