@@ -58,7 +58,8 @@ def with_local_files(options: T) -> T:
     if files.is_used:
         for name in ("stdout", "stderr"):
             streams.enter_context(_translated(name))
-    return replace(options, **local)
+    changes = {name: value for name, value in local.items() if value != values[name]}
+    return replace(options, **changes) if changes else options
 
 
 def _is_place(name: str, value: Any) -> bool:

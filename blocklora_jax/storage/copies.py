@@ -137,8 +137,7 @@ def copy_object(folder: ObjectFolder, name: str, place: Path) -> None:
         raise UserError(f"{folder.url} has a file named {name!r}, which is no path below it")
     place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_beside(place) as temporary:
-        with explained(folder.url, "read"):
-            folder.files.get_file(folder.path(name), str(temporary))
+        folder.fetch(name, temporary)
         os.replace(temporary, place)
 
 

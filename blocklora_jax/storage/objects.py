@@ -18,6 +18,8 @@ _TIMES = ("LastModified", "updated", "mtime", "created")
 # takes multiples of 256 KiB, and S3 at most 10,000 pieces, here 160 GB.
 PIECE = 16 << 20
 _IN_PIECES = {"gs": {"chunksize": PIECE}, "s3": {"chunksize": PIECE, "max_concurrency": 4}}
+# How they are fetched; others send small pieces one by one.
+_FETCHED_IN_PIECES = {"s3": _IN_PIECES["s3"]}
 
 
 class ObjectFolder:
@@ -30,7 +32,7 @@ class ObjectFolder:
     def __init__(self, url: str) -> None:
         self.url = url_of(url)
         self.files = open_store(self.url)
-        self._path = self.url.partition("://")[2]
+        self.protocol, _, self._path = self.url.partition("://")
 
     def __str__(self) -> str:
         return self.url
@@ -66,7 +68,7 @@ class ObjectFolder:
             data = file.read_bytes()
             return self.create(name, data) if new else self.write(name, data) or True
         with explained(f"{self.url}/{name}", "write"):
-            mode, settings = "create" if new else "overwrite", _IN_PIECES.get(self.url.partition("://")[0], {})
+            mode, settings = "create" if new else "overwrite", _IN_PIECES.get(self.protocol, {})
             try:
                 self.files.put_file(str(file), self.path(name), mode=mode, **settings)
             except Exception as error:
@@ -74,6 +76,11 @@ class ObjectFolder:
                     return False
                 raise
         return True
+
+    def fetch(self, name: str, file: Path) -> None:
+        """Copy a file of any size to this machine. Raises: UserError if it cannot be read."""
+        with explained(self.url, "read"):
+            self.files.get_file(self.path(name), str(file), **_FETCHED_IN_PIECES.get(self.protocol, {}))
 
     def info(self, name: str) -> dict[str, Any] | None:
         """What the store knows of a file; None if there is no file of that name."""

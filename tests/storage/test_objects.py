@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import random
 import threading
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from bucket_builders import s3_bucket, url
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.storage import objects
 from blocklora_jax.storage.address import is_remote, url_of
 from blocklora_jax.storage.copies import SETTING, fetch
 from blocklora_jax.storage.lease import take_lease
@@ -40,6 +43,23 @@ def test_files_are_written_listed_and_removed(url):
     folder.remove("x")
     folder.remove("x")
     assert folder.names() == []
+
+
+def test_a_large_file_is_sent_and_fetched_in_pieces(url, tmp_path, monkeypatch):
+    size = 5 << 20  # the smallest piece that S3 takes
+    settings = {"chunksize": size, "max_concurrency": 2}
+    monkeypatch.setattr(objects, "PIECE", size)
+    for table in (objects._IN_PIECES, objects._FETCHED_IN_PIECES):
+        monkeypatch.setitem(table, "s3", settings)
+    (tmp_path / "large").write_bytes(random.Random(0).randbytes(2 * size + 7))
+    folder = ObjectFolder(url)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("the file was read whole"))
+    Mirror(tmp_path, folder).upload()
+    folder.fetch("large", tmp_path / "copy")
+    assert filecmp.cmp(tmp_path / "large", tmp_path / "copy", shallow=False)
+    assert not folder.upload("large", tmp_path / "copy", new=True)
+    assert folder.upload("other", tmp_path / "copy", new=True)
+    assert folder.size("other") == 2 * size + 7
 
 
 def test_of_several_writers_one_creates_the_object(url):

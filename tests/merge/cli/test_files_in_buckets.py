@@ -174,7 +174,8 @@ def test_if_the_store_refuses_the_results_are_kept_here(store, monkeypatch):
         raise PermissionError("no rights")
 
     monkeypatch.setattr(store.files, "pipe_file", refuse)
-    with pytest.raises(UserError, match=f"cannot write {store}/out: no rights.*results are in {staging_folder()}") as e:
+    message = f"cannot write {store}/out.*: no rights.*results are in {staging_folder()}"
+    with pytest.raises(UserError, match=message) as error:
         main(["export", *adapters(f"{store}/runs"), "--out", f"{store}/out/both.safetensors"])
-    kept = Path(str(e.value).rpartition(" in ")[2])
+    kept = Path(str(error.value).rpartition(" in ")[2])
     assert [path.name for path in kept.rglob("both.safetensors")] == ["both.safetensors"]
