@@ -55,9 +55,7 @@ def _check_names(names: Iterable[str], source: str) -> None:
         plain_name(name, f"{source}: the concept's name")
         before = seen.setdefault(same_name(name), name)
         if name == GROUPS or before == GROUPS:
-            raise UserError(
-                f"{source}: a concept cannot be named {name!r}: --out has a folder {GROUPS}/"
-            )
+            raise UserError(f"{source}: a concept cannot be named {name!r}: --out has a folder {GROUPS}/")
         if before is not name:
             raise UserError(
                 f"{source}: {before!r} and {name!r} would be one folder on systems that ignore"

@@ -17,8 +17,10 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.diffusers import load_folder
 from blocklora_jax.errors import UserError
 from blocklora_jax.testing.random_adapter import random_adapter
-from blocklora_jax.testing.random_folder import PUBLISHED, write_model
+from blocklora_jax.testing.random_folder import write_model
 
+# Names of families, whose weights are made up.
+_PUBLISHED = ("sd15", "sd21", "sdxl")
 # Slots in a basis, as the defaults of train.concept have them.
 _PARTITION = Partition(num_blocks=512, basis="0" * 16, assignment="text")
 
@@ -28,7 +30,7 @@ def measure(model: str, folder: Path, counts: tuple[int, ...]) -> list[dict[str,
 
     model: "pocket", a Diffusers folder, or "sd15", "sd21" or "sdxl" for random weights of full size in float16.
     """
-    if (PUBLISHED / model).is_dir():
+    if model in _PUBLISHED:
         write_model(folder / model, model)
         model = str(folder / model)
     # Not in memory, so that models of any size can be merged.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class BackgroundSave:
     def _wait(self) -> None:
         try:
             self._checkpointer.wait_until_finished()
-            self._checkpointer.close()
         except BaseException as error:  # It is raised by `wait`.
             self._problem = error
+        with suppress(Exception):
+            # Another thread may still be writing the metadata, also after a failure.
+            self._checkpointer.close()
