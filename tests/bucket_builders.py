@@ -22,7 +22,9 @@ def s3_bucket():
         import s3fs
 
         s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("bucket")
+        # Servers in one process have the same buckets.
+        if not s3fs.S3FileSystem().exists("bucket"):
+            s3fs.S3FileSystem().mkdir("bucket")
         yield "s3://bucket"
     server.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from blocklora_jax.command_line.options import read_options
@@ -38,8 +39,12 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     from train.concept.groups import train_and_report
 
+    def shown(path: Path) -> str:
+        inner = path.relative_to(local.out).as_posix()
+        return f"{url_of(options.out)}/{inner}" if is_remote(options.out) else str(path)
+
     with staged_output(options.out):
-        train_and_report([stage_inputs(config) for config in configs], local.groups, options.at_once)
+        train_and_report([stage_inputs(config) for config in configs], local.groups, options.at_once, shown)
 
 
 if __name__ == "__main__":

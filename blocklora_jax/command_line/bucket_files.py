@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.storage.address import is_remote, without_file_protocol
@@ -45,10 +45,10 @@ def files_in_buckets() -> Iterator[None]:
 def with_local_files(options: T) -> T:
     """`options` with local copies in the place of addresses; unchanged outside `files_in_buckets`."""
     staged = _STAGED.get()
-    if staged is None or isinstance(options, type) or not is_dataclass(options):
+    if staged is None or not is_dataclass(options):
         return options
     files, streams = staged
-    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
     changed, overwrite = getattr(options, "CHANGES", ()), bool(values.get("overwrite"))
     # Outputs first: inputs among them are one file with them.
     places: dict[str, _Place] = {name: lambda url: [files.write(url, overwrite)] for name in _OUTPUTS}
@@ -59,7 +59,7 @@ def with_local_files(options: T) -> T:
         for name in ("stdout", "stderr"):
             streams.enter_context(_translated(name))
     changes = {name: value for name, value in local.items() if value != values[name]}
-    return replace(options, **changes) if changes else options
+    return replace(cast(Any, options), **changes) if changes else options
 
 
 def _is_place(name: str, value: Any) -> bool:

@@ -46,7 +46,7 @@ def store(url, disk, tiny_folder):
     return folder
 
 
-def files(folder: ObjectFolder, under: str = "") -> dict[str, bytes]:
+def files(folder: ObjectFolder, under: str = "") -> dict[str, bytes | None]:
     found = list_files(ObjectFolder(f"{folder}/{under}".rstrip("/")))
     return {name: folder.read(f"{under}/{name}".lstrip("/")) for name in found}
 
@@ -59,7 +59,7 @@ def adapters(root: object) -> list[str]:
     return [f"{root}/{name}/adapter.safetensors" for name in NAMES]
 
 
-def without_base_name(found: dict[str, bytes]) -> dict[str, bytes]:
+def without_base_name(found: dict) -> dict:
     return {name: data for name, data in found.items() if not name.endswith(".json")}
 
 

@@ -107,7 +107,7 @@ def test_shares_in_a_store_give_the_adapters_of_one_machine(store, tiny_folder, 
         assert store.read(f"shared/{name}/adapter.safetensors") == alone
 
 
-def test_a_list_of_concepts_and_negative_tokens_in_a_store_give_the_adapters_of_a_disk(store, tiny_sd, tmp_path):
+def test_a_list_of_concepts_and_negative_tokens_in_a_store_give_the_adapters_of_a_disk(store, tiny_sd, tmp_path, capsys):
     other = random_adapter("other", tiny_sd.params, slots=(0,), layers="cross_kv")
     other.save(tmp_path / "other.safetensors")
     store.write("other.safetensors", (tmp_path / "other.safetensors").read_bytes())
@@ -124,7 +124,9 @@ def test_a_list_of_concepts_and_negative_tokens_in_a_store_give_the_adapters_of_
         ])  # fmt: skip
     adapter = (tmp_path / "many" / "ada" / "adapter.safetensors").read_bytes()
     assert store.read("many/ada/adapter.safetensors") == adapter
+    assert f"{store}/many/ada/adapter.safetensors (<ada> man)" in capsys.readouterr().out
     recorded = json.loads(store.read("many/ada/config.json"))
+    assert recorded.pop("out")
     assert recorded["images"] == f"{store}/pictures"
     assert f"{store}/other.safetensors" in json.dumps(recorded)
     assert str(tmp_path) not in json.dumps(recorded)
