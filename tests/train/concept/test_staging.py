@@ -107,7 +107,7 @@ def test_shares_in_a_store_give_the_adapters_of_one_machine(store, tiny_folder, 
         assert store.read(f"shared/{name}/adapter.safetensors") == alone
 
 
-def test_a_list_of_concepts_and_negative_tokens_in_a_store_give_the_adapters_of_a_disk(store, tiny_sd, tmp_path, capsys):
+def test_a_list_and_negative_tokens_in_a_store_give_the_adapters_of_a_disk(store, tiny_sd, tmp_path, capsys):
     other = random_adapter("other", tiny_sd.params, slots=(0,), layers="cross_kv")
     other.save(tmp_path / "other.safetensors")
     store.write("other.safetensors", (tmp_path / "other.safetensors").read_bytes())
