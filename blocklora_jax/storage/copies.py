@@ -14,7 +14,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import temporary_beside, write_json
 from blocklora_jax.io.locks import hold
 from blocklora_jax.storage.address import is_remote, local_name, url_of
-from blocklora_jax.storage.objects import ObjectFolder, explained, list_files
+from blocklora_jax.storage.objects import ObjectFolder, explained, list_files, open_store
 
 SETTING = "BLOCKLORA_STAGING"
 _LIST = "files.json"
@@ -62,10 +62,10 @@ def matches(address: str | Path) -> list[str]:
     """The addresses of the files and folders that a pattern such as s3://bucket/runs/*/adapter.safetensors matches."""
     url = url_of(address)
     protocol, _, path = url.partition("://")
-    folder = ObjectFolder(url.partition("*")[0].rpartition("/")[0])
+    files = open_store(url)
     with explained(url, "read"):
-        folder.files.invalidate_cache()
-        found = sorted(folder.files.glob(path))
+        files.invalidate_cache()
+        found = sorted(files.glob(path))
     if not found:
         raise UserError(f"there is no file or folder {url}")
     return [f"{protocol}://{each.strip('/')}" for each in found]
