@@ -59,7 +59,7 @@ def with_local_files(options: T) -> T:
         for name in ("stdout", "stderr"):
             streams.enter_context(_translated(name))
     changes = {name: value for name, value in local.items() if value != values[name]}
-    return replace(cast(Any, options), **changes) if changes else options
+    return cast(T, replace(cast(Any, options), **changes)) if changes else cast(T, options)
 
 
 def _is_place(name: str, value: Any) -> bool:
