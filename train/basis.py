@@ -11,12 +11,14 @@ of the slot.
 
 from __future__ import annotations
 
+from blocklora_jax.command_line.bucket_files import files_in_buckets
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.io.outputs import Output, plan_outputs
 from train.basis_options import BasisOptions
 
 
+@files_in_buckets()
 def main() -> None:
     """The command line."""
     options = read_options(BasisOptions, description=__doc__, prog="python -m train.basis")

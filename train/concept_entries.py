@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from blocklora_jax.checks.names import plain_name, same_name
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
 from blocklora_jax.prompts.concept_token import concept_token
+from blocklora_jax.storage.address import is_remote
+from blocklora_jax.storage.copies import local_copy, original
+from blocklora_jax.storage.objects import ObjectFolder, list_names
 from train.concept.common_settings import OF_ITS_OWN
 from train.concept.config import ConceptConfig, is_setting, parse_args, read_flags, read_yaml, settings_as_flags
 from train.concept.config_files import find_config
@@ -23,14 +26,14 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
 
     Raises: UserError for a file or folder that is missing or malformed, or a setting that must be the same for all.
     """
-    source = options.concepts
+    source, shown = local_copy(options.concepts), original(str(options.concepts))
     entries = _read_folder(source) if source.is_dir() else _read_file(source)
     if not entries:
-        raise UserError(f"{options.concepts} names no concepts")
-    _check_names(entries, options.concepts)
+        raise UserError(f"{shown} names no concepts")
+    _check_names(entries, printable(shown))
     configs, flags = [], read_flags(flags)
     for name, settings in entries.items():
-        where = f"{options.concepts}: {name}"
+        where = f"{shown}: {name}"
         # Keys of a YAML mapping may be numbers, dates and other types.
         settings = rename_settings(where, {str(key): value for key, value in settings.items()})
         if "out" in settings:
@@ -45,19 +48,17 @@ def read_concepts(options: ConceptsOptions, flags: Sequence[str]) -> list[Concep
     return configs
 
 
-def _check_names(names: Iterable[str], source: Path) -> None:
+def _check_names(names: Iterable[str], source: str) -> None:
     """Raises: UserError for names that cannot be separate folders in --out on every operating system."""
     seen: dict[str, str] = {GROUPS: GROUPS}
     for name in names:
-        plain_name(name, f"{printable(str(source))}: the concept's name")
+        plain_name(name, f"{source}: the concept's name")
         before = seen.setdefault(same_name(name), name)
         if name == GROUPS or before == GROUPS:
-            raise UserError(
-                f"{printable(str(source))}: a concept cannot be named {name!r}: --out has a folder {GROUPS}/"
-            )
+            raise UserError(f"{source}: a concept cannot be named {name!r}: --out has a folder {GROUPS}/")
         if before is not name:
             raise UserError(
-                f"{printable(str(source))}: {before!r} and {name!r} would be one folder on systems that ignore"
+                f"{source}: {before!r} and {name!r} would be one folder on systems that ignore"
                 " upper and lower case: rename one"
             )
 
@@ -76,7 +77,8 @@ def _read_file(given: Path) -> dict[str, dict[str, Any]]:
             f"{path}: {printable(wrong[0])} must be a mapping of settings, such as {{class_noun: dog, images: my_dog}}"
         )
     # Paths of folders are relative to the folder of the file. A name without a folder may be a packaged concept.
-    return {str(name): _from(path.parent, dict(value)) for name, value in entries.items()}
+    find = _beside(original(str(path)))
+    return {str(name): _from(find, dict(value)) for name, value in entries.items()}
 
 
 def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
@@ -84,12 +86,22 @@ def _read_folder(folder: Path) -> dict[str, dict[str, Any]]:
     for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if not (child / "concept.yaml").exists():
             raise UserError(f"{child} has no concept.yaml: write `class_noun: dog`, or what it is, into one")
-        entries[child.name] = {"images": str(child), **_from(child, read_yaml(child / "concept.yaml"))}
+        find = _beside(str(child / "concept.yaml"))
+        entries[child.name] = {"images": str(child), **_from(find, read_yaml(child / "concept.yaml"))}
     return entries
 
 
-def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _beside(file: str) -> Callable[[str], str | None]:
+    """Gives the folder of a name beside `file`, a path or an address; None if there is none."""
+    if not is_remote(file):
+        folder = Path(file).parent
+        return lambda name: str(folder / name) if (folder / name).is_dir() else None
+    root = file.rpartition("/")[0]
+    return lambda name: f"{root}/{name}" if list_names(ObjectFolder(f"{root}/{name}")) else None
+
+
+def _from(find: Callable[[str], str | None], settings: dict[str, Any]) -> dict[str, Any]:
     images = settings.get("images")
-    if isinstance(images, str) and images and (folder / images).is_dir():
-        return settings | {"images": str(folder / images)}
+    if isinstance(images, str) and images and not is_remote(images) and (folder := find(images)):
+        return settings | {"images": folder}
     return settings

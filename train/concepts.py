@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.storage.address import is_remote, url_of
+from blocklora_jax.storage.copies import errors_name_originals
 from train.concept.staging import stage_inputs, staged_output, staged_path
 from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 from train.shares.share import Share
 
 
+@errors_name_originals()
 def main(args: Sequence[str] | None = None) -> None:
     """The command line."""
     # With return_unknown_args, tyro returns a pair: the options, and the arguments that it does not know.
@@ -36,8 +39,12 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     from train.concept.groups import train_and_report
 
+    def shown(path: Path) -> str:
+        inner = path.relative_to(local.out).as_posix()
+        return f"{url_of(options.out)}/{inner}" if is_remote(options.out) else str(path)
+
     with staged_output(options.out):
-        train_and_report([stage_inputs(config) for config in configs], local.groups, options.at_once)
+        train_and_report([stage_inputs(config) for config in configs], local.groups, options.at_once, shown)
 
 
 if __name__ == "__main__":

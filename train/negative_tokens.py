@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from blocklora_jax.command_line.bucket_files import files_in_buckets
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
@@ -37,6 +38,7 @@ class NegativeTokensOptions:
         check_options(self)
 
 
+@files_in_buckets()
 def main() -> None:
     """The command line."""
     options = read_options(NegativeTokensOptions, description=__doc__, prog="python -m train.negative_tokens")

@@ -45,7 +45,8 @@ class Options:
     adapters: tuple[int, ...] = (1, 15, 60)
     """Numbers of adapters to merge."""
     model: str = "pocket"
-    """The model to merge into: "pocket" or a Diffusers folder."""
+    """The model to merge into: "pocket", a Diffusers folder, or "sd15", "sd21" or "sdxl": random weights of full size,
+    for which SDXL needs 30 GB in the folder for temporary files."""
     entries: int = 10_000
     """Concepts in the registry."""
     writers: int = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -16,13 +17,22 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.diffusers import load_folder
 from blocklora_jax.errors import UserError
 from blocklora_jax.testing.random_adapter import random_adapter
+from blocklora_jax.testing.random_folder import write_model
 
+# Names of families, whose weights are made up.
+_PUBLISHED = ("sd15", "sd21", "sdxl")
 # Slots in a basis, as the defaults of train.concept have them.
 _PARTITION = Partition(num_blocks=512, basis="0" * 16, assignment="text")
 
 
 def measure(model: str, folder: Path, counts: tuple[int, ...]) -> list[dict[str, Any]]:
-    """A row for each number of adapters. Each merge runs in a process of its own, which says its memory."""
+    """A row for each number of adapters. Each merge runs in a process of its own, which says its memory.
+
+    model: "pocket", a Diffusers folder, or "sd15", "sd21" or "sdxl" for random weights of full size in float16.
+    """
+    if model in _PUBLISHED:
+        write_model(folder / model, model)
+        model = str(folder / model)
     # Not in memory, so that models of any size can be merged.
     base = load_folder(model, mapped=True)
     files = _write_adapters(base.params, folder / "adapters", max(counts))
@@ -33,6 +43,8 @@ def measure(model: str, folder: Path, counts: tuple[int, ...]) -> list[dict[str,
         if done.returncode:
             raise UserError(f"merging {count} adapters failed, see above")
         rows.append(json.loads(done.stdout.splitlines()[-1]))
+        # A merged SDXL has 14 GB.
+        shutil.rmtree(folder / f"out{count}")
     return rows
 
 

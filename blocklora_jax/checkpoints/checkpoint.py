@@ -12,6 +12,7 @@ from blocklora_jax.checkpoints.model_index import model_family
 from blocklora_jax.models.config import TextConfig, TextProjectionConfig, UNetConfig, VAEConfig
 from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
+from blocklora_jax.storage.address import is_remote
 
 CONFIGS = {
     "unet": UNetConfig,
@@ -49,7 +50,8 @@ class Checkpoint:
     @property
     def public_name(self) -> str:
         """The name without a path, for files that are given to others: "pocket", a hub id, or a folder's name."""
-        return Path(self.name).name if os.path.exists(os.path.expanduser(self.name)) else self.name
+        is_place = is_remote(self.name) or os.path.exists(os.path.expanduser(self.name))
+        return Path(self.name).name if is_place else self.name
 
     @property
     def family(self) -> str:

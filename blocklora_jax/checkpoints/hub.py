@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from blocklora_jax.errors import UserError
 from blocklora_jax.hub.address import is_hub_id
 from blocklora_jax.hub.explain import LOG_IN, NO_NETWORK, class_names, explained
+from blocklora_jax.storage.copies import original
 
 POCKET = "pocket"
 
@@ -35,7 +36,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """Files on this machine."""
+    """Files on this machine. name: the address if they are a copy of a folder in an object store."""
 
     name: str
     folder: Path
@@ -97,7 +98,7 @@ def find_source(name: str | os.PathLike[str], revision: str | None = None) -> So
     if text and path.is_dir():  # Path("") is the working directory
         if revision is not None:
             raise UserError(f"a revision ({revision!r}) is only for hub repositories; {text!r} is a folder")
-        return LocalFolder(text, path)
+        return LocalFolder(original(text), path)
     if text == POCKET:
         raise UserError(f"this installation lacks the pocket model ({path}); install the package again")
     if path.is_file():

@@ -7,22 +7,26 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
+from blocklora_jax.command_line.bucket_files import files_in_buckets
+
 
 class Command(NamedTuple):
     """A command and its function.
 
     name: the word on the command line. help: one line. target: "module:function". The function reads `sys.argv` and may
-    return an exit code.
+    return an exit code. stages: its options may name files in object stores, which are copied here and there.
     """
 
     name: str
     help: str
     target: str
+    stages: bool = False
 
     def load(self) -> Callable[..., int | None]:
         """The function, from its module, which is imported now."""
-        module, _, function = self.target.partition(":")
-        return getattr(import_module(module), function)
+        module, _, name = self.target.partition(":")
+        function = getattr(import_module(module), name)
+        return files_in_buckets()(function) if self.stages else function
 
 
 def list_commands(commands: Iterable[Command]) -> str:

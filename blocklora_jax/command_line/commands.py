@@ -11,7 +11,7 @@ TRAINING = (
     Command("report", "write report.html of runs, finished or interrupted", "train.report:main"),
     Command("negative-tokens", "collect the tokens of other concepts for erasure", "train.negative_tokens:main"),
 )
-MERGING = (
+_MERGING = (
     Command("merge", "merge adapters: pictures, a model folder, or both", "merge.cli.merge:merge_command"),
     Command("info", "print what is in adapter files", "merge.cli.info:print_info"),
     Command("check", "say whether adapters can be merged; measure crosstalk", "merge.cli.check:check_files"),
@@ -25,5 +25,6 @@ MERGING = (
     Command("library", "list the LoRA files of a folder, with triggers and problems", "merge.cli.library:main"),
     Command("registry", "reserve slots, and list which concept has which", "merge.cli.registry:main"),
 )
+MERGING = tuple(command._replace(stages=True) for command in _MERGING)
 BROWSER = (Command("app", "teach, compose and share concepts in a browser", "train.app.__main__:main"),)
 COMMANDS = (*TRAINING, *MERGING, *BROWSER)

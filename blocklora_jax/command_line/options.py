@@ -13,6 +13,7 @@ import tyro
 
 from blocklora_jax.checks.bounds import BOUNDS, Bound, check_number
 from blocklora_jax.checks.texts import is_unicode
+from blocklora_jax.command_line.bucket_files import with_local_files
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
 
@@ -29,6 +30,8 @@ _NEVER_EMPTY = frozenset("slot blocks counts seeds rates ranks recipes only fami
 def read_options(options: type[T], args: Sequence[str] | None = None, **settings: Any) -> T:
     """The options that `args` give. args: default: those of the process. settings: further arguments for `tyro.cli`.
 
+    Within `files_in_buckets`, addresses of object stores are replaced by local copies.
+
     Raises: UserError for an empty path, which would mean the current folder, and whatever the class of options raises.
     """
     args = list(sys.argv[1:] if args is None else args)
@@ -39,7 +42,7 @@ def read_options(options: type[T], args: Sequence[str] | None = None, **settings
         settings["description"] = text
     if "prog" in settings:
         settings["prog"] = as_called(settings["prog"])
-    return tyro.cli(options, args=args, **settings)
+    return with_local_files(tyro.cli(options, args=args, **settings))
 
 
 def check_options(options: Any, bounds: Mapping[str, Bound] | None = None) -> None:

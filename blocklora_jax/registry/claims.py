@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
@@ -16,10 +16,13 @@ from blocklora_jax.io.printing import printable
 from blocklora_jax.prompts.concept_token import is_concept_token
 
 VERSION = 1
+MOST_PER_SLOT = 10_000
 Draw = Literal["free", "name"]
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
 _BASIS = re.compile(r"([0-9a-f]{16})?")
 _LONGEST = 1000  # characters
+# Newer fields, and the values that files without them have.
+_OLD = {"codewords": "", "per_slot": 1}
 _FIELDS = {"blocklora_registry", "base_name", "base_digest", "partition", "entries"}
 
 
@@ -59,6 +62,7 @@ class Registry:
     owner and date may be missing. All other fields are required, and no others are allowed. A partition in a basis also
     has "basis": "<its digest>", and may have "assignment": "text" (see `Partition`). Then the registry may have
     "codewords": "<their digest>", the codewords at which the concepts' tokens start (see `basis.codewords_digest`).
+    "per_slot": 3 lets up to three concepts own the same slot. Such concepts cannot be merged with each other.
     """
 
     partition: Partition
@@ -66,6 +70,7 @@ class Registry:
     base_digest: str = ""
     entries: tuple[Entry, ...] = ()
     codewords: str = ""
+    per_slot: int = 1
 
     def training_flags(self) -> str:
         """The flags for training concepts of this registry, without their slots."""
@@ -81,14 +86,31 @@ class Registry:
         return [slot for slot in range(self.partition.num_blocks) if slot not in taken]
 
     def collisions(self) -> list[str]:
-        """Messages about slots, tokens and names that two entries both claim; empty if there are none."""
-        problems = []
+        """Messages about slots, tokens and names that two entries both claim; empty if there are none.
+
+        A slot may have `per_slot` owners.
+        """
+        problems, crowded = [], {slot for slot, count in self._owners().items() if count > self.per_slot}
         for one, other in self._meeting():
-            shared = sorted(set(one.slots) & set(other.slots))
+            shared = sorted(set(one.slots) & set(other.slots) & crowded)
             problems += [f"{one} and {other} both own slot {_numbers(shared)}"] if shared else []
             problems += [f"{one} and {other} both use the token {one.token}"] if one.token == other.token else []
             problems += [f"two entries are named {one.name!r}"] if one.name == other.name else []
         return problems
+
+    def conflicts(self, names: Sequence[str]) -> list[str]:
+        """Messages about those of the named concepts that own the same slot, and so cannot be merged.
+
+        Raises: UserError for a name without a claim.
+        """
+        entries = {entry.name: entry for entry in self.entries}
+        if missing := [name for name in names if name not in entries]:
+            raise UserError(f"the registry has no entry {missing[0]!r}")
+        chosen = replace(self, entries=tuple(entries[name] for name in dict.fromkeys(names)), per_slot=1)
+        return [f"{problem}: they cannot be merged with each other" for problem in chosen.collisions()]
+
+    def _owners(self) -> Counter[int]:
+        return Counter(slot for entry in self.entries for slot in set(entry.slots))
 
     def _meeting(self) -> Iterator[tuple[Entry, Entry]]:
         """The pairs of entries that have a slot, the token or the name in common, in their order."""
@@ -107,8 +129,10 @@ class Registry:
             raise UserError(
                 f"the registry has no token {token}: claim a slot first, with `python -m merge registry add`"
             )
+        owners = self._owners()
+        crowded = {slot for slot in claim.slots if owners[slot] > self.per_slot}
         others = (other for other in self.entries if other is not claim)
-        wrong = [other for other in others if set(other.slots) & set(claim.slots) or other.token == token]
+        wrong = [other for other in others if set(other.slots) & crowded or other.token == token]
         if wrong:
             raise UserError(
                 f"{claim} and {wrong[0]} collide in the registry (`python -m merge registry check` shows how): "
@@ -129,12 +153,15 @@ class Registry:
             if other.token == entry.token:
                 raise UserError(f"the token {entry.token} is taken by {other}: choose another with --token")
         holders = {slot: other for other in self.entries for slot in other.slots}
-        if taken := [f"slot {slot} is taken by {holders[slot]}" for slot in slots if slot in holders]:
+        owners = self._owners()
+        if taken := [f"slot {slot} is taken by {holders[slot]}" for slot in slots if owners[slot] >= self.per_slot]:
             raise UserError(f"{'; '.join(taken)}: {self._advice()}")
         return replace(self, entries=(*self.entries, replace(entry, slots=slots)))
 
-    def draw_slots(self, name: str, draw: Draw, count: int = 1) -> tuple[int, ...]:
+    def draw_slots(self, name: str, draw: Draw, count: int = 1, apart: Sequence[str] = ()) -> tuple[int, ...]:
         """Slots for a concept: the lowest free ones, or the one that its name's hash gives (`slot_from_name`).
+
+        Where concepts share slots, those with the fewest owners. apart: names of concepts whose slots it must not have.
 
         Raises: UserError if `count` is below 1, or if there are fewer free slots.
         """
@@ -142,10 +169,14 @@ class Registry:
             raise UserError(f"a concept owns one slot or more, not {count}")
         if draw == "name":
             return (slot_from_name(name, self.partition.num_blocks),)
-        free = self.free_slots()
+        owners = self._owners()
+        kept_off = {slot for entry in self.entries if entry.name in apart for slot in entry.slots}
+        free = [
+            slot for slot in range(self.partition.num_blocks) if owners[slot] < self.per_slot and slot not in kept_off
+        ]
         if len(free) < count:
             raise UserError(f"there are fewer than {count} free slots: {self._advice()}")
-        return tuple(free[:count])
+        return tuple(sorted(sorted(free, key=lambda slot: owners[slot])[:count]))
 
     def drop(self, name: str) -> Registry:
         """The registry without the entry `name`. Raises UserError if there is none."""
@@ -167,8 +198,8 @@ class Registry:
     def to_json(self) -> dict[str, Any]:
         """The registry as plain JSON, in the form shown above."""
         value = {"blocklora_registry": VERSION, **asdict(self), "partition": self.partition.to_json()}
-        # Without codewords the field is left out, as in older files.
-        return {name: item for name, item in value.items() if name != "codewords" or item}
+        # Newer fields with the values of older files are left out.
+        return {name: item for name, item in value.items() if (name, item) not in _OLD.items()}
 
     @classmethod
     def from_json(cls, value: Any, source: str) -> Registry:
@@ -180,7 +211,7 @@ class Registry:
                 f"{source} is a registry of version {value['blocklora_registry']}; this program reads {VERSION}: "
                 "update blocklora_jax"
             )
-        if wrong := sorted(_FIELDS ^ (value.keys() - {"codewords"})):
+        if wrong := sorted(_FIELDS ^ (value.keys() - _OLD.keys())):
             raise UserError(f"{source} must have the fields {', '.join(sorted(_FIELDS))}; check {', '.join(wrong)}")
         try:
             if not isinstance(value["entries"], list):
@@ -193,6 +224,9 @@ class Registry:
         codewords = value.get("codewords", "")
         if not isinstance(codewords, str) or not _BASIS.fullmatch(codewords):
             raise UserError(f"{source}: codewords {codewords!r:.100} must be 16 hexadecimal digits, or empty")
+        per_slot = value.get("per_slot", 1)
+        if type(per_slot) is not int or not 1 <= per_slot <= MOST_PER_SLOT:
+            raise UserError(f"{source}: per_slot {per_slot!r:.100} must be a whole number from 1 to {MOST_PER_SLOT}")
         if not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"{source}: base_name and base_digest must be strings")
         try:
@@ -201,7 +235,7 @@ class Registry:
                 raise UserError(f"base_digest {value['base_digest'][:40]!r} must be 64 hexadecimal digits, or empty")
         except UserError as error:
             raise UserError(f"{source} cannot be read as a registry: {error}") from error
-        return cls(partition=partition, entries=entries, codewords=codewords, **texts)
+        return cls(partition=partition, entries=entries, codewords=codewords, per_slot=per_slot, **texts)
 
 
 def _check_texts(texts: Mapping[str, str]) -> None:

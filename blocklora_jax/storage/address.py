@@ -34,6 +34,25 @@ def url_of(path: str | PathLike[str]) -> str:
     return f"{match[1]}://{match[2].rstrip('/')}"
 
 
+def has_pattern(path: str | PathLike[str]) -> bool:
+    """Whether an address stands for several files, as a shell's patterns do.
+
+    >>> has_pattern("s3://bucket/runs/*/adapter.safetensors"), has_pattern("s3://bucket/ada.safetensors")
+    (True, False)
+    """
+    return is_remote(path) and "*" in str(path)
+
+
+def without_file_protocol(path: str) -> str:
+    """A path that was given as file://…, as a plain path; other texts unchanged.
+
+    >>> without_file_protocol("file:///data/ada.safetensors"), without_file_protocol("runs/ada")
+    ('/data/ada.safetensors', 'runs/ada')
+    """
+    match = re.fullmatch(r"file:(?://)?(/.*)", path, re.DOTALL)
+    return f"/{match[1].lstrip('/')}" if match else path
+
+
 def local_name(url: str) -> str:
     """The name of a local copy: the same on every machine, different for every address, and readable.
 

@@ -70,10 +70,11 @@ class Mirror:
             if self._sent.get(name) == found[name]:
                 continue
             try:
-                data = (self._local / name).read_bytes()
-            except OSError:
-                continue  # The run removed it meanwhile, such as an old checkpoint.
-            self._remote.write(name, data)
+                self._remote.upload(name, self._local / name)
+            except (OSError, UserError):
+                if not (self._local / name).exists():
+                    continue  # The run removed it meanwhile, such as an old checkpoint.
+                raise
             self._sent[name] = found[name]
         for name in self._sent.keys() - found.keys():
             self._remote.remove(name)

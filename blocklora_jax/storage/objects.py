@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.storage.address import PACKAGES, url_of
 
 _TIMES = ("LastModified", "updated", "mtime", "created")
+# Files above this size are sent in pieces of this size, a few at once, so that memory is bounded. Google Cloud Storage
+# takes multiples of 256 KiB, and S3 at most 10,000 pieces, here 160 GB.
+PIECE = 16 << 20
+_IN_PIECES = {"gs": {"chunksize": PIECE}, "s3": {"chunksize": PIECE, "max_concurrency": 4}}
+# How they are fetched; others send small pieces one by one.
+_FETCHED_IN_PIECES = {"s3": _IN_PIECES["s3"]}
 
 
 class ObjectFolder:
@@ -25,7 +32,7 @@ class ObjectFolder:
     def __init__(self, url: str) -> None:
         self.url = url_of(url)
         self.files = open_store(self.url)
-        self._path = self.url.partition("://")[2]
+        self.protocol, _, self._path = self.url.partition("://")
 
     def __str__(self) -> str:
         return self.url
@@ -51,6 +58,39 @@ class ObjectFolder:
         """See `SharedFolder`."""
         with explained(self.url, "write"):
             self.files.pipe_file(self.path(name), data)
+
+    def upload(self, name: str, file: Path, new: bool = False) -> bool:
+        """Write a file of this machine, of any size. new: as in `create`, False if there is one of that name.
+
+        Raises: UserError if it cannot be written; FileNotFoundError if `file` is not there.
+        """
+        if file.stat().st_size <= PIECE:
+            data = file.read_bytes()
+            return self.create(name, data) if new else self.write(name, data) or True
+        with explained(f"{self.url}/{name}", "write"):
+            mode, settings = "create" if new else "overwrite", _IN_PIECES.get(self.protocol, {})
+            try:
+                self.files.put_file(str(file), self.path(name), mode=mode, **settings)
+            except Exception as error:
+                if new and (isinstance(error, FileExistsError) or _is_taken(error)):
+                    return False
+                raise
+        return True
+
+    def fetch(self, name: str, file: Path) -> None:
+        """Copy a file of any size to this machine. Raises: UserError if it cannot be read."""
+        with explained(self.url, "read"):
+            self.files.get_file(self.path(name), str(file), **_FETCHED_IN_PIECES.get(self.protocol, {}))
+
+    def info(self, name: str) -> dict[str, Any] | None:
+        """What the store knows of a file; None if there is no file of that name."""
+        with explained(self.url, "read"):
+            self.files.invalidate_cache()
+            try:
+                found = self.files.info(self.path(name))
+            except FileNotFoundError:
+                return None
+        return found if found.get("type") == "file" else None
 
     def read(self, name: str) -> bytes | None:
         """See `SharedFolder`."""
@@ -79,12 +119,8 @@ class ObjectFolder:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if there is none."""
-        with explained(self.url, "read"):
-            self.files.invalidate_cache()
-            try:
-                return int(self.files.info(self.path(name))["size"])
-            except FileNotFoundError:
-                return None
+        found = self.info(name)
+        return None if found is None else int(found["size"])
 
     def remove(self, name: str) -> None:
         """See `SharedFolder`."""
@@ -125,6 +161,17 @@ def list_files(folder: ObjectFolder) -> dict[str, dict[str, Any]]:
         for path, info in found.items()
         if path.lstrip("/").startswith(start) and not path.endswith("/")
     }
+
+
+def list_names(folder: ObjectFolder) -> list[str]:
+    """The names of the files and folders directly in a folder, sorted."""
+    with explained(folder.url, "read"):
+        folder.files.invalidate_cache()
+        try:
+            found = folder.files.ls(folder.path("").rstrip("/"), detail=False)
+        except FileNotFoundError:
+            return []
+    return sorted({path.rstrip("/").rpartition("/")[2] for path in found})
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from blocklora_jax.library.unique_names import unique_names
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, is_url, read_registry, registry_file, update_registry
+from blocklora_jax.storage.address import is_remote
 from merge.cli.convert_options import ConvertOptions, conversion_config, prompt_words
 from merge.cli.converter import Converter, reader_of
 from merge.cli.convolutions import split_convolutions
@@ -128,7 +129,7 @@ def _claim(options: ConvertOptions, names: Sequence[str], narrowest: int) -> Reg
     place = _place(options)
     if is_url(place):
         return read_registry(place)
-    if not registry_file(place).exists():
+    if not is_remote(place) and not registry_file(place).exists():
         blocks = max(options.blocks, len(names))
         _check_width(blocks, narrowest)
         partition = Partition(num_blocks=blocks, axis=options.axis, seed=options.partition_seed)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tyro.conf import Positional
 
@@ -40,6 +40,8 @@ class ScanOptions(Options):
     The headers of files are read, and texts beside them: Civitai's .civitai.info, A1111's .json, a .txt. Your changes
     to the list are kept, and so are its comments.
     """
+
+    CHANGES: ClassVar = ("folder",)
 
     folder: Positional[Path]
     """The folder with the LoRA files."""

@@ -9,7 +9,6 @@ from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.commands import MERGING
 from blocklora_jax.command_line.renamed import current_name
 from blocklora_jax.errors import UserError
-from merge.cli.merge import merge_command
 from merge.cli.verbs import is_verb
 
 # `python -m merge merge FILES …` is the same as `python -m merge FILES …`.
@@ -25,6 +24,6 @@ def main(args: Sequence[str] | None = None) -> None:
     elif args and is_verb(verb):
         raise UserError(unknown_command(verb, [name for name in VERBS if name != "merge"]))
     else:
-        code = merge_command(args)
+        code = VERBS["merge"].load()(args)
     if code:
         raise SystemExit(code)

@@ -11,14 +11,15 @@ from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
-from blocklora_jax.checks.bounds import BOUNDS
+from blocklora_jax.checks.bounds import BOUNDS, Bound
 from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
 from blocklora_jax.prompts.concept_token import concept_token
-from blocklora_jax.registry.claims import Draw, Entry, Registry
+from blocklora_jax.registry.claims import MOST_PER_SLOT, Draw, Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
+from blocklora_jax.storage.copies import original
 from merge.cli.plan import PlanOptions, print_plan
 from merge.cli.shared_options import ConceptName, CutAxis, Options, PartitionSeed, RegistryPlace, Variant
 
@@ -51,9 +52,12 @@ class NewOptions(Options):
     """Give every slot one block of this basis of --model, for all layers that read text, as `train.concept` does by
     default. It is a file of `train.basis`, or "pocket". Without it the slots are blocks of the features themselves, and
     concepts are trained with --config feature_blocks."""
+    per_slot: int = 1
+    """How many concepts may own the same slot, for more concepts than slots. Concepts of one slot cannot be merged with
+    each other (`add --apart-from` and `check --together` help to choose)."""
 
     def __post_init__(self) -> None:
-        check_options(self, {"blocks": BOUNDS["slots"]})
+        check_options(self, {"blocks": BOUNDS["slots"], "per_slot": Bound(1, MOST_PER_SLOT)})
         if self.basis is not None and self.model is None:
             raise UserError("--basis belongs to a base model: name that with --model")
 
@@ -73,6 +77,8 @@ class AddOptions(Options):
     """How slots are chosen without --slot: the lowest free ones, or the one that the name's hash gives."""
     count: int = 1
     """Number of slots for the concept. A concept that is hard to learn may need more."""
+    apart_from: tuple[str, ...] = ()
+    """Names of concepts with which this one will be merged, where concepts share slots: it gets none of their slots."""
     owner: str = ""
     """The person to ask about it: a name, an address."""
 
@@ -94,6 +100,8 @@ class CheckOptions(Options):
     where: RegistryPlace
     files: Positional[tuple[Path, ...]] = ()
     """Adapter files."""
+    together: tuple[str, ...] = ()
+    """Names of concepts to be merged: name those that own the same slot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +142,8 @@ def start(options: NewOptions) -> int:
     if options.basis is not None:
         partition, codewords = _in_basis(partition, options.basis, digest)
     registry = Registry(
-        partition=partition, base_name=options.model or "", base_digest=digest, codewords=codewords
+        partition=partition, base_name=original(options.model or ""), base_digest=digest, codewords=codewords,
+        per_slot=options.per_slot,
     )  # fmt: skip
     print(f"wrote {create_registry(options.where, registry)}: {options.blocks} free slots")
     return 0
@@ -156,7 +165,7 @@ def add(options: AddOptions) -> int:
     token = options.token or concept_token(options.name)
 
     def claim(registry: Registry) -> Registry:
-        slots = options.slot or registry.draw_slots(options.name, options.draw, options.count)
+        slots = options.slot or registry.draw_slots(options.name, options.draw, options.count, options.apart_from)
         today = date.today().isoformat()
         return registry.claim(Entry(name=options.name, token=token, slots=slots, owner=options.owner, date=today))
 
@@ -188,6 +197,8 @@ def show(options: ListOptions) -> int:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     free = registry.free_slots()
     print(f"free: {', '.join(map(str, free)) or 'none'}")
+    if registry.per_slot > 1:
+        print(f"up to {registry.per_slot} concepts own a slot together; they cannot be merged with each other")
     for collision in registry.collisions():
         print(f"collision: {collision}")
     return 0
@@ -196,7 +207,7 @@ def show(options: ListOptions) -> int:
 def check(options: CheckOptions) -> int:
     """Print all problems. Gives the exit code: 1 if there are any."""
     registry = read_registry(options.where)
-    problems = registry.collisions()
+    problems = [*registry.collisions(), *registry.conflicts(options.together)]
     for path in options.files:
         try:
             problems += [f"{path}: {problem}" for problem in claim_problems(registry, Adapter.load(path))]
@@ -223,6 +234,8 @@ def claim_problems(registry: Registry, adapter: Adapter) -> list[str]:
         problems.append(f"{adapter.name!r} is not registered, and owns slot {_text(info.slots)}")
     elif not set(info.slots) <= {slot for entry in claims for slot in entry.slots}:
         problems.append(f"owns slot {_text(info.slots)}, but {claims[0]} registered slot {_text(claims[0].slots)}")
+    if registry.per_slot > 1:
+        return problems  # Others may own the slot too.
     others = [entry for entry in registry.entries if entry not in claims and set(entry.slots) & set(info.slots)]
     return problems + [f"slot {_text(sorted(set(e.slots) & set(info.slots)))} is registered by {e}" for e in others]
 

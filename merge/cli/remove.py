@@ -12,6 +12,7 @@ from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
+from blocklora_jax.storage.copies import local_copy
 from merge import remove as remove_concept
 from merge import replace as replace_concept
 from merge.cli.files import load_adapter
@@ -56,7 +57,8 @@ def rewrite(options: RemoveOptions, new: Adapter | None, weight: float, files: S
     """
     manifest = read_merge_manifest(options.merged, options.verify)
     _check_method(manifest, options.merged)
-    name = options.base or manifest.base_name
+    # A manifest may name a base in an object store.
+    name = local_copy(options.base or manifest.base_name)
     # `--out` may be the merged folder itself, which is then changed in place.
     in_place = options.out.resolve() == options.merged.resolve()
     own = [] if options.adapter is None else [options.adapter]

@@ -29,7 +29,8 @@ Files = Positional[
         tyro.conf.arg(
             help="Adapters: files (the adapter.safetensors of training runs, LoRAs of other programs), folders of "
             "them, a library.yaml of `python -m merge library scan`, or repositories on the Hugging Face hub "
-            "(hub:owner/name, hub:owner/name@revision/folder/file.safetensors)."
+            "(hub:owner/name, hub:owner/name@revision/folder/file.safetensors). All files and folders of this command "
+            "may be in object stores (s3://bucket/folder, gs://…)."
         ),
     ]
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,40 @@ def test_collisions_written_by_hand_are_reported_before_training():
         registry.find("<eve>")
 
 
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(NAMES, st.integers(1, 3)), max_size=12), st.integers(1, 3))
+def test_slots_have_as_many_owners_as_the_registry_allows_and_fill_up_evenly(claims, per_slot):
+    registry = replace(make_registry(blocks=5), per_slot=per_slot)
+    for name, count in claims:
+        try:
+            registry = registry.claim(entry(name, *registry.draw_slots(name, "free", count)))
+        except UserError:
+            continue
+    owners = Counter(slot for e in registry.entries for slot in e.slots)
+    assert max(owners.values(), default=0) <= per_slot
+    assert max(owners.values(), default=0) - min(owners[slot] for slot in range(5)) <= 1
+    assert registry.collisions() == []
+    assert all(registry.find(e.token) == e for e in registry.entries)
+    assert Registry.from_json(json.loads(json.dumps(registry.to_json())), "x") == registry
+    assert ("per_slot" in registry.to_json()) == (per_slot > 1)
+
+
+def test_concepts_of_one_slot_conflict_and_a_concept_can_be_kept_apart_from_others():
+    registry = replace(make_registry(entry("ada", 0), entry("bob", 1), entry("cyd", 0), blocks=3), per_slot=2)
+    assert registry.conflicts(["ada", "bob"]) == []
+    message = "'ada' and 'cyd' both own slot 0: they cannot be merged with each other"
+    assert registry.conflicts(["ada", "bob", "cyd"]) == [message]
+    with pytest.raises(UserError, match="no entry 'eve'"):
+        registry.conflicts(["ada", "eve"])
+    assert registry.draw_slots("eve", "free", apart=["ada"]) == (2,)
+    full = replace(registry, entries=(*registry.entries, entry("dan", 2), entry("eve", 2)))
+    assert full.draw_slots("flo", "free", apart=["ada"]) == (1,)
+    with pytest.raises(UserError, match="fewer than 1 free slots"):
+        full.draw_slots("flo", "free", apart=["bob"])
+    with pytest.raises(UserError, match="slot 0 is taken by 'cyd'"):
+        full.claim(entry("flo", 0))
+
+
 GOOD = json.loads(json.dumps(make_registry(entry("ada", 0)).to_json()))
 
 
@@ -104,6 +140,8 @@ GOOD = json.loads(json.dumps(make_registry(entry("ada", 0)).to_json()))
         (GOOD | {"blocklora_registry": 2}, "of version 2; this program reads 1"),
         ({k: v for k, v in GOOD.items() if k != "entries"}, "check entries"),
         (GOOD | {"colour": 1}, "check colour"),
+        (GOOD | {"per_slot": 0}, "must be a whole number from 1"),
+        (GOOD | {"per_slot": True}, "must be a whole number from 1"),
         (GOOD | {"base_digest": None}, "must be strings"),
         (GOOD | {"partition": {"num_blocks": 4}}, "must have num_blocks, axis and seed"),
         (GOOD | {"partition": {"num_blocks": 4.5, "axis": "in", "seed": 0}}, "whole numbers"),

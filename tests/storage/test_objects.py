@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
+import filecmp
+import random
 import threading
 import time
-import uuid
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
+from bucket_builders import s3_bucket, url
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.storage import objects
 from blocklora_jax.storage.address import is_remote, url_of
 from blocklora_jax.storage.copies import SETTING, fetch
 from blocklora_jax.storage.lease import take_lease
 from blocklora_jax.storage.mirror import Mirror
 from blocklora_jax.storage.objects import ObjectFolder, list_files
 
-
-@pytest.fixture(scope="module")
-def s3_bucket():
-    """A bucket of a local server; the environment says where it is."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patched:
-        host, port = server.get_host_and_port()
-        patched.setenv("AWS_ENDPOINT_URL", f"http://{'localhost' if host == '0.0.0.0' else host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patched.setenv(name, "test")
-        patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
-
-
-@pytest.fixture(params=["memory", "s3"])
-def url(request):
-    root = request.getfixturevalue("s3_bucket") if request.param == "s3" else "memory://bucket"
-    return f"{root}/{uuid.uuid4().hex}"
+__all__ = ["s3_bucket", "url"]
 
 
 def test_an_address_survives_being_a_path():
@@ -64,6 +43,23 @@ def test_files_are_written_listed_and_removed(url):
     folder.remove("x")
     folder.remove("x")
     assert folder.names() == []
+
+
+def test_a_large_file_is_sent_and_fetched_in_pieces(url, tmp_path, monkeypatch):
+    size = 5 << 20  # the smallest piece that S3 takes
+    settings = {"chunksize": size, "max_concurrency": 2}
+    monkeypatch.setattr(objects, "PIECE", size)
+    for table in (objects._IN_PIECES, objects._FETCHED_IN_PIECES):
+        monkeypatch.setitem(table, "s3", settings)
+    (tmp_path / "large").write_bytes(random.Random(0).randbytes(2 * size + 7))
+    folder = ObjectFolder(url)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("the file was read whole"))
+    Mirror(tmp_path, folder).upload()
+    folder.fetch("large", tmp_path / "copy")
+    assert filecmp.cmp(tmp_path / "large", tmp_path / "copy", shallow=False)
+    assert not folder.upload("large", tmp_path / "copy", new=True)
+    assert folder.upload("other", tmp_path / "copy", new=True)
+    assert folder.size("other") == 2 * size + 7
 
 
 def test_of_several_writers_one_creates_the_object(url):

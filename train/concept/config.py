@@ -19,6 +19,7 @@ from blocklora_jax.probing.basis_file import no_packaged_basis
 from blocklora_jax.prompts.concept_token import is_concept_token
 from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.storage.address import is_remote
+from blocklora_jax.storage.copies import local_copy
 from train.concept.basis_file import WITHOUT
 from train.concept.config_files import find_config, lists_concepts
 from train.concept.setting_types import check_settings, typed_names
@@ -218,7 +219,7 @@ def is_setting(name: object) -> bool:
 
 def _flags_of(given: Path) -> list[str]:
     """The settings of the YAML file that `--config` names as command-line flags."""
-    path = find_config(given)
+    path = find_config(local_copy(given))
     values = read_yaml(path)
     if lists_concepts(values) and not any(map(is_setting, values)):
         raise UserError(

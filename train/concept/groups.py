@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blocklora_jax.adapters.basis import TextBasis
@@ -34,15 +34,20 @@ from train.engine.pod import peers_watched
 SHARED = "shares"
 
 
-def train_and_report(configs: Sequence[ConceptConfig], groups: Path, at_once: int) -> None:
-    """Train the concepts on the hardware that the configurations name, and print where the adapters are."""
+def train_and_report(
+    configs: Sequence[ConceptConfig], groups: Path, at_once: int, shown: Callable[[Path], str] = str
+) -> None:
+    """Train the concepts on the hardware that the configurations name, and print where the adapters are.
+
+    shown: the name of a file for people, as in an object store.
+    """
     run = configs[0].run
     platform = select_platform(run.tpu, run.gpu, run.cpu, configs[0].joining)
     with peers_watched():
         check_pushes(configs)
         paths = train_concepts(configs, groups, at_once, platform)
     if is_first_host():
-        print("\n".join(f"{path} ({c.trigger})" for path, c in zip(paths, configs, strict=True)))
+        print("\n".join(f"{shown(path)} ({c.trigger})" for path, c in zip(paths, configs, strict=True)))
     push_trained(configs, paths)
 
 

@@ -9,6 +9,7 @@ from blocklora_jax.models.attend import check_form
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.registry.store import read_registry
 from blocklora_jax.storage.address import is_remote, url_of
+from blocklora_jax.storage.copies import errors_name_originals
 from train.concept.basis_file import require_basis_file
 from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
@@ -68,6 +69,7 @@ def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffus
     )  # fmt: skip
 
 
+@errors_name_originals()
 def train_and_report(config: ConceptConfig) -> None:
     """Train one concept on the hardware that `config` names, and print where the adapter is."""
     platform = select_platform(config.run.tpu, config.run.gpu, config.run.cpu, config.joining)

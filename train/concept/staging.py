@@ -7,20 +7,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import remove_temporaries
 from blocklora_jax.storage.address import is_remote, local_name, url_of
-from blocklora_jax.storage.copies import clear, download, fetch, remember, staging_folder
+from blocklora_jax.storage.copies import clear, download, local_copy, staging_folder
 from blocklora_jax.storage.lease import take_lease
 from blocklora_jax.storage.mirror import Mirror
 from blocklora_jax.storage.objects import ObjectFolder
 from train.concept.config import ConceptConfig
 
 # Settings that name a file or folder that training reads.
-_INPUTS = ("images", "other_images", "class_images", "model", "basis")
+_INPUTS = ("images", "other_images", "class_images", "model", "basis", "negative_tokens")
 _WRITER, _SILENCE = ".writer", 300.0  # the lease of the run folder, and after how many seconds it is free
-_FETCHED: dict[str, Path] = {}
 PATIENCE = 900.0  # seconds that the end of a run waits for what is not uploaded yet
 
 
@@ -30,20 +30,16 @@ def stage_inputs(config: ConceptConfig, names: Sequence[str] = _INPUTS) -> Conce
     names: of the settings whose files are fetched.
     Raises: UserError if something is not there.
     """
-    staged: dict[str, str | Path] = {}
-    for name, value in config.settings().items():
-        if name in names and value is not None and is_remote(value):
-            copy = _fetch_once(url_of(value))
-            remember(copy, url_of(value))
-            staged[name] = copy if isinstance(value, Path) else str(copy)
-    return config.with_settings(**staged) if staged else config
+    settings = {name: value for name, value in config.settings().items() if name in names}
+    staged = {name: staged_input(value) for name, value in settings.items()}
+    return config.with_settings(**staged) if staged != settings else config
 
 
-def _fetch_once(url: str) -> Path:
-    """A copy that this process fetched is not compared with the store again: hundreds of concepts read one model."""
-    if url not in _FETCHED or not _FETCHED[url].exists():
-        _FETCHED[url] = fetch(url)
-    return _FETCHED[url]
+def staged_input(value: Any) -> Any:
+    """A path or text, or a tuple of them, with local copies in the place of addresses; other values unchanged."""
+    if isinstance(value, tuple):
+        return tuple(map(staged_input, value))
+    return local_copy(value) if isinstance(value, (str, Path)) else value
 
 
 def staged_path(out: Path) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from blocklora_jax.errors import UserError
+from train.engine.background_save import PATIENCE, BackgroundSave, own_copy
 from train.engine.checkpoint_folder import CheckpointFolder
 from train.engine.checkpoint_seal import DamagedError, SealedArgs, SealingHandler, flush, read_seal
 from train.engine.orbax_noise import quiet_orbax
@@ -27,12 +29,31 @@ class MisfitError(Exception):
 
 
 class Checkpoints:
-    """The newest states of one run, in `<folder>/<step>`. Writing is atomic: orbax renames a finished folder."""
+    """The newest states of one run, in `<folder>/<step>`. Writing is atomic: orbax renames a finished folder.
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    As a context, it waits at its end for what is still being written.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, in_background: bool = False) -> None:
+        """in_background: `save` returns when the state is copied; `wait`, or the next `save`, tells of failures."""
         if "\0" in str(folder):
             raise UserError(f"{str(folder)!r} cannot be the name of a folder")
         self._folder, self._keep, self._is_tidy = CheckpointFolder(folder), keep, False
+        # Hosts of a pod save together, and must notice at once if one of them fails.
+        self._in_background = in_background and jax.process_count() == 1
+        self._pending: tuple[int, BackgroundSave] | None = None
+        self._quiet = ExitStack()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.wait()
+        except UserError as failed:
+            if error is None:
+                raise
+            warnings.warn(str(failed), stacklevel=2)
 
     def latest_step(self) -> int | None:
         """The newest saved step, or None."""
@@ -41,17 +62,58 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Save `state`, a pytree of arrays, as the state before step `step`; returns when it is on disk.
 
-        Raises UserError if it cannot be written. Earlier checkpoints stay as they are.
+        In the background, it returns when the state is copied. One state is written at a time.
+
+        Raises UserError if it cannot be written, or if the one before could not. Earlier checkpoints stay as they are.
         """
+        self.wait()
         if step in self._folder.steps():
             return
         state = _without_empty(state)
-        record = describe_state(step, state)
-        try:
+        handler = SealingHandler(describe_state(step, state))
+        if self._in_background:
+            self._begin(step, handler, own_copy(state))
+            return
+        with self._failures_explained(step):
             self._make_room(step)
-            with quiet_orbax():
+            args = SealedArgs(default=ocp.args.StandardSave(state))
+            ocp.Checkpointer(handler).save(self._folder.of(step), args=args, custom_metadata=_SEALED)
+        self._settle()
+
+    def _begin(self, step: int, handler: SealingHandler, state: Any) -> None:
+        # The threads of orbax are silent until `wait`.
+        self._quiet.enter_context(quiet_orbax())
+        try:
+            with self._failures_explained(step):
+                self._make_room(step)
                 args = SealedArgs(default=ocp.args.StandardSave(state))
-                ocp.Checkpointer(SealingHandler(record)).save(self._folder.of(step), args=args, custom_metadata=_SEALED)
+                self._pending = step, BackgroundSave(handler, self._folder.of(step), args, _SEALED)
+        finally:
+            if self._pending is None:
+                self._quiet.close()
+
+    def wait(self, patience: float = PATIENCE) -> None:
+        """Return when the state that is being written is on disk; wait `patience` seconds at most.
+
+        Raises: UserError if it cannot be written, or is not written then.
+        """
+        if self._pending is None:
+            return
+        step, saving = self._pending
+        self._pending = None
+        try:
+            with self._failures_explained(step):
+                saving.wait(patience)
+        finally:
+            self._quiet.close()
+        self._settle()
+
+    @contextmanager
+    def _failures_explained(self, step: int) -> Iterator[None]:
+        """Raises one UserError for whatever goes wrong in the block, and removes what is half-written."""
+        try:
+            with quiet_orbax():
+                yield
         except Exception as error:  # orbax and tensorstore raise many kinds.
             if is_first_host():
                 self._folder.remove_leftovers()
@@ -59,6 +121,9 @@ class Checkpoints:
                 f"cannot save a checkpoint of step {step} in {self._folder.path}: {_reason(error)}; "
                 "make room or repair the disk, then continue with --resume from the earlier checkpoint"
             ) from error
+
+    def _settle(self) -> None:
+        """Drop older checkpoints, now that a newer one is written."""
         if is_first_host():
             # The new name must be on disk before older checkpoints are deleted.
             flush(self._folder.path)
@@ -96,7 +161,8 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Does nothing, because `save` waits until all is written."""
+        """Wait for what is still being written. Raises: UserError like `wait`."""
+        self.wait()
 
     def _make_room(self, step: int) -> None:
         """Remove files that a killed process left, and rename what is in the place of `step`."""

@@ -61,14 +61,14 @@ def run_loop(
         UserError: the loss is not finite, or the folder holds another run's checkpoints.
         Interrupted: after a signal.
     """
-    checkpoints = Checkpoints(run_dir / "checkpoints")
+    checkpoints = Checkpoints(run_dir / "checkpoints", in_background=True)
     if checkpoints.latest_step() is None:
         first = 0
     else:
         first, saved = _restore(checkpoints, to_save(state), config.resume, run_dir)
         state = from_saved(saved)
     # With these blocks the bar and the log end before any error is printed.
-    with CatchSignals() as caught, Progress(run_dir, first, config.steps, label, followers) as progress:
+    with CatchSignals() as caught, Progress(run_dir, first, config.steps, label, followers) as progress, checkpoints:
         if first and _preview_due(first, config):
             # The earlier run may have ended between this step's checkpoint and its preview.
             preview(first, state)
@@ -91,9 +91,9 @@ def run_loop(
                 if stop := _agreed(caught.signal or requested_signal(), True):
                     checkpoints.save(done, to_save(state))
             if stop:
+                checkpoints.wait()
                 progress.close_bar()
                 _end_by_signal(stop, done)
-    checkpoints.close()
     return state
 
 

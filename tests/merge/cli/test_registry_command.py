@@ -37,6 +37,25 @@ def test_claims_are_given_listed_and_dropped(tmp_path, capsys):
     assert [entry.name for entry in read_registry(where).entries] == ["ada"]
 
 
+def test_more_concepts_than_slots_share_them_and_conflicts_are_named(tmp_path, capsys):
+    where = tmp_path / "r.json"
+    registry("new", where, "--blocks", 2, "--per-slot", 2)
+    for name in ("ada", "bo", "cy"):
+        registry("add", where, name)
+    registry("add", where, "dee", "--apart-from", "ada")
+    assert [entry.slots for entry in read_registry(where).entries] == [(0,), (1,), (0,), (1,)]
+    registry("list", where)
+    assert "up to 2 concepts own a slot together" in capsys.readouterr().out
+    make_adapter("cy", (0,), Partition(num_blocks=2)).save(tmp_path / "cy.safetensors")
+    registry("check", where, tmp_path / "cy.safetensors", "--together", "ada", "bo")
+    assert capsys.readouterr().out == "no collisions\n"
+    with pytest.raises(SystemExit):
+        registry("check", where, "--together", "ada", "bo", "cy")
+    assert "'ada' and 'cy' both own slot 0: they cannot be merged with each other" in capsys.readouterr().out
+    with pytest.raises(UserError, match="fewer than 1 free slots"):
+        registry("add", where, "eve")
+
+
 def test_a_new_registry_knows_its_model(tiny_folder, tiny_sd, tmp_path):
     registry("new", tmp_path / "r.json", "--model", tiny_folder, "--axis", "out", "--partition-seed", 3)
     new_registry = read_registry(tmp_path / "r.json")

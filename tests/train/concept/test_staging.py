@@ -17,6 +17,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.storage.copies import SETTING
 from blocklora_jax.storage.lease import take_lease
 from blocklora_jax.storage.objects import ObjectFolder, list_files
+from blocklora_jax.testing.random_adapter import random_adapter
 from train.concept.config import ConceptConfig
 from train.concept.staging import staged_output
 
@@ -102,3 +103,36 @@ def test_shares_in_a_store_give_the_adapters_of_one_machine(store, tiny_folder, 
     for name in entries:
         alone = (tmp_path / "alone" / name / "adapter.safetensors").read_bytes()
         assert store.read(f"shared/{name}/adapter.safetensors") == alone
+
+
+def test_a_list_and_negative_tokens_in_a_store_give_the_adapters_of_a_disk(store, tiny_sd, tmp_path, capsys):
+    other = random_adapter("other", tiny_sd.params, slots=(0,), layers="cross_kv")
+    other.save(tmp_path / "other.safetensors")
+    store.write("other.safetensors", (tmp_path / "other.safetensors").read_bytes())
+    # A folder beside the list.
+    listing = yaml.safe_dump({"ada": {"images": "pictures", "class_noun": "man"}}).encode()
+    store.write("list.yaml", listing)
+    (tmp_path / "list.yaml").write_bytes(listing)
+    own = ("images", "token", "class_noun", "out", "slot", "model")
+    flags = as_flags({k: v for k, v in settings(cpu=True, previews=False).items() if k not in own})
+    for root, model, out in ((store, f"{store}/model", f"{store}/many"), (tmp_path, tiny_sd.checkpoint.source, None)):
+        train.concepts.main([
+            "--concepts", f"{root}/list.yaml", "--negative-tokens", f"{root}/other.safetensors", "--model", str(model),
+            "--out", out or str(tmp_path / "many"), *flags,
+        ])  # fmt: skip
+    adapter = (tmp_path / "many" / "ada" / "adapter.safetensors").read_bytes()
+    assert store.read("many/ada/adapter.safetensors") == adapter
+    assert f"{store}/many/ada/adapter.safetensors (<ada> man)" in capsys.readouterr().out
+    recorded = json.loads(store.read("many/ada/config.json"))
+    assert recorded.pop("out")
+    assert recorded["images"] == f"{store}/pictures"
+    assert f"{store}/other.safetensors" in json.dumps(recorded)
+    assert str(tmp_path) not in json.dumps(recorded)
+
+
+def test_what_is_wrong_with_a_list_in_a_store_names_its_address(store):
+    store.write("list.yaml", b"ada: 3")
+    for name, message in (("list.yaml", "must be a mapping of settings"), ("none.yaml", "there is no file or folder")):
+        with pytest.raises(UserError, match=message) as error:
+            train.concepts.main(["--concepts", f"{store}/{name}", "--out", f"{store}/many"])
+        assert f"{store}/{name}" in str(error.value)

@@ -121,4 +121,6 @@ def with_later(values: Mapping[str, Any]) -> dict[str, Any]:
 def _json_value(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
+    if isinstance(value, tuple):
+        return tuple(map(_json_value, value))
     return original(str(value)) if isinstance(value, (Path, str)) else value
