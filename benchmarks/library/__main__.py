@@ -66,7 +66,8 @@ def steps(options: Options, folder: Path, few: Path, model: Path, results: Path)
     if options.convert and not options.quick:
         yield run_step(
             "convert",
-            ["merge", "convert", str(few), *common, "--rank", "4", "--out", str(results / "converted")],
+            ["merge", "convert", str(few), *common, "--basis", "None", "--rank", "4",
+             "--out", str(results / "converted")],
         )  # fmt: skip
 
 

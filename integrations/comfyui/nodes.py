@@ -17,6 +17,10 @@ _MODEL = (
         "tooltip": "The base model of the LoRAs: a Diffusers folder, a hub id, or the name of a checkpoint.",
     },
 )
+_BASIS = (
+    "A basis of the model's text (a file of train.basis), with which each LoRA gets a token of its own and keeps far "
+    "more. Empty: blocks of the features themselves."
+)
 _FAMILIES = ["auto", "sd1", "sd2", "sdxl"]
 _STACK = (STACK, {"tooltip": "LoRAs from a stack node."})
 
@@ -138,19 +142,21 @@ class BlockLoRAConvert:
                     "INT",
                     {"default": 0, "min": 0, "max": 4095, "tooltip": "The others get the next ones."},
                 ),
-            }
+            },
+            "optional": {"basis": ("STRING", {"default": "", "tooltip": _BASIS})},
         }
 
-    def convert(self, stack: Stack, model: str, blocks: int, first_slot: int):
+    def convert(self, stack: Stack, model: str, blocks: int, first_slot: int, basis: str = ""):
         """A stack of the converted LoRAs."""
-        folder, done, texts = _folder("convert", digest(stack, model, blocks, first_slot)), [], []
+        folder, done, texts = _folder("convert", digest(stack, model, blocks, first_slot, basis)), [], []
         for index, entry in enumerate(stack):
             out = os.path.join(folder, f"{index:02}-{os.path.basename(entry.path)}")
             slot = str(first_slot + index)
             arguments = ["convert", entry.path, "--model", _model(model), "--out", out, "--overwrite", "--slot", slot]
-            arguments += ["--blocks", str(blocks), *flags((entry,), "--trigger", "trigger")]
+            arguments += ["--basis", _basis(basis), "--blocks", str(blocks), *flags((entry,), "--trigger", "trigger")]
             texts.append(call([*arguments, *flags((entry,), "--class-noun", "class_noun")], _stop).text)
-            done.append(entry._replace(path=out))
+            # In a basis the file has a trigger of its own.
+            done.append(entry._replace(path=out, **({"trigger": ""} if basis.strip() else {})))
         return (tuple(done), "\n".join(texts))
 
 
@@ -233,6 +239,14 @@ def _model(name: str) -> str:
     name = name.strip()
     known = name in folder_paths.get_filename_list("checkpoints")
     return folder_paths.get_full_path("checkpoints", name) if known else name
+
+
+def _basis(name: str) -> str:
+    """The value of --basis."""
+    text = name.strip() or "None"
+    if text.startswith("-"):
+        raise RuntimeError(f"{text!r} is not a basis: give the path of its file")
+    return text
 
 
 def _folder(kind: str, name: str) -> str:

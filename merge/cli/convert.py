@@ -37,10 +37,12 @@ def convert_file(args: Sequence[str] | None = None) -> int:
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} already has blocks: it can be merged without conversion")
     plain_name(adapter.name, f"the concept of {options.file}")
-    partition, slots = _place(options, adapter)
+    registered, slots = _place(options, adapter)
     plan_outputs([Output(options.out, "adapter")], [source.path, options.model], overwrite=options.overwrite)
     check_flags(options.sharing, adapter.name)
-    fitted, fits = Converter.load(options).convert(adapter, options.file, partition, slots)
+    converter = Converter.load(options, registered)
+    partition = registered or converter.partition(1)
+    fitted, fits = converter.convert(adapter, options.file, partition, slots)
     fitted.save(options.out)
     print(f"{'layers':<24}{'fit error':>11}{'leakage':>9}{'leakage before':>16}")
     for kind, fit in fits.items():
@@ -58,11 +60,12 @@ def _renamed(adapter: Adapter, options: ConvertOptions) -> Adapter:
     return dataclasses.replace(adapter, info=dataclasses.replace(adapter.info, **given))
 
 
-def _place(options: ConvertOptions, adapter: Adapter) -> tuple[Partition, tuple[int, ...]]:
+def _place(options: ConvertOptions, adapter: Adapter) -> tuple[Partition | None, tuple[int, ...]]:
+    """The partition of the registry, if there is one, and the slots."""
     if options.registry is None:
         if not options.slot:
             raise UserError("give a slot for the adapter with --slot, or name a --registry in which it has one")
-        return Partition(num_blocks=options.blocks, axis=options.axis, seed=options.partition_seed), options.slot
+        return None, options.slot
     registry = read_registry(options.registry)
     entry = next((entry for entry in registry.entries if entry.name == adapter.name), None)
     token = entry.token if entry else next(iter(adapter.tokens), concept_token(adapter.name))

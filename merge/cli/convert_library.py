@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from tqdm import tqdm
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.file import read_header
-from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
@@ -40,13 +40,17 @@ def convert_library(options: ConvertOptions) -> int:
     sources = find_sources([options.file], skip_unusable=options.skip_unusable, family=options.family)
     names = _names(sources)
     sources, narrowest = _with_triggers(sources, options)
-    registry = _claim(options, [names[source.path] for source in sources], narrowest)
+    # The partition of a new registry depends on the basis of the model, which takes seconds to read.
+    converter = None if _has_registry(options) else Converter.load(options)
+    registry = _claim(options, [names[source.path] for source in sources], narrowest, converter)
     todo = [source for source in sources if not _is_done(options, registry, names[source.path])]
     planned = [Output(_out(options, names[source.path]), "adapter") for source in todo]
     plan_outputs(planned, [*inputs_of([options.file], sources), options.model], overwrite=options.overwrite)
     if kept := len(sources) - len(todo):
         print(f"{kept} of {len(sources)} are converted already, and are kept")
-    failed = _convert(options, registry, todo, names) if todo else {}
+    if todo and converter is None:
+        converter = Converter.load(options, registry.partition)
+    failed = _convert(converter, registry, todo, names) if converter is not None else {}
     print(f"converted {len(todo) - len(failed)} LoRAs into {options.out}; the slots are in {_place(options)}")
     if failed and (len(failed) == len(todo) or not options.skip_unusable):
         raise UserError(
@@ -56,10 +60,10 @@ def convert_library(options: ConvertOptions) -> int:
 
 
 def _convert(
-    options: ConvertOptions, registry: Registry, todo: Sequence[Source], names: dict[Path, str]
+    converter: Converter, registry: Registry, todo: Sequence[Source], names: dict[Path, str]
 ) -> dict[str, str]:
     """Convert and save one LoRA after the other. Gives the reason for each that cannot be converted."""
-    converter, failed = Converter.load(options), {}
+    options, failed = converter.options, {}
     reader = reader_of(options, converter)
     for source in tqdm(todo, desc="conversions", unit="file", dynamic_ncols=True, disable=None):
         name = names[source.path]
@@ -67,6 +71,8 @@ def _convert(
             adapter = described(reader(source.path), source.entry)
             if adapter.info.partition is not None:
                 raise UserError("it has blocks already, and needs no conversion")
+            # Its token in a basis is that of the claim.
+            adapter = replace(adapter, info=replace(adapter.info, name=name))
             slots = registry.find(concept_token(name)).slots
             fitted, fits = converter.convert(adapter, source.path, registry.partition, slots)
         except UserError as error:
@@ -124,16 +130,21 @@ def _place(options: ConvertOptions) -> str:
     return options.registry or str(options.out / "registry.json")
 
 
-def _claim(options: ConvertOptions, names: Sequence[str], narrowest: int) -> Registry:
+def _has_registry(options: ConvertOptions) -> bool:
+    place = _place(options)
+    return is_url(place) or is_remote(place) or registry_file(place).exists()
+
+
+def _claim(options: ConvertOptions, names: Sequence[str], narrowest: int, converter: Converter | None) -> Registry:
     """The registry, in which every name has a claim. A registry at a URL must have them all already."""
     place = _place(options)
     if is_url(place):
         return read_registry(place)
-    if not is_remote(place) and not registry_file(place).exists():
-        blocks = max(options.blocks, len(names))
-        _check_width(blocks, narrowest)
-        partition = Partition(num_blocks=blocks, axis=options.axis, seed=options.partition_seed)
-        create_registry(place, Registry(partition=partition))
+    if converter is not None:
+        partition = converter.partition(len(names))
+        if not partition.basis:
+            _check_width(partition.num_blocks, narrowest)
+        create_registry(place, Registry(partition=partition, codewords=converter.codewords(partition)))
     new = set(names) - {entry.name for entry in read_registry(place).entries}
     if not new:
         return read_registry(place)
@@ -182,6 +193,6 @@ def _is_done(options: ConvertOptions, registry: Registry, name: str) -> bool:
     same &= header.get("partition") == json.loads(json.dumps(registry.partition.to_json()))
     training = header.get("training")
     settings = training.get("refit") if isinstance(training, dict) else None
-    if same and settings == json.loads(json.dumps(vars(conversion_config(options)))):
+    if same and settings == json.loads(json.dumps(vars(conversion_config(options, registry.partition)))):
         return True
     raise UserError(f"{path} was converted with other settings: choose another --out, or give --overwrite")

@@ -25,7 +25,9 @@ from merge.cli.shared_options import (
 )
 
 if TYPE_CHECKING:
+    from blocklora_jax.adapters.partition import Partition
     from blocklora_jax.probing.conversion import ConversionConfig
+    from blocklora_jax.probing.text_conversion_config import TextConversionConfig
     from blocklora_jax.prompts.random_prompts import PromptWords
 
 
@@ -36,7 +38,8 @@ class ConvertOptions(Options):
     Of a folder or a library, every LoRA is converted, and each gets a slot of its own in a registry. What is done
     already is kept, so the command goes on where it was interrupted.
     On prompts with its trigger the result has the same output as the LoRA, as closely as its blocks allow. On other
-    prompts it has as little output as possible.
+    prompts it has as little output as possible. With a basis the result is called by a token of its own, `<name>`, and
+    changes only layers that read text.
     """
 
     file: Positional[Path]
@@ -46,15 +49,21 @@ class ConvertOptions(Options):
     """The adapter to write; for a folder: the folder for the adapters, NAME.safetensors each."""
     slot: tuple[int, ...] | None = None
     """The slots that the result owns (or name a --registry)."""
+    basis: str | None = "pocket"
+    """The slots are blocks of this basis of --model's text, as for `train.concept`, and the result has a token that
+    speaks in its slot. A file of `python -m train.basis`, or "pocket" for the packaged one of the pocket model. None:
+    the slots are blocks of the features themselves, which keep much less when many are merged."""
     model: Annotated[str, base_model_help("that the LoRA was trained on")] = "pocket"
     variant: Variant = None
-    blocks: int = 16
-    """K: the number of blocks of every weight. It must be the same in all adapters to be merged."""
+    blocks: int | None = None
+    """K: the number of blocks of every weight. It must be the same in all adapters to be merged. Default: 16, or for
+    more LoRAs the next number for which the basis has codewords."""
     axis: CutAxis = "in"
+    """Without a basis: which features are cut into blocks: input features, output features, or both."""
     partition_seed: PartitionSeed = 0
     registry: str | None = None
     """Take blocks, axis, seed and slots from this registry (file, folder or URL), in which --name has a claim. For a
-    folder: claim slots in it. Default: registry.json in --out, with as many --blocks as there are LoRAs, or more."""
+    folder: claim slots in it. Default: registry.json in --out."""
     trigger: str | None = None
     """The words that call this concept and nothing else, such as "sks dog". Default: those in the file."""
     class_noun: str | None = None
@@ -65,10 +74,11 @@ class ConvertOptions(Options):
     """The concept's name. Default: the one in the file, or the file's name."""
     rank: int = 16
     """Rank of the result."""
-    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
-    """Weight of the loss on random prompts, on which the result should have no output."""
-    prompts: int = 64
-    """Number of prompts with the trigger."""
+    erase_weight: Annotated[float | None, tyro.conf.arg(name="lambda")] = None
+    """Weight of the loss on random prompts, on which the result should have no output. Default: 10; without a basis
+    1."""
+    prompts: int | None = None
+    """Number of prompts with the trigger. Default: 256; without a basis 64."""
     random_prompts: int = 256
     """Number of prompts without the trigger."""
     random_styles: tuple[str, ...] = ()
@@ -77,8 +87,10 @@ class ConvertOptions(Options):
     """Class nouns of other subjects in these prompts. Default: a list that fits the model."""
     random_scenes: tuple[str, ...] = ()
     """Ends of these prompts, such as "on a beach". Default: a list that fits the model."""
+    token_steps: int = 400
+    """With a basis: steps in which the token is trained through the text encoder. They need no pictures."""
     steps: int = 4
-    """Sampling steps of the pictures on which layers that read pictures are fitted."""
+    """Without a basis: sampling steps of the pictures on which layers that read pictures are fitted."""
     seed: int = 0
     """Seed of prompts and pictures."""
     memory: Memory = None
@@ -92,14 +104,16 @@ class ConvertOptions(Options):
     verify: Verify = True
 
 
-def conversion_config(options: ConvertOptions) -> "ConversionConfig":
-    """The settings of the conversion that the options give."""
+def conversion_config(options: ConvertOptions, partition: "Partition") -> "ConversionConfig | TextConversionConfig":
+    """The settings of a conversion into slots of `partition` that the options give."""
     from blocklora_jax.probing.conversion import ConversionConfig
+    from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 
-    return ConversionConfig(
-        rank=options.rank, erase_weight=options.erase_weight, prompts=options.prompts,
-        random_prompts=options.random_prompts, steps=options.steps, seed=options.seed,
-    )  # fmt: skip
+    given = {name: value for name in ("erase_weight", "prompts") if (value := getattr(options, name)) is not None}
+    given |= {"rank": options.rank, "random_prompts": options.random_prompts, "seed": options.seed}
+    if partition.basis:
+        return TextConversionConfig(token_steps=options.token_steps, **given)
+    return ConversionConfig(steps=options.steps, **given)
 
 
 def prompt_words(options: ConvertOptions) -> "PromptWords":

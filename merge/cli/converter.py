@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.basis import TextBasis, basis_digest, codewords_digest
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.errors import UserError
 from merge.cli.convert_options import ConvertOptions, conversion_config, prompt_words
 from merge.cli.convolutions import without_convolutions
@@ -16,23 +18,30 @@ from merge.cli.reading import AdapterReader
 
 if TYPE_CHECKING:
     from blocklora_jax.pipeline import StableDiffusion
-    from blocklora_jax.probing.conversion import ConversionConfig, Fit
+    from blocklora_jax.probing.conversion import Fit
     from blocklora_jax.prompts.random_prompts import PromptWords
+
+_WITHOUT = "To convert into blocks of features instead: --basis None"
 
 
 @dataclass(frozen=True)
 class Converter:
-    """A model, loaded once, that converts adapters as the options say."""
+    """A model, loaded once, that converts adapters as the options say. basis: of its text; None: blocks of features."""
 
     sd: StableDiffusion
     digest: str
     words: PromptWords
-    config: ConversionConfig
+    basis: TextBasis | None
     options: ConvertOptions
 
     @classmethod
-    def load(cls, options: ConvertOptions) -> Converter:
-        """Read the model that the options name."""
+    def load(cls, options: ConvertOptions, partition: Partition | None = None) -> Converter:
+        """Read the model that the options name, and the basis.
+
+        partition: of a registry, which says whether there is a basis, and which.
+
+        Raises: UserError for a basis that is missing, for another model, or not that of the partition.
+        """
         # Imported here, because the model needs Flax.
         from blocklora_jax.checkpoints.digest import params_digest
         from blocklora_jax.pipeline import StableDiffusion
@@ -40,7 +49,23 @@ class Converter:
         sd = StableDiffusion.from_pretrained(
             options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
         )
-        return cls(sd, params_digest(sd.params), prompt_words(options), conversion_config(options), options)
+        digest = params_digest(sd.params)
+        return cls(sd, digest, prompt_words(options), _basis(options, sd, digest, partition), options)
+
+    def partition(self, concepts: int) -> Partition:
+        """The partition of a new registry with slots for so many concepts, as the options say."""
+        options = self.options
+        if self.basis is None:
+            blocks = max(options.blocks or 16, concepts)
+            return Partition(num_blocks=blocks, axis=options.axis, seed=options.partition_seed)
+        known = sorted(self.basis.codewords)
+        fitting = [count for count in known if count >= max(concepts, 16 if options.blocks is None else 1)]
+        blocks = options.blocks or next(iter(fitting), max(known, default=concepts))
+        return Partition(num_blocks=blocks, basis=basis_digest(self.basis.directions), assignment="text")
+
+    def codewords(self, partition: Partition) -> str:
+        """The digest of the codewords of a partition, for its registry; "" if it has none."""
+        return codewords_digest(self.basis.codewords_for(partition.num_blocks)) if self.basis is not None else ""
 
     def convert(
         self, adapter: Adapter, file: Path, partition: Partition, slots: tuple[int, ...]
@@ -49,7 +74,8 @@ class Converter:
 
         Raises: UserError for an adapter that was trained on another model, or cannot be converted.
         """
-        from blocklora_jax.probing.conversion import convert
+        from blocklora_jax.probing.conversion import ConversionConfig, convert
+        from blocklora_jax.probing.text_conversion import convert_to_slot
 
         if adapter.info.base_digest not in ("", self.digest):
             raise UserError(
@@ -57,14 +83,46 @@ class Converter:
                 f"{self.options.model} ({self.digest[:12]}) is another model: name the right one with --model"
             )
         info = dataclasses.replace(adapter.info, base_digest=self.digest, base_name=self.sd.checkpoint.public_name)
-        adapter = dataclasses.replace(adapter, info=info)
-        if adapter.vectors:
-            print(
-                f"{len(adapter.vectors)} changes of norms and biases of {adapter.name} are left out: blocks hold none"
-            )
+        adapter = _announced(dataclasses.replace(adapter, info=info), in_basis=bool(partition.basis))
         if self.options.convolutions == "drop":
             adapter = without_convolutions([adapter])[0][0]
-        return convert(self.sd, adapter, partition, slots, self.words, self.config, memory=self.options.memory)
+        config = conversion_config(self.options, partition)
+        if isinstance(config, ConversionConfig):
+            return convert(self.sd, adapter, partition, slots, self.words, config, memory=self.options.memory)
+        assert self.basis is not None
+        return convert_to_slot(self.sd, adapter, partition, slots, self.basis, self.words, config)
+
+
+def _basis(options: ConvertOptions, sd: StableDiffusion, digest: str, partition: Partition | None) -> TextBasis | None:
+    from blocklora_jax.probing.basis_file import check_codewords, check_energies, read_text_basis
+
+    if partition is not None and not partition.basis:
+        return None
+    if options.basis is None:
+        if partition is not None:
+            raise UserError(f"the slots of {options.registry} are blocks of a basis: give its file with --basis")
+        return None
+    basis = read_text_basis(options.basis, sd, digest, _WITHOUT)
+    check_energies(basis, options.basis)
+    if partition is not None and basis_digest(basis.directions) != partition.basis:
+        raise UserError(
+            f"{options.registry} is for the basis {partition.basis}, but --basis {options.basis} is"
+            f" {basis_digest(basis.directions)}: use the file that the registry was made with"
+        )
+    if options.blocks or partition:
+        blocks = partition.num_blocks if partition else options.blocks or 0
+        check_codewords(basis.codewords_for(blocks), sd, options.basis)
+    return basis
+
+
+def _announced(adapter: Adapter, *, in_basis: bool) -> Adapter:
+    """The adapter; says what of it the blocks cannot hold."""
+    if adapter.vectors:
+        print(f"{len(adapter.vectors)} changes of norms and biases of {adapter.name} are left out: blocks hold none")
+    others = [path for path in adapter.lora.get("unet", {}) if not reads_text(f"unet/{path}")]
+    if in_basis and others:
+        print(f"{len(others)} layers of {adapter.name} read pictures, and are left out: the slots are blocks of text")
+    return adapter
 
 
 def reader_of(options: ConvertOptions, converter: Converter | None = None) -> AdapterReader:

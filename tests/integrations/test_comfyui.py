@@ -182,9 +182,10 @@ def test_conversion_gives_each_lora_the_next_slot(nodes, tiny_sd, tmp_path, monk
     for seed, name in enumerate(("ada", "bob")):
         add_lora(tmp_path, name, tiny_sd.params, seed)
         (stack,) = nodes["BlockLoRAStack"]().add(f"{name}.safetensors", 1.0, f"sks {name}", "woman", stack)
-    converted, _ = nodes["BlockLoRAConvert"]().convert(stack, "pocket", 8, 3)
+    converted, _ = nodes["BlockLoRAConvert"]().convert(stack, "pocket", 8, 3, "pocket")
     assert [call[call.index("--slot") + 1] for call in calls()] == ["3", "4"]
     assert [call[call.index("--class-noun") + 1] for call in calls()] == ["woman", "woman"]
+    assert [call[call.index("--basis") + 1] for call in calls()] == ["pocket", "pocket"]
     assert [entry.path for entry in converted] == [call[call.index("--out") + 1] for call in calls()]
 
 

@@ -9,7 +9,7 @@ from benchmarks.kill.launch import Command
 from benchmarks.kill.trial import Scenario
 
 _WORDS = ("--random-styles", "a photo of", "--random-subjects", "dog", "--random-scenes", "in the snow")
-_SMALL = "--blocks 4 --slot 2 --rank 2 --prompts 8 --random-prompts 8".split()
+_SMALL = "--basis None --blocks 4 --slot 2 --rank 2 --prompts 8 --random-prompts 8".split()
 
 
 def writer_scenarios(inputs: Path) -> list[Scenario]:

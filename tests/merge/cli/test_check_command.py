@@ -101,7 +101,20 @@ def test_a_heat_map_is_redder_where_values_are_larger():
 
 def test_a_lora_without_blocks_is_converted_and_can_be_merged(files, tiny_folder, tiny_sd, tmp_path, capsys):
     out = tmp_path / "gil.safetensors"
-    options = ["--model", str(tiny_folder), "--blocks", "4", "--rank", "3", "--prompts", "16", "--random-prompts", "16"]
+    options = [
+        "--model",
+        str(tiny_folder),
+        "--basis",
+        "None",
+        "--blocks",
+        "4",
+        "--rank",
+        "3",
+        "--prompts",
+        "16",
+        "--random-prompts",
+        "16",
+    ]
     options += ["--random-styles", "a photo of", "--random-subjects", "dog", "owl", "--random-scenes", "in the snow"]
     registry = str(tmp_path / "r.json")
     main(["registry", "new", registry, "--blocks", "4"])

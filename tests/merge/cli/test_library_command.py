@@ -150,7 +150,21 @@ def test_a_folder_is_converted_into_slots_of_its_own_and_goes_on_where_it_stoppe
     folder, tiny_folder, tmp_path, capsys, monkeypatch
 ):
     out = tmp_path / "converted"
-    few = ("--rank", "2", "--prompts", "2", "--random-prompts", "2", "--steps", "1", "--blocks", "4", "--skip-unusable")
+    few = (
+        "--basis",
+        "None",
+        "--rank",
+        "2",
+        "--prompts",
+        "2",
+        "--random-prompts",
+        "2",
+        "--steps",
+        "1",
+        "--blocks",
+        "4",
+        "--skip-unusable",
+    )
     args = ("convert", folder, *few, "--model", tiny_folder, "--out", out)
     assert call(capsys, *args)[0] == 0
     registry = read_registry(out)

@@ -45,7 +45,7 @@ def line_of(command, capsys) -> str:
     [
         ([], 2, PICTURE, "blocklora_jax.diffusion.requests.generate", "fewer or smaller pictures"),
         (["fit"], 2, [], "blocklora_jax.probing.probe.Probe.add", "--memory"),
-        (["convert"], 1, ["--slot", "0"], "blocklora_jax.probing.probe.Probe.add", "--memory"),
+        (["convert"], 1, ["--slot", "0", "--basis", "None"], "blocklora_jax.probing.probe.Probe.add", "--memory"),
         (["check"], 2, [], "blocklora_jax.probing.probe.Probe.add", "--memory"),
     ],
 )
