@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 
 import merge
+from benchmarks.modular.pocket.words import TRAINING_WORDS
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.basis import basis_digest, load_text_basis
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.targets import reads_text
+from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import MergedModel, StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.pocket.references import BASIS
 from blocklora_jax.probing.conversion import ConversionConfig, convert
+from blocklora_jax.probing.text_conversion import convert_to_slot
+from blocklora_jax.prompts.random_prompts import PromptWords
 
 # Takes the settings that `Method.grid` names as keywords.
 Merge = Callable[..., MergedModel]
@@ -151,6 +157,25 @@ def _convert(blocks: int, erase_weight: float) -> Merge:
     return merged
 
 
+def _convert_to_text(blocks: int, *, fitted: bool = False) -> Merge:
+    """Every LoRA in a slot of the packaged basis, with a token trained for it. fitted: jointly, afterwards."""
+
+    def merged(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
+        basis = load_text_basis(BASIS, params_digest(sd.params))
+        count = min(known for known in basis.codewords if known >= max(blocks, len(adapters)))
+        partition = Partition(num_blocks=count, basis=basis_digest(basis.directions), assignment="text")
+        # None of the words of the measured prompts.
+        words = PromptWords(**{name.removeprefix("random_"): tuple(own) for name, own in TRAINING_WORDS.items()})
+        converted = [
+            convert_to_slot(sd, adapter, partition, (slot,), basis, words)[0] for slot, adapter in enumerate(adapters)
+        ]
+        if fitted:
+            converted = merge.fit_jointly(sd, converted, words=words)
+        return sd.with_adapters(converted, allow_overlap=fitted)
+
+    return merged
+
+
 _STRENGTH = {"weight": (0.3, 0.6, 1.0)}
 _SPARSE = {"weight": (0.3, 0.6, 1.0), "density": (0.2, 0.5, 0.8)}
 METHODS: dict[str, Method] = {
@@ -219,6 +244,11 @@ METHODS: dict[str, Method] = {
     "tokens": Method("tokens alone", "tokens", _sum),
     "refit": Method("LoRA, converted to 16 blocks", "plain", _convert(16, 1.0)),
     "refit_wide": Method("LoRA, converted to one block", "plain", _convert(1, 10.0)),
+    "convert": Method("LoRA, converted to slots of text with tokens", "plain", _convert_to_text(16)),
+    "convert_fit": Method("LoRA, converted, fitted", "plain", _convert_to_text(16, fitted=True)),
+    "convert_attention": Method(
+        "LoRA, all attention layers, converted", "plain_attention", _convert_to_text(16), once=True
+    ),
 }
 
 
