@@ -60,7 +60,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("limit", _real(0, 1e3, above=True)),
     ("memory step_seconds", _real(0, 1e5, above=True)),
     ("steps clip_steps vae_steps unet_steps sampler_steps log_every save_every", _STEPS),
-    ("judge_steps warmup_steps preview_every token_steps", Bound(0, 10**7)),
+    ("judge_steps warmup_steps preview_every token_steps others", Bound(0, 10**7)),
     ("pictures prompts random_prompts chunk class_count", Bound(1, 10**7)),
     # At least two, because the judge learns to tell individuals apart.
     ("judge_individuals", Bound(2, 10**7)),

@@ -45,6 +45,7 @@ from blocklora_jax.probing.triggers import check_trigger
 from blocklora_jax.prompts.random_prompts import PromptWords, RandomPrompts, article, make_random_prompts
 from blocklora_jax.prompts.shares import RandomPromptShares
 
+_SHARES = RandomPromptShares()
 _BEFORE_SCENES = ("in", "in a", "on a")
 
 
@@ -223,14 +224,16 @@ def random_ids(
     config: ConversionConfig,
     count: int,
     negatives: Mapping[str, Float[np.ndarray, "p v d"]] | None = None,
+    shares: RandomPromptShares = _SHARES,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Ids of `count` random prompts, some with negative tokens, and params with the embeddings of these tokens.
 
-    negatives: these embeddings by text encoder, for each prompt; None: they are drawn around class nouns.
+    negatives: these embeddings by text encoder, for each prompt; None: they are drawn around class nouns. shares: of
+    the sorts of prompts.
     """
     vectors = sum(token_counts([adapter]).values()) or 2
     pool = make_random_prompts(
-        sd.tokenizer, words, RandomPromptShares(), adapter.info.class_noun, ("<own>", vectors), config.seed, count
+        sd.tokenizer, words, shares, adapter.info.class_noun, ("<own>", vectors), config.seed, count
     )  # fmt: skip
     rng, rows, ids = np.random.default_rng((config.seed, 0xF0E)), {}, []
     for component in sd.models.text_encoders:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -28,9 +28,13 @@ from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.padding import crop_padding
 from blocklora_jax.prompts.random_prompts import PromptWords
+from blocklora_jax.prompts.shares import RandomPromptShares
 
 # The most positions of a trigger that a token replaces.
 MOST_VECTORS = 16
+# Shares of random prompts that have no token, and that all have one.
+_ORDINARY = RandomPromptShares(negative=0.0)
+_WITH_TOKENS = RandomPromptShares(own_class=0.0, negative=1.0, empty=0.0)
 # By text encoder, the embeddings of a token, [v, d].
 Token = Mapping[str, Any]
 
@@ -38,13 +42,15 @@ Token = Mapping[str, Any]
 class Moments(NamedTuple):
     """Mean products of text features, fp64. z = [x, x - x'] joins those with the LoRA's words and what they lose.
 
-    own: x'_s^T x'_s along the slot's directions. cross: x'_s^T z. wanted: z^T z. random: x_e^T x_e of random prompts.
+    own: x'_s^T x'_s along the slot's directions. cross: x'_s^T z. wanted: z^T z. ordinary: x_o^T x_o of ordinary
+    prompts. erased: the same and, as often as other concepts are expected, that of prompts with tokens of other slots.
     """
 
     own: Float[np.ndarray, "s s"]
     cross: Float[np.ndarray, "s z"]
     wanted: Float[np.ndarray, "z z"]
-    random: Float[np.ndarray, "n n"]
+    ordinary: Float[np.ndarray, "n n"]
+    erased: Float[np.ndarray, "n n"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -52,7 +58,8 @@ class SlotPrompts:
     """Prompts of one concept.
 
     ids: with the token. before: text features with the LoRA's words, fp32. counted: positions from the token on.
-    directions: those of the slot, as columns. random: see `Moments`. start: the token made of the slots' codewords.
+    directions: those of the slot, as columns. owned: their mask. ordinary, erased: see `Moments`. start: the token made
+    of the slots' codewords.
     """
 
     sd: StableDiffusion
@@ -62,7 +69,8 @@ class SlotPrompts:
     counted: Bool[np.ndarray, "p t"]
     directions: Float[np.ndarray, "n s"]
     owned: Bool[np.ndarray, " n"]
-    random: Float[np.ndarray, "n n"]
+    ordinary: Float[np.ndarray, "n n"]
+    erased: Float[np.ndarray, "n n"]
     start: dict[str, Float[np.ndarray, "v d"]]
 
     @classmethod
@@ -93,6 +101,7 @@ class SlotPrompts:
         codewords = basis.codewords_for(partition.num_blocks)
         start = {part: of_slots(table, info.slots, vectors) for part, table in codewords.items()}
         owner = Adapter(lora={}, tokens={token: start["text_encoder"]}, info=info)
+        ordinary, others = _random_moments(sd, owner, basis, words, config)
         return cls(
             sd=sd,
             name=info.name,
@@ -101,7 +110,8 @@ class SlotPrompts:
             counted=_from_first(ids_of(ids, "text_encoder")[:, :crop] >= rows[0]),
             directions=basis.directions[:, owned],
             owned=owned_mask(owned, len(basis.directions)),
-            random=_random_moments(sd, owner, basis, words, config),
+            ordinary=ordinary,
+            erased=ordinary + config.others * others,
             start=start,
         )
 
@@ -116,7 +126,9 @@ class SlotPrompts:
             along, z = now @ self.directions, np.concatenate([before, before - now], axis=1)
             own, cross, wanted = own + along.T @ along, cross + along.T @ z, wanted + z.T @ z
         count = self.counted.sum()
-        return Moments(np.asarray(own / count), np.asarray(cross / count), np.asarray(wanted / count), self.random)
+        return Moments(
+            np.asarray(own / count), np.asarray(cross / count), np.asarray(wanted / count), self.ordinary, self.erased
+        )
 
 
 def trigger_length(tokenizer: Any, adapter: Adapter) -> int:
@@ -187,8 +199,14 @@ def _encoder(sd: StableDiffusion, params: Mapping[str, Any]) -> Callable[[Ids], 
 
 def _random_moments(
     sd: StableDiffusion, owner: Adapter, basis: TextBasis, words: PromptWords, config: TextConversionConfig
-) -> Float[np.ndarray, "n n"]:
-    """x^T x of random prompts. Their negative tokens are codewords of other slots, with noise."""
+) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
+    """x^T x of ordinary prompts, and of prompts with tokens of other slots, from the token on.
+
+    The tokens are codewords with noise.
+    """
+    asked, count = ConversionConfig(chunk=config.chunk, seed=config.seed), config.random_prompts
+    ids, params = random_ids(sd, owner, words, asked, count, shares=_ORDINARY)
+    ordinary = _moment(_states(sd, params, ids, config.chunk))
     partition, negatives = owner.info.partition or Partition(), None
     # Who owns all slots has no others to be silent for: the negative tokens are drawn around class nouns.
     if len(owner.info.slots) < partition.num_blocks:
@@ -197,11 +215,19 @@ def _random_moments(
             for part in sd.models.text_encoders
         }
         codewords, vectors = basis.codewords_for(partition.num_blocks), len(next(iter(owner.tokens.values())))
-        negatives = draw_codewords(codewords, owner.info.slots, config.random_prompts, vectors, spread, config.seed)
-    asked = ConversionConfig(chunk=config.chunk, seed=config.seed)
-    ids, params = random_ids(sd, owner, words, asked, config.random_prompts, negatives)
+        negatives = draw_codewords(codewords, owner.info.slots, count, vectors, spread, config.seed)
+    ids, params = random_ids(sd, owner, words, asked, count, negatives, _WITH_TOKENS)
+    counted = _from_first(np.asarray(ids_of(ids, "text_encoder")) >= len(token_table(sd.params, "text_encoder")))
+    states = (x[mask] for x, mask in zip(
+        _states(sd, params, ids, config.chunk), np.split(counted, range(config.chunk, count, config.chunk)), strict=True
+    ))  # fmt: skip
+    return ordinary, _moment(states)
+
+
+def _moment(states: Iterable[Float[np.ndarray, "*r n"]]) -> Float[np.ndarray, "n n"]:
+    """The mean of x^T x over all rows."""
     total, count = 0.0, 0
-    for states in _states(sd, params, ids, config.chunk):
-        x = states.reshape(-1, states.shape[-1]).astype(np.float64)
+    for part in states:
+        x = part.reshape(-1, part.shape[-1]).astype(np.float64)
         total, count = total + x.T @ x, count + len(x)
     return np.asarray(total / count)

@@ -87,16 +87,16 @@ class SlotToken:
     def _best_fit(self, states: Array, before: Array, counted: Array) -> Array:
         """Error + lambda * leakage of the least squares change along the slot's directions, of any rank."""
         config, directions = self.config, jnp.asarray(self.prompts.directions, jnp.float32)
-        random = jnp.asarray(directions.T @ self.prompts.random @ directions, jnp.float32)
+        erased = jnp.asarray(directions.T @ self.prompts.erased @ directions, jnp.float32)
         # Positions that do not count are rows of zeros.
         share = jnp.sqrt(counted / counted.sum())[..., None]
         now, old = ((x * share).reshape(-1, x.shape[-1]) for x in (states, before))
         along = now @ directions
         wanted = jnp.concatenate([old, old - now], axis=1) @ jnp.asarray(self.root, jnp.float32)
-        metric = along.T @ along + config.erase_weight * random
+        metric = along.T @ along + config.erase_weight * erased
         ridge = max(config.ridge, 1e-6) * jnp.trace(metric) / len(metric)
         change = jnp.linalg.solve(metric + ridge * jnp.eye(len(metric)), along.T @ wanted)
-        leakage = jnp.sum(change * (random @ change))
+        leakage = jnp.sum(change * (erased @ change))
         return jnp.sum(jnp.square(wanted - along @ change)) + config.erase_weight * leakage
 
 

@@ -5,10 +5,11 @@ them what the LoRA F gave them with its own words, whose features are x, and wha
 
     D, token = argmin  mean_t |x F + (x - x') W - x' D|^2 + lambda mean_e |x_e D|^2 + token side,   rank D <= r
 
-x and x' are features of the same prompts, from the concept's words on; x_e are those of random prompts, with codewords
-of other slots as negative tokens. For a given token this is reduced-rank ridge regression. The token is trained through
-the text encoder by Adam, starting from the slot's codeword, with the terms of `adapters.token_side`. No picture is
-drawn. A LoRA's change of text encoders is in x. Its changes of layers that read pictures are left out.
+x and x' are features of the same prompts, from the concept's words on. x_e are those of ordinary prompts and, as often
+as other concepts are expected, of prompts with codewords of other slots. For a given token this is reduced-rank ridge
+regression. The token is trained through the text encoder by Adam, starting from the slot's codeword, with the terms of
+`adapters.token_side`. No picture is drawn. A LoRA's change of text encoders is in x. Its changes of layers that read
+pictures are left out.
 """
 
 from __future__ import annotations
@@ -129,18 +130,19 @@ class _TextLayers:
         self, moments: Moments, directions: Float[np.ndarray, "n s"], config: TextConversionConfig
     ) -> tuple[dict[str, LoRAPair], Fit]:
         """The best pair of every layer, and how well all are fitted."""
-        random, energies, pairs = directions.T @ moments.random @ directions, np.zeros(5), {}
+        energies, pairs = np.zeros(5), {}
+        erased, ordinary = (directions.T @ x @ directions for x in (moments.erased, moments.ordinary))
         for path, weight in self.weights.items():
             joined, n = self._joined(path).astype(np.float64), len(weight)
             cross = moments.cross @ joined
-            a, b = fit_block(moments.own, cross, random, config.rank, config.erase_weight, config.ridge)
+            a, b = fit_block(moments.own, cross, erased, config.rank, config.erase_weight, config.ridge)
             pairs[path] = LoRAPair((directions @ a).astype(np.float32), b.astype(np.float32))
             change, before = a @ b, joined[:n]
             after = np.sum(change * (moments.own @ change))
             error = np.sum(joined * (moments.wanted @ joined)) - 2 * np.sum(change * cross) + after
             lora = np.sum(before * (moments.wanted[:n, :n] @ before))
-            base, random_base = (np.sum(weight * (m @ weight)) for m in (moments.wanted[:n, :n], moments.random))
-            leaks = np.sum(change * (random @ change)), np.sum(before * (moments.random @ before))
+            base, random_base = (np.sum(weight * (m @ weight)) for m in (moments.wanted[:n, :n], moments.ordinary))
+            leaks = np.sum(change * (ordinary @ change)), np.sum(before * (moments.ordinary @ before))
             energies += np.r_[np.array([error, after, lora]) / base, np.array(leaks) / random_base]
         return pairs, fit_of_energies(*energies)
 

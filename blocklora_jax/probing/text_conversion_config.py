@@ -13,6 +13,7 @@ class TextConversionConfig:
 
     rank: rank of the result. A slot's change has at most as high a rank as the slot has directions.
     erase_weight: lambda.
+    others: how many other concepts are expected in a merge.
     ridge: share of the inputs' mean square, at least 1e-6.
     prompts: number of prompts with the trigger.
     random_prompts: number of prompts without it.
@@ -24,7 +25,8 @@ class TextConversionConfig:
     """
 
     rank: int = 16
-    erase_weight: float = 10.0
+    erase_weight: float = 1.0
+    others: int = 15
     ridge: float = 1e-4
     prompts: int = 256
     random_prompts: int = 256
