@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -59,7 +59,6 @@ class ConvertOptions(Options):
     """K: the number of blocks of every weight. It must be the same in all adapters to be merged. Default: 16, or for
     more LoRAs the next number for which the basis has codewords."""
     axis: CutAxis = "in"
-    """Without a basis: which features are cut into blocks: input features, output features, or both."""
     partition_seed: PartitionSeed = 0
     registry: str | None = None
     """Take blocks, axis, seed and slots from this registry (file, folder or URL), in which --name has a claim. For a
@@ -74,9 +73,11 @@ class ConvertOptions(Options):
     """The concept's name. Default: the one in the file, or the file's name."""
     rank: int = 16
     """Rank of the result."""
-    erase_weight: Annotated[float | None, tyro.conf.arg(name="lambda")] = None
-    """Weight of the loss on random prompts, on which the result should have no output. Default: 10; without a basis
-    1."""
+    erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    """Weight of the loss on random prompts, on which the result should have no output."""
+    others: int = 15
+    """With a basis: how many other concepts are expected in a merge. More of them: the result is quieter for their
+    tokens, and keeps less of the LoRA."""
     prompts: int | None = None
     """Number of prompts with the trigger. Default: 256; without a basis 64."""
     random_prompts: int = 256
@@ -109,10 +110,10 @@ def conversion_config(options: ConvertOptions, partition: "Partition") -> "Conve
     from blocklora_jax.probing.conversion import ConversionConfig
     from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 
-    given = {name: value for name in ("erase_weight", "prompts") if (value := getattr(options, name)) is not None}
-    given |= {"rank": options.rank, "random_prompts": options.random_prompts, "seed": options.seed}
+    given: dict[str, Any] = {} if options.prompts is None else {"prompts": options.prompts}
+    given |= {name: getattr(options, name) for name in ("rank", "erase_weight", "random_prompts", "seed")}
     if partition.basis:
-        return TextConversionConfig(token_steps=options.token_steps, **given)
+        return TextConversionConfig(others=options.others, token_steps=options.token_steps, **given)
     return ConversionConfig(steps=options.steps, **given)
 
 
