@@ -52,6 +52,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("batch accumulate clip_batch vae_batch unet_batch judge_batch", _COUNT),
     ("random_batch blocks num_blocks full_size", Bound(0, 2**16)),
     ("process_count", _COUNT),
+    ("per_slot", Bound(1, 10_000)),
     ("process_id", Bound(0, 2**16 - 1)),
     ("columns zoom", Bound(1, 100)),
     ("slot", Bound(0, 2**16 - 1)),

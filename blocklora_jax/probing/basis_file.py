@@ -1,40 +1,13 @@
-"""The file that `--basis` names, here or on the hub, and whether it fits the model."""
+"""The content of the file that `--basis` names, and whether it fits the model."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from blocklora_jax.adapters.basis import Codewords, TextBasis, load_text_basis
-from blocklora_jax.adapters.find import find_adapter, named_as
+from blocklora_jax.adapters.find import named_as
 from blocklora_jax.errors import UserError
-from blocklora_jax.hub.address import is_hub_address
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.references import basis_file
-
-
-def way_to_a_basis(model: str, path: str = "basis.safetensors", blocks: int = 64) -> str:
-    """How a basis of a model is made, for error messages."""
-    return (
-        f"Make it once: python -m train.basis --model {model} --blocks {blocks} --out {path} (adapters can be merged if"
-        " they were made with the same basis file)"
-    )
-
-
-def no_packaged_basis(model: str, without: str) -> str:
-    """The message for a model other than the pocket model, if `--basis` is "pocket". without: how to do without one."""
-    return (
-        f"--model {model} needs a basis of its own text features; the packaged one is of the pocket model."
-        f" {way_to_a_basis(model)}; then give --basis basis.safetensors. {without}"
-    )
-
-
-def local_basis(name: str) -> Path:
-    """The file on this machine that `--basis` names: "pocket", a file, or one on the hub, which is downloaded.
-
-    Raises: UserError if the one on the hub cannot be found.
-    """
-    return find_adapter(Path(name)) if is_hub_address(name) else basis_file(name)
+from blocklora_jax.pocket.basis_file import local_basis, no_packaged_basis
 
 
 def read_text_basis(path: str, sd: StableDiffusion, base_digest: str, without: str) -> TextBasis:

@@ -10,13 +10,14 @@ from itertools import combinations
 from typing import Any, Literal, get_args
 
 from blocklora_jax.adapters.partition import Axis, Partition, slot_from_name
+from blocklora_jax.checks.bounds import BOUNDS
 from blocklora_jax.checks.names import plain_name
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.printing import printable
 from blocklora_jax.prompts.concept_token import is_concept_token
 
 VERSION = 1
-MOST_PER_SLOT = 10_000
+MOST_PER_SLOT = int(BOUNDS["per_slot"].most)
 Draw = Literal["free", "name"]
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
 _BASIS = re.compile(r"([0-9a-f]{16})?")

@@ -11,13 +11,13 @@ from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.partition import Partition
-from blocklora_jax.checks.bounds import BOUNDS, Bound
+from blocklora_jax.checks.bounds import BOUNDS
 from blocklora_jax.command_line.command import unknown_command
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.errors import UserError
 from blocklora_jax.prompts.concept_token import concept_token
-from blocklora_jax.registry.claims import MOST_PER_SLOT, Draw, Entry, Registry
+from blocklora_jax.registry.claims import Draw, Entry, Registry
 from blocklora_jax.registry.store import create_registry, read_registry, update_registry
 from blocklora_jax.storage.copies import original
 from merge.cli.plan import PlanOptions, print_plan
@@ -57,7 +57,7 @@ class NewOptions(Options):
     each other (`add --apart-from` and `check --together` help to choose)."""
 
     def __post_init__(self) -> None:
-        check_options(self, {"blocks": BOUNDS["slots"], "per_slot": Bound(1, MOST_PER_SLOT)})
+        check_options(self, {"blocks": BOUNDS["slots"]})
         if self.basis is not None and self.model is None:
             raise UserError("--basis belongs to a base model: name that with --model")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.probing.basis_file import local_basis, way_to_a_basis
+from blocklora_jax.pocket.basis_file import local_basis, way_to_a_basis
 from train.concept.settings.adapter import AdapterSettings
 
 WITHOUT = "To train without one: --config one_block"

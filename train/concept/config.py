@@ -15,7 +15,7 @@ from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.command_line.options import check_options, flag_types, read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_yaml_mapping
-from blocklora_jax.probing.basis_file import no_packaged_basis
+from blocklora_jax.pocket.basis_file import no_packaged_basis
 from blocklora_jax.prompts.concept_token import is_concept_token
 from blocklora_jax.prompts.shares import RandomPromptShares
 from blocklora_jax.storage.address import is_remote

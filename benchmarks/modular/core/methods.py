@@ -245,6 +245,7 @@ METHODS: dict[str, Method] = {
     "refit": Method("LoRA, converted to 16 blocks", "plain", _convert(16, 1.0)),
     "refit_wide": Method("LoRA, converted to one block", "plain", _convert(1, 10.0)),
     "convert": Method("LoRA, converted to slots of text with tokens", "plain", _convert_to_text(16)),
+    "convert_64": Method("LoRA, converted to 64 slots of text with tokens", "plain", _convert_to_text(64)),
     "convert_fit": Method("LoRA, converted, fitted", "plain", _convert_to_text(16, fitted=True)),
     "convert_attention": Method(
         "LoRA, all attention layers, converted", "plain_attention", _convert_to_text(16), once=True

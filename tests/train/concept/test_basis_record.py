@@ -8,8 +8,8 @@ import pytest
 from concept_builders import write_pictures
 from token_side_builders import BLOCKS, make_basis, random_codewords, token_side_config, write_basis
 
+import blocklora_jax.probing.basis_file
 import train.concept.batch_training
-import train.concept.own_directions
 from blocklora_jax.adapters.basis import basis_digest
 from blocklora_jax.errors import UserError
 from train.concept.basis_record import KEY, check_same_basis
@@ -31,9 +31,9 @@ def config(tiny_sd, tiny_folder, tmp_path, monkeypatch):
 
 
 def test_a_basis_is_read_once_and_must_not_change_before_a_run_is_resumed(config, tiny_sd, monkeypatch):
-    load, reads = train.concept.own_directions.load_text_basis, []
+    load, reads = blocklora_jax.probing.basis_file.load_text_basis, []
     monkeypatch.setattr(
-        train.concept.own_directions, "load_text_basis", lambda *args: reads.append(args) or load(*args)
+        blocklora_jax.probing.basis_file, "load_text_basis", lambda *args: reads.append(args) or load(*args)
     )
     with pytest.raises(KeyboardInterrupt):
         train_concept(config, "cpu")
