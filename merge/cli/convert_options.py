@@ -56,8 +56,8 @@ class ConvertOptions(Options):
     model: Annotated[str, base_model_help("that the LoRA was trained on")] = "pocket"
     variant: Variant = None
     blocks: int | None = None
-    """K: the number of blocks of every weight. It must be the same in all adapters to be merged. Default: 16, or for
-    more LoRAs the next number for which the basis has codewords."""
+    """K: the number of blocks of every weight. It must be the same in all adapters to be merged. Default: 64, or for
+    more LoRAs the next number for which the basis has codewords; without a basis 16, or as many as there are LoRAs."""
     axis: CutAxis = "in"
     partition_seed: PartitionSeed = 0
     registry: str | None = None

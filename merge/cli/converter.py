@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from blocklora_jax.probing.conversion import Fit
     from blocklora_jax.prompts.random_prompts import PromptWords
 
+# As train.concept has by default, so that converted LoRAs merge with trained adapters.
+_USUAL_BLOCKS = 64
 _WITHOUT = "To convert into blocks of features instead: --basis None"
 
 
@@ -59,7 +61,7 @@ class Converter:
             blocks = max(options.blocks or 16, concepts)
             return Partition(num_blocks=blocks, axis=options.axis, seed=options.partition_seed)
         known = sorted(self.basis.codewords)
-        fitting = [count for count in known if count >= max(concepts, 16 if options.blocks is None else 1)]
+        fitting = [count for count in known if count >= max(concepts, _USUAL_BLOCKS)]
         blocks = options.blocks or next(iter(fitting), max(known, default=concepts))
         return Partition(num_blocks=blocks, basis=basis_digest(self.basis.directions), assignment="text")
 
