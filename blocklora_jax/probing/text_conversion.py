@@ -34,7 +34,7 @@ from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.conversion import Fit, check_linear, fit_block, fit_of_energies
 from blocklora_jax.probing.slot_prompts import Moments, SlotPrompts, Token, swapped_trigger
-from blocklora_jax.probing.slot_token import SlotToken
+from blocklora_jax.probing.slot_token import train_token
 from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 from blocklora_jax.probing.triggers import check_trigger
 from blocklora_jax.prompts.concept_token import concept_token
@@ -81,7 +81,7 @@ def convert_to_slot(
     prompts = SlotPrompts.make(sd, adapter, info, basis, words, config)
     layers = _TextLayers.of(sd, adapter)
     root = layers.root(prompts.before[prompts.counted])
-    token = SlotToken(prompts, whitened_directions(basis.directions, basis.energies), root, config).train()
+    token = train_token(prompts, whitened_directions(basis.directions, basis.energies), root, config)
     lora, fit = layers.solve(prompts.moments(token, config.chunk), prompts.directions, config)
     result = _adapter(lora, token, info)
     check_finite([result])
@@ -112,8 +112,8 @@ class _TextLayers:
         }  # fmt: skip
         return cls(weights, scaled)
 
-    def root(self, states: Float[np.ndarray, "p n"]) -> Float[np.ndarray, "z r"]:
-        """See `SlotToken`. Every layer counts in units of the base's output. states: with the LoRA's words."""
+    def root(self, states: Float[np.ndarray, "p n"]) -> Float[np.ndarray, "z z"]:
+        """See `train_token`. Every layer counts in units of the base's output. states: with the LoRA's words."""
         moments, total, output = states.T @ states / len(states), 0.0, 0.0
         for path, weight in self.weights.items():
             joined = self._joined(path)
@@ -123,8 +123,7 @@ class _TextLayers:
         squares, vectors = np.linalg.eigh(
             np.asarray(total / max(output, _LEAST_OUTPUT * len(self.weights)), np.float64)
         )
-        kept = squares > 1e-7 * squares[-1]
-        return (vectors[:, kept] * np.sqrt(squares[kept])).astype(np.float32)
+        return (vectors * np.sqrt(np.maximum(squares, 0.0))).astype(np.float32)
 
     def solve(
         self, moments: Moments, directions: Float[np.ndarray, "n s"], config: TextConversionConfig

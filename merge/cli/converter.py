@@ -55,7 +55,12 @@ class Converter:
         return cls(sd, digest, prompt_words(options), _basis(options, sd, digest, partition), options)
 
     def partition(self, concepts: int) -> Partition:
-        """The partition of a new registry with slots for so many concepts, as the options say."""
+        """The partition of a new registry with slots for so many concepts, as the options say.
+
+        Raises: UserError if the basis has no codewords for it.
+        """
+        from blocklora_jax.probing.basis_file import check_codewords
+
         options = self.options
         if self.basis is None:
             blocks = max(options.blocks or 16, concepts)
@@ -63,6 +68,7 @@ class Converter:
         known = sorted(self.basis.codewords)
         fitting = [count for count in known if count >= max(concepts, _USUAL_BLOCKS)]
         blocks = options.blocks or next(iter(fitting), max(known, default=concepts))
+        check_codewords(self.basis.codewords_for(blocks), self.sd, str(options.basis))
         return Partition(num_blocks=blocks, basis=basis_digest(self.basis.directions), assignment="text")
 
     def codewords(self, partition: Partition) -> str:
@@ -111,9 +117,8 @@ def _basis(options: ConvertOptions, sd: StableDiffusion, digest: str, partition:
             f"{options.registry} is for the basis {partition.basis}, but --basis {options.basis} is"
             f" {basis_digest(basis.directions)}: use the file that the registry was made with"
         )
-    if options.blocks or partition:
-        blocks = partition.num_blocks if partition else options.blocks or 0
-        check_codewords(basis.codewords_for(blocks), sd, options.basis)
+    if partition is not None:
+        check_codewords(basis.codewords_for(partition.num_blocks), sd, options.basis)
     return basis
 
 
