@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.testing.tiny_model import SIZE, save_tiny, tiny_configs
+from blocklora_jax.testing.tiny_model import SIZE, save_tiny
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of, step_params
 from train.concept.prepare import prepare_concept
@@ -79,7 +79,7 @@ def tiny_settings(folder: Path) -> dict[str, Any]:
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     (folder / "pictures").mkdir()
     Image.fromarray(pixels).save(folder / "pictures" / "0.png")
-    model = save_tiny(folder / "model", configs={"unet": tiny_configs(rows=1, levels=1)["unet"]})
+    model = save_tiny(folder / "model", levels=1)
     return TINY | {"images": folder / "pictures", "model": str(model)}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from blocklora_jax.io.atomic import write_json
-from blocklora_jax.testing.tiny_model import SIZE, save_tiny, tiny_configs
+from blocklora_jax.testing.tiny_model import SIZE, save_tiny
 
 # The tiny model has no basis, and knows few words.
 _TINY_FLAGS = (
@@ -58,7 +58,7 @@ def make_study(folder: Path, concepts: int, steps: int, save_every: int = 2) -> 
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     (folder / "pictures").mkdir(parents=True)
     Image.fromarray(pixels).save(folder / "pictures" / "0.png")
-    model = save_tiny(folder / "model", configs={"unet": tiny_configs(rows=1, levels=1)["unet"]})
+    model = save_tiny(folder / "model", levels=1)
     entries = {
         f"c{i:03d}": {"images": "pictures", "class_noun": "man", "seed": i, "slot": i % 16} for i in range(concepts)
     }

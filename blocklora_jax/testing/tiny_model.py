@@ -85,12 +85,13 @@ def _draw(rng: np.random.Generator, config) -> dict:
 
 
 def save_tiny(
-    folder: Path, family: str = "sd1", configs: dict | None = None, words: Sequence[str] = WORDS, **scheduler
-) -> Path:
+    folder: Path, family: str = "sd1", configs: dict | None = None, words: Sequence[str] = WORDS, levels: int = 2,
+    **scheduler,
+) -> Path:  # fmt: skip
     """Write the tiny model as a Diffusers folder, and return the folder.
 
-    configs: other configs, by component, for components with new random weights. words: those that are one token.
-    scheduler: fields of its config.
+    levels: see `tiny_configs`. configs: other configs, by component, for components with new random weights. words:
+    those that are one token. scheduler: fields of its config.
     """
     with tempfile.TemporaryDirectory() as tokenizers:
         one, two = Path(tokenizers) / "one", Path(tokenizers) / "two"
@@ -98,8 +99,8 @@ def save_tiny(
             rows = write_tokenizer(path, words, max_length=TOKENS)
         if family != "sd1":
             pad_with_exclamation_marks(one if family == "sd2" else two)
-        chosen = tiny_configs(rows, family=family)
-        params = tiny_params(rows, family=family)
+        chosen = tiny_configs(rows, levels, family)
+        params = tiny_params(rows, levels, family)
         if configs:
             rng = np.random.default_rng(5)
             chosen |= configs
