@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from benchmarks.modular.core.methods import PLAIN_RANK, RECIPES
@@ -16,12 +17,14 @@ from blocklora_jax.adapters.targets import select_kernels
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.common_settings import OF_ITS_OWN
-from train.concept.config import ConceptConfig, parse_args, settings_as_flags
+from train.concept.config import ConceptConfig, parse_args, read_yaml, settings_as_flags
 from train.concept.images import Picture, crop_square, read_pictures
 from train.concept.prompts import captions_for, class_caption
 from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 
+# A file of the prompts that are asked of one concept, beside its pictures: `prompts: [a photo of {} on a beach, …]`.
+PROMPTS = "prompts.yaml"
 # What a folder's concept.yaml may say here; slots, seeds and run folders are the bench's.
 _OWN = OF_ITS_OWN - {"slot", "seed", "out"}
 
@@ -73,6 +76,15 @@ class RealConcept:
         written = [p.caption or templates[i % len(templates)] for i, p in enumerate(self._read)]
         return [class_caption(caption, self.config.called) for caption in written]
 
+    @cached_property
+    def prompts(self) -> list[str]:
+        """Its own prompts, with {} for the concept; none if it has no `PROMPTS`. Raises: UserError if malformed."""
+        path = self.folder / PROMPTS
+        found = read_yaml(path).get("prompts") if path.is_file() else []
+        if not isinstance(found, list) or not all(isinstance(text, str) and text.count("{}") == 1 for text in found):
+            raise UserError(f"{path} must have a list `prompts` of sentences with {{}} for the concept, once each")
+        return found
+
     def thumbnail(self, size: int) -> np.ndarray:
         """The first reference, uint8 [size, size, 3]."""
         return np.asarray(crop_square(self._read[0], size).image)
@@ -95,6 +107,11 @@ def read_folder(folder: Path, settings: Mapping[str, Any]) -> list[RealConcept]:
     if found[0].config.tokens.token_vectors == 0:
         raise UserError("the bench calls concepts by their tokens: set token_vectors to 1 or more")
     return found
+
+
+def write_prompts(folder: Path, prompts: Sequence[str]) -> None:
+    """Write the prompts that are asked of one concept. folder: of its pictures."""
+    (folder / PROMPTS).write_text(yaml.safe_dump({"prompts": list(prompts)}, width=1000, allow_unicode=True))
 
 
 def first_concepts(found: Sequence[RealConcept], count: int) -> Sequence[RealConcept]:

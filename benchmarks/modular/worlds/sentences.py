@@ -46,13 +46,23 @@ class Sentences:
         return cls(by_kind, {name: _sentences(path, raw, (name,), places) for name, places in _LISTS.items()})
 
     def concept_prompts(self, concept: RealConcept, count: int) -> list[Prompt]:
-        """As many of each category as can be, in turn; which sentences come first depends on the concept's name."""
+        """The concept's own prompts in their order; without such, of each category as many as can be, in turn.
+
+        Which sentences of a category come first depends on the concept's name.
+
+        Raises: UserError if the concept has prompts of its own, but fewer.
+        """
+        if concept.prompts:
+            if count > len(concept.prompts):
+                raise UserError(
+                    f"{concept.folder} has {len(concept.prompts)} prompts: give --prompts {len(concept.prompts)}"
+                )
+            return [_prompt(concept, sentence, "own") for sentence in concept.prompts[:count]]
         shares = [(count + len(CATEGORIES) - 1 - i) // len(CATEGORIES) for i in range(len(CATEGORIES))]
         shift, found = sum(concept.name.encode()), []
         for category, share in zip(CATEGORIES, shares, strict=True):
             sentences = self.by_kind[concept.kind][category]
-            texts = [fill(sentences[(shift + i) % len(sentences)], _call(concept)) for i in range(share)]
-            found += [Prompt(text, class_caption(text, concept.config.called), category) for text in texts]
+            found += [_prompt(concept, sentences[(shift + i) % len(sentences)], category) for i in range(share)]
         return found
 
     def pair_prompts(self, concepts: Sequence[RealConcept], count: int) -> list[Pair]:
@@ -85,6 +95,11 @@ class Sentences:
             fill(sentences[i % len(sentences)], f"{'an' if n[:1].lower() in 'aeiou' else 'a'} {n}")
             for i, n in enumerate(nouns)
         ]
+
+
+def _prompt(concept: RealConcept, sentence: str, category: str) -> Prompt:
+    text = fill(sentence, _call(concept))
+    return Prompt(text, class_caption(text, concept.config.called), category)
 
 
 def _call(concept: RealConcept) -> str:
