@@ -49,6 +49,22 @@ def tiny_sd(tiny_folder):
 
 
 @pytest.fixture(scope="session")
+def two_level_folder(tmp_path_factory):
+    """As `tiny_folder`, with two levels: names of layers tell its family."""
+    from blocklora_jax.testing.tiny_model import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("two") / "model")
+
+
+@pytest.fixture(scope="session")
+def two_level_sd(two_level_folder):
+    """The same, loaded."""
+    from blocklora_jax import StableDiffusion
+
+    return StableDiffusion.from_pretrained(two_level_folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_sd2(tmp_path_factory):
     """The smallest Stable Diffusion 2.x, loaded from a folder."""
     return _load_tiny(tmp_path_factory, "sd2")

@@ -1,7 +1,7 @@
 """`python -m merge check`: says whether adapters can be merged, and how much they would disturb each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -101,7 +101,7 @@ def _check(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, 
 
 def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, str]) -> int:
     """Compare the weights of many adapters, of which one is in memory at a time; gives the exit code."""
-    names, changes = [], []
+    names, changes, bare = [], [], []
     for adapter in _load_each(sources, options, reasons):
         directions = _finite_directions(adapter)
         if directions is None:
@@ -109,12 +109,14 @@ def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str
             continue
         names.append(adapter.name)
         changes.append(directions)
+        bare.append(replace(adapter, lora={}, vectors={}))
     if len(changes) > 1:
         likeness = compare(names, changes)
         print("\n".join([*ranked(likeness), "", *advice(likeness)]))
         write_atomic(options.out, png_bytes(likeness_map(likeness)))
         print(f"wrote {options.out}")
-    return _end(options, reasons, [], len(changes))
+    # That LoRAs without blocks overlap is what the list and the map are about.
+    return _end(options, reasons, adapter_problems(bare, None, allow_overlap=True), len(changes))
 
 
 def _finite_directions(adapter: Adapter) -> dict[str, Directions] | None:

@@ -162,3 +162,15 @@ def test_an_adapter_that_does_nothing_is_a_problem(files, tiny_folder, tmp_path,
     assert code == 1
     assert "problem: the crosstalk on the prompts of 'bob' is not finite" in text
     assert "no problems" not in text
+
+
+def test_many_that_are_compared_must_have_tokens_and_a_base_in_common(files, tmp_path, capsys):
+    ada = Adapter.load(files["ada"])
+    same_token = dataclasses.replace(ada, info=dataclasses.replace(ada.info, name="hal"))
+    same_token.save(tmp_path / "hal.safetensors")
+    chosen = [files["ada"], files["bob"], files["eve"], str(tmp_path / "hal.safetensors")]
+    code, text = check(capsys, *chosen, "--alike", "True", "--out", str(tmp_path / "map.png"))
+    assert code == 1
+    assert "problem: the adapters were trained on different models" in text
+    assert "problem: 'ada' and 'hal' both define the token <ada>" in text
+    assert text.splitlines()[-1] == "4 of 4 adapters read; 2 problems"

@@ -28,12 +28,12 @@ SORTS = [Specimen("LoRA", dialect, "cross-attention", 2) for dialect in ("kohya"
 
 
 @pytest.fixture
-def folder(tmp_path, tiny_sd, monkeypatch):
+def folder(tmp_path, two_level_sd, monkeypatch):
     """Three LoRAs that can be used, in subfolders, and five files that cannot."""
     # The tiny model reads 24 tokens. Prompts of the usual words are longer.
     monkeypatch.setattr("blocklora_jax.pocket.prompt_words.words_for", lambda name: WORDS)
     monkeypatch.setattr(input_statistics, "words_for", lambda name: WORDS)
-    make_folder(tmp_path / "loras", 3, tiny_sd.params, SORTS)
+    make_folder(tmp_path / "loras", 3, two_level_sd.params, SORTS)
     return tmp_path / "loras"
 
 
@@ -107,15 +107,15 @@ def test_all_missing_triggers_are_named_in_one_error_before_the_model_is_read(fo
         assert "library.yaml" in error
 
 
-def test_a_folder_is_fitted_and_its_result_is_a_folder_that_can_be_exported(folder, tiny_folder, tmp_path, capsys):
+def test_a_folder_is_fitted_and_its_result_is_a_folder_that_can_be_exported(folder, two_level_folder, tmp_path, capsys):
     out = tmp_path / "fitted"
-    code, text, _ = call(capsys, "fit", folder, "--skip-unusable", "--model", tiny_folder, "--out", out)
+    code, text, _ = call(capsys, "fit", folder, "--skip-unusable", "--model", two_level_folder, "--out", out)
     assert (code, text.count("wrote ")) == (0, 3)
     assert [entry.name for entry in open_library(out)[1]] == ["lora_000", "lora_001", "lora_002"]
     single = tmp_path / "all.safetensors"
     assert call(capsys, "export", out, "--max-rank", "2", "--allow-overlap", "--out", single)[0] == 0
     assert len(read_export_header(single)["adapters"]) == 3
-    error = call(capsys, "fit", folder, "--skip-unusable", "--model", tiny_folder, "--out", folder / "fitted")[2]
+    error = call(capsys, "fit", folder, "--skip-unusable", "--model", two_level_folder, "--out", folder / "fitted")[2]
     assert "lies inside the input" in error
 
 
@@ -133,7 +133,7 @@ def test_many_adapters_are_ranked_and_drawn_as_a_map(folder, tmp_path, capsys, m
     assert (code, text.count("problem: ")) == (1, 5)
 
 
-def test_nearly_equal_adapters_are_advised_to_be_left_out(folder, tiny_sd, tmp_path, capsys):
+def test_nearly_equal_adapters_are_advised_to_be_left_out(folder, two_level_sd, tmp_path, capsys):
     adapter = Adapter.load(next(folder.glob("womans/*.safetensors")))
     for index, factor in enumerate((1.0, 1.01)):
         lora = {
@@ -147,7 +147,7 @@ def test_nearly_equal_adapters_are_advised_to_be_left_out(folder, tiny_sd, tmp_p
 
 
 def test_a_folder_is_converted_into_slots_of_its_own_and_goes_on_where_it_stopped(
-    folder, tiny_folder, tmp_path, capsys, monkeypatch
+    folder, two_level_folder, tmp_path, capsys, monkeypatch
 ):
     out = tmp_path / "converted"
     few = (
@@ -165,7 +165,7 @@ def test_a_folder_is_converted_into_slots_of_its_own_and_goes_on_where_it_stoppe
         "4",
         "--skip-unusable",
     )
-    args = ("convert", folder, *few, "--model", tiny_folder, "--out", out)
+    args = ("convert", folder, *few, "--model", two_level_folder, "--out", out)
     assert call(capsys, *args)[0] == 0
     registry = read_registry(out)
     assert sorted(entry.slots for entry in registry.entries) == [(0,), (1,), (2,)]
@@ -198,8 +198,8 @@ def test_large_libraries_are_kept_on_disk_with_the_same_numbers(folder, monkeypa
                 assert not other.lora[component][path].lora_A.flags.writeable
 
 
-def test_convolutions_are_taken_out_and_put_back(tiny_sd, tmp_path):
-    make_folder(tmp_path, 1, tiny_sd.params, [Specimen("LoCon", "kohya", "everything", 2)], broken=False)
+def test_convolutions_are_taken_out_and_put_back(two_level_sd, tmp_path):
+    make_folder(tmp_path, 1, two_level_sd.params, [Specimen("LoCon", "kohya", "everything", 2)], broken=False)
     adapter = Adapter.load(next(tmp_path.rglob("*.safetensors")))
     [linear], [wide] = without_convolutions([adapter])
     assert all("/conv" in path for path in wide["unet"])
