@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from concept_builders import make_batch, make_config, make_trainable, write_pictures
+from forced_devices import AS_BY_DEFAULT
 from token_side_builders import make_basis, token_side_config, write_basis
 
 from blocklora_jax.testing.tiny_model import SCHEDULE, tiny_models, tiny_params
@@ -30,9 +31,8 @@ def gradients(config, models, schedule, trainable, masks, batch: Batch, params, 
     step = make_step(models, schedule, optimizer, **groups, accumulate=parts)
     state = init_state(trainable, masks, optimizer, jax.random.key(3))
     split = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
-    after: tuple[TrainState, dict] = jax.jit(jax.vmap(step, in_axes=(None, 0, None), axis_name="data"))(
-        state, split, params
-    )
+    over_devices = jax.vmap(step, in_axes=(None, 0, None), axis_name="data")
+    after: tuple[TrainState, dict] = jax.jit(over_devices, compiler_options=AS_BY_DEFAULT)(state, split, params)
     one = jax.tree.map(lambda x: x[0], after)
     return one[1], jax.tree.map(np.asarray, one[0].opt_state)
 
