@@ -181,6 +181,17 @@ class ConceptConfig:
         return self.called.trigger
 
     @property
+    def trains_tokens(self) -> bool:
+        """Whether the concept's embeddings change in training."""
+        return self.tokens.token_vectors > 0 and self.optimizer.token_learning_rate > 0
+
+    @property
+    def parts_on_host(self) -> tuple[str, ...]:
+        """Components that a step does not read: the autoencoder, and text encoders if all text is encoded before."""
+        reads_text = self.trains_tokens or "text_encoder" in self.adapter.layers.split("+")
+        return ("vae",) if reads_text else ("vae", "text_encoder", "text_encoder_2")
+
+    @property
     def random_rows(self) -> int:
         """Number of random rows in a step, in all its batches."""
         return self.erasure.rows(self.optimizer.batch, self.adapter.layers) * self.optimizer.accumulate

@@ -107,7 +107,7 @@ def load_for(
     config: ConceptConfig, registry: Registry | None, platform: str
 ) -> tuple[StableDiffusion, TextBasis | None]:
     """The base model and the basis of `config`. Raises: UserError if they are not the registry's."""
-    sd = load_base(config.model, config.base, platform)
+    sd = load_base(config.model, config.base, platform, config.parts_on_host)
     check_base(registry, sd.digest, config.model)
     basis = basis_of(config, sd)
     check_basis(registry, config, basis)

@@ -45,7 +45,7 @@ def tower_key(key: PRNGKeyArray, component: str) -> PRNGKeyArray:
 
 
 def negative_embeddings(
-    table: Float[Array, "n d"],
+    table: Float[Array | np.ndarray, "n d"],
     nouns: Int[np.ndarray, " p"],
     vectors: int,
     spread: tuple[float, float],
@@ -62,12 +62,14 @@ def negative_embeddings(
         deviation = table.std() * jax.random.uniform(far_key, minval=spread[0], maxval=spread[1])
         return table[noun][None] + deviation * jax.random.normal(row_key, (vectors, table.shape[1]))
 
+    # On the host it is a NumPy array.
+    table = jnp.asarray(table)
     return jax.vmap(draw)(jnp.asarray(nouns), jnp.arange(len(nouns)))
 
 
 def _resembling(
     embeddings: Float[Array, "p v d"],
-    table: Float[Array, "n d"],
+    table: Float[Array | np.ndarray, "n d"],
     nouns: Int[np.ndarray, " p"],
     known: Offsets,
     key: PRNGKeyArray,

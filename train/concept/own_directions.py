@@ -87,7 +87,7 @@ def own_directions(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis 
 def step_params(config: ConceptConfig, sd: StableDiffusion, basis: TextBasis | None) -> Mapping[str, Any]:
     """The base's parameters that a step reads; if the token side is on, with its arrays. basis: see `basis_of`."""
     arrays = token_side_arrays(config, sd, basis)
-    read = {part: tree for part, tree in sd.params.items() if part != "vae"}
+    read = {part: tree for part, tree in sd.params.items() if part not in config.parts_on_host}
     return read if arrays is None else {**read, ARRAYS: jax.device_put(arrays)}
 
 

@@ -169,9 +169,9 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
         random_ids.append(ids_by_row(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
     encode = _text_encoder(sd, params)
     stacked = np.stack(random_ids, axis=1).reshape(prompts.ids.shape)
-    tokens_train = config.tokens.token_vectors and config.optimizer.token_learning_rate > 0
     return data._replace(
-        text=None if tokens_train else encode(data.ids), random_text=encode(stacked) if config.random_rows else None
+        text=None if config.trains_tokens else encode(data.ids),
+        random_text=encode(stacked) if config.random_rows else None,
     )
 
 

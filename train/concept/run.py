@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blocklora_jax.models.attend import check_form
@@ -34,7 +34,7 @@ def train_concept(config: ConceptConfig, platform: str | None = None, *, resume:
     """
     [config] = with_resuming([config], resume)
     platform = platform or select_platform(config.run.tpu, config.run.gpu, config.run.cpu, config.joining)
-    return train_on_base(config, lambda: load_base(config.model, config.base, platform))
+    return train_on_base(config, lambda: load_base(config.model, config.base, platform, config.parts_on_host))
 
 
 def train_on_base(config: ConceptConfig, load: Callable[[], StableDiffusion]) -> Path:
@@ -56,8 +56,10 @@ def train_on_base(config: ConceptConfig, load: Callable[[], StableDiffusion]) ->
         return train_together([config], sd, basis, config.out)[0]
 
 
-def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffusion:
-    """The base model, in the precision for the platform. The autoencoder stays on the host: a step does not read it.
+def load_base(model: str, settings: BaseSettings, platform: str, on_host: Sequence[str] = ("vae",)) -> StableDiffusion:
+    """The base model, in the precision for the platform.
+
+    on_host: components that stay on the host, because a step does not read them.
 
     Raises: UserError for a form of attention that the device does not have, or a model that cannot be read.
     """
@@ -65,7 +67,7 @@ def load_base(model: str, settings: BaseSettings, platform: str) -> StableDiffus
     dtype = compute_dtype(settings.precision, platform)
     return StableDiffusion.from_pretrained(
         model, variant=settings.variant, dtype=dtype, remat=settings.remat, attention=settings.attention,
-        weights_dtype=weights_dtype(settings.base_dtype, dtype, platform), on_host=("vae",),
+        weights_dtype=weights_dtype(settings.base_dtype, dtype, platform), on_host=on_host,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 import merge
 import train.concept.prepare
+import train.concept.run
 from blocklora_jax import Adapter
 from blocklora_jax.adapters.file import read_header
 from blocklora_jax.adapters.partition import Partition
@@ -258,3 +259,18 @@ def test_a_missing_platform_is_one_line(flag, tmp_path):
     assert done.returncode == 2
     assert f"error: JAX finds no {flag.upper()} here" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_text_encoders_stay_on_the_host_if_all_text_is_encoded_before(teach, tmp_path, monkeypatch):
+    changes = {"token_vectors": 0, "steps": 2, "preview_every": 2, "preview_prompts": ("a photo of a man",)}
+    loaded = []
+    load = train.concept.run.load_base
+    monkeypatch.setattr(train.concept.run, "load_base", lambda *args: loaded.append(load(*args)) or loaded[-1])
+    assert teach(tmp_path / "host", **changes)[0] == 0
+    monkeypatch.setattr("train.concept.config.ConceptConfig.parts_on_host", ("vae",))
+    assert teach(tmp_path / "device", **changes)[0] == 0
+    kinds = [{part: type(jax.tree.leaves(tree)[0]) for part, tree in sd.params.items()} for sd in loaded]
+    assert kinds[0]["text_encoder"] is kinds[0]["vae"] is np.ndarray
+    assert issubclass(kinds[0]["unet"], jax.Array) and issubclass(kinds[1]["text_encoder"], jax.Array)
+    for name in ("adapter.safetensors", "previews/000002.png"):
+        assert (tmp_path / "host" / name).read_bytes() == (tmp_path / "device" / name).read_bytes()
