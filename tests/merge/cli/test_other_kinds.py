@@ -56,8 +56,8 @@ def write_files(params, folder, chosen):
 
 
 @pytest.fixture(scope="module")
-def files(tiny_sd, tmp_path_factory):
-    return write_files(tiny_sd.params, tmp_path_factory.mktemp("kinds"), layers(tiny_sd.params))
+def files(two_level_sd, tmp_path_factory):
+    return write_files(two_level_sd.params, tmp_path_factory.mktemp("kinds"), layers(two_level_sd.params))
 
 
 def call(capsys, *args: str) -> tuple[int, str]:
@@ -70,23 +70,23 @@ def call(capsys, *args: str) -> tuple[int, str]:
     return code, captured.out + captured.err
 
 
-def test_a_merge_folds_them_in_exactly(files, tiny_sd, tiny_folder, tmp_path, capsys):
+def test_a_merge_folds_them_in_exactly(files, two_level_sd, two_level_folder, tmp_path, capsys):
     out = tmp_path / "merged"
-    code, text = call(capsys, files["dora"], "--save", str(out), "--model", str(tiny_folder))
+    code, text = call(capsys, files["dora"], "--save", str(out), "--model", str(two_level_folder))
     assert code in (0, None), text
     merged = flatten_params(StableDiffusion.from_pretrained(out).checkpoint.params)
-    for _, path, weight in layers(tiny_sd.params):
+    for _, path, weight in layers(two_level_sd.params):
         # The lengths of all rows are 1.3 times those of the base, up to fp32 rounding.
         got = np.linalg.norm(np.asarray(merged[path]).T, axis=1)
         np.testing.assert_allclose(got, 1.3 * np.linalg.norm(weight, axis=1), rtol=1e-5)
     assert "reduced" not in text
 
 
-def test_a_merge_with_a_norm_can_be_undone(files, tiny_sd, tiny_folder, tmp_path, capsys):
+def test_a_merge_with_a_norm_can_be_undone(files, two_level_sd, two_level_folder, tmp_path, capsys):
     out = tmp_path / "merged"
-    code, text = call(capsys, files["norm"], "--save", str(out), "--model", str(tiny_folder))
+    code, text = call(capsys, files["norm"], "--save", str(out), "--model", str(two_level_folder))
     assert code in (0, None), text
-    merged, base = StableDiffusion.from_pretrained(out).checkpoint.params, tiny_sd.checkpoint.params
+    merged, base = StableDiffusion.from_pretrained(out).checkpoint.params, two_level_sd.checkpoint.params
     adapter = Adapter.load(files["norm"])
     before, after = flatten_params(base), flatten_params(merged)
     for leaf in ("scale", "bias"):
@@ -95,17 +95,19 @@ def test_a_merge_with_a_norm_can_be_undone(files, tiny_sd, tiny_folder, tmp_path
     back = flatten_params(remove(merged, base, [adapter], adapter.name))
     for path, leaf in before.items():
         np.testing.assert_array_equal(back[path], leaf, err_msg=path)
-    code, text = call(capsys, "remove", str(out), "norm", "--base", str(tiny_folder), "--out", str(tmp_path / "back"))
+    code, text = call(
+        capsys, "remove", str(out), "norm", "--base", str(two_level_folder), "--out", str(tmp_path / "back")
+    )
     assert code in (0, None), text
     stored = flatten_params(StableDiffusion.from_pretrained(tmp_path / "back").checkpoint.params)
     for path, leaf in before.items():
         np.testing.assert_array_equal(stored[path], leaf, err_msg=path)
 
 
-def test_an_export_is_reduced_and_says_what_it_leaves_out(files, tiny_folder, tmp_path, capsys):
+def test_an_export_is_reduced_and_says_what_it_leaves_out(files, two_level_folder, tmp_path, capsys):
     out = tmp_path / "all.safetensors"
     code, text = call(capsys, "export", *files.values(), "--out", str(out), "--allow-overlap", "--max-rank", "3",
-                      "--model", str(tiny_folder), "--family", "sd1")  # fmt: skip
+                      "--model", str(two_level_folder), "--family", "sd1")  # fmt: skip
     assert code in (0, None), text
     assert re.search(r"dora: \d+ layers \(DoRA, LoRA\) are reduced to rank 3; \d+\.\d+% of their change is left", text)
     assert re.search(r"lokr: \d+ layers \(LoKr\) are reduced to rank 3", text)
@@ -120,9 +122,11 @@ def test_without_a_model_the_export_asks_for_it(files, tmp_path, capsys):
     assert "is a DoRA (weight-decomposed LoRA), and its change depends on the base model" in text
 
 
-def test_check_takes_all_kinds(files, tiny_folder, tmp_path, capsys):
+def test_check_takes_all_kinds(files, two_level_folder, tmp_path, capsys):
     picture = str(tmp_path / "c.png")
-    _, text = call(capsys, "check", *files.values(), "--model", str(tiny_folder), "--out", picture, "--max-rank", "4")
+    _, text = call(
+        capsys, "check", *files.values(), "--model", str(two_level_folder), "--out", picture, "--max-rank", "4"
+    )
     assert "3 of 3 adapters read" in text
     assert re.search(r"^all layers +dora +lokr +norm", text, re.M)
 
@@ -150,8 +154,8 @@ def test_fit_takes_all_kinds(tmp_path, capsys):
         ([], ""),
     ],
 )
-def test_what_a_file_states_of_its_reduction_is_printed_safely_or_not_at_all(tiny_sd, source, line):
-    adapter = random_adapter("ada", tiny_sd.params, slots=(0,), layers="cross_kv")
+def test_what_a_file_states_of_its_reduction_is_printed_safely_or_not_at_all(two_level_sd, source, line):
+    adapter = random_adapter("ada", two_level_sd.params, slots=(0,), layers="cross_kv")
     adapter = replace(adapter, info=replace(adapter.info, training=json.dumps({"of": {"source": source}})))
     said = reduction(adapter)
     assert line in said
