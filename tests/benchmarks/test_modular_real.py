@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 from transformers import BitImageProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Model
 
-from benchmarks.modular.__main__ import HEADLINE, available, main
+from benchmarks.modular.__main__ import available, main
 from benchmarks.modular.core.methods import FEATURE_BLOCKS, METHODS, RECIPES
+from benchmarks.modular.options import HEADLINE
 from benchmarks.modular.worlds import faces
 from benchmarks.modular.worlds.encoder_measures import Encoders, Looks, RealMeasures
 from benchmarks.modular.worlds.encoders import ClipEncoder, ImageEncoder, Preprocessing

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.modular.__main__ import Options, gather
+from benchmarks.modular.__main__ import gather
 from benchmarks.modular.core.evaluate import CONDITIONS
 from benchmarks.modular.core.methods import RECIPES
 from benchmarks.modular.core.report import SHORT, by_name, markdown, summarise
+from benchmarks.modular.options import Options
 from benchmarks.modular.pocket.concepts import draw_concepts
 from benchmarks.modular.worlds.table import POCKET
 from blocklora_jax.checkpoints.digest import params_digest
