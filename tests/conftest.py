@@ -18,8 +18,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import gc
+
 import jax
 import pytest
+
+# Programs and their traces stay in memory. Looking through them for garbage takes a tenth of the time otherwise.
+gc.set_threshold(50_000, 50, 50)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A plugin may have imported JAX before, which reads the environment only then.

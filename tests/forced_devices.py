@@ -15,7 +15,8 @@ TESTS = Path(__file__).parent
 # For XLA, here and in conftest.py. Each of hundreds of programs runs a few times only: quick compilation saves most of
 # the time.
 QUICK = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
-# Options of one program, for `jax.jit`, that is compared to within rounding: compiled as users have it.
+# For programs that are compared to within rounding: flags of a process, and options of `jax.jit` in this one.
+ROUNDED_AS_BY_DEFAULT = QUICK
 AS_BY_DEFAULT: dict[str, bool | str] = {}
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     # Half the time to compile. jaxlib 0.11 does not know this flag, and ends the process.
@@ -39,11 +40,11 @@ def run_on_devices(count: int, code: str, flags: Sequence[str] = QUICK, folders:
     return done.stdout
 
 
-def call_on_devices(count: int, file: str, function: str, *arguments: Any) -> Any:
+def call_on_devices(count: int, file: str, function: str, *arguments: Any, flags: Sequence[str] = QUICK) -> Any:
     """The result of `function` of the Python `file`, called with `arguments` in a process with `count` devices.
 
-    Arguments and result are JSON values.
+    Arguments and result are JSON values. flags: of XLA.
     """
     module, values = Path(file).stem, json.dumps(arguments)
     code = f"import json, {module} as module; print(json.dumps(module.{function}(*json.loads({values!r}))))"
-    return json.loads(run_on_devices(count, code, folders=[Path(file).parent]).splitlines()[-1])
+    return json.loads(run_on_devices(count, code, flags, [Path(file).parent]).splitlines()[-1])

@@ -111,7 +111,7 @@ def test_the_loss_is_the_distance_to_the_base_on_the_same_noised_pictures(tiny_s
         prepare_concept(config, tiny_sd, None),
         make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen),
     )
-    trainable, masks = make_trainable(config, levels=2)
+    trainable, masks = make_trainable(config)
     state = init_state(trainable, masks, optimizer, jax.random.key(11))._replace(step=np.int32(7))
     batch = concept.batch_at(7)
     step = make_step(

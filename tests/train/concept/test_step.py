@@ -228,7 +228,7 @@ def test_ids_of_negative_tokens_reach_their_own_rows():
 def test_cached_states_give_the_losses_of_encoding_in_the_step(tiny_sd, tmp_path, rate):
     config = make_config(images=write_pictures(tmp_path), token_learning_rate=rate, alpha=3.0)
     data = load_concept_data(config, tiny_sd)
-    trainable, masks = make_trainable(config, levels=2)
+    trainable, masks = make_trainable(config)
     cached = cache_states(config, tiny_sd, data, trainable)
     assert (cached.text is None) == (rate > 0) and cached.random_text is not None
     optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
@@ -247,7 +247,7 @@ def test_states_are_cached_only_where_no_text_trains(tiny_sd, tmp_path):
     data = load_concept_data(config, tiny_sd)
     for changes in ({}, {"token_learning_rate": 0.0, "layers": LAYERS}):
         changed = make_config(images=tmp_path, **changes)
-        trainable, _ = make_trainable(changed, levels=2)
+        trainable, _ = make_trainable(changed)
         cached = cache_states(changed, tiny_sd, data, trainable)
         assert cached.text is None and (cached.random_text is None) == ("layers" in changes)
 
@@ -263,7 +263,7 @@ def test_cached_prompts_have_different_negative_tokens(tiny_sd, tmp_path):
         prompts=data.prompts._replace(ids=data.prompts.ids[:4], nouns=data.prompts.nouns[:4]),
         negative_tokens={part: rows[:4] for part, rows in data.negative_tokens.items()},
     )
-    states = cache_states(config, tiny_sd, few, make_trainable(config, levels=2)[0]).random_text.states
+    states = cache_states(config, tiny_sd, few, make_trainable(config)[0]).random_text.states
     assert len({row.tobytes() for row in states}) == 4
 
 

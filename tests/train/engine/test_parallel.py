@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forced_devices import call_on_devices
+from forced_devices import ROUNDED_AS_BY_DEFAULT, call_on_devices
 
 from blocklora_jax.errors import UserError
 
@@ -83,7 +83,7 @@ def compare() -> dict[str, float | list[str]]:
 
 @pytest.fixture(scope="module")
 def found():
-    return call_on_devices(8, __file__, "compare")
+    return call_on_devices(8, __file__, "compare", flags=ROUNDED_AS_BY_DEFAULT)
 
 
 @pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
