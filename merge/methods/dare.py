@@ -79,7 +79,9 @@ def dare_rule(
     deltas: Float[Array, "k n m"], weights: Float[Array, " k"], kept: Bool[Array, "k n m"], density: float
 ) -> Float[Array, "n m"]:
     """sum_k w_k kept_k dW_k / density."""
-    return jnp.sum(jnp.where(kept, deltas, 0.0) * weights[:, None, None], axis=0) / density
+    # As a product, which needs the mask whole. Within a sum, XLA draws each entry by itself: ten times as long on CPUs.
+    exactly = jax.lax.Precision.HIGHEST
+    return jnp.tensordot(weights, jnp.where(kept, deltas, 0.0), axes=1, precision=exactly) / density
 
 
 def merge_by_dare(
