@@ -33,7 +33,7 @@ from train.engine.platform import compute_dtype
 
 MIB = 2**20
 # MiB that the programs of --quick may need, a tenth more than they did when this was written.
-QUICK = {"training": 1640, "fit": 2450}
+QUICK = {"training": 1640, "fit": 2450, "check": 1040}
 PROBES = {"fit": fit_step, "convert": convert_step, "check": check_step}
 
 
@@ -58,7 +58,7 @@ class Options:
     memory: float | None = None
     """GiB that fit, convert and check may use; see `python -m merge fit --help`."""
     quick: bool = False
-    """Compile only two programs, and fail with exit code 1 if one needs more memory than it should."""
+    """Compile only three programs, and fail with exit code 1 if one needs more memory than it should."""
     out: Path | None = None
     """A JSON file for the results."""
 
@@ -106,8 +106,8 @@ def measure_all(options: Options, name: str) -> Iterator[dict[str, object]]:
 
 
 def check_quickly() -> int:
-    """Measures one training step and one step of a joint fit. Gives the exit code: 1 if one needs more than it may."""
-    options = Options(models=("sd15",), tasks=("training", "fit"), batches=(1,), remat=(False,))
+    """Measures steps of training, of a joint fit and of crosstalk. Gives the exit code: 1 if one needs too much."""
+    options = Options(models=("sd15",), tasks=("training", "fit", "check"), batches=(1,), remat=(False,))
     rows = list(measure_all(options, "sd15"))
     return int(any(exceeds(row, QUICK[str(row["task"])]) for row in rows))
 

@@ -17,6 +17,8 @@ from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
 
 _COLLECTION, _NAME = "observed", "record"
+# Records of at most so many numbers are read whole, see `_after`.
+_FEW = 4096
 
 
 def apply_adapted(
@@ -142,9 +144,10 @@ def _after(y: Array, record: Any) -> Array:
     `jax.lax.optimization_barrier` does not order them: XLA removes it before it orders the program.
     """
     for leaf in jax.tree.leaves(record):
-        first = jnp.ravel(leaf)[0]
+        # A matrix is one product. Of a few numbers each may be computed by itself, so all of them are waited for.
+        read = jnp.sum(leaf) if leaf.size <= _FEW else jnp.ravel(leaf)[0]
         # Zero, which the compiler does not know.
-        y = y + jnp.where(jnp.isfinite(first), 0 * first, 0).astype(y.dtype)
+        y = y + jnp.where(jnp.isfinite(read), 0 * read, 0).astype(y.dtype)
     return y
 
 
