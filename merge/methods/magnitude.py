@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.adapter import Adapter
 from merge.methods.method import NoSettings, from_params
-from merge.methods.task_vectors import Params, check_density, merge_task_vectors
+from merge.methods.task_vectors import Params, check_density, merge_task_vectors, weighted_sum
 from merge.methods.ties import keep_largest
 
 
@@ -55,7 +54,7 @@ def magnitude(
 
 def magnitude_rule(deltas: Float[Array, "k n m"], weights: Float[Array, " k"], density: float) -> Float[Array, "n m"]:
     """sum_k w_k (the largest entries of dW_k)."""
-    return jnp.sum(jax.vmap(partial(keep_largest, density=density))(deltas) * weights[:, None, None], axis=0)
+    return weighted_sum(jax.vmap(partial(keep_largest, density=density))(deltas), weights)
 
 
 merge_by_magnitude = from_params(magnitude)

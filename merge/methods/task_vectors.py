@@ -79,6 +79,15 @@ def change_layers(params: Params, adapters: Sequence[Adapter], weights: Sequence
     return result
 
 
+def weighted_sum(changes: Float[Array, "k n m"], weights: Float[Array, " k"]) -> Float[Array, "n m"]:
+    """sum_k w_k dW_k, as a product: it needs the changes whole.
+
+    Within a sum, XLA makes each entry by itself, with the random numbers and comparisons that it depends on. On CPUs
+    this takes ten times as long.
+    """
+    return jnp.tensordot(weights, changes, axes=1, precision=jax.lax.Precision.HIGHEST)
+
+
 def layer_delta(adapter: Adapter, layer: str, shape: tuple[int, ...]) -> Float[Array, "n m"]:
     """dW of a layer ("unet/…/to_k") whose kernel has `shape`; zeros if the adapter has no such layer.
 
