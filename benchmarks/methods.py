@@ -1,8 +1,8 @@
 """Time and memory of every merge method at full size: `python -m benchmarks.methods [--quick]`.
 
 A random Stable Diffusion 1.5 is written to a temporary folder (2 GB), and random LoRAs without blocks are merged into
-it, each method in a process of its own. Memory is the peak of the process, and what it held before the merge: the
-model, PyTorch-free, in fp32. Prints a table and one line of JSON.
+it, each method in a process of its own. Memory is the peak of the process, and before the merge, when it holds the
+model in fp32 and the LoRAs. Prints a table and one line of JSON.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _peak() -> int:
 
 
 def main() -> None:
-    """The command line. With a folder and a method before the options as JSON, one merge: a process calls itself so."""
+    """The command line. `--one FOLDER METHOD OPTIONS`, which this program calls itself, merges once."""
     if sys.argv[1:2] == ["--one"]:
         folder, method, given = sys.argv[2:]
         print(json.dumps(merge_once(folder, method, Options(**json.loads(given)))))

@@ -122,7 +122,7 @@ def _write(concept: Concept, folder: Path) -> None:
             for within, ending in ((concept.captions, ".txt"), (concept.masks, ".png"))
         )
         if caption is not None and caption.is_file():
-            first = read_text_bytes(caption).decode().partition("\n")[0]
+            first = _decoded(caption).partition("\n")[0]
             (folder / f"{picture.stem}.txt").write_text(" ".join(first.replace("<TOK>", call).split()) + "\n")
         if mask is not None and mask.is_file():
             shutil.copyfile(mask, folder / f"{picture.stem}.mask.png")
@@ -135,7 +135,7 @@ def _write(concept: Concept, folder: Path) -> None:
 def _custom_concept_101(data: Path) -> Iterator[Concept]:
     """101 concepts, each with a class, and a list of prompts that it shares with its like."""
     path = data / "dataset.json"
-    for entry in read_json(path):
+    for entry in _entries(path):
         name, noun, prompts = (
             _text(path, entry, key) for key in ("instance_data_dir", "class_prompt", "prompt_filename")
         )
@@ -153,7 +153,7 @@ def _mix_of_show(data: Path) -> Iterator[Concept]:
     for path in files:
         # What is not in the table has no class.
         kind, noun, prompts = MIX_OF_SHOW.get(path.stem, ("object", "", ""))
-        for entry in read_json(path):
+        for entry in _entries(path):
             folders = {
                 key: _within(data, _text(path, entry, f"{key}_dir")) if f"{key}_dir" in entry else None
                 for key in ("instance_data", "caption", "mask")
@@ -165,6 +165,20 @@ def _mix_of_show(data: Path) -> Iterator[Concept]:
                 path.stem, folders["instance_data"], kind, noun, _lines(known, "<TOK>") if prompts else (),
                 folders["caption"], folders["mask"],
             )  # fmt: skip
+
+
+def _entries(path: Path) -> list[Any]:
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise UserError(f"{path} must hold a list of concepts")
+    return entries
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return read_text_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: save it as such") from error
 
 
 def _text(path: Path, entry: Any, key: str) -> str:
@@ -186,7 +200,7 @@ def _lines(path: Path, place: str) -> list[str]:
     """The prompts of a file, with {} where the concept is called."""
     if not path.is_file():
         raise UserError(f"{path} is not there: it lists the prompts of a concept")
-    lines = [" ".join(line.replace(place, "{}").split()) for line in read_text_bytes(path).decode().splitlines()]
+    lines = [" ".join(line.replace(place, "{}").split()) for line in _decoded(path).splitlines()]
     return [line for line in lines if line]
 
 

@@ -69,20 +69,21 @@ def elect_and_average(sparse: Float[Array, "k n m"], weights: Float[Array, " k"]
 def keep_largest(x: Float[Array, "n m"], density: float) -> Float[Array, "n m"]:
     """`x`, with 0 for all entries except the int(density * size) largest in magnitude. Of equal ones, the first.
 
-    The least that is kept is found by halving an interval, which reads the entries 31 times: a tenth of the time of
-    sorting them.
+    The least that is kept is found by halving an interval, which reads the entries some fifty times. On a CPU, sorting
+    them takes four to seven times as long.
     """
     flat = x.reshape(-1)
     # As integers, positive floats have the same order.
     sizes, count = jax.lax.bitcast_convert_type(jnp.abs(flat), jnp.int32), int(density * flat.size)
     least = _largest(lambda bound: (sizes >= bound).sum() >= count, 31)
     above, equal, places = sizes > least, sizes == least, jnp.arange(flat.size, dtype=jnp.int32)
-    end = _largest(lambda bound: (equal & (places < bound)).sum() <= count - above.sum(), flat.size.bit_length())
+    room = count - above.sum()
+    end = _largest(lambda bound: (equal & (places < bound)).sum() <= room, flat.size.bit_length())
     return jnp.where(above | (equal & (places < end)), flat, 0.0).reshape(x.shape)
 
 
 def _largest(holds: Callable[[Array], Array], bits: int) -> Int[Array, ""]:
-    """The largest integer of so many bits for which `holds`, which holds for 0 and up to there."""
+    """The largest integer of so many bits for which `holds` is true. It must be true for all smaller ones."""
 
     def halve(step: Array, found: Array) -> Array:
         larger = found | (1 << (bits - 1 - step))

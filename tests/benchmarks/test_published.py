@@ -123,7 +123,13 @@ def test_what_is_missing_is_named_and_nothing_is_written(custom, mixed, tmp_path
     (custom / "prompts" / "dog.txt").unlink()
     with pytest.raises(UserError, match=r"dog\.txt is not there"):
         main(["custom_concept_101", "--data", str(custom), "--out", str(out)])
+    (custom / "prompts" / "dog.txt").write_bytes(b"a \xff dog")
+    with pytest.raises(UserError, match=r"dog\.txt is not UTF-8 text"):
+        main(["custom_concept_101", "--data", str(custom), "--out", str(out)])
     entries = json.loads((custom / "dataset.json").read_text())
+    (custom / "dataset.json").write_text("7")
+    with pytest.raises(UserError, match=r"dataset\.json must hold a list of concepts"):
+        main(["custom_concept_101", "--data", str(custom), "--out", str(out)])
     entries[0]["instance_data_dir"] = "../../elsewhere"
     (custom / "dataset.json").write_text(json.dumps(entries))
     with pytest.raises(UserError, match="outside of it"):
