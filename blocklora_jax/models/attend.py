@@ -1,7 +1,7 @@
 """Multi-head softmax attention, in one of four forms that compute the same.
 
     plain     all scores at once
-    chunked   the scores of some queries at a time, computed again in the backward pass
+    chunked   the scores of some queries at a time, computed again in the backward pass; on CPUs head by head
     cudnn     the fused kernel of cuDNN: NVIDIA GPUs from Ampere on, 16-bit numbers
     flash     the Pallas kernel for TPUs
 
@@ -25,8 +25,9 @@ from blocklora_jax.models.device import is_ampere
 Queries = Float[Array, "b t h d"]
 Keys = Float[Array, "b s h d"]
 
-# The largest number of scores that the chunked form holds at once: 32 MiB in fp32.
-CHUNK_SCORES = 2**23
+# The largest number of scores that the chunked form holds at once: 32 MiB in fp32. On CPUs 2 MiB, which stay in the
+# cache.
+CHUNK_SCORES, CPU_CHUNK_SCORES = 2**23, 2**19
 # Up to this many scores are kept for the backward pass, in every form: 8 MiB in fp32.
 KEPT_SCORES = 2**21
 # The head sizes that cuDNN's kernel takes on all GPUs from Ampere on.
@@ -94,26 +95,68 @@ def _plain(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:
 
 
 def _chunked(q: Queries, k: Keys, v: Keys, is_causal: bool) -> Queries:
-    """Attention for chunks of queries, one after the other. The backward pass recomputes the scores of each chunk."""
+    """Attention for chunks of queries, one after the other. The backward pass recomputes the scores of each chunk.
+
+    On CPUs a chunk has queries of one head, because a few large matrices are slower there than many that fit the cache.
+    """
     assert not is_causal
+    return jax.lax.platform_dependent(q, k, v, cpu=_head_by_head, default=_all_heads)
+
+
+def _all_heads(q: Queries, k: Keys, v: Keys) -> Queries:
+    rows = chunk_rows(q.shape[1], scores(q, k), CHUNK_SCORES)
+    out = jax.lax.map(_recomputed(lambda chunk: _plain(chunk, k, v, False)), _in_chunks(q, rows))
+    return _joined(out, q.shape[1])
+
+
+def _head_by_head(q: Queries, k: Keys, v: Keys) -> Queries:
+    rows = chunk_rows(q.shape[1], q.shape[1] * k.shape[1], CPU_CHUNK_SCORES)
+
+    def one(query: Float[Array, "t d"], key: Float[Array, "d s"], value: Float[Array, "d s"]) -> Float[Array, "t d"]:
+        logits = jnp.matmul(query, key, preferred_element_type=jnp.float32) / math.sqrt(len(key))
+        weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+        # Products of these shapes have gradients that are products with rows as they are stored: transposed ones take
+        # twice as long.
+        return jnp.einsum("ts,ds->td", weights, value)
+
+    def head(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> Float[Array, "n t d"]:
+        queries, key, value = inputs
+        return jax.lax.map(_recomputed(lambda chunk: one(chunk, key, value)), queries)
+
+    batch, _, heads, _ = q.shape
+    queries = jnp.transpose(_in_chunks(q, rows), (1, 3, 0, 2, 4))  # b h n t d
+    keys, values = (jnp.transpose(x, (0, 2, 3, 1)) for x in (k, v))  # b h d s
+    flat = [x.reshape(batch * heads, *x.shape[2:]) for x in (queries, keys, values)]
+    out = jax.lax.map(head, tuple(flat)).reshape(queries.shape)
+    return _joined(jnp.transpose(out, (2, 0, 3, 1, 4)), q.shape[1])
+
+
+def _recomputed(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    # Within a loop, nothing can be merged with the forward pass.
+    return jax.checkpoint(function, prevent_cse=False)
+
+
+def _in_chunks(q: Queries, rows: int) -> Float[Array, "n b {rows} h d"]:
+    """Of `rows` queries each; the last is filled up with zeros."""
     batch, length, heads, width = q.shape
-    rows = chunk_rows(length, scores(q, k))
     count = -(-length // rows)
     padded = jnp.pad(q, ((0, 0), (0, count * rows - length), (0, 0), (0, 0)))
-    chunks = jnp.moveaxis(padded.reshape(batch, count, rows, heads, width), 1, 0)
-    # Within a loop, nothing can be merged with the forward pass.
-    one = jax.checkpoint(partial(_plain, is_causal=False), prevent_cse=False)
-    out = jax.lax.map(lambda chunk: one(chunk, k, v), chunks)
-    return jnp.moveaxis(out, 0, 1).reshape(padded.shape)[:, :length]
+    return jnp.moveaxis(padded.reshape(batch, count, rows, heads, width), 1, 0)
 
 
-def chunk_rows(length: int, all_scores: int) -> int:
-    """The number of queries in a chunk: `length` in equal parts, of at most `CHUNK_SCORES` scores each.
+def _joined(chunks: Float[Array, "n b r h d"], length: int) -> Queries:
+    """The inverse of `_in_chunks`."""
+    count, batch, rows, *rest = chunks.shape
+    return jnp.moveaxis(chunks, 0, 1).reshape(batch, count * rows, *rest)[:, :length]
 
-    >>> chunk_rows(4096, 4096 * 4096 * 8)
+
+def chunk_rows(length: int, all_scores: int, most: int) -> int:
+    """The number of queries in a chunk: `length` in equal parts, of at most `most` scores each.
+
+    >>> chunk_rows(4096, 4096 * 4096 * 8, most=2**23)
     256
     """
-    parts = max(1, math.ceil(all_scores / CHUNK_SCORES))
+    parts = max(1, math.ceil(all_scores / most))
     return max(1, math.ceil(length / parts))
 
 

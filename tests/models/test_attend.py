@@ -32,17 +32,34 @@ def values_and_gradients(form, arrays, heads=3):
     return [out, *gradients]
 
 
+@pytest.fixture
+def small_chunks(monkeypatch):
+    for name in ("CHUNK_SCORES", "CPU_CHUNK_SCORES"):
+        monkeypatch.setattr(module, name, 200)
+    monkeypatch.setattr(module, "KEPT_SCORES", 0)
+
+
 # The lengths are not multiples of the chunks.
 @pytest.mark.parametrize(("length", "keys"), [(50, 50), (37, 7), (1, 300)])
-def test_chunks_give_the_values_and_gradients_of_the_plain_form(length, keys, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_SCORES", 200)
-    monkeypatch.setattr(module, "KEPT_SCORES", 0)
+@pytest.mark.parametrize("chunks", ["_all_heads", "_head_by_head"])
+def test_chunks_give_the_values_and_gradients_of_the_plain_form(length, keys, chunks, small_chunks, monkeypatch):
+    form = getattr(module, chunks)
+    monkeypatch.setitem(module._FORMS, "chunked", lambda q, k, v, is_causal: form(q, k, v))
     arrays = inputs(length, keys)
-    assert chunk_rows(length, 2 * 3 * length * keys) < max(2, length)
+    assert chunk_rows(length, length * keys, most=200) < max(2, length)
     for chunked, plain in zip(
         values_and_gradients("chunked", arrays), values_and_gradients("plain", arrays), strict=True
     ):
         np.testing.assert_allclose(chunked, plain, atol=1e-5)  # the largest entries are about 10
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_chunks_of_one_head_are_used_on_cpus_only(dtype, small_chunks):
+    arrays = inputs(50, 50, dtype=dtype)
+    attention = jax.jit(lambda *x: attend(*x, 3, form="chunked"))
+    # Scores of 4 queries of one head, and of one query of all heads.
+    for platform, scores in (("cpu", "tensor<4x50xf32>"), ("cuda", "x3x1x50xf32>")):
+        assert scores in export.export(attention, platforms=[platform])(*arrays).mlir_module()
 
 
 def test_the_chunked_form_never_holds_all_scores(monkeypatch):
@@ -85,9 +102,7 @@ def test_auto_takes_what_the_device_is_best_at(platform, capability, form, monke
     [("cudnn", 64, 64, 8, jnp.float32), ("cudnn", 64, 64, 160, jnp.bfloat16), ("cudnn", 64, 64, 12, jnp.bfloat16),
      ("flash", 500, 512, 8, jnp.float32), ("flash", 512, 77, 8, jnp.float32)],
 )  # fmt: skip
-def test_a_kernel_that_does_not_take_the_shapes_gives_way_to_chunks(form, length, keys, width, dtype, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_SCORES", 1000)
-    monkeypatch.setattr(module, "KEPT_SCORES", 0)
+def test_a_kernel_that_does_not_take_the_shapes_gives_way_to_chunks(form, length, keys, width, dtype, small_chunks):
     arrays = inputs(length, keys, width, dtype)
     found = str(jax.make_jaxpr(lambda *x: attend(*x, 1, form=form))(*arrays))
     assert found == str(jax.make_jaxpr(lambda *x: attend(*x, 1, form="chunked"))(*arrays))
