@@ -113,10 +113,7 @@ def _head_by_head(q: Queries, k: Keys, v: Keys) -> Queries:
     rows = chunk_rows(q.shape[1], q.shape[1] * k.shape[1], CPU_CHUNK_SCORES)
 
     def one(query: Float[Array, "t d"], key: Float[Array, "d s"], value: Float[Array, "d s"]) -> Float[Array, "t d"]:
-        logits = jnp.matmul(query, key, preferred_element_type=jnp.float32) / math.sqrt(len(key))
-        weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-        # Products of these shapes have gradients that are products with rows as they are stored: transposed ones take
-        # twice as long.
+        weights = jax.nn.softmax(_logits(query, key) / math.sqrt(len(key)), axis=-1).astype(value.dtype)
         return jnp.einsum("ts,ds->td", weights, value)
 
     def head(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> Float[Array, "n t d"]:
@@ -129,6 +126,27 @@ def _head_by_head(q: Queries, k: Keys, v: Keys) -> Queries:
     flat = [x.reshape(batch * heads, *x.shape[2:]) for x in (queries, keys, values)]
     out = jax.lax.map(head, tuple(flat)).reshape(queries.shape)
     return _joined(jnp.transpose(out, (2, 0, 3, 1, 4)), q.shape[1])
+
+
+@jax.custom_vjp
+def _logits(query: Float[Array, "t d"], key: Float[Array, "d s"]) -> Float[Array, "t s"]:
+    """The product of queries and keys in fp32, with the gradient of the keys as [d, s].
+
+    JAX would form it as [s, d] and transpose it, which takes twice as long.
+    """
+    return jnp.matmul(query, key, preferred_element_type=jnp.float32)
+
+
+def _logits_forward(query: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _logits(query, key), (query, key)
+
+
+def _logits_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    query, key = kept
+    return (gradient @ key.T).astype(query.dtype), (query.T @ gradient).astype(key.dtype)
+
+
+_logits.defvjp(_logits_forward, _logits_backward)
 
 
 def _recomputed(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
