@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from blocklora_jax.errors import UserError
+from train.engine.platform import remat_options
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
@@ -112,7 +113,10 @@ def _shard_map(per_device: Step, mesh: Mesh) -> Step:
         check_vma=False,
     )
     state, rows, params = (NamedSharding(mesh, spec) for spec in (of_concept, of_rows, PartitionSpec()))
-    return jax.jit(mapped, in_shardings=(state, rows, params), out_shardings=(state, state), donate_argnums=0)
+    return jax.jit(
+        mapped, in_shardings=(state, rows, params), out_shardings=(state, state), donate_argnums=0,
+        compiler_options=remat_options(mesh.devices.flat[0].platform),
+    )  # fmt: skip
 
 
 def _pmap(per_device: Step, devices: Sequence[jax.Device]) -> Step:

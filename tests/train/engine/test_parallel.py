@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +137,23 @@ def test_a_placed_state_is_traced_once():
         state, _ = mapped(state, np.ones((1, 2), np.float32), jnp.ones(()))
     assert float(state[0]) == 6.0
     assert len(traces) == 1
+
+
+def test_what_is_computed_again_is_not_held_at_once():
+    from train.engine.parallel import map_step
+
+    def block(x, kernel):
+        return x + jnp.tanh(x @ kernel) @ kernel.T
+
+    def step(state, batch, kernel):
+        def loss(x):
+            for _ in range(8):
+                x = jax.checkpoint(block)(x, kernel)
+            return jnp.square(x).sum()
+
+        return jax.grad(loss)(state + batch.mean()), {}
+
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 64, 16), (1, 1), (16, 4096)))
+    mapped: Any = map_step(step, jax.devices()[:1])
+    inner = 64 * 4096 * 4  # bytes of one block's inner result
+    assert mapped.lower(*shapes).compile().memory_analysis().temp_size_in_bytes < 4 * inner
