@@ -80,6 +80,10 @@ class InputGroup:
             gram /= len(self.adapters)
         return total
 
+    def skip(self) -> None:
+        """Show these layers as measured."""
+        self.progress.update(2 * len(self.adapters))
+
     def _random(self, index: int) -> dict[str, np.ndarray]:
         # Whole chunks, so that nothing is compiled for a smaller last chunk.
         chunk, share = self.config.chunk, self.config.random_prompts // len(self.adapters)

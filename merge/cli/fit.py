@@ -32,7 +32,11 @@ from merge.cli.shared_options import (
     base_model_help,
 )
 from merge.cli.sources import are_large, find_sources, inputs_of, load_sources
+from merge.methods.finished_groups import FinishedGroups
 from merge.methods.joint_fit import fit_jointly
+
+# In the folder of the new adapters: the layers that are fitted, until all are.
+UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ class FitOptions(Options):
 
     A new adapter of the same rank is written for each. Merge all of them together: `python -m merge OUT/*.safetensors
     --allow-overlap …`. They have no blocks. For a merge that can be undone bit for bit, merge the original adapters.
+    A fit that was interrupted goes on with the same command, after the last group of layers that was done.
     """
 
     files: Files
@@ -113,6 +118,7 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         attention=options.attention,
         memory=options.memory,
         keep=arrays_on_disk if are_large(sources) else lambda pairs: pairs,
+        unfinished=options.out / UNFINISHED,
     )
     if options.convolutions == "keep":
         scales = [adapter.info.scale for adapter in adapters]
@@ -120,6 +126,7 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     for path, adapter in zip(paths, fitted, strict=True):
         adapter.save(path)
         print(f"wrote {path}")
+    FinishedGroups(options.out / UNFINISHED, [], {}).remove()
     print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors --allow-overlap …")
     return 0
 

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
@@ -21,6 +22,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
 from merge.compose import compose
+from merge.methods.finished_groups import FinishedGroups, Fitted
 from merge.methods.method import Merged, NoSettings
 
 if TYPE_CHECKING:
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from blocklora_jax.prompts.random_prompts import PromptWords
 
 Grams = Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
-# By (number of the adapter, layer).
-Fitted = dict[tuple[int, str], LoRAPair]
 # Gives equal pairs.
 Keep = Callable[[Fitted], Fitted]
 
@@ -55,6 +55,7 @@ def fit_jointly(
     check_base: bool = True,
     memory: float | None = None,
     keep: Keep = lambda pairs: pairs,
+    unfinished: Path | None = None,
 ) -> list[Adapter]:
     """The adapters, changed so that they disturb each other least, without pictures or training. See `fit_to_inputs`.
 
@@ -71,8 +72,11 @@ def fit_jointly(
         memory: GiB that may be used beside the weights, see `probing.memory.default_memory`. With less, fewer prompts
             and layers are observed at once, which takes longer and gives the same within rounding.
         keep: the results of each layer are passed through it. `adapters.on_disk.arrays_on_disk` keeps them on the disk.
+        unfinished: a folder for the layers that are fitted, so that the same call goes on after an interruption. It is
+            not removed, see `FinishedGroups.remove`. Only a fit that measures its layers in several groups, for lack
+            of memory, goes on in the middle.
 
-    Raises: UserError like `compose`, and for convolutions wider than 1x1.
+    Raises: UserError like `compose`, for convolutions wider than 1x1, and if `unfinished` cannot be written.
 
     >>> from blocklora_jax.pipeline import StableDiffusion
     >>> from blocklora_jax.testing.random_adapter import random_adapter
@@ -85,7 +89,9 @@ def fit_jointly(
     """
     check_merge(sd.params, adapters, None, allow_overlap=True, check_base=check_base)
     groups = measured_groups(sd, adapters, words, attention=attention, memory=memory)
-    return fit_groups(adapters, groups, erase_weight=erase_weight, keep=keep)
+    settings = {"base": sd.digest, "lambda": erase_weight, "attention": attention, "words": words}
+    finished = None if unfinished is None else FinishedGroups(unfinished, adapters, settings)
+    return fit_groups(adapters, groups, erase_weight=erase_weight, keep=keep, finished=finished)
 
 
 def measured_groups(
@@ -116,15 +122,23 @@ def fit_groups(
     erase_weight: float | None = 1.0,
     ridge: float = 1e-6,
     keep: Keep = lambda pairs: pairs,
+    finished: FinishedGroups | None = None,
 ) -> list[Adapter]:
     """Like `fit_to_inputs`, with inputs that are measured for some layers at a time.
 
-    erase_weight: None: ordinary prompts are not measured. keep: see `fit_jointly`.
+    erase_weight: None: ordinary prompts are not measured. keep: see `fit_jointly`. finished: has the layers that are
+    fitted already, and gets the others.
     """
     check_number("erase_weight", 0.0 if erase_weight is None else erase_weight, shown="lambda")
     check_finite(adapters)
     fitted: Fitted = {}
     for group in groups:
+        layers = [layer for readers in group.readers.values() for layer in readers]
+        if finished is not None and (known := finished.read(layers)) is not None:
+            fitted |= keep(known)
+            group.skip()
+            continue
+        solved: Fitted = {}
         sums = {layer: _Equations(adapters, readers) for layer, readers in group.readers.items()}
         for index in range(len(adapters)):
             own = group.own(index)
@@ -132,7 +146,10 @@ def fit_groups(
                 equations.add(index, own.pop(layer))
         ordinary = {} if erase_weight is None else group.ordinary()
         for layer in list(sums):
-            fitted |= keep(sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge))
+            solved |= keep(sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge))
+        if finished is not None:
+            finished.write(layers, solved)
+        fitted |= solved
     return _adapters_of(adapters, fitted)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from blocklora_jax.probing.input_statistics import Inputs, gram_bytes, input_gro
 from blocklora_jax.probing.memory import GIB, default_memory, layer_groups, rows_at_once
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
+from merge.methods.finished_groups import FinishedGroups
 from merge.methods.joint_fit import fit_groups
 
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
@@ -63,21 +65,92 @@ class Group:
 
     def __init__(self, inputs, layers):
         self.readers, self._inputs = {layer: [layer] for layer in layers}, inputs
+        self.is_measured = self.is_skipped = False
+
+    def skip(self):
+        self.is_skipped = True
 
     def own(self, index):
+        self.is_measured = True
         return {layer: self._inputs.grams[layer][index].copy() for layer in self.readers}
 
     def ordinary(self):
         return {layer: self._inputs.ordinary[layer].copy() for layer in self.readers}
 
 
-@pytest.mark.parametrize("erase_weight", [None, 0.0, 2.0])
-def test_a_joint_fit_by_groups_of_layers_is_that_of_all_layers(adapters, erase_weight):
+def random_inputs(adapters) -> Inputs:
     rng, layers = np.random.default_rng(0), gram_bytes(adapters, input_layers(adapters))
     widths = {layer: round((size / 4) ** 0.5) for layer, size in layers.items()}
     grams = {layer: [x @ x.T for x in rng.standard_normal((3, n, 9))] for layer, n in widths.items()}
-    inputs = Inputs({layer: three[:2] for layer, three in grams.items()}, {layer: x[2] for layer, x in grams.items()})
-    groups = [Group(inputs, part) for part in np.array_split([*layers], 3)]
+    return Inputs({layer: three[:2] for layer, three in grams.items()}, {layer: x[2] for layer, x in grams.items()})
+
+
+def groups_of(inputs: Inputs) -> list[Group]:
+    return [Group(inputs, part.tolist()) for part in np.array_split([*inputs.grams], 3)]
+
+
+def downs(adapters) -> dict[str, np.ndarray]:
+    return {
+        f"{adapter.name}: {component}/{path}": np.asarray(pair.lora_A)
+        for adapter in adapters
+        for component, layers in adapter.lora.items()
+        for path, pair in layers.items()
+    }
+
+
+@pytest.fixture
+def interrupted(adapters, tmp_path):
+    """The finished layers of a fit that was interrupted in its third group, and the inputs."""
+    inputs = random_inputs(adapters)
+    groups = groups_of(inputs)
+
+    def stopping():
+        yield from groups[:2]
+        raise KeyboardInterrupt
+
+    finished = FinishedGroups(tmp_path / ".unfinished", adapters, {"lambda": 1.0})
+    with pytest.raises(KeyboardInterrupt):
+        fit_groups(adapters, stopping(), finished=finished)
+    return inputs, finished
+
+
+def test_an_interrupted_fit_goes_on_and_gives_the_same(adapters, interrupted):
+    inputs, finished = interrupted
+    groups = groups_of(inputs)
+    resumed = fit_groups(adapters, groups, finished=finished)
+    assert [group.is_skipped for group in groups] == [True, True, False]
+    assert [group.is_measured for group in groups] == [False, False, True]
+    whole = fit_groups(adapters, groups_of(inputs))
+    for layer, down in downs(whole).items():
+        np.testing.assert_array_equal(downs(resumed)[layer], down)
+    finished.remove()
+    assert not finished.folder.exists()
+
+
+def test_finished_layers_of_another_fit_are_not_used(adapters, interrupted):
+    inputs, finished = interrupted
+    retrained = [replace(adapters[0], lora=jax.tree.map(lambda x: 2 * np.asarray(x), adapters[0].lora)), adapters[1]]
+    for others, settings in ((retrained, {"lambda": 1.0}), (adapters, {"lambda": 2.0})):
+        groups = groups_of(inputs)
+        fit_groups(others, groups, finished=FinishedGroups(finished.folder, others, settings))
+        assert all(group.is_measured for group in groups)
+
+
+def test_a_damaged_file_of_finished_layers_is_made_again(adapters, interrupted):
+    inputs, finished = interrupted
+    for path in finished.folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-7] + b"damaged")
+    groups = groups_of(inputs)
+    resumed = fit_groups(adapters, groups, finished=finished)
+    assert all(group.is_measured for group in groups)
+    for layer, down in downs(fit_groups(adapters, groups_of(inputs))).items():
+        np.testing.assert_array_equal(downs(resumed)[layer], down)
+
+
+@pytest.mark.parametrize("erase_weight", [None, 0.0, 2.0])
+def test_a_joint_fit_by_groups_of_layers_is_that_of_all_layers(adapters, erase_weight):
+    inputs = random_inputs(adapters)
+    groups = groups_of(inputs)
     ordinary = None if erase_weight is None else inputs.ordinary
     whole = merge.fit_to_inputs(adapters, inputs.grams, ordinary, erase_weight=erase_weight or 0.0)
     for found, expected in zip(fit_groups(adapters, groups, erase_weight=erase_weight), whole, strict=True):
