@@ -50,7 +50,7 @@ class FinishedGroups:
     def write(self, layers: Iterable[str], fitted: Fitted) -> None:
         """Keep the pairs of these layers. Raises UserError if the file cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(self._path(layers), {_key(place): pair.lora_A for place, pair in fitted.items()}, {})
+        save_tensors(self._path(layers), {_key(place): np.asarray(pair.lora_A) for place, pair in fitted.items()}, {})
 
     def remove(self) -> None:
         """Remove the files of this and of earlier fits, and the folder if nothing else is in it."""
