@@ -3,8 +3,9 @@
 Programs are compiled from shapes alone: no weights are made. Arguments are what a program is given (weights, the
 adapter, the optimizer's state, the batch), results are what it gives (those of training take the place of arguments),
 temporaries are what it needs beside them. The figures are those of the default device's compiler. On a CPU, XLA is told
-to order the program by memory and to keep the barriers of `jax.checkpoint`, as it does on GPUs and TPUs. By default it
-orders it for many threads, which takes several times as much, and computes layers again too early.
+to order the program by memory and to keep the barriers of `jax.checkpoint`, as it does for GPUs. By default it orders
+it for many threads, which takes several times as much, and computes layers again too early. Attention is in the form
+for CPUs, whose chunks are smaller than those of GPUs without cuDNN's kernel.
 """
 
 from __future__ import annotations

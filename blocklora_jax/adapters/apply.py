@@ -141,7 +141,7 @@ def _after(y: Array, record: Any) -> Array:
     """`y`, but computed after `record`.
 
     Otherwise XLA computes all records at the end, and holds the inputs of all layers until then.
-    `jax.lax.optimization_barrier` does not order them: XLA removes it before it orders the program.
+    `jax.lax.optimization_barrier` does not order them on CPUs: XLA removes it there before it orders the program.
     """
     for leaf in jax.tree.leaves(record):
         # A matrix is one product. Of a few numbers each may be computed by itself, so all of them are waited for.

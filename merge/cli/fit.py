@@ -32,7 +32,7 @@ from merge.cli.shared_options import (
     base_model_help,
 )
 from merge.cli.sources import are_large, find_sources, inputs_of, load_sources
-from merge.methods.finished_groups import FinishedGroups
+from merge.methods.finished_groups import remove_finished
 from merge.methods.joint_fit import fit_jointly
 
 # In the folder of the new adapters: the layers that are fitted, until all are.
@@ -126,7 +126,7 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     for path, adapter in zip(paths, fitted, strict=True):
         adapter.save(path)
         print(f"wrote {path}")
-    FinishedGroups(options.out / UNFINISHED, [], {}).remove()
+    remove_finished(options.out / UNFINISHED)
     print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors --allow-overlap …")
     return 0
 

@@ -19,7 +19,7 @@ from blocklora_jax.layouts.low_rank import LoRAPair
 # By (number of the adapter, layer "unet/…/to_k").
 Fitted = dict[tuple[int, str], LoRAPair]
 
-_NAME = "fit-{}.safetensors"
+_NAME, _DIGITS = "fit-{}.safetensors", 32
 
 
 class FinishedGroups:
@@ -52,16 +52,9 @@ class FinishedGroups:
         self.folder.mkdir(parents=True, exist_ok=True)
         save_tensors(self._path(layers), {_key(place): np.asarray(pair.lora_A) for place, pair in fitted.items()}, {})
 
-    def remove(self) -> None:
-        """Remove the files of this and of earlier fits, and the folder if nothing else is in it."""
-        for path in self.folder.glob(_NAME.format("*")):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
-
     def _path(self, layers: Iterable[str]) -> Path:
         text = json.dumps([self._of, sorted(layers)])
-        return self.folder / _NAME.format(hashlib.sha256(text.encode()).hexdigest()[:32])
+        return self.folder / _NAME.format(hashlib.sha256(text.encode()).hexdigest()[:_DIGITS])
 
     def _pairs(self, layers: Iterable[str]) -> Fitted:
         """What the adapters have in these layers."""
@@ -72,6 +65,14 @@ class FinishedGroups:
                 if path in adapter.lora.get(component, {}):
                     pairs[index, layer] = adapter.lora[component][path]
         return pairs
+
+
+def remove_finished(folder: Path) -> None:
+    """Remove the files of `FinishedGroups`, those of earlier fits too, and the folder if nothing else is in it."""
+    for path in folder.glob(_NAME.format("[0-9a-f]" * _DIGITS)):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _key(place: tuple[int, str]) -> str:

@@ -73,7 +73,7 @@ def fit_jointly(
             and layers are observed at once, which takes longer and gives the same within rounding.
         keep: the results of each layer are passed through it. `adapters.on_disk.arrays_on_disk` keeps them on the disk.
         unfinished: a folder for the layers that are fitted, so that the same call goes on after an interruption. It is
-            not removed, see `FinishedGroups.remove`. Only a fit that measures its layers in several groups, for lack
+            not removed, see `remove_finished`. Only a fit that measures its layers in several groups, for lack
             of memory, goes on in the middle.
 
     Raises: UserError like `compose`, for convolutions wider than 1x1, and if `unfinished` cannot be written.

@@ -17,7 +17,7 @@ from blocklora_jax.probing.input_statistics import Inputs, gram_bytes, input_gro
 from blocklora_jax.probing.memory import GIB, default_memory, layer_groups, rows_at_once
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
-from merge.methods.finished_groups import FinishedGroups
+from merge.methods.finished_groups import FinishedGroups, remove_finished
 from merge.methods.joint_fit import fit_groups
 
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
@@ -123,7 +123,12 @@ def test_an_interrupted_fit_goes_on_and_gives_the_same(adapters, interrupted):
     whole = fit_groups(adapters, groups_of(inputs))
     for layer, down in downs(whole).items():
         np.testing.assert_array_equal(downs(resumed)[layer], down)
-    finished.remove()
+    other = finished.folder / "fit-mine.safetensors"
+    other.touch()
+    remove_finished(finished.folder)
+    assert [*finished.folder.iterdir()] == [other]
+    other.unlink()
+    remove_finished(finished.folder)
     assert not finished.folder.exists()
 
 

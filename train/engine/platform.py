@@ -70,8 +70,8 @@ def remat_options(platform: str) -> dict[str, str | bool]:
     """Options of XLA for a program that computes results again in its backward pass, by `jax.checkpoint`.
 
     `jax.checkpoint` puts a barrier before what is computed again, so that it is not computed before it is needed. The
-    compilers for GPUs and TPUs keep barriers until the program is in order. The one for CPUs removes them earlier, and
-    then computes most of it at once. A full-size step with `--remat` took more memory that way than one without.
+    compiler for GPUs keeps barriers until the program is in order. The one for CPUs removes them earlier, and then
+    computes most of it at once. A full-size step with `--remat` took more memory that way than one without.
     """
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else {}
 
