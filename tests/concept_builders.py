@@ -111,3 +111,12 @@ def make_batch(rows: int, random_rows: int, seed: int = 0) -> Batch:
         # As large as the entries of the tiny model's table.
         random_tokens={"text_encoder": jnp.asarray(rng.normal(0, 0.1, negative_tokens), jnp.float32)},
     )
+
+
+def as_float64(tree: Any) -> Any:
+    """`tree` with fp64 in place of fp32, within `jax.enable_x64`: rounding is small beside any other difference.
+
+    The softmax of attention stays fp32.
+    """
+    widen = lambda x: x.astype(np.float64) if x.dtype == np.float32 else x
+    return jax.tree.map(lambda x: widen(jnp.asarray(x)), tree)

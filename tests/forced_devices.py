@@ -15,13 +15,9 @@ TESTS = Path(__file__).parent
 # For XLA, here and in conftest.py. Each of hundreds of programs runs a few times only: quick compilation saves most of
 # the time.
 QUICK = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
-# For programs that are compared to within rounding: flags of a process, and options of `jax.jit` in this one.
-ROUNDED_AS_BY_DEFAULT = QUICK
-AS_BY_DEFAULT: dict[str, bool | str] = {}
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     # Half the time to compile. jaxlib 0.11 does not know this flag, and ends the process.
     QUICK = (*QUICK, "--xla_cpu_use_fusion_emitters=false")
-    AS_BY_DEFAULT["xla_cpu_use_fusion_emitters"] = True
 
 
 def run_on_devices(count: int, code: str, flags: Sequence[str] = QUICK, folders: Sequence[Path] = ()) -> str:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blocklora_jax.adapters.row_weights import RowWeights, weigh_rows
+from blocklora_jax.models.precision import at_least_float32
 
 EraseForm = Literal["layer", "epsilon"]
 
@@ -25,8 +26,8 @@ def output_energy(change: Float[Array, "b *n"], base: Float[Array, "b *n"]) -> F
     depend on how rows are spread over devices.
     """
     axes = tuple(range(1, change.ndim))
-    changed = jnp.sum(jnp.square(change.astype(jnp.float32)), axes)
-    reference = jnp.sum(jnp.square(base.astype(jnp.float32)), axes)
+    changed = jnp.sum(jnp.square(at_least_float32(change)), axes)
+    reference = jnp.sum(jnp.square(at_least_float32(base)), axes)
     return changed / (jax.lax.stop_gradient(reference) + 1e-8)
 
 
@@ -39,5 +40,5 @@ def epsilon_erasure(
     adapted: Float[Array, "b h w c"], base: Float[Array, "b h w c"], row_weights: RowWeights = None
 ) -> Float[Array, ""]:
     """The form `epsilon`: |eps_{W+dW} - stopgrad(eps_W)|^2, mean over elements of the random rows."""
-    squared = jnp.square(adapted.astype(jnp.float32) - jax.lax.stop_gradient(base).astype(jnp.float32))
+    squared = jnp.square(at_least_float32(adapted) - at_least_float32(jax.lax.stop_gradient(base)))
     return jnp.mean(weigh_rows(squared, row_weights))

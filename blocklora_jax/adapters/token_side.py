@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from blocklora_jax.adapters.row_weights import RowWeights, weigh_rows
+from blocklora_jax.models.precision import at_least_float32
 
 # Constants of a base model are NumPy arrays.
 Rows = Array | np.ndarray
@@ -53,7 +54,7 @@ def counted_energies(
     row_weights: RowWeights = None,
 ) -> Float[Array, " d"]:
     """`direction_energies` of the counted positions; each prompt has one at least."""
-    energy = jnp.square(jnp.matmul(states.astype(jnp.float32), whitened, precision="highest"))
+    energy = jnp.square(jnp.matmul(at_least_float32(states), whitened, precision="highest"))
     counted = jnp.asarray(counted).astype(jnp.float32)
     # First the mean for each prompt, so that a token near the end counts as much as one at the beginning.
     of_each = jnp.einsum("btd,bt->bd", energy, counted) / counted.sum(1, keepdims=True)
@@ -79,7 +80,7 @@ def hinge(own: Float[Array, ""], others: Float[Array, ""], tau: float) -> Float[
 def norm_excess(tokens: Float[Array, "*k v d"], natural: Float[Array, ""], limit: float) -> Float[Array, "*k"]:
     """The mean of relu(|token| / natural - limit)^2 over the v vectors. natural: see `natural_norm`."""
     # The square root has no gradient at 0.
-    norms = jnp.sqrt(jnp.square(tokens.astype(jnp.float32)).sum(-1) + 1e-12)
+    norms = jnp.sqrt(jnp.square(at_least_float32(tokens)).sum(-1) + 1e-12)
     return jnp.square(jax.nn.relu(norms / natural - limit)).mean(-1)
 
 

@@ -134,7 +134,7 @@ def _logits(query: Float[Array, "t d"], key: Float[Array, "d s"]) -> Float[Array
 
     JAX would form it as [s, d] and transpose it, which takes twice as long.
     """
-    return jnp.matmul(query, key, preferred_element_type=jnp.float32)
+    return jnp.matmul(query, key, preferred_element_type=jnp.promote_types(query.dtype, jnp.float32))
 
 
 def _logits_forward(query: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

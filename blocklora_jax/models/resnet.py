@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from blocklora_jax.models.convolution import convolve
 from blocklora_jax.models.linear import flat_dot_general
+from blocklora_jax.models.precision import at_least_float32
 from blocklora_jax.models.recompute import is_large
 
 
@@ -44,7 +45,7 @@ class GroupNorm(nn.Module):
 
     def _normalise(self, x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         scale, bias = (jnp.expand_dims(p, tuple(range(x.ndim - 1))) for p in (scale, bias))
-        x = x.astype(jnp.float32)
+        x = at_least_float32(x)
         centred = x - self._group_mean(x)
         # Two passes: mean(x^2) - mean(x)^2 loses digits where a channel's mean is far from zero.
         factor = scale * jax.lax.rsqrt(self._group_mean(jnp.square(centred)) + self.epsilon)

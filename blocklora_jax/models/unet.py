@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Real
 
 from blocklora_jax.models.attention_form import AttentionForm
 from blocklora_jax.models.config import UNetConfig
+from blocklora_jax.models.precision import at_least_float32
 from blocklora_jax.models.resnet import GroupNorm, conv3x3
 from blocklora_jax.models.unet_blocks import DownBlock2D, MidBlock2D, UpBlock2D
 
@@ -112,7 +113,7 @@ class UNet2DConditionModel(nn.Module):
         width = self.config.addition_time_embed_dim
         assert width is not None
         sizes = self._sinusoids(added.size_ids.reshape(-1), width).reshape(len(added.size_ids), -1)
-        x = jnp.concatenate([added.pooled.astype(jnp.float32), sizes], axis=-1)
+        x = jnp.concatenate([at_least_float32(added.pooled), sizes], axis=-1)
         return TimestepEmbedding(self.config.time_channels, self.dtype, name="add_embedding")(x)
 
     def _shared(self, index: int, block_type: str) -> dict[str, Any]:

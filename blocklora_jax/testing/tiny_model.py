@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from jax.typing import DTypeLike
 
 from blocklora_jax.checkpoints.diffusers import Checkpoint, save_folder
 from blocklora_jax.checkpoints.shapes import param_shapes
@@ -67,9 +68,11 @@ def _like_sdxl(configs: dict, levels: int) -> dict:
     return {**configs, "unet": replace(configs["unet"], **unet), "vae": vae, "text_encoder_2": second}
 
 
-def tiny_models(rows: int = 40, remat: bool = False, levels: int = 2, family: str = "sd1") -> Models:
+def tiny_models(
+    rows: int = 40, remat: bool = False, levels: int = 2, family: str = "sd1", dtype: DTypeLike = np.float32
+) -> Models:
     """The Flax modules of a tiny model; see `tiny_configs`."""
-    return make_models(tiny_configs(rows, levels, family), remat=remat)
+    return make_models(tiny_configs(rows, levels, family), remat=remat, dtype=dtype)
 
 
 @functools.cache

@@ -33,6 +33,7 @@ def row(task: str, results: int, temporaries: int) -> dict[str, object]:
     ],
 )
 def test_a_program_that_needs_too_much_fails_the_quick_form(rows, code, line, monkeypatch, capsys):
+    monkeypatch.setattr(command, "QUICK", {"training": 1600, "fit": 2400})
     monkeypatch.setattr(command, "measure_all", lambda options, name: iter(rows))
     assert command.check_quickly() == code
     assert capsys.readouterr().err.startswith(line)

@@ -21,6 +21,7 @@ from blocklora_jax.diffusion.text import add_sizes, make_size_ids
 from blocklora_jax.layouts.low_rank import LoRAPair, LoRATree
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.clip_text import TextOutput
+from blocklora_jax.models.precision import at_least_float32
 from train.concept.accumulation import mean_over_parts
 from train.concept.batch import Batch
 from train.concept.noised_rows import Noised, Random, add_noise, random_inputs
@@ -183,7 +184,7 @@ def _run_unet(parts: Parts, params: Mapping[str, Any], pairs: Pairs, inputs: Inp
         tensors = jax.tree.map(lambda *x: jnp.concatenate(x), tensors, (*random, text.random))
     tensors = _unet_inputs(parts.models, *tensors)
     output, energies = apply_adapted(parts.models.unet, params["unet"], pairs, scale, *tensors, random_rows=rows)
-    return output.astype(jnp.float32), energies
+    return at_least_float32(output), energies
 
 
 def _erase_loss(

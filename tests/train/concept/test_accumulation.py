@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from concept_builders import make_batch, make_config, make_trainable, write_pictures
-from forced_devices import AS_BY_DEFAULT
+from concept_builders import as_float64, make_batch, make_config, make_trainable, write_pictures
 from token_side_builders import make_basis, token_side_config, write_basis
 
+from blocklora_jax.diffusion.models import Models
 from blocklora_jax.testing.tiny_model import SCHEDULE, tiny_models, tiny_params
 from train.concept.batch import Batch
 from train.concept.own_directions import step_params
@@ -32,18 +32,32 @@ def gradients(config, models, schedule, trainable, masks, batch: Batch, params, 
     state = init_state(trainable, masks, optimizer, jax.random.key(3))
     split = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
     over_devices = jax.vmap(step, in_axes=(None, 0, None), axis_name="data")
-    after: tuple[TrainState, dict] = jax.jit(over_devices, compiler_options=AS_BY_DEFAULT)(state, split, params)
+    after: tuple[TrainState, dict] = jax.jit(over_devices)(state, split, params)
     one = jax.tree.map(lambda x: x[0], after)
     return one[1], jax.tree.map(np.asarray, one[0].opt_state)
 
 
+@pytest.fixture(autouse=True)
+def in_float64():
+    """Sums in another order differ by little then, on every processor. Only the softmax stays fp32."""
+    with jax.enable_x64(True):
+        yield
+
+
 def assert_equal(found, expected):
     for name, value in expected[0].items():
-        assert float(found[0][name]) == pytest.approx(float(value), rel=1e-6), name  # sums in another order
+        assert value.dtype == np.float64, name
+        assert float(found[0][name]) == pytest.approx(float(value), rel=1e-7), name
     largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(expected[1]))
     assert largest > 1e-4
     for x, y in zip(*map(jax.tree.leaves, (found[1], expected[1])), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-6 * largest)  # sums in another order
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-7 * largest)
+
+
+def tiny_inputs(config):
+    """Models, parameters, trainable parameters and masks, all in fp64."""
+    models = tiny_models(levels=1, dtype=np.float64)
+    return models, *as_float64((tiny_params(levels=1), *make_trainable(config)))
 
 
 @pytest.mark.parametrize(
@@ -52,19 +66,19 @@ def assert_equal(found, expected):
 )
 def test_batches_one_after_the_other_give_the_gradient_of_the_large_batch(erase, layers, weighting):
     config = make_config(erase=erase, layers=layers, weighting=weighting, noise_offset=0.1)
-    trainable, masks = make_trainable(config)
-    models, params = tiny_models(levels=1), jax.tree.map(jnp.asarray, tiny_params(levels=1))
+    models, params, trainable, masks = tiny_inputs(config)
     # The rows have masks of different sums, and every third random row is pure noise.
-    batch = make_batch(4, 8)
+    batch = as_float64(make_batch(4, 8))
     run = lambda parts: gradients(config, models, SCHEDULE, trainable, masks, batch, params, parts)
     assert_equal(run(2), run(1))
 
 
 def test_a_batch_without_random_rows_accumulates_too():
     config = make_config(erase="none")
-    trainable, masks = make_trainable(config)
-    models, params = tiny_models(levels=1), jax.tree.map(jnp.asarray, tiny_params(levels=1))
-    run = lambda parts: gradients(config, models, SCHEDULE, trainable, masks, make_batch(4, 0), params, parts)
+    models, params, trainable, masks = tiny_inputs(config)
+    run = lambda parts: gradients(
+        config, models, SCHEDULE, trainable, masks, as_float64(make_batch(4, 0)), params, parts
+    )
     assert_equal(run(4), run(1))
 
 
@@ -75,11 +89,14 @@ def test_the_token_side_reads_the_mean_of_the_whole_batch(tiny_sd, tmp_path):
     config = token_side_config(
         file, images=write_pictures(tmp_path / "pictures"), batch=2, accumulate=4, random_batch=2, token_side=3.0
     )
-    concept, params = prepare_concept(config, tiny_sd, basis), step_params(config, tiny_sd, basis)
-    batch = jax.tree.map(jnp.asarray, concept.batch_at(1))
+    concept = prepare_concept(config, tiny_sd, basis)
+    params, trainable, masks, batch = as_float64(
+        (step_params(config, tiny_sd, basis), concept.trainable, concept.masks, concept.batch_at(1))
+    )
+    models = Models(*(module and module.clone(dtype=np.float64) for module in tiny_sd.models))
     assert len(batch.row) == len(batch.random_row) == 8
     run = lambda parts, devices=1: gradients(
-        config, tiny_sd.models, tiny_sd.schedule, concept.trainable, concept.masks, batch, params, parts, devices
+        config, models, tiny_sd.schedule, trainable, masks, batch, params, parts, devices
     )
     whole = run(1)
     assert float(whole[0]["token_loss"]) > 0.1
