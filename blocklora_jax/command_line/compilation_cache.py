@@ -5,6 +5,7 @@ This module does not import JAX.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -18,6 +19,8 @@ JAX_SETTING = "JAX_COMPILATION_CACHE_DIR"
 _OFF = ("off", "none", "0", "false", "no")
 # Bytes. With less free space, a program might be written only in part.
 _LEAST_FREE = 2**30
+# Bytes of programs that are kept from one run to the next: some hundred programs of a full-size model.
+_MOST_KEPT = 4 * 2**30
 
 
 def keep_compiled_programs() -> None:
@@ -33,6 +36,7 @@ def keep_compiled_programs() -> None:
     folder = cache_folder()
     if folder is None or not _has_room(folder):
         return
+    _drop_oldest(folder)
     if jax := sys.modules.get("jax"):
         # JAX has read its environment already. A folder that this process has set stays.
         if jax.config.jax_compilation_cache_dir is None:
@@ -55,6 +59,23 @@ def cache_folder() -> Path | None:
         return (caches if caches.is_absolute() else Path.home() / ".cache") / "blocklora" / "xla"
     except RuntimeError:  # pathlib finds no home folder.
         return None
+
+
+def _drop_oldest(folder: Path) -> None:
+    """Delete the programs that were not read for the longest time, if there are more than `_MOST_KEPT` bytes of them.
+
+    JAX's own limit needs a second file for each program, and stores nothing anymore if one of these is missing.
+    """
+    try:
+        found = [(path, path.stat()) for path in folder.glob("*-cache")]
+    except OSError:  # for example, because another process deletes one of them now
+        return
+    kept = 0
+    for path, state in sorted(found, key=lambda entry: entry[1].st_atime, reverse=True):
+        kept += state.st_size
+        if kept > _MOST_KEPT:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _has_room(folder: Path) -> bool:

@@ -81,6 +81,18 @@ def test_a_full_disk_switches_the_cache_off(environment, tmp_path, monkeypatch):
     assert not compilation_cache._has_room(tmp_path / "cache")
 
 
+def test_programs_that_nobody_reads_are_deleted_when_there_are_too_many(environment, tmp_path, monkeypatch):
+    folder = tmp_path / "cache" / "blocklora" / "xla"
+    folder.mkdir(parents=True)
+    for day, name in enumerate(["oldest-cache", "older-cache", "newer-cache", "newest-cache"]):
+        (folder / name).write_bytes(bytes(100))
+        os.utime(folder / name, (86400 * day, 0))
+    (folder / "note.txt").write_bytes(bytes(1000))
+    monkeypatch.setattr(compilation_cache, "_MOST_KEPT", 250)
+    compilation_cache._drop_oldest(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["newer-cache", "newest-cache", "note.txt"]
+
+
 def test_a_program_that_cannot_be_written_or_read_is_compiled_without_a_failure(environment, tmp_path):
     """A folder in the place of each program stands for an error of the disk."""
     run_command(environment)
