@@ -8,6 +8,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from blocklora_jax.adapters.sharing.options import PushFlags
+from blocklora_jax.checks.bounds import BOUNDS
+from blocklora_jax.command_line.options import check_options
 from blocklora_jax.prompts.shares import Kind
 from merge.cli.reading import DEFAULT_RANK
 from merge.cli.shared_options import (
@@ -103,6 +105,10 @@ class ConvertOptions(Options):
     overwrite: bool = False
     """Replace an existing file."""
     verify: Verify = True
+
+    def __post_init__(self) -> None:
+        # 0 stands for "no blocks" in a training, and makes no sense here.
+        check_options(self, {"blocks": BOUNDS["slots"]})
 
 
 def conversion_config(options: ConvertOptions, partition: "Partition") -> "ConversionConfig | TextConversionConfig":

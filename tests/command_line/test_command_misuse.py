@@ -36,6 +36,7 @@ CASES = [
     ("merge", ["check", "a.s", "--memory", "nan"], "--memory must be above 0, not nan"),
     ("merge", ["convert", "a.s", "--out", "o", "--memory", "-1"], "--memory must be above 0, not -1"),
     ("merge", ["convert", "a.s", "--out", "o", "--blocks", str(10**9)], "--blocks must be at most 65536"),
+    ("merge", ["convert", "a.s", "--out", "o", "--blocks", "0"], "--blocks must be at least 1, not 0"),
     ("merge", ["convert", "a.s", "--out", "o", "--rank", str(10**7)], "--rank must be at most 4096"),
     ("merge", ["plan", "--concepts", str(10**9)], "--concepts must be at most 65536"),
     ("merge", ["plan", "--concepts", "5", "--slots", "0"], "--slots must be at least 1, not 0"),
