@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blocklora_jax.adapters.partition import Axis
+from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes
@@ -13,12 +14,17 @@ from merge.cli.shared_options import CutAxis, Options
 
 # From first experiments on a small model: with 6 features in a block nothing was learnt; with 24 a person was learnt.
 NARROW = 24
+# The fewest text directions of a block with which concepts were measured.
+_FEWEST_DIRECTIONS = 4
+# The numbers of blocks for which the pocket model's packaged basis has codewords, and those of the defaults.
+_PACKAGED, _USUAL_BLOCKS, _USUAL_RANK = (16, 32, 64, 128), 64, 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(Options):
     """Compute how many blocks a number of concepts needs, and how large each concept's blocks are.
 
+    The blocks are those of text directions, as in the defaults of `train.concept`, if all layers read text.
     K, the number of blocks, is fixed when the first concept is trained: leave room for later concepts.
     """
 
@@ -28,11 +34,13 @@ class PlanOptions(Options):
     """The base model: "pocket", "sd15", "sd21", "sdxl", a Diffusers folder or a hub id (only configs are read)."""
     layers: str = "cross_kv"
     """Which layers are adapted: cross_kv, attention, full, text_encoder, or several joined with '+'."""
+    features: bool = False
+    """Plan blocks of the features themselves (--config feature_blocks)."""
     axis: CutAxis = "in"
     slots: int = 1
     """Number of slots for each concept."""
-    rank: int = 16
-    """The rank of the adapters."""
+    rank: int | None = None
+    """The rank of the adapters. Default: 16, or as much as blocks of text directions can use."""
     token_vectors: int = 2
     """Number of embedding vectors of each concept's token."""
     machine: str | None = None
@@ -57,6 +65,7 @@ class Width:
     layers: int
     rows: tuple[int, int]
     columns: tuple[int, int]
+    in_basis: bool = False
 
     @property
     def rank_limit(self) -> int:
@@ -65,7 +74,7 @@ class Width:
 
     def numbers(self, rank: int) -> int:
         """How many numbers an adapter of rank `rank` stores for all these layers at most."""
-        return self.layers * rank * (self.rows[1] + self.columns[1])
+        return self.layers * rank * ((self.shape[0] if self.in_basis else self.rows[1]) + self.columns[1])
 
 
 def plan_widths(shapes: KernelShapes, blocks: int, axis: Axis, slots: int = 1) -> list[Width]:
@@ -101,45 +110,88 @@ def print_plan(options: PlanOptions) -> int:
 
 def describe_plan(options: PlanOptions, shapes: KernelShapes) -> list[str]:
     """The plan as lines of text."""
-    blocks = options.concepts * options.slots
+    in_basis = not options.features and options.axis == "in" and _all_read_text(shapes)
+    needed = options.concepts * options.slots
+    blocks = _usual_blocks(options, needed) if in_basis else needed
     widths = plan_widths(shapes, blocks, options.axis, options.slots)
+    if in_basis:
+        widths = [replace(width, in_basis=True) for width in widths]
+    rank = options.rank or (min(_USUAL_RANK, *(w.rank_limit for w in widths)) if in_basis else _USUAL_RANK)
     each = "one slot each" if options.slots == 1 else f"{options.slots} slots each"
     lines = [
         f"{options.concepts} concepts on {options.model} ({options.layers}: {sum(w.layers for w in widths)} layers), "
         f"{each}:",
-        f"  train all of them with --config feature_blocks --blocks {blocks} --axis {options.axis} "
-        f"(K = {blocks}, which cannot be changed later)",
-        "  (the defaults of train.concept, 64 blocks of text directions, need no plan for up to 64 concepts)",
+        *(_train_in_basis(options, blocks, rank) if in_basis else _train_features(options, blocks)),
         "",
         f"{'layer, in x out':>16} {'layers':>7} {'a concept owns':>18} {'rank limit':>11} "
-        f"{'bytes at rank ' + str(options.rank):>17}",
+        f"{f'bytes at rank {rank}':>17}",
     ]
     for width in widths:
         shape, owned = f"{width.shape[0]} x {width.shape[1]}", f"{_range(width.rows)} x {_range(width.columns)}"
-        size = 4 * width.numbers(options.rank)
+        size = 4 * width.numbers(rank)
         lines.append(f"{shape:>16} {width.layers:>7} {owned:>18} {width.rank_limit:>11} {size:>17,}")
-    size = 4 * sum(width.numbers(options.rank) for width in widths) + _token_bytes(options, shapes)
+    size = 4 * sum(width.numbers(rank) for width in widths) + _token_bytes(options, shapes)
     lines += ["", f"A concept's file: about {size / 1e6:.2f} MB, tokens included."]
-    if full := [width for width in widths if width.rank_limit < options.rank]:
+    if full := [width for width in widths if width.rank_limit < rank]:
         limits = ", ".join(f"{w.shape[0]} x {w.shape[1]}: {w.rank_limit}" for w in full)
-        lines.append(
-            f"Rank {options.rank} is more than some blocks can use ({limits}): a lower --rank makes a smaller file."
-        )
-    narrow = [w for w in widths if min(_cut(w, options.axis)) < NARROW]
-    lines += _warn(narrow, options) if narrow else []
+        lines.append(f"Rank {rank} is more than some blocks can use ({limits}): a lower --rank makes a smaller file.")
+    lines += _warn(widths, options)
     if options.machine is not None:
         job = Job(options.model, options.concepts, options.steps, options.batch, options.step_seconds)
         lines += describe_machine(job, options.machine, size)
     return lines
 
 
-def _warn(narrow: list[Width], options: PlanOptions) -> list[str]:
-    smallest = min(min(_cut(width, options.axis)) for width in narrow)
-    fits = max(1, min(min(cut_sizes(width.shape, options.axis)) for width in narrow) // NARROW)
+def _all_read_text(shapes: KernelShapes) -> bool:
+    """Whether blocks of text directions are all that is needed."""
+    return all(part == "unet" and reads_text(f"{part}/{path}") for part, layers in shapes.items() for path in layers)
+
+
+def _usual_blocks(options: PlanOptions, needed: int) -> int:
+    """How many blocks have room for so many slots: one of the packaged numbers, or a multiple of 16."""
+    packaged = [count for count in _PACKAGED if count >= max(needed, _USUAL_BLOCKS)]
+    return packaged[0] if options.model == "pocket" and packaged else -(-needed // _PACKAGED[0]) * _PACKAGED[0]
+
+
+def _train_in_basis(options: PlanOptions, blocks: int, rank: int) -> list[str]:
+    """How to train in blocks of text directions."""
+    fixed = f"K = {blocks} blocks of text directions, which cannot be changed later"
+    if options.model == "pocket" and blocks == _USUAL_BLOCKS:
+        return [f"  train all of them with the defaults ({fixed})"]
+    flags = f"--blocks {blocks} --rank {rank}"
+    if options.model == "pocket" and blocks in _PACKAGED:
+        return [f"  train all of them with {flags} ({fixed})"]
+    source = "--extend pocket" if options.model == "pocket" else "--model MODEL"
+    return [
+        f"  first, once: python -m train.basis {source} --blocks {blocks} --out basis.safetensors",
+        f"  train all of them with --basis basis.safetensors {flags} ({fixed})",
+    ]
+
+
+def _train_features(options: PlanOptions, blocks: int) -> list[str]:
+    """How to train in blocks of features."""
+    return [
+        f"  train all of them with --config feature_blocks --blocks {blocks} --axis {options.axis} "
+        f"(K = {blocks}, which cannot be changed later)"
+    ]
+
+
+def _warn(widths: list[Width], options: PlanOptions) -> list[str]:
+    """A line if blocks are narrower than those with which concepts were learnt."""
+    share = "Concepts that are never merged with each other may share slots."
+    smallest = min(min(_cut(width, options.axis)) for width in widths)
+    if widths[0].in_basis:
+        few = (
+            f"Narrow: a concept owns {smallest} of {widths[0].shape[0]} text directions. Fewer than "
+            f"{_FEWEST_DIRECTIONS} were not measured."
+        )
+        return [f"{few} {share}"] if smallest < _FEWEST_DIRECTIONS else []
+    if smallest >= NARROW:
+        return []
+    fits = max(1, min(min(cut_sizes(width.shape, options.axis)) for width in widths) // NARROW)
     return [
         f"Narrow: in some layers a concept owns {smallest} features. In first experiments little was learnt with fewer "
-        f"than {NARROW}. {fits} concepts would have {NARROW}. Concepts that are never merged with each other may share "
-        "slots."
+        f"than {NARROW}. {fits} concepts would have {NARROW}. {share}"
     ]
 
 

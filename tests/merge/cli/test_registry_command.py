@@ -102,7 +102,7 @@ def test_check_compares_files_with_their_claims(tmp_path, capsys):
         (["registry", "ad"], "unknown command registry 'ad': choose new, add, list, check, drop, plan"),
         (["registry", "list", "nowhere.json"], "there is no registry nowhere.json"),
         (["plan", "--concepts", "0"], "--concepts must be at least 1"),
-        (["plan", "--concepts", "600"], "600 blocks are more than the narrowest layer has features (512)"),
+        (["plan", "--concepts", "600"], "608 blocks are more than the narrowest layer has features (512)"),
         (["registry", "plan", "--concepts", "4", "--layers", "all"], "unknown layer set 'all'"),
     ],
 )
@@ -116,15 +116,40 @@ def test_bad_input_is_one_line(args, text, capsys):
 
 
 def test_the_plan_states_the_sizes_of_blocks_and_usable_ranks(capsys):
-    main(["plan", "--concepts", "15", "--rank", "4"])
+    main(["plan", "--concepts", "15", "--rank", "4", "--features"])
     text = capsys.readouterr().out
     assert "--blocks 15 --axis in" in text
     assert re.search(r"512 x 192 +8 +34-35 x 192 +34 ", text)
     assert "Narrow" not in text
-    main(["registry", "plan", "--concepts", "40"])
+    main(["registry", "plan", "--concepts", "40", "--features"])
     text = capsys.readouterr().out
     assert "Rank 16 is more than some blocks can use (512 x 192: 12)" in text
     assert "21 concepts would have 24" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "lines"),
+    [
+        (["15"], ["with the defaults (K = 64", "8 x 192 ", " 180,224", "about 0.18 MB"]),
+        (["120"], ["with --blocks 128 --rank 4 (K = 128", "4 x 192 ", "about 0.09 MB"]),
+        (["60", "--slots", "2"], ["with --blocks 128 --rank 8 (K = 128", "8 x 192 "]),
+        (
+            ["300"],
+            [
+                "train.basis --extend pocket --blocks 304 --out", "--basis basis.safetensors --blocks 304 --rank 1",
+                "1-2 x 192 ", "Narrow: a concept owns 1 of 512",
+            ],
+        ),
+        (["9", "--model", "sd15"], ["train.basis --model MODEL --blocks 16", "--rank 16", "48 x 1280 "]),
+        (["9", "--layers", "attention"], ["--config feature_blocks --blocks 9"]),
+        (["9", "--axis", "grid"], ["--config feature_blocks --blocks 9"]),
+    ],
+)  # fmt: skip
+def test_the_plan_has_blocks_of_text_where_all_layers_read_text(args, lines, capsys):
+    # An adapter in a basis has all 512 rows in its file: 8 layers x rank 8 x (512 + 192) x 4 bytes.
+    main(["plan", "--concepts", *args])
+    text = capsys.readouterr().out
+    assert [line for line in lines if line not in text] == []
 
 
 @pytest.mark.parametrize("axis", ["in", "out", "grid"])
@@ -153,7 +178,7 @@ def test_planned_sizes_are_those_of_files(axis, slots, tmp_path):
 
 def test_a_plan_of_the_tiny_widths_fits_the_saved_file(tmp_path):
     layers = {"unet": {"a/attn2/to_k": (24, 16)}}
-    lines = describe_plan(PlanOptions(concepts=4, rank=2), layers)
+    lines = describe_plan(PlanOptions(concepts=4, rank=2, features=True), layers)
     assert "    24 x 16       1             6 x 16           6               176" in "\n".join(lines)
     adapter = make_adapter("ada", (0,), rank=2, vectors=0, layers=layers)
     adapter.save(tmp_path / "a.safetensors")
