@@ -28,6 +28,8 @@ _FLOATS = frozenset(_NAMES.values())
 _FLOAT8 = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
 _INTEGERS = frozenset(("I64", "I32", "I16", "U8", "I8", "BOOL"))
 _MOST_AXES = 16
+# Characters of a tensor's name; the longest of any program that we know have less than 200.
+_LONGEST_NAME = 1000
 _PLACEHOLDER = "0" * 64
 # ValueError is raised for dimensions that NumPy cannot have.
 _UNREADABLE = (SafetensorError, OSError, TypeError, ValueError, MemoryError)
@@ -192,7 +194,8 @@ def open_tensors(path: str | Path, what: str = "file", verify: bool = True) -> I
         verify: whether a digest in its header must match.
 
     Raises:
-        UserError: the file does not exist, is a folder, is cut short, or is not safetensors but a pickle, a web page, …
+        UserError: the file does not exist, is a folder, is cut short, is not safetensors but a pickle, a web page, …, or
+            has names that no program gives.
     """
     path = Path(path).expanduser()
     _require_file(path, what)
@@ -201,7 +204,10 @@ def open_tensors(path: str | Path, what: str = "file", verify: bool = True) -> I
     except _UNREADABLE as error:
         raise UserError(_explain(path, error)) from error
     with opened as file:
-        yield TensorFile(path, file, verify)
+        found = TensorFile(path, file, verify)
+        if long := next((key for key in found.keys if len(key) > _LONGEST_NAME), None):
+            raise UserError(f"{path}: the name {long[:40]}… of a tensor has {len(long)} characters: no weights are named so")
+        yield found
 
 
 def read_metadata(path: str | Path, what: str = "file") -> dict[str, str]:

@@ -114,6 +114,13 @@ def test_the_error_for_another_file_names_its_kind(path, content, words):
         read(path)
 
 
+def test_names_of_any_length_are_not_read(tmp_path):
+    name = "lora_unet_" * 100_000
+    save_file({name: np.zeros(1, np.float32)}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"lora_unet_… of a tensor has 1000000 characters"):
+        read(tmp_path / "a.safetensors")
+
+
 def test_only_ordinary_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
