@@ -194,8 +194,8 @@ def open_tensors(path: str | Path, what: str = "file", verify: bool = True) -> I
         verify: whether a digest in its header must match.
 
     Raises:
-        UserError: the file does not exist, is a folder, is cut short, is not safetensors but a pickle, a web page, …, or
-            has names that no program gives.
+        UserError: the file does not exist, is a folder, is cut short, is not safetensors but a pickle, a web page …,
+            or has names that no program gives.
     """
     path = Path(path).expanduser()
     _require_file(path, what)
@@ -206,7 +206,7 @@ def open_tensors(path: str | Path, what: str = "file", verify: bool = True) -> I
     with opened as file:
         found = TensorFile(path, file, verify)
         if long := next((key for key in found.keys if len(key) > _LONGEST_NAME), None):
-            raise UserError(f"{path}: the name {long[:40]}… of a tensor has {len(long)} characters: no weights are named so")
+            raise UserError(f"{path}: the name {long[:40]}… of a tensor has {len(long)} characters: it is no weight")
         yield found
 
 
