@@ -34,6 +34,16 @@ jax.config.update(
 )
 
 
+@pytest.fixture(autouse=True)
+def stays_in_its_folder():
+    """A test that leaves the working directory fails itself, and not another one of the same process."""
+    before = os.getcwd()
+    yield
+    after = os.getcwd()
+    os.chdir(before)
+    assert after == before, "the test must change the directory by monkeypatch.chdir"
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A Diffusers folder with the smallest Stable Diffusion 1.x (see blocklora_jax/testing/tiny_model.py).

@@ -109,7 +109,7 @@ class Transformer2DModel(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
-        h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, recompute=not self.remat, name="norm")(x)
+        h = GroupNorm(self.norm_num_groups, 1e-6, self.dtype, name="norm")(x)
         h = self._project("proj_in")(h).reshape(batch, height * width, channels)
         block = nn.remat(BasicTransformerBlock) if self.remat else BasicTransformerBlock
         for i in range(self.depth):

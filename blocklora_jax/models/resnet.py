@@ -23,7 +23,7 @@ class GroupNorm(nn.Module):
     vectorise a reduction over a short last axis.
 
     recompute: the backward pass computes all of it again from a large input, which is cheap beside the convolutions,
-    and needs half of the memory. Within a layer that is recomputed as a whole, this would only take more.
+    and needs half of the memory. Within a layer that is recomputed as a whole, this would only take time.
 
     Source: `torch.nn.GroupNorm`.
     """

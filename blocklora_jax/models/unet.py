@@ -100,7 +100,6 @@ class UNet2DConditionModel(nn.Module):
             config.norm_eps,
             self.dtype,
             silu=True,
-            recompute=not self.remat,
             name="conv_norm_out",
         )
         x = norm(x)

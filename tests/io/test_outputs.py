@@ -1,6 +1,5 @@
 """What a command may write: never its inputs, and other files of the user only if asked to replace them."""
 
-import os
 
 import numpy as np
 import pytest
@@ -36,10 +35,10 @@ def test_a_hub_id_and_none_are_not_input_files_on_this_machine(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_an_output_must_not_be_an_input_under_any_name(tmp_path, overwrite):
+def test_an_output_must_not_be_an_input_under_any_name(tmp_path, overwrite, monkeypatch):
     source = tensors(tmp_path / "a.safetensors", "adapter")
     (tmp_path / "link.safetensors").symlink_to(source)
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     for name in (source, tmp_path / "link.safetensors", "a.safetensors", tmp_path / "x" / ".." / "a.safetensors"):
         with pytest.raises(UserError, match="is an input of this command"):
             plan_outputs([Output(type(source)(name), "lora")], [source], overwrite=overwrite)
