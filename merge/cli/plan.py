@@ -178,7 +178,7 @@ def _train_features(options: PlanOptions, blocks: int) -> list[str]:
 
 def _warn(widths: list[Width], options: PlanOptions) -> list[str]:
     """A line if blocks are narrower than those with which concepts were learnt."""
-    share = "Concepts that are never merged with each other may share slots."
+    share = "Concepts that are never merged with each other may share slots (registry new --per-slot)."
     smallest = min(min(_cut(width, options.axis)) for width in widths)
     if widths[0].in_basis:
         few = (

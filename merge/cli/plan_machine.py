@@ -34,9 +34,9 @@ class Cost(NamedTuple):
 # The time of sd15 is that of docs/results/accelerator.md, without erasure. The others are estimated by the operations
 # of a U-Net's forward pass: 0.80 TFLOP at 512 pixels, 2.0 at 768, 6.0 for SDXL at 1024. Memory: docs/results/memory.md.
 COSTS = {
-    "sd15": Cost(0.0488 / 8, 1.9, 1.5, True),
-    "sd21": Cost(0.0488 / 8 * 2.5, 2.3, 3.0, False),
-    "sdxl": Cost(0.0488 / 8 * 7.5, 6.4, 9.1, False),
+    "sd15": Cost(0.0488 / 8, 1.9, 1.1, True),
+    "sd21": Cost(0.0488 / 8 * 2.5, 2.3, 2.4, False),
+    "sdxl": Cost(0.0488 / 8 * 7.5, 6.4, 7.7, False),
 }
 
 

@@ -29,8 +29,8 @@ def test_storage_counts_checkpoints():
 
 
 def test_what_does_not_fit_is_said():
-    lines = describe_machine(Job("sdxl", 3, 500, 1, None), "v5e-8", 1)
-    assert lines[-1] == "v5e-8: sdxl, --batch 1 needs 15.5 of 16 GiB: try --remat"
+    lines = describe_machine(Job("sdxl", 3, 500, 2, None), "v5e-8", 1)
+    assert lines[-1] == "v5e-8: sdxl, --batch 2 needs 21.8 of 16 GiB: try --remat"
 
 
 @pytest.mark.parametrize("machine", ["toaster-3", "v5e-0", "v5e-", ""])
