@@ -71,8 +71,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16, own at the token, tau 3": AT_TOKEN | {"blocks": 16, "token_side_margin": 3.0, "rank": 16},
     "128, own at the token, lambda 5, rate .012": AT_TOKEN
     | {"blocks": 128, "token_side_margin": 4.4, "rank": 4, "lambda": 5.0, "learning_rate": 1.2e-2},
-    "128, own at the token, lambda 5, rate .016": AT_TOKEN
-    | {"blocks": 128, "token_side_margin": 4.4, "rank": 4, "lambda": 5.0, "learning_rate": 1.6e-2},
+    "128, own at the token, lambda 10, rate .012": AT_TOKEN
+    | {"blocks": 128, "token_side_margin": 4.4, "rank": 4, "lambda": 10.0, "learning_rate": 1.2e-2},
 }
 
 
