@@ -16,8 +16,8 @@ from merge.cli.shared_options import CutAxis, Options
 NARROW = 24
 # The fewest text directions of a block with which concepts were measured.
 _FEWEST_DIRECTIONS = 4
-# The numbers of blocks for which the pocket model's packaged basis has codewords, and those of the defaults.
-_PACKAGED, _USUAL_BLOCKS, _USUAL_RANK = (16, 32, 64, 128), 64, 16
+# The numbers of blocks of the configurations for the pocket model. The second one is that of the defaults.
+_PACKAGED, _USUAL_BLOCKS, _USUAL_RANK = (16, 64, 128), 64, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +158,9 @@ def _train_in_basis(options: PlanOptions, blocks: int, rank: int) -> list[str]:
     fixed = f"K = {blocks} blocks of text directions, which cannot be changed later"
     if options.model == "pocket" and blocks == _USUAL_BLOCKS:
         return [f"  train all of them with the defaults ({fixed})"]
-    flags = f"--blocks {blocks} --rank {rank}"
     if options.model == "pocket" and blocks in _PACKAGED:
-        return [f"  train all of them with {flags} ({fixed})"]
+        return [f"  train all of them with --config token_side_{blocks} ({fixed})"]
+    flags = f"--blocks {blocks} --rank {rank}"
     source = "--extend pocket" if options.model == "pocket" else "--model MODEL"
     return [
         f"  first, once: python -m train.basis {source} --blocks {blocks} --out basis.safetensors",

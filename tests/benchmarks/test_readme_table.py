@@ -97,6 +97,7 @@ def test_the_published_results_are_of_the_packaged_model():
         ("one_block_fit", "wide_3"),
         ("text_basis", "quiet"),
         ("token_side_16", "token_16"),
+        ("token_side_128", "token_128"),
     ],
 )
 def test_the_settings_that_the_readme_names_are_those_that_were_measured(config, recipe):

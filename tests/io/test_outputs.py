@@ -1,6 +1,5 @@
 """What a command may write: never its inputs, and other files of the user only if asked to replace them."""
 
-
 import numpy as np
 import pytest
 

@@ -51,6 +51,8 @@ TOKEN_SIDE: dict[str, Any] = TEXT_BLOCKS | {
 RECIPES: dict[str, dict[str, Any]] = {
     "token": TOKEN_SIDE,
     "token_16": TOKEN_SIDE | {"rank": RANK, "blocks": 16, "token_side_margin": 3.0, "learning_rate": 8e-3},
+    # Not searched: the margin and the rank were carried on from 16 and 64 blocks.
+    "token_128": TOKEN_SIDE | {"rank": 4, "blocks": 128, "token_side_margin": 4.4},
     "text_64": TEXT_BLOCKS,
     "wide": ONE_BLOCK | {"lambda": 10.0},
     "wide_3": ONE_BLOCK | {"lambda": 3.0},
@@ -183,6 +185,8 @@ METHODS: dict[str, Method] = {
     "token_fit": Method("token side, 64 blocks, fitted", "token", _fitted),
     "token_16": Method("token side, 16 blocks", "token_16", _compose),
     "token_16_fit": Method("token side, 16 blocks, fitted", "token_16", _fitted),
+    "token_128": Method("token side, 128 blocks", "token_128", _compose),
+    "token_128_fit": Method("token side, 128 blocks, fitted", "token_128", _fitted),
     "text_64": Method("64 blocks of text directions, no token side", "text_64", _compose),
     "wide": Method("erasure, one block", "wide", _sum),
     "wide_fused": Method("erasure, one block, fitted", "wide", _fitted),

@@ -131,8 +131,8 @@ def test_the_plan_states_the_sizes_of_blocks_and_usable_ranks(capsys):
     ("args", "lines"),
     [
         (["15"], ["with the defaults (K = 64", "8 x 192 ", " 180,224", "about 0.18 MB"]),
-        (["120"], ["with --blocks 128 --rank 4 (K = 128", "4 x 192 ", "about 0.09 MB"]),
-        (["60", "--slots", "2"], ["with --blocks 128 --rank 8 (K = 128", "8 x 192 "]),
+        (["120"], ["with --config token_side_128 (K = 128", "4 x 192 ", "about 0.09 MB"]),
+        (["60", "--slots", "2"], ["with --config token_side_128 (K = 128", "8 x 192 "]),
         (
             ["300"],
             [
