@@ -69,10 +69,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "64, own at the token, 4 vectors, lambda 3": AT_TOKEN | {"token_vectors": 4, "lambda": 3.0},
     "32, own at the token, tau 3.5": AT_TOKEN | {"blocks": 32, "token_side_margin": 3.5, "rank": 16},
     "16, own at the token, tau 3": AT_TOKEN | {"blocks": 16, "token_side_margin": 3.0, "rank": 16},
-    "128, own at the token, lambda 5, rate .012": AT_TOKEN
-    | {"blocks": 128, "token_side_margin": 4.4, "rank": 4, "lambda": 5.0, "learning_rate": 1.2e-2},
-    "128, own at the token, lambda 10, rate .012": AT_TOKEN
-    | {"blocks": 128, "token_side_margin": 4.4, "rank": 4, "lambda": 10.0, "learning_rate": 1.2e-2},
+    "128, own at the token, lambda 5, rate .012": RECIPES["token_128"],
+    "128, own at the token, lambda 10, rate .012": RECIPES["token_128"] | {"lambda": 10.0},
 }
 
 

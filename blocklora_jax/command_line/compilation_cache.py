@@ -19,6 +19,8 @@ JAX_SETTING = "JAX_COMPILATION_CACHE_DIR"
 _OFF = ("off", "none", "0", "false", "no")
 # Bytes. With less free space, a program might be written only in part.
 _LEAST_FREE = 2**30
+# JAX's name of a program, so that no other file in a folder that the user chose is deleted.
+_PROGRAM = f"*-{'[0-9a-f]' * 64}-cache"
 # Bytes of programs that are kept from one run to the next: some hundred programs of a full-size model.
 _MOST_KEPT = 4 * 2**30
 
@@ -67,7 +69,7 @@ def _drop_oldest(folder: Path) -> None:
     JAX's own limit needs a second file for each program, and stores nothing anymore if one of these is missing.
     """
     try:
-        found = [(path, path.stat()) for path in folder.glob("*-cache")]
+        found = [(path, path.stat()) for path in folder.glob(_PROGRAM)]
     except OSError:  # for example, because another process deletes one of them now
         return
     kept = 0

@@ -206,7 +206,9 @@ def open_tensors(path: str | Path, what: str = "file", verify: bool = True) -> I
     with opened as file:
         found = TensorFile(path, file, verify)
         if long := next((key for key in found.keys if len(key) > _LONGEST_NAME), None):
-            raise UserError(f"{path}: the name {long[:40]}… of a tensor has {len(long)} characters: it is no weight")
+            raise UserError(
+                f"{path}: a tensor has a name of {len(long)} characters ({long[:40]}…): this is no LoRA or model"
+            )
         yield found
 
 

@@ -9,15 +9,16 @@ from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.low_rank import KernelShapes
-from merge.cli.plan_machine import Job, describe_machine
+from merge.cli.plan_machine import COSTS, Job, describe_machine
 from merge.cli.shared_options import CutAxis, Options
 
 # From first experiments on a small model: with 6 features in a block nothing was learnt; with 24 a person was learnt.
 NARROW = 24
 # The fewest text directions of a block with which concepts were measured.
 _FEWEST_DIRECTIONS = 4
-# The numbers of blocks of the configurations for the pocket model. The second one is that of the defaults.
-_PACKAGED, _USUAL_BLOCKS, _USUAL_RANK = (16, 64, 128), 64, 16
+# How to train with these numbers of blocks of the pocket model's text. Other numbers are multiples of 16.
+_POCKET = {64: "the defaults", 128: "--config token_side_128"}
+_USUAL_RANK = _STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,20 +149,19 @@ def _all_read_text(shapes: KernelShapes) -> bool:
 
 
 def _usual_blocks(options: PlanOptions, needed: int) -> int:
-    """How many blocks have room for so many slots: one of the packaged numbers, or a multiple of 16."""
-    packaged = [count for count in _PACKAGED if count >= max(needed, _USUAL_BLOCKS)]
-    return packaged[0] if options.model == "pocket" and packaged else -(-needed // _PACKAGED[0]) * _PACKAGED[0]
+    """How many blocks have room for so many slots."""
+    ready = [count for count in _POCKET if count >= needed and options.model == "pocket"]
+    return ready[0] if ready else -(-needed // _STEP) * _STEP
 
 
 def _train_in_basis(options: PlanOptions, blocks: int, rank: int) -> list[str]:
     """How to train in blocks of text directions."""
     fixed = f"K = {blocks} blocks of text directions, which cannot be changed later"
-    if options.model == "pocket" and blocks == _USUAL_BLOCKS:
-        return [f"  train all of them with the defaults ({fixed})"]
-    if options.model == "pocket" and blocks in _PACKAGED:
-        return [f"  train all of them with --config token_side_{blocks} ({fixed})"]
+    if options.model == "pocket" and blocks in _POCKET:
+        return [f"  train all of them with {_POCKET[blocks]} ({fixed})"]
     flags = f"--blocks {blocks} --rank {rank}"
-    source = "--extend pocket" if options.model == "pocket" else "--model MODEL"
+    model = "MODEL" if options.model in COSTS else options.model  # sd15 stands for any model of that shape
+    source = "--extend pocket" if model == "pocket" else f"--model {model}"
     return [
         f"  first, once: python -m train.basis {source} --blocks {blocks} --out basis.safetensors",
         f"  train all of them with --basis basis.safetensors {flags} ({fixed})",

@@ -84,13 +84,14 @@ def test_a_full_disk_switches_the_cache_off(environment, tmp_path, monkeypatch):
 def test_programs_that_nobody_reads_are_deleted_when_there_are_too_many(environment, tmp_path, monkeypatch):
     folder = tmp_path / "cache" / "blocklora" / "xla"
     folder.mkdir(parents=True)
-    for day, name in enumerate(["oldest-cache", "older-cache", "newer-cache", "newest-cache"]):
+    programs = [f"jit_step-{day:064x}-cache" for day in range(4)]
+    # The last is not JAX's.
+    for day, name in enumerate([*programs, "my-cache"]):
         (folder / name).write_bytes(bytes(100))
-        os.utime(folder / name, (86400 * day, 0))
-    (folder / "note.txt").write_bytes(bytes(1000))
+        os.utime(folder / name, (86400 * (day % 4), 0))
     monkeypatch.setattr(compilation_cache, "_MOST_KEPT", 250)
     compilation_cache._drop_oldest(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["newer-cache", "newest-cache", "note.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == [*programs[2:], "my-cache"]
 
 
 def test_a_program_that_cannot_be_written_or_read_is_compiled_without_a_failure(environment, tmp_path):

@@ -117,7 +117,7 @@ def test_the_error_for_another_file_names_its_kind(path, content, words):
 def test_names_of_any_length_are_not_read(tmp_path):
     name = "lora_unet_" * 100_000
     save_file({name: np.zeros(1, np.float32)}, tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match=r"lora_unet_… of a tensor has 1000000 characters"):
+    with pytest.raises(UserError, match=r"a name of 1000000 characters \(lora_unet_.*…\)"):
         read(tmp_path / "a.safetensors")
 
 
