@@ -194,13 +194,14 @@ def test_damaged_files_are_listed_and_the_others_too(folder):
     save_file({key: np.ones((2,) * axes, np.float32) for key, axes in odd.items()}, folder / "odd.safetensors")
     frequencies = json.dumps({"10_a": {"b": 10**400, "c": 1}})
     write(folder / "huge.safetensors", ss_tag_frequency=frequencies)
-    long = {f"{'x' * 9000}.lora_down.weight": np.ones((1, 1), np.float32)}
-    save_file(long, folder / "long.safetensors")
+    save_file({f"{'x' * 9000}.lora_down.weight": np.ones((1, 1), np.float32)}, folder / "too_long.safetensors")
+    save_file({f"{'x' * 900}.lora_down.weight": np.ones((1, 1), np.float32)}, folder / "long.safetensors")
     (folder / "long.json").write_text(json.dumps({"a": 1})[:-1] + ', "' + "k" * 9000 + '": 1, "' + "k" * 9000 + '": 1}')
     entries = {entry.file: entry for entry in scan_library(folder)}
     assert entries["huge.safetensors"].found.words == ("c",)
     assert entries["odd.safetensors"].found.format == "LoHa, kohya layout"
     assert "kkk" in entries["long.safetensors"].found.notes[0]
+    assert "a name of 9017 characters" in entries["too_long.safetensors"].found.problems[0]
     # The list can be read again.
     assert scan_library(folder) == list(entries.values())
 
