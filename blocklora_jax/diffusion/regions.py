@@ -9,7 +9,6 @@ Source: regionally controllable sampling of Mix-of-Show (arXiv 2305.18292).
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,16 +20,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.diffusion.calls import by_order, find_calls, only_calling
 from blocklora_jax.diffusion.models import Models
 from blocklora_jax.diffusion.text import encode_prompt
 from blocklora_jax.errors import UserError
 from blocklora_jax.models.apply import apply_model
 from blocklora_jax.models.attention import Attention
 from blocklora_jax.prompts.chunks import PromptIds, encode_prompts
-from blocklora_jax.prompts.tokenizer import Tokenizer, token_pattern
+from blocklora_jax.prompts.tokenizer import Tokenizer
 from blocklora_jax.prompts.tokenizer_pair import TokenizerPair
-
-_DETERMINERS = ("a", "an", "the", "my", "your", "his", "her", "its", "our", "their", "this", "that")
 
 Box = tuple[float, float, float, float]
 
@@ -97,57 +95,16 @@ def side_by_side(prompt: str, adapters: Sequence[Adapter]) -> list[Region]:
     a photo of <ada> man and a man on a beach (0.0, 0.0, 0.5, 1.0)
     a photo of a man and <bob> man on a beach (0.5, 0.0, 1.0, 1.0)
     """
-    called = []
-    for adapter in adapters:
-        info, names = adapter.info, _names(adapter)
-        if names and info.kind != "scene" and (match := re.search(names, prompt)):
-            called.append((match.start(), names, info.class_noun, info.kind == "style"))
-    called.sort()
-    count = sum(not is_style for *_, is_style in called)
+    called = by_order([c for c in find_calls(prompt, adapters) if c.adapter.info.kind != "scene"])
+    count = sum(adapter.info.kind != "style" for adapter in called)
     if len(called) < 2 or not count:
         return []
     regions, strips = [], itertools.pairwise(np.linspace(0, 1, count + 1).tolist())
-    for _, kept, _, is_style in called:
-        words = prompt
-        for _, names, noun, _ in called:
-            if names != kept:
-                words = _call_by_noun(words, names, noun)
-        left, right = (0.0, 1.0) if is_style else next(strips)
+    for adapter in called:
+        left, right = (0.0, 1.0) if adapter.info.kind == "style" else next(strips)
+        words = only_calling(adapter, prompt, adapters, also=("scene",))
         regions.append(Region(words, (left, 0.0, right, 1.0)))
     return regions
-
-
-def called_adapters(prompt: str, adapters: Sequence[Adapter]) -> list[Adapter]:
-    """The adapters whose trigger or token is in the prompt, in the order of `adapters`."""
-    return [adapter for adapter in adapters if (names := _names(adapter)) and re.search(names, prompt)]
-
-
-def only_calling(kept: Adapter, prompt: str, adapters: Sequence[Adapter]) -> str:
-    """The prompt with class nouns in place of the other concepts, for a model that has only the concept `kept`."""
-    for other in called_adapters(prompt, adapters):
-        if other is not kept:
-            prompt = _call_by_noun(prompt, _names(other), other.info.class_noun)
-    return prompt
-
-
-def _names(adapter: Adapter) -> str:
-    """A pattern, for any case, of what calls the concept: its trigger, or one of its tokens; "" if it has neither."""
-    trigger = [f"(?i:{re.escape(adapter.info.trigger)})"] if adapter.info.trigger else []
-    return "|".join([*trigger, *([token_pattern(adapter.tokens)] if adapter.tokens else [])])
-
-
-def _call_by_noun(prompt: str, names: str, noun: str) -> str:
-    """`prompt` with `noun` in place of the pattern `names`. An article is added if there is no determiner.
-
-    If the noun is empty, the names are removed.
-    """
-    article = f"{'an' if noun[0] in 'aeiou' else 'a'} " if noun else ""
-
-    def replacement(match: re.Match[str]) -> str:
-        before = prompt[: match.start()].lower().split()
-        return noun if before and before[-1] in _DETERMINERS else article + noun
-
-    return re.sub(names, replacement, prompt)
 
 
 def region_ids(

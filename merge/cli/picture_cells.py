@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.diffusion.regions import called_adapters, only_calling
+from blocklora_jax.diffusion.calls import called_adapters, only_calling
 from blocklora_jax.errors import UserError
 from merge.cli.options import MergeOptions
 
