@@ -91,7 +91,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("clip_learning_rate vae_learning_rate unet_learning_rate judge_learning_rate rates", _RATE),
     # An average with the decay 1 would never change.
     ("ema", _real(0, 0.999999)),
-    ("pure_noise caption_dropout several own_class negative second scene empty guidance_rescale", _real(0, 1)),
+    ("pure_noise caption_dropout several own_class negative second scene empty guidance_rescale refine", _real(0, 1)),
     ("crop", _real(0.1, 1)),
     ("density strength", _real(0, 1, above=True)),
     ("same_person", _real(-1, 1)),

@@ -52,6 +52,7 @@ def picture_record(
         "image_sha256": None if options.image is None else _sha256(options.image),
         "mask_sha256": None if options.mask is None else _sha256(options.mask),
         "side_by_side": options.side_by_side,
+        "refine": options.refine,
         **{name: list(texts) for name in ("block_weights", "weight_by_step") if (texts := getattr(options, name))},
         "seed": options.seed,
         "pictures": [_picture(cell, adapters) for cell in cells],

@@ -83,26 +83,30 @@ def _generate(
     model: MergedModel, batch: Sequence[tuple[Variant, str, int]], options: MergeOptions, stages: Sequence[Stage]
 ) -> np.ndarray:
     prompts = [prompt for _, prompt, _ in batch]
-    return model.generate(
-        prompts,
+    settings = {
         # SDXL's own empty prompt is not the text "".
-        negative_prompts=[options.negative_prompt] if options.negative_prompt else None,
-        seed=options.seed,
-        indices=[index for *_, index in batch],
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        guidance_rescale=options.guidance_rescale,
-        sampler=options.sampler,
-        spacing=options.spacing,
-        clip_skip=options.clip_skip,
+        "negative_prompts": [options.negative_prompt] if options.negative_prompt else None,
+        "seed": options.seed,
+        "indices": [index for *_, index in batch],
+        "steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "guidance_rescale": options.guidance_rescale,
+        "sampler": options.sampler,
+        "spacing": options.spacing,
+        "clip_skip": options.clip_skip,
+        "stages": stages,
+    }
+    pictures = model.generate(
+        prompts,
         height=options.height,
         width=options.width,
         image=None if options.image is None else _read(options.image, False, model, options),
         mask=None if options.mask is None else _read(options.mask, True, model, options),
         strength=options.strength,
         regions=[model.side_by_side(prompt) for prompt in prompts] if options.side_by_side else None,
-        stages=stages,
+        **settings,
     )
+    return model.refine(pictures, prompts, strength=options.refine, **settings) if options.refine else pictures
 
 
 def _read(path: Path, is_mask: bool, model: MergedModel, options: MergeOptions) -> np.ndarray:

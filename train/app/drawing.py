@@ -30,6 +30,7 @@ _Key = tuple[Variant, str, int]
 Mode = Literal["one", "compare", "strip"]
 _STRIP = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST = Bound(1, 16)
+_REFINE = 0.65  # How far a person or object may change.
 _SHOWN = 384  # Smaller pictures are enlarged, to about this many pixels.
 
 
@@ -38,8 +39,8 @@ class DrawForm:
     """What the page asks for.
 
     names, weights: of the concepts. mode: "one": pictures of the merged model; "compare": each concept alone and
-    merged; "strip": from weak to strong. apart: give each concept its own part of the picture. fit: fit the concepts to
-    each other before they are merged. count: number of pictures.
+    merged; "strip": from weak to strong. apart: give each concept its own part of the picture. refine: draw each again,
+    enlarged. fit: fit the concepts to each other before they are merged. count: number of pictures.
     """
 
     names: Sequence[str]
@@ -47,6 +48,7 @@ class DrawForm:
     prompt: str
     mode: Mode = "one"
     apart: bool = False
+    refine: bool = False
     fit: bool = False
     count: int = 1
     seed: int = 0
@@ -83,6 +85,7 @@ def draw_options(session: Session, form: DrawForm, entries: Sequence[Entry]) -> 
     options = MergeOptions(
         files=tuple(entry.path for entry in entries), weights=tuple(map(float, form.weights)), prompt=(form.prompt,),
         method="joint_fit" if form.fit else "sum", side_by_side=form.apart, count=int(form.count), seed=int(form.seed),
+        refine=_REFINE if form.refine and form.apart else 0.0,
         compare=form.mode == "compare", strip_weights=_STRIP if form.mode == "strip" else (), steps=int(form.steps),
         guidance_scale=float(form.guidance), sampler=form.sampler, negative_prompt=form.negative,
         model=session.options.model or "pocket",
@@ -116,7 +119,7 @@ def _draw_cell(
     model = session.merged(chosen, cell.variant.weights, fit=options.method == "joint_fit")
     sampling = Sampling(steps=options.steps, guidance_scale=options.guidance_scale, sampler=options.sampler)
     return session.draw(
-        model, cell.prompt, cell.index, options.seed, sampling,
+        model, cell.prompt, cell.index, options.seed, sampling, options.refine,
         negative_prompts=[options.negative_prompt] if options.negative_prompt else None,
         regions=[model.side_by_side(cell.prompt)] if options.side_by_side else None,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.composing.compose import compose
+from blocklora_jax.diffusion.regions import Region
 from blocklora_jax.diffusion.sampling import Sampling
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
@@ -52,10 +53,26 @@ class Session:
         return self._fit(tuple(map(_Same, adapters)))
 
     def draw(
-        self, model: MergedModel, prompt: str, index: int, seed: int, sampling: Sampling, **more: object
+        self,
+        model: MergedModel,
+        prompt: str,
+        index: int,
+        seed: int,
+        sampling: Sampling,
+        refine: float = 0.0,
+        *,
+        negative_prompts: Sequence[str] | None = None,
+        regions: Sequence[Sequence[Region]] | None = None,
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """One picture. All pictures are drawn one at a time, by one compiled program for each form of sampling."""
-        return model.generate([prompt], seed=seed, indices=[index], **vars(sampling), **more)[0]  # pyright: ignore
+        """One picture. All pictures are drawn one at a time, by one compiled program for each form of sampling.
+
+        refine: how far each of several people or objects may change when it is drawn again, see `MergedModel.refine`.
+        """
+        # The strength is that of pictures that begin with another.
+        chosen = {name: value for name, value in vars(sampling).items() if name != "strength"}
+        settings = {"seed": seed, "indices": [index], "negative_prompts": negative_prompts, **chosen}
+        pictures = model.generate([prompt], regions=regions, **settings)
+        return (model.refine(pictures, [prompt], strength=refine, **settings) if refine else pictures)[0]
 
     def check_base(self, adapters: Sequence[Adapter]) -> None:
         """Raises UserError for adapters that were trained on another base."""

@@ -117,6 +117,9 @@ def test_strips_and_comparisons_are_drawn_with_each_model(files, tiny_folder, ti
         (["--prompt", "a man", "--mask", "m.png"], "give --image too"),
         (["--prompt", "a man", "--sampler", "dpmpp_2m_karras"], "give dpmpp_2m with the spacing karras"),
         (["--prompt", "a man", "--sampler=eule"], "sampler 'eule' is unknown; choose one of ddim, euler"),
+        (["--prompt", "a man", "--refine", "0.5"], "give that too"),
+        (["--prompt", "a man", "--side-by-side", "--refine", "1.5"], "--refine must be"),
+        (["--prompt", "a", "--side-by-side", "--refine", "1", "--image", "i.png", "--mask", "m.png"], "outside of the"),
         (["--prompt", "a man", "--image", "no.png"], "no.png is not a picture that can be read"),
     ],
 )
@@ -138,3 +141,11 @@ def test_a_picture_can_be_the_beginning_and_a_mask_keeps_the_rest(files, tiny_fo
     kept, record = draw(files, tiny_folder, tmp_path / "b.png", *begin, "--mask", str(tmp_path / "none.png"))
     assert len(record["mask_sha256"]) == 64
     assert np.abs(np.asarray(changed).astype(int) - np.asarray(kept))[4:260, 4:260].max() > 5
+
+
+def test_those_side_by_side_are_drawn_again_if_asked(files, tiny_folder, tmp_path):
+    flags = ["--prompt", "a <ada> man and a <bob> dog", "--side-by-side", "--steps", "2"]
+    apart, record = draw(files, tiny_folder, tmp_path / "apart.png", *flags)
+    refined, of_refined = draw(files, tiny_folder, tmp_path / "refined.png", *flags, "--refine", "0.65")
+    assert (record["refine"], of_refined["refine"]) == (0.0, 0.65)
+    assert np.abs(np.asarray(apart, int) - np.asarray(refined, int)).max() > 8

@@ -55,8 +55,8 @@ def sliders(**weights: float) -> list[float]:
 
 def draw(client, names, prompt, weights=(), mode="one", **changes):
     values = {
-        "apart": False, "fit": False, "count": 1, "seed": 0, "steps": 2, "guidance": 5, "sampler": "dpmpp_2m",
-        "negative": "", **changes,
+        "apart": False, "refine": False, "fit": False, "count": 1, "seed": 0, "steps": 2, "guidance": 5,
+        "sampler": "dpmpp_2m", "negative": "", **changes,
     }  # fmt: skip
     client.predict(names, prompt, api_name="/choose")
     return client.predict(names, *sliders(**dict(weights)), prompt, mode, *values.values(), api_name="/draw")

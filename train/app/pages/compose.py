@@ -74,6 +74,7 @@ class ComposePage:
         )  # fmt: skip
         self.mode = gr.Radio(_MODES, value="one", label="Draw")
         self.apart = gr.Checkbox(False, label="Several in one picture: give each its own part, from left to right")
+        self.refine = gr.Checkbox(False, label="Then draw each of these again, enlarged: better likeness, takes longer")
         self.button = gr.Button("Draw", variant="primary", elem_id="draw")
 
     def _settings(self) -> None:
@@ -100,7 +101,7 @@ class ComposePage:
     def _events(self) -> None:
         session, picker = self._session, self.picker
         more = [
-            self.prompt, self.mode, self.apart, self.fit, self.count, self.seed, self.steps, self.guidance,
+            self.prompt, self.mode, self.apart, self.refine, self.fit, self.count, self.seed, self.steps, self.guidance,
             self.sampler, self.negative,
         ]  # fmt: skip
         guard = lambda handler: one_line_errors(session, handler)
@@ -139,10 +140,10 @@ class ComposePage:
 
     def _draw(self, *values: Any) -> tuple[Any, str]:
         names, weights, more = self.picker.split(values)
-        prompt, mode, apart, fit, count, seed, steps, guidance, sampler, negative = more
+        prompt, mode, apart, refine, fit, count, seed, steps, guidance, sampler, negative = more
         form = DrawForm(
-            names=names, weights=weights, prompt=prompt or "", mode=mode, apart=apart, fit=fit, count=count,
-            seed=seed or 0, steps=steps, guidance=guidance, sampler=sampler, negative=negative or "",
+            names=names, weights=weights, prompt=prompt or "", mode=mode, apart=apart, refine=refine, fit=fit,
+            count=count, seed=seed or 0, steps=steps, guidance=guidance, sampler=sampler, negative=negative or "",
         )  # fmt: skip
         drawn = start_drawing(self._session, form).outcome()
         rows = math.ceil(len(drawn.pictures) / drawn.columns)

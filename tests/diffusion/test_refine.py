@@ -1,0 +1,132 @@
+"""People and objects that are drawn again, enlarged, and put back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blocklora_jax import UserError
+from blocklora_jax.diffusion.refine import CloseUp, find_box, in_chunks, plan_close_ups, refine, soft_mask
+from blocklora_jax.testing.random_adapter import random_adapter
+
+LEFT, RIGHT, SIZE = (0.0, 0.5), (0.5, 1.0), (64, 64)
+QUICK = {"steps": 2, "sampler": "ddim"}
+
+
+@pytest.fixture(scope="module")
+def concepts(tiny_sd):
+    made = {}
+    for slot, (name, noun, kind) in enumerate(
+        [("ada", "woman", "person"), ("rex", "dog", "object"), ("ink", "mosaic", "style")]
+    ):
+        adapter = random_adapter(name, tiny_sd.params, slots=(slot,))
+        info = replace(adapter.info, class_noun=noun, kind=kind, trigger=f"<{name}> {noun}")
+        made[name] = replace(adapter, info=info)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("prompt", "of_ada", "of_rex", "of_nobody"),
+    [
+        ("a <ada> woman and a <rex> dog in snow", "a <ada> woman in snow", "a <rex> dog in snow", "a  in snow"),
+        ("(<ada> woman:1.2) and [<rex> dog], snow", "<ada> woman, snow", "<rex> dog, snow", ", snow"),
+        ("(<rex> dog with <ada> woman:1.2)", "(<ada> woman:1.2)", "(<rex> dog:1.2)", "(:1.2)"),
+        (
+            "<ada> woman, <ink> mosaic, <rex> dog",
+            "<ada> woman, <ink> mosaic",
+            "<rex> dog, <ink> mosaic",
+            "<ink> mosaic",
+        ),
+    ],
+)
+def test_a_close_up_calls_one_of_those_whom_the_prompt_calls(concepts, prompt, of_ada, of_rex, of_nobody):
+    found = {c.prompt: c for c in plan_close_ups(["a dog", prompt], list(concepts.values()))}
+    assert set(found) == {of_ada, of_rex}
+    assert {c.without for c in found.values()} == {of_nobody}
+    first, second = (of_ada, of_rex) if prompt.index("<ada>") < prompt.index("<rex>") else (of_rex, of_ada)
+    assert (found[first].strip, found[second].strip, found[first].row) == (LEFT, RIGHT, 1)
+
+
+def test_nothing_is_planned_for_a_prompt_that_calls_one(concepts):
+    assert plan_close_ups(["a <ada> woman", "a <ink> mosaic of a <ada> woman"], list(concepts.values())) == []
+
+
+@pytest.mark.parametrize("top", [0, 7, 30])
+def test_the_box_is_around_what_differs_within_the_strip(top):
+    difference = np.full(SIZE, 0.1, np.float32)
+    difference[top : top + 30, 40:60] = 5.0
+    # A larger difference in another strip does not count.
+    difference[:10, :30] = 100.0
+    found_top, left, bottom, right = find_box(difference, RIGHT)
+    assert (bottom - found_top, right - left, right) == (40, 40, 64)
+    assert found_top == min(max(top - 5, 0), 24)
+
+
+def test_the_box_has_the_shape_of_the_picture_and_one_strip_is_all_of_it():
+    top, left, bottom, right = find_box(np.zeros((48, 96), np.float32), (1 / 3, 2 / 3))
+    assert (bottom - top, right - left) == (22, 44)
+    assert (left + right) / 2 == 48
+    assert find_box(np.ones(SIZE, np.float32), (0.0, 1.0)) == (0, 0, 64, 64)
+
+
+def test_the_mask_is_one_within_the_strip_and_fades_over_the_margin():
+    mask = soft_mask(SIZE, (24, 0, 64, 40), LEFT)
+    assert mask.shape == SIZE
+    np.testing.assert_array_equal(mask[33:, :31], 1)
+    np.testing.assert_array_equal(mask[:24], 0)
+    np.testing.assert_array_equal(mask[:, 40:], 0)
+    assert (np.diff(mask[40, 31:41]) <= 0).all()
+    assert 0 < mask[40, 35] < 1
+
+
+def test_only_the_strip_of_a_close_up_changes_and_it_shows_what_was_drawn():
+    pictures, asked = np.full((2, *SIZE, 3), 100, np.uint8), []
+
+    def draw(prompts, *, image, rows, **settings):
+        asked.append((list(prompts), list(rows), settings.get("strength")))
+        drawn = np.array(image)
+        # With the concept, a part differs; then it is drawn in white.
+        if "guidance_scale" in settings:
+            drawn[:, 20:60, :32] += 50 * (prompts[0] == "with")
+            return drawn
+        return np.full_like(drawn, 255)
+
+    result = refine(draw, pictures, [CloseUp(1, "with", "without", LEFT)], 0.6)
+    np.testing.assert_array_equal(result[0], pictures[0])
+    np.testing.assert_array_equal(result[1, 28:52, :30], 255)
+    np.testing.assert_array_equal(result[1, :, 40:], 100)
+    assert [(prompts, rows) for prompts, rows, _ in asked] == [(["with"], [1]), (["without"], [1]), (["with"], [1])]
+    assert asked[-1][2] == 0.6
+    np.testing.assert_array_equal(pictures, 100)
+
+
+def test_chunks_of_one_size_give_what_one_call_gives():
+    sizes = []
+
+    def draw(prompts, *, image, rows):
+        sizes.append(len(prompts))
+        return image + np.array([len(p) + 10 * r for p, r in zip(prompts, rows, strict=True)])[:, None]
+
+    prompts, image, rows = ["a", "bb", "ccc", "dddd", "e"], np.arange(10).reshape(5, 2), [0, 0, 1, 1, 2]
+    np.testing.assert_array_equal(
+        in_chunks(draw, 2)(prompts, image=image, rows=rows), draw(prompts, image=image, rows=rows)
+    )
+    assert sizes == [2, 2, 2, 5]
+
+
+def test_a_model_refines_several_and_leaves_one_alone(tiny_sd, concepts):
+    model = tiny_sd.with_adapters(list(concepts.values()))
+    prompts = ["a <ada> woman and a <rex> dog", "a <ada> woman"]
+    pictures = model.generate(prompts, regions=[model.side_by_side(p) for p in prompts], seed=3, **QUICK)
+    refined = model.refine(pictures, prompts, seed=3, **QUICK)
+    np.testing.assert_array_equal(refined[1], pictures[1])
+    assert np.abs(refined[0].astype(int) - pictures[0]).max() > 8
+    # A picture does not depend on the others of its batch, up to rounding.
+    alone = model.refine(pictures[:1], prompts[:1], seed=3, **QUICK)
+    assert np.abs(alone[0].astype(int) - refined[0]).max() <= 2
+    with pytest.raises(UserError, match=r"must be uint8 \[h, w, 3\]"):
+        model.refine(pictures.astype(np.float32), prompts, **QUICK)
+    with pytest.raises(UserError, match="strength"):
+        model.refine(pictures, prompts, strength=2.0, **QUICK)
