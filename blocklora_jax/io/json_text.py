@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,17 @@ def read_text_bytes(path: Path, largest: int = LARGEST) -> bytes:
     return text
 
 
+def repeated(items: Iterable[Hashable]) -> list[Any]:
+    """The items that also occur earlier, in their order. The time is linear, because files may hold very many."""
+    seen: set[Hashable] = set()
+    found = []
+    for item in items:
+        if item in seen:
+            found.append(item)
+        seen.add(item)
+    return found
+
+
 class _PlainLoader(yaml.SafeLoader):
     """Refuses YAML with aliases or with a key twice."""
 
@@ -120,7 +131,8 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+        # Lists and mappings, which are no keys, are refused below.
+        if twice := repeated(key for key in keys if isinstance(key, Hashable)):
             raise yaml.YAMLError(f"the key {twice[0]!r} occurs twice")
         return super().construct_mapping(node, deep)
 
@@ -128,8 +140,7 @@ class _PlainLoader(yaml.SafeLoader):
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} occurs twice")
+        raise ValueError(f"the key {repeated(name for name, _ in pairs)[0]!r} occurs twice")
     return mapping
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import repeated
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -86,9 +87,8 @@ def _check(node: yaml.Node) -> None:
         if isinstance(node, yaml.MappingNode):
             if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
                 raise ValueError("a key is a list or a mapping: it must be a word")
-            keys = [key.value for key, _ in node.value]
-            if len(set(keys)) < len(keys):
-                raise ValueError(f"a key occurs twice: {next(k for k in keys if keys.count(k) > 1)!r}")
+            if twice := repeated(key.value for key, _ in node.value):
+                raise ValueError(f"a key occurs twice: {twice[0]!r}")
             waiting += [item for pair in node.value for item in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value

@@ -3,9 +3,12 @@
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from blocklora_jax.errors import UserError
-from blocklora_jax.io.json_text import parse_json, parse_yaml, read_json, read_yaml_mapping
+from blocklora_jax.io.json_text import parse_json, parse_yaml, read_json, read_yaml_mapping, repeated
+from blocklora_jax.io.yaml_edit import compose_yaml
 
 
 def test_well_formed_files_are_read():
@@ -71,3 +74,38 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="must be a mapping"):
         read_yaml_mapping(tmp_path / "list.yaml")
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from([None, 0, 1, "a", "b", (1, 2)])))
+def test_what_occurs_earlier_is_repeated(items):
+    assert repeated(items) == [item for i, item in enumerate(items) if item in items[:i]]
+
+
+class Word(str):
+    """A text that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Word.compared += 1
+        return super().__eq__(other)
+
+
+def test_not_every_pair_of_many_keys_is_compared():
+    assert repeated([Word(i % 2999) for i in range(3000)]) == ["0"]
+    assert Word.compared < 3000
+
+
+def test_the_key_that_occurs_twice_among_many_is_named():
+    keys = [*(f"k{i}" for i in range(2000)), "k1234"]
+    with pytest.raises(UserError, match="the key 'k1234' occurs twice"):
+        parse_json("{" + ", ".join(f'"{key}": 1' for key in keys) + "}", "x")
+    text = "".join(f"{key}: 1\n" for key in keys)
+    with pytest.raises(UserError, match="the key 'k1234' occurs twice"):
+        parse_yaml(text.encode(), "x.yaml")
+    with pytest.raises(UserError, match="a key occurs twice: 'k1234'"):
+        compose_yaml(text, "x.yaml")
+    with pytest.raises(UserError, match="unhashable"):
+        parse_yaml(b"a: 1\n? [a, b]\n: 1\n? [a, b]\n: 2\n", "x.yaml")

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from blocklora_jax.checks.bounds import BOUNDS, check_number
 from blocklora_jax.command_line.options import flag_types
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import repeated
 
 
 def check_settings(where: str, settings: Mapping[str, Any], options: type) -> None:
@@ -35,8 +36,7 @@ def check_settings(where: str, settings: Mapping[str, Any], options: type) -> No
 
 
 def _refuse_twice(where: str, settings: Mapping[str, Any]) -> None:
-    names = [str(name).replace("-", "_") for name in settings]
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := repeated(str(name).replace("-", "_") for name in settings):
         raise UserError(f"{where}: {twice[0]} is given twice")
 
 
