@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from blocklora_jax.adapters.adapter_like import AdapterLike
@@ -9,6 +10,7 @@ from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.adapters.sharing.push import PushSettings, check_push, push
 from blocklora_jax.errors import UserError
 from blocklora_jax.hub.address import HUB, parse_repository
+from blocklora_jax.storage.copies import original
 
 # The folder beside a run's adapter that holds its pictures, one file a step.
 PREVIEWS = "previews"
@@ -35,8 +37,7 @@ def push_result(flags: PushFlags, adapter: AdapterLike, file: Path, prompts: tup
     try:
         push_and_report(adapter, flags.push, _settings(flags)._replace(pictures=last_preview(file), prompts=prompts))
     except UserError as error:
-        again = f"python -m merge push {file} {flags.push}"
-        raise UserError(f"{error}. The adapter is saved: `{again}` tries again") from error
+        raise UserError(f"{error}. The adapter is saved: `{_push_command(flags, file)}` tries again") from error
 
 
 def push_and_report(adapter: AdapterLike, repository: str, settings: PushSettings) -> None:
@@ -47,3 +48,12 @@ def push_and_report(adapter: AdapterLike, repository: str, settings: PushSetting
 
 def _settings(flags: PushFlags) -> PushSettings:
     return PushSettings(private=flags.private, license=flags.license, replace=flags.replace)
+
+
+def _push_command(flags: PushFlags, file: Path) -> str:
+    """The command that pushes `file` as the flags say."""
+    command = ["python", "-m", "merge", "push", original(str(file)), str(flags.push)]
+    command += ["--private"] if flags.private else []
+    command += ["--license", flags.license] if flags.license is not None else []
+    command += ["--replace"] if flags.replace else []
+    return shlex.join(command)

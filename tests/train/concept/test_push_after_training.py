@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 
 import pytest
@@ -17,7 +18,7 @@ from blocklora_jax.io.picture_grid import png_bytes
 from blocklora_jax.testing.random_adapter import random_adapter
 from blocklora_jax.testing.tiny_model import tiny_params
 from train.concept.__main__ import main
-from train.concept.push import check_pushes
+from train.concept.push import check_pushes, push_trained
 from train.concept.run_folder import changed_settings
 from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
@@ -99,6 +100,21 @@ def test_a_push_that_fails_at_the_end_names_the_way_to_try_again(hub, trained, m
     assert "503" in printed
     assert f"The adapter is saved: `python -m merge push {trained} someone/ada` tries again" in printed
     assert trained.exists()
+
+
+def test_the_way_to_try_again_has_all_flags_and_quotes_the_path(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_someone")
+    path = tmp_path / "ada's run" / "adapter.safetensors"
+    random_adapter("ada", tiny_params(), slots=(0,)).save(path)
+    hub.is_down = True
+    for flags, words in (
+        ({"private": True, "replace": True}, ["--private", "--replace"]),
+        ({"license": "cc-by-4.0"}, ["--license", "cc-by-4.0"]),
+    ):
+        with pytest.raises(UserError, match="The adapter is saved") as error:
+            push_trained([make_config(push="someone/ada", **flags)], [path])
+        command = str(error.value).split("`")[-2]
+        assert shlex.split(command) == ["python", "-m", "merge", "push", str(path), "someone/ada", *words]
 
 
 def test_each_of_many_concepts_names_its_own_repository(tmp_path):
