@@ -10,6 +10,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.block_weights import weigh_all
 from blocklora_jax.adapters.sharing.command import check_flags, push_result
 from blocklora_jax.adapters.sharing.options import PushFlags
+from blocklora_jax.adapters.sharing.push import check_family
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import plan_outputs
@@ -90,7 +91,7 @@ def export_files(args: Sequence[str] | None = None) -> int:
         print(f"{left_out} changes of norms and biases are left out, because a LoRA file cannot hold them; --save does")
     for path in written:
         print(f"wrote {path}")
-    push_result(options.sharing, adapters[0], sources[0].path)
+    push_result(options.sharing, adapters[0], sources[0].path, family=options.family)
     return 0
 
 
@@ -105,4 +106,5 @@ def _check_push(options: ExportOptions, adapters: Sequence[Adapter]) -> None:
         )
     if options.weights or options.block_weights or options.max_rank is not None:
         raise UserError("--push pushes the adapter as it is: leave out --weights, --block-weights and --max-rank")
+    check_family(adapters[0], options.family)
     check_flags(options.sharing, adapters[0].name)

@@ -27,17 +27,27 @@ def check_flags(flags: PushFlags, name: str) -> None:
         check_push(flags.push, _settings(flags), name)
 
 
-def push_result(flags: PushFlags, adapter: AdapterLike, file: Path, prompts: tuple[str, ...] | None = None) -> None:
+def push_result(
+    flags: PushFlags,
+    adapter: AdapterLike,
+    file: Path,
+    prompts: tuple[str, ...] | None = None,
+    family: str | None = None,
+) -> None:
     """Push the result of a command, which is saved in `file`, if the flags say so, with the pictures beside it.
+
+    family: of the base model, if the adapter does not state it.
 
     Raises: UserError if that fails. It names the command that tries again.
     """
     if flags.push is None:
         return
+    settings = _settings(flags)._replace(pictures=last_preview(file), prompts=prompts, family=family)
     try:
-        push_and_report(adapter, flags.push, _settings(flags)._replace(pictures=last_preview(file), prompts=prompts))
+        push_and_report(adapter, flags.push, settings)
     except UserError as error:
-        raise UserError(f"{error}. The adapter is saved: `{_push_command(flags, file)}` tries again") from error
+        again = _push_command(file, flags.push, settings)
+        raise UserError(f"{error}. The adapter is saved: `{again}` tries again") from error
 
 
 def push_and_report(adapter: AdapterLike, repository: str, settings: PushSettings) -> None:
@@ -50,10 +60,11 @@ def _settings(flags: PushFlags) -> PushSettings:
     return PushSettings(private=flags.private, license=flags.license, replace=flags.replace)
 
 
-def _push_command(flags: PushFlags, file: Path) -> str:
-    """The command that pushes `file` as the flags say."""
-    command = ["python", "-m", "merge", "push", original(str(file)), str(flags.push)]
-    command += ["--private"] if flags.private else []
-    command += ["--license", flags.license] if flags.license is not None else []
-    command += ["--replace"] if flags.replace else []
+def _push_command(file: Path, repository: str, settings: PushSettings) -> str:
+    """The command that pushes `file` with the same settings."""
+    command = ["python", "-m", "merge", "push", original(str(file)), repository]
+    command += ["--private"] if settings.private else []
+    command += ["--license", settings.license] if settings.license is not None else []
+    command += ["--replace"] if settings.replace else []
+    command += ["--family", settings.family] if settings.family is not None else []
     return shlex.join(command)

@@ -42,6 +42,14 @@ def write_alone(path: Path, adapter: AdapterLike, layout: str, family: str | Non
 
     The files equal those of `merge.export`. family: if the adapter does not state it.
     """
+    family, tensors = tensors_alone(adapter, layout, family)
+    more = {"left_out": sorted(adapter.vectors)} if adapter.vectors else {}
+    header = lora_header([adapter], [1.0], layout, family, **more)
+    return family, write_lora_files(path, [adapter], tensors, header, "float32")
+
+
+def tensors_alone(adapter: AdapterLike, layout: str, family: str | None) -> tuple[str, dict[str, np.ndarray]]:
+    """The family and the tensors that `write_alone` writes. Raises UserError for a family that is missing or wrong."""
     lowrank = {
         component: {
             layer: (scaled(f"{component}/{layer}", a, adapter.info.scale), np.asarray(b))
@@ -49,10 +57,7 @@ def write_alone(path: Path, adapter: AdapterLike, layout: str, family: str | Non
         }
         for component, layers in adapter.lora.items()
     }
-    family, tensors = lora_tensors([adapter], lowrank, layout, DTYPES["float32"], family)
-    more = {"left_out": sorted(adapter.vectors)} if adapter.vectors else {}
-    header = lora_header([adapter], [1.0], layout, family, **more)
-    return family, write_lora_files(path, [adapter], tensors, header, "float32")
+    return lora_tensors([adapter], lowrank, layout, DTYPES["float32"], family)
 
 
 def lora_header(

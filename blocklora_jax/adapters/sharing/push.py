@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from blocklora_jax.adapters.adapter_like import AdapterLike
 from blocklora_jax.adapters.file import AdapterContents, write_adapter
-from blocklora_jax.adapters.sharing.lora_files import write_alone
+from blocklora_jax.adapters.sharing.lora_files import tensors_alone, write_alone
 from blocklora_jax.adapters.sharing.model_card import hub_base, make_card
 from blocklora_jax.adapters.sharing.publication import ADAPTER, LORA, Publication, check_license, usual_prompts
 from blocklora_jax.adapters.sharing.replaced import CARD, check_replaced, license_there, stale_files
@@ -23,6 +23,8 @@ from blocklora_jax.io.outputs import kind_of_file
 from blocklora_jax.io.picture_grid import png_bytes
 
 MOST_PICTURES = 16
+# Of the LoRA for other programs.
+_LAYOUT = "kohya"
 
 
 class PushSettings(NamedTuple):
@@ -88,11 +90,16 @@ def check_push(repository: str, settings: PushSettings, name: str | None = None)
     return held
 
 
+def check_family(adapter: AdapterLike, family: str | None) -> None:
+    """Raises UserError if the LoRA for other programs needs a family that is not given, or another one."""
+    tensors_alone(adapter, _LAYOUT, family)
+
+
 def _write_files(folder: Path, adapter: AdapterLike, settings: PushSettings) -> tuple[str, dict[str, Path]]:
     """The family of the base, and all files but the card by their path in the repository."""
     contents = AdapterContents(adapter.lora, adapter.tokens, adapter.tokens_2, adapter.vectors, adapter.info)
     write_adapter(contents, folder / ADAPTER)
-    family, written = write_alone(folder / LORA, adapter, "kohya", settings.family)
+    family, written = write_alone(folder / LORA, adapter, _LAYOUT, settings.family)
     for i, source in enumerate(settings.pictures):
         path = folder / "pictures" / f"{i}.png"
         write_atomic(path, _picture(Path(source).expanduser()))

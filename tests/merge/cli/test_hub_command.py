@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
+import numpy as np
 import pytest
 from merge_builders import make_adapter, same_bits
+from safetensors.numpy import save_file
 
-from blocklora_jax import Adapter
+from blocklora_jax import Adapter, UserError
 from blocklora_jax.adapters.file import read_adapter
 from blocklora_jax.adapters.partition import Partition
+from blocklora_jax.adapters.sharing.command import push_result
+from blocklora_jax.adapters.sharing.options import PushFlags
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.testing.random_adapter import random_adapter
 from merge.cli.main import main
 from train.blocklora import main as blocklora
 
 FILE = "adapter.safetensors"
+SHAPES = (2, 640), (640, 2)
 
 
 @pytest.fixture
@@ -126,6 +132,28 @@ def test_an_export_of_one_adapter_can_be_pushed(hub, tmp_path, monkeypatch, caps
     held = hub.repositories["models", "someone/ada"].files
     assert held["adapter.safetensors"] == path.read_bytes()
     assert held["pytorch_lora_weights.safetensors"] == out.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:the card names no base model")
+def test_the_family_of_an_export_goes_with_its_push_and_is_checked_before(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_someone")
+    path, out = tmp_path / "my lora.safetensors", tmp_path / "out" / "lora.safetensors"
+    # A layer that Stable Diffusion 1.x, 2.x and XL all have, with other names in the layout kohya.
+    layer = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    save_file({f"{layer}.lora_{x}.weight": np.ones(s, np.float32) for x, s in zip("AB", SHAPES, strict=True)}, path)
+    export = ("export", str(path), "--out", str(out), "--push", "someone/ada")
+    assert "whether they are for sd1 or sd2 or sdxl" in fails(capsys, *export)
+    assert not out.exists()
+    main([*export, "--family", "sdxl"])
+    lora = "pytorch_lora_weights.safetensors"
+    first = hub.repositories["models", "someone/ada"].files[lora]
+    hub.is_down = True
+    flags = PushFlags(push="someone/bob", license="mit")
+    with pytest.raises(UserError, match="--license mit --family sdxl` tries again") as error:
+        push_result(flags, Adapter.load(path), path, family="sdxl")
+    hub.is_down = False
+    main(shlex.split(str(error.value).split("`")[-2])[3:])
+    assert hub.repositories["models", "someone/bob"].files[lora] == first
 
 
 def test_a_conversion_that_cannot_be_pushed_does_not_begin(hub, tmp_path, capsys):
