@@ -104,11 +104,15 @@ class Registry:
 
         Raises: UserError for a name without a claim.
         """
+        chosen = replace(self, entries=tuple(self._named(names)), per_slot=1)
+        return [f"{problem}: they cannot be merged with each other" for problem in chosen.collisions()]
+
+    def _named(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names, each once. Raises UserError for a name without a claim."""
         entries = {entry.name: entry for entry in self.entries}
         if missing := [name for name in names if name not in entries]:
-            raise UserError(f"the registry has no entry {missing[0]!r}")
-        chosen = replace(self, entries=tuple(entries[name] for name in dict.fromkeys(names)), per_slot=1)
-        return [f"{problem}: they cannot be merged with each other" for problem in chosen.collisions()]
+            raise UserError(f"the registry has no entry {missing[0]!r}; it has {', '.join(entries) or 'none'}")
+        return [entries[name] for name in dict.fromkeys(names)]
 
     def _owners(self) -> Counter[int]:
         return Counter(slot for entry in self.entries for slot in set(entry.slots))
@@ -141,8 +145,11 @@ class Registry:
             )
         return claim
 
-    def claim(self, entry: Entry) -> Registry:
-        """The registry with `entry` added. Raises UserError for a name, token or slot that is taken or not valid."""
+    def claim(self, entry: Entry, apart: Sequence[str] = ()) -> Registry:
+        """The registry with `entry` added. apart: names of concepts whose slots it must not have.
+
+        Raises: UserError for a name, token or slot that is taken or not valid, and a name in `apart` without a claim.
+        """
         if not is_concept_token(entry.token):
             raise UserError(f"token {entry.token!r} must look like '<name>': lower-case letters, digits, '-' and '_'")
         _check_texts({name: getattr(entry, name) for name in ("name", "token", "owner", "date")})
@@ -157,6 +164,12 @@ class Registry:
         owners = self._owners()
         if taken := [f"slot {slot} is taken by {holders[slot]}" for slot in slots if owners[slot] >= self.per_slot]:
             raise UserError(f"{'; '.join(taken)}: {self._advice()}")
+        for other in self._named(apart):
+            if shared := set(slots) & set(other.slots):
+                raise UserError(
+                    f"{other} owns slot {_numbers(sorted(shared))} too, so {entry.name!r} could not be merged with it:"
+                    " choose another --slot, or leave out --slot and --draw to get one"
+                )
         return replace(self, entries=(*self.entries, replace(entry, slots=slots)))
 
     def draw_slots(self, name: str, draw: Draw, count: int = 1, apart: Sequence[str] = ()) -> tuple[int, ...]:
@@ -164,14 +177,14 @@ class Registry:
 
         Where concepts share slots, those with the fewest owners. apart: names of concepts whose slots it must not have.
 
-        Raises: UserError if `count` is below 1, or if there are fewer free slots.
+        Raises: UserError if `count` is below 1, if there are fewer free slots, and for a name without a claim.
         """
         if count < 1:
             raise UserError(f"a concept owns one slot or more, not {count}")
         if draw == "name":
             return (slot_from_name(name, self.partition.num_blocks),)
         owners = self._owners()
-        kept_off = {slot for entry in self.entries if entry.name in apart for slot in entry.slots}
+        kept_off = {slot for entry in self._named(apart) for slot in entry.slots}
         free = [
             slot for slot in range(self.partition.num_blocks) if owners[slot] < self.per_slot and slot not in kept_off
         ]
@@ -181,10 +194,8 @@ class Registry:
 
     def drop(self, name: str) -> Registry:
         """The registry without the entry `name`. Raises UserError if there is none."""
-        kept = tuple(entry for entry in self.entries if entry.name != name)
-        if len(kept) == len(self.entries):
-            raise UserError(f"the registry has no entry {name!r}; it has {', '.join(e.name for e in kept) or 'none'}")
-        return replace(self, entries=kept)
+        self._named([name])
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.name != name))
 
     def _advice(self) -> str:
         if free := self.free_slots():

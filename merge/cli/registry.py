@@ -76,11 +76,18 @@ class AddOptions(Options):
     draw: Draw = "free"
     """How slots are chosen without --slot: the lowest free ones, or the one that the name's hash gives."""
     count: int = 1
-    """Number of slots for the concept. A concept that is hard to learn may need more."""
+    """Number of free slots for the concept. A concept that is hard to learn may need more."""
     apart_from: tuple[str, ...] = ()
     """Names of concepts with which this one will be merged, where concepts share slots: it gets none of their slots."""
     owner: str = ""
     """The person to ask about it: a name, an address."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slot is not None and self.draw != "free":
+            raise UserError("--slot and --draw both choose the slots: leave out one of them")
+        if self.count != 1 and (self.slot is not None or self.draw != "free"):
+            raise UserError("--count is for free slots: write several after --slot, or leave out --slot and --draw")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +172,11 @@ def add(options: AddOptions) -> int:
     token = options.token or concept_token(options.name)
 
     def claim(registry: Registry) -> Registry:
-        slots = options.slot or registry.draw_slots(options.name, options.draw, options.count, options.apart_from)
-        today = date.today().isoformat()
-        return registry.claim(Entry(name=options.name, token=token, slots=slots, owner=options.owner, date=today))
+        slots, apart, today = options.slot, options.apart_from, date.today().isoformat()
+        if slots is None:
+            slots = registry.draw_slots(options.name, options.draw, options.count, apart)
+        entry = Entry(name=options.name, token=token, slots=slots, owner=options.owner, date=today)
+        return registry.claim(entry, apart)
 
     registry = update_registry(options.where, claim)
     slots = " ".join(str(slot) for slot in registry.find(token).slots)

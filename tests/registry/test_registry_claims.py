@@ -129,6 +129,20 @@ def test_concepts_of_one_slot_conflict_and_a_concept_can_be_kept_apart_from_othe
         full.claim(entry("flo", 0))
 
 
+def test_a_claim_is_kept_apart_however_its_slots_were_chosen():
+    registry = replace(make_registry(entry("ada", 0), entry("bob", 1), blocks=3), per_slot=2)
+    with pytest.raises(UserError, match="'ada' owns slot 0 too, so 'cyd' could not be merged with it: choose another"):
+        registry.claim(entry("cyd", 0, 2), apart=["bob", "ada"])
+    assert registry.claim(entry("cyd", 0, 2), apart=["bob"]).find("<cyd>").slots == (0, 2)
+    message = "the registry has no entry 'adda'; it has ada, bob"
+    for attempt in (
+        lambda: registry.claim(entry("cyd", 2), apart=["adda"]),
+        lambda: registry.draw_slots("cyd", "free", apart=["adda"]),
+    ):
+        with pytest.raises(UserError, match=message):
+            attempt()
+
+
 GOOD = json.loads(json.dumps(make_registry(entry("ada", 0)).to_json()))
 
 

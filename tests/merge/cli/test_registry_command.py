@@ -56,6 +56,28 @@ def test_more_concepts_than_slots_share_them_and_conflicts_are_named(tmp_path, c
         registry("add", where, "eve")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--slot", 0, "--apart-from", "ada"], "'ada' owns slot 0 too, so 'bo' could not be merged with it"),
+        (["--draw", "name", "--apart-from", "ada"], "'ada' owns slot 0 too, so 'bo' could not be merged with it"),
+        (["--slot", 1, "--apart-from", "adda"], "the registry has no entry 'adda'; it has ada"),
+        (["--draw", "name", "--apart-from", "adda"], "the registry has no entry 'adda'; it has ada"),
+        (["--apart-from", "adda"], "the registry has no entry 'adda'; it has ada"),
+        (["--slot", 1, "--count", 2], "--count is for free slots"),
+        (["--draw", "name", "--count", 2], "--count is for free slots"),
+        (["--draw", "name", "--slot", 1], "--slot and --draw both choose the slots"),
+    ],
+)
+def test_no_flag_of_a_claim_is_ignored(flags, message, tmp_path):
+    where = tmp_path / "r.json"
+    registry("new", where, "--blocks", 1 if "name" in flags else 2, "--per-slot", 2)
+    registry("add", where, "ada")
+    with pytest.raises(UserError, match=message):
+        registry("add", where, "bo", *flags)
+    assert [entry.name for entry in read_registry(where).entries] == ["ada"]
+
+
 def test_a_new_registry_knows_its_model(tiny_folder, tiny_sd, tmp_path):
     registry("new", tmp_path / "r.json", "--model", tiny_folder, "--axis", "out", "--partition-seed", 3)
     new_registry = read_registry(tmp_path / "r.json")
