@@ -1,5 +1,6 @@
 """`python -m merge plan`: how many blocks a number of concepts needs, and how large each concept's blocks are."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,9 @@ from merge.cli.shared_options import CutAxis, Options
 NARROW = 24
 # The fewest text directions of a block with which concepts were measured.
 _FEWEST_DIRECTIONS = 4
-# How to train with these numbers of blocks of the pocket model's text. Other numbers are multiples of 16.
-_POCKET = {64: "the defaults", 128: "--config token_side_128"}
+# The configuration for these numbers of blocks of the pocket model's text, and its rank. Other numbers are multiples of
+# 16.
+_POCKET = {64: ("", 8), 128: ("--config token_side_128", 4)}
 _USUAL_RANK = _STEP = 16
 
 
@@ -122,7 +124,8 @@ def describe_plan(options: PlanOptions, shapes: KernelShapes) -> list[str]:
     lines = [
         f"{options.concepts} concepts on {options.model} ({options.layers}: {sum(w.layers for w in widths)} layers), "
         f"{each}:",
-        *(_train_in_basis(options, blocks, rank) if in_basis else _train_features(options, blocks)),
+        *(_train_in_basis(options, blocks, rank) if in_basis else _train_features(options, blocks, rank)),
+        *_claim(options),
         "",
         f"{'layer, in x out':>16} {'layers':>7} {'a concept owns':>18} {'rank limit':>11} "
         f"{f'bytes at rank {rank}':>17}",
@@ -158,22 +161,44 @@ def _train_in_basis(options: PlanOptions, blocks: int, rank: int) -> list[str]:
     """How to train in blocks of text directions."""
     fixed = f"K = {blocks} blocks of text directions, which cannot be changed later"
     if options.model == "pocket" and blocks in _POCKET:
-        return [f"  train all of them with {_POCKET[blocks]} ({fixed})"]
-    flags = f"--blocks {blocks} --rank {rank}"
-    model = "MODEL" if options.model in COSTS else options.model  # sd15 stands for any model of that shape
-    source = "--extend pocket" if model == "pocket" else f"--model {model}"
+        config, usual = _POCKET[blocks]
+        return [_train(options, config, rank, usual, fixed)]
+    source = "--extend pocket" if options.model == "pocket" else f"--model {_model(options)}"
     return [
         f"  first, once: python -m train.basis {source} --blocks {blocks} --out basis.safetensors",
-        f"  train all of them with --basis basis.safetensors {flags} ({fixed})",
+        _train(options, f"--basis basis.safetensors --blocks {blocks}", rank, None, fixed),
     ]
 
 
-def _train_features(options: PlanOptions, blocks: int) -> list[str]:
+def _train_features(options: PlanOptions, blocks: int, rank: int) -> list[str]:
     """How to train in blocks of features."""
+    config = f"--config feature_blocks --blocks {blocks} --axis {options.axis}"
+    return [_train(options, config, rank, _USUAL_RANK, f"K = {blocks}, which cannot be changed later")]
+
+
+def _train(options: PlanOptions, config: str, rank: int, usual: int | None, fixed: str) -> str:
+    """The flags of all trainings: those of a configuration with the rank `usual`, and what the plan has otherwise."""
+    flags = [config] if config else []
+    flags += [f"--rank {rank}"] if rank != usual else []
+    flags += [f"--model {_model(options)}"] if options.model != "pocket" else []
+    flags += [f"--layers {options.layers}"] if options.layers != PlanOptions.layers else []
+    flags += [f"--token-vectors {options.token_vectors}"] if options.token_vectors != PlanOptions.token_vectors else []
+    return f"  train all of them with {' '.join(flags) or 'the defaults'} ({fixed})"
+
+
+def _claim(options: PlanOptions) -> list[str]:
+    """How a concept gets several slots, which is never the default."""
+    if options.slots == 1:
+        return []
     return [
-        f"  train all of them with --config feature_blocks --blocks {blocks} --axis {options.axis} "
-        f"(K = {blocks}, which cannot be changed later)"
+        f"  give each concept {options.slots} slots: python -m merge registry add WHERE NAME --count {options.slots}, "
+        f"or {options.slots} numbers of its own after --slot in its training"
     ]
+
+
+def _model(options: PlanOptions) -> str:
+    """The base model in a command. sd15 stands for any model of that shape."""
+    return "MODEL" if options.model in COSTS else shlex.quote(options.model)
 
 
 def _warn(widths: list[Width], options: PlanOptions) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from merge_builders import make_adapter
@@ -11,9 +12,12 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.json_text import read_yaml_mapping
 from blocklora_jax.registry.store import read_registry
 from merge.cli.main import main
-from merge.cli.plan import PlanOptions, describe_plan, plan_widths
+from merge.cli.plan import _POCKET, _USUAL_RANK, PlanOptions, describe_plan, plan_widths
+from train.concept.config_files import find_config
+from train.concept.settings.adapter import AdapterSettings
 
 
 def registry(*args: object) -> None:
@@ -154,7 +158,10 @@ def test_the_plan_states_the_sizes_of_blocks_and_usable_ranks(capsys):
     [
         (["15"], ["with the defaults (K = 64", "8 x 192 ", " 180,224", "about 0.18 MB"]),
         (["120"], ["with --config token_side_128 (K = 128", "4 x 192 ", "about 0.09 MB"]),
-        (["60", "--slots", "2"], ["with --config token_side_128 (K = 128", "8 x 192 "]),
+        (["60", "--slots", "2"], ["with --config token_side_128 --rank 8 (K = 128", "8 x 192 ", "bytes at rank 8"]),
+        (["20", "--slots", "2", "--rank", "64"], ["with --rank 64 (K = 64", "add WHERE NAME --count 2, or"]),
+        (["20", "--rank", "8"], ["with the defaults (K = 64"]),
+        (["20", "--token-vectors", "4"], ["with --token-vectors 4 (K = 64"]),
         (
             ["300"],
             [
@@ -162,8 +169,13 @@ def test_the_plan_states_the_sizes_of_blocks_and_usable_ranks(capsys):
                 "1-2 x 192 ", "Narrow: a concept owns 1 of 512",
             ],
         ),
-        (["9", "--model", "sd15"], ["train.basis --model MODEL --blocks 16", "--rank 16", "48 x 1280 "]),
-        (["9", "--layers", "attention"], ["--config feature_blocks --blocks 9"]),
+        (["9", "--model", "sd15"], ["train.basis --model MODEL --blocks 16", "--rank 16 --model MODEL", "48 x 1280 "]),
+        (["9", "--layers", "attention"], ["--config feature_blocks --blocks 9 --axis in --layers attention (K"]),
+        (
+            ["20", "--layers", "attention", "--slots", "2", "--rank", "4"],
+            ["--config feature_blocks --blocks 40 --axis in --rank 4 --layers attention (K", "--count 2, or"],
+        ),
+        (["9", "--features", "--rank", "16"], ["--config feature_blocks --blocks 9 --axis in (K"]),
         (["9", "--axis", "grid"], ["--config feature_blocks --blocks 9"]),
     ],
 )  # fmt: skip
@@ -172,6 +184,15 @@ def test_the_plan_has_blocks_of_text_where_all_layers_read_text(args, lines, cap
     main(["plan", "--concepts", *args])
     text = capsys.readouterr().out
     assert [line for line in lines if line not in text] == []
+
+
+def test_the_plan_knows_the_ranks_of_the_configurations():
+    assert {"": AdapterSettings().rank, "--config token_side_128": _rank_in("token_side_128")} == dict(_POCKET.values())
+    assert _rank_in("feature_blocks") == _USUAL_RANK
+
+
+def _rank_in(config: str) -> int:
+    return read_yaml_mapping(find_config(Path(config)))["rank"]
 
 
 @pytest.mark.parametrize("axis", ["in", "out", "grid"])
