@@ -157,14 +157,17 @@ def start(options: NewOptions) -> int:
 
 
 def _in_basis(partition: Partition, path: str, base_digest: str) -> tuple[Partition, str]:
-    """The partition in a basis, and the digest of the codewords for its number of slots; "" if there are none."""
+    """The partition in a basis, and the digest of the codewords for its number of slots.
+
+    Raises: UserError for a number of slots with which no concept can be trained in this basis.
+    """
     from blocklora_jax.adapters.basis import basis_digest, codewords_digest, load_text_basis
     from blocklora_jax.pocket.references import basis_file
 
     basis = load_text_basis(basis_file(path), base_digest)
     cut = replace(partition, basis=basis_digest(basis.directions), assignment="text")
-    codewords = basis.codewords.get(partition.num_blocks)
-    return cut, codewords_digest(codewords) if codewords else ""
+    cut.directions("", len(basis.directions), (0,))  # raises UserError if there are too few
+    return cut, codewords_digest(basis.codewords_for(partition.num_blocks))
 
 
 def add(options: AddOptions) -> int:

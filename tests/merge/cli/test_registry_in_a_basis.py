@@ -85,6 +85,18 @@ def test_codewords_of_a_registry_are_a_digest_or_left_out(files):
     assert "codewords" not in Registry.from_json(value, "x").to_json()
 
 
+def test_numbers_of_slots_that_no_training_can_use_are_refused(tiny_sd, tiny_folder, basis, tmp_path):
+    path, where = write_basis(tmp_path / "basis.safetensors", tiny_sd, basis), tmp_path / "registry.json"
+    directions = len(basis.directions)
+    for blocks, message in (
+        (3, f"the basis has no codewords for 3 blocks .*for: {BLOCKS}.*give --blocks one of these, or add them"),
+        (directions + 1, f"a basis of {directions} directions has too few for {directions + 1} blocks: choose fewer"),
+    ):
+        with pytest.raises(UserError, match=message):
+            registry("new", where, "--model", tiny_folder, "--blocks", blocks, "--basis", path)
+        assert not where.exists()
+
+
 def test_a_basis_needs_its_model(tmp_path):
     with pytest.raises(UserError, match="--basis belongs to a base model: name that with --model"):
         registry("new", tmp_path / "r.json", "--basis", "pocket")
