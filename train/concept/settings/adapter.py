@@ -30,7 +30,8 @@ class AdapterSettings:
     axis: Axis = "in"
     """What is cut: input features, output features, or both."""
     slot: tuple[int, ...] | None = None
-    """The slots that this concept owns. If not given, its name gives one. Adapters can be merged if slots differ."""
+    """The slots that this concept owns. If not given, its name gives one; `train.concepts` gives 0, 1, 2, … in
+    order. Adapters can be merged if slots differ."""
     registry: str | None = None
     """A slot registry (file, folder or URL): train on the slots that are claimed there for the token."""
     partition_seed: int = 0
