@@ -159,7 +159,9 @@ def draw(options: Options, world: World, bench: Bench, adapters: dict[str, list[
         figures.draw_together({label: own["pairs"] for label, own in drawn.items()}, pairs, options.out / "pairs.png")
         real = bench.pictures("drawn-pairs")
         columns = ({"drawings": real["pairs"]} if real else {}) | {"by the prompt alone": by_prompt["pairs"]}
-        figures.draw_together(columns | apart(drawn, shown, "apart"), pairs, options.out / "apart.png")
+        # Results of older versions have none that are refined.
+        refined = apart(drawn, shown, "refined", "refined") if "refined" in by_prompt else {}
+        figures.draw_together(columns | apart(drawn, shown, "apart") | refined, pairs, options.out / "apart.png")
     if stylised:
         columns = {"by the prompt alone": by_prompt["stylised"]} | apart(drawn, shown, "stylised_apart")
         figures.draw_together(columns, stylised, options.out / "stylised.png")
@@ -174,9 +176,11 @@ def _draw_speech(options: Options, path: Path, sd: StableDiffusion, adapters: Ma
     draw_speech(tables, [adapter.info.trigger for adapter in adapters[chosen[0]]], options.out / "speech.png")
 
 
-def apart(drawn: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence[str], task: str) -> dict[str, np.ndarray]:
+def apart(
+    drawn: Mapping[str, Mapping[str, np.ndarray]], methods: Sequence[str], task: str, called: str = "side by side"
+) -> dict[str, np.ndarray]:
     """A task's pictures with the concepts side by side. drawn: every method's pictures, in the methods' order."""
-    return {f"side by side, {METHODS[n].label}": own[task] for n, own in zip(methods, drawn.values(), strict=True)}
+    return {f"{called}, {METHODS[n].label}": own[task] for n, own in zip(methods, drawn.values(), strict=True)}
 
 
 def say(words: str) -> None:

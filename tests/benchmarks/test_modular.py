@@ -100,6 +100,9 @@ def test_concepts_drawn_apart_are_drawn_side_by_side(tiny_sd):
     assert (together[0] != apart[0]).any()
     # With one concept there is nothing to keep apart.
     assert np.abs(together[1].astype(int) - apart[1]).max() <= 1
+    refined = artist.refine(apart, prompts, model)
+    assert (refined[0] != apart[0]).any()
+    np.testing.assert_array_equal(refined[1], apart[1])
 
 
 def test_a_person_in_a_style_is_measured_by_the_prompt_alone_and_apart(tiny_sd, tmp_path):

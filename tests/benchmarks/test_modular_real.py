@@ -282,6 +282,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
         "plain": (12, 16, 16, 3),
         "pairs": (12, 16, 16, 3),
         "apart": (12, 16, 16, 3),
+        "refined": (12, 16, 16, 3),
     }
     expected = [
         measured_by_transformers(models, concepts / name, name, noun, drawn[name])
@@ -297,6 +298,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
         row["identity"] == row["dino"]
         and 0 <= row["both"][0] <= 1
         and 0 <= row["apart"][0] <= 1
+        and 0 <= row["refined"][0] <= 1
         and "stands in" in report["identity"]
     )
     table = (out / "table.md").read_text()

@@ -176,7 +176,7 @@ class Bench:
     def _together(self, model: MergedModel, drawn: dict[str, np.ndarray]) -> Result:
         """Two concepts in one picture, and individuals in a style that is a concept.
 
-        Both are drawn by the prompt alone, and with a region for each concept.
+        Both are drawn by the prompt alone, and with a region for each concept. Pairs are then refined too.
         """
         pairs = self.tasks.pair_prompts(self.concepts, self.pairs)
         stylised = self.tasks.stylised_prompts(self.concepts, self.pairs)
@@ -184,7 +184,9 @@ class Bench:
         if pairs:
             for task, apart in (("pairs", False), ("apart", True)):
                 drawn[task] = self.artist.draw([p.text for p in pairs], "pairs", model, apart)
-            found |= {"both": self._both(pairs, drawn["pairs"]), "apart": self._both(pairs, drawn["apart"])}
+            drawn["refined"] = self.artist.refine(drawn["apart"], [p.text for p in pairs], model)
+            found |= {"both": self._both(pairs, drawn["pairs"])}
+            found |= {task: self._both(pairs, drawn[task]) for task in ("apart", "refined")}
         if stylised:
             for task, apart in (("stylised", False), ("stylised_apart", True)):
                 drawn[task] = self.artist.draw([p.text for p in stylised], "stylised", model, apart)

@@ -65,6 +65,17 @@ class Artist:
         ]
         return np.concatenate(chunks)[: len(prompts)]
 
+    def refine(self, pictures: np.ndarray, prompts: Sequence[str], model: StableDiffusion | MergedModel) -> np.ndarray:
+        """`pictures` of `prompts`, with each of several people and objects drawn again (see `MergedModel.refine`)."""
+        completed, refined = self.complete(model), []
+        for first in range(0, len(prompts), CHUNK):
+            rows = np.arange(first, first + CHUNK).clip(max=len(prompts) - 1)
+            words = [prompts[row] for row in rows]
+            refined.append(
+                completed.refine(pictures[rows], words, seed=self.seed, indices=rows.tolist(), steps=self.steps)
+            )
+        return np.concatenate(refined)[: len(prompts)]
+
     def _noise(self, name: str, count: int) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
         size = self.size or self.sd.image_size

@@ -160,7 +160,7 @@ def _more(scores: Sequence[str]) -> list[str]:
 
 def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     found = {}
-    for task in ("both", "apart"):
+    for task in ("both", "apart", "refined"):
         if all(task in result for result in results):
             found[task] = interval([_column(r[task]) for r in results])
     for task, part in itertools.product(("stylised", "stylised_apart"), ("individual", "style")):
@@ -204,9 +204,10 @@ _COLUMNS = {
 }  # fmt: skip
 
 # What to read first; the README shows these.
-SHORT = ("identity_alone", "identity", "identity_retention", "right", "drift", "both", "apart", "seconds")
+SHORT = ("identity_alone", "identity", "identity_retention", "right", "drift", "both", "apart", "refined", "seconds")
 
 _MORE_COLUMNS = {
+    "refined": "side by side, refined",
     "clip_score": "CLIP score", "text_large": "text L/14", "image_large": "image L/14", "dino": "DINOv2",
     "dino_retention": "DINOv2 kept",
 }  # fmt: skip

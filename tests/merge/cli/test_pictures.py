@@ -118,7 +118,7 @@ def test_strips_and_comparisons_are_drawn_with_each_model(files, tiny_folder, ti
         (["--prompt", "a man", "--sampler", "dpmpp_2m_karras"], "give dpmpp_2m with the spacing karras"),
         (["--prompt", "a man", "--sampler=eule"], "sampler 'eule' is unknown; choose one of ddim, euler"),
         (["--prompt", "a man", "--refine", "0.5"], "give that too"),
-        (["--prompt", "a man", "--side-by-side", "--refine", "1.5"], "--refine must be"),
+        (["--prompt", "a man", "--side-by-side", "--refine", "1.5"], "--refine must lie in 0..1, not 1.5"),
         (["--prompt", "a", "--side-by-side", "--refine", "1", "--image", "i.png", "--mask", "m.png"], "outside of the"),
         (["--prompt", "a man", "--image", "no.png"], "no.png is not a picture that can be read"),
     ],
