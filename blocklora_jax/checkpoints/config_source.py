@@ -19,7 +19,8 @@ PUBLISHED = {config.name: config.repository for family in FAMILIES.values() for 
 # Names that state only a model's family.
 _BROAD = {family.configs[0].name for family in FAMILIES.values() if len(family.configs) == 1}
 _HINT = (
-    "a single file holds no configs and no tokenizer: name their source with config=… (--model-config …), which is a"
+    "a single file holds no configs and no tokenizer: name their source with config=… (--model-config … of"
+    " `python -m merge FILES`; for other commands, save a Diffusers folder with it first), which is a"
     " hub id or a Diffusers folder of the same kind of model (its weights are not needed)"
 )
 

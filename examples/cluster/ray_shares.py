@@ -1,7 +1,8 @@
 """Train many concepts on a Ray cluster, one share on each worker.
 
 ray job submit --working-dir . -- python examples/cluster/ray_shares.py --shares 8 -- \
-    --concepts concepts.yaml --out /shared/run --model /shared/sd15 --config sd15
+    --concepts concepts.yaml --out /shared/run --model /shared/sd15 --config sd15 \
+    --basis /shared/basis.safetensors
 
 Everything after `--` is for `python -m train.concepts`. `--out` is a folder that all workers see. A worker that dies is
 started again by Ray, and goes on with what it began; another may have taken it over before. Without a cluster, Ray

@@ -81,7 +81,7 @@ def _way_out(
     caused = np.square(np.where(np.isfinite(pairs), pairs, 0) * (1 - np.eye(len(names)))).sum(0)
     loudest, share = int(caused.argmax()), caused.max() / max(caused.sum(), 1e-30)
     drop = f"{names[loudest]} causes most of it ({100 * share:.0f} %): leave it out, or lower its weight."
-    fit = "Tick “Fit the concepts to each other first”. It takes seconds and needs no pictures."
+    fit = "Tick “Fit the concepts to each other first”. It needs none of your pictures."
     if known.max() <= _MUCH:
         return ["This is often not visible. Look at “each alone, and merged” first."]
     if fitted:

@@ -78,7 +78,7 @@ class ComposePage:
         self.button = gr.Button("Draw", variant="primary", elem_id="draw")
 
     def _settings(self) -> None:
-        self.fit = gr.Checkbox(False, label="Fit the concepts to each other first (takes seconds, needs no pictures)")
+        self.fit = gr.Checkbox(False, label="Fit the concepts to each other first (needs none of your pictures)")
         self.count = gr.Slider(1, 8, value=1, step=1, label="Number of pictures")
         self.seed = gr.Number(value=0, precision=0, label="Seed", info="The same seed gives the same noise.")
         with gr.Accordion("More settings", open=False):
