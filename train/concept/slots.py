@@ -26,8 +26,8 @@ def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
         slot = config.adapter.slot or tuple([s for s in [next(free, None)] if s is not None])
         if not slot:
             raise UserError(
-                f"{len(configs)} concepts do not fit in {blocks} slots: use --blocks {len(configs)} or more, and a basis"
-                " file that was made with as many, if you use one"
+                f"{len(configs)} concepts do not fit in {blocks} slots: use --blocks {len(configs)} or more, and a"
+                " basis file that was made with as many, if you use one"
             )
         given.append(config.with_settings(slot=slot))
     return given
