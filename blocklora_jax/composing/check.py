@@ -73,7 +73,7 @@ def adapter_problems(adapters: Sequence[Adapter], weights: Sequence | None, allo
         *_weight_problems(len(adapters), weights), *nonfinite_problems(adapters), *_base_problems(adapters),
         *_token_problems(adapters),
     ]  # fmt: skip
-    return problems if allow_overlap else problems + _overlap_problems(adapters)
+    return problems if allow_overlap else problems + overlap_problems(adapters)
 
 
 def _weight_problems(count: int, weights: Sequence | None) -> list[str]:
@@ -153,21 +153,21 @@ def misfit_problems(adapters: Sequence[Adapter]) -> list[str]:
 
     If there are params, `params_problems` shows which adapter is wrong.
     """
+    layers = [
+        {f"{c}/{layer}": shape for c, group in a.shapes().items() for layer, shape in group.items()} for a in adapters
+    ]
     problems = []
-    for one, other in combinations(adapters, 2):
-        shapes, other_shapes = one.shapes(), other.shapes()
-        names = [
-            (c, layer)
-            for c in shapes.keys() & other_shapes.keys()
-            for layer in shapes[c].keys() & other_shapes[c].keys()
-        ]
-        misfits = sorted(f"{c}/{layer}" for c, layer in names if shapes[c][layer] != other_shapes[c][layer])
+    for (one, shapes), (other, other_shapes) in combinations(zip(adapters, layers, strict=True), 2):
+        if shapes == other_shapes:
+            continue
+        misfits = sorted(name for name in shapes.keys() & other_shapes.keys() if shapes[name] != other_shapes[name])
         if misfits:
             problems.append(
                 f"{one.name!r} and {other.name!r} differ in the shapes of {_some(misfits)}: they are for different base"
                 " models"
             )
-    return problems
+    # As for overlaps: of a hundred adapters there may be thousands of pairs.
+    return problems if len(problems) <= 3 else [*problems[:3], f"so do {len(problems) - 3} other pairs"]
 
 
 def _table_problems(component: str, path: str, table: tuple[int, ...] | None, adapter: Adapter) -> list[str]:
@@ -195,7 +195,8 @@ def _token_problems(adapters: Sequence[Adapter]) -> list[str]:
     ]
 
 
-def _overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
+def overlap_problems(adapters: Sequence[Adapter]) -> list[str]:
+    """The problems of pairs of adapters that own the same weights, or the same directions of a basis."""
     pairs = [(one, other) for one, other in combinations(adapters, 2) if colliding_layers(one, other)]
     if not pairs:
         return []

@@ -1,7 +1,7 @@
 """`python -m merge check`: says whether adapters can be merged, and how much they would disturb each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +10,16 @@ from tqdm import tqdm
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.finite import nonfinite_parts
-from blocklora_jax.command_line.options import read_options
+from blocklora_jax.command_line.options import flag_of, read_options
 from blocklora_jax.command_line.program import as_called
-from blocklora_jax.composing.check import adapter_problems, misfit_problems, params_problems
-from blocklora_jax.composing.likeness import Directions, compare, directions_of
+from blocklora_jax.composing.check import adapter_problems, misfit_problems, overlap_problems, params_problems
+from blocklora_jax.composing.likeness import compare
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_atomic
 from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import png_bytes
-from merge.cli.library_check import advice, likeness_map, ranked
+from merge.cli.library_check import advice, finite_directions, likeness_map, ranked
 from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import (
     FamilyOfFiles,
@@ -34,17 +34,20 @@ from merge.cli.shared_options import (
     base_model_help,
 )
 from merge.cli.sources import Source, name_left_out, split_sources
+from merge.manifest import without_values
 
 # Of more adapters, no table of all pairs is printed.
 MANY = 12
+_OF_CROSSTALK = ("prompts", "steps", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
     """List everything that prevents adapters from being merged, and measure their crosstalk. Nothing is merged.
 
-    Of more than a dozen adapters the weights are compared instead, without a model: a ranked list says which disturb
-    the others most and which are nearly the same, and a map shows which are alike.
+    Of more than a dozen adapters the weights are compared instead, without running a model: a ranked list says which
+    disturb the others most and which are nearly the same, and a map shows which are alike. There the overlap of LoRAs
+    without blocks is no problem.
     Crosstalk is the output of other concepts' adapters on a concept's prompts, divided by the output of its own
     adapter. At 0 they do nothing there; at 1 they do as much as the concept itself.
     Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
@@ -85,6 +88,8 @@ def check_files(args: Sequence[str] | None = None) -> int:
         raise UserError(f"the prompt {wrong[0]!r} has no {{}} for the concept's trigger")
     sources, reasons = split_sources(options.files, options.family)
     alike = len(sources) > MANY if options.alike is None else options.alike
+    if alike:
+        _refuse_options_of_crosstalk(options)
     if alike or options.crosstalk:
         inputs = [*(source.path for source in sources), options.model]
         plan_outputs([Output(options.out, "picture")], inputs, overwrite=options.overwrite)
@@ -101,32 +106,49 @@ def _check(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, 
 
 def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, str]) -> int:
     """Compare the weights of many adapters, of which one is in memory at a time; gives the exit code."""
-    names, changes, bare = [], [], []
+    names, changes, outlines = [], [], []
     for adapter in _load_each(sources, options, reasons):
-        directions = _finite_directions(adapter)
+        directions = finite_directions(adapter)
         if directions is None:
             reasons[adapter.name] = f"{adapter.name} has changes that are too large for any model: leave it out"
             continue
         names.append(adapter.name)
         changes.append(directions)
-        bare.append(replace(adapter, lora={}, vectors={}))
+        outlines.append(replace(adapter, lora=without_values(adapter).lora))
     if len(changes) > 1:
         likeness = compare(names, changes)
         print("\n".join([*ranked(likeness), "", *advice(likeness)]))
         write_atomic(options.out, png_bytes(likeness_map(likeness)))
         print(f"wrote {options.out}")
     # That LoRAs without blocks overlap is what the list and the map are about.
-    return _end(options, reasons, adapter_problems(bare, None, allow_overlap=True), len(changes))
+    problems = adapter_problems(outlines, None, allow_overlap=True)
+    problems += overlap_problems([adapter for adapter in outlines if adapter.info.partition is not None])
+    problems += [*misfit_problems(outlines), *_base_problems(options, outlines)]
+    return _end(options, reasons, problems, len(changes))
 
 
-def _finite_directions(adapter: Adapter) -> dict[str, Directions] | None:
-    """The directions of its changes; None if these are infinite, as the product of finite factors can be."""
+def _refuse_options_of_crosstalk(options: CheckOptions) -> None:
+    defaults = {field.name: field.default for field in fields(CheckOptions)}
+    given = [flag_of(options, name) for name in _OF_CROSSTALK if getattr(options, name) != defaults[name]]
+    if given:
+        raise UserError(
+            f"{', '.join(given)} is for measuring crosstalk, and here the weights are compared: leave it out, or give "
+            "--alike False"
+        )
+
+
+def _base_problems(options: CheckOptions, adapters: Sequence[Adapter]) -> list[str]:
+    """The problems with merging into the model, which is read only if it is known on which one they were trained."""
+    if not options.crosstalk or not options.check_base or len({a.info.base_digest for a in adapters} - {""}) != 1:
+        return []
+    # Imported here, because a model's configs need Flax.
+    from blocklora_jax.checkpoints.load import load_checkpoint
+
     try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            directions = directions_of(adapter)
-    except np.linalg.LinAlgError:
-        return None
-    return directions if all(np.isfinite(each.sizes).all() for each in directions.values()) else None
+        params = load_checkpoint(options.model, variant=options.variant, verify=options.verify).params
+    except UserError as error:
+        return [f"whether the adapters were trained on {options.model} was not checked: {error}"]
+    return params_problems(params, adapters, check_base=True)
 
 
 def _load_each(sources: Sequence[Source], options: CheckOptions, reasons: dict[str, str]) -> Iterator[Adapter]:

@@ -7,8 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from blocklora_jax.composing.likeness import SAME, Likeness, disturbance, groups_of_same, map_order
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.composing.likeness import (
+    SAME,
+    Directions,
+    Likeness,
+    directions_of,
+    disturbance,
+    groups_of_same,
+    map_order,
+)
 from blocklora_jax.io.heat_map import dense_map
+
+# An adapter that does less than this on the inputs of the others does nothing there: it is rounding, or nearly so.
+_LEAST = 0.01
+
+
+def finite_directions(adapter: Adapter) -> dict[str, Directions] | None:
+    """The directions of its changes; None if these are infinite, as the product of finite factors can be."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            directions = directions_of(adapter)
+    except np.linalg.LinAlgError:
+        return None
+    return directions if all(np.isfinite(each.sizes).all() for each in directions.values()) else None
 
 
 def ranked(likeness: Likeness) -> list[str]:
@@ -35,12 +57,9 @@ def advice(likeness: Likeness) -> list[str]:
     ]
     gives, _ = disturbance(likeness)
     usual = float(np.median(gives))
-    loud = [int(i) for i in np.argsort(-gives) if gives[i] > 3 * usual > 0]
-    lines += [
-        f"{likeness.names[i]} disturbs the others {gives[i] / usual:.1f} times as much as the median: give it a lower "
-        "weight, or leave it out"
-        for i in loud
-    ]
+    for i in [int(i) for i in np.argsort(-gives) if gives[i] > 3 * max(usual, _LEAST)]:
+        how = f"{gives[i] / usual:.1f} times as much as the median" if usual > _LEAST else "and most of them do not"
+        lines.append(f"{likeness.names[i]} disturbs the others {how}: give it a lower weight, or leave it out")
     return lines
 
 

@@ -173,4 +173,60 @@ def test_many_that_are_compared_must_have_tokens_and_a_base_in_common(files, tmp
     assert code == 1
     assert "problem: the adapters were trained on different models" in text
     assert "problem: 'ada' and 'hal' both define the token <ada>" in text
-    assert text.splitlines()[-1] == "4 of 4 adapters read; 2 problems"
+    assert "problem: 'ada' and 'hal' both own slot 0" in text
+    assert text.splitlines()[-1] == "4 of 4 adapters read; 3 problems"
+
+
+@pytest.fixture(scope="module")
+def thirteen(tiny_sd, tmp_path_factory):
+    """Thirteen adapters in slots of their own, but c12, which is in slot 11 too."""
+    folder = tmp_path_factory.mktemp("thirteen")
+    for i in range(13):
+        random_adapter(
+            f"c{i}", tiny_sd.params, slots=(min(i, 11),), partition=Partition(num_blocks=16), layers="cross_kv"
+        ).save(folder / f"c{i}.safetensors")
+    return folder
+
+
+def test_many_must_have_slots_of_their_own_and_one_base(thirteen, tiny_sd, tiny_folder, tmp_path, capsys):
+    common = ("--model", str(tiny_folder), "--out", str(tmp_path / "m.png"), "--overwrite")
+    code, text = check(capsys, str(thirteen), *common)
+    assert code == 1
+    assert re.search(r"problem: 'c1[12]' and 'c1[12]' both own slot 11", text)
+    assert text.splitlines()[-1] == "13 of 13 adapters read; 1 problem"
+    # A quotient of rounding errors is no advice.
+    assert "times as much as the median" not in text
+    c12 = Adapter.load(thirteen / "c12.safetensors")
+    for change, message in (
+        ({"slots": (12,)}, "no problems"),
+        ({"slots": (12,), "partition": Partition(num_blocks=16, seed=1)}, "their partitions differ"),
+    ):
+        info = dataclasses.replace(c12.info, **change)
+        random = random_adapter("c12", tiny_sd.params, slots=info.slots, partition=info.partition, layers="cross_kv")
+        random.save(tmp_path / "c12.safetensors")
+        files = [str(thirteen / f"c{i}.safetensors") for i in range(12)]
+        code, text = check(capsys, *files, str(tmp_path / "c12.safetensors"), *common)
+        assert message in text
+        assert code == int(message != "no problems")
+    wider = {p: pair._replace(lora_B=np.pad(pair.lora_B, ((0, 0), (0, 1)))) for p, pair in c12.lora["unet"].items()}
+    info = dataclasses.replace(c12.info, base_digest="", partition=None, slots=())
+    dataclasses.replace(c12, lora={"unet": wider}, info=info).save(tmp_path / "c12.safetensors")
+    code, text = check(capsys, *files, str(tmp_path / "c12.safetensors"), *common)
+    assert code == 1
+    assert "'c0' and 'c12' differ in the shapes of" in text
+    assert "so do 9 other pairs" in text
+    assert "layers of 'c12' have other shapes" in text
+
+
+def test_many_are_checked_against_the_model_that_they_were_trained_on(thirteen, tiny_folder, tmp_path, capsys):
+    files = [str(thirteen / f"c{i}.safetensors") for i in range(3)]
+    common = ("--alike", "True", "--out", str(tmp_path / "m.png"), "--overwrite")
+    code, text = check(capsys, *files, *common)
+    assert code == 1
+    assert "not the model that 'c0' was trained on" in text
+    assert check(capsys, *files, *common, "--no-check-base")[0] == 0
+    assert check(capsys, *files, *common, "--no-crosstalk")[0] == 0
+    assert check(capsys, *files, *common, "--model", str(tiny_folder))[0] == 0
+    code, text = check(capsys, *files, *common, "--prompts", "a {}", "--steps", "2")
+    assert (code, text.count("\n")) == (2, 1)
+    assert "--prompts, --steps is for measuring crosstalk" in text
