@@ -27,7 +27,7 @@ _HEAD = """\
 # values, and your comments. It writes what is under `found` anew.
 #   trigger: the words that call this concept and nothing else
 #   kind: person, object, scene or style; it decides the trigger's place in prompts
-#   use: false leaves the file out
+#   weight: in merges; fit and convert multiply it into their results. use: false leaves the file out
 """
 _TUPLES = tuple(field.name for field in fields(Found) if str(field.type).startswith("tuple"))
 _Word = Annotated[str, Field(max_length=4000)]

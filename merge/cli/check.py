@@ -20,6 +20,7 @@ from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.io.picture_grid import png_bytes
 from merge.cli.library_check import advice, finite_directions, likeness_map, ranked
+from merge.cli.list_weights import weighed
 from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import (
     FamilyOfFiles,
@@ -49,7 +50,8 @@ class CheckOptions(Options):
     disturb the others most and which are nearly the same, and a map shows which are alike. There the overlap of LoRAs
     without blocks is no problem.
     Crosstalk is the output of other concepts' adapters on a concept's prompts, divided by the output of its own
-    adapter. At 0 they do nothing there; at 1 they do as much as the concept itself.
+    adapter. At 0 they do nothing there; at 1 they do as much as the concept itself. Each adapter counts with its weight
+    in the library.
     Exit code 0: they can be merged; 1: they cannot; 2: the command itself was wrong.
     """
 
@@ -98,23 +100,27 @@ def check_files(args: Sequence[str] | None = None) -> int:
 
 def _check(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, str]) -> int:
     """Check a few adapters in pairs, and measure their crosstalk; gives the exit code."""
-    adapters = list(_load_each(sources, options, reasons))
+    loaded = list(_load_each(sources, options, reasons))
+    adapters = [adapter for _, adapter in loaded]
     problems = [*adapter_problems(adapters, None, allow_overlap=False), *misfit_problems(adapters)]
-    problems += _measure(options, adapters) if options.crosstalk and adapters else []
+    weights = [source.weight for source, _ in loaded]
+    problems += _measure(options, adapters, weights) if options.crosstalk and adapters else []
     return _end(options, reasons, problems, len(adapters))
 
 
 def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str, str]) -> int:
     """Compare the weights of many adapters, of which one is in memory at a time; gives the exit code."""
     names, changes, outlines = [], [], []
-    for adapter in _load_each(sources, options, reasons):
-        directions = finite_directions(adapter)
+    for source, adapter in _load_each(sources, options, reasons):
+        directions = finite_directions(weighed(adapter, source.weight))
         if directions is None:
             reasons[adapter.name] = f"{adapter.name} has changes that are too large for any model: leave it out"
             continue
-        names.append(adapter.name)
-        changes.append(directions)
         outlines.append(replace(adapter, lora=without_values(adapter).lora))
+        # With the weight 0 it does nothing, and is like no other.
+        if source.weight:
+            names.append(adapter.name)
+            changes.append(directions)
     if len(changes) > 1:
         likeness = compare(names, changes)
         print("\n".join([*ranked(likeness), "", *advice(likeness)]))
@@ -124,7 +130,7 @@ def _compare(options: CheckOptions, sources: Sequence[Source], reasons: dict[str
     problems = adapter_problems(outlines, None, allow_overlap=True)
     problems += overlap_problems([adapter for adapter in outlines if adapter.info.partition is not None])
     problems += [*misfit_problems(outlines), *_base_problems(options, outlines)]
-    return _end(options, reasons, problems, len(changes))
+    return _end(options, reasons, problems, len(outlines))
 
 
 def _refuse_options_of_crosstalk(options: CheckOptions) -> None:
@@ -151,14 +157,16 @@ def _base_problems(options: CheckOptions, adapters: Sequence[Adapter]) -> list[s
     return params_problems(params, adapters, check_base=True)
 
 
-def _load_each(sources: Sequence[Source], options: CheckOptions, reasons: dict[str, str]) -> Iterator[Adapter]:
+def _load_each(
+    sources: Sequence[Source], options: CheckOptions, reasons: dict[str, str]
+) -> Iterator[tuple[Source, Adapter]]:
     """The adapters that can be read. A reason is added for each of the others."""
     reader = AdapterReader(
         model=options.model, variant=options.variant, verify=options.verify, max_rank=options.max_rank
     )
     for source in tqdm(sources, desc="files", unit="file", dynamic_ncols=True, disable=None):
         try:
-            yield source.read(reader)
+            yield source, source.read(reader)
         except UserError as error:
             reasons[source.name] = str(error)
 
@@ -177,7 +185,7 @@ def _end(options: CheckOptions, reasons: Mapping[str, str], problems: Sequence[s
     return 1 if problems else 0
 
 
-def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
+def _measure(options: CheckOptions, adapters: Sequence[Adapter], weights: Sequence[float]) -> list[str]:
     """Print and draw the crosstalk of the adapters that fit the model. Gives the problems of all adapters with it."""
     # Imported here, because the model needs Flax.
     from blocklora_jax.pipeline import StableDiffusion
@@ -194,9 +202,9 @@ def _measure(options: CheckOptions, adapters: list[Adapter]) -> list[str]:
     }
     listed = [problem for group in problems.values() for problem in group]
     fitting = [
-        a
-        for a in adapters
-        if not params_problems(sd.checkpoint.params, [a], check_base=False) and not nonfinite_parts(a)
+        weighed(a, weight)
+        for a, weight in zip(adapters, weights, strict=True)
+        if weight and not params_problems(sd.checkpoint.params, [a], check_base=False) and not nonfinite_parts(a)
     ]
     if len(fitting) < 2:
         return listed

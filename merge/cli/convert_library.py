@@ -27,6 +27,7 @@ from blocklora_jax.storage.address import is_remote
 from merge.cli.convert_options import ConvertOptions, conversion_config, prompt_words
 from merge.cli.converter import Converter, reader_of
 from merge.cli.convolutions import split_convolutions
+from merge.cli.list_weights import with_own_weights
 from merge.cli.plan import NARROW, cut_sizes
 from merge.cli.sources import Source, described, find_sources, inputs_of, load_each
 
@@ -68,7 +69,7 @@ def _convert(
     for source in tqdm(todo, desc="conversions", unit="file", dynamic_ncols=True, disable=None):
         name = names[source.path]
         try:
-            adapter = described(reader(source.path), source.entry)
+            [adapter] = with_own_weights([source], [described(reader(source.path), source.entry)])
             if adapter.info.partition is not None:
                 raise UserError("it has blocks already, and needs no conversion")
             # Its token in a basis is that of the claim.

@@ -38,7 +38,7 @@ class ConvertOptions(Options):
     """Convert an ordinary LoRA into an adapter with its own blocks, so that it merges losslessly with others.
 
     Of a folder or a library, every LoRA is converted, and each gets a slot of its own in a registry. What is done
-    already is kept, so the command goes on where it was interrupted.
+    already is kept, so the command goes on where it was interrupted. Weights of a library are multiplied in.
     On prompts with its trigger the result has the same output as the LoRA, as closely as its blocks allow. On other
     prompts it has as little output as possible. With a basis the result is called by a token of its own, `<name>`, and
     changes only layers that read text.

@@ -17,6 +17,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
 from merge.cli.convolutions import with_convolutions, without_convolutions
+from merge.cli.list_weights import with_own_weights
 from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import (
     Convolutions,
@@ -44,7 +45,8 @@ class FitOptions(Options):
     """Fit adapters jointly, without pictures and without training, so that their sum keeps every concept.
 
     A new adapter of the same rank is written for each. Merge all of them together: `python -m merge OUT/*.safetensors
-    --allow-overlap …`. They have no blocks. For a merge that can be undone bit for bit, merge the original adapters.
+    --allow-overlap …`. They have no blocks, and weights of a library are multiplied into them. For a merge that can be
+    undone bit for bit, merge the original adapters.
     A fit that was interrupted goes on with the same command, after the last group of layers that was done.
     """
 
@@ -88,7 +90,7 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         model=options.model, variant=options.variant, verify=options.verify, max_rank=options.max_rank
     )
     sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
-    adapters = _described(options, adapters)
+    adapters = with_own_weights(sources, _described(options, adapters))
     # Checked before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)
     check_triggers(adapters, words_for(options.model))

@@ -90,6 +90,6 @@ def _digest(adapters: Sequence[Adapter]) -> list[str]:
                     digest.add(f"{component}/{path}.{name}", np.asarray(array))
         for encoder, rows in adapter.tokens.items():
             digest.add(f"tokens.{encoder}", np.asarray(rows))
-        texts = {name: str(getattr(adapter.info, name)) for name in ("trigger", "kind", "class_noun")}
+        texts = {name: str(getattr(adapter.info, name)) for name in ("trigger", "kind", "class_noun", "scale")}
         digests.append(digest.hexdigest(texts))
     return digests

@@ -135,7 +135,9 @@ def test_an_interrupted_fit_goes_on_and_gives_the_same(adapters, interrupted):
 def test_finished_layers_of_another_fit_are_not_used(adapters, interrupted):
     inputs, finished = interrupted
     retrained = [replace(adapters[0], lora=jax.tree.map(lambda x: 2 * np.asarray(x), adapters[0].lora)), adapters[1]]
-    for others, settings in ((retrained, {"lambda": 1.0}), (adapters, {"lambda": 2.0})):
+    louder = [replace(adapters[0], info=replace(adapters[0].info, alpha=2 * adapters[0].info.alpha)), adapters[1]]
+    changed = ((retrained, {"lambda": 1.0}), (louder, {"lambda": 1.0}), (adapters, {"lambda": 2.0}))
+    for others, settings in changed:
         groups = groups_of(inputs)
         fit_groups(others, groups, finished=FinishedGroups(finished.folder, others, settings))
         assert all(group.is_measured for group in groups)
