@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +23,8 @@ from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.registry.claims import Entry, Registry
 from blocklora_jax.registry.store import create_registry, is_url, read_registry, registry_file, update_registry
 from blocklora_jax.storage.address import is_remote
-from merge.cli.convert_options import ConvertOptions, conversion_config, prompt_words
+from merge.cli.conversion_record import changes_since, refuse_changed, with_record
+from merge.cli.convert_options import ConvertOptions, prompt_words
 from merge.cli.converter import Converter, reader_of
 from merge.cli.convolutions import split_convolutions
 from merge.cli.list_weights import with_own_weights
@@ -44,14 +44,14 @@ def convert_library(options: ConvertOptions) -> int:
     # The partition of a new registry depends on the basis of the model, which takes seconds to read.
     converter = None if _has_registry(options) else Converter.load(options)
     registry = _claim(options, [names[source.path] for source in sources], narrowest, converter)
-    todo = [source for source in sources if not _is_done(options, registry, names[source.path])]
+    todo = _todo(options, registry, sources, names)
     planned = [Output(_out(options, names[source.path]), "adapter") for source in todo]
     plan_outputs(planned, [*inputs_of([options.file], sources), options.model], overwrite=options.overwrite)
-    if kept := len(sources) - len(todo):
-        print(f"{kept} of {len(sources)} are converted already, and are kept")
-    if todo and converter is None:
-        converter = Converter.load(options, registry.partition)
-    failed = _convert(converter, registry, todo, names) if converter is not None else {}
+    converter = converter or Converter.load(options, registry.partition)
+    if kept := [_out(options, names[source.path]) for source in sources if source not in todo]:
+        _check_base(kept, converter.digest)
+        print(f"{len(kept)} of {len(sources)} are converted already, and are kept")
+    failed = _convert(converter, registry, todo, names)
     print(f"converted {len(todo) - len(failed)} LoRAs into {options.out}; the slots are in {_place(options)}")
     if failed and (len(failed) == len(todo) or not options.skip_unusable):
         raise UserError(
@@ -69,7 +69,8 @@ def _convert(
     for source in tqdm(todo, desc="conversions", unit="file", dynamic_ncols=True, disable=None):
         name = names[source.path]
         try:
-            [adapter] = with_own_weights([source], [described(reader(source.path), source.entry)])
+            lora = described(reader(source.path), source.entry)
+            [adapter] = with_own_weights([source], [lora])
             if adapter.info.partition is not None:
                 raise UserError("it has blocks already, and needs no conversion")
             # Its token in a basis is that of the claim.
@@ -80,7 +81,7 @@ def _convert(
             failed[str(source.path)] = str(error)
             print(f"left out: {one_line(error)}", file=sys.stderr)
             continue
-        fitted.save(_out(options, name))
+        with_record(fitted, options, source, lora).save(_out(options, name))
         error, leak = (max(getattr(fit, field) for fit in fits.values()) for field in ("error", "leak"))
         shown = ", ".join(map(str, slots))
         tqdm.write(f"{name}: slot {shown}, fit error {error:.0%}, leakage {leak:.0%}", file=sys.stdout)
@@ -181,19 +182,30 @@ def _out(options: ConvertOptions, name: str) -> Path:
     return options.out / f"{name}.safetensors"
 
 
-def _is_done(options: ConvertOptions, registry: Registry, name: str) -> bool:
-    """Whether an earlier run made the same adapter. Raises UserError if it was made with other settings."""
-    path = _out(options, name)
-    if options.overwrite or not path.exists():
-        return False
+def _todo(
+    options: ConvertOptions, registry: Registry, sources: Sequence[Source], names: dict[Path, str]
+) -> list[Source]:
+    """Those that no earlier run converted. Raises: UserError naming the results that were made of something else."""
+    todo, changed = [], {}
+    for source in sources:
+        path, slots = _out(options, names[source.path]), registry.find(concept_token(names[source.path])).slots
+        header = None if options.overwrite else _header(path)
+        if header is None:
+            todo.append(source)
+        elif changes := changes_since(header, options, source, registry.partition, slots):
+            changed[path] = changes
+    refuse_changed(changed)
+    return todo
+
+
+def _header(path: Path) -> dict | None:
+    """The header of a result of an earlier run; None if there is none that can be read."""
     try:
-        header = read_header(path)
+        return read_header(path)
     except UserError:
-        return False
-    same = header.get("slots") == list(registry.find(concept_token(name)).slots)
-    same &= header.get("partition") == json.loads(json.dumps(registry.partition.to_json()))
-    training = header.get("training")
-    settings = training.get("refit") if isinstance(training, dict) else None
-    if same and settings == json.loads(json.dumps(vars(conversion_config(options, registry.partition)))):
-        return True
-    raise UserError(f"{path} was converted with other settings: choose another --out, or give --overwrite")
+        return None
+
+
+def _check_base(kept: Sequence[Path], digest: str) -> None:
+    """Raises UserError naming the results that were converted for another model."""
+    refuse_changed({path: ["model"] for path in kept if read_header(path).get("base_digest") != digest})

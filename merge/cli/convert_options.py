@@ -103,7 +103,7 @@ class ConvertOptions(Options):
     skip_unusable: SkipUnusable = False
     sharing: OmitArgPrefixes[PushFlags] = PushFlags()
     overwrite: bool = False
-    """Replace an existing file."""
+    """Replace an existing file; for a folder: convert all anew."""
     verify: Verify = True
 
     def __post_init__(self) -> None:
