@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,9 +31,17 @@ from merge.manifest import MergeManifest, pairs_digest, without_values
 _KERNEL = "/kernel"
 
 
+class Outline(NamedTuple):
+    """An adapter without the values of its pairs, which are in `file`. digest: `pairs_digest` of these."""
+
+    file: Path
+    adapter: Adapter
+    digest: str
+
+
 def merge_streamed(
     model: str | Path,
-    files: Sequence[Path],
+    files: Sequence[Path | Outline],
     out: Path,
     weights: Sequence[float] | None = None,
     *,
@@ -50,22 +58,23 @@ def merge_streamed(
     Neither the model nor all adapters are ever in memory as a whole: of each tensor of the model the parts of the
     adapters that change it are read, merged and written.
 
-    model: a Diffusers folder or a hub id. files: adapter files of this program. progress: called with a line for
-    each component. Gives the adapters without values.
+    model: a Diffusers folder or a hub id. files: adapter files of this program, or their outlines, whose adapters may
+    have other names and triggers than the files. progress: called with a line for each component. Gives the adapters
+    without values.
 
     Raises: UserError as `compose` and `save` do, and for LoRAs of other programs.
     """
     base = load_folder(model, variant=variant, verify=verify, mapped=True)
-    outlines, digests = [], []
-    for path in files:
-        outline, digest = _read_outline(path, verify)
-        outlines.append(outline)
-        digests.append(digest)
-    factors = check_merge(base.params, outlines, weights, allow_overlap=allow_overlap, check_base=check_base)
-    merger = _Merger(base.params, outlines, [Path(file).expanduser() for file in files], factors)
+    outlines = [file if isinstance(file, Outline) else read_outline(Path(file), verify) for file in files]
+    adapters = [outline.adapter for outline in outlines]
+    if wrong := [str(outline.file) for outline in outlines if outline.adapter.vectors]:
+        raise UserError(f"{wrong[0]} changes norms or biases, which cannot be streamed: leave out --stream")
+    factors = check_merge(base.params, adapters, weights, allow_overlap=allow_overlap, check_base=check_base)
+    merger = _Merger(base.params, adapters, [outline.file.expanduser() for outline in outlines], factors)
     manifest = MergeManifest(
         base_name=base.name, base_digest=params_digest(base.params), dtype=dtype,
-        adapters=tuple(without_values(adapter) for adapter in outlines), weights=tuple(factors), digests=tuple(digests),
+        adapters=tuple(without_values(adapter) for adapter in adapters), weights=tuple(factors),
+        digests=tuple(outline.digest for outline in outlines),
     )  # fmt: skip
     seen: set[str] = set()
 
@@ -76,10 +85,10 @@ def merge_streamed(
         return merger.merged(part, key, tensor)
 
     save_folder(
-        out, replace(base, params=merger.placeholders()), tokens=token_counts(outlines), dtype=dtype,
+        out, replace(base, params=merger.placeholders()), tokens=token_counts(adapters), dtype=dtype,
         merge=manifest.to_json(), overwrite=overwrite, fill=fill,
     )  # fmt: skip
-    return outlines
+    return adapters
 
 
 class _Merger:
@@ -139,16 +148,23 @@ class _Merger:
         return np.asarray(result)
 
 
-def _read_outline(path: Path, verify: bool) -> tuple[Adapter, str]:
-    """The adapter without the values of its pairs, and the digest of these. They are read once, and checked."""
-    if not is_ours(read_metadata(path, "adapter file")):
+def check_streamable(path: Path) -> None:
+    """Raises UserError for a LoRA of another program. A file that cannot be read is passed over here."""
+    try:
+        ours = is_ours(read_metadata(path, "adapter file"))
+    except UserError:
+        return
+    if not ours:
         raise UserError(
             f"{path} is a LoRA of another program, which cannot be streamed: leave out --stream, or convert it"
         )
+
+
+def read_outline(path: Path, verify: bool = True) -> Outline:
+    """The outline of the adapter in a file of this program. The values are read once, and checked."""
+    check_streamable(path)
     adapter = Adapter.load(path, verify)
-    if adapter.vectors:
-        raise UserError(f"{path} changes norms or biases, which cannot be streamed: leave out --stream")
-    return replace(adapter, lora=without_values(adapter).lora), pairs_digest(adapter)
+    return Outline(path, replace(adapter, lora=without_values(adapter).lora), pairs_digest(adapter))
 
 
 def _read_pair(path: Path, adapter: Adapter, component: str, layer: str) -> LoRAPair:

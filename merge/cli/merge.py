@@ -23,7 +23,7 @@ from merge.cli.describe import overlap_report
 from merge.cli.method_flags import check_sampler, method_of, options_of, refuse_others_flags, with_full_name
 from merge.cli.options import MergeOptions, check_picture_options
 from merge.cli.reading import AdapterReader
-from merge.cli.sources import find_sources, load_sources, weights_of
+from merge.cli.sources import Source, find_sources, load_each, load_sources, weights_of
 from merge.manifest import SUM, MergeManifest, pairs_digest, without_values
 from merge.methods.method import Merged
 from merge.methods.table import METHODS
@@ -51,8 +51,7 @@ def merge_files(options: MergeOptions) -> None:
     skip = options.skip_unusable
     sources = find_sources(options.files, skip_unusable=skip, family=options.family)
     if options.stream:
-        files = tuple(source.path for source in sources)
-        _merge_streamed(replace(options, files=files, weights=weights_of(sources, options.weights) or ()))
+        _merge_streamed(options, sources)
         return
     reader = AdapterReader(
         model=options.model, model_config=options.model_config, variant=options.variant, verify=options.verify
@@ -94,20 +93,32 @@ def merge_files(options: MergeOptions) -> None:
         save_merged(model, merged, options)
 
 
-def _merge_streamed(options: MergeOptions) -> None:
+def _merge_streamed(options: MergeOptions, sources: Sequence[Source]) -> None:
     if options.save is None or options.save.suffix == ".safetensors" or options.prompt or options.method != SUM:
         raise UserError("--stream writes a folder by the sum: give --save FOLDER, no --prompt and no other --method")
     if options.block_weights:
         raise UserError("--stream does not weigh blocks: leave out --stream or --block-weights")
     if options.model_config is not None or str(options.model).endswith(".safetensors"):
         raise UserError("--stream reads a Diffusers folder, not a single file: leave it out, or convert the model")
-    inputs = [*options.files, options.model]
+    inputs = [*(source.path for source in sources), options.model]
     plan_outputs([Output(options.save, "model folder", "--save")], inputs, overwrite=options.overwrite)
     # Imported here, because a model's configs need Flax.
-    from merge.stream import merge_streamed
+    from merge.stream import Outline, check_streamable, merge_streamed, read_outline
 
+    for source in sources:  # None of them is left out: the folder would not be that of a merge in memory.
+        check_streamable(source.path)
+    outlines: dict[Path, Outline] = {}
+
+    def reader(path: Path) -> Adapter:
+        outlines[path] = read_outline(path, options.verify)
+        return outlines[path].adapter
+
+    loaded = list(load_each(sources, skip_unusable=options.skip_unusable, reader=reader))
+    if not loaded:
+        raise UserError("none of the files can be used")
     merge_streamed(
-        options.model, options.files, options.save, options.weights or None, dtype=options.dtype,
+        options.model, [outlines[source.path]._replace(adapter=adapter) for source, adapter in loaded], options.save,
+        weights_of([source for source, _ in loaded], options.weights), dtype=options.dtype,
         variant=options.variant, allow_overlap=options.method_settings.shares_weights, check_base=options.check_base,
         verify=options.verify, overwrite=options.overwrite,
         progress=lambda line: print(line, file=sys.stderr, flush=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,8 @@ from merge.cli.reading import AdapterReader
 _IN_MEMORY = 512 << 20
 # An error longer than this is cut, so its parts are printed one by one before it.
 _LONGEST_ERROR = 3500
+# Such as an `AdapterReader`.
+Reader = Callable[[Path], Adapter]
 
 
 class Source(NamedTuple):
@@ -46,7 +48,7 @@ class Source(NamedTuple):
         """The weight that the library gives; else 1."""
         return self.entry.weight if self.entry else 1.0
 
-    def read(self, reader: AdapterReader) -> Adapter:
+    def read(self, reader: Reader) -> Adapter:
         """The adapter, with what the library says of it. Raises: UserError that names the file as the user does."""
         with named_as(self.given or self.path, self.path):
             return described(reader(self.path), self.entry)
@@ -93,7 +95,7 @@ def load_each(
     verify: bool = True,
     *,
     skip_unusable: bool = False,
-    reader: AdapterReader | None = None,
+    reader: Reader | None = None,
 ) -> Iterator[tuple[Source, Adapter]]:
     """The adapters one by one, with what the library says of them. Memory holds one at a time.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,33 @@ def test_adapters_without_blocks_are_summed_in_the_same_order(tiny_sd, tmp_path)
     main([*words, "--save", str(tmp_path / "memory")])
     main([*words, "--save", str(tmp_path / "stream"), "--stream"])
     assert contents(tmp_path / "stream") == contents(tmp_path / "memory")
+
+
+def test_names_weights_and_damaged_files_of_a_library_are_those_of_a_merge_in_memory(tiny_sd, tmp_path, capsys):
+    loras = tmp_path / "loras"
+    damaged = write_adapters(tiny_sd, loras)[2]
+    main(["library", "scan", str(loras)])
+    text = (loras / "library.yaml").read_text()
+    for old, new in (("name: ada", "name: adalovelace"), ("class_noun: man", "class_noun: boy"), ("1.0", "0.5")):
+        text = text.replace(f"\n  {old}" if ":" in old else old, f"\n  {new}" if ":" in new else new, 1)
+    (loras / "library.yaml").write_text(text)
+    state = damaged.stat()
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"hurt")
+    os.utime(damaged, ns=(state.st_atime_ns, state.st_mtime_ns))  # so that the damage is found when it is read
+    words = [str(loras), "--model", str(tiny_sd.checkpoint.source)]
+    for how, more in (("memory", []), ("stream", ["--stream"])):
+        with pytest.raises(UserError, match="1 of 3 files cannot be used: .*bob"):
+            main([*words, *more, "--save", str(tmp_path / how)])
+        capsys.readouterr()
+        main([*words, *more, "--save", str(tmp_path / how), "--skip-unusable"])
+        assert "left out: " in capsys.readouterr().err
+    assert contents(tmp_path / "stream") == contents(tmp_path / "memory")
+    assert b"adalovelace" in contents(tmp_path / "stream")["blocklora.json"]
+    save_tensors(loras / "other.safetensors", {"lora_unet_x.lora_down.weight": np.zeros((2, 3), np.float32)}, {})
+    with pytest.raises(UserError, match="which cannot be streamed"):
+        main(
+            [*words[1:], str(loras / "other.safetensors"), "--stream", "--skip-unusable", "--save", str(tmp_path / "x")]
+        )
 
 
 def test_a_concept_can_be_removed_again(tiny_sd, tmp_path):
