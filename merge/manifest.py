@@ -27,6 +27,8 @@ VERSION = 1
 SUM = "sum"
 _AGAIN = "merge again from the adapters"
 _MOST_RANK = 128
+_Layer = Annotated[Text, Field(max_length=400)]
+_Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class MergeManifest:
     weights: one for each adapter.
     method, settings: the merge method and its settings. Files leave them out for the sum.
     digests: `pairs_digest` of each adapter. Files leave out those that are "". Empty if none is known.
+    block_weights: for each adapter with a digest, the factors of layers other than 1 that it was multiplied by before.
+        Files leave out those that are empty.
     """
 
     base_name: str
@@ -49,6 +53,7 @@ class MergeManifest:
     method: str = SUM
     settings: Mapping[str, Any] = field(default_factory=dict)
     digests: tuple[str, ...] = ()
+    block_weights: tuple[Mapping[str, float], ...] = ()
 
     def index_of(self, name: str) -> int:
         """The index of the concept `name`. Raises UserError if there is not exactly one of that name."""
@@ -62,11 +67,15 @@ class MergeManifest:
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON."""
         digests = self.digests or ("",) * len(self.adapters)
+        block_weights = self.block_weights or ({},) * len(self.adapters)
         concepts = [
             {**adapter.info.to_json(), "weight": weight, "tokens": _shapes(adapter.tokens), "shapes": adapter.shapes()}
             | ({"vectors": {path: len(vector) for path, vector in adapter.vectors.items()}} if adapter.vectors else {})
             | ({"pairs_digest": digest} if digest else {})
-            for adapter, weight, digest in zip(self.adapters, self.weights, digests, strict=True)
+            | ({"block_weights": dict(factors)} if factors else {})
+            for adapter, weight, digest, factors in zip(
+                self.adapters, self.weights, digests, block_weights, strict=True
+            )
         ]
         head = {name: getattr(self, name) for name in ("base_name", "base_digest", "dtype")}
         method = {} if self.method == SUM else {"method": self.method, "settings": dict(self.settings)}
@@ -127,9 +136,10 @@ class _Concept(InfoHeader):
     """A concept in the manifest. tokens: the shapes [v, d] of the tokens' vectors."""
 
     training: Text
-    weight: Annotated[float, Field(ge=-1e6, le=1e6)]
+    weight: _Weight
     tokens: dict[Token, Shape]
     pairs_digest: Sha256 = ""
+    block_weights: Annotated[dict[_Layer, _Weight], Field(max_length=1 << 16)] = {}
 
 
 class _ManifestJson(Schema):
@@ -161,6 +171,7 @@ class _ManifestJson(Schema):
             method=self.method,
             settings=self.settings,
             digests=tuple(concept.pairs_digest for concept in self.concepts),
+            block_weights=tuple(concept.block_weights for concept in self.concepts),
         )
 
 

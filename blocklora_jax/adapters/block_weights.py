@@ -113,11 +113,22 @@ def weigh_all(adapters: Sequence[Adapter], texts: Sequence[str]) -> list[Adapter
 
     Raises: UserError for another number of texts.
     """
-    if len(texts) not in (0, 1, len(adapters)):
-        raise UserError(f"{len(texts)} block weights for {len(adapters)} adapters: give one for all, or one for each")
-    chosen = list(texts) * len(adapters) if len(texts) == 1 else list(texts)
-    weighed = [weigh_blocks(a, read_block_weights(text)) for a, text in zip(adapters, chosen, strict=False)]
-    return weighed or list(adapters)
+    weights = weights_of_each(texts, len(adapters))
+    return [weigh_blocks(*each) for each in zip(adapters, weights, strict=True)] if texts else list(adapters)
+
+
+def weights_of_each(texts: Sequence[str], count: int) -> list[BlockWeights]:
+    """The block weights of each of `count` adapters, all 1 without texts. Raises: UserError like `weigh_all`."""
+    if len(texts) not in (0, 1, count):
+        raise UserError(f"{len(texts)} block weights for {count} adapters: give one for all, or one for each")
+    weights = [read_block_weights(text) for text in texts] or [lambda layer: 1.0]
+    return weights if len(weights) == count else weights[:1] * count
+
+
+def factors_of(adapter: Adapter, weights: BlockWeights) -> dict[str, float]:
+    """The factors of the adapter's layers ("unet/…/to_k") that are not 1."""
+    layers = [f"{component}/{path}" for component, paths in adapter.lora.items() for path in paths]
+    return {layer: factor for layer in layers if (factor := weights(layer)) != 1}
 
 
 def _scaled(pair: LoRAPair, factor: float) -> LoRAPair:

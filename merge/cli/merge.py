@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.block_weights import weigh_all
+from blocklora_jax.adapters.block_weights import factors_of, weigh_all, weights_of_each
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.command import list_commands
@@ -158,6 +158,8 @@ def save_merged(model: MergedModel, merged: Merged, options: MergeOptions) -> No
     """Write the merged model where `--save` says, as a folder with a manifest or as a single file."""
     assert options.save is not None
     checkpoint = model.base.checkpoint
+    digests = tuple(map(pairs_digest, merged.adapters)) if options.method == SUM else ()
+    block_weights = weights_of_each(options.block_weights, len(merged.adapters))
     manifest = MergeManifest(
         base_name=checkpoint.name,
         base_digest=params_digest(checkpoint.params),
@@ -166,7 +168,11 @@ def save_merged(model: MergedModel, merged: Merged, options: MergeOptions) -> No
         weights=model.weights,
         method=options.method,
         settings=asdict(options.method_settings),
-        digests=tuple(map(pairs_digest, merged.adapters)) if options.method == SUM else (),
+        digests=digests,
+        block_weights=tuple(
+            factors_of(adapter, weights) if digest else {}
+            for adapter, weights, digest in zip(merged.adapters, block_weights, digests, strict=bool(digests))
+        ),
     )
     # A single file cannot hold the manifest.
     written = model.save(options.save, dtype=options.dtype, merge=manifest.to_json(), overwrite=options.overwrite)

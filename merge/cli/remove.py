@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.block_weights import weigh_blocks
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.checkpoints.digest import params_digest
 from blocklora_jax.command_line.options import read_options
@@ -104,26 +105,39 @@ def _merged_adapters(manifest: MergeManifest, index: int, options: RemoveOptions
 
 
 def _own_adapter(path: Path, manifest: MergeManifest, index: int, verify: bool) -> Adapter:
-    """The adapter in the file. Raises UserError if it is not the one that was merged."""
+    """The adapter in the file, as it was merged. Raises UserError if it is not the one that was merged."""
     adapter, merged = load_adapter(path, verify).adapter, manifest.adapters[index]
-    digest = manifest.digests[index] if manifest.digests else ""
-    same = without_values(adapter).info == merged.info and adapter.shapes() == merged.shapes()
-    if not same or (digest and digest != pairs_digest(adapter)):
+    factors = manifest.block_weights[index] if manifest.block_weights else {}
+    adapter = weigh_blocks(adapter, lambda layer: factors.get(layer, 1.0))
+    if not _is_merged(adapter, merged, manifest.digests[index] if manifest.digests else ""):
         raise UserError(
-            f"{path} is not the adapter {merged.name!r} that was merged (it is another concept, or was trained again): "
-            "give the file that was merged, or merge the others again"
+            f"{path} is not the adapter {merged.name!r} that was merged (it is another concept, was trained again, or "
+            "an older version merged it with --block-weights): give the file that was merged, or merge the others again"
         )
-    return adapter
+    # A library may have given it another name and other texts.
+    return replace(adapter, info=merged.info)
+
+
+def _is_merged(adapter: Adapter, merged: Adapter, digest: str) -> bool:
+    """Whether all that decides the merged weights is that of the adapter that was merged."""
+    outline = without_values(adapter)
+    if merged.info.partition and merged.info.partition.basis and not digest and outline.info != merged.info:
+        return False  # Older versions recorded no digest. Then the description has to do.
+    sides = [(a.info.partition, a.info.slots, a.info.rank, a.info.alpha, a.shapes()) for a in (outline, merged)]
+    counts = [token_counts([a]) for a in (outline, merged)]
+    return sides[0] == sides[1] and counts[0] == counts[1] and digest in ("", pairs_digest(adapter))
 
 
 def _exchanged(manifest: MergeManifest, index: int, new: Adapter | None, weight: float) -> MergeManifest:
     """The manifest with `new` in the place of the concept at `index`, or without that."""
-    added = [] if new is None else [(without_values(new), weight, pairs_digest(new))]
-    digests = manifest.digests or ("",) * len(manifest.adapters)
-    members = list(zip(manifest.adapters, manifest.weights, digests, strict=True))
+    added = [] if new is None else [(without_values(new), weight, pairs_digest(new), {})]
+    count = len(manifest.adapters)
+    digests, factors = manifest.digests or ("",) * count, manifest.block_weights or ({},) * count
+    members = list(zip(manifest.adapters, manifest.weights, digests, factors, strict=True))
     members[index : index + 1] = added
-    adapters, weights, digests = (tuple(field) for field in zip(*members, strict=True)) if members else ((), (), ())
-    return replace(manifest, adapters=adapters, weights=weights, digests=digests)
+    columns = zip(*members, strict=True) if members else ((), (), (), ())
+    adapters, weights, digests, factors = (tuple(column) for column in columns)
+    return replace(manifest, adapters=adapters, weights=weights, digests=digests, block_weights=factors)
 
 
 def _check_method(manifest: MergeManifest, folder: Path) -> None:

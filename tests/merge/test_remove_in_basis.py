@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -212,3 +213,28 @@ def test_folders_are_those_of_merging_the_others_byte_for_byte(files, tiny_folde
     half = save("ada bob", "half", "1", "1", dtype="float16")
     with pytest.raises(UserError, match="float16 is too coarse to separate its part: merge the others again"):
         main(["remove", str(half), "bob", "--adapter", files["bob"], *out, "--overwrite"])
+
+
+def test_the_file_is_known_again_after_block_weights_and_with_texts_of_a_library(files, tiny_folder, tmp_path):
+    loras, library = tmp_path / "loras", tmp_path / "loras" / "library.yaml"
+    loras.mkdir()
+    for name in ("ada", "bob"):
+        shutil.copy(files[name], loras)
+    main(["library", "scan", str(loras)])
+    texts = (
+        library.read_text().replace("\n  name: ada", "\n  name: adalovelace").replace("trigger: <ada> m", "trigger: m")
+    )
+    library.write_text(texts)
+
+    def save(place: Path | str, folder: str) -> Path:
+        options = ["--model", str(tiny_folder), "--block-weights", "to_k=0.3,up_blocks=0"]
+        main([str(place), *options, "--save", str(tmp_path / folder)])
+        return tmp_path / folder
+
+    merged = save(loras, "all")
+    assert json.loads((merged / "blocklora.json").read_text())["merge"]["concepts"][0]["block_weights"]
+    out = ["--out", str(tmp_path / "removed")]
+    with pytest.raises(UserError, match="is not the adapter 'adalovelace' that was merged"):
+        main(["remove", str(merged), "adalovelace", "--adapter", files["later"], *out])
+    main(["remove", str(merged), "adalovelace", "--adapter", files["ada"], *out])
+    assert contents(tmp_path / "removed") == contents(save(files["bob"], "bob"))
