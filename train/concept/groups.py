@@ -27,6 +27,7 @@ from train.concept.run_folder import (
     with_resuming,
 )
 from train.concept.slots import check_apart, give_slots
+from train.concept.unused_settings import refuse_unused
 from train.engine.platform import is_first_host, select_platform
 from train.engine.pod import peers_watched
 
@@ -95,6 +96,7 @@ def check_concepts(
     """
     check_equal(configs)
     check_one_shape(configs[:at_once])
+    refuse_unused(configs)
     registry = read_registry(configs[0].adapter.registry) if configs[0].adapter.registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
     check_apart(configs)

@@ -20,6 +20,7 @@ from train.concept.report.write import REPORT
 from train.concept.run_folder import Resume, check_run_dir, hold_run_folders, keep_off_inputs, with_resuming
 from train.concept.settings.base import BaseSettings
 from train.concept.staging import stage_inputs, staged_output
+from train.concept.unused_settings import refuse_unused
 from train.engine.platform import compute_dtype, is_first_host, select_platform, weights_dtype
 from train.engine.pod import peers_watched
 
@@ -44,6 +45,7 @@ def train_on_base(config: ConceptConfig, load: Callable[[], StableDiffusion]) ->
 
     Raises: UserError like `train_concept`.
     """
+    refuse_unused([config])
     registry = read_registry(config.adapter.registry) if config.adapter.registry else None
     config = use_claim(config, registry)
     require_basis_file(config.adapter, config.model)

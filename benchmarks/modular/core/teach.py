@@ -17,6 +17,7 @@ from blocklora_jax.io.atomic import write_json
 from train.concept.config import PRIVATE_SETTINGS, ConceptConfig, settings_as_flags
 from train.concept.groups import train_concepts
 from train.concept.run_folder import MAY_CHANGE, changed_settings
+from train.concept.unused_settings import without_unused
 from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 from train.engine.platform import select_platform
@@ -62,7 +63,8 @@ def _read(
     begun = any((place / name / "config.json").exists() for name in entries)
     flags = settings_as_flags({"preview_every": 0, "save_every": 100, **settings, "resume": begun})
     options = ConceptsOptions(concepts=listing, out=place, at_once=len(entries))
-    return options, read_concepts(options, flags)
+    # The settings are the same for all recipes, of which some do not use all.
+    return options, [without_unused(config) for config in read_concepts(options, flags)]
 
 
 def _check_taught(path: Path, adapter: Adapter, config: ConceptConfig) -> None:

@@ -32,15 +32,16 @@ class ErasureSettings:
     random_scenes: tuple[str, ...] = ()
     """Endings of random prompts ("on a beach"). If not given: a list that fits the model."""
     pure_noise: float = 0.3
-    """Share of the random rows whose latents are pure noise."""
+    """Share of the random rows whose latents are pure noise. It needs --erase epsilon, or --layers that read the
+    picture: otherwise the U-Net does not run on the random rows."""
     other_images: Path | None = None
     """Folder of other pictures. Their noised latents are used as random latents, in addition to those of the concept's
-    pictures. Their captions and masks are not read."""
+    pictures. Their captions and masks are not read. It needs the same as --pure-noise."""
 
     class_images: Path | None = None
     """Folder of pictures of the class, for prior preservation. If it is empty or missing, the base makes --class-count
     pictures there. With the form preserve, the random rows are these pictures with captions of the class, not the
-    batch's own pictures. With other forms they are used as --other-images are."""
+    batch's own pictures. With other forms they are used as --other-images are, and need the same."""
     class_count: int = 50
     """Number of pictures that the base makes in --class-images."""
 
@@ -53,11 +54,14 @@ class ErasureSettings:
         """Whether the random rows are the batch's own pictures under captions of the class."""
         return self.erase == "preserve"
 
+    def skips_unet(self, layers: str) -> bool:
+        """Whether the U-Net does not run on the random rows, because the adapted layers read only their text."""
+        return self.erase == "layer" and set(layers.split("+")) <= {"cross_kv", "text_encoder"}
+
     def rows(self, batch: int, layers: str) -> int:
         """Number of random rows in a step. batch: its number of rows. layers: as for `--layers`."""
         if self.erase == "none" or self.erase_weight == 0:
             return 0
         if self.random_batch is not None:
             return self.random_batch
-        only_text = self.erase == "layer" and set(layers.split("+")) <= {"cross_kv", "text_encoder"}
-        return 4 * batch if only_text else batch
+        return 4 * batch if self.skips_unet(layers) else batch
