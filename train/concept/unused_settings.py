@@ -9,7 +9,9 @@ from train.concept.config import ConceptConfig
 from train.concept.settings.erasure import ErasureSettings
 
 # What these settings are if they are not given.
-_NOT_GIVEN = {"class_images": None, "other_images": None, "pure_noise": ErasureSettings.pure_noise}
+_NOT_GIVEN = {
+    "class_images": None, "other_images": None, "pure_noise": ErasureSettings.pure_noise, "negative_tokens": None,
+}  # fmt: skip
 
 
 def refuse_unused(configs: Sequence[ConceptConfig]) -> None:
@@ -28,6 +30,8 @@ def unused_settings(config: ConceptConfig) -> dict[str, str]:
     """The settings that were given and have no effect. With each, the reason and what to choose to use it."""
     settings = config.settings()
     reasons = {name: _why_no_picture(config, name) for name in ("class_images", "other_images", "pure_noise")}
+    # An empty list says that there are no such tokens, which is true.
+    reasons["negative_tokens"] = _why_no_negative_token(config) if config.tokens.negative_tokens else ""
     return {name: reason for name, reason in reasons.items() if reason and settings[name] != _NOT_GIVEN[name]}
 
 
@@ -44,4 +48,13 @@ def _why_no_picture(config: ConceptConfig, name: str) -> str:
         return f"--layers {layers} with --erase layer read only the text of the random rows: {either}"
     if erasure.preserves_class and name != "class_images":
         return f"the random rows of --erase preserve are pictures of the concept or its class: {forms}"
+    return ""
+
+
+def _why_no_negative_token(config: ConceptConfig) -> str:
+    """Why files of negative tokens have no effect; "" if they have one."""
+    if config.token_side.negatives_from == "codewords":
+        return "--negatives-from codewords takes the codewords of other slots: choose --negatives-from nouns"
+    if config.erasure.preserves_class:
+        return "the prompts of --erase preserve have no negative tokens: choose --erase layer or epsilon"
     return ""

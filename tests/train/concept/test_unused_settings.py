@@ -61,3 +61,15 @@ def test_the_defaults_do_not_use_pictures_of_the_class():
     with pytest.raises(UserError, match="--class-images has no effect here: --layers cross_kv"):
         refuse_unused([parse_args([*FLAGS, "--class-images", "class"])])
     refuse_unused([parse_args([*FLAGS, "--class-images", "class", "--erase", "preserve"]), parse_args(FLAGS)])
+
+
+def test_files_of_negative_tokens_are_refused_beside_codewords(tmp_path):
+    config = parse_args([*FLAGS, "--negative-tokens", "missing.safetensors"]).with_settings(out=tmp_path / "run")
+    words = "^--negative-tokens has no effect here: --negatives-from codewords .*choose --negatives-from nouns, or"
+    with pytest.raises(UserError, match=words):
+        train_on_base(config, lambda: pytest.fail("the model is loaded"))
+    refuse_unused([config.with_settings(resume=True), without_unused(config)])
+    # Without a value, and with settings that draw around nouns, such as those of feature_blocks.
+    refuse_unused([parse_args([*FLAGS, "--negative-tokens"]), make_config(negative_tokens=("a",))])
+    with pytest.raises(UserError, match="prompts of --erase preserve have no negative tokens"):
+        refuse_unused([make_config(negative_tokens=("a",), erase="preserve")])

@@ -20,8 +20,8 @@ class TokenSettings:
     """Largest distance of negative tokens, in multiples of --token-spread. Training moves new tokens this far."""
     negative_tokens: tuple[str, ...] | None = None
     """Adapters of other concepts on this base, folders of adapters, or files of `python -m train.negative_tokens`. Most
-    negative tokens are drawn to resemble their tokens. If not given, the pocket model uses the file that comes with it.
-    Given without a value: no such tokens."""
+    negative tokens are drawn to resemble their tokens. They need --negatives-from nouns. If none are given then, the
+    pocket model uses the file that comes with it. Given without a value: no such tokens."""
 
     def __post_init__(self) -> None:
         check_options(self)
