@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from blocklora_jax.checks.bounds import BOUNDS, Bound, check_number
+
 # Positions of a prompt: those of the token, or all from the token on.
 Positions = Literal["token", "rest"]
+# With a rate of 0 nothing would be optimised.
+_OWN_BOUNDS = {"learning_rate": Bound(0, 1e3, above=True, whole=False)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +32,8 @@ class CodewordSettings:
     chunk: int = 8
     seed: int = 0
     own: Positions = "rest"
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if bound := _OWN_BOUNDS.get(name, BOUNDS.get(name)):
+                check_number(name, value, shown=f"--codewords.{name.replace('_', '-')}", bound=bound)

@@ -19,7 +19,7 @@ MODULES = (
     "merge.cli.library merge.methods.magnitude merge.methods.svd merge.methods.knots merge.methods.routing "
     "benchmarks.library.__main__ merge.methods.dare merge.methods.gradient_fusion merge.methods.joint_fit "
     "train.concept.config train.base.config blocklora_jax.prompts.shares train.negative_tokens train.concepts_options "
-    "train.basis_options benchmarks.training benchmarks.modular.__main__ "
+    "train.basis_options train.codeword_settings benchmarks.training benchmarks.modular.__main__ "
     "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
     "benchmarks.modular.distractors benchmarks.modular.worlds.encoder_measures "
     "train.concept.settings.adapter train.concept.settings.base train.concept.settings.data "
