@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import numpy as np
 from jaxtyping import Float
@@ -60,20 +62,21 @@ def principal_directions(moments: Float[np.ndarray, "d d"]) -> tuple[Float[np.nd
 def write_text_basis(options: BasisOptions) -> None:
     """Write the file that `options` describe, and print what is in it.
 
-    Raises: UserError for more blocks than directions, or a basis to extend that cannot be used.
+    Raises: UserError for more blocks than directions, or a basis to extend that cannot be used as `options` ask.
     """
     sd = StableDiffusion.from_pretrained(options.model)
     digest, words = sd.digest, words_for(sd.checkpoint.name)
     old = load_text_basis(basis_file(options.extend), digest) if options.extend else None
-    _require_directions(sd.models.unet.config.cross_attention_dim, options.blocks or ())
+    codewords = {} if old is None else dict(old.codewords)
+    missing = _missing_counts(options, codewords)
+    _require_directions(sd.models.unet.config.cross_attention_dim, missing)
     if old is None or old.energies is None:
         moments = text_moments(sd, words, options.prompts, options.seed)
         basis = principal_directions(moments)[1] if old is None else old.directions
         energies = energies_along(basis, moments) / (options.prompts * sd.tokenizer.encode([""]).shape[-1])
     else:
         basis, energies = old.directions, old.energies
-    codewords = {} if old is None else dict(old.codewords)
-    for count in options.blocks or ():
+    for count in missing:
         codewords[count] = _make_codewords(sd, basis, energies, words, count, options.codewords)
     save_basis(options.out, TextBasis(basis, energies, codewords), digest)
     strongest = np.searchsorted(np.cumsum(energies) / energies.sum(), 0.95) + 1
@@ -81,6 +84,22 @@ def write_text_basis(options: BasisOptions) -> None:
         f"wrote {options.out}: {len(basis)} directions, {basis_digest(basis)}; the {strongest} strongest hold 95 % of"
         " the energy of ordinary text"
     )
+
+
+def _missing_counts(options: BasisOptions, kept: Mapping[int, Codewords]) -> tuple[int, ...]:
+    """The numbers of blocks for which there are no codewords yet. Those that the extended basis has are `kept`.
+
+    Raises: UserError if codewords that are kept were to be made in another way.
+    """
+    wanted = options.blocks or ()
+    for count in sorted(kept.keys() & set(wanted)):
+        if options.codewords != CodewordSettings():
+            raise UserError(
+                f"--extend keeps the codewords for {count} blocks of {options.extend}, on which adapters and registries"
+                f" rely: leave out --blocks {count} or --codewords.*, or make a new basis without --extend"
+            )
+        print(f"{count} codewords, {codewords_digest(kept[count])}: kept, as {options.extend} has them")
+    return tuple(count for count in wanted if count not in kept)
 
 
 def _require_directions(width: int, blocks: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from token_side_builders import random_codewords, write_basis
 
 from blocklora_jax.adapters.basis import TextBasis, basis_digest, codewords_digest, load_text_basis, save_basis
 from blocklora_jax.adapters.codewords import draw_codewords, jitter_deviation
@@ -14,6 +15,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.pocket.references import BASIS
 from blocklora_jax.prompts.random_prompts import PromptWords
+from train.basis_options import BasisOptions
 from train.codewords import (
     CodewordSettings,
     codeword_prompts,
@@ -23,7 +25,7 @@ from train.codewords import (
     speech_ratios,
     split_words,
 )
-from train.text_basis import energies_along, principal_directions, text_moments
+from train.text_basis import energies_along, principal_directions, text_moments, write_text_basis
 
 WORDS = PromptWords(
     styles=("a photo of", "a drawing of"), subjects=("dog", "owl"), scenes=("in the snow", "on the beach")
@@ -106,3 +108,23 @@ def test_negative_tokens_are_other_slots_codewords_moved_by_the_jitter():
 def test_the_jitter_is_what_training_adds_to_where_tokens_start():
     assert jitter_deviation(0.1, 1.0, 2.0) == pytest.approx(0.1 * 3**0.5)
     assert jitter_deviation(0.1, 1.0, 1.0) == 0
+
+
+def test_extending_keeps_the_codewords_that_are_there_and_adds_the_others(tiny_folder, tmp_path, capsys, monkeypatch):
+    sd, made = StableDiffusion.from_pretrained(tiny_folder), []
+
+    def make(sd, basis, energies, words, count, settings):
+        made.append(count)
+        return random_codewords(sd, count, seed=7)
+
+    monkeypatch.setattr("train.text_basis._make_codewords", make)
+    path, out = write_basis(tmp_path / "basis", sd), tmp_path / "more"
+    options = {"model": str(tiny_folder), "extend": path, "out": out, "blocks": (BLOCKS, 6)}
+    with pytest.raises(UserError, match=r"keeps the codewords for 4 blocks of \S+basis.*: leave out --blocks 4"):
+        write_text_basis(BasisOptions(**options, codewords=CodewordSettings(steps=9)))
+    assert not out.exists()
+    write_text_basis(BasisOptions(**options))
+    before, after = (load_text_basis(file, sd.digest) for file in (path, out))
+    assert made == [6] and set(after.codewords) == {BLOCKS, 6}
+    assert codewords_digest(after.codewords[BLOCKS]) == codewords_digest(before.codewords[BLOCKS])
+    assert f"4 codewords, {codewords_digest(before.codewords[BLOCKS])}: kept" in capsys.readouterr().out
