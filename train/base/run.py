@@ -31,6 +31,7 @@ from train.base.package import Packager
 from train.base.pictures import Pictures, PictureSet, draw_pictures, read_picture_sets, write_array
 from train.base.report import write_report
 from train.base.timed.run import train_timed
+from train.base.used import refuse_used
 from train.engine.loop import LoopConfig
 
 # Options that concern one call, not the model. The README of the model leaves them out.
@@ -60,6 +61,7 @@ def train_base(config: BaseConfig) -> Path:
 
 def _train_stages(config: BaseConfig) -> Path:
     out = config.out
+    refuse_used(config)
     # First, because drawing takes minutes: an error in the model to start from must be reported before that.
     start = load_frozen(config.start) if config.start else None
     pictures = draw_pictures(out, _picture_set(config))
@@ -164,6 +166,7 @@ def run_stages(config: BaseConfig) -> None:
     elif config.only_judge:
         frozen = load_frozen(str(config.start))
         with hold(config.out, "training in"):
+            refuse_used(config)
             copy_others(frozen, config.out)
             print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
     else:

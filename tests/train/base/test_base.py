@@ -9,9 +9,9 @@ from safetensors.numpy import load_file
 
 from blocklora_jax.checkpoints.hub import find_source
 from blocklora_jax.errors import UserError
-from train.base.config import BaseConfig
+from train.base.config import BaseConfig, timed_config
 from train.base.pictures import PictureSet, draw_pictures, read_picture_sets
-from train.base.run import train_base
+from train.base.run import run_stages, train_base
 
 
 def test_a_run_continues_from_the_packaged_model(tmp_path):
@@ -61,3 +61,36 @@ def test_a_wrong_model_is_refused_before_anything_is_drawn(tmp_path):
 def test_a_report_cannot_start_from_a_model():
     with pytest.raises(UserError, match=r"--report measures the model that --model names"):
         BaseConfig(report=True, start="pocket")
+
+
+NEW, STARTED, TIMED = ("clip", "unet"), ("unet", "judge"), ("clip", "clock")
+
+
+@pytest.mark.parametrize(
+    ("stages", "changes", "words"),
+    [
+        (NEW, {"start": "pocket"}, "already holds a run: continue it with --resume"),
+        (STARTED, {"start": "pocket"}, "already holds a run: continue it with --resume"),
+        (NEW, {"start": "pocket", "only_judge": True}, "already holds a run"),
+        (NEW, {"start": "pocket", "only_judge": True, "resume": True}, "holds a run without --start: choose another"),
+        (NEW, {"start": "pocket", "resume": True}, "holds a run without --start: choose another --out"),
+        (STARTED, {"resume": True}, "holds a run with --start: choose another --out"),
+        (NEW, {"minutes": 1}, "already holds a run"),
+        (NEW, {"minutes": 1, "resume": True}, "holds a run without --minutes: choose another --out"),
+        (TIMED, {"resume": True}, "holds a run with --minutes: choose another --out"),
+        (("model",), {"start": "pocket", "resume": True}, "is a model: choose another --out"),
+    ],
+)
+def test_a_refused_run_changes_nothing_of_another(stages, changes, words, tmp_path):
+    for path in (
+        "tokenizer/vocab.json", "image_encoder/config.json", "judge/weights/config.json",
+        *(f"{stage}/checkpoints/3/_CHECKPOINT_METADATA" for stage in stages if stage in ("clip", "unet", "judge")),
+        *(["clock.json"] if "clock" in stages else []), *(["model_index.json"] if "model" in stages else []),
+    ):  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    make = timed_config if "minutes" in changes else BaseConfig
+    with pytest.raises(UserError, match=words):
+        run_stages(make(out=tmp_path, pictures=2, **changes))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from blocklora_jax.checkpoints.image_encoder import save_image_encoder
-from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.models.apply import apply_model
@@ -49,6 +48,7 @@ from train.base.timed.stages import (
     denoiser_stage,
     initial_params,
 )
+from train.base.used import refuse_used
 from train.engine.platform import compute_dtype
 
 # Parts of the whole time. The U-Net gets the rest. end: for encoding the pictures, and for writing the model.
@@ -79,11 +79,11 @@ def train_timed(config: BaseConfig, settings: Mapping[str, Any], save_seconds: f
 
     save_seconds: between two checkpoints of a stage.
 
-    Raises: UserError if the folder holds a run and `config.resume` is not set.
+    Raises: UserError as `refuse_used` does.
     """
     assert config.minutes is not None
     out, seconds = config.out, 60 * config.minutes
-    _refuse_used(config)
+    refuse_used(config)
     # Wrong channels are refused before anything is written.
     unet_config(config)
     vae_config(config)
@@ -133,11 +133,6 @@ def _train(
     _show(networks, vae, tables.images[:16], out / "vae" / "reconstructions.png")
     packager.write(int(unet.step), unet.average["unet"])
     return folder
-
-
-def _refuse_used(config: BaseConfig) -> None:
-    if (config.out / "clock.json").exists() and not config.resume:
-        raise UserError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
 
 
 def _networks(config: BaseConfig) -> Networks:
