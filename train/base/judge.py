@@ -25,6 +25,7 @@ from blocklora_jax.pocket.judge import Judge, JudgeConfig, JudgeNetwork, to_unit
 from train.base.autoencoder import warmup_then_cosine
 from train.base.lineup import (
     SCENE_VARIANTS,
+    SOFTENED_FILE,
     STYLE_VARIANTS,
     TRAIT_VALUES,
     Labels,
@@ -110,7 +111,7 @@ def train_judge(
     """
     count = PICTURES_EACH * individuals
     pictures = draw_lineup(run_dir, seed, individuals, count)
-    softened = soften(*vae, pictures[::SOFTENED], run_dir / "softened.npy")
+    softened = soften(*vae, pictures[::SOFTENED], run_dir / SOFTENED_FILE)
     labels = label_pictures(seed, individuals, count)
     config = JudgeConfig(image_size=pictures.shape[1])
     key = jax.random.key(seed)

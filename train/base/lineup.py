@@ -15,6 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_json
+from blocklora_jax.io.json_text import read_json
 from blocklora_jax.pocket.architecture import IMAGE_SIZE
 from blocklora_jax.pocket.world import draw, scenes, styles
 from blocklora_jax.pocket.world.specs import (
@@ -33,6 +36,8 @@ from blocklora_jax.pocket.world.traits import Choices, Traits, draw_traits
 _CLASS_ORDER = (*CLASSES, *PEOPLE)  # People come twice because they have the most traits.
 _PAIRS, _PLAIN, _PHOTO, _WATERCOLOUR = 0.35, 0.07, 0.5, 0.1
 _CHUNK = 250
+# Beside the pictures: some of them as the autoencoder reconstructs them, see `softness.soften`.
+SOFTENED_FILE = "softened.npy"
 
 
 class Labels(NamedTuple):
@@ -137,12 +142,23 @@ def label_pictures(seed: int, individuals: int, count: int) -> Labels:
 
 
 def draw_lineup(folder: Path, seed: int, individuals: int, count: int, workers: int = 2) -> np.ndarray:
-    """Pictures uint8 [count, 64, 64, 3]. They are drawn into `folder`, unless an earlier call has drawn them there."""
-    path = folder / "pictures.npy"
-    shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    """Pictures uint8 [count, 64, 64, 3]. They are drawn into `folder`, unless an earlier call has drawn them there.
+
+    Raises: UserError if the earlier call drew other pictures: their labels would be wrong.
+    """
+    path, record = folder / "pictures.npy", folder / "pictures.json"
+    chosen = f"--seed {seed} --judge-individuals {individuals}"
+    earlier = read_json(record) if record.exists() else None
+    if earlier not in (None, chosen):
+        raise UserError(f"{folder} holds the pictures of {earlier}, not of {chosen}: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    if path.exists() and (kept := np.load(path, mmap_mode="r")).shape == shape:
+    shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    if earlier and path.exists() and (kept := np.load(path, mmap_mode="r")).shape == shape:
         return kept
+    # Of what these were drawn, nothing is recorded.
+    for unknown in (path, folder / SOFTENED_FILE):
+        unknown.unlink(missing_ok=True)
+    write_json(record, chosen)
     temporary = path.with_suffix(".part.npy")
     pictures = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
     starts = range(0, count, _CHUNK)

@@ -1,7 +1,11 @@
 """The judge's training pictures: the labels say what was drawn, and do not depend on the order of drawing."""
 
-import numpy as np
+import json
 
+import numpy as np
+import pytest
+
+from blocklora_jax.errors import UserError
 from blocklora_jax.pocket.world import draw, scenes, styles
 from blocklora_jax.pocket.world.specs import CLASSES, PLAIN, SCENES, STYLES, Individual
 from train.base import lineup
@@ -55,3 +59,22 @@ def test_pictures_are_drawn_once_and_kept(tmp_path):
     again = lineup.draw_lineup(tmp_path, 3, CAST, 6, workers=1)
     assert (tmp_path / "pictures.npy").stat().st_mtime_ns == before
     np.testing.assert_array_equal(again, pictures)
+
+
+def test_pictures_of_another_seed_are_not_taken(tmp_path):
+    lineup.draw_lineup(tmp_path, 0, CAST, 6, workers=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for seed, cast in ((1, CAST), (0, CAST - 1)):
+        with pytest.raises(UserError, match=rf"the pictures of --seed 0 --judge-individuals 44, not of --seed {seed} "):
+            lineup.draw_lineup(tmp_path, seed, cast, 6, workers=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_pictures_of_which_nothing_is_recorded_are_drawn_again(tmp_path):
+    lineup.draw_lineup(tmp_path, 0, CAST, 6, workers=1)
+    (tmp_path / "pictures.json").unlink()
+    (tmp_path / lineup.SOFTENED_FILE).touch()
+    pictures = lineup.draw_lineup(tmp_path, 1, CAST, 6, workers=1)
+    np.testing.assert_array_equal(pictures[4], draw(lineup.make_spec(1, CAST, 4)[0]))
+    assert not (tmp_path / lineup.SOFTENED_FILE).exists()
+    assert json.loads((tmp_path / "pictures.json").read_text()) == "--seed 1 --judge-individuals 44"
