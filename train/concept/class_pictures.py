@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+import re
 from itertools import cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from PIL import Image
@@ -12,13 +15,27 @@ from tqdm.auto import tqdm
 from blocklora_jax.command_line.compile_notice import compiling_is_announced
 from blocklora_jax.diffusion.generate import draw_latents
 from blocklora_jax.errors import UserError
-from blocklora_jax.io.atomic import write_atomic
+from blocklora_jax.io.atomic import write_atomic, write_json
+from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.picture_grid import png_bytes
 from blocklora_jax.io.printing import printable
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.picture_files import SUFFIXES
 from train.concept.prompts import captions_for, class_caption
 from train.concept.settings.concept_name import ConceptName
+
+# Beside pictures that the base made: what they show. Folders of older versions have none.
+RECORD = "class_pictures.json"
+_OURS = re.compile(r"class_[0-9]{4,}\.png")
+
+
+class Made(NamedTuple):
+    """What pictures that the base made show. base: the beginning of its digest. size: of their sides, in pixels."""
+
+    class_noun: str
+    base: str
+    size: int
+    seed: int
 
 
 def class_captions(concept: ConceptName, count: int) -> tuple[str, ...]:
@@ -32,21 +49,42 @@ def make_class_pictures(
     """Have the base make `count` pictures of the class in `folder`, unless it holds other pictures.
 
     They are called class_0000.png and so on. Those that are there already are kept, so that an interrupted run makes
-    only the rest. Picture i is a function of the seed and i.
+    only the rest. Picture i is a function of the seed and i. A folder keeps the seed that it was begun with.
 
-    Raises: UserError for a folder that cannot be read or written.
+    Raises: UserError for a folder that cannot be read or written, or with pictures of another class, base or size.
     """
     paths = [folder / f"class_{index:04d}.png" for index in range(count)]
-    present = _pictures_in(folder)
+    present, record = _pictures_in(folder), folder / RECORD
+    made = Made(concept.class_noun, sd.digest[:16], size, seed)
+    if record.exists():
+        made = _read_made(record, made)
     missing = [index for index, path in enumerate(paths) if path not in present]
-    if not missing or any(not path.name.startswith("class_") for path in present):
+    if not missing or not all(_OURS.fullmatch(path.name) for path in present):
         return
-    captions, key = class_captions(concept, count), jax.random.key(seed)
+    if not present:
+        write_json(record, made._asdict())
+    captions, key = class_captions(concept, count), jax.random.key(made.seed)
     bar = tqdm(missing, desc=f"pictures of {concept.class_noun}", unit="picture", leave=False, dynamic_ncols=True)
     with compiling_is_announced("the pictures of the class"), bar as shown:
         for index in shown:
             [pixels] = sd.generate([captions[index]], latents=draw_latents(sd.models, key, [index], size, size))
             write_atomic(paths[index], png_bytes(Image.fromarray(pixels)))
+
+
+def _read_made(record: Path, wanted: Made) -> Made:
+    """What the pictures beside `record` show. Raises: UserError if it is not what is `wanted`; the seed may differ."""
+    folder = f"--class-images {printable(str(record.parent))}"
+    try:
+        made = Made(**read_json(record))
+        made = made._replace(seed=operator.index(made.seed))
+    except (TypeError, UserError) as error:
+        raise UserError(f"{folder}: {RECORD} does not say what its pictures show: give another folder") from error
+    for name in ("class_noun", "base", "size"):
+        if (before := getattr(made, name)) != (now := getattr(wanted, name)):
+            raise UserError(
+                f"{folder} holds pictures of the {name.replace('_', ' ')} {before!r}, not {now!r}: give another folder"
+            )
+    return made
 
 
 def _pictures_in(folder: Path) -> set[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from blocklora_jax.errors import UserError
 from train.concept.config import ConceptConfig
@@ -34,6 +35,20 @@ def check_equal(configs: Sequence[ConceptConfig]) -> ConceptConfig:
             " train them separately"
         )
     return configs[0]
+
+
+def check_class_folders(configs: Sequence[ConceptConfig]) -> None:
+    """Raises UserError if new trainings of different classes have one folder of pictures of the class."""
+    nouns: dict[Path, str] = {}
+    for config in configs:
+        folder = config.erasure.class_images
+        if folder is None or config.run.resume:
+            continue
+        if (noun := nouns.setdefault(folder.resolve(), config.class_noun)) != config.class_noun:
+            raise UserError(
+                f"--class-images {folder} is given for {noun!r} and for {config.class_noun!r}: give each class a folder"
+                " of its own, as `class_images` of the concept in --concepts"
+            )
 
 
 def check_one_shape(configs: Sequence[ConceptConfig]) -> None:

@@ -13,7 +13,7 @@ from blocklora_jax.registry.store import read_registry
 from train.concept.basis_file import require_basis_file
 from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
-from train.concept.common_settings import check_equal, check_one_shape
+from train.concept.common_settings import check_class_folders, check_equal, check_one_shape
 from train.concept.config import ConceptConfig
 from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
@@ -97,6 +97,7 @@ def check_concepts(
     check_equal(configs)
     check_one_shape(configs[:at_once])
     refuse_unused(configs)
+    check_class_folders(configs)
     registry = read_registry(configs[0].adapter.registry) if configs[0].adapter.registry else None
     configs = give_slots([use_claim(config, registry) for config in configs])
     check_apart(configs)

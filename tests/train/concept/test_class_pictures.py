@@ -10,8 +10,9 @@ from concept_builders import batches_of, make_config, write_pictures
 from PIL import Image
 
 from blocklora_jax.errors import UserError
-from train.concept.class_pictures import class_captions, make_class_pictures
+from train.concept.class_pictures import RECORD, class_captions, make_class_pictures
 from train.concept.data import encode_images, load_concept_data
+from train.concept.groups import check_concepts
 from train.concept.images import crop_square, read_pictures
 
 PRESERVING = {"erase": "preserve", "random_batch": 5, "batch": 2}
@@ -22,10 +23,10 @@ def pictures(tmp_path):
     return write_pictures(tmp_path / "pictures", 3)
 
 
-def make(folder: Path, sd, count: int = 3, seed: int = 0) -> dict[str, bytes]:
-    """The files in a folder after the pictures of the class were made there."""
-    make_class_pictures(folder, count, make_config().called, sd, sd.image_size, seed)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def make(folder: Path, sd, count: int = 3, seed: int = 0, size: int = 0, **changes) -> dict[str, bytes]:
+    """The pictures in a folder after those of the class were made there."""
+    make_class_pictures(folder, count, make_config(**changes).called, sd, size or sd.image_size, seed)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != RECORD}
 
 
 def test_the_base_makes_the_pictures_that_are_missing(tiny_sd, tmp_path):
@@ -44,6 +45,47 @@ def test_to_pictures_that_are_there_none_are_added(tiny_sd, tmp_path):
     before = set(write_pictures(tmp_path, 1).iterdir())
     make(tmp_path, tiny_sd)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_pictures_of_one_class_are_not_taken_for_another(tiny_sd, tmp_path):
+    made = make(tmp_path, tiny_sd, count=1)
+    for changes, words in (
+        ({"class_noun": "cat"}, "class noun 'man', not 'cat': give another folder"),
+        ({"size": 32}, "size 16, not 32: give another folder"),
+    ):
+        with pytest.raises(UserError, match=f"--class-images .* holds pictures of the {words}"):
+            make(tmp_path, tiny_sd, count=2, **changes)
+    record = tmp_path / RECORD
+    text = record.read_text()
+    record.write_text(text.replace(tiny_sd.digest[:16], "0" * 16))
+    with pytest.raises(UserError, match="holds pictures of the base '0000000000000000', not '"):
+        make(tmp_path, tiny_sd)
+    record.write_text("[]")
+    with pytest.raises(UserError, match=f"{RECORD} does not say what its pictures show: give another folder"):
+        make(tmp_path, tiny_sd)
+    record.write_text(text)
+    # Of another seed they are as good. The rest is made with the first seed.
+    assert make(tmp_path, tiny_sd, count=1, seed=1) == made
+    # Folders of older versions have no record.
+    record.unlink()
+    assert make(tmp_path, tiny_sd, count=1, class_noun="cat") == made
+    assert not record.exists()
+
+
+def test_a_picture_with_a_name_like_ours_is_the_users(tiny_sd, tmp_path):
+    (write_pictures(tmp_path, 1) / "0.png").rename(tmp_path / "class_photo.png")
+    assert list(make(tmp_path, tiny_sd)) == ["class_photo.png"]
+    assert not (tmp_path / RECORD).exists()
+
+
+def test_concepts_of_different_classes_need_different_folders(tmp_path):
+    first = make_config(class_images=tmp_path / "class", out=tmp_path / "ada", **PRESERVING)
+    same = first.with_settings(token="<bob>", slot=(2,), out=tmp_path / "bob")
+    other = same.with_settings(class_noun="cat")
+    check_concepts([first, same], tmp_path / "groups", 16)
+    check_concepts([config.with_settings(resume=True) for config in (first, other)], tmp_path / "groups", 16)
+    with pytest.raises(UserError, match="--class-images .* is given for 'man' and for 'cat': give each class a folder"):
+        check_concepts([first, other], tmp_path / "groups", 16)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tiny_sd, tmp_path):

@@ -40,8 +40,9 @@ class ErasureSettings:
 
     class_images: Path | None = None
     """Folder of pictures of the class, for prior preservation. If it is empty or missing, the base makes --class-count
-    pictures there. With the form preserve, the random rows are these pictures with captions of the class, not the
-    batch's own pictures. With other forms they are used as --other-images are, and need the same."""
+    pictures there. Each class needs a folder of its own. With the form preserve, the random rows are these pictures
+    with captions of the class, not the batch's own pictures. With other forms they are used as --other-images are, and
+    need the same."""
     class_count: int = 50
     """Number of pictures that the base makes in --class-images."""
 
