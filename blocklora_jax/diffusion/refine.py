@@ -18,8 +18,9 @@ from PIL import Image
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.diffusion.calls import Call, by_order, find_calls
+from blocklora_jax.diffusion.regions import Box, Region
 
-# How far what is cut out goes beyond the strip on each side, as a share of the picture; also the width of soft edges.
+# How far what is cut out goes beyond the region, as a share of the picture; also the width of soft edges.
 _MARGIN = 1 / 8
 # To find a concept, noise is added to pictures, and a few steps are taken from there.
 _FINDING = {"strength": 0.75, "steps": 4, "guidance_scale": 1.0}
@@ -28,44 +29,55 @@ _QUANTILE = 0.99
 
 # Draws (prompts, image=…, rows=…, **settings). rows: which of the pictures each belongs to.
 Draw = Callable[..., np.ndarray]
-Box = tuple[int, int, int, int]
+# The start and the end of a part of the picture's height, and of its width, in pixels.
+Part = tuple[slice, slice]
 
 
 class CloseUp(NamedTuple):
-    """One person or object of a picture. row: of the picture. prompt: calls it alone. without: calls nobody.
+    """One person or object of a picture.
 
-    strip: the left and right end of where it is looked for, as shares of the picture's width.
+    row: of the picture. prompt: calls it alone. without: calls nobody. box: where it is looked for, see `Region`.
     """
 
     row: int
     prompt: str
     without: str
-    strip: tuple[float, float]
+    box: Box
 
 
-def plan_close_ups(prompts: Sequence[str], adapters: Sequence[Adapter]) -> list[CloseUp]:
-    """The people and objects of prompts that call two or more, in strips from left to right as in `side_by_side`."""
-    return [
-        close_up
-        for row, prompt in enumerate(prompts)
-        for close_up in _of_picture(row, prompt, find_calls(prompt, adapters))
-    ]
+def plan_close_ups(
+    prompts: Sequence[str], regions: Sequence[Sequence[Region]], adapters: Sequence[Adapter]
+) -> list[CloseUp]:
+    """A close-up for each region that calls one person or object, and is not about as large as the picture."""
+    found = []
+    for row, (prompt, of_picture) in enumerate(zip(prompts, regions, strict=True)):
+        for region in of_picture:
+            subjects = by_order(_of_subjects(find_calls(region.prompt, adapters)))
+            if len(subjects) == 1 and _share(region.box) < 1:
+                alone, without = _alone(subjects[0], prompt, region.prompt, adapters)
+                found.append(CloseUp(row, alone, without, region.box))
+    return found
 
 
-def _of_picture(row: int, prompt: str, calls: Sequence[Call]) -> list[CloseUp]:
-    of_subjects = [call for call in calls if call.adapter.info.kind not in ("scene", "style")]
-    subjects = by_order(of_subjects)
-    if len(subjects) < 2:
-        return []
+def _of_subjects(calls: Sequence[Call]) -> list[Call]:
+    return [call for call in calls if call.adapter.info.kind not in ("scene", "style")]
+
+
+def _alone(subject: Adapter, prompt: str, regional: str, adapters: Sequence[Adapter]) -> tuple[str, str]:
+    """The prompt with `subject` in place of all words from the first to the last person or object, and with nobody.
+
+    Where the prompt does not call it, the regional one is taken.
+    """
+    calls = find_calls(prompt, adapters)
+    own = [prompt[call.start : call.end] for call in calls if call.adapter is subject]
+    if not own:
+        return _alone(subject, regional, regional, adapters)
+    of_subjects = _of_subjects(calls)
     start, end = _with_brackets(prompt, of_subjects[0].start, max(call.end for call in of_subjects))
     # Scenes and styles that are called between the subjects stay.
     others = [prompt[c.start : c.end] for c in calls if c not in of_subjects and start <= c.start and c.end <= end]
-    found = []
-    for place, subject in enumerate(subjects):
-        own = next(prompt[call.start : call.end] for call in of_subjects if call.adapter is subject)
-        alone, without = (prompt[:start] + ", ".join(words) + prompt[end:] for words in ([own, *others], others))
-        found.append(CloseUp(row, alone, without, (place / len(subjects), (place + 1) / len(subjects))))
-    return found
+    alone, without = (prompt[:start] + ", ".join(words) + prompt[end:] for words in ([own[0], *others], others))
+    return alone, without
 
 
 def _with_brackets(prompt: str, start: int, end: int) -> tuple[int, int]:
@@ -93,18 +105,16 @@ def refine(
         for name in ("prompt", "without")
     )
     size = pictures.shape[1:3]
-    boxes = [
-        find_box(difference, close_up.strip)
+    parts = [
+        find_part(difference, close_up.box)
         for difference, close_up in zip(np.abs(with_it - without).mean(3), close_ups, strict=True)
     ]
-    enlarged = np.stack([_resized(picture[_inside(box)], size) for picture, box in zip(whole, boxes, strict=True)])
+    enlarged = np.stack([_resized(picture[part], size) for picture, part in zip(whole, parts, strict=True)])
     drawn = draw([close_up.prompt for close_up in close_ups], image=enlarged, rows=rows, strength=strength)
     result = pictures.astype(np.float32)
-    for close_up, box, picture in zip(close_ups, boxes, drawn, strict=True):
-        top, left, bottom, right = box
-        mask = soft_mask(size, box, close_up.strip)[_inside(box)][..., None]
-        part = result[close_up.row][_inside(box)]
-        part += mask * (_resized(picture, (bottom - top, right - left)) - part)
+    for close_up, part, picture in zip(close_ups, parts, drawn, strict=True):
+        shown = result[close_up.row][part]
+        shown += soft_mask(size, part, close_up.box)[part][..., None] * (_resized(picture, shown.shape[:2]) - shown)
     return result.round().astype(np.uint8)
 
 
@@ -122,54 +132,70 @@ def in_chunks(draw: Draw, size: int) -> Draw:
     return draw_all
 
 
-def find_box(difference: Float[np.ndarray, "h w"], strip: tuple[float, float]) -> Box:
-    """Top, left, bottom and right of a part in the shape of the whole picture, as wide as the strip and its margins.
-
-    In height it is where the differences within the strip are.
-    """
-    height, width = difference.shape
-    first, last = (round(side * width) for side in strip)
-    share = min(1.0, strip[1] - strip[0] + _MARGIN)
-    tall, wide = (round(side * share) for side in (height, width))
-    left = min(max(round((first + last - wide) / 2), 0), width - wide)
-    energy = np.minimum(difference, np.quantile(difference, _QUANTILE))[:, first:last].astype(np.float64) ** 2
-    top = _window(energy.sum(1), tall)
-    return top, left, top + tall, left + wide
+def find_part(difference: Float[np.ndarray, "h w"], box: Box) -> Part:
+    """The part of the picture, in its shape and a margin larger than the box, where the differences in the box are."""
+    left, top, right, bottom = box
+    inside = [_pixels(ends, side) for ends, side in zip(((top, bottom), (left, right)), difference.shape, strict=True)]
+    energy = np.minimum(difference, np.quantile(difference, _QUANTILE))[tuple(inside)].astype(np.float64) ** 2
+    rows, columns = (
+        _window(energy.sum(1 - axis), inside[axis].start, round(side * _share(box)), side)
+        for axis, side in enumerate(difference.shape)
+    )
+    return rows, columns
 
 
-def _window(weights: Float[np.ndarray, " n"], size: int) -> int:
-    """The start of the window with the largest sum, moved until it lies in the middle of the weights in it."""
-    start, last = int(np.convolve(weights, np.ones(size), "valid").argmax()), len(weights) - size
-    for _ in range(size):
-        inside = weights[start : start + size]
-        middle = np.average(np.arange(size) + 0.5, weights=inside) if inside.any() else size / 2
-        moved = min(max(round(start + middle - size / 2), 0), last)
-        if moved == start:
-            break
-        start = moved
-    return start
-
-
-def soft_mask(size: tuple[int, int], box: Box, strip: tuple[float, float]) -> Float[np.ndarray, "h w"]:
-    """1 within the box and the strip, falling to 0 at the box's edges and beyond the strip. Not at picture edges."""
-    (height, width), (top, left, bottom, right) = size, box
-    soft = _MARGIN * width
-    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    down = _ramp(y - top, soft, top > 0) * _ramp(bottom - y, soft, bottom < height)
-    across = _ramp(x - left, soft, left > 0) * _ramp(right - x, soft, right < width)
-    across = across * _ramp(x - strip[0] * width + soft, soft, True) * _ramp(strip[1] * width + soft - x, soft, True)
+def soft_mask(size: tuple[int, int], part: Part, box: Box) -> Float[np.ndarray, "h w"]:
+    """1 in the part within the box, falling to 0 at the part's edges and beyond the box. Not at picture edges."""
+    left, top, right, bottom = box
+    soft = _MARGIN * min(size)
+    down, across = (
+        _ramp(np.arange(side) + 0.5, side, soft, of_part, ends)
+        for side, of_part, ends in zip(size, part, ((top, bottom), (left, right)), strict=True)
+    )
     return np.outer(down, across).astype(np.float32)
 
 
-def _ramp(inside: np.ndarray, soft: float, applies: bool) -> np.ndarray:
-    """From 0 at the edge to 1 at `soft` pixels inside it, or 0 and 1 only; 1 if there is no edge."""
-    return np.clip(inside / soft, 0, 1) if applies else (inside > 0).astype(float)
+def _share(box: Box) -> float:
+    """The sides of the part that is cut out, as a share of the picture's."""
+    left, top, right, bottom = box
+    return min(1.0, min(right - left, bottom - top) + _MARGIN)
 
 
-def _inside(box: Box) -> tuple[slice, slice]:
-    top, left, bottom, right = box
-    return slice(top, bottom), slice(left, right)
+def _pixels(ends: tuple[float, float], side: int) -> slice:
+    first = min(round(ends[0] * side), side - 1)
+    return slice(first, max(round(ends[1] * side), first + 1))
 
 
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS))
+def _window(weights: Float[np.ndarray, " n"], first: int, size: int, side: int) -> slice:
+    """`size` pixels of a side, around the weights, which are those of the pixels from `first` on.
+
+    That is around their middle if there are no more of them. Else it is the window with the largest sum, moved until
+    the weights in it are in its middle.
+    """
+    start = (len(weights) - size) / 2
+    if size < len(weights):
+        start = int(np.convolve(weights, np.ones(size), "valid").argmax())
+        for _ in range(size):
+            inside = weights[start : start + size]
+            middle = np.average(np.arange(size) + 0.5, weights=inside) if inside.any() else size / 2
+            moved = min(max(round(start + middle - size / 2), 0), len(weights) - size)
+            if moved == start:
+                break
+            start = moved
+    start = min(max(round(first + start), 0), side - size)
+    return slice(start, start + size)
+
+
+def _ramp(
+    places: np.ndarray, side: int, soft: float, of_part: slice, ends: tuple[float, float]
+) -> Float[np.ndarray, " n"]:
+    """For one axis: 1 inside, falling over `soft` pixels to the part's edges, and from the box's edges outwards."""
+    edges = [(places - of_part.start, of_part.start > 0), (of_part.stop - places, of_part.stop < side)]
+    ramps = [np.clip(inside / soft, 0, 1) if is_soft else (inside > 0) for inside, is_soft in edges]
+    from_box = [places - ends[0] * side + soft, ends[1] * side + soft - places]
+    return np.prod([*ramps, *(np.clip(inside / soft, 0, 1) for inside in from_box)], axis=0)
+
+
+def _resized(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    height, width = size
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))

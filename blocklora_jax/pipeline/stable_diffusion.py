@@ -187,6 +187,7 @@ class MergedModel(Pipeline):
         pictures: Any,
         prompts: Sequence[str],
         *,
+        regions: Sequence[Sequence[Region]] | None = None,
         strength: float = 0.65,
         negative_prompts: Sequence[str] | None = None,
         seed: int = 0,
@@ -195,10 +196,11 @@ class MergedModel(Pipeline):
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """The pictures with each of several people and objects drawn again by itself: uint8 RGB [b, h, w, 3].
 
-        Meant for pictures with regions of `side_by_side`. Each person or object is found in its strip, enlarged, drawn
-        from there with a prompt that calls no other, and put back. Pictures of fewer than two are returned as they are.
+        Each is found in its region, cut out, enlarged, drawn from there with a prompt that calls no other, and put
+        back. Pictures without such regions are returned as they are.
 
-        strength: how far each may change, as in `generate`; the rest are settings of `generate`, such as steps.
+        regions: those that the pictures were drawn with; `side_by_side` of each prompt if not given. strength: how far
+        each person or object may change, as in `generate`. settings: other settings of `generate`, such as steps.
 
         Raises: UserError as `generate` does.
 
@@ -210,7 +212,8 @@ class MergedModel(Pipeline):
         >>> model.refine(pictures, prompts, steps=2).shape
         (1, 64, 64, 3)
         """
-        check_prompts(prompts, negative_prompts, None)
+        regions = [self.side_by_side(prompt) for prompt in prompts] if regions is None else regions
+        check_prompts(prompts, negative_prompts, regions)
         check_original(self.base.models.vae, pictures, None, len(prompts))
         places = check_indices(indices, len(prompts))
         negatives = (
@@ -222,7 +225,8 @@ class MergedModel(Pipeline):
             numbers = [places[row] for row in rows]
             return self.generate(words, negative_prompts=of_rows, seed=seed, indices=numbers, **{**settings, **own})
 
-        return refine(in_chunks(draw, len(prompts)), pictures, plan_close_ups(prompts, self.adapters), strength)
+        close_ups = plan_close_ups(prompts, regions, self.adapters)
+        return refine(in_chunks(draw, len(prompts)), pictures, close_ups, strength)
 
     def __repr__(self) -> str:
         concepts = [f"{a.name} ({w:g})" for a, w in zip(self.adapters, self.weights, strict=True)]

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blocklora_jax import UserError
-from blocklora_jax.diffusion.refine import CloseUp, find_box, in_chunks, plan_close_ups, refine, soft_mask
+from blocklora_jax import Region, UserError
+from blocklora_jax.diffusion.refine import CloseUp, find_part, in_chunks, plan_close_ups, refine, soft_mask
+from blocklora_jax.diffusion.regions import side_by_side
 from blocklora_jax.testing.random_adapter import random_adapter
 
-LEFT, RIGHT, SIZE = (0.0, 0.5), (0.5, 1.0), (64, 64)
+LEFT, RIGHT, SIZE = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (64, 64)
 QUICK = {"steps": 2, "sampler": "ddim"}
 
 
@@ -42,37 +43,60 @@ def concepts(tiny_sd):
     ],
 )
 def test_a_close_up_calls_one_of_those_whom_the_prompt_calls(concepts, prompt, of_ada, of_rex, of_nobody):
-    found = {c.prompt: c for c in plan_close_ups(["a dog", prompt], list(concepts.values()))}
+    found = {c.prompt: c for c in plan(["a dog", prompt], concepts)}
     assert set(found) == {of_ada, of_rex}
     assert {c.without for c in found.values()} == {of_nobody}
     first, second = (of_ada, of_rex) if prompt.index("<ada>") < prompt.index("<rex>") else (of_rex, of_ada)
-    assert (found[first].strip, found[second].strip, found[first].row) == (LEFT, RIGHT, 1)
+    assert (found[first].box, found[second].box, found[first].row) == (LEFT, RIGHT, 1)
+
+
+def plan(prompts, concepts):
+    adapters = list(concepts.values())
+    return plan_close_ups(prompts, [side_by_side(prompt, adapters) for prompt in prompts], adapters)
 
 
 def test_nothing_is_planned_for_a_prompt_that_calls_one(concepts):
-    assert plan_close_ups(["a <ada> woman", "a <ink> mosaic of a <ada> woman"], list(concepts.values())) == []
+    assert plan(["a <ada> woman", "a <ink> mosaic of a <ada> woman"], concepts) == []
+
+
+def test_regions_of_the_users_own_say_where_and_whom(concepts):
+    boxes = [(0.1, 0.5, 0.5, 0.9), (0.6, 0.0, 1.0, 1.0), (0.0, 0.0, 0.3, 0.3)]
+    words = ["a <ada> woman and a dog", "a <rex> dog, happy", "a tree"]
+    regions = [Region(text, box) for text, box in zip(words, boxes, strict=True)]
+    found = plan_close_ups(["a <ada> woman and friends in snow"], [regions], list(concepts.values()))
+    assert [(c.prompt, c.without, c.box) for c in found] == [
+        ("a <ada> woman and friends in snow", "a  and friends in snow", boxes[0]),
+        # The picture's prompt does not call rex.
+        ("a <rex> dog, happy", "a , happy", boxes[1]),
+    ]
 
 
 @pytest.mark.parametrize("top", [0, 7, 30])
-def test_the_box_is_around_what_differs_within_the_strip(top):
+def test_the_part_is_around_what_differs_within_the_box(top):
     difference = np.full(SIZE, 0.1, np.float32)
     difference[top : top + 30, 40:60] = 5.0
-    # A larger difference in another strip does not count.
+    # A larger difference elsewhere does not count.
     difference[:10, :30] = 100.0
-    found_top, left, bottom, right = find_box(difference, RIGHT)
-    assert (bottom - found_top, right - left, right) == (40, 40, 64)
-    assert found_top == min(max(top - 5, 0), 24)
+    rows, columns = find_part(difference, RIGHT)
+    assert (columns.start, columns.stop) == (24, 64)
+    start = min(max(top - 5, 0), 24)
+    assert (rows.start, rows.stop) == (start, start + 40)
 
 
-def test_the_box_has_the_shape_of_the_picture_and_one_strip_is_all_of_it():
-    top, left, bottom, right = find_box(np.zeros((48, 96), np.float32), (1 / 3, 2 / 3))
-    assert (bottom - top, right - left) == (22, 44)
-    assert (left + right) / 2 == 48
-    assert find_box(np.ones(SIZE, np.float32), (0.0, 1.0)) == (0, 0, 64, 64)
+def test_the_part_has_the_shape_of_the_picture_and_holds_its_box():
+    rows, columns = find_part(np.zeros((48, 96), np.float32), (1 / 3, 0.0, 2 / 3, 1.0))
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (22, 44)
+    assert (columns.start + columns.stop) / 2 == 48
+    rows, columns = find_part(np.zeros(SIZE, np.float32), (0.5, 0.25, 0.75, 0.5))
+    assert (rows, columns) == (slice(12, 36), slice(28, 52))
+    assert find_part(np.zeros(SIZE, np.float32), (0.0, 0.0, 1.0, 1.0)) == (slice(0, 64), slice(0, 64))
+    # A region of less than a pixel.
+    rows, columns = find_part(np.zeros(SIZE, np.float32), (0.999, 0.0, 1.0, 0.001))
+    assert (rows, columns) == (slice(0, 8), slice(56, 64))
 
 
-def test_the_mask_is_one_within_the_strip_and_fades_over_the_margin():
-    mask = soft_mask(SIZE, (24, 0, 64, 40), LEFT)
+def test_the_mask_is_one_within_the_box_and_fades_over_the_margin():
+    mask = soft_mask(SIZE, (slice(24, 64), slice(0, 40)), LEFT)
     assert mask.shape == SIZE
     np.testing.assert_array_equal(mask[33:, :31], 1)
     np.testing.assert_array_equal(mask[:24], 0)
@@ -81,7 +105,7 @@ def test_the_mask_is_one_within_the_strip_and_fades_over_the_margin():
     assert 0 < mask[40, 35] < 1
 
 
-def test_only_the_strip_of_a_close_up_changes_and_it_shows_what_was_drawn():
+def test_only_the_box_of_a_close_up_changes_and_it_shows_what_was_drawn():
     pictures, asked = np.full((2, *SIZE, 3), 100, np.uint8), []
 
     def draw(prompts, *, image, rows, **settings):
