@@ -18,6 +18,7 @@ from train.concept.basis_record import basis_record, check_same_basis
 from train.concept.common_settings import check_equal, check_one_shape
 from train.concept.config import ConceptConfig
 from train.concept.followers import check_extras, make_followers
+from train.concept.group_record import OF_ONE, write_group_record
 from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept, public_settings
 from train.concept.preview import make_preview
@@ -54,6 +55,8 @@ def train_together(
     # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.
     if is_first_host():
         _write_beginnings(concepts, basis)
+        if run_dir != config.out:
+            write_group_record(configs, run_dir)
     label = config.name if len(configs) == 1 else f"{len(configs)} concepts"
     if is_first_host():
         preview.followers += make_followers(config.run, run_dir, label, public_settings(config))
@@ -153,7 +156,7 @@ def summarise(metrics: dict[str, jax.Array], names: Sequence[str]) -> dict[str, 
     means = {name: value[: len(names)].mean() for name, value in metrics.items()}
     if len(names) == 1:
         return means
-    return means | {f"diffusion_loss/{name}": metrics["diffusion_loss"][i] for i, name in enumerate(names)}
+    return means | {f"{OF_ONE}{name}": metrics["diffusion_loss"][i] for i, name in enumerate(names)}
 
 
 def trained_parts(state: TrainState, count: int) -> list[Trainable]:

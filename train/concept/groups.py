@@ -15,6 +15,7 @@ from train.concept.batch_training import train_together
 from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.common_settings import check_class_folders, check_equal, check_one_shape
 from train.concept.config import ConceptConfig
+from train.concept.group_record import check_same_groups
 from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
 from train.concept.run import load_base
@@ -73,13 +74,16 @@ def train_concepts(
     if (groups / SHARED).exists():
         raise UserError(f"{groups.parent} is trained in shares: go on with --shard, such as --shard 0/1 for all of it")
     configs, registry = check_concepts(configs, groups, at_once)
-    with hold_run_folders([*(config.out for config in configs), groups], lambda: check_folders(configs, groups)):
+    dealt = {groups / group_name(i // at_once): configs[i : i + at_once] for i in range(0, len(configs), at_once)}
+
+    def check() -> None:
+        if configs[0].run.resume:
+            check_same_groups(dealt)
+        check_folders(configs, groups)
+
+    with hold_run_folders([*(config.out for config in configs), groups], check):
         sd, basis = load_for(configs[0], registry, platform)
-        paths: list[Path] = []
-        for start in range(0, len(configs), at_once):
-            group = configs[start : start + at_once]
-            paths += train_together(group, sd, basis, groups / group_name(start // at_once))
-        return paths
+        return [path for folder, group in dealt.items() for path in train_together(group, sd, basis, folder)]
 
 
 def group_name(index: int) -> str:

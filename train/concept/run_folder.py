@@ -27,8 +27,8 @@ MAY_CHANGE = frozenset(
 
 # Files and folders that a run writes.
 OURS = (
-    "adapter.safetensors", "contact_sheet.png", "report.html", "metrics.jsonl", "checkpoints", "previews",
-    "tensorboard", "wandb",
+    "adapter.safetensors", "contact_sheet.png", "report.html", "metrics.jsonl", "group.json", "checkpoints",
+    "previews", "tensorboard", "wandb",
 )  # fmt: skip
 # Whether to continue a run; "auto": if there is one.
 Resume = bool | Literal["auto"]
