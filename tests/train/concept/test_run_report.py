@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from concept_builders import make_config
 from PIL import Image
 
 from blocklora_jax.errors import UserError
+from train.concept.group_record import write_group_record
 from train.concept.report.page import make_page
 from train.concept.report.run_facts import read_run, shown_settings
 from train.concept.report.write import write_report
@@ -122,6 +124,23 @@ def test_concepts_that_were_trained_together_get_their_own_loss(tmp_path, capsys
     main([str(tmp_path)])
     wrote = [f"wrote {tmp_path / name / 'report.html'}" for name in ("ada", "bob")]
     assert capsys.readouterr().out.splitlines() == wrote
+
+
+def test_a_group_of_one_concept_shows_its_losses_to_that_concept_alone(tmp_path):
+    for number, name in enumerate(("ada", "bob")):
+        (begun(tmp_path / name, token=f"<{name}>") / "metrics.jsonl").unlink()
+        group = tmp_path / "groups" / f"{number:03d}"
+        write_group_record([make_config(token=f"<{name}>", out=tmp_path / name)], group)
+        (group / "metrics.jsonl").write_text(json.dumps({"step": 1, "diffusion_loss": float(number)}) + "\n")
+    losses = lambda: [[line["diffusion_loss"] for line in read_run(tmp_path / n).metrics] for n in ("ada", "bob")]
+    assert losses() == [[0.0], [1.0]]
+    for group in (tmp_path / "groups").iterdir():
+        (group / "group.json").unlink()
+    # Older versions did not record whose metrics they are.
+    assert losses() == [[], []]
+    shutil.rmtree(tmp_path / "bob")
+    shutil.rmtree(tmp_path / "groups" / "001")
+    assert read_run(tmp_path / "ada").metrics == [{"step": 1, "diffusion_loss": 0.0}]
 
 
 def test_a_damaged_preview_is_left_out(tmp_path):

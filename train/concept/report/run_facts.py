@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -11,12 +10,11 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
 from train.concept.basis_record import KEY
 from train.concept.config import ConceptConfig
+from train.concept.group_record import OF_ONE, names_in_metrics, recorded_concepts
 from train.concept.settings.concept_name import ConceptName
 from train.concept.settings.flat import with_later
 from train.engine.log import all_metrics
 
-# Metrics of a run of several concepts end with "/" and the concept's name.
-_OF_ONE = "diffusion_loss/"
 # Settings with paths of this machine. A report may be given to others, so it names only the last part of them.
 _PATHS = ("images", "model", "basis", "class_images", "other_images")
 _NEVER_SHOWN = frozenset("out registry resume cpu gpu tpu".split())
@@ -87,24 +85,33 @@ def shown_settings(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, 
 
 def _metrics_of(folder: Path, given: Path | None, name: str) -> list[dict[str, Any]]:
     """The lines of metrics, with the concept's own loss in place of the mean over several concepts."""
-    own = folder / "metrics.jsonl"
-    files = [given / "metrics.jsonl"] if given else [own] if own.is_file() else _group_files(folder)
-    return next((lines for file in files if (lines := _own_lines(all_metrics(file), name))), [])
+    if given is None and not (folder / "metrics.jsonl").is_file():
+        given = _group_of(folder, name)
+    return _own_lines(all_metrics((given or folder) / "metrics.jsonl"), name)
 
 
-def _group_files(folder: Path) -> Sequence[Path]:
-    return sorted((folder.parent / "groups").glob("*/metrics.jsonl"))
+def _group_of(folder: Path, name: str) -> Path | None:
+    """The folder of the group, beside `folder`, that the concept was trained in; None if it is not known."""
+    groups = sorted(path.parent for path in (folder.parent / "groups").glob("*/metrics.jsonl"))
+    for group in groups:
+        concepts = recorded_concepts(group)
+        if name in names_in_metrics(group) if concepts is None else folder.name in [each for _, each in concepts]:
+            return group
+    # The metrics of a group of one concept do not say whose they are.
+    is_only_run = len(groups) == 1 and len(list(folder.parent.glob("*/config.json"))) == 1
+    is_unnamed = is_only_run and recorded_concepts(groups[0]) is None and not names_in_metrics(groups[0])
+    return groups[0] if is_unnamed else None
 
 
 def _own_lines(lines: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """`lines` as of the concept `name` alone; none if they are of other concepts."""
-    together = any(key.startswith(_OF_ONE) for line in lines[:1] for key in line)
+    together = any(key.startswith(OF_ONE) for line in lines[:1] for key in line)
     if not together:
         return lines
-    if _OF_ONE + name not in lines[0]:
+    if OF_ONE + name not in lines[0]:
         return []
     return [
-        {key: value for key, value in line.items() if "/" not in key} | {"diffusion_loss": line.get(_OF_ONE + name)}
+        {key: value for key, value in line.items() if "/" not in key} | {"diffusion_loss": line.get(OF_ONE + name)}
         for line in lines
     ]
 
