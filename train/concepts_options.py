@@ -31,7 +31,8 @@ class ConceptsOptions:
     shard: str | None = None
     """I/N: train only share I, from 0, of N shares, such as $SLURM_ARRAY_TASK_ID/8. Groups of --at-once concepts are
     dealt out; finished ones are skipped, and then those are trained that nobody else trains. All shares need the same
-    --out, --concepts and --at-once. What was begun is continued, so --resume is not needed."""
+    --out, --concepts and --at-once. What was begun is continued, so --resume is not needed. Nothing is pushed: --push
+    and `push:` are refused."""
     lease: float = 300.0
     """With --shard: seconds without a sign of life after which a machine counts as dead, and others go on with its
     group. On a network file system not below 120."""

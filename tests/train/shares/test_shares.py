@@ -137,3 +137,15 @@ def test_a_group_that_fails_does_not_stop_the_others_and_is_not_repeated_by_help
 def test_a_share_is_trained_by_one_process(run, tmp_path):
     with pytest.raises(UserError, match="--shard gives each process a share of its own"):
         run(tmp_path, "--shard", "0/2", "--distributed", "slurm")
+
+
+@pytest.mark.parametrize("place", ["flag", "entry"])
+def test_a_push_is_refused_because_no_share_would_do_it(run, listing, place, tmp_path):
+    flags, entries = ["--push", "someone/ada"], yaml.safe_load(listing.read_text())
+    if place == "entry":
+        entries["ada"]["push"] = "someone/ada"
+        (listing.parent / "pushed.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
+        flags = ["--concepts", str(listing.parent / "pushed.yaml")]
+    with pytest.raises(UserError, match=r"--shard does not push: .* `python -m merge push \S+ada/adapter\.safetensors"):
+        run(tmp_path / "run", "--shard", "0/2", *flags)
+    assert not (tmp_path / "run").exists()
