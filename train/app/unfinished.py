@@ -7,8 +7,8 @@ from pathlib import Path
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
 from train.app.library import FILE, Library
-from train.concept.basis_record import KEY
 from train.concept.config import ConceptConfig, parse_args, settings_as_flags
+from train.concept.input_record import without_records
 from train.concept.settings.flat import with_later
 from train.concept.settings.old_names import from_file_keys
 
@@ -27,8 +27,7 @@ def read_run(folder: Path) -> ConceptConfig:
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings of a run")
-    values.pop(KEY, None)
     try:
-        return parse_args(settings_as_flags(from_file_keys(with_later(values))))
+        return parse_args(settings_as_flags(from_file_keys(with_later(without_records(values)))))
     except SystemExit as error:  # tyro has printed the reason.
         raise UserError(f"{path} has settings that this version cannot read") from error

@@ -37,7 +37,7 @@ def check_same_basis(configs: Sequence[ConceptConfig], basis: TextBasis | None) 
     Raises: UserError if a resumed run began with another basis.
     """
     for config in configs:
-        before, now = _recorded(config), basis_record(config, basis).get(KEY, {})
+        before, now = recorded(config, KEY), basis_record(config, basis).get(KEY, {})
         if changed := [name for name, digest in now.items() if before.get(name, digest) != digest]:
             raise UserError(
                 f"cannot resume {config.out}: the {changed[0]} in --basis {config.adapter.basis} are not those that the"
@@ -46,8 +46,9 @@ def check_same_basis(configs: Sequence[ConceptConfig], basis: TextBasis | None) 
             )
 
 
-def _recorded(config: ConceptConfig) -> dict[str, Any]:
+def recorded(config: ConceptConfig, key: str) -> dict[str, Any]:
+    """The digests that a run which is resumed has under `key` in its config.json; empty if there are none."""
     path = config.out / "config.json"
     settings = read_json(path) if config.run.resume and path.exists() else {}
-    digests = settings.get(KEY) if isinstance(settings, dict) else None
+    digests = settings.get(key) if isinstance(settings, dict) else None
     return digests if isinstance(digests, dict) else {}

@@ -19,6 +19,8 @@ from train.concept.common_settings import check_equal, check_one_shape
 from train.concept.config import ConceptConfig
 from train.concept.followers import check_extras, make_followers
 from train.concept.group_record import OF_ONE, write_group_record
+from train.concept.input_record import KEY as INPUTS
+from train.concept.input_record import check_same_inputs, input_record
 from train.concept.own_directions import step_params
 from train.concept.prepare import Concept, prepare_concept, public_settings
 from train.concept.preview import make_preview
@@ -48,13 +50,14 @@ def train_together(
     check_one_shape(configs)
     check_extras(config.run)
     spread = _spread(configs)
-    first_host_does(lambda: check_same_basis(configs, basis))
+    records: list[dict[str, Any]] = []
+    first_host_does(lambda: records.extend(_check_same_files(configs, sd, basis)))
     concepts = [prepare_concept(each, sd, basis) for each in configs]
     step_all, states = _make_step(concepts, sd, basis, spread)
     preview = _Preview(concepts, sd)
     # As late as possible: if the run cannot begin, it must not leave a folder that a second try would refuse.
     if is_first_host():
-        _write_beginnings(concepts, basis)
+        _write_beginnings(concepts, records)
         if run_dir != config.out:
             write_group_record(configs, run_dir)
     label = config.name if len(configs) == 1 else f"{len(configs)} concepts"
@@ -139,10 +142,23 @@ def _make_step(
     return step_all, [init_state(c.trainable, c.masks, optimizer, jax.random.key(c.config.run.seed)) for c in concepts]
 
 
-def _write_beginnings(concepts: Sequence[Concept], basis: TextBasis | None) -> None:
-    """Write what is known of the concepts before the first step."""
-    for concept in concepts:
-        write_json(concept.config.out / "config.json", concept.config.to_json() | basis_record(concept.config, basis))
+def _check_same_files(
+    configs: Sequence[ConceptConfig], sd: StableDiffusion, basis: TextBasis | None
+) -> list[dict[str, Any]]:
+    """What config.json records of the files that each concept reads.
+
+    Raises: UserError if a run is resumed with other files.
+    """
+    check_same_basis(configs, basis)
+    inputs = [input_record(config, sd) for config in configs]
+    check_same_inputs(configs, inputs)
+    return [basis_record(c, basis) | {INPUTS: digests} for c, digests in zip(configs, inputs, strict=True)]
+
+
+def _write_beginnings(concepts: Sequence[Concept], records: Sequence[dict[str, Any]]) -> None:
+    """Write what is known of the concepts before the first step. records: of the files that they read."""
+    for concept, record in zip(concepts, records, strict=True):
+        write_json(concept.config.out / "config.json", concept.config.to_json() | record)
     for concept in concepts:
         write_atomic(concept.config.out / "contact_sheet.png", concept.contact_sheet)
         print(f"{concept.config.token}: {concept.notes}", file=sys.stderr, flush=True)

@@ -59,7 +59,7 @@ def make_class_pictures(
     if record.exists():
         made = _read_made(record, made)
     missing = [index for index, path in enumerate(paths) if path not in present]
-    if not missing or not all(_OURS.fullmatch(path.name) for path in present):
+    if not missing or holds_others(folder):
         return
     if not present:
         write_json(record, made._asdict())
@@ -85,6 +85,14 @@ def _read_made(record: Path, wanted: Made) -> Made:
                 f"{folder} holds pictures of the {name.replace('_', ' ')} {before!r}, not {now!r}: give another folder"
             )
     return made
+
+
+def holds_others(folder: Path) -> bool:
+    """Whether a folder holds pictures that `make_class_pictures` did not make.
+
+    Raises: UserError for a folder that cannot be read.
+    """
+    return not all(_OURS.fullmatch(path.name) for path in _pictures_in(folder))
 
 
 def _pictures_in(folder: Path) -> set[Path]:

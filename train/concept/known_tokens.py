@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,18 @@ def _read_all(paths: Sequence[Path], sd: StableDiffusion) -> dict[str, Offsets]:
     if not paths:
         return {}
     digest = sd.digest
-    by_file = [_read(file, sd, digest) for path in paths for file in _files(path)]
+    by_file = [_read(file, sd, digest) for file in token_files(paths)]
     most = max(offsets.shape[1] for each in by_file for offsets in each.values())
     repeated = [{part: offsets[:, np.arange(most) % offsets.shape[1]] for part, offsets in e.items()} for e in by_file]
     return {part: np.concatenate([each[part] for each in repeated]) for part in sd.models.text_encoders}
+
+
+def token_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The files of `paths`: those in folders, and from the hub.
+
+    Raises: UserError for a folder without adapters, and what is not on the hub.
+    """
+    return [file for path in paths for file in _files(Path(path))]
 
 
 def _files(path: Path) -> list[Path]:

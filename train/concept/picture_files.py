@@ -27,7 +27,7 @@ class PictureFiles(NamedTuple):
     mask: Path | None = None
 
 
-def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
+def find_pictures(folder: Path, companions: bool = True, quiet: bool = False) -> list[PictureFiles]:
     """The picture files of `folder` (see `SUFFIXES`), sorted by name, with `name.txt` and `name.mask.png`.
 
     Names may be in upper or lower case. Hidden files ("._a.jpg") and all folders ("__MACOSX") are ignored. One warning
@@ -36,6 +36,7 @@ def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
     Args:
         folder: of pictures.
         companions: False to ignore captions and masks; masks are never read as pictures.
+        quiet: no warning.
 
     Raises: UserError for a folder that cannot be read or has no pictures, a mask without a picture or of another kind
         than PNG, and a picture with two captions or two masks.
@@ -57,7 +58,7 @@ def find_pictures(folder: Path, companions: bool = True) -> list[PictureFiles]:
         sets = _with_companions(sets, captions, masks)
         lone = _without_picture(captions, [each.caption for each in sets])
         notes += [f"{_some(lone)} (no picture of that name: a.txt is the caption of a.png)"] if lone else []
-    if notes:
+    if notes and not quiet:
         warnings.warn(f"{printable(str(folder))}: ignored: {'; '.join(notes)}", stacklevel=2)
     return sets
 

@@ -13,8 +13,8 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
 from blocklora_jax.io.locks import hold
 from blocklora_jax.io.outputs import Output, plan_outputs
-from train.concept.basis_record import KEY
 from train.concept.config import ConceptConfig
+from train.concept.input_record import without_records
 from train.concept.settings.flat import with_later
 from train.engine.platform import first_host_does
 
@@ -103,9 +103,8 @@ def check_run_dir(config: ConceptConfig) -> None:
     if path.exists() and not config.run.resume:
         raise UserError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
     if config.run.resume:
-        before = _read_settings(path, config.out)
-        # The digests of the basis are compared later, when the basis is read.
-        before.pop(KEY, None)
+        # The digests of what the run reads are compared later, when it is read.
+        before = without_records(_read_settings(path, config.out))
         if changed := changed_settings(before, config):
             raise UserError(f"cannot resume {config.out} with other settings: {'; '.join(changed)}")
     else:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.json_text import read_json
-from train.concept.basis_record import KEY
 from train.concept.config import ConceptConfig
 from train.concept.group_record import OF_ONE, names_in_metrics, recorded_concepts
+from train.concept.input_record import without_records
 from train.concept.settings.concept_name import ConceptName
 from train.concept.settings.flat import with_later
 from train.engine.log import all_metrics
@@ -61,7 +61,7 @@ def read_run(folder: Path, metrics: Path | None = None) -> RunFacts:
     settings = read_json(path) if path.is_file() else None
     if not isinstance(settings, dict) or not isinstance(settings.get("token"), str):
         raise UserError(f"there is no run of `python -m train.concept` in {folder}: it has no config.json of one")
-    values = with_later({key: value for key, value in settings.items() if key != KEY})
+    values = with_later(without_records(settings))
     kind = values.get("kind") if values.get("kind") in ("person", "object", "scene", "style") else "object"
     vectors = _whole(values.get("token_vectors", 1))
     concept = ConceptName(values["token"], str(values.get("class_noun", "")), kind, vectors)  # pyright: ignore
