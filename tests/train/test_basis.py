@@ -31,7 +31,7 @@ from blocklora_jax.prompts.random_prompts import PromptWords, make_random_prompt
 from blocklora_jax.prompts.shares import RandomPromptShares
 from merge.cli.describe import describe, overlap_report
 from train.concept.common_settings import check_equal
-from train.concept.own_directions import read_basis
+from train.concept.own_directions import read_text_basis
 from train.text_basis import principal_directions, text_moments
 
 WORDS = PromptWords(
@@ -39,6 +39,12 @@ WORDS = PromptWords(
 )
 PROMPTS = 20  # one chunk and a part of another
 LAYER = "unet/down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_k"
+
+
+def read_basis(path: str, sd: StableDiffusion, digest: str) -> np.ndarray:
+    basis = read_text_basis(path, sd, digest)
+    assert basis is not None
+    return basis.directions
 
 
 def random_basis(width: int, seed: int = 0) -> np.ndarray:
@@ -114,9 +120,8 @@ def test_moments_are_those_of_all_prompts_at_once(model, request):
 
 def test_a_file_gives_the_basis_of_its_base(tiny_sd, basis_file, moments):
     loaded = read_basis(str(basis_file), tiny_sd, params_digest(tiny_sd.params))
-    assert loaded is not None
     np.testing.assert_array_equal(loaded, principal_directions(moments)[1].astype(np.float32))
-    assert read_basis(None, tiny_sd, "") is None
+    assert read_text_basis(None, tiny_sd, "") is None
     assert basis_digest(loaded) != basis_digest(loaded[:, ::-1])
 
 
@@ -135,7 +140,7 @@ def test_a_basis_can_be_on_the_hub(hub, tiny_sd, basis_file):
 def test_the_packaged_basis_is_that_of_the_pocket_model():
     sd = StableDiffusion.from_pretrained("pocket")
     basis = read_basis("pocket", sd, params_digest(sd.params))
-    assert basis is not None and basis.shape == (512, 512)
+    assert basis.shape == (512, 512)
 
 
 def test_files_that_cannot_be_used_are_refused(tiny_sd, basis_file, tmp_path):

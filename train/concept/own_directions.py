@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from blocklora_jax.adapters.basis import Basis, Codewords, TextBasis, basis_digest
+from blocklora_jax.adapters.basis import Codewords, TextBasis, basis_digest
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.token_side import natural_norm, owned_mask, whitened_directions
 from blocklora_jax.layouts.token_tables import token_table
@@ -54,12 +54,6 @@ def read_text_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> 
 def basis_of(config: ConceptConfig, sd: StableDiffusion) -> TextBasis | None:
     """`read_text_basis` of the basis that `config` names. It is read once for a training, and then passed on."""
     return read_text_basis(config.adapter.basis, sd, sd.digest)
-
-
-def read_basis(path: str | None, sd: StableDiffusion, base_digest: str) -> Basis | None:
-    """The directions of `read_text_basis`."""
-    basis = read_text_basis(path, sd, base_digest)
-    return None if basis is None else basis.directions
 
 
 def own_slots(config: ConceptConfig) -> tuple[int, ...]:

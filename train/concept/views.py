@@ -16,15 +16,8 @@ _VIEWS_OF_CROPS = 8  # Number of random crops of each picture. They are encoded 
 
 
 def count_views(smallest: float, flip: bool) -> int:
-    """The number of views that `draw_views` gives of a picture."""
+    """The number of views that `crop_views` gives for the places of `place_views`."""
     return (_VIEWS_OF_CROPS if smallest < 1 else 1) * (2 if flip else 1)
-
-
-def draw_views(
-    picture: Picture, rng: np.random.Generator, size: int, grid: int, smallest: float, flip: bool
-) -> Iterator[Picture]:
-    """The training views of `picture`: the result of `crop_views` for the places of `place_views`."""
-    yield from crop_views(picture, place_views(picture, rng, size, grid, smallest), size, flip)
 
 
 def place_views(

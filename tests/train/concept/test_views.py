@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from train.concept.images import Picture, Square, crop_square, image_array, mask_array
-from train.concept.views import count_views, draw_views, move_to_mask
+from train.concept.views import count_views, crop_views, move_to_mask, place_views
 
 SIZE, GRID = 16, 8
 
@@ -29,7 +29,11 @@ def masked(size: tuple[int, int], *white: tuple[int, int, int, int]) -> Picture:
 
 
 def views(picture: Picture, smallest: float = 1.0, flip: bool = False, seed: int = 0) -> list[Picture]:
-    return list(draw_views(picture, np.random.default_rng(seed), SIZE, GRID, smallest, flip))
+    return drawn_by(np.random.default_rng(seed), picture, smallest, flip)
+
+
+def drawn_by(rng: np.random.Generator, picture: Picture, smallest: float, flip: bool) -> list[Picture]:
+    return list(crop_views(picture, place_views(picture, rng, SIZE, GRID, smallest), SIZE, flip))
 
 
 def test_the_centre_square_of_a_portrait_moves_to_the_face_at_its_top():
@@ -73,7 +77,7 @@ def test_without_a_mask_crops_are_those_of_earlier_versions():
     picture, rng = Picture(Path("a.png"), noise((30, 20))), np.random.default_rng((3, 2, 1))
     places = [(rng.uniform(0.5, 1), tuple(rng.random(2))) for _ in range(8)]
     expected = [crop_square(picture, SIZE, share, at) for share, at in places]
-    found = list(draw_views(picture, np.random.default_rng((3, 2, 1)), SIZE, GRID, 0.5, flip=True))
+    found = drawn_by(np.random.default_rng((3, 2, 1)), picture, 0.5, flip=True)
     assert len(found) == count_views(0.5, True) == 16
     for view, other in zip(found, expected, strict=False):
         assert view.image.tobytes() == other.image.tobytes()
