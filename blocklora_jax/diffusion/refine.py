@@ -22,12 +22,14 @@ from blocklora_jax.diffusion.regions import Box, Region
 
 # How far what is cut out goes beyond the region, as a share of the picture; also the width of soft edges.
 _MARGIN = 1 / 8
-# To find a concept, noise is added to pictures, and a few steps are taken from there.
-_FINDING = {"strength": 0.75, "steps": 4, "guidance_scale": 1.0}
+# To find a concept, noise is added to pictures, and one step is taken from there; several times, with other noise.
+_FINDING = {"strength": 0.5, "steps": 2, "guidance_scale": 1.0}
+_NOISES = 4
 # The largest differences are cut to this quantile: a bright spot far away must not decide.
 _QUANTILE = 0.99
 
-# Draws (prompts, image=…, rows=…, **settings). rows: which of the pictures each belongs to.
+# Draws (prompts, image=…, rows=…, **settings). rows: which of the pictures each belongs to. noise: which of several,
+# 0 if not given.
 Draw = Callable[..., np.ndarray]
 # The start and the end of a part of the picture's height, and of its width, in pixels.
 Part = tuple[slice, slice]
@@ -101,8 +103,8 @@ def refine(
     rows = [close_up.row for close_up in close_ups]
     whole = pictures[rows]
     with_it, without = (
-        draw([getattr(c, name) for c in close_ups], image=whole, rows=rows, **_FINDING).astype(np.float32)
-        for name in ("prompt", "without")
+        sum(draw(words, image=whole, rows=rows, noise=k, **_FINDING).astype(np.float32) for k in range(_NOISES))
+        for words in ([c.prompt for c in close_ups], [c.without for c in close_ups])
     )
     size = pictures.shape[1:3]
     parts = [

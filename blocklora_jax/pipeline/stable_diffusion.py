@@ -220,10 +220,12 @@ class MergedModel(Pipeline):
             None if negative_prompts is None else list(negative_prompts) * (len(prompts) // len(negative_prompts))
         )
 
-        def draw(words: Sequence[str], *, rows: Sequence[int], **own: Any) -> np.ndarray:
+        def draw(words: Sequence[str], *, rows: Sequence[int], noise: int = 0, **own: Any) -> np.ndarray:
             of_rows = None if negatives is None else [negatives[row] for row in rows]
             numbers = [places[row] for row in rows]
-            return self.generate(words, negative_prompts=of_rows, seed=seed, indices=numbers, **{**settings, **own})
+            # Other seeds that are near, and no larger than a seed can be.
+            own |= {"seed": seed ^ noise, "indices": numbers, "negative_prompts": of_rows}
+            return self.generate(words, **{**settings, **own})
 
         close_ups = plan_close_ups(prompts, regions, self.adapters)
         return refine(in_chunks(draw, len(prompts)), pictures, close_ups, strength)
