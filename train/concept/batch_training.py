@@ -16,6 +16,7 @@ from blocklora_jax.io.atomic import write_atomic, write_json
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.basis_record import basis_record, check_same_basis
 from train.concept.common_settings import check_equal, check_one_shape
+from train.concept.compiled_step import compile_step
 from train.concept.config import ConceptConfig
 from train.concept.followers import check_extras, make_followers
 from train.concept.group_record import OF_ONE, write_group_record
@@ -26,8 +27,7 @@ from train.concept.prepare import Concept, prepare_concept, public_settings
 from train.concept.preview import make_preview
 from train.concept.report.write import write_report
 from train.concept.spread import Spread, spread_over
-from train.concept.state import Trainable, TrainState, init_state, make_optimizer
-from train.concept.step import make_step
+from train.concept.state import Trainable, TrainState, init_state
 from train.engine.followers.follower import Follower, closed_at_end
 from train.engine.loop import LoopConfig, run_loop
 from train.engine.parallel import gather
@@ -123,13 +123,8 @@ def _make_step(
 ) -> tuple[StepOfAll, list[TrainState]]:
     """The step of all concepts, and their first states."""
     config, names = concepts[0].config, [concept.config.name for concept in concepts]
-    optimizer = make_optimizer(config.optimizer, config.steps, config.adapter.down_is_frozen)
+    optimizer, step = compile_step(config, sd.models, sd.schedule, spread)
     params = spread.place_params(step_params(config, sd, basis))
-    groups = {
-        "adapter": config.adapter, "erasure": config.erasure, "loss": config.loss, "token_side": config.token_side,
-    }  # fmt: skip
-    accumulate = config.optimizer.accumulate
-    step = spread.map_step(make_step(sd.models, sd.schedule, optimizer, **groups, accumulate=accumulate))
     shapes: set[tuple[int, ...]] = set()
 
     def step_all(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
