@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from blocklora_jax.adapters.lora import apply_masks, block_masks, init_lora
 from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.targets import select_kernels
-from blocklora_jax.diffusion.models import with_token_rows
+from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree
 from blocklora_jax.layouts.token_tables import token_table
@@ -178,11 +179,16 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
 def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], TextOutput]:
     models = with_token_rows(sd.models, params)
     towers = {part: params[part] for part in models.text_encoders}
-    encode = jax.jit(lambda towers, ids: encode_text(models, towers, ids))
 
     def in_chunks(ids: np.ndarray, size: int = 16) -> TextOutput:
         padded = np.pad(ids, ((0, -len(ids) % size), *((0, 0) for _ in ids.shape[1:])))
-        chunks = [encode(towers, padded[i : i + size]) for i in range(0, len(padded), size)]
+        chunks = [_encode(models, towers, padded[i : i + size]) for i in range(0, len(padded), size)]
         return jax.tree.map(lambda *x: np.concatenate([np.asarray(c, np.float32) for c in x])[: len(ids)], *chunks)
 
     return in_chunks
+
+
+# A function of the module, so that it is compiled once for all concepts that train on one model.
+@partial(jax.jit, static_argnums=0)
+def _encode(models: Models, towers: Mapping[str, Any], ids: Any) -> TextOutput:
+    return encode_text(models, towers, ids)
