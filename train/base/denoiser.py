@@ -64,6 +64,7 @@ def encode_pictures(config: VAEConfig, params: dict, pictures: Pictures, batch: 
     model = AutoencoderKL(config)
     encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
     count = len(pictures.images)
+    batch = min(batch, count)
     starts = tqdm(range(0, count, batch), desc="encode", unit="batch", dynamic_ncols=True)
     half = np.dtype(np.float16)
     chunks = [narrow("latents", encode(_padded(pictures.images[i : i + batch], batch)), half) for i in starts]

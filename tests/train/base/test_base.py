@@ -5,16 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from blocklora_jax.checkpoints.hub import find_source
 from blocklora_jax.errors import UserError
 from train.base.config import BaseConfig, timed_config
+from train.base.package import PREVIEW_PROMPTS
 from train.base.pictures import PictureSet, draw_pictures, read_picture_sets
 from train.base.run import run_stages, train_base
 
 
-def test_a_run_continues_from_the_packaged_model(tmp_path):
+def test_a_run_continues_from_the_packaged_model(tmp_path, monkeypatch):
+    # Of the preview: sixteen pictures in 25 guided steps would take most of the time.
+    monkeypatch.setattr("train.base.package.PREVIEW_PROMPTS", PREVIEW_PROMPTS[:2])
     packaged = find_source("pocket", None).fetch([])
     config = BaseConfig(
         out=tmp_path, start="pocket", seed=5, pictures=12, several=1.0, unet_steps=1, unet_batch=4, judge_steps=0
@@ -32,6 +36,8 @@ def test_a_run_continues_from_the_packaged_model(tmp_path):
     for part in ("vae", "text_encoder", "judge"):
         before, after = weights(packaged, part), weights(model, part)
         assert all(np.array_equal(before[name], after[name]) for name in before), part
+    with Image.open(tmp_path / "previews" / "000001.png") as grid:
+        assert grid.width >= 2 * 3 * 64
     first, once = weights(packaged, "unet"), weights(model, "unet")
     assert first.keys() == once.keys() and any(not np.array_equal(first[name], once[name]) for name in first)
 
