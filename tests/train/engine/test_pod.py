@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from addresses import free_address
-from concept_builders import as_flags, settings, write_pictures
+from concept_builders import as_flags, make_config, settings, write_pictures
 
 from blocklora_jax import Adapter
+from train.concept.run import train_concept
 from train.engine.pod import LOST
 
 ROOT = Path(__file__).parents[3]
@@ -62,15 +63,14 @@ def start_hosts(count: int, flags: list[str], program: str = HOST) -> list[subpr
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_folder):
-    """The output of each host, and the folders of the run on two hosts and of the same run on one."""
+    """The output of each of two hosts, and the folder of their run and of the same run in this process."""
     folder = tmp_path_factory.mktemp("pod")
     pictures = write_pictures(folder / "pictures")
-    outputs = {}
-    for count in (1, 2):
-        values = settings(out=folder / str(count), images=pictures, model=tiny_folder, cpu=True, preview_every=2)
-        hosts = start_hosts(count, as_flags(values))
-        outputs[count] = [host.communicate(timeout=600) for host in hosts]
-        assert [host.returncode for host in hosts] == [0] * count, outputs[count]
+    values = {"images": pictures, "model": str(tiny_folder), "cpu": True, "preview_every": 2}
+    train_concept(make_config(out=folder / "1", **values), "cpu")
+    hosts = start_hosts(2, as_flags(settings(out=folder / "2", **values)))
+    outputs = [host.communicate(timeout=600) for host in hosts]
+    assert [host.returncode for host in hosts] == [0] * 2, outputs
     return outputs, folder
 
 
@@ -86,7 +86,7 @@ def test_two_hosts_train_the_same_adapter_as_one(runs):
 
 def test_only_the_first_host_writes_and_prints(runs):
     outputs, folder = runs
-    (first, _), (second, progress) = outputs[2]
+    (first, _), (second, progress) = outputs
     assert "adapter.safetensors" in first
     # On the second host only the transport prints.
     assert all(line.startswith("[Gloo]") for line in second.splitlines())
