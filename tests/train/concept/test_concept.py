@@ -165,7 +165,8 @@ def test_a_registry_gives_the_slot_and_a_moved_claim_is_noticed(whole, teach, ti
 
 
 def test_sdxl_is_taught_with_both_text_encoders(tiny_xl, teach, tmp_path):
-    changes = {"model": tiny_xl.checkpoint.name, "layers": "cross_kv+text_encoder", "steps": 2, "save_every": 9}
+    changes = {"layers": "cross_kv+text_encoder", "steps": 2, "save_every": 9, "previews": False}
+    changes["model"] = tiny_xl.checkpoint.name
     code, errors = teach(tmp_path / "run", **changes)
     assert code == 0, errors
     adapter = Adapter.load(tmp_path / "run" / "adapter.safetensors")
