@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,11 @@ from train.concept.text import encode_rows, with_table
 ROWS = 40
 PARAMS = jax.tree.map(jnp.asarray, tiny_params(ROWS, levels=1, family="sdxl"))
 MODELS = tiny_models(ROWS, levels=1, family="sdxl")
+
+
+@jax.jit
+def encode(params, ids):
+    return encode_text(with_token_rows(MODELS, params), params, ids)
 
 
 def with_two_encoders(batch):
@@ -42,16 +49,16 @@ def test_rows_are_encoded_as_by_the_merged_model_and_as_by_the_base():
     trainable = Trainable(adapter.lora, jnp.asarray(adapter.tokens["<ada>"]), jnp.asarray(adapter.tokens_2["<ada>"]))
     batch, count = with_two_encoders(make_batch(2, 2)), 2
     assert batch.ids.shape == (2, 2, 6) and TOKENS >= 6
-    text = encode_rows(MODELS, PARAMS, adapter.lora, adapter.info.scale, trainable, batch)
+    text = jax.jit(partial(encode_rows, MODELS, PARAMS, adapter.lora, adapter.info.scale))(trainable, batch)
     merged = merge.compose(PARAMS, [adapter], check_base=False)
     for i in range(count):
-        expected = encode_text(with_token_rows(MODELS, merged), merged, batch.ids[i : i + 1])
+        expected = encode(merged, batch.ids[i : i + 1])
         assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], text.concept), expected)
         # Only the negative token of this row, with the ids that follow those of the concept.
         with_negative_token = [add_negative_token(params, i, batch) for params in (merged, merge_tokens(adapter))]
         for got, params in zip((text.random, text.base), with_negative_token, strict=True):
             ids = batch.random_ids[i : i + 1]
-            expected = encode_text(with_token_rows(MODELS, params), params, ids)
+            expected = encode(params, ids)
             assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], got), expected)
     assert text.energies.shape == (len(adapter.lora["text_encoder"]) + len(adapter.lora["text_encoder_2"]), 2)
 
