@@ -205,7 +205,10 @@ def test_convolutions_are_taken_out_and_put_back(two_level_sd, tmp_path):
     assert all("/conv" in path for path in wide["unet"])
     assert not wide["unet"].keys() & linear.lora["unet"].keys()
     back = with_convolutions(linear, wide, linear.info.scale)
-    assert back.shapes() == adapter.shapes() or back.lora["unet"].keys() == adapter.lora["unet"].keys()
+    assert back.shapes() == adapter.shapes()
+    for path, pair in adapter.lora["unet"].items():
+        np.testing.assert_array_equal(back.lora["unet"][path].lora_A, pair.lora_A, err_msg=path)
+        np.testing.assert_array_equal(back.lora["unet"][path].lora_B, pair.lora_B, err_msg=path)
 
 
 def test_bases_are_not_mixed_silently(folder, tmp_path, capsys):
