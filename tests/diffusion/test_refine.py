@@ -150,8 +150,9 @@ def test_a_model_refines_several_and_leaves_one_alone(tiny_sd, concepts):
     np.testing.assert_array_equal(refined[1], pictures[1])
     assert np.abs(refined[0].astype(int) - pictures[0]).max() > 8
     # A picture does not depend on the others of its batch, up to rounding.
-    alone = model.refine(pictures[:1], prompts[:1], seed=3, **QUICK)
-    assert np.abs(alone[0].astype(int) - refined[0]).max() <= 2
+    twice = model.refine(pictures[[0, 0]], prompts[:1] * 2, indices=[7, 0], seed=3, **QUICK)
+    assert np.abs(twice[1].astype(int) - refined[0]).max() <= 2
+    assert np.abs(twice[0].astype(int) - refined[0]).max() > 8
     with pytest.raises(UserError, match=r"must be uint8 \[h, w, 3\]"):
         model.refine(pictures.astype(np.float32), prompts, **QUICK)
     with pytest.raises(UserError, match="strength"):
