@@ -25,7 +25,8 @@ def session(tiny_sd, tiny_folder, tmp_path):
 
 @pytest.fixture
 def compiled():
-    """The names of the programs that are compiled from now on."""
+    """The names of the programs that are compiled from now on. None is there of earlier tests."""
+    jax.clear_caches()
     names = []
 
     def listen(event, seconds, **more):
