@@ -69,7 +69,7 @@ class Artist:
         """`pictures` of `prompts`, with each of several people and objects drawn again (see `MergedModel.refine`)."""
         completed, refined = self.complete(model), []
         for first in range(0, len(prompts), CHUNK):
-            rows = np.arange(first, first + CHUNK).clip(max=len(prompts) - 1).tolist()
+            rows = [min(row, len(prompts) - 1) for row in range(first, first + CHUNK)]
             words = [prompts[row] for row in rows]
             refined.append(completed.refine(pictures[rows], words, seed=self.seed, indices=rows, steps=self.steps))
         return np.concatenate(refined)[: len(prompts)]

@@ -87,7 +87,7 @@ def test_features_come_from_every_transformer_and_do_not_change_the_output():
 
 def test_the_unet_learns_both_tasks_and_is_returned_without_the_second(tmp_path):
     """Each half of a picture has one colour, which stands for one of four nouns."""
-    configs = tiny_configs(20, levels=1)
+    configs = tiny_configs(20)
     text = CLIPTextModel(configs["text_encoder"])
     words = np.arange(4)
     first, second = (grid.ravel() for grid in np.meshgrid(words, words))
