@@ -22,11 +22,14 @@ from blocklora_jax.diffusion.regions import Box, Region
 
 # How far what is cut out goes beyond the region, as a share of the picture; also the width of soft edges.
 _MARGIN = 1 / 8
-# To find a concept, noise is added to pictures, and one step is taken from there; several times, with other noise.
-_FINDING = {"strength": 0.5, "steps": 2, "guidance_scale": 1.0}
+# To find a concept, noise of a third of the schedule is added to pictures, and one step is taken from there; several
+# times, with other noise. Other samplers and spacings would add another amount of noise.
+_FINDING = {"strength": 0.5, "steps": 2, "guidance_scale": 1.0, "sampler": "dpmpp_2m", "spacing": "leading"}
 _NOISES = 4
 # The largest differences are cut to this quantile: a bright spot far away must not decide.
 _QUANTILE = 0.99
+# Kinds of concepts that a whole picture has.
+_SHARED = ("scene", "style")
 
 # Draws (prompts, image=…, rows=…, **settings). rows: which of the pictures each belongs to. noise: which of several,
 # 0 if not given.
@@ -62,7 +65,7 @@ def plan_close_ups(
 
 
 def _of_subjects(calls: Sequence[Call]) -> list[Call]:
-    return [call for call in calls if call.adapter.info.kind not in ("scene", "style")]
+    return [call for call in calls if call.adapter.info.kind not in _SHARED]
 
 
 def _alone(subject: Adapter, prompt: str, regional: str, adapters: Sequence[Adapter]) -> tuple[str, str]:
@@ -77,7 +80,8 @@ def _alone(subject: Adapter, prompt: str, regional: str, adapters: Sequence[Adap
     of_subjects = _of_subjects(calls)
     start, end = _with_brackets(prompt, of_subjects[0].start, max(call.end for call in of_subjects))
     # Scenes and styles that are called between the subjects stay.
-    others = [prompt[c.start : c.end] for c in calls if c not in of_subjects and start <= c.start and c.end <= end]
+    shared = [call for call in calls if call.adapter.info.kind in _SHARED]
+    others = [prompt[c.start : c.end] for c in shared if start <= c.start and c.end <= end]
     alone, without = (prompt[:start] + ", ".join(words) + prompt[end:] for words in ([own[0], *others], others))
     return alone, without
 

@@ -214,7 +214,9 @@ class MergedModel(Pipeline):
         """
         regions = [self.side_by_side(prompt) for prompt in prompts] if regions is None else regions
         check_prompts(prompts, negative_prompts, regions)
-        check_original(self.base.models.vae, pictures, None, len(prompts))
+        given, _ = check_original(self.base.models.vae, pictures, None, len(prompts))
+        if given is None:
+            raise UserError("there are no pictures to refine: give those that `generate` made")
         places = check_indices(indices, len(prompts))
         negatives = (
             None if negative_prompts is None else list(negative_prompts) * (len(prompts) // len(negative_prompts))
@@ -228,7 +230,7 @@ class MergedModel(Pipeline):
             return self.generate(words, **{**settings, **own})
 
         close_ups = plan_close_ups(prompts, regions, self.adapters)
-        return refine(in_chunks(draw, len(prompts)), pictures, close_ups, strength)
+        return refine(in_chunks(draw, len(prompts)), given, close_ups, strength)
 
     def __repr__(self) -> str:
         concepts = [f"{a.name} ({w:g})" for a, w in zip(self.adapters, self.weights, strict=True)]

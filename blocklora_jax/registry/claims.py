@@ -111,7 +111,9 @@ class Registry:
         """The entries of these names, each once. Raises UserError for a name without a claim."""
         entries = {entry.name: entry for entry in self.entries}
         if missing := [name for name in names if name not in entries]:
-            raise UserError(f"the registry has no entry {missing[0]!r}; it has {', '.join(entries) or 'none'}")
+            known = ", ".join(list(entries)[:8]) or "none"
+            more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
+            raise UserError(f"the registry has no entry {missing[0]!r}; it has {known}{more}")
         return [entries[name] for name in dict.fromkeys(names)]
 
     def _owners(self) -> Counter[int]:

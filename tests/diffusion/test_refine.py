@@ -113,6 +113,8 @@ def test_only_the_box_of_a_close_up_changes_and_it_shows_what_was_drawn():
         drawn = np.array(image)
         # With the concept, a part differs; then it is drawn in white.
         if "guidance_scale" in settings:
+            # Whatever sampler the user chose, the noise is that with which finding was measured.
+            assert (settings["sampler"], settings["spacing"]) == ("dpmpp_2m", "leading")
             drawn[:, 20:60, :32] += 50 * (prompts[0] == "with")
             return drawn
         return np.full_like(drawn, 255)
