@@ -2,7 +2,8 @@
 # NVIDIA: docker build -t blocklora --build-arg EXTRA=cuda .     (run with --gpus all)
 # TPU:    docker build -t blocklora --build-arg EXTRA=tpu .      (run with --privileged --network host on the TPU VM)
 #
-# docker run --rm -v "$PWD/runs:/work/runs" blocklora train --config ada
+# mkdir -p runs
+# docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/work/runs" blocklora train --config ada
 #
 # JAX's wheels bring CUDA and cuDNN, so one base image serves all. On GPUs and TPUs this was never tried.
 FROM python:3.11-slim
@@ -18,7 +19,10 @@ RUN PIP_CONSTRAINT=constraints.txt pip install --no-cache-dir ".${EXTRA:+[$EXTRA
 
 # Programs are compiled once and kept: mount a volume here to keep them between containers.
 ENV BLOCKLORA_COMPILATION_CACHE=/cache
-RUN useradd --create-home user && mkdir -p /work/runs /cache && chown -R user /work /cache
+# With --user the container runs as whoever starts it, whose files those in a mounted folder then are. These folders are
+# everybody's, so that it works for each user.
+ENV HOME=/home/user
+RUN useradd --create-home user && mkdir -p /work/runs /cache && chmod 1777 /home/user /work /work/runs /cache
 USER user
 WORKDIR /work
 ENTRYPOINT ["blocklora"]
