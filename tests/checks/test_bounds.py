@@ -20,7 +20,7 @@ MODULES = (
     "benchmarks.library.__main__ merge.methods.dare merge.methods.gradient_fusion merge.methods.joint_fit "
     "train.concept.config train.base.config blocklora_jax.prompts.shares train.negative_tokens train.concepts_options "
     "train.basis_options train.codeword_settings benchmarks.training benchmarks.modular.__main__ "
-    "benchmarks.modular.ablation benchmarks.modular.narrow benchmarks.modular.rates "
+    "benchmarks.modular.ablation benchmarks.modular.layer_error benchmarks.modular.narrow benchmarks.modular.rates "
     "benchmarks.modular.distractors benchmarks.modular.worlds.encoder_measures "
     "train.concept.settings.adapter train.concept.settings.base train.concept.settings.data "
     "train.concept.settings.erasure train.concept.settings.loss train.concept.settings.optimizer "

@@ -1,0 +1,120 @@
+"""How far a merge moves the adapted layers from each concept's own output: `python -m benchmarks.modular.layer_error`.
+
+The bench trains the concepts first (`python -m benchmarks.modular --counts 60 --seeds 4 --methods token token_fit`).
+This program merges the first n of them, as a sum and after the joint fit, and draws nothing. The error of a concept is
+|X (D - dW)| / |X dW|: D is the merged change of the layers that read text, dW the concept's own, and the rows of X are
+the layers' inputs on prompts that call the concept. It is measured on the prompts that the joint fit uses, and on those
+of the bench, whose words the fit does not know. Writes layer_error.json and layer_error.md into --run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from benchmarks.modular.core.report import write_rows
+from benchmarks.modular.pocket.concepts import draw_concepts
+from benchmarks.modular.pocket.prompts import concept_prompts
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.adapters.concept_tokens import token_counts
+from blocklora_jax.command_line.options import check_options, read_options
+from blocklora_jax.command_line.runner import run
+from blocklora_jax.errors import UserError
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.prompt_words import words_for
+from blocklora_jax.probing.conversion import ConversionConfig, trigger_prompts
+from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
+from merge.methods.joint_fit import fit_jointly, layers_of, pair_of
+
+_COLUMNS = ("concepts", "sum", "sum, the fit's prompts", "joint fit", "joint fit, its prompts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which concepts, and how many of them."""
+
+    run: Path = Path("runs/sixty/seed-4/token")
+    """A recipe's folder of a run of the bench; the adapters are below it."""
+    counts: tuple[int, ...] = (15, 30, 60)
+    seed: int = 4
+    """The run's seed, from which its concepts and prompts follow."""
+    prompts: int = 6
+    """Prompts of the bench for each concept."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def read_adapters(options: Options) -> list[Adapter]:
+    """The adapters in the order of the bench. Raises: UserError naming a concept that is missing."""
+    found = {path.parent.name: path for path in options.run.glob("*/*/adapter.safetensors")}
+    names = [concept.name for concept in draw_concepts(max(options.counts), options.seed)]
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{options.run} has no {missing[0]}/adapter.safetensors: train it with benchmarks.modular")
+    return [Adapter.load(found[name]) for name in names]
+
+
+def text_inputs(sd: StableDiffusion, adapter: Adapter, prompts: Sequence[str]) -> Float[np.ndarray, "rows d"]:
+    """What the layers that read text are given for `prompts`, one row for each text position."""
+    layer = layers_of([adapter])[0]
+    ids = sd.tokenizer.encode(prompts, token_counts([adapter]))
+    probe = Probe(sd, frozenset([layer]), lambda _layer, x, _y, _context: x, chunk=len(ids))
+    return probe(with_tokens(sd.params, own_tokens(sd, adapter)), None, ids)[layer]
+
+
+def change(adapter: Adapter, layers: Sequence[str]) -> Float[np.ndarray, "d m"]:
+    """The changes of `layers` side by side. All of them have the same input."""
+    pairs = [pair_of(adapter, layer) for layer in layers]
+    assert all(pair is not None for pair in pairs)
+    return np.concatenate([adapter.info.scale * (p.lora_A @ p.lora_B) for p in pairs if p is not None], axis=1)
+
+
+def errors(
+    inputs: Mapping[str, Sequence[np.ndarray]], own: Sequence[np.ndarray], merged: np.ndarray
+) -> dict[str, float]:
+    """The error by kind of prompts: the mean over concepts."""
+    found = {}
+    for kind, rows in inputs.items():
+        pairs = zip(rows, own, strict=False)  # fewer concepts may be merged than there are inputs
+        found[kind] = float(np.mean([np.linalg.norm(x @ (merged - dw)) / np.linalg.norm(x @ dw) for x, dw in pairs]))
+    return found
+
+
+def measure(options: Options, sd: StableDiffusion) -> Iterator[dict[str, Any]]:
+    """For each count, the errors of the sum and of the joint fit."""
+    adapters, concepts = read_adapters(options), draw_concepts(max(options.counts), options.seed)
+    layers, words = layers_of(adapters), words_for(sd.checkpoint.name)
+    fit_prompts = [trigger_prompts(adapter, words, ConversionConfig()) for adapter in adapters]
+    bench_prompts = [[prompt.text for prompt in concept_prompts(c, options.prompts)] for c in concepts]
+    inputs = {
+        kind: [text_inputs(sd, adapter, texts) for adapter, texts in zip(adapters, prompts, strict=True)]
+        for kind, prompts in {"bench": bench_prompts, "fit": fit_prompts}.items()
+    }
+    own = [change(adapter, layers) for adapter in adapters]
+    for count in options.counts:
+        fitted = sum(change(adapter, layers) for adapter in fit_jointly(sd, adapters[:count]))
+        merged = {"sum": sum(own[:count]), "joint fit": fitted}
+        yield {"concepts": count} | {name: errors(inputs, own[:count], d) for name, d in merged.items()}
+
+
+def cells_of(found: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    return [
+        str(found["concepts"]),
+        *(f"{found[name][kind]:.3f}" for name in ("sum", "joint fit") for kind in ("bench", "fit")),
+    ]
+
+
+def main() -> None:
+    """The command line."""
+    options, sd = read_options(Options, description=__doc__), StableDiffusion.from_pretrained("pocket")
+    write_rows(measure(options, sd), cells_of, _COLUMNS, options.run / "layer_error")
+
+
+if __name__ == "__main__":
+    run(main)
