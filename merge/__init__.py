@@ -21,7 +21,8 @@ from merge.methods.average import average
 from merge.methods.dare import dare
 from merge.methods.dare_ties import dare_ties
 from merge.methods.gradient_fusion import gradient_fusion
-from merge.methods.joint_fit import fit_jointly, fit_to_inputs
+from merge.methods.joint_equations import fit_to_inputs
+from merge.methods.joint_fit import fit_jointly
 from merge.methods.knots import knots
 from merge.methods.magnitude import magnitude
 from merge.methods.routing import route

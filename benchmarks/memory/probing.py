@@ -20,7 +20,8 @@ from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.probing.conversion import ConversionConfig, group_probes
+from blocklora_jax.probing.conversion import group_probes
+from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.crosstalk import crosstalk_probe
 from blocklora_jax.probing.input_statistics import input_groups
 from blocklora_jax.probing.probe import Probe

@@ -27,9 +27,11 @@ from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.probing.conversion import ConversionConfig, trigger_prompts
+from blocklora_jax.probing.conversion_config import ConversionConfig
+from blocklora_jax.probing.fit_prompts import trigger_prompts
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
-from merge.methods.joint_fit import fit_jointly, layers_of, pair_of
+from merge.methods.joint_equations import layers_of, pair_of
+from merge.methods.joint_fit import fit_jointly
 
 _COLUMNS = ("concepts", "sum", "sum, the fit's prompts", "joint fit", "joint fit, its prompts")
 

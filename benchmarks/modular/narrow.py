@@ -23,7 +23,8 @@ from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.probing.conversion import ConversionConfig, Fit, convert
+from blocklora_jax.probing.conversion import Fit, convert
+from blocklora_jax.probing.conversion_config import ConversionConfig
 from train.text_basis import principal_directions, text_moments
 
 LAYERS = ("unet attn2/to_k", "unet attn2/to_v")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -30,59 +30,20 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.finite import check_finite
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
-from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.checks.renamed import old_names
-from blocklora_jax.diffusion.text import ids_of
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
-from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.crosstalk import layer_type
+from blocklora_jax.probing.fit_prompts import random_ids, trigger_prompts
 from blocklora_jax.probing.memory import layer_groups, rows_at_once
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
 from blocklora_jax.probing.triggers import check_trigger
-from blocklora_jax.prompts.random_prompts import PromptWords, RandomPrompts, article, make_random_prompts
-from blocklora_jax.prompts.shares import RandomPromptShares
+from blocklora_jax.prompts.random_prompts import PromptWords
 
-_SHARES = RandomPromptShares()
-_BEFORE_SCENES = ("in", "in a", "on a")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversionConfig:
-    """Settings of a conversion.
-
-    rank: rank of the result.
-    erase_weight: lambda.
-    ridge: share of the inputs' mean square, at least 1e-6.
-    prompts: number of prompts with the trigger.
-    random_prompts: number of prompts without it.
-    steps: steps of the sampling runs in which the layers that read pictures are observed.
-    chunk: prompts whose text is encoded at once.
-    token_spread: distance of the negative tokens in random prompts from the class noun, in standard deviations of the
-        token table.
-    """
-
-    rank: int = 16
-    erase_weight: float = 1.0
-    ridge: float = 1e-4
-    prompts: int = 64
-    random_prompts: int = 256
-    steps: int = 4
-    chunk: int = 16
-    token_spread: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "prompts", "random_prompts", "steps", "chunk"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("erase_weight", "ridge", "token_spread"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        for name, value in vars(self).items():
-            check_number(name, value)
+_DEFAULTS = ConversionConfig()
 
 
 class Fit(NamedTuple):
@@ -137,7 +98,7 @@ def convert(
     partition: Partition,
     slots: Sequence[int],
     words: PromptWords,
-    config: ConversionConfig = ConversionConfig(),
+    config: ConversionConfig = _DEFAULTS,
     *,
     memory: float | None = None,
 ) -> tuple[Adapter, dict[str, Fit]]:
@@ -176,33 +137,6 @@ def convert(
     return fitted, {kind: fit_of_energies(*energy) for kind, energy in energies.items()}
 
 
-def trigger_prompts(adapter: Adapter, words: PromptWords, config: ConversionConfig) -> list[str]:
-    """Prompts that call the concept. Its place in a prompt depends on its kind.
-
-    A person or thing is the subject, in all styles and scenes. A scene is the place of other subjects. A style is the
-    way in which other subjects are shown. A fifth of the prompts have a second subject.
-    """
-    rng = np.random.default_rng((config.seed, 0x7216))
-    return [_trigger_prompt(adapter.info, words, rng) for _ in range(config.prompts)]
-
-
-def _trigger_prompt(info: AdapterInfo, words: PromptWords, rng: np.random.Generator) -> str:
-    style, other, scene = (str(rng.choice(options)) for options in (words.styles, words.subjects, words.scenes))
-    has_companion, has_scene, subject = rng.random() < 0.2, rng.random() < 0.8, info.trigger
-    if info.kind in ("scene", "style"):
-        subject, other = f"{article(other)} {other}", str(rng.choice(words.subjects))
-    if info.kind == "scene":
-        scene = f"{rng.choice(_BEFORE_SCENES)} {info.trigger}"
-    elif info.kind == "style":
-        style = f"a {info.trigger} of"
-    if has_companion:
-        subject = f"{subject} and {article(other)} {other}"
-    if not has_scene:
-        # A concept that is a scene stays in the prompt.
-        return f"{style} a {info.trigger}" if info.kind == "scene" else f"{style} {subject}"
-    return f"{style} {subject} {scene}"
-
-
 def check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
     """Raises: UserError if the adapter has layers that are not linear layers of the model."""
     shapes, wrong = {path: np.shape(leaf) for path, leaf in flatten_params(params).items()}, []
@@ -215,44 +149,6 @@ def check_linear(params: Mapping[str, Any], adapter: Adapter) -> None:
             f"{len(wrong)} layers of {adapter.name!r} are not linear layers of this model ({wrong[0]}, …). Only linear"
             " layers and 1x1 convolutions can be converted. Is the adapter for another base model?"
         )
-
-
-def random_ids(
-    sd: StableDiffusion,
-    adapter: Adapter,
-    words: PromptWords,
-    config: ConversionConfig,
-    count: int,
-    negatives: Mapping[str, Float[np.ndarray, "p v d"]] | None = None,
-    shares: RandomPromptShares = _SHARES,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Ids of `count` random prompts, some with negative tokens, and params with the embeddings of these tokens.
-
-    negatives: these embeddings by text encoder, for each prompt; None: they are drawn around class nouns. shares: of
-    the sorts of prompts.
-    """
-    vectors = sum(token_counts([adapter]).values()) or 2
-    pool = make_random_prompts(
-        sd.tokenizer, words, shares, adapter.info.class_noun, ("<own>", vectors), config.seed, count
-    )  # fmt: skip
-    rng, rows, ids = np.random.default_rng((config.seed, 0xF0E)), {}, []
-    for component in sd.models.text_encoders:
-        table = np.asarray(token_table(sd.params, component))
-        if negatives is None:
-            rows[component] = [_negative_tokens(rng, table, pool, vectors, config.token_spread)]
-        else:
-            rows[component] = [negatives[component].reshape(-1, table.shape[1])]
-        # The pool reserves the first new ids for the concept's own token, which these prompts do not use. So the rows
-        # of the negative tokens begin there.
-        first, pool_ids = len(table) + vectors, ids_of(pool.ids, component)
-        prompt = np.arange(len(pool_ids))[:, None]
-        ids.append(np.where(pool_ids >= first, pool_ids - vectors + vectors * prompt, pool_ids))
-    return np.stack(ids, axis=1).reshape(pool.ids.shape), with_tokens(sd.params, rows)
-
-
-def _negative_tokens(rng: Any, table: np.ndarray, pool: RandomPrompts, vectors: int, spread: float) -> np.ndarray:
-    noise = rng.standard_normal((len(pool.nouns), vectors, table.shape[1]), np.float32)
-    return (table[pool.nouns][:, None] + spread * table.std() * noise).reshape(-1, table.shape[1])
 
 
 def group_probes(

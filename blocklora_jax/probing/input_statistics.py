@@ -21,7 +21,8 @@ from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.diffusion.text import Ids
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.probing.conversion import ConversionConfig, random_ids, trigger_prompts
+from blocklora_jax.probing.conversion_config import ConversionConfig
+from blocklora_jax.probing.fit_prompts import random_ids, trigger_prompts
 from blocklora_jax.probing.memory import layer_groups, rows_at_once
 from blocklora_jax.probing.probe import Probe, own_tokens, row_parts, with_tokens
 from blocklora_jax.probing.text_attention import TextAttention

@@ -23,7 +23,8 @@ from blocklora_jax.diffusion.text import Ids, encode_text, ids_of
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.probing.conversion import ConversionConfig, random_ids, trigger_prompts
+from blocklora_jax.probing.conversion_config import ConversionConfig
+from blocklora_jax.probing.fit_prompts import random_ids, trigger_prompts
 from blocklora_jax.probing.probe import with_tokens
 from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 from blocklora_jax.prompts.concept_token import concept_token

@@ -28,7 +28,7 @@ from merge.cli.shared_options import (
 
 if TYPE_CHECKING:
     from blocklora_jax.adapters.partition import Partition
-    from blocklora_jax.probing.conversion import ConversionConfig
+    from blocklora_jax.probing.conversion_config import ConversionConfig
     from blocklora_jax.probing.text_conversion_config import TextConversionConfig
     from blocklora_jax.prompts.random_prompts import PromptWords
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.composing.check import check_merge
 from merge.compose import Params, compose
-from merge.methods.joint_fit import Grams, fit_groups, fit_to_inputs
+from merge.methods.joint_equations import Grams, fit_groups, fit_to_inputs
 from merge.methods.measured import merge_measured
 from merge.methods.method import Merged, NoSettings
 

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
-import numpy as np
 import tyro
-from jaxtyping import Float
 
 from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.adapters.finite import check_finite
-from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.composing.check import check_merge
-from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
-from blocklora_jax.layouts.low_rank import LoRAPair
 from merge.compose import compose
-from merge.methods.finished_groups import FinishedGroups, Fitted
+from merge.methods.finished_groups import FinishedGroups
+from merge.methods.joint_equations import Keep, fit_groups, layers_of, pair_of, refuse_layers
 from merge.methods.method import Merged, NoSettings
 
 if TYPE_CHECKING:
     from blocklora_jax.pipeline import StableDiffusion
     from blocklora_jax.probing.input_statistics import InputGroup
     from blocklora_jax.prompts.random_prompts import PromptWords
-
-Grams = Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
-# Gives equal pairs.
-Keep = Callable[[Fitted], Fitted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +95,7 @@ def measured_groups(
 
     Raises: UserError for convolutions wider than 1x1.
     """
-    _refuse(_wide_layers(sd.params, adapters))
+    refuse_layers(_wide_layers(sd.params, adapters))
     # Imported here, because it needs Flax, which merging alone does not need.
     from blocklora_jax.probing.input_statistics import input_groups
 
@@ -115,186 +104,11 @@ def measured_groups(
     yield from input_groups(replace(sd, params=used), adapters, words, attention=attention, memory=memory)
 
 
-def fit_groups(
-    adapters: Sequence[Adapter],
-    groups: Iterable[InputGroup],
-    *,
-    erase_weight: float | None = 1.0,
-    ridge: float = 1e-6,
-    keep: Keep = lambda pairs: pairs,
-    finished: FinishedGroups | None = None,
-) -> list[Adapter]:
-    """Like `fit_to_inputs`, with inputs that are measured for some layers at a time.
-
-    erase_weight: None: ordinary prompts are not measured. keep: see `fit_jointly`. finished: has the layers that are
-    fitted already, and gets the others.
-    """
-    check_number("erase_weight", 0.0 if erase_weight is None else erase_weight, shown="lambda")
-    check_finite(adapters)
-    fitted: Fitted = {}
-    for group in groups:
-        layers = [layer for readers in group.readers.values() for layer in readers]
-        if finished is not None and (known := finished.read(layers)) is not None:
-            fitted |= keep(known)
-            group.skip()
-            continue
-        solved: Fitted = {}
-        sums = {layer: _Equations(adapters, readers) for layer, readers in group.readers.items()}
-        for index in range(len(adapters)):
-            own = group.own(index)
-            for layer, equations in sums.items():
-                equations.add(index, own.pop(layer))
-        ordinary = {} if erase_weight is None else group.ordinary()
-        for layer in list(sums):
-            solved |= keep(sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge))
-        if finished is not None:
-            finished.write(layers, solved)
-        fitted |= solved
-    return _adapters_of(adapters, fitted)
-
-
-def fit_to_inputs(
-    adapters: Sequence[Adapter],
-    grams: Grams,
-    ordinary: Mapping[str, Float[np.ndarray, "_ _"]] | None = None,
-    *,
-    erase_weight: float = 1.0,
-    ridge: float = 1e-6,
-) -> list[Adapter]:
-    """The adapters with new down projections, so that their sum D is the best change for all concepts together:
-
-        D = argmin  sum_k |X_k (D - dW_k)|^2 + lambda |X_0 D|^2 + r |D|^2
-
-    Adapter k's part of D is (sum_j X_j^T X_j + lambda X_0^T X_0 + r I)^-1 X_k^T X_k dW_k. It has the rank and the up
-    projection of the adapter, and little output where it would disturb others. The results own whole layers, not
-    blocks.
-
-    Args:
-        adapters: the adapters to change.
-        grams: for each adapted layer ("unet/…/to_k"), a list of one matrix X_k^T X_k [n, n] for each adapter, in their
-            order. The rows of X_k are the layer's inputs while concept k is drawn.
-        ordinary: X_0^T X_0 by layer, for inputs on which the model should not change.
-        erase_weight: lambda.
-        ridge: r as a share of the inputs' mean square.
-
-    Raises: UserError naming the layers without matrices of the right number and shape.
-
-    Source: least squares over all concepts' inputs as in Mix-of-Show (arXiv 2305.18292) and RegMean (arXiv 2212.09849),
-    with output erasure as one more set of inputs.
-
-    >>> from blocklora_jax.testing.random_adapter import random_adapter
-    >>> from blocklora_jax.testing.tiny_model import tiny_params
-    >>> params = tiny_params()
-    >>> adapters = [random_adapter("ada", params, slots=(0,)), random_adapter("bob", params, slots=(1,))]
-    >>> shapes = {f"{part}/{layer}": n for part, own in adapters[0].shapes().items() for layer, (n, _) in own.items()}
-    >>> grams = {layer: [np.eye(n)] * 2 for layer, n in shapes.items()}
-    >>> [fitted.info.partition for fitted in fit_to_inputs(adapters, grams)]  # no blocks any more
-    [None, None]
-    """
-    check_number("erase_weight", erase_weight, shown="lambda")
-    check_finite(adapters)
-    check_grams(adapters, grams)
-    # Layers with the same inputs have the same matrices, and are solved together.
-    groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for layer in layers_of(adapters):
-        groups[tuple(map(id, grams[layer]))].append(layer)
-    fitted: Fitted = {}
-    for layers in groups.values():
-        equations = _Equations(adapters, layers)
-        for index, gram in enumerate(grams[layers[0]]):
-            equations.add(index, gram)
-        fitted |= equations.solve(None if ordinary is None else ordinary[layers[0]], erase_weight, ridge)
-    return _adapters_of(adapters, fitted)
-
-
-class _Equations:
-    """The least squares problem of layers with the same inputs. Holds one matrix, however many adapters there are."""
-
-    def __init__(self, adapters: Sequence[Adapter], layers: Sequence[str]):
-        self._adapters, self._layers = adapters, layers
-        self._total: np.ndarray | None = None
-        self._sides: dict[tuple[int, str], np.ndarray] = {}
-
-    def add(self, index: int, gram: Float[np.ndarray, "n n"]) -> None:
-        """Adds the inputs on the prompts of adapter number `index`."""
-        exact = np.asarray(gram, np.float64)
-        self._total = exact.copy() if self._total is None else np.add(self._total, exact, out=self._total)
-        for layer in self._layers:
-            if (pair := pair_of(self._adapters[index], layer)) is not None:
-                self._sides[index, layer] = exact @ np.asarray(pair.lora_A, np.float64)
-
-    def solve(self, ordinary: Float[np.ndarray, "n n"] | None, erase_weight: float, ridge: float) -> Fitted:
-        """The fitted pairs. The matrix is used up."""
-        total, self._total = self._total, None
-        assert total is not None
-        if ordinary is not None:
-            total += erase_weight * np.asarray(ordinary, np.float64)
-        # Never exactly zero, so that a layer without any inputs gets no change.
-        total = total + max(ridge * np.trace(total) / len(total), 1e-30) * np.eye(len(total))
-        solved = np.linalg.solve(total, np.concatenate([*self._sides.values()], axis=1)).astype(np.float32)
-        edges = np.cumsum([side.shape[1] for side in self._sides.values()])[:-1]
-        pairs = {}
-        for (index, layer), down in zip(self._sides, np.split(solved, edges, axis=1), strict=True):
-            pair = pair_of(self._adapters[index], layer)
-            assert pair is not None
-            pairs[index, layer] = LoRAPair(down, np.asarray(pair.lora_B))
-        return pairs
-
-
-def _adapters_of(adapters: Sequence[Adapter], fitted: Fitted) -> list[Adapter]:
-    """The adapters with the fitted pairs. Raises UserError if any is not finite."""
-    trees: list[dict[str, dict[str, LoRAPair]]] = [{c: {} for c in adapter.lora} for adapter in adapters]
-    for (index, layer), pair in fitted.items():
-        component, _, path = layer.partition("/")
-        trees[index][component][path] = pair
-    names = [adapter.name for adapter in adapters]
-    results = [replace(a, lora=tree, info=_info(a, names)) for a, tree in zip(adapters, trees, strict=True)]
-    check_finite(results)
-    return results
-
-
-def _info(adapter: Adapter, names: Sequence[str]):
-    # The key "fused_with" is kept from version 0.1, so that old files are recognised and new ones are equal to them.
-    training = {"fused_with": [name for name in names if name != adapter.name], "of": json.loads(adapter.info.training)}
-    return replace(adapter.info, partition=None, slots=(), training=json.dumps(training))
-
-
-def layers_of(adapters: Sequence[Adapter]) -> list[str]:
-    """The names of all adapted layers ("unet/…/to_k"), sorted."""
-    return sorted({f"{c}/{layer}" for adapter in adapters for c, group in adapter.lora.items() for layer in group})
-
-
-def pair_of(adapter: Adapter, layer: str) -> LoRAPair | None:
-    """The adapter's pair of a layer ("unet/…/to_k"); None if it does not change the layer."""
-    component, _, path = layer.partition("/")
-    return adapter.lora.get(component, {}).get(path)
-
-
-def check_grams(adapters: Sequence[Adapter], grams: Grams) -> None:
-    """Raises: UserError unless every layer has one matrix for each adapter, of the size of the layer's inputs."""
-    wrong = []
-    for layer in layers_of(adapters):
-        sizes = {len(pair.lora_A) for adapter in adapters if (pair := pair_of(adapter, layer)) is not None}
-        given = grams.get(layer, ())
-        if len(given) != len(adapters) or any(sizes != {len(gram)} or gram.shape[0] != gram.shape[1] for gram in given):
-            wrong.append(layer)
-    _refuse(wrong)
-
-
 def _wide_layers(params: Mapping[str, Any], adapters: Sequence[Adapter]) -> list[str]:
     """The adapted layers that are convolutions wider than 1x1."""
     kernels = flatten_params(params)
     pairs = {layer: pair for layer in layers_of(adapters) for a in adapters if (pair := pair_of(a, layer)) is not None}
     return [layer for layer, pair in pairs.items() if kernels[f"{layer}/kernel"].shape[-2] != len(pair.lora_A)]
-
-
-def _refuse(wrong: Sequence[str]) -> None:
-    """Raises: UserError naming the layers `wrong`, if there are any."""
-    if wrong:
-        raise UserError(
-            "the joint fit and gradient fusion need, for every adapted layer [n, m], one matrix [n, n] of inputs for "
-            f"each adapter; these layers do not have them: {wrong}"
-        )
 
 
 def merge_by_joint_fit(

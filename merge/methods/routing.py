@@ -15,7 +15,7 @@ from blocklora_jax.adapters.finite import check_finite
 from blocklora_jax.composing.check import check_merge
 from blocklora_jax.layouts.low_rank import LoRAPair
 from merge.compose import Params, compose
-from merge.methods.joint_fit import Grams, check_grams, layers_of, pair_of
+from merge.methods.joint_equations import Grams, check_grams, layers_of, pair_of
 from merge.methods.measured import merge_measured
 from merge.methods.method import Merged, NoSettings
 

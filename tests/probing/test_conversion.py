@@ -15,7 +15,9 @@ from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
-from blocklora_jax.probing.conversion import ConversionConfig, convert, fit_block, trigger_prompts
+from blocklora_jax.probing.conversion import convert, fit_block
+from blocklora_jax.probing.conversion_config import ConversionConfig
+from blocklora_jax.probing.fit_prompts import trigger_prompts
 from blocklora_jax.probing.probe import own_tokens, with_tokens
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter

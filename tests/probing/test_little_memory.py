@@ -11,14 +11,15 @@ import pytest
 import merge
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.probing import memory as probe_memory
-from blocklora_jax.probing.conversion import ConversionConfig, convert
+from blocklora_jax.probing.conversion import convert
+from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.crosstalk import measure_crosstalk
 from blocklora_jax.probing.input_statistics import Inputs, gram_bytes, input_groups, input_layers, measure_inputs
 from blocklora_jax.probing.memory import GIB, default_memory, layer_groups, rows_at_once
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
 from merge.methods.finished_groups import FinishedGroups, remove_finished
-from merge.methods.joint_fit import fit_groups
+from merge.methods.joint_equations import fit_groups
 
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
 CONFIG = ConversionConfig(prompts=6, random_prompts=12, chunk=4, steps=1, rank=4)

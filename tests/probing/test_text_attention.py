@@ -14,7 +14,7 @@ import merge
 from blocklora_jax import StableDiffusion
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.diffusion.generate import draw_latents
-from blocklora_jax.probing.conversion import ConversionConfig
+from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.input_statistics import measure_inputs
 from blocklora_jax.probing.probe import own_tokens, with_tokens
 from blocklora_jax.probing.text_attention import TextAttention

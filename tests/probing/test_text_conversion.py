@@ -19,7 +19,8 @@ from blocklora_jax.diffusion.models import with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
-from blocklora_jax.probing.conversion import ConversionConfig, trigger_prompts
+from blocklora_jax.probing.conversion_config import ConversionConfig
+from blocklora_jax.probing.fit_prompts import trigger_prompts
 from blocklora_jax.probing.text_conversion import convert_to_slot
 from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 from blocklora_jax.testing.random_adapter import random_adapter

@@ -22,7 +22,8 @@ from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import MergedModel, StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.pocket.references import BASIS
-from blocklora_jax.probing.conversion import ConversionConfig, convert
+from blocklora_jax.probing.conversion import convert
+from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.text_conversion import convert_to_slot
 from blocklora_jax.prompts.random_prompts import PromptWords
 
