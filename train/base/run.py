@@ -31,7 +31,7 @@ from train.base.package import Packager
 from train.base.pictures import Pictures, PictureSet, draw_pictures, read_picture_sets, write_array
 from train.base.report import write_report
 from train.base.timed.run import train_timed
-from train.base.used import refuse_used
+from train.base.used import keep_to_start, refuse_used
 from train.engine.loop import LoopConfig
 
 # Options that concern one call, not the model. The README of the model leaves them out.
@@ -52,6 +52,12 @@ class Frozen(NamedTuple):
     learnt_from: tuple[PictureSet, ...] = ()
     folder: Path | None = None
 
+    @property
+    def source(self) -> Path:
+        """`folder`, of components that were read from a model."""
+        assert self.folder
+        return self.folder
+
 
 def train_base(config: BaseConfig) -> Path:
     """Run all stages, or continue them; returns the folder of the model."""
@@ -64,6 +70,8 @@ def _train_stages(config: BaseConfig) -> Path:
     refuse_used(config)
     # First, because drawing takes minutes: an error in the model to start from must be reported before that.
     start = load_frozen(config.start) if config.start else None
+    if start:
+        keep_to_start(start.source, out)
     pictures = draw_pictures(out, _picture_set(config))
     if start:
         copy_others(start, out)
@@ -152,11 +160,10 @@ def load_frozen(name: str) -> Frozen:
 
 def copy_others(start: Frozen, out: Path) -> None:
     """Copy the tokenizer, the image encoder and the judge of the model to start from into the run folder."""
-    assert start.folder
     for part, copy in (("tokenizer", "tokenizer"), ("image_encoder", "image_encoder"), ("judge", "judge/weights")):
         # Old models have no judge.
-        if part != "judge" or (start.folder / part).is_dir():
-            shutil.copytree(start.folder / part, out / copy, dirs_exist_ok=True)
+        if part != "judge" or (start.source / part).is_dir():
+            shutil.copytree(start.source / part, out / copy, dirs_exist_ok=True)
 
 
 def run_stages(config: BaseConfig) -> None:
@@ -167,6 +174,7 @@ def run_stages(config: BaseConfig) -> None:
         frozen = load_frozen(str(config.start))
         with hold(config.out, "training in"):
             refuse_used(config)
+            keep_to_start(frozen.source, config.out)
             copy_others(frozen, config.out)
             print(f"the judge is in {make_judge(config, (frozen.configs['vae'], frozen.vae))}")
     else:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.atomic import write_json
+from blocklora_jax.io.json_text import read_json
 from train.base.config import BaseConfig
 from train.engine.checkpoint_folder import CheckpointFolder
 
@@ -26,3 +31,20 @@ def refuse_used(config: BaseConfig) -> None:
     is_new = is_timed or any(stage in begun for stage in _FIRST)
     if is_new == bool(config.start):
         raise UserError(f"{out} holds a run {'without' if is_new else 'with'} --start: choose another --out")
+
+
+def keep_to_start(folder: Path, out: Path) -> None:
+    """Record the weights of the model in `folder`, from which the run in `out` starts.
+
+    Raises UserError if the run began with other weights.
+    """
+    record, path = {}, out / "start.json"
+    for file in sorted(folder.rglob("*.safetensors")):
+        with file.open("rb") as stream:
+            record[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    if path.exists() and read_json(path) != record:
+        raise UserError(
+            f"{out} began with other weights than those of {folder}: start from the same model, or choose another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)

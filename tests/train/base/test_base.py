@@ -14,6 +14,7 @@ from train.base.config import BaseConfig, timed_config
 from train.base.package import PREVIEW_PROMPTS
 from train.base.pictures import PictureSet, draw_pictures, read_picture_sets
 from train.base.run import run_stages, train_base
+from train.base.used import keep_to_start
 
 
 def test_a_run_continues_from_the_packaged_model(tmp_path, monkeypatch):
@@ -100,3 +101,16 @@ def test_a_refused_run_changes_nothing_of_another(stages, changes, words, tmp_pa
     with pytest.raises(UserError, match=words):
         run_stages(make(out=tmp_path, pictures=2, **changes))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_not_continued_from_another_model(tmp_path):
+    mine, other, out = (tmp_path / name for name in ("mine", "other", "run"))
+    for folder, weights in ((mine, "1"), (other, "2")):
+        (folder / "vae").mkdir(parents=True)
+        (folder / "vae/diffusion_pytorch_model.safetensors").write_text(weights)
+    keep_to_start(mine, out)
+    keep_to_start(mine, out)
+    before = (out / "start.json").read_bytes()
+    with pytest.raises(UserError, match="began with other weights than those of .*other: start from the same"):
+        keep_to_start(other, out)
+    assert (out / "start.json").read_bytes() == before
