@@ -304,6 +304,7 @@ def test_the_bench_runs_on_a_real_model_and_reports_what_transformers_measures(c
     table = (out / "table.md").read_text()
     assert "averaged" in table and "its own pictures" in table and "DINOv2 kept" in table
     assert {path.name for path in out.glob("*.png")} == {
+        "all.png",
         "apart.png",
         "curves.png",
         "crosstalk-blocklora.png",

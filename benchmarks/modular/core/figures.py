@@ -67,6 +67,25 @@ def draw_grid(
     write_atomic(path, png_bytes(grid))
 
 
+def draw_all(
+    concepts: Sequence[Subject],
+    merged: Mapping[str, np.ndarray],
+    path: Path,
+    reference: Callable[[Any], np.ndarray],
+    columns: int = 10,
+) -> None:
+    """All concepts, in rows: a reference of each, and under it what the merged model draws of it."""
+    images: list[np.ndarray] = []
+    captions: list[str] = []
+    for start in range(0, len(concepts), columns):
+        row = concepts[start : start + columns]
+        for pictures in ([reference(c) for c in row], [merged[c.name][0] for c in row]):
+            images += [*pictures, *[np.full_like(pictures[0], 255)] * (columns - len(row))]
+        captions += [""] * columns + [f"{c.token} {c.class_noun}" for c in row] + [""] * (columns - len(row))
+    grid = picture_grid(np.stack(images), captions, columns=columns, scale=_scale(images))
+    write_atomic(path, png_bytes(grid))
+
+
 def draw_together(drawn: Mapping[str, np.ndarray], prompts: Sequence[str], path: Path) -> None:
     """A row for each prompt, a column for each label of `drawn`. A label has a picture [h, w, 3] for each prompt."""
     images = [pictures[i] for i in range(len(prompts)) for pictures in drawn.values()]
