@@ -24,8 +24,8 @@ class BasisOptions:
     blocks: tuple[int, ...] | None = None
     """Add codewords for this number of blocks. Several numbers add several sets. If not given: no codewords."""
     extend: Path | None = None
-    """Keep the directions and codewords of this basis (a file, or "pocket"), and add what is missing: codewords for
-    numbers of blocks that it has none for. Adapters that were trained with it can still be merged."""
+    """Keep the directions and codewords of this basis (a file, "pocket", or "hub:OWNER/NAME"), and add what is missing:
+    codewords for numbers of blocks that it has none for. Adapters that were trained with it can still be merged."""
     codewords: CodewordSettings = CodewordSettings()
     """How codewords are optimised."""
     seed: int = 0

@@ -21,8 +21,8 @@ from blocklora_jax.adapters.token_side import whitened_directions
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.basis_file import local_basis
 from blocklora_jax.pocket.prompt_words import words_for
-from blocklora_jax.pocket.references import basis_file
 from blocklora_jax.prompts.random_prompts import PromptWords, make_random_prompts
 from blocklora_jax.prompts.shares import RandomPromptShares
 from train.basis_options import BasisOptions
@@ -66,7 +66,7 @@ def write_text_basis(options: BasisOptions) -> None:
     """
     sd = StableDiffusion.from_pretrained(options.model)
     digest, words = sd.digest, words_for(sd.checkpoint.name)
-    old = load_text_basis(basis_file(options.extend), digest) if options.extend else None
+    old = load_text_basis(local_basis(str(options.extend)), digest) if options.extend else None
     codewords = {} if old is None else dict(old.codewords)
     missing = _missing_counts(options, codewords)
     _require_directions(sd.models.unet.config.cross_attention_dim, missing)

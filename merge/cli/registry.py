@@ -50,7 +50,7 @@ class NewOptions(Options):
     partition_seed: PartitionSeed = 0
     basis: str | None = None
     """Give every slot one block of this basis of --model, for all layers that read text, as `train.concept` does by
-    default. It is a file of `train.basis`, or "pocket". Without it the slots are blocks of the features themselves, and
+    default. It is a file of `train.basis`, "pocket", or "hub:OWNER/NAME". Without it the slots are blocks of the features themselves, and
     concepts are trained with --config feature_blocks."""
     per_slot: int = 1
     """How many concepts may own the same slot, for more concepts than slots. Concepts of one slot cannot be merged with
@@ -162,9 +162,9 @@ def _in_basis(partition: Partition, path: str, base_digest: str) -> tuple[Partit
     Raises: UserError for a number of slots with which no concept can be trained in this basis.
     """
     from blocklora_jax.adapters.basis import basis_digest, codewords_digest, load_text_basis
-    from blocklora_jax.pocket.references import basis_file
+    from blocklora_jax.pocket.basis_file import local_basis
 
-    basis = load_text_basis(basis_file(path), base_digest)
+    basis = load_text_basis(local_basis(path), base_digest)
     cut = replace(partition, basis=basis_digest(basis.directions), assignment="text")
     cut.directions("", len(basis.directions), (0,))  # raises UserError if there are too few
     return cut, codewords_digest(basis.codewords_for(partition.num_blocks))

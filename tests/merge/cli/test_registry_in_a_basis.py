@@ -48,6 +48,15 @@ def test_the_registry_names_basis_and_codewords_and_says_how_to_train(files, bas
     assert f"4 blocks in the basis {digest}, one for all layers" in capsys.readouterr().out
 
 
+def test_the_basis_can_be_on_the_hub(files, hub, tiny_folder, tmp_path):
+    where, path = files
+    hub.put("someone/basis", {"b.safetensors": path.read_bytes()})
+    other = tmp_path / "other.json"
+    registry("new", other, "--model", tiny_folder, "--blocks", BLOCKS, "--basis", "hub:someone/basis/b.safetensors")
+    assert read_registry(other).partition == read_registry(where).partition
+    assert read_registry(other).codewords == read_registry(where).codewords
+
+
 def test_concepts_train_on_their_claim(files, tiny_sd):
     where, path = files
     config = token_side_config(path, slot=None, registry=str(where))
