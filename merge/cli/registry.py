@@ -50,8 +50,8 @@ class NewOptions(Options):
     partition_seed: PartitionSeed = 0
     basis: str | None = None
     """Give every slot one block of this basis of --model, for all layers that read text, as `train.concept` does by
-    default. It is a file of `train.basis`, "pocket", or "hub:OWNER/NAME". Without it the slots are blocks of the features themselves, and
-    concepts are trained with --config feature_blocks."""
+    default: a file of `train.basis`, "pocket", or "hub:OWNER/NAME". Without it the slots are blocks of the features
+    themselves, and concepts are trained with --config feature_blocks."""
     per_slot: int = 1
     """How many concepts may own the same slot, for more concepts than slots. Concepts of one slot cannot be merged with
     each other (`add --apart-from` and `check --together` help to choose)."""
