@@ -47,6 +47,8 @@ class Options:
     """The run's seed, from which its concepts and prompts follow."""
     prompts: int = 6
     """Prompts of the bench for each concept."""
+    erase_weight: float = 1.0
+    """The joint fit's lambda: the weight of ordinary prompts."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -99,7 +101,9 @@ def measure(options: Options, sd: StableDiffusion) -> Iterator[dict[str, Any]]:
     }
     own = [change(adapter, layers) for adapter in adapters]
     for count in options.counts:
-        fitted = sum(change(adapter, layers) for adapter in fit_jointly(sd, adapters[:count]))
+        fitted = sum(
+            change(adapter, layers) for adapter in fit_jointly(sd, adapters[:count], erase_weight=options.erase_weight)
+        )
         merged = {"sum": sum(own[:count]), "joint fit": fitted}
         yield {"concepts": count} | {name: errors(inputs, own[:count], d) for name, d in merged.items()}
 

@@ -68,22 +68,12 @@ def draw_grid(
 
 
 def draw_all(
-    concepts: Sequence[Subject],
-    merged: Mapping[str, np.ndarray],
-    path: Path,
-    reference: Callable[[Any], np.ndarray],
-    columns: int = 10,
+    concepts: Sequence[Subject], merged: Mapping[str, np.ndarray], path: Path, reference: Callable[[Any], np.ndarray]
 ) -> None:
-    """All concepts, in rows: a reference of each, and under it what the merged model draws of it."""
-    images: list[np.ndarray] = []
-    captions: list[str] = []
-    for start in range(0, len(concepts), columns):
-        row = concepts[start : start + columns]
-        for pictures in ([reference(c) for c in row], [merged[c.name][0] for c in row]):
-            images += [*pictures, *[np.full_like(pictures[0], 255)] * (columns - len(row))]
-        captions += [""] * columns + [f"{c.token} {c.class_noun}" for c in row] + [""] * (columns - len(row))
-    grid = picture_grid(np.stack(images), captions, columns=columns, scale=_scale(images))
-    write_atomic(path, png_bytes(grid))
+    """All concepts, ten in a row: a reference of each, and under it what the merged model draws of it."""
+    images = [np.concatenate([reference(c), merged[c.name][0]]) for c in concepts]
+    captions = [f"{c.token} {c.class_noun}" for c in concepts]
+    write_atomic(path, png_bytes(picture_grid(np.stack(images), captions, columns=10, scale=_scale(images))))
 
 
 def draw_together(drawn: Mapping[str, np.ndarray], prompts: Sequence[str], path: Path) -> None:
