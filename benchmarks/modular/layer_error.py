@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,13 @@ def measure(options: Options, sd: StableDiffusion) -> Iterator[dict[str, Any]]:
     }
     own = [change(adapter, layers) for adapter in adapters]
     for count in options.counts:
-        fitted = sum(
-            change(adapter, layers) for adapter in fit_jointly(sd, adapters[:count], erase_weight=options.erase_weight)
-        )
-        merged = {"sum": sum(own[:count]), "joint fit": fitted}
+        fitted = fit_jointly(sd, adapters[:count], erase_weight=options.erase_weight)
+        merged = {"sum": _total(own[:count]), "joint fit": _total([change(adapter, layers) for adapter in fitted])}
         yield {"concepts": count} | {name: errors(inputs, own[:count], d) for name, d in merged.items()}
+
+
+def _total(changes: Sequence[np.ndarray]) -> np.ndarray:
+    return reduce(np.add, changes)
 
 
 def cells_of(found: dict[str, Any]) -> list[str]:
