@@ -19,8 +19,8 @@ RUN PIP_CONSTRAINT=constraints.txt pip install --no-cache-dir ".${EXTRA:+[$EXTRA
 
 # Programs are compiled once and kept: mount a volume here to keep them between containers.
 ENV BLOCKLORA_COMPILATION_CACHE=/cache
-# With --user the container runs as whoever starts it, whose files those in a mounted folder then are. These folders are
-# everybody's, so that it works for each user.
+# With --user the container runs as the person who starts it, who then owns what it writes into a mounted folder. So
+# everybody may write into these folders.
 ENV HOME=/home/user
 RUN useradd --create-home user && mkdir -p /work/runs /cache && chmod 1777 /home/user /work /work/runs /cache
 USER user

@@ -152,7 +152,7 @@ def draw(options: Options, world: World, bench: Bench, adapters: dict[str, list[
     first = METHODS[shown[0]].recipe
     alone = bench.pictures(f"{first}-alone")
     figures.draw_grid(bench.concepts[:8], alone, drawn, options.out / "grid.png", world.reference)
-    figures.draw_all(bench.concepts[:count], next(iter(drawn.values())), options.out / "all.png", world.reference)
+    figures.draw_all(bench.concepts, next(iter(drawn.values())), options.out / "all.png", world.reference)
     pairs = [p.text for p in world.tasks.pair_prompts(bench.concepts, bench.pairs)][:8]
     stylised = [p.text for p in world.tasks.stylised_prompts(bench.concepts, bench.pairs)][:8]
     by_prompt = next(iter(drawn.values()))
