@@ -42,11 +42,13 @@ _COLUMNS = ("concepts", "sum", "sum, the fit's prompts", "joint fit", "joint fit
 class Options:
     """Which concepts, and how many of them."""
 
-    run: Path = Path("runs/sixty/seed-4/token")
-    """A recipe's folder of a run of the bench; the adapters are below it."""
-    counts: tuple[int, ...] = (15, 30, 60)
+    run: Path = Path("runs/sixty")
+    """The --out of a run of the bench."""
     seed: int = 4
-    """The run's seed, from which its concepts and prompts follow."""
+    """One of the run's seeds."""
+    recipe: str = "token"
+    """How the concepts were trained: one of the folders of that seed."""
+    counts: tuple[int, ...] = (15, 30, 60)
     prompts: int = 6
     """Prompts of the bench for each concept."""
     erase_weight: float = 1.0
@@ -59,10 +61,11 @@ class Options:
 
 def read_adapters(options: Options) -> list[Adapter]:
     """The adapters in the order of the bench. Raises: UserError naming a concept that is missing."""
-    found = {path.parent.name: path for path in options.run.glob("*/*/adapter.safetensors")}
+    folder = options.run / f"seed-{options.seed}" / options.recipe
+    found = {path.parent.name: path for path in folder.glob("*/*/adapter.safetensors")}
     names = [concept.name for concept in draw_concepts(max(options.counts), options.seed)]
     if missing := [name for name in names if name not in found]:
-        raise UserError(f"{options.run} has no {missing[0]}/adapter.safetensors: train it with benchmarks.modular")
+        raise UserError(f"{folder} has no {missing[0]}/adapter.safetensors: train it with benchmarks.modular")
     return [Adapter.load(found[name]) for name in names]
 
 

@@ -76,7 +76,11 @@ CASES = [
     ("benchmarks.modular", ["--counts", "1", "0"], "--counts must be at least 1, not 0"),
     ("benchmarks.modular.rates", ["--rates", "nan"], "--rates must be at least 0, not nan"),
     ("benchmarks.modular.narrow", ["--blocks", "0"], "--blocks must be at least 1, not 0"),
-    ("benchmarks.modular.layer_error", ["--run", "nothing"], "nothing has no person00/adapter.safetensors"),
+    (
+        "benchmarks.modular.layer_error",
+        ["--run", "nothing"],
+        "nothing/seed-4/token has no person00/adapter.safetensors",
+    ),
     ("benchmarks.modular.ablation", ["--concepts", "0"], "--concepts must be at least 1, not 0"),
     ("benchmarks.modular.distractors", ["--draws", str(10**9)], "--draws must be at most 65536"),
     ("benchmarks.training", ["--rounds", "0"], "--rounds must be at least 1, not 0"),
