@@ -2,12 +2,12 @@
 
 `compose` adds concepts to a model's weights. `remove` and `replace` change one of them. `concatenate` makes one LoRA of
 several adapters, and `export` writes it for PyTorch. `fit_jointly` changes adapters that share weights so that they
-disturb each other less.
+disturb each other less, and `tune_tokens` changes only their tokens.
 
 `METHODS` lists all merge methods by name. All have the same signature there (see `merge.methods.method`).
 
->>> list(METHODS)
-['sum', 'average', 'ties', 'dare', 'dare_ties', 'magnitude', 'svd', 'knots', 'ssr', 'gradient_fusion', 'joint_fit']
+>>> print(*METHODS)
+sum average ties dare dare_ties magnitude svd knots ssr gradient_fusion joint_fit tuned_tokens
 >>> METHODS["ties"].settings(density=0.3)
 TiesSettings(density=0.3)
 """
@@ -29,6 +29,7 @@ from merge.methods.routing import route
 from merge.methods.svd import svd
 from merge.methods.table import METHODS
 from merge.methods.ties import ties
+from merge.methods.tuned_tokens import tune_tokens
 from merge.remove import remove, replace
 from merge.switch import AdapterSwitch
 
@@ -52,6 +53,7 @@ __all__ = [
     "svd",
     "ties",
     "token_counts",
+    "tune_tokens",
 ]
 
 __getattr__ = old_names(

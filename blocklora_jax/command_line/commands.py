@@ -17,6 +17,7 @@ _MERGING = (
     Command("check", "say whether adapters can be merged; measure crosstalk", "merge.cli.check:check_files"),
     Command("export", "write adapters as a LoRA file for PyTorch", "merge.cli.export:export_files"),
     Command("fit", "fit adapters jointly, so that they disturb each other less", "merge.cli.fit:fit_files"),
+    Command("tune", "tune the tokens of adapters, so that a large merge keeps more", "merge.cli.tune:tune_files"),
     Command("convert", "convert an external LoRA into blocks", "merge.cli.convert:convert_file"),
     Command("remove", "remove a concept from a merged folder", "merge.cli.remove:remove_files"),
     Command("replace", "replace a concept in a merged folder", "merge.cli.replace:replace_files"),

@@ -26,6 +26,7 @@ from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.fit_prompts import random_ids, trigger_prompts
 from blocklora_jax.probing.probe import with_tokens
+from blocklora_jax.probing.scaled_token import Token
 from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 from blocklora_jax.prompts.concept_token import concept_token
 from blocklora_jax.prompts.padding import crop_padding
@@ -37,8 +38,6 @@ MOST_VECTORS = 16
 # Shares of random prompts that have no token, and that all have one.
 _ORDINARY = RandomPromptShares(negative=0.0)
 _WITH_TOKENS = RandomPromptShares(own_class=0.0, negative=1.0, empty=0.0)
-# By text encoder, the embeddings of a token, [v, d].
-Token = Mapping[str, Any]
 
 
 class Moments(NamedTuple):

@@ -23,7 +23,8 @@ from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.text import encode_text, ids_of
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.probing.probe import with_tokens
-from blocklora_jax.probing.slot_prompts import SlotPrompts, Token
+from blocklora_jax.probing.scaled_token import Token, scale_token, unscale_token
+from blocklora_jax.probing.slot_prompts import SlotPrompts
 from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 
 # From the host they are NumPy arrays.
@@ -53,13 +54,13 @@ def train_token(
     erased = prompts.directions.T @ prompts.erased @ prompts.directions
     fixed = _Fixed(whitened, prompts.directions, prompts.owned, erased.astype(np.float32), root)
     fixed = jax.tree.map(jnp.asarray, fixed)
-    scaled = _scale(prompts.start, towers)
+    scaled = scale_token(prompts.start, towers)
     state, rng = _optimizer(config).init(scaled), np.random.default_rng((config.seed, 0x510))
     for _ in tqdm(range(config.token_steps), desc=f"token of {prompts.name}", unit="step", leave=False, disable=None):
         rows = rng.integers(len(prompts.ids), size=config.chunk)
         batch = prompts.ids[rows], prompts.before[rows], prompts.counted[rows]
         scaled, state = _update(models, config, scaled, state, towers, fixed, *batch)
-    return {part: np.asarray(rows, np.float32) for part, rows in _unscale(scaled, towers).items()}
+    return {part: np.asarray(rows, np.float32) for part, rows in unscale_token(scaled, towers).items()}
 
 
 def _optimizer(config: TextConversionConfig) -> optax.GradientTransformation:
@@ -78,7 +79,7 @@ def _update(
     *batch: Rows,
 ) -> tuple[Any, Any]:
     """One step of Adam. batch: ids, features with the LoRA's words, and which positions count."""
-    gradient = jax.grad(lambda own: _loss(models, config, _unscale(own, towers), towers, fixed, *batch))(scaled)
+    gradient = jax.grad(lambda own: _loss(models, config, unscale_token(own, towers), towers, fixed, *batch))(scaled)
     updates, state = _optimizer(config).update(gradient, state)
     return optax.apply_updates(scaled, updates), state
 
@@ -121,20 +122,3 @@ def _best_fit(config: TextConversionConfig, fixed: _Fixed, states: Array, before
     change = jnp.linalg.solve(metric + ridge * jnp.eye(len(metric)), along.T @ wanted)
     leakage = jnp.sum(change * (fixed.erased @ change))
     return jnp.sum(jnp.square(wanted - along @ change)) + config.erase_weight * leakage
-
-
-def _scale(token: Token, towers: Mapping[str, Any]) -> dict[str, Array]:
-    """A token in standard deviations of the table around its mean, so that one learning rate fits all models."""
-    spread = {part: _spread(towers, part) for part in token}
-    return {part: (own - spread[part][0]) / spread[part][1] for part, own in token.items()}
-
-
-def _unscale(scaled: Token, towers: Mapping[str, Any]) -> dict[str, Array]:
-    spread = {part: _spread(towers, part) for part in scaled}
-    return {part: spread[part][0] + spread[part][1] * own for part, own in scaled.items()}
-
-
-def _spread(towers: Mapping[str, Any], part: str) -> tuple[Float[Array, "1 d"], Float[Array, ""]]:
-    """The mean of a token table, and the standard deviation of its numbers."""
-    table = jnp.asarray(token_table(towers, part), jnp.float32)
-    return table.mean(0)[None], table.std()

@@ -33,7 +33,8 @@ from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.layouts.low_rank import LoRAPair
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.probing.conversion import Fit, check_linear, fit_block, fit_of_energies
-from blocklora_jax.probing.slot_prompts import Moments, SlotPrompts, Token, swapped_trigger
+from blocklora_jax.probing.scaled_token import Token
+from blocklora_jax.probing.slot_prompts import Moments, SlotPrompts, swapped_trigger
 from blocklora_jax.probing.slot_token import train_token
 from blocklora_jax.probing.text_conversion_config import TextConversionConfig
 from blocklora_jax.probing.triggers import check_trigger

@@ -78,7 +78,7 @@ def merge_files(options: MergeOptions) -> None:
     settings = options.method_settings
     # Checked before the model is read, which takes longer.
     check_adapters(adapters, options.weights or None, allow_overlap=settings.shares_weights)
-    if options.method == "sum" and settings.shares_weights:
+    if METHODS[options.method].sums and settings.shares_weights:
         print("".join(f"{line}\n" for line in overlap_report(adapters)), end="")
     sd = _load_model(options)
     merged = METHODS[options.method].merge(
@@ -158,7 +158,8 @@ def save_merged(model: MergedModel, merged: Merged, options: MergeOptions) -> No
     """Write the merged model where `--save` says, as a folder with a manifest or as a single file."""
     assert options.save is not None
     checkpoint = model.base.checkpoint
-    digests = tuple(map(pairs_digest, merged.adapters)) if options.method == SUM else ()
+    sums = METHODS[options.method].sums
+    digests = tuple(map(pairs_digest, merged.adapters)) if sums else ()
     block_weights = weights_of_each(options.block_weights, len(merged.adapters))
     manifest = MergeManifest(
         base_name=checkpoint.name,
@@ -166,7 +167,7 @@ def save_merged(model: MergedModel, merged: Merged, options: MergeOptions) -> No
         dtype=options.dtype,
         adapters=tuple(without_values(adapter) for adapter in merged.adapters),
         weights=model.weights,
-        method=options.method,
+        method=SUM if sums else options.method,
         settings=asdict(options.method_settings),
         digests=digests,
         block_weights=tuple(

@@ -64,11 +64,15 @@ class MergeFunction(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method: its function, the class of its settings, and a line of help."""
+    """A merge method: its function, the class of its settings, and a line of help.
+
+    sums: whether the merged weights are the sum of all changes, from which a concept can be removed again.
+    """
 
     merge: MergeFunction
     settings: type[NoSettings]
     help: str
+    sums: bool = False
 
 
 def from_params(function: Callable[..., Params]) -> MergeFunction:

@@ -14,9 +14,12 @@ from merge.methods.routing import RoutingSettings, merge_by_routing
 from merge.methods.sum import SumSettings, merge_by_sum
 from merge.methods.svd import SvdSettings, merge_by_svd
 from merge.methods.ties import TiesSettings, merge_by_ties
+from merge.methods.tuned_tokens import TunedTokensSettings, merge_by_tuned_tokens
 
 METHODS: dict[str, Method] = {
-    "sum": Method(merge_by_sum, SumSettings, "add all changes; exact with blocks, and a concept can be removed again"),
+    "sum": Method(
+        merge_by_sum, SumSettings, "add all changes; exact with blocks, and a concept can be removed again", sums=True
+    ),
     "average": Method(merge_by_average, NoSettings, "the mean of all changes"),
     "ties": Method(merge_by_ties, TiesSettings, "trim small changes, elect a sign, average those that agree"),
     "dare": Method(merge_by_dare, DareSettings, "drop entries of the changes at random, enlarge the rest"),
@@ -29,6 +32,12 @@ METHODS: dict[str, Method] = {
         merge_by_gradient_fusion, GradientFusionSettings, "least squares on the layers' inputs for each concept"
     ),
     "joint_fit": Method(merge_by_joint_fit, JointFitSettings, "fit the adapters jointly, then add them"),
+    "tuned_tokens": Method(
+        merge_by_tuned_tokens, TunedTokensSettings, "the sum, with tokens that are tuned to it", sums=True
+    ),
 }
 # Short names that `--method` takes too.
-SHORT_NAMES = {"fit": "joint_fit", "fusion": "gradient_fusion", "magnitude_prune": "magnitude", "ssr-merge": "ssr"}
+SHORT_NAMES = {
+    "fit": "joint_fit", "fusion": "gradient_fusion", "magnitude_prune": "magnitude", "ssr-merge": "ssr",
+    "tune": "tuned_tokens",
+}  # fmt: skip

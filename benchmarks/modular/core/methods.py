@@ -118,6 +118,22 @@ def _fitted(sd: StableDiffusion, adapters: Sequence[Adapter], attention: bool = 
     return sd.with_adapters(fitted, allow_overlap=True)
 
 
+def _tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
+    """The sum, with tokens that are tuned to it."""
+    return sd.with_adapters(merge.tune_tokens(sd, adapters, words=_words()).adapters)
+
+
+def _fitted_and_tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
+    fitted = merge.fit_jointly(sd, adapters)
+    tuned = merge.tune_tokens(sd, fitted, originals=adapters, words=_words(), allow_overlap=True)
+    return sd.with_adapters(tuned.adapters, allow_overlap=True)
+
+
+def _words() -> PromptWords:
+    """None of the words of the measured prompts."""
+    return PromptWords(**{name.removeprefix("random_"): tuple(own) for name, own in TRAINING_WORDS.items()})
+
+
 def _text_fitted(
     sd: StableDiffusion, adapters: Sequence[Adapter], pictures: float = 0.0, rank: float | None = None
 ) -> MergedModel:
@@ -167,8 +183,7 @@ def _convert_to_text(blocks: int, *, fitted: bool = False) -> Merge:
         basis = load_text_basis(BASIS, params_digest(sd.params))
         count = min(known for known in basis.codewords if known >= max(blocks, len(adapters)))
         partition = Partition(num_blocks=count, basis=basis_digest(basis.directions), assignment="text")
-        # None of the words of the measured prompts.
-        words = PromptWords(**{name.removeprefix("random_"): tuple(own) for name, own in TRAINING_WORDS.items()})
+        words = _words()
         converted = [
             convert_to_slot(sd, adapter, partition, (slot,), basis, words)[0] for slot, adapter in enumerate(adapters)
         ]
@@ -184,6 +199,8 @@ _SPARSE = {"weight": (0.3, 0.6, 1.0), "density": (0.2, 0.5, 0.8)}
 METHODS: dict[str, Method] = {
     "token": Method("token side, 64 blocks", "token", _compose),
     "token_fit": Method("token side, 64 blocks, fitted", "token", _fitted),
+    "token_tuned": Method("token side, 64 blocks, tuned tokens", "token", _tuned),
+    "token_fit_tuned": Method("token side, 64 blocks, fitted, tuned tokens", "token", _fitted_and_tuned),
     "token_16": Method("token side, 16 blocks", "token_16", _compose),
     "token_16_fit": Method("token side, 16 blocks, fitted", "token_16", _fitted),
     "token_128": Method("token side, 128 blocks", "token_128", _compose),
