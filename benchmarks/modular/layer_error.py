@@ -1,15 +1,16 @@
 """How far a merge moves the adapted layers from each concept's own output: `python -m benchmarks.modular.layer_error`.
 
 The bench trains the concepts first (`python -m benchmarks.modular --counts 60 --seeds 4 --methods token token_fit`).
-This program merges the first n of them, as a sum and after the joint fit, and draws nothing. The error of a concept is
-|X (D - dW)| / |X dW|: D is the merged change of the layers that read text, dW the concept's own, and the rows of X are
-the layers' inputs on prompts that call the concept. It is measured on the prompts that the joint fit uses, and on those
-of the bench, whose words the fit does not know. Writes layer_error.json and layer_error.md into --out.
+This program merges the first n of them, as a sum, with tuned tokens, and after the joint fit. It draws nothing. The
+error of a concept is |Y (W + D) - X (W + dW)| / |X dW|: W are the weights of the layers that read text, D the merged
+change, dW the concept's own, and the rows of X the layers' inputs on prompts that call the concept. Y are those with
+the tuned token, otherwise X. It is measured on the prompts that the fit and the tuning use, and on those of the bench,
+whose words they do not know. Writes layer_error.json and layer_error.md into --out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+import merge
+from benchmarks.modular.core.methods import training_words
 from benchmarks.modular.core.report import write_rows
 from benchmarks.modular.pocket.concepts import draw_concepts
 from benchmarks.modular.pocket.prompts import concept_prompts
@@ -27,15 +30,15 @@ from blocklora_jax.adapters.targets import reads_text
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
+from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.fit_prompts import trigger_prompts
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
 from merge.methods.joint_equations import layers_of
-from merge.methods.joint_fit import fit_jointly
 
-_COLUMNS = ("concepts", "sum", "sum, the fit's prompts", "joint fit", "joint fit, its prompts")
+_METHODS = ("sum", "tuned tokens", "joint fit")
+_COLUMNS = ("concepts", *(f"{name}{prompts}" for name in _METHODS for prompts in ("", ", its own prompts")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,38 +93,52 @@ def text_inputs(sd: StableDiffusion, adapters: Sequence[Adapter], prompts: Seque
     return found
 
 
+def side_by_side(kernels: Sequence[np.ndarray]) -> Float[np.ndarray, "d m"]:
+    """The kernels of layers that have the same input as one."""
+    return np.concatenate(kernels, axis=1)
+
+
 def change(adapter: Adapter, layers: Sequence[str]) -> Float[np.ndarray, "d m"]:
-    """The changes of `layers` side by side. All of them have the same input."""
+    """The changes of `layers` side by side."""
     places = [layer.partition("/") for layer in layers]
     pairs = [adapter.lora[component][path] for component, _, path in places]
-    return np.concatenate([adapter.info.scale * (pair.lora_A @ pair.lora_B) for pair in pairs], axis=1)
+    return side_by_side([adapter.info.scale * (pair.lora_A @ pair.lora_B) for pair in pairs])
 
 
-def errors(
-    inputs: Mapping[str, Sequence[np.ndarray]], own: Sequence[np.ndarray], merged: np.ndarray
-) -> dict[str, float]:
-    """The error by kind of prompts: the mean over concepts."""
-    found = {}
-    for kind, rows in inputs.items():
-        pairs = zip(rows, own, strict=False)  # fewer concepts may be merged than there are inputs
-        found[kind] = float(np.mean([np.linalg.norm(x @ (merged - dw)) / np.linalg.norm(x @ dw) for x, dw in pairs]))
-    return found
+def mean_error(
+    before: Sequence[np.ndarray], now: Sequence[np.ndarray], base: np.ndarray, own: Sequence[np.ndarray],
+    merged: np.ndarray,
+) -> float:  # fmt: skip
+    """The mean over the concepts in `own`. before, now: their inputs X and Y. base, merged: W and D."""
+    rows = zip(before, now, own, strict=False)  # fewer concepts may be merged than there are inputs
+    return float(
+        np.mean([np.linalg.norm(y @ merged - x @ dw + (y - x) @ base) / np.linalg.norm(x @ dw) for x, y, dw in rows])
+    )
 
 
 def measure(options: Options, sd: StableDiffusion) -> Iterator[dict[str, Any]]:
     """For each count, the errors of the sum and of the joint fit."""
     adapters, concepts = read_adapters(options), draw_concepts(max(options.counts), options.seed)
-    layers, words = layers_of(adapters), words_for(sd.checkpoint.name)
+    layers, words, weights = layers_of(adapters), training_words(), flatten_params(sd.params)
     check_text_only(layers)
-    fit_prompts = [trigger_prompts(adapter, words, ConversionConfig()) for adapter in adapters]
-    bench_prompts = [[prompt.text for prompt in concept_prompts(c, options.prompts)] for c in concepts]
-    inputs = {"bench": text_inputs(sd, adapters, bench_prompts), "fit": text_inputs(sd, adapters, fit_prompts)}
+    prompts = {
+        "bench": [[prompt.text for prompt in concept_prompts(c, options.prompts)] for c in concepts],
+        "own": [trigger_prompts(adapter, words, ConversionConfig()) for adapter in adapters],
+    }
+    before = {kind: text_inputs(sd, adapters, texts) for kind, texts in prompts.items()}
+    base = side_by_side([np.asarray(weights[f"{layer}/kernel"]) for layer in layers])
     own = [change(adapter, layers) for adapter in adapters]
     for count in options.counts:
-        fitted = fit_jointly(sd, adapters[:count], erase_weight=options.erase_weight)
-        merged = {"sum": _total(own[:count]), "joint fit": _total([change(adapter, layers) for adapter in fitted])}
-        found = {name: errors(inputs, own[:count], total) for name, total in merged.items()}
-        yield {"concepts": count, "erase_weight": options.erase_weight} | found
+        chosen = adapters[:count]
+        fitted = merge.fit_jointly(sd, chosen, words=words, erase_weight=options.erase_weight)
+        tuned = merge.tune_tokens(sd, chosen, words=words).adapters
+        now = {kind: text_inputs(sd, tuned, texts[:count]) for kind, texts in prompts.items()}
+        summed, fitted_sum = _total(own[:count]), _total([change(adapter, layers) for adapter in fitted])
+        cases = {"sum": (before, summed), "tuned tokens": (now, summed), "joint fit": (before, fitted_sum)}
+        yield {"concepts": count, "erase_weight": options.erase_weight} | {
+            name: {kind: mean_error(before[kind], inputs[kind], base, own[:count], total) for kind in prompts}
+            for name, (inputs, total) in cases.items()
+        }
 
 
 def _total(changes: Sequence[np.ndarray]) -> np.ndarray:
@@ -132,7 +149,7 @@ def cells_of(found: dict[str, Any]) -> list[str]:
     """A line of the table."""
     return [
         str(found["concepts"]),
-        *(f"{found[name][kind]:.3f}" for name in ("sum", "joint fit") for kind in ("bench", "fit")),
+        *(f"{found[name][kind]:.3f}" for name in _METHODS for kind in ("bench", "own")),
     ]
 
 

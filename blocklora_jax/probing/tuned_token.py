@@ -37,7 +37,7 @@ class TuningConfig:
     chunk: prompts in each step.
     """
 
-    steps: int = 60
+    steps: int = 120
     learning_rate: float = 0.1
     token_norm_limit: float = 3.0
     prompts: int = 64

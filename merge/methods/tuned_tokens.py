@@ -27,7 +27,7 @@ class TunedTokensSettings(NoSettings):
 
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
-    steps: int = 60
+    steps: int = 120
     """Steps of Adam for each token."""
 
     @property
@@ -55,7 +55,7 @@ def tune_tokens(
     weights: Sequence[Any] | None = None,
     *,
     originals: Sequence[Adapter] | None = None,
-    steps: int = 60,
+    steps: int = 120,
     words: PromptWords | None = None,
     allow_overlap: bool = False,
     check_base: bool = True,

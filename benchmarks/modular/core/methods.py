@@ -120,17 +120,17 @@ def _fitted(sd: StableDiffusion, adapters: Sequence[Adapter], attention: bool = 
 
 def _tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
     """The sum, with tokens that are tuned to it."""
-    return sd.with_adapters(merge.tune_tokens(sd, adapters, words=_words()).adapters)
+    return sd.with_adapters(merge.tune_tokens(sd, adapters, words=training_words()).adapters)
 
 
 def _fitted_and_tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
     fitted = merge.fit_jointly(sd, adapters)
-    tuned = merge.tune_tokens(sd, fitted, originals=adapters, words=_words(), allow_overlap=True)
+    tuned = merge.tune_tokens(sd, fitted, originals=adapters, words=training_words(), allow_overlap=True)
     return sd.with_adapters(tuned.adapters, allow_overlap=True)
 
 
-def _words() -> PromptWords:
-    """None of the words of the measured prompts."""
+def training_words() -> PromptWords:
+    """Words of prompts for fits and conversions: none of those of the measured prompts."""
     return PromptWords(**{name.removeprefix("random_"): tuple(own) for name, own in TRAINING_WORDS.items()})
 
 
@@ -183,7 +183,7 @@ def _convert_to_text(blocks: int, *, fitted: bool = False) -> Merge:
         basis = load_text_basis(BASIS, params_digest(sd.params))
         count = min(known for known in basis.codewords if known >= max(blocks, len(adapters)))
         partition = Partition(num_blocks=count, basis=basis_digest(basis.directions), assignment="text")
-        words = _words()
+        words = training_words()
         converted = [
             convert_to_slot(sd, adapter, partition, (slot,), basis, words)[0] for slot, adapter in enumerate(adapters)
         ]

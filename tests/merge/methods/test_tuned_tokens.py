@@ -91,7 +91,7 @@ def test_errors_are_those_of_the_layers_outputs_and_fall(model, request):
     tuned = merge.tune_tokens(sd, adapters, weights, words=WORDS)
     np.testing.assert_allclose(tuned.before, errors_of(sd, adapters, adapters, weights), rtol=2e-3)
     np.testing.assert_allclose(tuned.after, errors_of(sd, adapters, tuned.adapters, weights), rtol=2e-3)
-    assert max(after / before for before, after in zip(tuned.before, tuned.after, strict=True)) < 0.98
+    assert max(after / before for before, after in zip(tuned.before, tuned.after, strict=True)) < 0.99
     # Both text encoders of SDXL have another row.
     fields = ["tokens", "tokens_2"] if model == "tiny_xl" else ["tokens"]
     for field in fields:
