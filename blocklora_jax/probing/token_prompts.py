@@ -14,6 +14,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.diffusion.text import Ids
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.fit_prompts import trigger_prompts
 from blocklora_jax.probing.probe import own_tokens, with_tokens
@@ -44,15 +45,16 @@ def tune(
     merged: Mapping[str, Any],
     adapters: Sequence[Adapter],
     weights: Sequence[float],
-    words: PromptWords,
+    words: PromptWords | None,
     config: TuningConfig,
 ) -> Iterator[Tuned]:
     """The tuned token of each adapter. Those without a token have none, and the errors NaN.
 
-    merged: the parameters of the merged model.
+    merged: the parameters of the merged model. words: of the prompts; None: a list that fits the model.
 
     Raises: UserError for a trigger that is empty, lacks the token, or occurs in random prompts.
     """
+    words = words or words_for(sd.checkpoint.name)
     called = [index for index, adapter in enumerate(adapters) if adapter.tokens]
     check_triggers([adapters[index] for index in called], words)
     prompts = _Prompts(sd, {index: adapters[index] for index in called}, words, config)

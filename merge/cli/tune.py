@@ -36,7 +36,7 @@ class TuneOptions(Options):
     model: Annotated[str, base_model_help("that the adapters were trained on")] = "pocket"
     variant: Variant = None
     weights: Weights = ()
-    steps: int = TunedTokensSettings.steps
+    steps: int = TunedTokensSettings.token_steps
     """Steps of Adam for each token."""
     allow_overlap: bool = False
     """Tune adapters that own the same weights (equal slots, or no blocks) instead of refusing them."""

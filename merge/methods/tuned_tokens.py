@@ -27,7 +27,7 @@ class TunedTokensSettings(NoSettings):
 
     allow_overlap: bool = False
     """Sum adapters that own the same weights (equal slots) instead of refusing them."""
-    steps: int = 120
+    token_steps: int = 120
     """Steps of Adam for each token."""
 
     @property
@@ -99,13 +99,11 @@ def tune_tokens(
         raise UserError("originals must be as many as the adapters, with the same tokens, in the same order")
     merged = _merged_params(sd, adapters, weights, allow_overlap, check_base)
     # Imported here, because it needs Flax, which merging alone does not need.
-    from blocklora_jax.pocket.prompt_words import words_for
     from blocklora_jax.probing.token_prompts import tune
     from blocklora_jax.probing.tuned_token import TuningConfig
 
-    words, config = words or words_for(sd.checkpoint.name), TuningConfig(steps=steps)
     strengths = [1.0] * len(adapters) if weights is None else list(weights)
-    results = tune(sd, merged, originals or adapters, strengths, words, config)
+    results = tune(sd, merged, originals or adapters, strengths, words, TuningConfig(steps=steps))
     progress = tqdm(results, desc="tokens", total=len(adapters), unit="token", dynamic_ncols=True, disable=None)
     found, before, after = [], [], []
     for adapter, tuned in zip(adapters, progress, strict=True):
@@ -125,7 +123,7 @@ def merge_by_tuned_tokens(
 ) -> Merged:
     """The sum with tuned tokens, with the common signature. The merged adapters have these tokens."""
     tuned = tune_tokens(
-        sd, adapters, weights, steps=settings.steps, allow_overlap=settings.allow_overlap, check_base=check_base
+        sd, adapters, weights, steps=settings.token_steps, allow_overlap=settings.allow_overlap, check_base=check_base
     )
     overlap = settings.allow_overlap
     return Merged(compose(sd.params, tuned.adapters, weights, allow_overlap=overlap, check_base=False), tuned.adapters)

@@ -18,6 +18,7 @@ MODULES = (
     "merge.cli.registry merge.cli.remove merge.cli.replace merge.cli.check merge.methods.sum merge.methods.ties "
     "merge.cli.library merge.methods.magnitude merge.methods.svd merge.methods.knots merge.methods.routing "
     "benchmarks.library.__main__ merge.methods.dare merge.methods.gradient_fusion merge.methods.joint_fit "
+    "merge.cli.tune merge.methods.tuned_tokens blocklora_jax.probing.tuned_token "
     "train.concept.config train.base.config blocklora_jax.prompts.shares train.negative_tokens train.concepts_options "
     "train.basis_options train.codeword_settings benchmarks.training benchmarks.modular.__main__ "
     "benchmarks.modular.ablation benchmarks.modular.layer_error benchmarks.modular.narrow benchmarks.modular.rates "

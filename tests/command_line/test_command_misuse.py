@@ -33,6 +33,8 @@ CASES = [
     ("merge", ["fit", "a.s", "b.s", "--out", "o", "--lambda", "nan"], "--lambda must be at least 0, not nan"),
     ("merge", ["fit", "a.s", "b.s", "--out", "o", "--trigger", "", "x"], "--trigger must not be empty"),
     ("merge", ["fit", "a.s", "b.s", "--out", "o", "--memory", "0"], "--memory must be above 0, not 0"),
+    ("merge", ["tune", "a.s", "b.s", "--out", "o", "--steps", "0"], "--steps must be at least 1, not 0"),
+    ("merge", ["tune", "a.s", "--out", "o"], "name two or more adapter files"),
     ("merge", ["check", "a.s", "--memory", "nan"], "--memory must be above 0, not nan"),
     ("merge", ["convert", "a.s", "--out", "o", "--memory", "-1"], "--memory must be above 0, not -1"),
     ("merge", ["convert", "a.s", "--out", "o", "--blocks", str(10**9)], "--blocks must be at most 65536"),

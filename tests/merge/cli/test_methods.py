@@ -18,7 +18,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.renamed import RENAMED
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.probing import input_statistics
+from blocklora_jax.probing import input_statistics, token_prompts
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
 from merge.cli.main import VERBS, main
@@ -39,6 +39,7 @@ FLAGS = {
     "ssr": (["--ridge", "0.01"], {"ridge": 0.01}),
     "gradient_fusion": (["--ridge", "0.01"], {"ridge": 0.01}),
     "joint_fit": (["--lambda", "2"], {"erase_weight": 2.0}),
+    "tuned_tokens": (["--token-steps", "2", "--allow-overlap"], {"token_steps": 2, "allow_overlap": True}),
 }
 
 
@@ -70,7 +71,8 @@ def test_a_saved_folder_is_the_result_of_the_method_in_python(
     method, files, tiny_folder, tmp_path, capsys, monkeypatch
 ):
     # The tiny model reads 24 tokens. Prompts of the usual words are longer.
-    monkeypatch.setattr(input_statistics, "words_for", lambda name: WORDS)
+    for module in (input_statistics, token_prompts):
+        monkeypatch.setattr(module, "words_for", lambda name: WORDS)
     flags, settings = FLAGS[method]
     out = tmp_path / "merged"
     main([*files, "--method", method, *flags, "--weights", "1", "0.5", "--model", str(tiny_folder), "--save", str(out)])
@@ -81,9 +83,10 @@ def test_a_saved_folder_is_the_result_of_the_method_in_python(
     saved = StableDiffusion.from_pretrained(str(out)).checkpoint.params
     assert all(jax.tree.leaves(jax.tree.map(same_bits, saved, jax.tree.map(np.asarray, merged.params))))
     manifest = read_merge_manifest(out)
-    assert (manifest.method, manifest.weights) == (method, (1.0, 0.5))
+    # Tuned tokens change nothing about the weights, which are a sum.
+    assert (manifest.method, manifest.weights) == ("sum" if way.sums else method, (1.0, 0.5))
     text = json.loads((out / "blocklora.json").read_text())["merge"]
-    if method == "sum":
+    if way.sums:
         assert not {"method", "settings"} & text.keys()
     else:
         assert manifest.settings == vars(way.settings(**settings))
@@ -122,7 +125,10 @@ def test_an_error_about_a_method_is_one_line(files, capsys):
             ["--density", "0.5"],
             "--density is a setting of the method ties, dare, dare_ties, magnitude or knots, not of sum: leave",
         ),
-        (["--method", "ties", "--allow-overlap"], "--allow-overlap is a setting of the method sum, not of ties"),
+        (
+            ["--method", "ties", "--allow-overlap"],
+            "--allow-overlap is a setting of the method sum or tuned_tokens, not of ties",
+        ),
         (["--method", "dare", "--no-attention"], "--attention is a setting of the method joint_fit, not of dare"),
         (["--method", "dare", "--mask_seed=-1"], "--mask-seed must be at least 0, not -1"),
         (["--method", "ties", "--density", "0"], "--density must be above 0 and at most 1, not 0"),

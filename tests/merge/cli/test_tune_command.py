@@ -1,0 +1,83 @@
+"""`python -m merge tune`: files with the same weights and other tokens, which merge and can be removed as before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blocklora_jax.adapters.adapter import Adapter
+from blocklora_jax.command_line.runner import run
+from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.probing import token_prompts
+from blocklora_jax.prompts.random_prompts import PromptWords
+from blocklora_jax.testing.random_adapter import random_adapter
+from merge.cli.main import main
+
+WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "cat"), scenes=("on the beach",))
+
+
+@pytest.fixture
+def files(tiny_sd, tmp_path, monkeypatch):
+    """Two adapters in slots of their own."""
+    # The tiny model reads 24 tokens. Prompts of the usual words are longer.
+    monkeypatch.setattr(token_prompts, "words_for", lambda name: WORDS)
+    paths = [tmp_path / f"{name}.safetensors" for name in ("ada", "bob")]
+    for slot, path in enumerate(paths):
+        random_adapter(path.stem, tiny_sd.params, slots=(slot,), layers="cross_kv", size=0.2).save(path)
+    return paths
+
+
+def fail(capsys, *args: object) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: main([str(arg) for arg in args]))
+    error = capsys.readouterr().err
+    assert (stop.value.code, error.count("\n")) == (2, 1)
+    return error
+
+
+def tune(*args: object) -> None:
+    main(["tune", *(str(arg) for arg in args), "--steps", "4"])
+
+
+def test_files_have_the_same_weights_and_merge_and_are_removed_as_before(files, tiny_folder, tmp_path, capsys):
+    out, merged, without = tmp_path / "tuned", tmp_path / "merged", tmp_path / "without"
+    tune(*files, "--out", out, "--model", tiny_folder)
+    shown = capsys.readouterr().out
+    assert "ada" in shown and f"{out}/*.safetensors" in shown
+    for path in files:
+        old, new = Adapter.load(path), Adapter.load(out / path.name)
+        assert old.info.slots == new.info.slots
+        for layer, pair in old.lora["unet"].items():
+            assert all(map(np.array_equal, pair, new.lora["unet"][layer]))
+    main(
+        [str(out / "ada.safetensors"), str(out / "bob.safetensors"), "--model", str(tiny_folder), "--save", str(merged)]
+    )
+    main(["remove", str(merged), "ada", "--out", str(without)])
+    main([str(out / "bob.safetensors"), "--model", str(tiny_folder), "--save", str(tmp_path / "alone")])
+    left, alone = (
+        StableDiffusion.from_pretrained(str(path)).checkpoint.params for path in (without, tmp_path / "alone")
+    )
+    kernels = [
+        tree["unet"]["mid_block"]["attentions_0"]["transformer_blocks_0"]["attn2"]["to_k"] for tree in (left, alone)
+    ]
+    assert np.array_equal(kernels[0]["kernel"], kernels[1]["kernel"])
+
+
+def test_what_cannot_be_tuned_is_one_line_and_writes_nothing(files, tiny_folder, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    assert "name two or more adapter files" in fail(capsys, "tune", files[0], "--out", out, "--model", tiny_folder)
+    args = ["tune", *files, "--out", out, "--model", tiny_folder]
+    assert "3 weights for 2 adapters" in fail(capsys, *args, "--weights", "1", "1", "1")
+    assert "safetensors" in fail(capsys, *args[:-3], tmp_path, "--model", tiny_folder)
+    assert not out.exists()
+
+
+def test_files_are_replaced_only_on_request(files, tiny_folder, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    tune(*files, "--out", out, "--model", tiny_folder)
+    before = (out / "ada.safetensors").read_bytes()
+    assert "--overwrite" in fail(capsys, "tune", *files, "--out", out, "--model", tiny_folder)
+    assert (out / "ada.safetensors").read_bytes() == before
+    tune(*files, "--out", out, "--model", tiny_folder, "--overwrite", "--weights", "1", "0.5")
+    assert "--weights 1 0.5" in capsys.readouterr().out
