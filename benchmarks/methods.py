@@ -32,10 +32,12 @@ from blocklora_jax.testing.random_folder import write_model
 Params = Mapping[str, Any]
 
 # They measure inputs of the layers on prompts. Of layers that read pictures, this takes the U-Net many times.
-MEASURED = ("joint_fit", "gradient_fusion", "ssr")
+MEASURED = ("joint_fit", "gradient_fusion", "ssr", "tuned_tokens")
 METHODS = ("sum", "average", "svd", "magnitude", "dare", "ties", "dare_ties", "knots", *MEASURED)
 # All others are the defaults. Without a rank, the reduction would be the sum.
-NEEDED: dict[str, dict[str, Any]] = {"sum": {"allow_overlap": True}, "svd": {"max_rank": 64}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "sum": {"allow_overlap": True}, "svd": {"max_rank": 64}, "tuned_tokens": {"allow_overlap": True},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,7 @@ def tune_tokens(
         raise UserError("originals must be as many as the adapters, with the same tokens, in the same order")
     merged = _merged_params(sd, adapters, weights, allow_overlap, check_base)
     # Imported here, because it needs Flax, which merging alone does not need.
-    from blocklora_jax.probing.token_prompts import tune
+    from blocklora_jax.probing.token_tuning import tune
     from blocklora_jax.probing.tuned_token import TuningConfig
 
     strengths = [1.0] * len(adapters) if weights is None else list(weights)

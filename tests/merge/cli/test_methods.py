@@ -18,7 +18,7 @@ from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.renamed import RENAMED
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.probing import input_statistics, token_prompts
+from blocklora_jax.probing import input_statistics, token_tuning
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
 from merge.cli.main import VERBS, main
@@ -71,7 +71,7 @@ def test_a_saved_folder_is_the_result_of_the_method_in_python(
     method, files, tiny_folder, tmp_path, capsys, monkeypatch
 ):
     # The tiny model reads 24 tokens. Prompts of the usual words are longer.
-    for module in (input_statistics, token_prompts):
+    for module in (input_statistics, token_tuning):
         monkeypatch.setattr(module, "words_for", lambda name: WORDS)
     flags, settings = FLAGS[method]
     out = tmp_path / "merged"

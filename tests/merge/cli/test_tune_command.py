@@ -8,7 +8,7 @@ import pytest
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.runner import run
 from blocklora_jax.pipeline import StableDiffusion
-from blocklora_jax.probing import token_prompts
+from blocklora_jax.probing import token_tuning
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
 from merge.cli.main import main
@@ -20,7 +20,7 @@ WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "cat"), scenes=("on
 def files(tiny_sd, tmp_path, monkeypatch):
     """Two adapters in slots of their own."""
     # The tiny model reads 24 tokens. Prompts of the usual words are longer.
-    monkeypatch.setattr(token_prompts, "words_for", lambda name: WORDS)
+    monkeypatch.setattr(token_tuning, "words_for", lambda name: WORDS)
     paths = [tmp_path / f"{name}.safetensors" for name in ("ada", "bob")]
     for slot, path in enumerate(paths):
         random_adapter(path.stem, tiny_sd.params, slots=(slot,), layers="cross_kv", size=0.2).save(path)
