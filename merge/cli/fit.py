@@ -62,6 +62,8 @@ class FitOptions(Options):
     """The kind of each concept, which decides the trigger's place in prompts. Default: those in the files."""
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the error on ordinary prompts, relative to that on one concept's own prompts."""
+    keep_strength: bool = False
+    """Keep the whole strength of every concept. Without it, the fit of many makes each a little weaker."""
     name: tuple[str, ...] = ()
     """The name of each concept and of its new file. Default: those in the files."""
     attention: bool = False
@@ -117,6 +119,7 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         sd,
         linear,
         erase_weight=options.erase_weight,
+        keep_strength=options.keep_strength,
         attention=options.attention,
         memory=options.memory,
         keep=arrays_on_disk if are_large(sources) else lambda pairs: pairs,

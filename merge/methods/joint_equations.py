@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from blocklora_jax.probing.input_statistics import InputGroup
 
 Grams = Mapping[str, Sequence[Float[np.ndarray, "_ _"]]]
+# A concept whose output is almost lost is not made stronger than this.
+MOST_STRENGTH = 2.0
 # Gives equal pairs.
 Keep = Callable[[Fitted], Fitted]
 
@@ -32,6 +34,7 @@ def fit_groups(
     *,
     erase_weight: float | None = 1.0,
     ridge: float = 1e-6,
+    keep_strength: bool = False,
     keep: Keep = lambda pairs: pairs,
     finished: FinishedGroups | None = None,
 ) -> list[Adapter]:
@@ -57,7 +60,8 @@ def fit_groups(
                 equations.add(index, own.pop(layer))
         ordinary = {} if erase_weight is None else group.ordinary()
         for layer in list(sums):
-            solved |= keep(sums.pop(layer).solve(ordinary.pop(layer, None), erase_weight or 0.0, ridge))
+            equations, unchanging = sums.pop(layer), ordinary.pop(layer, None)
+            solved |= keep(equations.solve(unchanging, erase_weight or 0.0, ridge, keep_strength))
         if finished is not None:
             finished.write(layers, solved)
         fitted |= solved
@@ -71,6 +75,7 @@ def fit_to_inputs(
     *,
     erase_weight: float = 1.0,
     ridge: float = 1e-6,
+    keep_strength: bool = False,
 ) -> list[Adapter]:
     """The adapters with new down projections, so that their sum D is the best change for all concepts together:
 
@@ -87,6 +92,9 @@ def fit_to_inputs(
         ordinary: X_0^T X_0 by layer, for inputs on which the model should not change.
         erase_weight: lambda.
         ridge: r as a share of the inputs' mean square.
+        keep_strength: find the best D among those that have every concept's whole output in every layer, <X_k D, X_k
+            dW_k> = |X_k dW_k|^2. Least squares makes it smaller, the more concepts disturb each other. The parts above
+            are multiplied by one number each, at most 2.
 
     Raises: UserError naming the layers without matrices of the right number and shape.
 
@@ -114,7 +122,8 @@ def fit_to_inputs(
         equations = _Equations(adapters, layers)
         for index, gram in enumerate(grams[layers[0]]):
             equations.add(index, gram)
-        fitted |= equations.solve(None if ordinary is None else ordinary[layers[0]], erase_weight, ridge)
+        unchanging = None if ordinary is None else ordinary[layers[0]]
+        fitted |= equations.solve(unchanging, erase_weight, ridge, keep_strength)
     return _adapters_of(adapters, fitted)
 
 
@@ -134,7 +143,9 @@ class _Equations:
             if (pair := pair_of(self._adapters[index], layer)) is not None:
                 self._sides[index, layer] = exact @ np.asarray(pair.lora_A, np.float64)
 
-    def solve(self, ordinary: Float[np.ndarray, "n n"] | None, erase_weight: float, ridge: float) -> Fitted:
+    def solve(
+        self, ordinary: Float[np.ndarray, "n n"] | None, erase_weight: float, ridge: float, keep_strength: bool
+    ) -> Fitted:
         """The fitted pairs. The matrix is used up."""
         total, self._total = self._total, None
         assert total is not None
@@ -142,14 +153,45 @@ class _Equations:
             total += erase_weight * np.asarray(ordinary, np.float64)
         # Never exactly zero, so that a layer without any inputs gets no change.
         total = total + max(ridge * np.trace(total) / len(total), 1e-30) * np.eye(len(total))
-        solved = np.linalg.solve(total, np.concatenate([*self._sides.values()], axis=1)).astype(np.float32)
+        solved = np.linalg.solve(total, np.concatenate([*self._sides.values()], axis=1))
         edges = np.cumsum([side.shape[1] for side in self._sides.values()])[:-1]
-        pairs = {}
-        for (index, layer), down in zip(self._sides, np.split(solved, edges, axis=1), strict=True):
-            pair = pair_of(self._adapters[index], layer)
-            assert pair is not None
-            pairs[index, layer] = LoRAPair(down, np.asarray(pair.lora_B))
-        return pairs
+        downs = dict(zip(self._sides, np.split(solved, edges, axis=1), strict=True))
+        if keep_strength:
+            for layer in self._layers:
+                own = {index: down for (index, path), down in downs.items() if path == layer}
+                strengths = self._strengths(layer, own)
+                downs |= {(index, layer): own[index] * strength for index, strength in strengths.items()}
+        return {
+            (index, layer): LoRAPair(down.astype(np.float32), np.asarray(self._pair(index, layer).lora_B))
+            for (index, layer), down in downs.items()
+        }
+
+    def _strengths(self, layer: str, solved: Mapping[int, np.ndarray]) -> dict[int, float]:
+        """By number of the adapter, what its part of D is multiplied by, so that every concept's output is whole.
+
+        solved: the new down projections of the layer.
+        """
+        numbers, scales, ups = list(solved), [], []
+        for index in numbers:
+            scales.append(self._adapters[index].info.scale)
+            ups.append(np.asarray(self._pair(index, layer).lora_B, np.float64))
+        # The parts of D (columns) along each concept's wanted output (rows), and that output itself.
+        found, wanted = np.zeros((len(numbers),) * 2), np.zeros(len(numbers))
+        for row, index in enumerate(numbers):
+            side, down = self._sides[index, layer], np.asarray(self._pair(index, layer).lora_A, np.float64)
+            wanted[row] = scales[row] * np.sum((side.T @ down) * (ups[row] @ ups[row].T))
+            for column, other in enumerate(numbers):
+                found[row, column] = scales[column] * np.sum((side.T @ solved[other]) * (ups[row] @ ups[column].T))
+        used = wanted > 1e-12 * wanted.max(initial=0.0)
+        strengths = np.ones(len(numbers))
+        if used.any():
+            strengths[used] = np.linalg.lstsq(found[np.ix_(used, used)], wanted[used], rcond=1e-6)[0]
+        return dict(zip(numbers, np.clip(strengths, 1 / MOST_STRENGTH, MOST_STRENGTH), strict=True))
+
+    def _pair(self, index: int, layer: str) -> LoRAPair:
+        pair = pair_of(self._adapters[index], layer)
+        assert pair is not None
+        return pair
 
 
 def _adapters_of(adapters: Sequence[Adapter], fitted: Fitted) -> list[Adapter]:

@@ -30,6 +30,8 @@ class JointFitSettings(NoSettings):
 
     erase_weight: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the error on ordinary prompts, relative to that on one concept's own prompts."""
+    keep_strength: bool = False
+    """Keep the whole strength of every concept. Without it, the fit of many makes each a little weaker."""
     attention: bool = False
     """Weight text positions by the U-Net's attention to them. A slightly better fit, but slower: the U-Net must run."""
 
@@ -39,6 +41,7 @@ def fit_jointly(
     adapters: Sequence[Adapter],
     *,
     erase_weight: float = 1.0,
+    keep_strength: bool = False,
     words: PromptWords | None = None,
     attention: bool = False,
     check_base: bool = True,
@@ -54,6 +57,7 @@ def fit_jointly(
         sd: the base model.
         adapters: the adapters to fit.
         erase_weight: weight of ordinary prompts, relative to one concept's own prompts.
+        keep_strength: keep the whole output of every concept along the wanted one, see `fit_to_inputs`.
         words: the words of the prompts. Default: a list that fits the model.
         attention: weight text positions by the U-Net's attention to them. A slightly better fit, but slower, because
             the U-Net must run.
@@ -79,8 +83,11 @@ def fit_jointly(
     check_merge(sd.params, adapters, None, allow_overlap=True, check_base=check_base)
     groups = measured_groups(sd, adapters, words, attention=attention, memory=memory)
     settings = {"base": sd.digest, "lambda": erase_weight, "attention": attention, "words": words}
+    settings |= {"keep_strength": True} if keep_strength else {}
     finished = None if unfinished is None else FinishedGroups(unfinished, adapters, settings)
-    return fit_groups(adapters, groups, erase_weight=erase_weight, keep=keep, finished=finished)
+    return fit_groups(
+        adapters, groups, erase_weight=erase_weight, keep_strength=keep_strength, keep=keep, finished=finished
+    )
 
 
 def measured_groups(
@@ -122,6 +129,7 @@ def merge_by_joint_fit(
     """The joint fit and then the sum, with the common signature. The merged adapters are the results of the fit."""
     check_merge(sd.params, adapters, weights, allow_overlap=True, check_base=check_base)
     fitted = fit_jointly(
-        sd, adapters, erase_weight=settings.erase_weight, attention=settings.attention, check_base=False
-    )
+        sd, adapters, check_base=False,
+        erase_weight=settings.erase_weight, keep_strength=settings.keep_strength, attention=settings.attention,
+    )  # fmt: skip
     return Merged(compose(sd.params, fitted, weights, allow_overlap=True, check_base=False), fitted)

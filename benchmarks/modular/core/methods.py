@@ -113,8 +113,10 @@ def _by(name: str, **fixed: Any) -> Merge:
     return merged
 
 
-def _fitted(sd: StableDiffusion, adapters: Sequence[Adapter], attention: bool = False) -> MergedModel:
-    fitted = merge.fit_jointly(sd, adapters, attention=attention)
+def _fitted(
+    sd: StableDiffusion, adapters: Sequence[Adapter], attention: bool = False, keep_strength: bool = False
+) -> MergedModel:
+    fitted = merge.fit_jointly(sd, adapters, attention=attention, keep_strength=keep_strength)
     return sd.with_adapters(fitted, allow_overlap=True)
 
 
@@ -124,7 +126,7 @@ def _tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
 
 
 def _fitted_and_tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
-    fitted = merge.fit_jointly(sd, adapters)
+    fitted = merge.fit_jointly(sd, adapters, keep_strength=True, words=training_words())
     tuned = merge.tune_tokens(sd, fitted, originals=adapters, words=training_words(), allow_overlap=True)
     return sd.with_adapters(tuned.adapters, allow_overlap=True)
 
@@ -200,7 +202,12 @@ METHODS: dict[str, Method] = {
     "token": Method("token side, 64 blocks", "token", _compose),
     "token_fit": Method("token side, 64 blocks, fitted", "token", _fitted),
     "token_tuned": Method("token side, 64 blocks, tuned tokens", "token", _tuned),
-    "token_fit_tuned": Method("token side, 64 blocks, fitted, tuned tokens", "token", _fitted_and_tuned),
+    "token_fit_strong": Method(
+        "token side, 64 blocks, fitted at full strength", "token", partial(_fitted, keep_strength=True)
+    ),
+    "token_fit_tuned": Method(
+        "token side, 64 blocks, fitted at full strength, tuned tokens", "token", _fitted_and_tuned
+    ),
     "token_16": Method("token side, 16 blocks", "token_16", _compose),
     "token_16_fit": Method("token side, 16 blocks, fitted", "token_16", _fitted),
     "token_128": Method("token side, 128 blocks", "token_128", _compose),

@@ -52,6 +52,32 @@ def test_the_sum_is_the_least_squares_solution(adapters, erase_weight):
         np.testing.assert_allclose(found, np.linalg.lstsq(stacked, wanted, rcond=None)[0], atol=2e-5)
 
 
+def test_at_full_strength_it_is_the_best_of_those_that_keep_every_output(adapters):
+    inputs = inputs_of(adapters, 8, 1)
+    grams = {layer: [x.T @ x for x in xs[:-1]] for layer, xs in inputs.items()}
+    ordinary = {layer: xs[-1].T @ xs[-1] for layer, xs in inputs.items()}
+    plain, strong = (
+        merge.fit_to_inputs(adapters, grams, ordinary, erase_weight=0.1, keep_strength=keep) for keep in (False, True)
+    )
+    rng, shares = np.random.default_rng(3), []
+    for layer in inputs:
+        delta = lambda adapter, layer=layer: np.asarray(
+            layer_delta(adapter, layer, grams_shape(adapter, layer)), np.float64
+        )
+        own, total = list(map(delta, adapters)), sum(map(delta, strong))
+        along = [gram @ dw for gram, dw in zip(grams[layer], own, strict=True)]
+        wholes = [np.sum(dw * direction) for dw, direction in zip(own, along, strict=True)]
+        np.testing.assert_allclose([np.sum(total * direction) for direction in along], wholes, rtol=1e-4)
+        shares += [np.sum(sum(map(delta, plain)) * direction) / w for direction, w in zip(along, wholes, strict=True)]
+        # No change that keeps these outputs makes the error smaller: it has no slope along such a change.
+        slope = 0.1 * ordinary[layer] @ total + sum(g @ (total - dw) for g, dw in zip(grams[layer], own, strict=True))
+        change = rng.standard_normal(total.shape)
+        basis, _ = np.linalg.qr(np.stack([direction.ravel() for direction in along], axis=1))
+        change -= (basis @ (basis.T @ change.ravel())).reshape(change.shape)
+        assert abs(np.sum(slope * change)) < 1e-3 * np.linalg.norm(slope) * np.linalg.norm(change)
+    assert max(shares) < 0.95  # the plain fit makes all of them smaller
+
+
 def grams_shape(adapter, layer) -> tuple[int, int]:
     component, _, path = layer.partition("/")
     return adapter.shapes()[component][path]
