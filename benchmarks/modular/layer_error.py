@@ -102,7 +102,7 @@ def change(adapter: Adapter, layers: Sequence[str]) -> Float[np.ndarray, "d m"]:
     """The changes of `layers` side by side."""
     places = [layer.partition("/") for layer in layers]
     pairs = [adapter.lora[component][path] for component, _, path in places]
-    return side_by_side([adapter.info.scale * (pair.lora_A @ pair.lora_B) for pair in pairs])
+    return side_by_side([np.asarray(adapter.info.scale * (pair.lora_A @ pair.lora_B)) for pair in pairs])
 
 
 def mean_error(

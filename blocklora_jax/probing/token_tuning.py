@@ -70,7 +70,7 @@ def tune(
         unit = _own_output(own, prompts.products(before.states, before.states), len(layers.units))
         goal = Goal(
             ids=prompts.ids[index], wanted=layers.wanted(own, before.states), counted=prompts.counted,
-            pooled=before.pooled, root=root, unit=np.float32(unit),
+            pooled=before.pooled, root=root, unit=np.asarray(unit, np.float32),
         )  # fmt: skip
         tokens = tune_token(sd.models, prompts.towers, _own_rows(sd, adapter), goal, config)
         errors = [prompts.error(layers, own, before, text, unit) for text in (before, prompts.encode(index, tokens))]

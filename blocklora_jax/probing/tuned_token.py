@@ -94,7 +94,7 @@ def _tune(
         return (optax.apply_updates(scaled, updates), state), None
 
     start = scale_token(token, towers)
-    (scaled, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), rows)
+    (scaled, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), jnp.asarray(rows))
     return unscale_token(scaled, towers)
 
 
