@@ -38,10 +38,10 @@ class TuningConfig:
     """
 
     steps: int = 120
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     token_norm_limit: float = 3.0
     prompts: int = 64
-    chunk: int = 8
+    chunk: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
