@@ -81,7 +81,7 @@ _ROWS: tuple[tuple[str, Bound], ...] = (
     ("guidance_scale", _real(-1e3, 1e3)),
     ("alpha", _real(0, 1e6, above=True)),
     ("clip_norm snr_gamma", _real(0, 1e9, above=True)),
-    ("erase_weight token_side", _real(0, 1e9)),
+    ("erase_weight token_side strength_weight", _real(0, 1e9)),
     # A ratio of energies beyond e^30 cannot be measured in fp32.
     ("token_side_margin", _real(-30, 30)),
     ("token_norm_limit", _real(0, 1e3, above=True)),

@@ -29,11 +29,16 @@ _FAINTEST = 1e-8
 
 
 class Own(NamedTuple):
-    """Products for one adapter, fp64. cross: (W + F) S^T. output: (W + F) (W + F)^T. change: F F^T."""
+    """Products for one adapter, fp64.
+
+    cross: (W + F) S^T. output: (W + F) (W + F)^T. change: F F^T. by_merged: F S^T. by_base: F W^T.
+    """
 
     cross: Float[np.ndarray, "n n"]
     output: Float[np.ndarray, "n n"]
     change: Float[np.ndarray, "n n"]
+    by_merged: Float[np.ndarray, "n n"]
+    by_base: Float[np.ndarray, "n n"]
 
     def squared_error(self, gram: np.ndarray, cross: np.ndarray, before: np.ndarray, now: np.ndarray) -> float:
         """|x' S - x (W + F)|^2. gram: S S^T. cross, before, now: the features' products x^T x', x^T x and x'^T x'."""
@@ -78,19 +83,17 @@ class TextLayers:
     def own(self, adapter: Adapter, weight: float) -> Own:
         """The products for an adapter that is merged with `weight`."""
         pairs, scale = adapter.lora.get("unet", {}), adapter.info.scale * weight
-        cross, output = self._base_by_merged.copy(), self._base_by_base.copy()
-        change = np.zeros_like(output)
+        by_merged, by_base, change = (np.zeros_like(self.gram) for _ in range(3))
         for path, unit in self.units.items():
             if path not in pairs:
                 continue
             down = np.asarray(pairs[path].lora_A, np.float64) * (scale / unit)
             up = np.asarray(pairs[path].lora_B, np.float32)
-            cross += down @ (self.merged[path] @ up.T).T.astype(np.float64)
-            by_base = down @ (self.weights[path] @ up.T).T.astype(np.float64)
-            by_own = down @ (up @ up.T).astype(np.float64) @ (down.T * unit)
-            output += by_base + by_base.T + by_own
-            change += by_own
-        return Own(cross, output, change)
+            by_merged += down @ (self.merged[path] @ up.T).T.astype(np.float64)
+            by_base += down @ (self.weights[path] @ up.T).T.astype(np.float64)
+            change += down @ (up @ up.T).astype(np.float64) @ (down.T * unit)
+        output = self._base_by_base + by_base + by_base.T + change
+        return Own(self._base_by_merged + by_merged, output, change, by_merged, by_base)
 
     def wanted(self, own: Own, states: Float[np.ndarray, "p t n"]) -> Float[np.ndarray, "p t q"]:
         """y, fp32: the features x' R that are best for the features x of `states` are those nearest to y."""

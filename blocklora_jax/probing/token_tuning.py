@@ -71,6 +71,7 @@ def tune(
         goal = Goal(
             ids=prompts.ids[index], wanted=layers.wanted(own, before.states), counted=prompts.counted,
             pooled=before.pooled, root=root, unit=np.asarray(unit, np.float32),
+            **_strength(own, before.states),
         )  # fmt: skip
         tokens = tune_token(sd.models, prompts.towers, _own_rows(sd, adapter), goal, config)
         errors = [prompts.error(layers, own, before, text, unit) for text in (before, prompts.encode(index, tokens))]
@@ -128,6 +129,13 @@ def _own_rows(sd: StableDiffusion, adapter: Adapter) -> dict[str, np.ndarray]:
         for part, vectors in own_tokens(sd, adapter).items()
         if vectors
     }
+
+
+def _strength(own: Own, states: Float[np.ndarray, "p t n"]) -> dict[str, np.ndarray]:
+    """The fields of `Goal` that tell how much of the concept's own output is there."""
+    along = states @ own.by_merged
+    base, size = (np.sum((states @ products) * states, axis=-1) for products in (own.by_base, own.change))
+    return {name: x.astype(np.float32) for name, x in {"along": along, "base": base, "own": size}.items()}
 
 
 def _own_output(own: Own, moments: Float[np.ndarray, "n n"], layers: int) -> float:

@@ -33,6 +33,7 @@ class TuningConfig:
     steps: of Adam.
     learning_rate: of the first step, in standard deviations of the token table. It falls to 0 along a cosine.
     token_norm_limit: the length of a token over which it is penalised, in lengths of ordinary tokens.
+    strength_weight: weight of the squared difference from 1 of the share of the concept's own output that is there.
     prompts: number of prompts with the concept.
     chunk: prompts in each step.
     """
@@ -40,6 +41,7 @@ class TuningConfig:
     steps: int = 120
     learning_rate: float = 0.2
     token_norm_limit: float = 3.0
+    strength_weight: float = 3.0
     prompts: int = 64
     chunk: int = 4
     seed: int = 0
@@ -52,9 +54,11 @@ class TuningConfig:
 class Goal(NamedTuple):
     """What a token is tuned for.
 
+    x and x' are text features before and now; W, S and F are weights as in `text_layers`, of all layers together.
+
     ids: of the prompts. wanted: the best text features times `root` (see `TextLayers.wanted`). counted: how often each
     position counts. pooled: the pooled text before; None if the U-Net does not read it. root: see `TextLayers`. unit:
-    the output of the concept's own adapter at one position.
+    the mean of |x F|^2 over positions. along: x F S^T. base: x F W^T x^T, and own: |x F|^2, for each position.
     """
 
     ids: Int[Rows, "p *e t"]
@@ -63,6 +67,9 @@ class Goal(NamedTuple):
     pooled: Float[Rows, "p d"] | None
     root: Float[Rows, "n q"]
     unit: Float[Rows, ""]
+    along: Float[Rows, "p t n"]
+    base: Float[Rows, "p t"]
+    own: Float[Rows, "p t"]
 
 
 def tune_token(
@@ -112,8 +119,10 @@ def _loss(
         before = jnp.asarray(goal.pooled)[rows]
         # As much as one layer counts, which is measured in units of the base's output.
         error += jnp.square(text.pooled.astype(jnp.float32) - before).sum() / jnp.square(before).sum()
+    found = jnp.einsum("btn,btn->bt", text.states.astype(jnp.float32), jnp.asarray(goal.along)[rows])
+    share = jnp.sum((found - jnp.asarray(goal.base)[rows]) @ counted) / jnp.sum(jnp.asarray(goal.own)[rows] @ counted)
     excess = [
         norm_excess(own, natural_norm(token_table(towers, part)), config.token_norm_limit)
         for part, own in token.items()
     ]
-    return error / goal.unit + sum(excess)
+    return error / goal.unit + config.strength_weight * jnp.square(1 - share) + sum(excess)
