@@ -38,7 +38,7 @@ FLAGS = {
     "knots": (["--density", "0.5"], {"density": 0.5}),
     "ssr": (["--ridge", "0.01"], {"ridge": 0.01}),
     "gradient_fusion": (["--ridge", "0.01"], {"ridge": 0.01}),
-    "joint_fit": (["--lambda", "2"], {"erase_weight": 2.0}),
+    "joint_fit": (["--lambda", "2", "--keep-strength"], {"erase_weight": 2.0, "keep_strength": True}),
     "tuned_tokens": (["--token-steps", "2", "--allow-overlap"], {"token_steps": 2, "allow_overlap": True}),
 }
 
