@@ -54,7 +54,6 @@ def tune_tokens(
     adapters: Sequence[Adapter],
     weights: Sequence[Any] | None = None,
     *,
-    originals: Sequence[Adapter] | None = None,
     steps: int = 120,
     words: PromptWords | None = None,
     allow_overlap: bool = False,
@@ -65,11 +64,11 @@ def tune_tokens(
     In a sum, every adapter answers a little to the tokens of the others. The token t' of concept k is chosen so that
     the layers that read text do with it, in the merged model, what they do with k's adapter alone and its old token:
 
-        t' = argmin  sum over layers  |x(t') (W + sum_j dW_j) - x(t) (W + dW_k)|^2
+        t' = argmin  mean |x(t') (W + sum_j dW_j) - x(t) (W + dW_k)|^2 / |x(t) dW_k|^2  +  3 (1 - s)^2
 
-    x are text features of prompts that call the concept. Each layer counts in units of the base's output. The token is
-    trained by Adam through the text encoders. No picture is drawn or needed, and tokens are tuned apart from each
-    other. Blocks stay blocks: a merge of the results can be undone bit for bit. A token that does not become better
+    x are text features of prompts that call the concept, and s is the share of its own output x(t) dW_k that is in the
+    merged output. Each layer counts in units of the base's output. The token is trained by Adam through the text
+    encoders. No picture is drawn or needed, and tokens are tuned apart from each other. Blocks stay blocks: a merge of the results can be undone bit for bit. A token that does not become better
     stays as it is.
 
     Layers that read pictures are not looked at. For SDXL the pooled text is kept too, as much as one layer.
@@ -78,14 +77,12 @@ def tune_tokens(
         sd: the base model.
         adapters: all adapters that will be merged together.
         weights: those of the merge; None: 1 for each.
-        originals: the adapters dW_k with tokens t, if `adapters` were changed by `fit_jointly`. Default: `adapters`.
         steps: steps of Adam for each token.
         words: the words of the prompts. Default: a list that fits the model.
         allow_overlap: for adapters that own the same weights.
         check_base: refuse a base model that the adapters were not trained on.
 
-    Raises: UserError like `compose`, if no adapter has a token, for adapters that change a text encoder, and for
-        originals with other tokens.
+    Raises: UserError like `compose`, if no adapter has a token, and for adapters that change a text encoder.
 
     >>> from blocklora_jax.pipeline import StableDiffusion
     >>> from blocklora_jax.testing.random_adapter import random_adapter
@@ -95,15 +92,13 @@ def tune_tokens(
     >>> [after <= before for before, after in zip(tuned.before, tuned.after)]
     [True, True]
     """
-    if originals is not None and [own.tokens.keys() for own in originals] != [own.tokens.keys() for own in adapters]:
-        raise UserError("originals must be as many as the adapters, with the same tokens, in the same order")
     merged = _merged_params(sd, adapters, weights, allow_overlap, check_base)
     # Imported here, because it needs Flax, which merging alone does not need.
     from blocklora_jax.probing.token_tuning import tune
     from blocklora_jax.probing.tuned_token import TuningConfig
 
     strengths = [1.0] * len(adapters) if weights is None else list(weights)
-    results = tune(sd, merged, originals or adapters, strengths, words, TuningConfig(steps=steps))
+    results = tune(sd, merged, adapters, strengths, words, TuningConfig(steps=steps))
     progress = tqdm(results, desc="tokens", total=len(adapters), unit="token", dynamic_ncols=True, disable=None)
     found, before, after = [], [], []
     for adapter, tuned in zip(adapters, progress, strict=True):

@@ -114,21 +114,21 @@ def _by(name: str, **fixed: Any) -> Merge:
 
 
 def _fitted(
-    sd: StableDiffusion, adapters: Sequence[Adapter], attention: bool = False, keep_strength: bool = False
+    sd: StableDiffusion,
+    adapters: Sequence[Adapter],
+    attention: bool = False,
+    keep_strength: bool = False,
+    all_words: bool = True,
 ) -> MergedModel:
-    fitted = merge.fit_jointly(sd, adapters, attention=attention, keep_strength=keep_strength)
+    """all_words: whether the prompts of the fit may have the words of the measured prompts."""
+    words = None if all_words else training_words()
+    fitted = merge.fit_jointly(sd, adapters, attention=attention, keep_strength=keep_strength, words=words)
     return sd.with_adapters(fitted, allow_overlap=True)
 
 
 def _tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
     """The sum, with tokens that are tuned to it."""
     return sd.with_adapters(merge.tune_tokens(sd, adapters, words=training_words()).adapters)
-
-
-def _fitted_and_tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
-    fitted = merge.fit_jointly(sd, adapters, keep_strength=True, words=training_words())
-    tuned = merge.tune_tokens(sd, fitted, originals=adapters, words=training_words(), allow_overlap=True)
-    return sd.with_adapters(tuned.adapters, allow_overlap=True)
 
 
 def training_words() -> PromptWords:
@@ -205,8 +205,10 @@ METHODS: dict[str, Method] = {
     "token_fit_strong": Method(
         "token side, 64 blocks, fitted at full strength", "token", partial(_fitted, keep_strength=True)
     ),
-    "token_fit_tuned": Method(
-        "token side, 64 blocks, fitted at full strength, tuned tokens", "token", _fitted_and_tuned
+    "token_fit_unseen": Method(
+        "token side, 64 blocks, fitted at full strength without the measured words",
+        "token",
+        partial(_fitted, keep_strength=True, all_words=False),
     ),
     "token_16": Method("token side, 16 blocks", "token_16", _compose),
     "token_16_fit": Method("token side, 16 blocks, fitted", "token_16", _fitted),
