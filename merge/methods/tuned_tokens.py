@@ -68,8 +68,8 @@ def tune_tokens(
 
     x are text features of prompts that call the concept, and s is the share of its own output x(t) dW_k that is in the
     merged output. Each layer counts in units of the base's output. The token is trained by Adam through the text
-    encoders. No picture is drawn or needed, and tokens are tuned apart from each other. Blocks stay blocks: a merge of the results can be undone bit for bit. A token that does not become better
-    stays as it is.
+    encoders. No picture is drawn or needed, and tokens are tuned apart from each other. Blocks stay blocks: a merge of
+    the results can be undone bit for bit. A token that does not become better stays as it is.
 
     Layers that read pictures are not looked at. For SDXL the pooled text is kept too, as much as one layer.
 
