@@ -77,11 +77,23 @@ def test_the_table_of_the_token_side_is_that_of_its_published_results():
     assert markdown(rows, 15, POCKET.ceiling, SHORT) in (ROOT / "docs" / "token_side.md").read_text()
 
 
+@pytest.mark.parametrize(("folder", "count"), [("sixty", 60), ("fifteen", 15)])
+def test_the_tables_of_tuned_tokens_are_those_of_their_published_results(folder, count):
+    options = Options(out=ROOT / "docs" / "tuned_tokens" / folder, counts=(count,), seeds=(4,), methods=(
+        "token", "token_tuned", "token_fit", "token_fit_strong", "token_fit_unseen",
+    ))  # fmt: skip
+    results = gather(options)
+    names = {c.name for c in draw_concepts(count, 4) if c.kind in POCKET.groups["individuals"]}
+    rows = summarise(*by_name(results.alone, results.merged, results.base, names))
+    assert markdown(rows, count, POCKET.ceiling, SHORT) in (ROOT / "docs" / "token_side.md").read_text()
+
+
 def test_the_published_results_are_of_the_packaged_model():
     files = sorted((ROOT / "docs").glob(f"**/seed-*/results/{CONDITIONS}"))
     folders = {file.parents[2].relative_to(ROOT / "docs").as_posix() for file in files}
     assert folders == {
-        "fifteen", "sixty", "token_side", "token_side_sixty", "ordinary_loras", "ordinary_loras/conversion",
+        "fifteen", "sixty", "token_side", "token_side_sixty", "tuned_tokens/fifteen", "tuned_tokens/sixty",
+        "ordinary_loras", "ordinary_loras/conversion",
         "ordinary_loras/all_attention", "ordinary_loras/sixty",
     }  # fmt: skip
     digest = params_digest(StableDiffusion.from_pretrained("pocket").params)
