@@ -5,7 +5,7 @@ This program merges the first n of them, as a sum, with tuned tokens, and after 
 error of a concept is |Y (W + D) - X (W + dW)| / |X dW|: W are the weights of the layers that read text, D the merged
 change, dW the concept's own, and the rows of X the layers' inputs on prompts that call the concept. Y are those with
 the tuned token, otherwise X. It is measured on the prompts that the fit and the tuning use, and on those of the bench,
-whose words they do not know. Writes layer_error.json and layer_error.md into --out.
+whose words they do not know (but see --all-words). Writes layer_error.json and layer_error.md into --out.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from blocklora_jax.command_line.runner import run
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.tree_paths import flatten_params
 from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.fit_prompts import trigger_prompts
 from blocklora_jax.probing.probe import Probe, own_tokens, with_tokens
@@ -56,6 +57,8 @@ class Options:
     """Prompts of the bench for each concept."""
     erase_weight: float = 1.0
     """The joint fit's lambda: the weight of ordinary prompts."""
+    all_words: bool = False
+    """Let the prompts of the fit and of the tuning have the words of the bench's prompts too."""
     out: Path = Path("runs/layer_error")
 
     def __post_init__(self) -> None:
@@ -119,7 +122,8 @@ def mean_error(
 def measure(options: Options, sd: StableDiffusion) -> Iterator[dict[str, Any]]:
     """For each count, the errors of the sum and of the joint fit."""
     adapters, concepts = read_adapters(options), draw_concepts(max(options.counts), options.seed)
-    layers, words, weights = layers_of(adapters), training_words(), flatten_params(sd.params)
+    layers, weights = layers_of(adapters), flatten_params(sd.params)
+    words = words_for(sd.checkpoint.name) if options.all_words else training_words()
     check_text_only(layers)
     prompts = {
         "bench": [[prompt.text for prompt in concept_prompts(c, options.prompts)] for c in concepts],
