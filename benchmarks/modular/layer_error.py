@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Float
 
 import merge
-from benchmarks.modular.core.methods import training_words
 from benchmarks.modular.core.report import write_rows
 from benchmarks.modular.pocket.concepts import draw_concepts
 from benchmarks.modular.pocket.prompts import concept_prompts
+from benchmarks.modular.pocket.words import training_words
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.targets import reads_text

@@ -26,11 +26,15 @@ from blocklora_jax.prompts.random_prompts import PromptWords
 
 
 class Tuned(NamedTuple):
-    """A concept's tuned token rows by text encoder, and the error before and after (see `merge.tune_tokens`)."""
+    """A concept's tuned token rows by text encoder, and the error before and after (see `merge.tune_tokens`).
+
+    share: how much of the concept's own output is there afterwards. NaN if it has none.
+    """
 
     tokens: dict[str, np.ndarray]
     before: float
     after: float
+    share: float
 
 
 class _Text(NamedTuple):
@@ -48,7 +52,7 @@ def tune(
     words: PromptWords | None,
     config: TuningConfig,
 ) -> Iterator[Tuned]:
-    """The tuned token of each adapter. Those without a token have none, and the errors NaN.
+    """The tuned token of each adapter. Those without a token have none, and NaN for the numbers.
 
     merged: the parameters of the merged model. words: of the prompts; None: a list that fits the model.
 
@@ -58,15 +62,18 @@ def tune(
     called = [index for index, adapter in enumerate(adapters) if adapter.tokens]
     check_triggers([adapters[index] for index in called], words)
     prompts = _Prompts(sd, {index: adapters[index] for index in called}, words, config)
-    texts = {index: prompts.encode(index, _own_rows(sd, adapters[index])) for index in called}
-    moments = [prompts.products(text.states, text.states) for text in texts.values()]
-    layers = TextLayers.of(sd.params, merged, np.mean(moments, axis=0))
+    # Text is encoded again below, so that the features of many concepts are never held at once.
+    moments = np.zeros(())
+    for index in called:
+        states = prompts.encode(index, _own_rows(sd, adapters[index])).states
+        moments = moments + prompts.products(states, states) / len(called)
+    layers = TextLayers.of(sd.params, merged, moments)
     root = jnp.asarray(layers.root, jnp.float32)
     for index, (adapter, weight) in enumerate(zip(adapters, weights, strict=True)):
-        if index not in texts:
-            yield Tuned({}, np.nan, np.nan)
+        if index not in called:
+            yield Tuned({}, np.nan, np.nan, np.nan)
             continue
-        before, own = texts.pop(index), layers.own(adapter, float(weight))
+        before, own = prompts.encode(index, _own_rows(sd, adapter)), layers.own(adapter, float(weight))
         unit = _own_output(own, prompts.products(before.states, before.states), len(layers.units))
         goal = Goal(
             ids=prompts.ids[index], wanted=layers.wanted(own, before.states), counted=prompts.counted,
@@ -74,8 +81,9 @@ def tune(
             **_strength(own, before.states),
         )  # fmt: skip
         tokens = tune_token(sd.models, prompts.towers, _own_rows(sd, adapter), goal, config)
-        errors = [prompts.error(layers, own, before, text, unit) for text in (before, prompts.encode(index, tokens))]
-        yield Tuned(tokens, *errors)
+        after = prompts.encode(index, tokens)
+        errors = [prompts.error(layers, own, before, text, unit) for text in (before, after)]
+        yield Tuned(tokens, *errors, prompts.share(own, before, after))
 
 
 class _Prompts:
@@ -120,6 +128,12 @@ class _Prompts:
         then, after = before.states, now.states
         products = (self.products(*pair) for pair in ((then, after), (then, then), (after, after)))
         return float(np.sqrt(max(own.squared_error(layers.gram, *products), 0.0) / unit))
+
+    def share(self, own: Own, before: _Text, now: _Text) -> float:
+        """How much of the adapter's own output is in the merged output."""
+        then, across = self.products(before.states, before.states), self.products(before.states, now.states)
+        wanted = np.sum(own.change * then)
+        return float((np.sum(own.by_merged * across) - np.sum(own.by_base * then)) / wanted) if wanted else np.nan
 
 
 def _own_rows(sd: StableDiffusion, adapter: Adapter) -> dict[str, np.ndarray]:

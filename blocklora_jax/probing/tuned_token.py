@@ -120,7 +120,9 @@ def _loss(
         # As much as one layer counts, which is measured in units of the base's output.
         error += jnp.square(text.pooled.astype(jnp.float32) - before).sum() / jnp.square(before).sum()
     found = jnp.einsum("btn,btn->bt", text.states.astype(jnp.float32), jnp.asarray(goal.along)[rows])
-    share = jnp.sum((found - jnp.asarray(goal.base)[rows]) @ counted) / jnp.sum(jnp.asarray(goal.own)[rows] @ counted)
+    # An adapter without output has nothing to keep, and the share is 0 for every token.
+    whole = jnp.maximum(jnp.sum(jnp.asarray(goal.own)[rows] @ counted), 1e-30)
+    share = jnp.sum((found - jnp.asarray(goal.base)[rows]) @ counted) / whole
     excess = [
         norm_excess(own, natural_norm(token_table(towers, part)), config.token_norm_limit)
         for part, own in token.items()

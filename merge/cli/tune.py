@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,9 +76,11 @@ def tune_files(args: Sequence[str] | None = None) -> int:
     for path, adapter in zip(paths, tuned.adapters, strict=True):
         adapter.save(path)
     print(f"wrote {len(paths)} files into {options.out}")
+    # With weights the order of the files matters, and a shell may sort them otherwise.
+    named = f"{options.out}/*.safetensors" if weights is None else shlex.join(map(str, paths))
     flags = " --allow-overlap" if options.allow_overlap else ""
     flags += "".join([" --weights", *(f" {weight:g}" for weight in weights)]) if weights else ""
-    print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors{flags} …")
+    print(f"merge them together: {as_called('python -m merge')} {named}{flags} …")
     return 0
 
 

@@ -94,7 +94,8 @@ def fit_to_inputs(
         ridge: r as a share of the inputs' mean square.
         keep_strength: find the best D among those that have every concept's whole output in every layer, <X_k D, X_k
             dW_k> = |X_k dW_k|^2. Least squares makes it smaller, the more concepts disturb each other. The parts above
-            are multiplied by one number each, at most 2.
+            are multiplied by one number each. It is kept between 1/2 and 2, so a concept that is almost lost does not
+            get its whole output.
 
     Raises: UserError naming the layers without matrices of the right number and shape.
 
@@ -171,17 +172,20 @@ class _Equations:
 
         solved: the new down projections of the layer.
         """
-        numbers, scales, ups = list(solved), [], []
-        for index in numbers:
-            scales.append(self._adapters[index].info.scale)
-            ups.append(np.asarray(self._pair(index, layer).lora_B, np.float64))
-        # The parts of D (columns) along each concept's wanted output (rows), and that output itself.
-        found, wanted = np.zeros((len(numbers),) * 2), np.zeros(len(numbers))
-        for row, index in enumerate(numbers):
-            side, down = self._sides[index, layer], np.asarray(self._pair(index, layer).lora_A, np.float64)
-            wanted[row] = scales[row] * np.sum((side.T @ down) * (ups[row] @ ups[row].T))
-            for column, other in enumerate(numbers):
-                found[row, column] = scales[column] * np.sum((side.T @ solved[other]) * (ups[row] @ ups[column].T))
+        numbers, pairs = list(solved), [self._pair(index, layer) for index in solved]
+        scales = np.array([self._adapters[index].info.scale for index in numbers])
+        sides = np.concatenate([self._sides[index, layer] for index in numbers], axis=1)
+        ups = np.concatenate([np.asarray(pair.lora_B, np.float64) for pair in pairs])
+        starts = np.cumsum([0, *(len(pair.lora_B) for pair in pairs)])[:-1]
+        outer = ups @ ups.T
+
+        def sums(downs: Sequence[np.ndarray]) -> Float[np.ndarray, "k k"]:
+            """What changes with these down projections (columns) put out along each concept's output (rows)."""
+            products = (sides.T @ np.concatenate(downs, axis=1)) * outer
+            return np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1) * scales
+
+        found = sums(list(solved.values()))
+        wanted = np.diag(sums([np.asarray(pair.lora_A, np.float64) for pair in pairs]))
         used = wanted > 1e-12 * wanted.max(initial=0.0)
         strengths = np.ones(len(numbers))
         if used.any():

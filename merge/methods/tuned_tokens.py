@@ -140,9 +140,10 @@ def _merged_params(
     from blocklora_jax.probing.text_layers import changed_text_encoders
 
     if named := changed_text_encoders(adapters):
+        more = f" and {len(named) - 5} others" if len(named) > 5 else ""
         raise UserError(
-            f"{', '.join(named[:5])} change{'s' * (len(named) == 1)} a text encoder, and tokens are tuned only for the "
-            "base's text encoders: leave them out, or merge without tuning"
+            f"{', '.join(named[:5])}{more} change{'s' * (len(named) == 1)} a text encoder, and tokens are tuned only "
+            "for the base's text encoders: leave them out, or merge without tuning"
         )
     return compose(sd.params, adapters, weights, allow_overlap=allow_overlap, check_base=False)
 

@@ -21,6 +21,7 @@ MODULES = (
     "merge.cli.tune merge.methods.tuned_tokens blocklora_jax.probing.tuned_token "
     "train.concept.config train.base.config blocklora_jax.prompts.shares train.negative_tokens train.concepts_options "
     "train.basis_options train.codeword_settings benchmarks.training benchmarks.modular.__main__ "
+    "benchmarks.modular.tuning "
     "benchmarks.modular.ablation benchmarks.modular.layer_error benchmarks.modular.narrow benchmarks.modular.rates "
     "benchmarks.modular.distractors benchmarks.modular.worlds.encoder_measures "
     "train.concept.settings.adapter train.concept.settings.base train.concept.settings.data "

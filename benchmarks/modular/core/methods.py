@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import merge
-from benchmarks.modular.pocket.words import TRAINING_WORDS
+from benchmarks.modular.pocket.words import training_words
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.basis import basis_digest, load_text_basis
 from blocklora_jax.adapters.partition import Partition
@@ -25,7 +25,6 @@ from blocklora_jax.pocket.references import BASIS
 from blocklora_jax.probing.conversion import convert
 from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.text_conversion import convert_to_slot
-from blocklora_jax.prompts.random_prompts import PromptWords
 
 # Takes the settings that `Method.grid` names as keywords.
 Merge = Callable[..., MergedModel]
@@ -113,27 +112,16 @@ def _by(name: str, **fixed: Any) -> Merge:
     return merged
 
 
-def _fitted(
-    sd: StableDiffusion,
-    adapters: Sequence[Adapter],
-    attention: bool = False,
-    keep_strength: bool = False,
-    all_words: bool = True,
-) -> MergedModel:
+def _fitted(sd: StableDiffusion, adapters: Sequence[Adapter], all_words: bool = True, **settings: Any) -> MergedModel:
     """all_words: whether the prompts of the fit may have the words of the measured prompts."""
     words = None if all_words else training_words()
-    fitted = merge.fit_jointly(sd, adapters, attention=attention, keep_strength=keep_strength, words=words)
+    fitted = merge.fit_jointly(sd, adapters, words=words, **settings)
     return sd.with_adapters(fitted, allow_overlap=True)
 
 
 def _tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
     """The sum, with tokens that are tuned to it."""
     return sd.with_adapters(merge.tune_tokens(sd, adapters, words=training_words()).adapters)
-
-
-def training_words() -> PromptWords:
-    """Words of prompts for fits and conversions: none of those of the measured prompts."""
-    return PromptWords(**{name.removeprefix("random_"): tuple(own) for name, own in TRAINING_WORDS.items()})
 
 
 def _text_fitted(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from blocklora_jax.pocket import world
+from blocklora_jax.prompts.random_prompts import PromptWords
 
 PLACES = ("forest", "snow", "night")
 COMPANY = ("cat", "house", "car", "woman")
@@ -21,3 +22,8 @@ TRAINING_WORDS: dict[str, Any] = {
     "random_subjects": [name for name in world.TRAIN_CLASSES if name not in COMPANY],
     "random_scenes": [world.scene_phrase(scene) for scene in world.TRAIN_SCENES if scene not in PLACES],
 }
+
+
+def training_words() -> PromptWords:
+    """The same as words for the prompts of fits, conversions and the tuning of tokens."""
+    return PromptWords(**{name.removeprefix("random_"): tuple(own) for name, own in TRAINING_WORDS.items()})

@@ -117,6 +117,13 @@ def test_an_adapter_alone_has_nothing_to_tune(tiny_sd):
     assert tuned.after[0] <= tuned.before[0] < 1e-3
 
 
+def test_an_adapter_without_output_is_harmless(tiny_sd):
+    adapters = pair_of(tiny_sd)
+    tuned = merge.tune_tokens(tiny_sd, adapters, (1.0, 0.0), steps=5, words=WORDS)
+    assert all(np.isfinite(next(iter(own.tokens.values()))).all() for own in tuned.adapters)
+    assert np.isfinite([*tuned.before, *tuned.after]).all() and tuned.before[0] < 1e-3
+
+
 def test_without_tokens_an_adapter_stays_as_it_is(tiny_sd):
     ada, bob = pair_of(tiny_sd)
     plain = dataclasses.replace(bob, tokens={}, info=dataclasses.replace(bob.info, trigger="sks man"))
