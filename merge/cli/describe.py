@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.composing.overlap import colliding_layers
@@ -31,6 +33,16 @@ def overlap_report(adapters: Sequence[Adapter]) -> list[str]:
     pairs = [(a, b, len(shared)) for a, b in combinations(adapters, 2) if (shared := colliding_layers(a, b))]
     lines = [f"{a.name!r} and {b.name!r} are summed where they overlap, in {count} layers" for a, b, count in pairs[:3]]
     return lines + ([f"and so are {len(pairs) - 3} other pairs"] if len(pairs) > 3 else [])
+
+
+def as_arguments(folder: Path, files: Sequence[Path], *, in_order: bool = False) -> str:
+    """The files of `folder` as arguments of a command: by a pattern, or by name where that would name others too.
+
+    in_order: whether their order matters; a shell may sort what a pattern finds otherwise.
+    """
+    if in_order or set(folder.glob("*.safetensors")) - set(files):
+        return shlex.join(map(str, files))
+    return f"{folder}/*.safetensors"
 
 
 def _concept(adapter: Adapter) -> str:

@@ -17,6 +17,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from blocklora_jax.prompts.shares import Kind
 from merge.cli.convolutions import with_convolutions, without_convolutions
+from merge.cli.describe import as_arguments
 from merge.cli.list_weights import with_own_weights
 from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import (
@@ -132,7 +133,8 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         adapter.save(path)
         print(f"wrote {path}")
     remove_finished(options.out / UNFINISHED)
-    print(f"merge them together: {as_called('python -m merge')} {options.out}/*.safetensors --allow-overlap …")
+    files = as_arguments(options.out, paths)
+    print(f"merge them together: {as_called('python -m merge')} {files} --allow-overlap …")
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
+from merge.cli.describe import as_arguments
 from merge.cli.reading import AdapterReader
 from merge.cli.shared_options import Files, Options, Overwrite, SkipUnusable, Variant, Verify, Weights, base_model_help
 from merge.cli.sources import find_sources, inputs_of, load_sources, weights_of
@@ -76,11 +76,10 @@ def tune_files(args: Sequence[str] | None = None) -> int:
     for path, adapter in zip(paths, tuned.adapters, strict=True):
         adapter.save(path)
     print(f"wrote {len(paths)} files into {options.out}")
-    # With weights the order of the files matters, and a shell may sort them otherwise.
-    named = f"{options.out}/*.safetensors" if weights is None else shlex.join(map(str, paths))
+    files = as_arguments(options.out, paths, in_order=weights is not None)
     flags = " --allow-overlap" if options.allow_overlap else ""
     flags += "".join([" --weights", *(f" {weight:g}" for weight in weights)]) if weights else ""
-    print(f"merge them together: {as_called('python -m merge')} {named}{flags} …")
+    print(f"merge them together: {as_called('python -m merge')} {files}{flags} …")
     return 0
 
 

@@ -82,3 +82,11 @@ def test_files_are_replaced_only_on_request(files, tiny_folder, tmp_path, capsys
     tune(*files, "--out", out, "--model", tiny_folder, "--overwrite", "--weights", "1", "0.5")
     # The order of the files is that of the weights.
     assert f"{out}/ada.safetensors {out}/bob.safetensors --weights 1 0.5" in capsys.readouterr().out
+
+
+def test_the_hint_names_only_the_new_files(files, tiny_folder, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    out.mkdir()
+    (out / "other.safetensors").write_bytes(files[0].read_bytes())
+    tune(*files, "--out", out, "--model", tiny_folder)
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f" {out}/ada.safetensors {out}/bob.safetensors …")
