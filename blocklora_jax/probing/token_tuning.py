@@ -82,8 +82,8 @@ def tune(
         )  # fmt: skip
         tokens = tune_token(sd.models, prompts.towers, _own_rows(sd, adapter), goal, config)
         after = prompts.encode(index, tokens)
-        errors = [prompts.error(layers, own, before, text, unit) for text in (before, after)]
-        yield Tuned(tokens, *errors, prompts.share(own, before, after))
+        first, last = (prompts.error(layers, own, before, text, unit) for text in (before, after))
+        yield Tuned(tokens, first, last, prompts.share(own, before, after))
 
 
 class _Prompts:
