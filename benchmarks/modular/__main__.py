@@ -91,7 +91,7 @@ def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> t
         say(f"seed {seed}: {recipe}: teaching {count} concepts")
         settings = {**options.settings, **world.settings, "seed": seed, **world.recipes[recipe]}
         adapters[recipe] = teach(
-            concepts, settings, folder / recipe, options.at_once, options.blocks, write=world.write
+            concepts, sd, settings, folder / recipe, options.at_once, options.blocks, write=world.write
         )
     artist = Artist(sd, adapters[next(iter(recipes))], seed, options.sampler_steps, options.size)
     measures = world.measures(sd, concepts, seed)

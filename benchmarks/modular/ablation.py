@@ -107,7 +107,7 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
     each = settings.pop("slots_each", 1)
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **TRAINING_WORDS, **settings}
     keep_to(folder / "results", sd, options, concepts, options.seed, TRAINING_WORDS)
-    adapters = teach(concepts, settings, folder, options.concepts, 16, each)
+    adapters = teach(concepts, sd, settings, folder, options.concepts, 16, each)
     if settings.get("token_vectors") == 0:
         concepts = [Unnamed(**vars(c)) for c in concepts]
     artist = Artist(sd, adapters, options.seed, options.sampler_steps)

@@ -62,7 +62,7 @@ def measure(options: Options, sd: StableDiffusion, recipe: str, rate: float) -> 
     own = {**RECIPES[recipe], "learning_rate": rate}
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed, **TRAINING_WORDS, **own}
     keep_to(folder / "results", sd, options, concepts, options.seed, TRAINING_WORDS)
-    adapters = teach(concepts, settings, folder, 5)
+    adapters = teach(concepts, sd, settings, folder, 5)
     artist = Artist(sd, adapters, options.seed, options.sampler_steps)
     bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts)
     alone = mean_over([bench.cached("alone", lambda: bench.alone(adapters))], "identity")[0]

@@ -111,7 +111,7 @@ def measure(options: Options, sd: StableDiffusion, name: str) -> dict[str, Any]:
         **VARIANTS[name],
     }
     keep_to(folder / "results", sd, options, concepts, options.seed, TRAINING_WORDS)
-    adapters = teach(concepts, settings, folder, options.concepts)
+    adapters = teach(concepts, sd, settings, folder, options.concepts)
     artist = Artist(sd, adapters, options.seed, options.sampler_steps)
     bench = Bench(concepts, artist, Measures(sd, concepts, options.seed), folder / "results", options.prompts, pairs=0)
     found: dict[str, Any] = {"variant": name, "alone": bench.cached("alone", lambda: bench.alone(adapters))}

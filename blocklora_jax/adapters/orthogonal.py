@@ -45,9 +45,7 @@ def init_orthogonal(seed: int, shapes: KernelShapes, slot: int, rank: int) -> Lo
     Source: Orthogonal Adaptation (arXiv 2312.02432), which freezes A to a random choice of such rows. Here the slot
     determines the rows, so that no two concepts share one.
     """
-    sets = count_sets(shapes, rank)
-    if not 0 <= slot < sets:
-        raise UserError(f"--slot {slot} must lie in 0..{sets - 1} with --down orthogonal: {_narrowest(shapes, rank)}")
+    check_slot(shapes, slot, rank)
 
     def pair(path: str, n: int, m: int) -> LoRAPair:
         a = ROW_LENGTH * basis_rows(seed, path, n, slot * rank, rank)
@@ -57,6 +55,13 @@ def init_orthogonal(seed: int, shapes: KernelShapes, slot: int, rank: int) -> Lo
         component: {path: pair(f"{component}/{path}", *shape) for path, shape in layers.items()}
         for component, layers in shapes.items()
     }
+
+
+def check_slot(shapes: KernelShapes, slot: int, rank: int) -> None:
+    """Raises: UserError if the basis of a layer has no `rank` vectors for `slot`."""
+    sets = count_sets(shapes, rank)
+    if not 0 <= slot < sets:
+        raise UserError(f"--slot {slot} must lie in 0..{sets - 1} with --down orthogonal: {_narrowest(shapes, rank)}")
 
 
 def count_sets(shapes: KernelShapes, rank: int) -> int:

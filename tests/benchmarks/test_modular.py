@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tyro
+from concept_builders import write_pictures
 
 from benchmarks.modular import __main__ as bench
 from benchmarks.modular import ablation, rates
@@ -283,9 +284,11 @@ def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_pa
     monkeypatch.setattr(teach, "train_concepts", train)
     concepts: Any = [SimpleNamespace(name=name) for name in ("ada", "rex")]
 
-    def teach_both(place: str = "here", **settings):
-        entries = {name: {"class_noun": "man", "images": str(tmp_path / place)} for name in ("ada", "rex")}
-        return teach.teach(concepts, FEATURE_BLOCKS | settings, tmp_path / "adapters", 2, write=lambda *_: entries)
+    def teach_both(place: str = "here", at_once: int = 2, **settings):
+        images = str(write_pictures(tmp_path / place, 1))
+        entries = {name: {"class_noun": "man", "images": images} for name in ("ada", "rex")}
+        settings, folder = FEATURE_BLOCKS | settings, tmp_path / f"adapters-{at_once}"
+        return teach.teach(concepts, tiny_sd, settings, folder, at_once, write=lambda *_: entries)
 
     assert [adapter.name for adapter in teach_both(blocks=0, rank=5)] == ["ada", "rex"]
     # The place of the pictures may differ.
@@ -294,6 +297,10 @@ def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_pa
         UserError, match="ada/adapter.safetensors was taught with other settings: rank was 5, now 6: use another --out"
     ):
         teach_both(blocks=0, rank=6)
+    # Text has 32 features. What the second group has no room for is refused before the first trains.
+    with pytest.raises(UserError, match=r"--slot 1 must lie in 0\.\.0 with --down orthogonal"):
+        teach_both(blocks=0, rank=20, down="orthogonal", at_once=1)
+    assert taught == ["ada", "rex"]
 
 
 def test_results_made_with_other_settings_are_not_used_again(tiny_sd, tmp_path):

@@ -31,7 +31,7 @@ from train.concept.images import Picture, Size, crop, each_picture, name_skipped
 from train.concept.negative_tokens import draw_negative_tokens
 from train.concept.own_directions import OwnDirections
 from train.concept.own_prompts import own_prompts
-from train.concept.picture_captions import picture_captions
+from train.concept.picture_captions import Caption, picture_captions
 from train.concept.picture_files import PictureFiles, find_pictures
 from train.concept.prompts import class_caption, prompt_words
 from train.concept.settings.concept_name import ConceptName
@@ -78,13 +78,10 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
     settings, size = config.data, config.data.resolution or sd.image_size
     if size % sd.models.vae.config.downscale:
         raise UserError(f"--resolution {size} must be a multiple of {sd.models.vae.config.downscale} for this model")
-    files = find_pictures(find_images(config.images))
-    other_images = config.erasure.other_images
-    other_files = find_pictures(other_images, companions=False) if other_images else []
-    captions = picture_captions(files, config.called, settings.caption_prefix)
-    per_picture = count_views(settings.crop, settings.flip)
     # Captions are checked before the pictures are encoded, which may take hours.
-    sd.tokenizer.encode([str(caption) for caption in captions], config.called.token_vectors)
+    files, captions = captioned_pictures(config, sd)
+    other_files = find_other_pictures(config)
+    per_picture = count_views(settings.crop, settings.flip)
     encoded = encode_pictures(sd, files, [str(caption) for caption in captions], size, settings, config.run.seed)
     latents, weights, kept = encoded.latents, encoded.weights, encoded.kept
     captions = [captions[i] for i in kept]
@@ -108,6 +105,25 @@ def load_concept_data(config: ConceptConfig, sd: StableDiffusion, own: OwnDirect
     return data._replace(
         own_prompts=own_prompts(words, config.called, list(map(str, captions)), own.owned, sd, config.run.seed)
     )
+
+
+def captioned_pictures(
+    config: ConceptConfig, sd: StableDiffusion, quiet: bool = False
+) -> tuple[list[PictureFiles], list[Caption]]:
+    """The concept's picture files and their captions. No picture is opened. quiet: see `find_pictures`.
+
+    Raises: UserError for a folder without pictures, and captions or masks that cannot be used.
+    """
+    files = find_pictures(find_images(config.images), quiet=quiet)
+    captions = picture_captions(files, config.called, config.data.caption_prefix)
+    sd.tokenizer.encode([str(caption) for caption in captions], config.called.token_vectors)
+    return files, captions
+
+
+def find_other_pictures(config: ConceptConfig) -> list[PictureFiles]:
+    """The files of the other pictures that `config` names, if any. Raises: UserError as `find_pictures` does."""
+    folder = config.erasure.other_images
+    return find_pictures(folder, companions=False) if folder else []
 
 
 def _random_latents(

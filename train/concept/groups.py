@@ -16,6 +16,7 @@ from train.concept.claims import check_base, check_basis, use_claim
 from train.concept.common_settings import check_class_folders, check_equal, check_one_shape
 from train.concept.config import ConceptConfig
 from train.concept.group_record import check_same_groups
+from train.concept.inputs import check_inputs
 from train.concept.own_directions import basis_of
 from train.concept.push import check_pushes, push_trained
 from train.concept.run import load_base
@@ -83,6 +84,7 @@ def train_concepts(
 
     with hold_run_folders([*(config.out for config in configs), groups], check):
         sd, basis = load_for(configs[0], registry, platform)
+        check_inputs(configs[at_once:], sd)
         return [path for folder, group in dealt.items() for path in train_together(group, sd, basis, folder)]
 
 

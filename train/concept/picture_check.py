@@ -13,11 +13,9 @@ from blocklora_jax.io.printing import one_line, printable
 from blocklora_jax.pipeline import StableDiffusion
 from train.concept.config import ConceptConfig
 from train.concept.contact_sheet import MASKED, REDNESS, ContactSheet
-from train.concept.data import find_images, picture_note
+from train.concept.data import captioned_pictures, picture_note
 from train.concept.encoded_pictures import PlacedPicture, place_pictures
 from train.concept.images import Picture, mask_array
-from train.concept.picture_captions import picture_captions
-from train.concept.picture_files import find_pictures
 
 _LONGEST_SIDE = 256  # pixels of a shown crop
 
@@ -45,9 +43,8 @@ def check_pictures(config: ConceptConfig, sd: StableDiffusion) -> PictureCheck:
     settings, size = config.data, config.data.resolution or sd.image_size
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        files = find_pictures(find_images(config.images))
-    captions = [str(caption) for caption in picture_captions(files, config.called, settings.caption_prefix)]
-    sd.tokenizer.encode(captions, config.called.token_vectors)
+        files, written = captioned_pictures(config, sd)
+    captions = [str(caption) for caption in written]
     skipped: list[UnreadableError] = []
     sheet, crops, rows, shapes = ContactSheet(), [], [], {}
     for placed in place_pictures(sd, files, size, settings, config.run.seed, skipped):

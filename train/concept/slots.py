@@ -18,7 +18,7 @@ def give_slots(configs: Sequence[ConceptConfig]) -> list[ConceptConfig]:
     if not blocks and not orthogonal:
         return list(configs)
     taken = {slot for config in configs for slot in config.adapter.slot or ()}
-    # The number of rows of a basis depends on the model. `prepare` checks that there are enough.
+    # The number of rows of a basis depends on the model. `check_inputs` checks that there are enough.
     slots = itertools.count() if orthogonal else range(blocks)
     free = iter(slot for slot in slots if slot not in taken)
     given = []

@@ -14,8 +14,10 @@ from benchmarks.modular.pocket.concepts import write_references
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.atomic import write_json
+from blocklora_jax.pipeline import StableDiffusion
 from train.concept.config import PRIVATE_SETTINGS, ConceptConfig, settings_as_flags
 from train.concept.groups import train_concepts
+from train.concept.inputs import check_inputs
 from train.concept.run_folder import MAY_CHANGE, changed_settings
 from train.concept.unused_settings import without_unused
 from train.concept_entries import read_concepts
@@ -25,6 +27,7 @@ from train.engine.platform import select_platform
 
 def teach(
     concepts: Sequence[Subject],
+    sd: StableDiffusion,
     settings: Mapping[str, Any],
     folder: Path,
     at_once: int,
@@ -39,20 +42,26 @@ def teach(
     folder.
     """
     entries = write(concepts, folder.parent / "references")
-    adapters: list[Adapter] = []
+    groups: list[tuple[ConceptsOptions, list[ConceptConfig]]] = []
     for start in range(0, len(concepts), at_once):
-        group, place = concepts[start : start + at_once], folder / f"{start:03d}"
+        group = concepts[start : start + at_once]
         slots = np.arange(start * slots_each, (start + len(group)) * slots_each).reshape(len(group), -1)
         named = {c.name: entries[c.name] | {"slot": own.tolist()} for c, own in zip(group, slots, strict=True)}
-        options, configs = _read(named, {"blocks": blocks, **settings}, place)
-        paths = [config.out / "adapter.safetensors" for config in configs]
-        if not all(path.is_file() for path in paths):
+        groups.append(_read(named, {"blocks": blocks, **settings}, folder / f"{start:03d}"))
+    # All of them before any of them trains, which may take hours.
+    check_inputs([config for _, configs in groups for config in configs if not _adapter_of(config).is_file()], sd)
+    adapters: list[Adapter] = []
+    for options, configs in groups:
+        if not all(_adapter_of(config).is_file() for config in configs):
             train_concepts(configs, options.groups, options.at_once, select_platform())
-        taught = [Adapter.load(path) for path in paths]
-        for path, adapter, config in zip(paths, taught, configs, strict=True):
-            _check_taught(path, adapter, config)
-        adapters += taught
+        for config in configs:
+            adapters.append(Adapter.load(_adapter_of(config)))
+            _check_taught(_adapter_of(config), adapters[-1], config)
     return adapters
+
+
+def _adapter_of(config: ConceptConfig) -> Path:
+    return config.out / "adapter.safetensors"
 
 
 def _read(

@@ -30,9 +30,13 @@ def teach(tiny_folder, tmp_path, monkeypatch):
         "erase": "none",
     }  # fmt: skip
 
-    def teach(names, at_once, **changes):
+    def teach(names, at_once, own=None, **changes):
+        """own: settings of some of the concepts, by name."""
         configs = [
-            make_config(token=f"<{name}>", out=tmp_path / name, slot=SLOTS[name], **common, **changes) for name in names
+            make_config(
+                token=f"<{name}>", out=tmp_path / name, slot=SLOTS[name], **common | changes | (own or {}).get(name, {})
+            )
+            for name in names
         ]
         return train_concepts(configs, tmp_path / "groups", at_once, "cpu")
 
@@ -101,3 +105,18 @@ def test_before_the_first_checkpoint_a_group_may_change(tmp_path):
     (tmp_path / FILE).write_text('{"concepts": 5}')
     with pytest.raises(UserError, match=r"group\.json is not the record of a group"):
         check_same_groups({tmp_path: [dee]})
+
+
+def test_what_is_wrong_with_a_later_group_is_found_before_the_first_trains(teach, tmp_path):
+    (tmp_path / "empty").mkdir()
+    own = {"cy": {"images": tmp_path / "empty"}}
+    with pytest.raises(UserError, match="empty has no pictures"):
+        teach(["ada", "bo", "cy"], 2, own)
+    own = {"cy": {"images": write_pictures(tmp_path / "captioned", 1)}}
+    (tmp_path / "captioned" / "0.txt").write_text(" ".join(["long"] * 100))
+    with pytest.raises(UserError, match="long"):
+        teach(["ada", "bo", "cy"], 2, own)
+    # Text has 32 features, and the third slot needs rows 24 to 35.
+    with pytest.raises(UserError, match=r"--slot 2 must lie in 0\.\.1 with --down orthogonal"):
+        teach(["ada", "bo", "cy"], 2, down="orthogonal", blocks=0, rank=12)
+    assert not any((tmp_path / name).exists() for name in ("ada", "bo", "cy", "groups"))
