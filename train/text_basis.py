@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -18,7 +17,7 @@ from blocklora_jax.adapters.basis import (
     save_basis,
 )
 from blocklora_jax.adapters.token_side import whitened_directions
-from blocklora_jax.diffusion.text import encode_text
+from blocklora_jax.diffusion.text_chunks import encode_in_chunks
 from blocklora_jax.errors import UserError
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.basis_file import local_basis
@@ -37,12 +36,9 @@ def text_moments(sd: StableDiffusion, words: PromptWords, count: int, seed: int 
     """
     shares = RandomPromptShares(negative=0.0, own_class=0.0)
     ids = make_random_prompts(sd.tokenizer, words, shares, words.subjects[0], ("<x>", 0), seed, count=count).ids
-    encode = jax.jit(lambda params, ids: encode_text(sd.models, params, ids).states)
-    total, chunk = 0.0, 16
-    # The last chunk is filled up with the first prompts, so that all chunks share one compiled program.
-    for start in range(0, count, chunk):
-        states = encode(sd.params, np.take(ids, range(start, start + chunk), axis=0, mode="wrap"))
-        x = np.asarray(states, np.float64)[: count - start].reshape(-1, states.shape[-1])
+    total = 0.0
+    for text in encode_in_chunks(sd.models, sd.params, ids):
+        x = np.asarray(text.states, np.float64).reshape(-1, text.states.shape[-1])
         total = total + x.T @ x
     return np.asarray(total)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -18,8 +16,8 @@ from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.adapters.info import AdapterInfo
 from blocklora_jax.adapters.partition import Partition
 from blocklora_jax.adapters.token_side import owned_mask
-from blocklora_jax.diffusion.models import Models, with_token_rows
-from blocklora_jax.diffusion.text import Ids, encode_text, ids_of
+from blocklora_jax.diffusion.text import Ids, ids_of
+from blocklora_jax.diffusion.text_chunks import encode_in_chunks
 from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import StableDiffusion
@@ -184,17 +182,7 @@ def _of_text_encoders(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _states(sd: StableDiffusion, params: Mapping[str, Any], ids: Ids, chunk: int) -> Iterator[np.ndarray]:
     """Text features fp32 [c, t, n] of `chunk` prompts at a time."""
-    towers = {part: params[part] for part in sd.models.text_encoders}
-    models = with_token_rows(sd.models, towers)
-    for first in range(0, len(ids), chunk):
-        # The last chunk is filled up with the first prompts, so that all share one compiled program.
-        filled = np.take(ids, range(first, first + chunk), axis=0, mode="wrap")
-        yield np.asarray(_encode(models, towers, filled), np.float32)[: len(ids) - first]
-
-
-@partial(jax.jit, static_argnums=0)
-def _encode(models: Models, towers: Mapping[str, Any], ids: Ids) -> jax.Array:
-    return encode_text(models, towers, ids).states
+    return (np.asarray(text.states) for text in encode_in_chunks(sd.models, params, ids, chunk))
 
 
 def _random_moments(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.concept_tokens import token_counts
 from blocklora_jax.diffusion.text import Ids
+from blocklora_jax.diffusion.text_chunks import encode_in_chunks, join_chunks
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.pocket.prompt_words import words_for
 from blocklora_jax.probing.conversion_config import ConversionConfig
@@ -20,7 +21,7 @@ from blocklora_jax.probing.fit_prompts import trigger_prompts
 from blocklora_jax.probing.probe import own_tokens, with_tokens
 from blocklora_jax.probing.text_layers import LEAST_OUTPUT, Own, TextLayers
 from blocklora_jax.probing.triggers import check_triggers
-from blocklora_jax.probing.tuned_token import Goal, TuningConfig, encode_prompts, tune_token
+from blocklora_jax.probing.tuned_token import Goal, TuningConfig, tune_token
 from blocklora_jax.prompts.padding import KEPT, crop_padding
 from blocklora_jax.prompts.random_prompts import PromptWords
 
@@ -102,20 +103,13 @@ class _Prompts:
         self.counted[-KEPT:] += (whole - length) / KEPT
         # On the device, because NumPy parameters would be copied there at every call.
         self.towers = {part: jax.device_put(sd.params[part]) for part in sd.models.text_encoders}
-        self._sd, self._chunk = sd, config.chunk
+        self._models, self._chunk = sd.models, config.chunk
 
     def encode(self, index: int, tokens: Mapping[str, Any]) -> _Text:
         """The text features of the prompts of adapter number `index`, with these rows for its tokens."""
-        towers, texts = with_tokens(self.towers, {part: [rows] for part, rows in tokens.items()}), []
-        ids = self.ids[index]
-        for first in range(0, len(ids), self._chunk):
-            # The last chunk is filled up with the first prompts, so that all share one compiled program.
-            filled = np.take(ids, range(first, first + self._chunk), axis=0, mode="wrap")
-            texts.append(jax.tree.map(np.asarray, encode_prompts(self._sd.models, towers, filled)))
-        states = np.concatenate([text.states for text in texts])[: len(ids)].astype(np.float32)
-        if texts[0].pooled is None:
-            return _Text(states, None)
-        return _Text(states, np.concatenate([text.pooled for text in texts])[: len(ids)].astype(np.float32))
+        towers = with_tokens(self.towers, {part: [rows] for part, rows in tokens.items()})
+        text = join_chunks(encode_in_chunks(self._models, towers, self.ids[index], self._chunk))
+        return _Text(np.asarray(text.states), None if text.pooled is None else np.asarray(text.pooled))
 
     def products(self, left: Float[np.ndarray, "p t n"], right: Float[np.ndarray, "p t n"]) -> Float[np.ndarray, "n n"]:
         """The mean of left^T right over prompts and positions, fp64."""

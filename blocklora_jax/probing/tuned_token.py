@@ -18,7 +18,6 @@ from blocklora_jax.checks.bounds import check_number
 from blocklora_jax.diffusion.models import Models, with_token_rows
 from blocklora_jax.diffusion.text import encode_text
 from blocklora_jax.layouts.token_tables import token_table
-from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.probing.probe import with_tokens
 from blocklora_jax.probing.scaled_token import Token, scale_token, unscale_token
 
@@ -79,12 +78,6 @@ def tune_token(
     rows = np.random.default_rng((config.seed, 0x70)).integers(len(goal.ids), size=(config.steps, config.chunk))
     tuned = _tune(models, config, towers, {part: jnp.asarray(own) for part, own in token.items()}, goal, rows)
     return {part: np.asarray(own, np.float32) for part, own in tuned.items()}
-
-
-@partial(jax.jit, static_argnums=0)
-def encode_prompts(models: Models, towers: Mapping[str, Any], ids: Rows) -> TextOutput:
-    """The text features of prompts. towers: with token tables as long as `ids` needs."""
-    return encode_text(with_token_rows(models, towers), towers, ids)
 
 
 # Compiled once for all concepts whose tokens have as many vectors.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +18,10 @@ from blocklora_jax.adapters.lora import apply_masks, block_masks, init_lora
 from blocklora_jax.adapters.orthogonal import count_sets, init_orthogonal
 from blocklora_jax.adapters.partition import Partition, slot_from_name
 from blocklora_jax.adapters.targets import select_kernels
-from blocklora_jax.diffusion.models import Models, with_token_rows
-from blocklora_jax.diffusion.text import encode_text, ids_of
+from blocklora_jax.diffusion.text import ids_of
+from blocklora_jax.diffusion.text_chunks import encode_in_chunks, join_chunks
 from blocklora_jax.layouts.low_rank import KernelShapes, LoRATree
 from blocklora_jax.layouts.token_tables import token_table
-from blocklora_jax.models.clip_text import TextOutput
 from blocklora_jax.pipeline import StableDiffusion
 from blocklora_jax.prompts.random_prompts import last_token_ids
 from train.concept.batch import Batch
@@ -168,27 +166,9 @@ def cache_states(config: ConceptConfig, sd: StableDiffusion, data: ConceptData, 
         longer = [table, trainable.tokens_of(part), data.negative_tokens[part].reshape(-1, table.shape[1])]
         params = with_table(params, jnp.concatenate(longer), part)
         random_ids.append(ids_by_row(jnp.asarray(ids_of(prompts.ids, part)), len(table) + vectors, vectors))
-    encode = _text_encoder(sd, params)
+    encode = lambda ids: join_chunks(encode_in_chunks(sd.models, params, ids))
     stacked = np.stack(random_ids, axis=1).reshape(prompts.ids.shape)
     return data._replace(
         text=None if config.trains_tokens else encode(data.ids),
         random_text=encode(stacked) if config.random_rows else None,
     )
-
-
-def _text_encoder(sd: StableDiffusion, params: dict) -> Callable[[np.ndarray], TextOutput]:
-    models = with_token_rows(sd.models, params)
-    towers = {part: params[part] for part in models.text_encoders}
-
-    def in_chunks(ids: np.ndarray, size: int = 16) -> TextOutput:
-        padded = np.pad(ids, ((0, -len(ids) % size), *((0, 0) for _ in ids.shape[1:])))
-        chunks = [_encode(models, towers, padded[i : i + size]) for i in range(0, len(padded), size)]
-        return jax.tree.map(lambda *x: np.concatenate([np.asarray(c, np.float32) for c in x])[: len(ids)], *chunks)
-
-    return in_chunks
-
-
-# A function of the module, so that it is compiled once for all concepts that train on one model.
-@partial(jax.jit, static_argnums=0)
-def _encode(models: Models, towers: Mapping[str, Any], ids: Any) -> TextOutput:
-    return encode_text(models, towers, ids)
