@@ -202,6 +202,10 @@ METHODS: dict[str, Method] = {
     "token_16_fit": Method("token side, 16 blocks, fitted", "token_16", _fitted),
     "token_128": Method("token side, 128 blocks", "token_128", _compose),
     "token_128_fit": Method("token side, 128 blocks, fitted", "token_128", _fitted),
+    "token_128_tuned": Method("token side, 128 blocks, tuned tokens", "token_128", _tuned),
+    "token_128_fit_strong": Method(
+        "token side, 128 blocks, fitted at full strength", "token_128", partial(_fitted, keep_strength=True)
+    ),
     "text_64": Method("64 blocks of text directions, no token side", "text_64", _compose),
     "wide": Method("erasure, one block", "wide", _sum),
     "wide_fused": Method("erasure, one block, fitted", "wide", _fitted),
