@@ -70,7 +70,8 @@ def _read(
     listing = place / "concepts.yaml"
     write_json(listing, entries)  # JSON is YAML
     begun = any((place / name / "config.json").exists() for name in entries)
-    flags = settings_as_flags({"preview_every": 0, "save_every": 100, **settings, "resume": begun})
+    # The bench draws its own pictures.
+    flags = settings_as_flags({"previews": False, "report": False, "save_every": 100, **settings, "resume": begun})
     options = ConceptsOptions(concepts=listing, out=place, at_once=len(entries))
     # The settings are the same for all recipes, of which some do not use all.
     return options, [without_unused(config) for config in read_concepts(options, flags)]
