@@ -23,7 +23,7 @@ import jax
 from jax.stages import Lowered
 
 from benchmarks.memory.full_size import SIZES, full_size
-from benchmarks.memory.probing import check_step, convert_step, fit_step
+from benchmarks.memory.probing import check_step, convert_step, fit_step, tuning
 from benchmarks.memory.programs import sampling, training_step
 from blocklora_jax.command_line.options import check_options, read_options
 from blocklora_jax.command_line.runner import run
@@ -35,7 +35,7 @@ from train.engine.platform import compute_dtype
 MIB = 2**20
 # MiB that the programs of --quick may need, a tenth more than they did when this was written.
 QUICK = {"training": 1213, "fit": 2450, "check": 1040}
-PROBES = {"fit": fit_step, "convert": convert_step, "check": check_step}
+PROBES = {"fit": fit_step, "convert": convert_step, "check": check_step, "tune": tuning}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class Options:
 
     models: tuple[str, ...] = tuple(SIZES)
     """Among sd15, sd21, sdxl."""
-    tasks: tuple[Literal["training", "sampling", "fit", "convert", "check"], ...] = (
-        "training", "sampling", "fit", "convert", "check"
+    tasks: tuple[Literal["training", "sampling", "fit", "convert", "check", "tune"], ...] = (
+        "training", "sampling", "fit", "convert", "check", "tune"
     )  # fmt: skip
-    """The last three are those of `python -m merge`, of LoRAs in every attention, feed-forward and projection layer and
-    in all text encoders. They choose their batch themselves."""
+    """The last four are those of `python -m merge`. They choose their batch themselves. fit, convert and check have
+    LoRAs in every attention, feed-forward and projection layer and in all text encoders."""
     batches: tuple[int, ...] = (1, 4)
     size: int | None = None
     """Height and width of pictures, in pixels; the model's own if not given."""

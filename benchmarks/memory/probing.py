@@ -1,4 +1,4 @@
-"""The probes of `merge fit`, `merge convert` and `merge check`, lowered at full size."""
+"""The probes of `merge fit`, `merge convert` and `merge check`, and `merge tune`, lowered at full size."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from blocklora_jax.probing.conversion_config import ConversionConfig
 from blocklora_jax.probing.crosstalk import crosstalk_probe
 from blocklora_jax.probing.input_statistics import input_groups
 from blocklora_jax.probing.probe import Probe
+from blocklora_jax.probing.tuned_token import Goal, TuningConfig, run_tuning
 
 # Every attention, feed-forward and projection layer, and all text encoders.
 LAYERS, RANK = "full+text_encoder", 16
@@ -51,6 +52,23 @@ def check_step(model: FullSize, memory: float | None) -> Lowered:
     adapter = _adapter(model)
     probe, pairs = crosstalk_probe(_pipeline(model), [adapter, adapter], 4, 8, memory)
     return _lower(model, probe, adapter, pairs)
+
+
+def tuning(model: FullSize, memory: float | None) -> Lowered:
+    """The tuning of one token beside others, all steps. memory: it has no such setting."""
+    config, width, towers = TuningConfig(), model.text_width, model.models.text_encoders
+    length = model.models.text_encoder.config.max_position_embeddings
+    of_prompts = config.prompts, length
+    goal = Goal(
+        ids=shape(config.prompts, *([2] if len(towers) == 2 else []), length, dtype=jnp.int32),
+        wanted=shape(*of_prompts, width), counted=shape(length),
+        pooled=None if model.pooled_width is None else shape(config.prompts, model.pooled_width),
+        root=shape(width, width), unit=shape(), along=shape(*of_prompts, width), base=shape(*of_prompts),
+        own=shape(*of_prompts),
+    )  # fmt: skip
+    token = {part: shape(1, tower.config.hidden_size) for part, tower in towers.items()}
+    rows = shape(config.steps, config.chunk, dtype=jnp.int32)
+    return run_tuning.lower(model.models, config, {part: model.params[part] for part in towers}, token, goal, rows)
 
 
 def _pipeline(model: FullSize) -> StableDiffusion:

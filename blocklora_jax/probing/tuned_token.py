@@ -76,15 +76,16 @@ def tune_token(
 ) -> dict[str, np.ndarray]:
     """The tuned token, fp32 [v, d] by text encoder. towers: the parameters of the text encoders."""
     rows = np.random.default_rng((config.seed, 0x70)).integers(len(goal.ids), size=(config.steps, config.chunk))
-    tuned = _tune(models, config, towers, {part: jnp.asarray(own) for part, own in token.items()}, goal, rows)
+    tuned = run_tuning(models, config, towers, {part: jnp.asarray(own) for part, own in token.items()}, goal, rows)
     return {part: np.asarray(own, np.float32) for part, own in tuned.items()}
 
 
-# Compiled once for all concepts whose tokens have as many vectors.
+# All steps are one program. It is compiled once for all concepts whose tokens have as many vectors.
 @partial(jax.jit, static_argnums=(0, 1))
-def _tune(
+def run_tuning(
     models: Models, config: TuningConfig, towers: Mapping[str, Any], token: Token, goal: Goal, rows: Rows
 ) -> dict[str, Array]:
+    """See `tune_token`. rows: the prompts of each step, int32 [steps, chunk]."""
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, max(config.steps, 1)))
 
     def step(carried: tuple[Any, Any], batch: Array) -> tuple[tuple[Any, Any], None]:
