@@ -20,7 +20,8 @@ def encode_in_chunks(models: Models, params: Mapping[str, Any], ids: Ids, chunk:
     models: with vocabularies of any size. params: with the text encoders, whose token tables are as long as `ids` need.
     ids: int32 [p, t], or [p, 2, t] for two text encoders.
     """
-    towers = {part: params[part] for part in models.text_encoders}
+    # NumPy parameters would be copied to the device for every chunk.
+    towers = {part: jax.device_put(params[part]) for part in models.text_encoders}
     models = with_token_rows(models, towers)
     for first in range(0, len(ids), chunk):
         # The last chunk is filled up with the first prompts, so that all share one compiled program.

@@ -48,8 +48,11 @@ class Converter:
         from blocklora_jax.checkpoints.digest import params_digest
         from blocklora_jax.pipeline import StableDiffusion
 
+        # Into slots of a basis, LoRAs are converted without the U-Net.
+        in_basis = options.basis is not None and (partition is None or bool(partition.basis))
+        on_host = ("vae", "unet") if in_basis else ("vae",)
         sd = StableDiffusion.from_pretrained(
-            options.model, variant=options.variant, verify=options.verify, on_host=("vae",)
+            options.model, variant=options.variant, verify=options.verify, on_host=on_host
         )
         digest = params_digest(sd.params)
         return cls(sd, digest, prompt_words(options), _basis(options, sd, digest, partition), options)

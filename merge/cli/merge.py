@@ -145,13 +145,13 @@ def _description() -> str:
 
 def _load_model(options: MergeOptions) -> StableDiffusion:
     # Imported here, because the model needs Flax, which merging alone does not need.
+    from blocklora_jax.checkpoints.checkpoint import CONFIGS
     from blocklora_jax.pipeline import StableDiffusion
 
-    sd = StableDiffusion.from_pretrained(
-        options.model, config=options.model_config, variant=options.variant, verify=options.verify
-    )
     # NumPy arrays, because merging them compiles nothing.
-    return replace(sd, params=sd.checkpoint.params)
+    return StableDiffusion.from_pretrained(
+        options.model, config=options.model_config, variant=options.variant, verify=options.verify, on_host=CONFIGS
+    )
 
 
 def save_merged(model: MergedModel, merged: Merged, options: MergeOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -62,11 +62,11 @@ def tune_files(args: Sequence[str] | None = None) -> int:
     outputs = [Output(path, "adapter") for path in paths]
     plan_outputs(outputs, [*inputs_of(options.files, sources), options.model], overwrite=options.overwrite)
     # Imported here, because the model needs Flax.
+    from blocklora_jax.checkpoints.checkpoint import CONFIGS
     from blocklora_jax.pipeline import StableDiffusion
 
-    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify)
-    # NumPy arrays, because merging them compiles nothing.
-    sd = replace(sd, params=sd.checkpoint.params)
+    # NumPy arrays: merging them compiles nothing, and only the text encoders run.
+    sd = StableDiffusion.from_pretrained(options.model, variant=options.variant, verify=options.verify, on_host=CONFIGS)
     tuned = tune_tokens(sd, adapters, weights, steps=options.steps, allow_overlap=options.allow_overlap)
     print("how far the merged layers are from each concept's own output (0: not at all), before and after:")
     width = max(len(adapter.name) for adapter in adapters)

@@ -119,6 +119,9 @@ def _fitted(sd: StableDiffusion, adapters: Sequence[Adapter], all_words: bool = 
     return sd.with_adapters(fitted, allow_overlap=True)
 
 
+_fitted_strong = partial(_fitted, keep_strength=True)
+
+
 def _tuned(sd: StableDiffusion, adapters: Sequence[Adapter]) -> MergedModel:
     """The sum, with tokens that are tuned to it."""
     return sd.with_adapters(merge.tune_tokens(sd, adapters, words=training_words()).adapters)
@@ -190,22 +193,18 @@ METHODS: dict[str, Method] = {
     "token": Method("token side, 64 blocks", "token", _compose),
     "token_fit": Method("token side, 64 blocks, fitted", "token", _fitted),
     "token_tuned": Method("token side, 64 blocks, tuned tokens", "token", _tuned),
-    "token_fit_strong": Method(
-        "token side, 64 blocks, fitted at full strength", "token", partial(_fitted, keep_strength=True)
-    ),
+    "token_fit_strong": Method("token side, 64 blocks, fitted at full strength", "token", _fitted_strong),
     "token_fit_unseen": Method(
         "token side, 64 blocks, fitted at full strength without the measured words",
         "token",
-        partial(_fitted, keep_strength=True, all_words=False),
+        partial(_fitted_strong, all_words=False),
     ),
     "token_16": Method("token side, 16 blocks", "token_16", _compose),
     "token_16_fit": Method("token side, 16 blocks, fitted", "token_16", _fitted),
     "token_128": Method("token side, 128 blocks", "token_128", _compose),
     "token_128_fit": Method("token side, 128 blocks, fitted", "token_128", _fitted),
     "token_128_tuned": Method("token side, 128 blocks, tuned tokens", "token_128", _tuned),
-    "token_128_fit_strong": Method(
-        "token side, 128 blocks, fitted at full strength", "token_128", partial(_fitted, keep_strength=True)
-    ),
+    "token_128_fit_strong": Method("token side, 128 blocks, fitted at full strength", "token_128", _fitted_strong),
     "text_64": Method("64 blocks of text directions, no token side", "text_64", _compose),
     "wide": Method("erasure, one block", "wide", _sum),
     "wide_fused": Method("erasure, one block, fitted", "wide", _fitted),

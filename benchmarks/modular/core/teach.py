@@ -37,9 +37,11 @@ def teach(
 ) -> list[Adapter]:
     """Adapters of `concepts`, in their order; the first has the first `slots_each` slots, and so on.
 
-    settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted. blocks: slots,
-    where the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their pictures a
-    folder.
+    sd: the base. settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted.
+    blocks: slots, where the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their
+    pictures a folder.
+
+    Raises: UserError for adapters that were taught with other settings, and as `train_concepts` does.
     """
     entries = write(concepts, folder.parent / "references")
     groups: list[tuple[ConceptsOptions, list[ConceptConfig]]] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
 from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.command_line.runner import run
-from blocklora_jax.pipeline import StableDiffusion
+from blocklora_jax.pipeline import StableDiffusion, stable_diffusion
 from blocklora_jax.probing import token_tuning
 from blocklora_jax.prompts.random_prompts import PromptWords
 from blocklora_jax.testing.random_adapter import random_adapter
@@ -62,6 +63,23 @@ def test_files_have_the_same_weights_and_merge_and_are_removed_as_before(files, 
         tree["unet"]["mid_block"]["attentions_0"]["transformer_blocks_0"]["attn2"]["to_k"] for tree in (left, alone)
     ]
     assert np.array_equal(kernels[0]["kernel"], kernels[1]["kernel"])
+
+
+@pytest.mark.parametrize("command", ["tune", "merge"])
+def test_the_base_is_not_copied_to_the_device(command, files, tiny_folder, tmp_path, monkeypatch):
+    held, place = [], stable_diffusion.place_params
+
+    def recorded(*args):
+        held.append(place(*args))
+        return held[-1]
+
+    monkeypatch.setattr(stable_diffusion, "place_params", recorded)
+    if command == "tune":
+        tune(*files, "--out", tmp_path / "tuned", "--model", tiny_folder)
+    else:
+        main([*map(str, files), "--model", str(tiny_folder), "--save", str(tmp_path / "merged")])
+    leaves = [leaf for params in held for leaf in jax.tree.leaves(params)]
+    assert leaves and not any(isinstance(leaf, jax.Array) for leaf in leaves)
 
 
 def test_what_cannot_be_tuned_is_one_line_and_writes_nothing(files, tiny_folder, tmp_path, capsys):

@@ -113,8 +113,8 @@ def test_what_is_wrong_with_a_later_group_is_found_before_the_first_trains(teach
     with pytest.raises(UserError, match="empty has no pictures"):
         teach(["ada", "bo", "cy"], 2, own)
     own = {"cy": {"images": write_pictures(tmp_path / "captioned", 1)}}
-    (tmp_path / "captioned" / "0.txt").write_text(" ".join(["long"] * 100))
-    with pytest.raises(UserError, match="long"):
+    (tmp_path / "captioned" / "0.txt").write_text("a photo of <cy> man" + " dog" * 100)
+    with pytest.raises(UserError, match="prompt too long"):
         teach(["ada", "bo", "cy"], 2, own)
     # Text has 32 features, and the third slot needs rows 24 to 35.
     with pytest.raises(UserError, match=r"--slot 2 must lie in 0\.\.1 with --down orthogonal"):
