@@ -79,21 +79,26 @@ def measured_on(methods: Sequence[str], seed: int, seeds: Sequence[int]) -> list
     return [name for name in methods if seed == seeds[0] or not METHODS[name].once]
 
 
-def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> tuple[Bench, dict[str, list[Adapter]]]:
-    """Teach and measure one seed's concepts; the results are kept in the bench's folder, where `gather` reads them."""
-    count = max(options.counts)
+def teach_all(options: Options, world: World, sd: StableDiffusion, seed: int) -> dict[str, list[Adapter]]:
+    """The adapters of one seed's concepts, or of the options' share of them, by recipe; they are kept in files."""
+    count, folder = max(options.counts), options.out / f"seed-{seed}"
     concepts = world.concepts(count, seed)
-    methods = measured_on(options.methods, seed, options.seeds)
-    recipes = dict.fromkeys(METHODS[name].recipe for name in methods)
-    adapters, folder = {}, options.out / f"seed-{seed}"
     keep_to(folder / "results", sd, options, concepts, seed, {**world.settings, **options.of_real_concepts})
-    for recipe in recipes:
-        say(f"seed {seed}: {recipe}: teaching {count} concepts")
+    adapters = {}
+    for recipe in dict.fromkeys(METHODS[name].recipe for name in measured_on(options.methods, seed, options.seeds)):
+        say(f"seed {seed}: {recipe}: teaching {count} concepts" + (f", share {options.shard}" if options.shard else ""))
         settings = {**options.settings, **world.settings, "seed": seed, **world.recipes[recipe]}
         adapters[recipe] = teach(
-            concepts, sd, settings, folder / recipe, options.at_once, options.blocks, write=world.write
+            concepts, sd, settings, folder / recipe, options.at_once, options.blocks, 1, world.write, options.share
         )
-    artist = Artist(sd, adapters[next(iter(recipes))], seed, options.sampler_steps, options.size)
+    return adapters
+
+
+def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> tuple[Bench, dict[str, list[Adapter]]]:
+    """Teach and measure one seed's concepts; the results are kept in the bench's folder, where `gather` reads them."""
+    adapters, folder = teach_all(options, world, sd, seed), options.out / f"seed-{seed}"
+    concepts = world.concepts(max(options.counts), seed)
+    artist = Artist(sd, next(iter(adapters.values())), seed, options.sampler_steps, options.size)
     measures = world.measures(sd, concepts, seed)
     bench = Bench(concepts, artist, measures, folder / "results", options.prompts, tasks=world.tasks)
     bench.cached("base", bench.base)
@@ -101,7 +106,7 @@ def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> t
     for recipe, group in adapters.items():
         say(f"seed {seed}: {recipe}: alone")
         bench.cached(f"{recipe}-alone", lambda group=group: bench.alone(group))
-    for name in methods:
+    for name in measured_on(options.methods, seed, options.seeds):
         method = METHODS[name]
         for n in sorted(n for n in options.counts if n > 1):
             say(f"seed {seed}: {name}: {n} merged")
@@ -236,6 +241,11 @@ def main(args: Sequence[str] | None = None) -> None:
             sd, options.concepts, options.settings, options.blocks, options.encoders, options.sentences, options.size
         )
     options = replace(options, methods=available(options.methods, world))
+    if options.shard:
+        for seed in options.seeds:
+            teach_all(options, world, sd, seed)
+        print(f"share {options.shard} is taught: when all are, measure without --shard")
+        return
     kinds = {c.name: c.kind for c in world.concepts(max(options.counts), options.seeds[-1])}
     measured = [measure(options, world, sd, seed) for seed in options.seeds if not options.table]
     rows = write_report(options, world, gather(options), kinds)

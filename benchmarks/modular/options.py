@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.modular.core.methods import FEATURE_BLOCKS, METHODS, check_known
+from benchmarks.modular.core.teach import ALL
 from benchmarks.modular.worlds.encoder_measures import Encoders
 from blocklora_jax.command_line.options import check_options
 from blocklora_jax.errors import UserError
+from train.shares.share import Share
 
 # The table of the README.
 HEADLINE = (
@@ -28,6 +30,9 @@ class Options:
     """Three concepts, few steps: a check that all of it runs, no measurement."""
     table: bool = False
     """Teach and draw nothing: the table and the curves of the results that are already under --out."""
+    shard: str | None = None
+    """I/N, such as 0/2: only teach this share of the groups of concepts, and measure nothing. On a CPU, one process for
+    each core teaches more than one process over all cores. When all are done, call it without --shard."""
     out: Path = Path("runs/modular")
     methods: tuple[str, ...] = ()
     """Among those of methods.py. If not given: those of the README's table that the model has a recipe for."""
@@ -59,6 +64,10 @@ class Options:
         check_known("--methods", self.methods, METHODS)
         if self.quick and self.table:
             raise UserError("--quick measures anew and --table measures nothing: call them one after the other")
+        if self.shard is not None:
+            Share.parse(self.shard)
+            if self.quick or self.table:
+                raise UserError("--shard only teaches: leave out --quick and --table")
         needs = {"config": self.config, "size": self.size, "sentences": self.sentences}
         if self.concepts is None and (given := [name for name, value in needs.items() if value is not None]):
             raise UserError(f"--{given[0]} is for real concepts: give --concepts DIR too")
@@ -79,6 +88,11 @@ class Options:
             return {}
         named = {"config": self.config, "sentences": self.sentences, "encoders": self.encoders}
         return {"size": self.size, **{name: str(value) for name, value in named.items()}}
+
+    @property
+    def share(self) -> Share:
+        """Of the groups of concepts."""
+        return ALL if self.shard is None else Share.parse(self.shard)
 
     @property
     def blocks(self) -> int:

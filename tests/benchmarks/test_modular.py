@@ -33,6 +33,7 @@ from blocklora_jax.pocket.world.specs import Individual
 from blocklora_jax.testing.random_adapter import random_adapter
 from train.codewords import split_words
 from train.concept.config import parse_args, settings_as_flags
+from train.shares.share import Share
 
 CONCEPTS = draw_concepts(15, 0)
 
@@ -284,11 +285,15 @@ def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_pa
     monkeypatch.setattr(teach, "train_concepts", train)
     concepts: Any = [SimpleNamespace(name=name) for name in ("ada", "rex")]
 
-    def teach_both(place: str = "here", at_once: int = 2, **settings):
+    def teach_both(place: str = "here", at_once: int = 2, share: Share = teach.ALL, **settings):
         images = str(write_pictures(tmp_path / place, 1))
         entries = {name: {"class_noun": "man", "images": images} for name in ("ada", "rex")}
         settings, folder = FEATURE_BLOCKS | settings, tmp_path / f"adapters-{at_once}"
-        return teach.teach(concepts, tiny_sd, settings, folder, at_once, write=lambda *_: entries)
+
+        def write(chosen, folder):
+            return {concept.name: entries[concept.name] for concept in chosen}
+
+        return teach.teach(concepts, tiny_sd, settings, folder, at_once, write=write, share=share)
 
     assert [adapter.name for adapter in teach_both(blocks=0, rank=5)] == ["ada", "rex"]
     # The place of the pictures may differ.
@@ -301,6 +306,23 @@ def test_adapters_trained_with_other_settings_are_not_used_again(tiny_sd, tmp_pa
     with pytest.raises(UserError, match=r"--slot 1 must lie in 0\.\.0 with --down orthogonal"):
         teach_both(blocks=0, rank=20, down="orthogonal", at_once=1)
     assert taught == ["ada", "rex"]
+    # Each share teaches its own groups; then all are there, with the slots that they have without shares.
+    taught.clear()
+    for i in (1, 0):
+        shared = teach_both(blocks=0, rank=4, at_once=1, share=Share(i, 2))
+        assert [adapter.name for adapter in shared] == [["ada"], ["rex"]][i]
+    assert taught == ["rex", "ada"]
+    assert [adapter.name for adapter in teach_both(blocks=0, rank=4, at_once=1)] == ["ada", "rex"]
+    assert taught == ["rex", "ada"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--shard", "2/2"], "the last one is 1/2"), (["--shard", "0/2", "--quick"], "--shard only teaches")],
+)
+def test_a_share_that_cannot_be_taught(flags, said):
+    with pytest.raises(UserError, match=said):
+        bench.main(flags)
 
 
 def test_results_made_with_other_settings_are_not_used_again(tiny_sd, tmp_path):

@@ -23,6 +23,9 @@ from train.concept.unused_settings import without_unused
 from train.concept_entries import read_concepts
 from train.concepts_options import ConceptsOptions
 from train.engine.platform import select_platform
+from train.shares.share import Share
+
+ALL = Share(0, 1)
 
 
 def teach(
@@ -34,21 +37,23 @@ def teach(
     blocks: int = 16,
     slots_each: int = 1,
     write: Callable[..., dict[str, dict[str, Any]]] = write_references,
+    share: Share = ALL,
 ) -> list[Adapter]:
     """Adapters of `concepts`, in their order; the first has the first `slots_each` slots, and so on.
 
     sd: the base. settings: of `train.concept`, for all. folder: holds the adapters, and groups that were interrupted.
     blocks: slots, where the settings ask for blocks. write: gives the concepts' entries in a concepts file, and their
-    pictures a folder.
+    pictures a folder. share: which groups of `at_once` concepts are taught here; nothing is written for the others.
 
     Raises: UserError for adapters that were taught with other settings, and as `train_concepts` does.
     """
-    entries = write(concepts, folder.parent / "references")
+    dealt = {start: concepts[start : start + at_once] for start in range(0, len(concepts), at_once)}
+    own = dict(list(dealt.items())[share.index :: share.count])
+    entries = write([concept for group in own.values() for concept in group], folder.parent / "references")
     groups: list[tuple[ConceptsOptions, list[ConceptConfig]]] = []
-    for start in range(0, len(concepts), at_once):
-        group = concepts[start : start + at_once]
+    for start, group in own.items():
         slots = np.arange(start * slots_each, (start + len(group)) * slots_each).reshape(len(group), -1)
-        named = {c.name: entries[c.name] | {"slot": own.tolist()} for c, own in zip(group, slots, strict=True)}
+        named = {c.name: entries[c.name] | {"slot": slot.tolist()} for c, slot in zip(group, slots, strict=True)}
         groups.append(_read(named, {"blocks": blocks, **settings}, folder / f"{start:03d}"))
     # All of them before any of them trains, which may take hours.
     check_inputs([config for _, configs in groups for config in configs if not _adapter_of(config).is_file()], sd)
