@@ -19,7 +19,7 @@ extensions = [
     "sphinx_copybutton",
     "docstring_fields",
 ]
-exclude_patterns = ["_build", "_extensions", "drawings", "*/table.md", "*/*/table.md", "*/seed-*"]
+exclude_patterns = ["_build", "_extensions", "drawings", "*/table.md", "*/*/table.md", "*/seed-*", "*/*/seed-*"]
 html_theme = "furo"
 html_title = f"blocklora_jax {version}"
 
