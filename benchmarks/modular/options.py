@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.modular.core.methods import FEATURE_BLOCKS, METHODS, check_known
-from benchmarks.modular.core.teach import ALL
 from benchmarks.modular.worlds.encoder_measures import Encoders
 from blocklora_jax.command_line.options import check_options
 from blocklora_jax.errors import UserError
@@ -65,7 +64,7 @@ class Options:
         if self.quick and self.table:
             raise UserError("--quick measures anew and --table measures nothing: call them one after the other")
         if self.shard is not None:
-            Share.parse(self.shard)
+            Share.parse(self.shard)  # refuses what is none
             if self.quick or self.table:
                 raise UserError("--shard only teaches: leave out --quick and --table")
         needs = {"config": self.config, "size": self.size, "sentences": self.sentences}
@@ -92,7 +91,7 @@ class Options:
     @property
     def share(self) -> Share:
         """Of the groups of concepts."""
-        return ALL if self.shard is None else Share.parse(self.shard)
+        return Share.parse(self.shard or "0/1")
 
     @property
     def blocks(self) -> int:
