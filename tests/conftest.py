@@ -48,7 +48,7 @@ def stays_in_its_folder():
 def tiny_folder(tmp_path_factory):
     """A Diffusers folder with the smallest Stable Diffusion 1.x (see blocklora_jax/testing/tiny_model.py).
 
-    Its U-Net has one level, which compiles in two thirds of the time. Those of the other families have two.
+    The U-Net of each family has one level, which compiles in two thirds of the time.
     """
     from blocklora_jax.testing.tiny_model import save_tiny
 
@@ -82,20 +82,32 @@ def two_level_sd(two_level_folder):
 @pytest.fixture(scope="session")
 def tiny_sd2(tmp_path_factory):
     """The smallest Stable Diffusion 2.x, loaded from a folder."""
-    return _load_tiny(tmp_path_factory, "sd2")
+    return _load_tiny(tmp_path_factory, "sd2", levels=1)
 
 
 @pytest.fixture(scope="session")
 def tiny_xl(tmp_path_factory):
     """The smallest SDXL, loaded from a folder."""
-    return _load_tiny(tmp_path_factory, "sdxl")
+    return _load_tiny(tmp_path_factory, "sdxl", levels=1)
 
 
-def _load_tiny(tmp_path_factory, family):
+@pytest.fixture(scope="session")
+def two_level_sd2(tmp_path_factory):
+    """As `tiny_sd2`, with two levels."""
+    return _load_tiny(tmp_path_factory, "sd2", levels=2)
+
+
+@pytest.fixture(scope="session")
+def two_level_xl(tmp_path_factory):
+    """As `tiny_xl`, with two levels, of which only the inner one has attention, as in SDXL."""
+    return _load_tiny(tmp_path_factory, "sdxl", levels=2)
+
+
+def _load_tiny(tmp_path_factory, family, levels):
     from blocklora_jax import StableDiffusion
     from blocklora_jax.testing.tiny_model import save_tiny
 
-    return StableDiffusion.from_pretrained(save_tiny(tmp_path_factory.mktemp(family) / "model", family))
+    return StableDiffusion.from_pretrained(save_tiny(tmp_path_factory.mktemp(family) / "model", family, levels=levels))
 
 
 @pytest.fixture

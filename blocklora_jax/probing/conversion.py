@@ -126,7 +126,7 @@ def convert(
     for probe, context in group_probes(sd, adapter, info, config, memory):
         on_trigger = probe(with_tokens(sd.params, own_tokens(sd, adapter)), adapter, own, context, config.seed)
         random, params = random_ids(sd, adapter, words, config, config.random_prompts)
-        on_random = probe(params, None, random, context, config.seed + 1)
+        on_random = probe(params, adapter, random, context, config.seed + 1, weight=0.0)
         for layer in sorted(probe.layers):
             component, _, path = layer.partition("/")
             sums = on_trigger.pop(layer), on_random.pop(layer)

@@ -52,7 +52,7 @@ class InputGroup:
 
     readers: by layer whose inputs are measured, the layers that read them. All layers of the U-Net that read text have
         the same inputs.
-    shares: the attention to each text position, by (adapter, whether the prompts are random), once it is measured.
+    shares: the attention to each text position, by the adapter's number and its weight, once it is measured.
     """
 
     sd: StableDiffusion
@@ -62,7 +62,7 @@ class InputGroup:
     readers: Mapping[str, Sequence[str]]
     probe: Probe
     weigh: TextAttention | None
-    shares: dict[tuple[int, bool], Float[np.ndarray, "b t"]]
+    shares: dict[tuple[int, float], Float[np.ndarray, "b t"]]
     progress: Any
 
     def own(self, index: int) -> dict[str, Float[np.ndarray, "_ _"]]:
@@ -70,7 +70,7 @@ class InputGroup:
         adapter = self.adapters[index]
         ids = self.sd.tokenizer.encode(trigger_prompts(adapter, self.words, self.config), token_counts([adapter]))
         params = with_tokens(self.sd.params, own_tokens(self.sd, adapter))
-        return self._measure((index, False), params, adapter, ids, self.config.seed)
+        return self._measure(index, params, ids, self.config.seed, weight=1.0)
 
     def ordinary(self) -> dict[str, Float[np.ndarray, "_ _"]]:
         """X^T X on prompts that call no concept: the mean over the random prompts of all adapters."""
@@ -90,19 +90,20 @@ class InputGroup:
         chunk, share = self.config.chunk, self.config.random_prompts // len(self.adapters)
         count = max(chunk, share // chunk * chunk)
         ids, params = random_ids(self.sd, self.adapters[index], self.words, self.config, count)
-        return self._measure((index, True), params, None, ids, self.config.seed + 1)
+        return self._measure(index, params, ids, self.config.seed + 1, weight=0.0)
 
     def _measure(
-        self, key: tuple[int, bool], params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int
+        self, index: int, params: Mapping[str, Any], ids: Ids, seed: int, *, weight: float
     ) -> dict[str, np.ndarray]:
-        total: dict[str, np.ndarray] = {}
+        """X^T X with trace 1, with adapter number `index` at this weight."""
+        total, adapter = {}, self.adapters[index]
         if self.weigh is None:
-            total = self.probe(params, adapter, ids, None, seed)
+            total = self.probe(params, adapter, ids, None, seed, weight=weight)
         else:
-            weights = self._weights(key, params, adapter, ids, seed)
+            weights = self._weights(index, params, ids, seed, weight=weight)
             for chunk in row_parts(len(ids), self.probe.chunk):
                 noise, part = self.probe.noise(seed + chunk.start, 0, len(ids[chunk])), {}
-                self.probe.add(part, params, adapter, ids[chunk], weights[chunk], noise)
+                self.probe.add(part, params, adapter, ids[chunk], weights[chunk], noise, weight=weight)
                 _sum_into(total, part)
         self.progress.update()
         for gram in total.values():
@@ -110,12 +111,13 @@ class InputGroup:
         return total
 
     def _weights(
-        self, key: tuple[int, bool], params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int
+        self, index: int, params: Mapping[str, Any], ids: Ids, seed: int, *, weight: float
     ) -> Float[jax.Array, "b t"]:
         """The weights of the rows that are text."""
         assert self.weigh is not None
+        key = index, weight
         if key not in self.shares:
-            self.shares[key] = self.weigh(params, adapter, ids, seed)
+            self.shares[key] = self.weigh(params, self.adapters[index], ids, seed, weight=weight)
         share = self.shares[key]
         return jnp.asarray((1 - EVEN) * share + EVEN / share.shape[1], jnp.float32)
 

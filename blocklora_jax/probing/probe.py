@@ -53,7 +53,14 @@ class Probe:
         return f"Probe({self.sd.checkpoint.name!r}, {len(self.layers)} layers, {self.steps} steps)"
 
     def __call__(
-        self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, context: Any = None, seed: int = 0
+        self,
+        params: Mapping[str, Any],
+        adapter: Adapter | None,
+        ids: Ids,
+        context: Any = None,
+        seed: int = 0,
+        *,
+        weight: float = 1.0,
     ) -> dict[str, Any]:
         """The sums, in fp64, by layer.
 
@@ -63,11 +70,12 @@ class Probe:
             ids: token ids of the prompts, [b, t] or [b, 2, t].
             context: arrays for `observe`.
             seed: seed of the noise.
+            weight: of the adapter. With 0 this is the base model, and the U-Net is not compiled anew for it.
         """
         total: dict[str, Any] = {}
         for first in range(0, len(ids), self.chunk):
             chunk = ids[first : first + self.chunk]
-            self.add(total, params, adapter, chunk, context, self.noise(seed, first, len(chunk)))
+            self.add(total, params, adapter, chunk, context, self.noise(seed, first, len(chunk)), weight=weight)
         return total
 
     def noise(self, seed: int, first: int, rows: int) -> Float[Array, "b h w c"] | None:
@@ -85,9 +93,11 @@ class Probe:
         ids: Ids,
         context: Any,
         noise: Float[Array, "b h w c"] | None,
+        *,
+        weight: float = 1.0,
     ) -> None:
         """Adds to `total` what is observed for one chunk of prompts. Arguments as for a call, and as `noise` gives."""
-        lora, scale = (adapter.lora, adapter.info.scale) if adapter else ({}, 1.0)
+        lora, scale = (adapter.lora, weight * adapter.info.scale) if adapter else ({}, 1.0)
         towers = {name: params[name] for name in self.sd.models.text_encoders}
         text_readers = [path for path in self._paths("unet") if reads_text(f"unet/{path}")]
         kernels = {path: _kernel(params["unet"], path) for path in text_readers}

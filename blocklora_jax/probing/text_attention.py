@@ -38,19 +38,19 @@ class TextAttention:
         return f"TextAttention({self.sd.checkpoint.name!r}, {self.steps} steps)"
 
     def __call__(
-        self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int = 0
+        self, params: Mapping[str, Any], adapter: Adapter | None, ids: Ids, seed: int = 0, *, weight: float = 1.0
     ) -> Float[np.ndarray, "b t"]:
         """The share of the attention that each position gets. Each row has the sum 1.
 
         Args:
-            params, adapter, ids, seed: as for `Probe`.
+            params, adapter, ids, seed, weight: as for `Probe`.
         """
-        kernels, shares = self._kernels(params["unet"], adapter), []
+        kernels, shares = self._kernels(params["unet"], adapter, weight), []
         for chunk in row_parts(len(ids), self.chunk):
             noise = self._attention_probe.noise(seed + chunk.start, 0, len(ids[chunk]))
             assert noise is not None
             for rows in row_parts(len(noise), self.at_once):
-                shares.append(self._share(params, adapter, kernels, ids[chunk][rows], noise[rows]))
+                shares.append(self._share(params, adapter, kernels, ids[chunk][rows], noise[rows], weight))
         return np.concatenate(shares)
 
     def _share(
@@ -60,15 +60,16 @@ class TextAttention:
         kernels: Mapping[str, Float[Array, "n m"]],
         ids: Ids,
         noise: Float[Array, "b h w c"],
+        weight: float,
     ) -> np.ndarray:
-        states = jnp.asarray(self._text(params, adapter, ids)[self._text_reader], jnp.float32)
+        states = jnp.asarray(self._text(params, adapter, ids, weight=weight)[self._text_reader], jnp.float32)
         states = states.reshape(len(ids), -1, states.shape[-1])
         context = {
             f"unet/{block}/to_q": {"query": kernels[f"{block}/to_q"], "keys": states @ kernels[f"{block}/to_k"]}
             for block in self._blocks
         }
         seen: dict[str, Any] = {}
-        self._attention_probe.add(seen, params, adapter, ids, context, noise)
+        self._attention_probe.add(seen, params, adapter, ids, context, noise, weight=weight)
         return np.mean([seen[layer] for layer in context], axis=0) / self.steps
 
     @cached_property
@@ -77,7 +78,9 @@ class TextAttention:
         paths = flatten_params(self.sd.params["unet"])
         return sorted(path.removesuffix(end) for path in paths if path.endswith(f"attn2{end}"))
 
-    def _kernels(self, unet: Mapping[str, Any], adapter: Adapter | None) -> dict[str, Float[Array, "n m"]]:
+    def _kernels(
+        self, unet: Mapping[str, Any], adapter: Adapter | None, weight: float
+    ) -> dict[str, Float[Array, "n m"]]:
         """By layer, the kernels of queries and keys with the adapter added."""
         flat, pairs, kernels = flatten_params(unet), adapter.lora.get("unet", {}) if adapter else {}, {}
         for path in (f"{block}/{name}" for block in self._blocks for name in ("to_q", "to_k")):
@@ -85,7 +88,7 @@ class TextAttention:
             if adapter and path in pairs:
                 a, b = (jnp.asarray(factor) for factor in pairs[path])
                 # Not `kernel_change`: this must have the default precision, like the model.
-                kernels[path] += adapter.info.scale * a @ b
+                kernels[path] += weight * adapter.info.scale * a @ b
         return kernels
 
     @property

@@ -132,7 +132,7 @@ def test_exported_merge_has_our_weights_and_pictures(sd, base, tmp_path, layers,
     assert_pictures_equal(pipeline, sd, params, adapters)
 
 
-@pytest.mark.parametrize("family", ["tiny_sd2", "tiny_xl"])
+@pytest.mark.parametrize("family", ["two_level_sd2", "two_level_xl"])
 def test_exported_merges_of_later_models_have_our_weights_and_pictures(family, request, tmp_path):
     later = request.getfixturevalue(family)
     adapters = two_adapters(later, layers="full+text_encoder", size=0.2)
@@ -143,13 +143,13 @@ def test_exported_merges_of_later_models_have_our_weights_and_pictures(family, r
     assert_pictures_equal(pipeline, later, params, adapters)
 
 
-def test_merged_folder_of_sdxl_opens_with_our_weights_and_pictures(tiny_xl, tmp_path):
-    adapters = two_adapters(tiny_xl, layers="cross_kv+text_encoder")
-    params = merge.compose(tiny_xl.params, adapters)
-    tiny_xl.save(tmp_path / "merged", params=params, adapters=adapters)
+def test_merged_folder_of_sdxl_opens_with_our_weights_and_pictures(two_level_xl, tmp_path):
+    adapters = two_adapters(two_level_xl, layers="cross_kv+text_encoder")
+    params = merge.compose(two_level_xl.params, adapters)
+    two_level_xl.save(tmp_path / "merged", params=params, adapters=adapters)
     pipeline = open_in_torch(tmp_path / "merged")
-    assert_weights_equal(pipeline, params, tiny_xl.params)
-    assert_pictures_equal(pipeline, tiny_xl, params, adapters)
+    assert_weights_equal(pipeline, params, two_level_xl.params)
+    assert_pictures_equal(pipeline, two_level_xl, params, adapters)
 
 
 def test_tokens_may_be_loaded_before_the_lora(sd, base, tmp_path):

@@ -22,7 +22,7 @@ from merge.methods.finished_groups import FinishedGroups, remove_finished
 from merge.methods.joint_equations import fit_groups
 
 WORDS = PromptWords(styles=("a photo of",), subjects=("dog", "man"), scenes=("on the beach",))
-CONFIG = ConversionConfig(prompts=6, random_prompts=12, chunk=4, steps=1, rank=4)
+CONFIG = ConversionConfig(prompts=4, random_prompts=8, chunk=4, steps=1, rank=4)
 # GiB with which the tiny model draws one of four prompts at once, and its layers fall into groups.
 LITTLE = 5e-5
 

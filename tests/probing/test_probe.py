@@ -50,6 +50,21 @@ def test_layers_read_the_same_as_with_fused_weights(tiny_sd):
     assert adapted[PICTURE]["rows"] == 2 * len(PROMPTS) * 64  # steps x pictures x positions
 
 
+def test_an_adapter_of_weight_0_is_the_base_and_needs_no_other_program(tiny_sd):
+    adapter = random_adapter("ada", tiny_sd.params, slots=(1,), size=0.3)
+    ids = tiny_sd.tokenizer.encode(PROMPTS, token_counts([adapter]))
+    probe = Probe(tiny_sd, frozenset((TEXT, PICTURE, TOWER)), moments, steps=2, chunk=2)
+    params = with_tokens(tiny_sd.params, own_tokens(tiny_sd, adapter))
+    base = probe(params, None, ids)
+    assert [step._cache_size() for step in (probe.text_step, probe.unet_step)] == [1, 1]
+    adapted, without = probe(params, adapter, ids), probe(params, adapter, ids, weight=0.0)
+    assert [step._cache_size() for step in (probe.text_step, probe.unet_step)] == [2, 2]
+    for layer, record in base.items():
+        for name, expected in record.items():
+            close(without[layer][name], expected, 1e-6)
+        assert np.abs(adapted[layer]["gram"] - record["gram"]).max() > 1e-3 * np.abs(record["gram"]).max()
+
+
 def test_layers_that_read_text_need_no_picture():
     assert [reads_text(layer) for layer in (TEXT, TEXT.replace("to_k", "to_v"), TOWER)] == [True] * 3
     assert [reads_text(layer) for layer in (PICTURE, TEXT.replace("to_k", "to_q"))] == [False] * 2

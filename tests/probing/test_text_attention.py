@@ -84,7 +84,7 @@ def test_text_positions_are_weighted_by_their_attention(tiny_sd, monkeypatch):
     monkeypatch.setattr(
         TextAttention,
         "__call__",
-        lambda self, params, adapter, ids, seed: np.eye(ids.shape[-1])[np.zeros(len(ids), int)],
+        lambda self, params, adapter, ids, seed, weight: np.eye(ids.shape[-1])[np.zeros(len(ids), int)],
     )
     monkeypatch.setattr("blocklora_jax.probing.input_statistics.EVEN", 0.0)
     plain, attended = (measure_inputs(tiny_sd, adapters, WORDS, FEW, attention=on) for on in (False, True))

@@ -42,6 +42,7 @@ PREVIEW_PROMPTS = (
     "a photo of a woman and a cat in a room",
     "a photo of a mug in a desert",
 )
+PREVIEW_STEPS = 25
 README = """# The pocket model
 
 A tiny Stable Diffusion (64 x 64 pixels, fp16). It knows only the pictures that the program in
@@ -113,7 +114,7 @@ class Packager:
         ids, empty = tokenizer.encode(PREVIEW_PROMPTS), tokenizer.encode([""] * count)
         noise = draw_latents(models, jax.random.key(0), count, size, size)
         params = jax.tree.map(jnp.asarray, dict(checkpoint.params))
-        images = np.asarray(generate(models, params, schedule, "ddim", ids, empty, noise, 4.0, 25))
+        images = np.asarray(generate(models, params, schedule, "ddim", ids, empty, noise, 4.0, PREVIEW_STEPS))
         return png_bytes(picture_grid(images, captions=PREVIEW_PROMPTS, columns=4, scale=3))
 
     def readme(self) -> str:

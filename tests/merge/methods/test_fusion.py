@@ -167,7 +167,7 @@ def test_files_are_fitted_and_written_as_files(files, tiny_sd, trained, tmp_path
 
 
 def test_files_are_fitted_with_attention(files, tiny_sd, trained, tmp_path, monkeypatch):
-    def first_half(self, params, adapter, ids, seed):
+    def first_half(self, params, adapter, ids, seed, weight):
         length = ids.shape[-1]
         return np.tile(np.arange(length) < length // 2, (len(ids), 1)) / (length // 2)
 

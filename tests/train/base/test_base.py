@@ -20,6 +20,7 @@ from train.base.used import keep_to_start
 def test_a_run_continues_from_the_packaged_model(tmp_path, monkeypatch):
     # Of the preview: sixteen pictures in 25 guided steps would take most of the time.
     monkeypatch.setattr("train.base.package.PREVIEW_PROMPTS", PREVIEW_PROMPTS[:2])
+    monkeypatch.setattr("train.base.package.PREVIEW_STEPS", 2)
     packaged = find_source("pocket", None).fetch([])
     config = BaseConfig(
         out=tmp_path, start="pocket", seed=5, pictures=12, several=1.0, unet_steps=1, unet_batch=4, judge_steps=0
