@@ -288,9 +288,11 @@ def _explain(path: Path, error: Exception) -> str:
             start = file.read(32)
     except OSError as unreadable:
         return f"cannot read {path}: {unreadable.strerror or unreadable}"
-    for mark, kind in _OTHER_FORMATS:
-        if start.lstrip().startswith(mark):
-            return f"{path} is {kind}"
+    # A safetensors file begins with the length of its header, whose first byte may be that of another format.
+    if start[4:9] != b"\0\0\0\0{":
+        for mark, kind in _OTHER_FORMATS:
+            if start.lstrip().startswith(mark):
+                return f"{path} is {kind}"
     if not start:
         return f"{path} is not a complete safetensors file (it is empty); copy or download it again"
     return f"{path} is not a complete safetensors file ({error}); copy or download it again"

@@ -104,6 +104,8 @@ def test_types_that_numpy_lacks_are_named(path, dtype):
         (b"\n <html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"\xff" * 100, "not a complete safetensors file"),
+        # The first byte is that of a pickle.
+        (struct.pack("<Q", 128) + b'{"x":', "not a complete safetensors file"),
         (struct.pack("<Q", 2**63) + b"{}", "not a complete safetensors file"),
         (struct.pack("<Q", 10**6) + b"[" * 10**6, "not a complete safetensors file"),
     ],

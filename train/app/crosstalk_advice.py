@@ -13,7 +13,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.heat_map import heat_map
 from blocklora_jax.probing.crosstalk import ALL, measure_crosstalk
 from train.app.jobs import Job
-from train.app.session import Session
+from train.app.session import ADJUSTING, Method, Session
 
 # All other concepts together, as a share of the concept's own output. Above `_MUCH`, pictures usually change visibly.
 _LITTLE, _MUCH = 0.1, 0.3
@@ -26,8 +26,8 @@ class Disturbance(NamedTuple):
     advice: list[str]
 
 
-def start_measuring(session: Session, names: Sequence[str], fit: bool = False) -> Job:
-    """Add the measurement to the queue. fit: measure the concepts as they are after a fit.
+def start_measuring(session: Session, names: Sequence[str], method: Method = "sum") -> Job:
+    """Add the measurement to the queue. method: measure the concepts as they are after it, see `Session.adjusted`.
 
     Raises: UserError for fewer than two concepts, and for concepts of another base.
     """
@@ -37,22 +37,24 @@ def start_measuring(session: Session, names: Sequence[str], fit: bool = False) -
     session.check_base(adapters)
 
     def work(job: Job) -> Disturbance:
-        job.say("fitting the concepts to each other" if fit else "reading the outputs of all concepts")
-        measured = session.fitted(adapters) if fit else adapters
+        job.say(ADJUSTING[method])
+        measured = session.adjusted(adapters, method)
         job.say("reading the outputs of all concepts")
         by_type = measure_crosstalk(session.sd, measured)
         pairs, others = by_type[ALL] if ALL in by_type else next(iter(by_type.values()))
         labels = [adapter.name for adapter in adapters]
         picture = heat_map(np.c_[pairs, others], labels, [*labels, "all others"])
-        return Disturbance(picture, advise(labels, pairs, others, fit))
+        return Disturbance(picture, advise(labels, pairs, others, method))
 
     return session.jobs.add("measuring crosstalk", work)
 
 
 def advise(
-    names: Sequence[str], pairs: Float[np.ndarray, "n n"], others: Float[np.ndarray, " n"], fitted: bool = False
+    names: Sequence[str], pairs: Float[np.ndarray, "n n"], others: Float[np.ndarray, " n"], method: Method = "sum"
 ) -> list[str]:
-    """Sentences about who disturbs whom, and what to do. pairs, others: see `probing.crosstalk.Crosstalk`.
+    """Sentences about who disturbs whom, and what to do. method: what was done to them already.
+
+    pairs, others: see `probing.crosstalk.Crosstalk`.
 
     >>> advise(["ada", "rex"], np.array([[1, 0.05], [0.02, 1]]), np.array([0.05, 0.02]))
     ['These concepts hardly disturb each other (at most 5 % of their own output). Merge them as they are.']
@@ -72,18 +74,18 @@ def advise(
             sentences.append(
                 f"{names[i]} is changed {word} by the others: they add {100 * known[i]:.0f} % of its own output."
             )
-    return [*sentences, *_way_out(names, pairs, known, fitted)]
+    return [*sentences, *_way_out(names, pairs, known, method)]
 
 
 def _way_out(
-    names: Sequence[str], pairs: Float[np.ndarray, "n n"], known: Float[np.ndarray, " n"], fitted: bool
+    names: Sequence[str], pairs: Float[np.ndarray, "n n"], known: Float[np.ndarray, " n"], method: Method
 ) -> list[str]:
     caused = np.square(np.where(np.isfinite(pairs), pairs, 0) * (1 - np.eye(len(names)))).sum(0)
     loudest, share = int(caused.argmax()), caused.max() / max(caused.sum(), 1e-30)
     drop = f"{names[loudest]} causes most of it ({100 * share:.0f} %): leave it out, or lower its weight."
-    fit = "Tick “Fit the concepts to each other first”. It needs none of your pictures."
+    fit = "Choose “fit them to each other”. It needs none of your pictures."
     if known.max() <= _MUCH:
         return ["This is often not visible. Look at “each alone, and merged” first."]
-    if fitted:
+    if method == "joint_fit":
         return [f"They were fitted already. {drop}"]
     return [fit, f"If that is not enough: {drop}" if len(names) > 2 else "Or lower the weight of the stronger one."]

@@ -23,7 +23,7 @@ from merge.cli.picture_cells import Cell, Variant, check_comparison, plan_grid
 from merge.cli.picture_record import RECORD, picture_record
 from train.app.jobs import Job
 from train.app.library import Entry
-from train.app.session import Session
+from train.app.session import ADJUSTING, Method, Session, shares_slots
 
 # What a picture depends on: its model, its prompt, and the number of its noise.
 _Key = tuple[Variant, str, int]
@@ -40,7 +40,8 @@ class DrawForm:
 
     names, weights: of the concepts. mode: "one": pictures of the merged model; "compare": each concept alone and
     merged; "strip": from weak to strong. apart: give each concept its own part of the picture. refine: draw each again,
-    enlarged. fit: fit the concepts to each other before they are merged. count: number of pictures.
+    enlarged. method: what is done to the concepts before they are merged, see `Session.adjusted`. count: number of
+    pictures.
     """
 
     names: Sequence[str]
@@ -49,7 +50,7 @@ class DrawForm:
     mode: Mode = "one"
     apart: bool = False
     refine: bool = False
-    fit: bool = False
+    method: Method = "sum"
     count: int = 1
     seed: int = 0
     steps: int = 20
@@ -75,16 +76,16 @@ def start_drawing(session: Session, form: DrawForm) -> Job:
     adapters = [entry.adapter for entry in entries]
     options = draw_options(session, form, entries)
     check_comparison(options, adapters)
-    check_adapters(adapters, form.weights, allow_overlap=form.fit)
+    check_adapters(adapters, form.weights, allow_overlap=shares_slots(form.method))
     session.check_base(adapters)
-    return session.jobs.add("drawing", lambda job: draw(job, session, options, adapters))
+    return session.jobs.add("drawing", lambda job: draw(job, session, form, options, adapters))
 
 
 def draw_options(session: Session, form: DrawForm, entries: Sequence[Entry]) -> MergeOptions:
     """The options of `python -m merge` that draw the same. Raises: UserError for numbers out of bounds."""
     options = MergeOptions(
         files=tuple(entry.path for entry in entries), weights=tuple(map(float, form.weights)), prompt=(form.prompt,),
-        method="joint_fit" if form.fit else "sum", side_by_side=form.apart, count=int(form.count), seed=int(form.seed),
+        method=form.method, side_by_side=form.apart, count=int(form.count), seed=int(form.seed),
         refine=_REFINE if form.refine and form.apart else 0.0,
         compare=form.mode == "compare", strip_weights=_STRIP if form.mode == "strip" else (), steps=int(form.steps),
         guidance_scale=float(form.guidance), sampler=form.sampler, negative_prompt=form.negative,
@@ -94,14 +95,15 @@ def draw_options(session: Session, form: DrawForm, entries: Sequence[Entry]) -> 
     return options
 
 
-def draw(job: Job, session: Session, options: MergeOptions, adapters: Sequence[Adapter]) -> Drawn:
+def draw(job: Job, session: Session, form: DrawForm, options: MergeOptions, adapters: Sequence[Adapter]) -> Drawn:
     """Draw all cells of the grid, one at a time, and write them as one PNG with a record of how they were made."""
     grid = plan_grid(options, adapters)
     pictures: dict[_Key, UInt8[np.ndarray, "h w 3"]] = {}
     cells: dict[_Key, Cell] = {(cell.variant, cell.prompt, cell.index): cell for cell in grid.cells}
     for number, (key, cell) in enumerate(cells.items()):
-        job.say(f"picture {number + 1} of {len(cells)}", number / len(cells))
-        pictures[key] = _draw_cell(session, options, adapters, cell)
+        before = f"{ADJUSTING[form.method]}, then " if number == 0 and form.method != "sum" else ""
+        job.say(f"{before}picture {number + 1} of {len(cells)}", number / len(cells))
+        pictures[key] = _draw_cell(session, options, form.method, adapters, cell)
     images = np.stack([pictures[cell.variant, cell.prompt, cell.index] for cell in grid.cells])
     captions = [cell.caption for cell in grid.cells]
     scale = max(1, _SHOWN // images.shape[1])
@@ -113,10 +115,10 @@ def draw(job: Job, session: Session, options: MergeOptions, adapters: Sequence[A
 
 
 def _draw_cell(
-    session: Session, options: MergeOptions, adapters: Sequence[Adapter], cell: Cell
+    session: Session, options: MergeOptions, method: Method, adapters: Sequence[Adapter], cell: Cell
 ) -> UInt8[np.ndarray, "h w 3"]:
     chosen = [adapters[place] for place in cell.variant.adapters]
-    model = session.merged(chosen, cell.variant.weights, fit=options.method == "joint_fit")
+    model = session.merged(chosen, cell.variant.weights, method)
     sampling = Sampling(steps=options.steps, guidance_scale=options.guidance_scale, sampler=options.sampler)
     return session.draw(
         model, cell.prompt, cell.index, options.seed, sampling, options.refine,

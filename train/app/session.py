@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,10 +18,19 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.layouts.token_tables import token_table
 from blocklora_jax.pipeline import MergedModel, StableDiffusion
 from merge.methods.joint_fit import fit_jointly
+from merge.methods.tuned_tokens import tune_tokens
 from train.app.jobs import JobQueue
 from train.app.library import Library
 from train.app.options import AppOptions
 from train.app.taught import Training
+
+# What is done to adapters before they are summed, by the names of `python -m merge --method`, and how it is told.
+Method = Literal["sum", "tuned_tokens", "joint_fit"]
+ADJUSTING: dict[Method, str] = {
+    "sum": "",
+    "tuned_tokens": "tuning the tokens of the concepts",
+    "joint_fit": "fitting the concepts to each other",
+}
 
 # The rows of concept tokens are a multiple of this, so that models with other concepts have arrays of the same shapes.
 _ROWS = 64
@@ -36,21 +46,29 @@ class Session:
         self.options, self.sd = options, sd
         self.library, self.jobs = Library(options.out), JobQueue()
         self.trainings: list[Training] = []
-        self._fit = lru_cache(maxsize=4)(self._fit_now)
+        self._adjust = lru_cache(maxsize=8)(self._adjust_now)
         self._merge = lru_cache(maxsize=4)(self._merge_now)
 
-    def merged(self, adapters: Sequence[Adapter], weights: Sequence[float], fit: bool = False) -> MergedModel:
-        """The base with concepts in it. fit: fit the adapters to each other before.
+    def merged(self, adapters: Sequence[Adapter], weights: Sequence[float], method: Method = "sum") -> MergedModel:
+        """The base with concepts in it. method: see `adjusted`.
 
         Raises: UserError if the adapters cannot be merged, or were not trained on this base.
         """
         # Adapters are not hashable. The library keeps them, so that equal files are the same object.
         known = tuple(map(_Same, adapters))
-        return self._merge(known, tuple(map(float, weights)), fit)
+        return self._merge(known, tuple(map(float, weights)), method)
 
-    def fitted(self, adapters: Sequence[Adapter]) -> list[Adapter]:
-        """The adapters, fitted to each other; see `merge.fit_jointly`."""
-        return self._fit(tuple(map(_Same, adapters)))
+    def adjusted(
+        self, adapters: Sequence[Adapter], method: Method, weights: Sequence[float] | None = None
+    ) -> list[Adapter]:
+        """The adapters as a method merges them: as they are, with tuned tokens, or fitted to each other.
+
+        weights: those of the merge, which tuned tokens depend on; None: 1 for each.
+        Raises: UserError, see `merge.tune_tokens` and `merge.fit_jointly`.
+        """
+        # A fit is the same for all weights, so it is made once.
+        strengths = tuple(map(float, weights)) if weights is not None and method == "tuned_tokens" else None
+        return self._adjust(tuple(map(_Same, adapters)), strengths, method)
 
     def draw(
         self,
@@ -83,16 +101,29 @@ class Session:
                     f" {self.sd.checkpoint.public_name}: start the app with that --model"
                 )
 
-    def _merge_now(self, known: tuple[_Same, ...], weights: tuple[float, ...], fit: bool) -> MergedModel:
+    def _merge_now(self, known: tuple[_Same, ...], weights: tuple[float, ...], method: Method) -> MergedModel:
         adapters = [each.adapter for each in known]
         self.check_base(adapters)
-        adapters = self._fit(known) if fit else adapters
+        adapters = self.adjusted(adapters, method, weights)
         padding = padding_adapter(self.sd, adapters)
-        params = compose(self.sd.params, [*adapters, padding], [*weights, 1.0], allow_overlap=fit, check_base=False)
+        params = compose(
+            self.sd.params, [*adapters, padding], [*weights, 1.0], allow_overlap=shares_slots(method), check_base=False
+        )
         return self.sd.with_params(params, adapters, weights)
 
-    def _fit_now(self, known: tuple[_Same, ...]) -> list[Adapter]:
-        return fit_jointly(self.sd, [each.adapter for each in known], check_base=False)
+    def _adjust_now(self, known: tuple[_Same, ...], weights: tuple[float, ...] | None, method: Method) -> list[Adapter]:
+        adapters = [each.adapter for each in known]
+        if method == "joint_fit":
+            return fit_jointly(self.sd, adapters, check_base=False)
+        # Nothing disturbs a single concept.
+        if method == "tuned_tokens" and len(adapters) > 1:
+            return tune_tokens(self.sd, adapters, weights, check_base=False).adapters
+        return adapters
+
+
+def shares_slots(method: Method) -> bool:
+    """Whether concepts of the same slot can be merged after it."""
+    return method == "joint_fit"
 
 
 class _Same:

@@ -23,7 +23,7 @@ from merge.export.lora_file import LAYOUTS, export
 from merge.methods.method import Merged
 from train.app.jobs import Job
 from train.app.library import Entry, previews
-from train.app.session import Session
+from train.app.session import ADJUSTING, Method, Session, shares_slots
 from train.app.uploads import free_name
 
 # What can be written, besides the layouts of LoRA files.
@@ -40,14 +40,18 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}")
 
 @dataclass(frozen=True, kw_only=True)
 class ShareForm:
-    """What the page asks for. names, weights: of the concepts. name: of the files. form: a key of `forms()`."""
+    """What the page asks for.
+
+    names, weights: of the concepts. name: of the files. form: a key of `forms()`. method: what is done to the concepts
+    before they are merged, see `Session.adjusted`.
+    """
 
     names: Sequence[str]
     weights: Sequence[float]
     name: str
     form: str = "diffusers"
     dtype: ModelDtype = "float32"
-    fit: bool = False
+    method: Method = "sum"
 
 
 class Exported(NamedTuple):
@@ -78,7 +82,9 @@ def preview_card(session: Session, form: ShareForm) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.safetensors"
         layout = form.form if form.form in LAYOUTS else "diffusers"
-        export([entry.adapter for entry in entries], path, layout, form.weights, allow_overlap=form.fit)
+        export(
+            [entry.adapter for entry in entries], path, layout, form.weights, allow_overlap=shares_slots(form.method)
+        )
         return (Path(folder) / "README.md").read_text(encoding="utf-8")
 
 
@@ -120,16 +126,16 @@ def _chosen(session: Session, form: ShareForm) -> list[Entry]:
     entries = session.library.find(list(form.names))
     if not entries:
         raise UserError("choose at least one concept")
-    check_adapters([entry.adapter for entry in entries], form.weights, allow_overlap=form.fit)
+    check_adapters([entry.adapter for entry in entries], form.weights, allow_overlap=shares_slots(form.method))
     return entries
 
 
 def _export(job: Job, session: Session, form: ShareForm, name: str, entries: Sequence[Entry]) -> Exported:
     adapters = [entry.adapter for entry in entries]
-    if form.fit:
-        job.say("fitting the concepts to each other")
+    if form.method != "sum":
+        job.say(ADJUSTING[form.method])
         session.check_base(adapters)
-        adapters = session.fitted(adapters)
+        adapters = session.adjusted(adapters, form.method, form.weights)
     job.say("writing the files")
     folder = free_name(session.library.root / "exports", name)
     folder.mkdir(parents=True)
@@ -148,7 +154,7 @@ def _write(
 ) -> None:
     if form.form in LAYOUTS:
         path = folder / f"{name}.safetensors"
-        export(adapters, path, form.form, form.weights, form.dtype, allow_overlap=form.fit)
+        export(adapters, path, form.form, form.weights, form.dtype, allow_overlap=shares_slots(form.method))
     elif form.form == ADAPTERS:
         for entry, adapter in zip(entries, adapters, strict=True):
             adapter.save(folder / f"{entry.name}.safetensors", form.dtype)
@@ -161,7 +167,7 @@ def _write_model(session: Session, form: ShareForm, path: Path, adapters: list[A
     session.check_base(adapters)
     base = replace(session.sd, params=session.sd.checkpoint.params, weights_dtype=None)
     weights = list(map(float, form.weights))
-    params = compose(base.params, adapters, weights, allow_overlap=form.fit, check_base=False)
+    params = compose(base.params, adapters, weights, allow_overlap=shares_slots(form.method), check_base=False)
     model = base.with_params(params, adapters, weights)
-    options = MergeOptions(files=(), method="joint_fit" if form.fit else "sum", save=path, dtype=form.dtype)
+    options = MergeOptions(files=(), method=form.method, save=path, dtype=form.dtype)
     save_merged(model, Merged(params, adapters), options)

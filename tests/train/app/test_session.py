@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 from app_builders import add_concepts, make_session
+from token_side_builders import WORDS
 
+import merge
 import train.app.session
 from blocklora_jax.diffusion.sampling import Sampling
 from blocklora_jax.errors import UserError
@@ -38,9 +40,9 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def picture(session, names, weights, prompt=PROMPT, fit=False):
+def picture(session, names, weights, prompt=PROMPT, method="sum"):
     adapters = [entry.adapter for entry in session.library.find(names)]
-    return session.draw(session.merged(adapters, weights, fit), prompt, 0, 0, SAMPLING)
+    return session.draw(session.merged(adapters, weights, method), prompt, 0, 0, SAMPLING)
 
 
 def test_the_second_picture_comes_without_compiling(session, compiled):
@@ -89,6 +91,31 @@ def test_a_fit_is_made_once_and_lets_slots_be_shared(session, monkeypatch):
     monkeypatch.setattr(train.app.session, "fit_jointly", lambda sd, adapters, **_: calls.append(1) or list(adapters))
     one = session.library.find(["ada"])[0].adapter
     other = random_adapter("eve", session.sd.params, slots=(0,), layers="cross_kv")
-    session.merged([one, other], [1.0, 1.0], fit=True)
-    session.merged([one, other], [1.0, 0.5], fit=True)
+    session.merged([one, other], [1.0, 1.0], "joint_fit")
+    session.merged([one, other], [1.0, 0.5], "joint_fit")
     assert calls == [1]
+
+
+def test_tuned_tokens_are_those_of_the_library_and_belong_to_their_weights(session, monkeypatch):
+    calls = []
+
+    def fewer(sd, adapters, weights, **more):
+        calls.append(weights)
+        return merge.tune_tokens(sd, adapters, weights, steps=2, words=WORDS, **more)
+
+    monkeypatch.setattr(train.app.session, "tune_tokens", fewer)
+    adapters = [entry.adapter for entry in session.library.find(["ada", "bob"])]
+    expected = merge.tune_tokens(session.sd, adapters, [1.0, 0.5], steps=2, words=WORDS).adapters
+    found = session.merged(adapters, [1.0, 0.5], "tuned_tokens").adapters
+    for own, theirs in zip(found, expected, strict=True):
+        for key, vectors in theirs.tokens.items():
+            np.testing.assert_array_equal(own.tokens[key], vectors)
+    session.adjusted(adapters, "tuned_tokens", [1.0, 0.5])
+    session.adjusted(adapters, "tuned_tokens", [1.0, 1.0])
+    assert calls == [(1.0, 0.5), (1.0, 1.0)]
+    # Nothing disturbs a single concept.
+    assert session.adjusted(adapters[:1], "tuned_tokens") == adapters[:1]
+    # Concepts that share weights are refused, as on the command line.
+    eve = random_adapter("eve", session.sd.params, slots=(0,), layers="cross_kv")
+    with pytest.raises(UserError, match="both own slot 0"):
+        session.adjusted([adapters[0], eve], "tuned_tokens")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from app_builders import add_concepts, make_session
@@ -9,6 +11,7 @@ from app_builders import add_concepts, make_session
 from blocklora_jax import Adapter
 from blocklora_jax.errors import UserError
 from train.app.crosstalk_advice import advise
+from train.app.session import Method, Session
 from train.app.sharing import ShareForm, forms, start_export, start_push
 
 QUIET, LOUD = 0.02, 0.6
@@ -21,9 +24,9 @@ def session(tiny_sd, tiny_folder, tmp_path):
     return session
 
 
-def advice(pairs: np.ndarray, fitted: bool = False) -> str:
+def advice(pairs: np.ndarray, method: Method = "sum") -> str:
     others = np.sqrt(np.square(pairs).sum(1) - 1)
-    return " ".join(advise(["ada", "rex", "eve"], pairs, others, fitted))
+    return " ".join(advise(["ada", "rex", "eve"], pairs, others, method))
 
 
 def test_quiet_concepts_are_merged_as_they_are():
@@ -36,16 +39,17 @@ def test_the_concept_that_disturbs_most_is_named():
     text = advice(pairs)
     assert "ada is changed clearly by the others: they add 60 % of its own output." in text
     assert "rex is changed" not in text
-    assert "Fit the concepts to each other first" in text
+    assert "Choose “fit them to each other”" in text
     assert "rex causes most of it (100 %): leave it out" in text
-    assert "They were fitted already. rex causes" in advice(pairs, fitted=True)
+    assert "They were fitted already. rex causes" in advice(pairs, method="joint_fit")
+    assert "Choose “fit them to each other”" in advice(pairs, method="tuned_tokens")
 
 
 def test_little_crosstalk_needs_no_action_yet():
     pairs = np.eye(3)
     pairs[0, 1] = 0.2
     assert "ada is changed a little" in advice(pairs)
-    assert "Fit" not in advice(pairs)
+    assert "fit" not in advice(pairs)
 
 
 def test_a_concept_without_output_is_named():
@@ -92,3 +96,21 @@ def test_equal_names_are_numbered_and_unknown_forms_refused(session):
     with pytest.raises(UserError, match="unknown form"):
         start_export(session, ShareForm(names=["ada"], weights=[1.0], name="mine", form="../x"))
     assert {"diffusers", "kohya", "adapters", "folder", "single"} <= forms().keys()
+
+
+def test_what_is_written_has_the_tokens_of_the_chosen_method(session, monkeypatch):
+    asked = []
+
+    def adjusted(self, adapters, method, weights=None):
+        asked.append((method, list(weights)))
+        moved = lambda adapter: {key: vectors + 1 for key, vectors in adapter.tokens.items()}
+        return [dataclasses.replace(adapter, tokens=moved(adapter)) for adapter in adapters]
+
+    monkeypatch.setattr(Session, "adjusted", adjusted)
+    form = ShareForm(names=["ada", "bob"], weights=[1.0, 0.5], name="both", form="adapters", method="tuned_tokens")
+    exported = start_export(session, form).outcome()
+    assert asked == [("tuned_tokens", [1.0, 0.5])]
+    for entry in session.library.find(["ada", "bob"]):
+        written = Adapter.load(exported.folder / f"{entry.name}.safetensors")
+        for key, vectors in entry.adapter.tokens.items():
+            np.testing.assert_array_equal(written.tokens[key], vectors + 1)

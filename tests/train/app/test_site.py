@@ -55,7 +55,7 @@ def sliders(**weights: float) -> list[float]:
 
 def draw(client, names, prompt, weights=(), mode="one", **changes):
     values = {
-        "apart": False, "refine": False, "fit": False, "count": 1, "seed": 0, "steps": 2, "guidance": 5,
+        "apart": False, "refine": False, "method": "sum", "count": 1, "seed": 0, "steps": 2, "guidance": 5,
         "sampler": "dpmpp_2m", "negative": "", **changes,
     }  # fmt: skip
     client.predict(names, prompt, api_name="/choose")
@@ -63,7 +63,7 @@ def draw(client, names, prompt, weights=(), mode="one", **changes):
 
 
 def export(client, names, name):
-    return client.predict(names, *sliders(), name, "kohya", "float32", False, api_name="/export")
+    return client.predict(names, *sliders(), name, "kohya", "float32", "sum", api_name="/export")
 
 
 def pixels(picture) -> np.ndarray:
@@ -91,9 +91,9 @@ def test_each_alone_and_merged_are_drawn_once_from_one_noise(client):
 
 
 def test_crosstalk_is_shown_with_advice(client):
-    advice, heat = client.predict(["ada", "bob"], False, api_name="/crosstalk")
+    advice, heat = client.predict(["ada", "bob"], "sum", api_name="/crosstalk")
     # Adapters in separate blocks of random features still read each other's prompts.
-    assert "Fit the concepts to each other first" in advice or "hardly disturb" in advice
+    assert "Choose “fit them to each other”" in advice or "hardly disturb" in advice
     assert Image.open(heat["value"] if isinstance(heat, dict) else heat).size[0] > 100
 
 
@@ -101,7 +101,7 @@ def test_crosstalk_is_shown_with_advice(client):
 def test_every_form_can_be_exported_and_downloaded(client, session, form):
     names = ["ada", "bob"]
     client.predict(names, api_name="/choose_to_share")
-    share = [names, *sliders(ada=1.0, bob=0.5), f"both {form}", form, "float32", False]
+    share = [names, *sliders(ada=1.0, bob=0.5), f"both {form}", form, "float32", "sum"]
     shown, archive, *_ = client.predict(*share, api_name="/export")
     folder = session.library.root / "exports" / f"both {form}"
     assert html.escape(str(folder)) in shown
@@ -116,7 +116,7 @@ def test_every_form_can_be_exported_and_downloaded(client, session, form):
 
 def test_the_card_is_shown_before_anything_is_written(client, session):
     before = sorted(session.library.root.rglob("*"))
-    card = client.predict(["ada"], *sliders(), "mine", "diffusers", "float32", False, api_name="/card")
+    card = client.predict(["ada"], *sliders(), "mine", "diffusers", "float32", "sum", api_name="/card")
     assert card.startswith("```yaml\n")
     assert "`<ada> man`" in card
     assert "<!--" not in card
@@ -145,7 +145,7 @@ def test_a_concept_is_checked_and_taught(client, session, tmp_path, monkeypatch)
         (lambda c: draw(c, ["ada"], " "), "there is no prompt"),
         (lambda c: draw(c, ["ada"], "a photo of a dog", mode="compare"), "calls no concept by its token"),
         (lambda c: draw(c, ["ada"], "a <ada> man", seed=-1), "--seed must be at least 0, not -1"),
-        (lambda c: c.predict(["ada"], False, api_name="/crosstalk"), "choose two concepts or more"),
+        (lambda c: c.predict(["ada"], "sum", api_name="/crosstalk"), "choose two concepts or more"),
         (lambda c: export(c, ["ada"], "../../up"), "'/' in it"),
         (lambda c: export(c, [], "up"), "choose at least one concept"),
         (lambda c: c.predict(["ada"], "no name", True, api_name="/push"), "no repository of the hub"),

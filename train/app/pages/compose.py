@@ -13,8 +13,9 @@ from blocklora_jax.io.printing import one_line
 from train.app.crosstalk_advice import start_measuring
 from train.app.drawing import DrawForm, start_drawing, suggest_prompt
 from train.app.pages.handlers import heading, notice, one_line_errors
+from train.app.pages.method_choice import method_choice
 from train.app.pages.picker import Picker, tiles
-from train.app.session import Session
+from train.app.session import Method, Session
 
 _ROW = 128  # pixels that a row of the library needs
 _WIDE = 700  # pixels in which the drawn pictures lie side by side
@@ -78,7 +79,7 @@ class ComposePage:
         self.button = gr.Button("Draw", variant="primary", elem_id="draw")
 
     def _settings(self) -> None:
-        self.fit = gr.Checkbox(False, label="Fit the concepts to each other first (needs none of your pictures)")
+        self.method = method_choice()
         self.count = gr.Slider(1, 8, value=1, step=1, label="Number of pictures")
         self.seed = gr.Number(value=0, precision=0, label="Seed", info="The same seed gives the same noise.")
         with gr.Accordion("More settings", open=False):
@@ -101,8 +102,8 @@ class ComposePage:
     def _events(self) -> None:
         session, picker = self._session, self.picker
         more = [
-            self.prompt, self.mode, self.apart, self.refine, self.fit, self.count, self.seed, self.steps, self.guidance,
-            self.sampler, self.negative,
+            self.prompt, self.mode, self.apart, self.refine, self.method, self.count, self.seed, self.steps,
+            self.guidance, self.sampler, self.negative,
         ]  # fmt: skip
         guard = lambda handler: one_line_errors(session, handler)
         picker.on_change("choose", self._suggest, [self.prompt, self.suggested], [self.prompt, self.suggested])
@@ -112,7 +113,7 @@ class ComposePage:
             show_progress_on=self.pictures, concurrency_limit=4,
         )  # fmt: skip
         self.measure.click(
-            guard(self._measure), [picker.names, self.fit], [self.advice, self.heat], api_name="crosstalk"
+            guard(self._measure), [picker.names, self.method], [self.advice, self.heat], api_name="crosstalk"
         )
         self.upload.upload(guard(self._add), self.upload, self.problems, api_name="add_adapter").then(*self.refresh)
 
@@ -140,9 +141,9 @@ class ComposePage:
 
     def _draw(self, *values: Any) -> tuple[Any, str]:
         names, weights, more = self.picker.split(values)
-        prompt, mode, apart, refine, fit, count, seed, steps, guidance, sampler, negative = more
+        prompt, mode, apart, refine, method, count, seed, steps, guidance, sampler, negative = more
         form = DrawForm(
-            names=names, weights=weights, prompt=prompt or "", mode=mode, apart=apart, refine=refine, fit=fit,
+            names=names, weights=weights, prompt=prompt or "", mode=mode, apart=apart, refine=refine, method=method,
             count=count, seed=seed or 0, steps=steps, guidance=guidance, sampler=sampler, negative=negative or "",
         )  # fmt: skip
         drawn = start_drawing(self._session, form).outcome()
@@ -151,8 +152,8 @@ class ComposePage:
         shown = gr.update(value=drawn.pictures, columns=drawn.columns, height=height)
         return shown, notice(f"Kept as {one_line(drawn.path)}.")
 
-    def _measure(self, names: list[str] | None, fit: bool) -> tuple[str, Any]:
-        found = start_measuring(self._session, names or [], fit).outcome()
+    def _measure(self, names: list[str] | None, method: Method) -> tuple[str, Any]:
+        found = start_measuring(self._session, names or [], method).outcome()
         return "".join(map(notice, [*found.advice, _LEGEND])), gr.update(value=found.picture, visible=True)
 
     def _add(self, path: str) -> str:

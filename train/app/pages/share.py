@@ -12,6 +12,7 @@ from blocklora_jax.errors import UserError
 from blocklora_jax.io.dtype_names import ModelDtype
 from blocklora_jax.io.printing import one_line
 from train.app.pages.handlers import heading, notice, one_line_errors, table
+from train.app.pages.method_choice import method_choice
 from train.app.pages.picker import Picker
 from train.app.session import Session
 from train.app.sharing import ShareForm, forms, pack, preview_card, start_export, start_push
@@ -46,7 +47,7 @@ class SharePage:
         self.dtype = gr.Dropdown(
             list(get_args(ModelDtype)), value="float32", label="Numbers", info="float16 is half the size."
         )
-        self.fit = gr.Checkbox(False, label="Fit the concepts to each other first")
+        self.method = method_choice()
         with gr.Row():
             self.preview = gr.Button("Show the model card", elem_id="show-card")
             self.button = gr.Button("Export", variant="primary", elem_id="export")
@@ -59,7 +60,7 @@ class SharePage:
     def _events(self) -> None:
         guard = lambda handler: one_line_errors(self._session, handler)
         self.picker.on_change("choose_to_share", lambda names: [], [])
-        inputs = [*self.picker.inputs, self.name, self.form, self.dtype, self.fit]
+        inputs = [*self.picker.inputs, self.name, self.form, self.dtype, self.method]
         self.preview.click(guard(self._card), inputs, [self.shown, self.card], api_name="card")
         self.button.click(
             guard(self._export), inputs, [self.note, self.files, self.shown, self.card], api_name="export"
@@ -68,8 +69,8 @@ class SharePage:
         self.push.click(guard(self._push), target, self.note, api_name="push")
 
     def _read(self, values: tuple[Any, ...]) -> ShareForm:
-        names, weights, (name, form, dtype, fit) = self.picker.split(values)
-        return ShareForm(names=names, weights=weights, name=name or "", form=form, dtype=dtype, fit=fit)
+        names, weights, (name, form, dtype, method) = self.picker.split(values)
+        return ShareForm(names=names, weights=weights, name=name or "", form=form, dtype=dtype, method=method)
 
     def _card(self, *values: Any) -> tuple[Any, str]:
         return gr.update(visible=True), card_text(preview_card(self._session, self._read(values)))
