@@ -19,7 +19,7 @@ from train.concept.data import load_concept_data
 from train.concept.prepare import cache_states
 from train.concept.state import TrainState, init_state, make_optimizer, stack
 from train.concept.step import make_step
-from train.engine.parallel import map_step
+from train.engine.parallel import map_step, place_state
 
 PARAMS = tiny_params(levels=1)
 MODELS = tiny_models(levels=1)
@@ -200,7 +200,7 @@ def test_a_step_trains_the_concept_and_does_not_change_the_base():
         make_step(MODELS, SCHEDULE, optimizer, adapter=config.adapter, erasure=config.erasure, loss=config.loss),
         jax.devices()[:1],
     )
-    state = stack([init_state(trainable, masks, optimizer, jax.random.key(0))])
+    state = place_state(stack([init_state(trainable, masks, optimizer, jax.random.key(0))]), jax.devices()[:1])
     batch = jax.tree.map(lambda x: x[None], make_batch(2, 2))
     base = jax.tree.map(jnp.asarray, PARAMS)
     for _ in range(2):

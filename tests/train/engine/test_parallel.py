@@ -47,17 +47,22 @@ def steps_of(mapper: str, devices: int, seeds: tuple[int, ...] = (0,), concepts:
 
     from blocklora_jax.testing.tiny_model import tiny_params
     from train.concept.state import init_state, stack
+    from train.engine.parallel import place_state
 
     step, optimizer = mapped_step(mapper, devices, concepts)
     of_seed = lambda seed: as_float64(make_trainable(make_config(**CONFIG, seed=seed)))
     states = [init_state(*of_seed(seed), optimizer, jax.random.key(seed)) for seed in seeds]
     state, params = stack(states), as_float64(tiny_params(levels=1))
+    if mapper == "shard_map":
+        # As it comes out of the step, so that the second one is not traced again.
+        state = place_state(state, jax.devices()[:devices], concepts)
     collectives = set()
     for i in range(STEPS):
         batch = as_float64(stack([make_batch(8, 8, seed=100 * seed + i) for seed in seeds]))
         if i == 0 and concepts > 1:
-            text = step.lower(state, batch, params).compile().as_text()
-            collectives |= set(re.findall(r"(?:replica_groups|source_target_pairs)=(.*?), ", text))
+            # Called from here on, so that it is traced once.
+            step = step.lower(state, batch, params).compile()
+            collectives |= set(re.findall(r"(?:replica_groups|source_target_pairs)=(.*?), ", step.as_text()))
         state, metrics = step(state, batch, params)
     leaves = jax.tree_util.tree_leaves_with_path({"trainable": state.trainable, "metrics": metrics})
     found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
