@@ -80,14 +80,15 @@ def test_the_table_of_the_token_side_is_that_of_its_published_results():
 @pytest.mark.parametrize(
     ("folder", "count", "seeds", "methods"),
     [
-        ("sixty", 60, (4, 5), ("token_tuned", "token_fit", "token_fit_strong")),
-        ("sixty", 60, (4,), ("token_fit_strong", "token_fit_unseen", "orthogonal_8")),
-        ("fifteen", 15, (4, 5), ("token_tuned", "token_fit", "token_fit_strong")),
+        ("sixty", 60, (4, 5), ("token", "token_tuned", "token_fit", "token_fit_strong")),
+        ("sixty", 60, (4,), ("token", "token_fit_strong", "token_fit_unseen", "orthogonal_8")),
+        ("fifteen", 15, (4, 5), ("token", "token_tuned", "token_fit", "token_fit_strong")),
+        ("hundred_twenty", 120, (4,), ("token_128", "token_128_tuned", "token_128_fit", "token_128_fit_strong")),
     ],
 )
 def test_the_tables_of_tuned_tokens_are_those_of_their_published_results(folder, count, seeds, methods):
     out = ROOT / "docs" / "tuned_tokens" / folder
-    options = Options(out=out, counts=(count,), seeds=seeds, methods=("token", *methods))
+    options = Options(out=out, counts=(count,), seeds=seeds, methods=methods)
     results = gather(options)
     names = {c.name for c in draw_concepts(count, 4) if c.kind in POCKET.groups["individuals"]}
     rows = summarise(*by_name(results.alone, results.merged, results.base, names))
@@ -98,7 +99,8 @@ def test_the_published_results_are_of_the_packaged_model():
     files = sorted((ROOT / "docs").glob(f"**/seed-*/results/{CONDITIONS}"))
     folders = {file.parents[2].relative_to(ROOT / "docs").as_posix() for file in files}
     assert folders == {
-        "fifteen", "sixty", "token_side", "token_side_sixty", "tuned_tokens/fifteen", "tuned_tokens/sixty",
+        "fifteen", "sixty", "token_side", "token_side_sixty", "tuned_tokens/fifteen", "tuned_tokens/hundred_twenty",
+        "tuned_tokens/sixty",
         "ordinary_loras", "ordinary_loras/conversion",
         "ordinary_loras/all_attention", "ordinary_loras/sixty",
     }  # fmt: skip
