@@ -100,8 +100,11 @@ def draw(job: Job, session: Session, form: DrawForm, options: MergeOptions, adap
     grid = plan_grid(options, adapters)
     pictures: dict[_Key, UInt8[np.ndarray, "h w 3"]] = {}
     cells: dict[_Key, Cell] = {(cell.variant, cell.prompt, cell.index): cell for cell in grid.cells}
+    known: set[Variant] = set()
     for number, (key, cell) in enumerate(cells.items()):
-        before = f"{ADJUSTING[form.method]}, then " if number == 0 and form.method != "sum" else ""
+        adjusts = form.method != "sum" and len(cell.variant.adapters) > 1 and cell.variant not in known
+        known.add(cell.variant)
+        before = f"{ADJUSTING[form.method]}, then " if adjusts else ""
         job.say(f"{before}picture {number + 1} of {len(cells)}", number / len(cells))
         pictures[key] = _draw_cell(session, options, form.method, adapters, cell)
     images = np.stack([pictures[cell.variant, cell.prompt, cell.index] for cell in grid.cells])
