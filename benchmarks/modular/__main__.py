@@ -101,6 +101,7 @@ def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> t
     artist = Artist(sd, next(iter(adapters.values())), seed, options.sampler_steps, options.size)
     measures = world.measures(sd, concepts, seed)
     bench = Bench(concepts, artist, measures, folder / "results", options.prompts, tasks=world.tasks)
+    say(f"seed {seed}: {len(concepts)} concepts: the base model, and real drawings")
     bench.cached("base", bench.base)
     bench.cached("drawn-pairs", bench.drawn_pairs)
     for recipe, group in adapters.items():

@@ -37,7 +37,8 @@ def start_measuring(session: Session, names: Sequence[str], method: Method = "su
     session.check_base(adapters)
 
     def work(job: Job) -> Disturbance:
-        job.say(ADJUSTING[method])
+        if method != "sum":
+            job.say(ADJUSTING[method])
         measured = session.adjusted(adapters, method)
         job.say("reading the outputs of all concepts")
         by_type = measure_crosstalk(session.sd, measured)

@@ -6,7 +6,7 @@ import gradio as gr
 
 _CHOICES = [
     ("leave them as they are", "sum"),
-    ("tune their tokens: of many concepts, more is kept", "tuned_tokens"),
+    ("tune their tokens: keeps more of each when many are merged", "tuned_tokens"),
     ("fit them to each other: they may also share a slot", "joint_fit"),
 ]
 
@@ -15,5 +15,5 @@ def method_choice() -> gr.Radio:
     """One of the methods of `train.app.session.Method`."""
     return gr.Radio(
         _CHOICES, value="sum", label="Before the concepts are merged",
-        info="Neither needs your pictures. Tuning takes seconds for each concept on the pocket model.",
+        info="Both work without your pictures. Tuning takes seconds for each concept.",
     )  # fmt: skip
