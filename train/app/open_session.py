@@ -23,13 +23,16 @@ def open_session(options: AppOptions) -> Session:
     Raises: UserError for a model or settings that cannot be read.
     """
     model, base, hardware = options.model or "pocket", BaseSettings(variant=options.variant), RunSettings()
+    cannot_teach = None
     try:
         settings = training_settings(options)
         model, base, hardware = settings.model, settings.base, settings.run
     except UserError as error:
         if options.config is not None:
             raise
-        print(f"note: this app cannot teach: {error}", file=sys.stderr)
+        cannot_teach = error
     platform = select_platform(hardware.tpu, hardware.gpu, hardware.cpu)
     sd = load_base(model, base, platform)
+    if cannot_teach is not None:
+        print(f"note: this app cannot teach: {cannot_teach}", file=sys.stderr)
     return Session(replace(options, model=model, variant=base.variant), sd)

@@ -76,6 +76,12 @@ def test_a_model_without_settings_can_be_opened_but_not_taught(monkeypatch, caps
     assert "note: this app cannot teach: --model some/model needs a basis" in capsys.readouterr().err
 
 
+def test_a_missing_model_is_one_error_without_a_note(capsys, tmp_path):
+    with pytest.raises(UserError, match="none"):
+        open_session(AppOptions(model=str(tmp_path / "none")))
+    assert capsys.readouterr().err == ""
+
+
 def test_its_errors_name_it_as_it_was_called():
     with called_as("app"):
         assert as_called("see python -m train.app --help") == "see blocklora app --help"
