@@ -1,4 +1,4 @@
-"""Nodes for ComfyUI that call blocklora: stack, check, joint fit, conversion, and saving one merged LoRA."""
+"""Nodes for ComfyUI that call blocklora: stack, check, joint fit, tuned tokens, conversion, and one merged LoRA."""
 
 from .nodes import NODES
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import folder_paths
 
@@ -107,18 +108,37 @@ class BlockLoRAFit:
     def INPUT_TYPES(cls):
         """The sockets and widgets."""
         erase = {"default": 1.0, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "Weight of ordinary prompts."}
-        return {"required": {"stack": _STACK, "model": _MODEL, "erase_weight": ("FLOAT", erase)}}
+        keep = {"default": False, "tooltip": "Keep the whole strength of each. Better with many LoRAs."}
+        return {
+            "required": {"stack": _STACK, "model": _MODEL, "erase_weight": ("FLOAT", erase)},
+            "optional": {"keep_strength": ("BOOLEAN", keep)},
+        }
 
-    def fit(self, stack: Stack, model: str, erase_weight: float):
+    def fit(self, stack: Stack, model: str, erase_weight: float, keep_strength: bool = False):
         """A stack of the fitted LoRAs, with the same weights and words."""
-        folder = _folder("fit", digest(stack, model, erase_weight))
-        stems = [os.path.splitext(os.path.basename(path))[0] for path in paths(stack)]
-        names = [f"{index:02}-{stem}"[:80] for index, stem in enumerate(stems)]
-        arguments = ["fit", *paths(stack), "--model", _model(model), "--out", folder, "--overwrite"]
-        arguments += ["--lambda", str(erase_weight), "--name", *names, *flags(stack, "--trigger", "trigger")]
-        result = call(arguments, _stop)
-        fitted = [os.path.join(folder, f"{name}.safetensors") for name in names]
-        return (tuple(entry._replace(path=path) for entry, path in zip(stack, fitted, strict=True)), result.text)
+        folder = _folder("fit", digest(stack, model, erase_weight, keep_strength))
+        arguments = ["--lambda", str(erase_weight), *flags(stack, "--trigger", "trigger")]
+        return _each_anew("fit", stack, model, folder, arguments + ["--keep-strength"] * keep_strength)
+
+
+class BlockLoRATune:
+    """Tunes the tokens of a stack to each other, so that their sum keeps more of each. The weights stay."""
+
+    TITLE = "Tune tokens (blocklora)"
+    CATEGORY = "blocklora"
+    FUNCTION = "tune"
+    RETURN_TYPES = (STACK, "STRING")
+    RETURN_NAMES = ("stack", "report")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        """The sockets and widgets."""
+        return {"required": {"stack": _STACK, "model": _MODEL}}
+
+    def tune(self, stack: Stack, model: str):
+        """A stack of adapters with the same weights, and with other tokens."""
+        arguments = ["--allow-overlap", "--weights", *(str(entry.weight) for entry in stack)]
+        return _each_anew("tune", stack, model, _folder("tune", digest(stack, model)), arguments)
 
 
 class BlockLoRAConvert:
@@ -231,7 +251,17 @@ class BlockLoRALoad:
         return comfy.sd.load_lora_for_models(model, clip, lora, strength, strength)
 
 
-NODES = (BlockLoRAStack, BlockLoRACheck, BlockLoRAFit, BlockLoRAConvert, BlockLoRASave, BlockLoRALoad)
+NODES = (BlockLoRAStack, BlockLoRACheck, BlockLoRAFit, BlockLoRATune, BlockLoRAConvert, BlockLoRASave, BlockLoRALoad)
+
+
+def _each_anew(command: str, stack: Stack, model: str, folder: str, arguments: Sequence[str]):
+    """A stack of the files that a command writes into `folder`, one for each LoRA, and what the command printed."""
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths(stack)]
+    names = [f"{index:02}-{stem}"[:80].rstrip(". ") for index, stem in enumerate(stems)]
+    shared = ["--model", _model(model), "--out", folder, "--overwrite", "--name", *names]
+    result = call([command, *paths(stack), *shared, *arguments], _stop)
+    written = [os.path.join(folder, f"{name}.safetensors") for name in names]
+    return (tuple(entry._replace(path=path) for entry, path in zip(stack, written, strict=True)), result.text)
 
 
 def _model(name: str) -> str:

@@ -1,15 +1,13 @@
 """`python -m merge fit`: fits adapters that share weights jointly, so that they disturb each other least."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from blocklora_jax.adapters.adapter import Adapter
 from blocklora_jax.adapters.on_disk import arrays_on_disk
-from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import check_adapters
@@ -19,6 +17,7 @@ from blocklora_jax.prompts.shares import Kind
 from merge.cli.convolutions import with_convolutions, without_convolutions
 from merge.cli.describe import as_arguments
 from merge.cli.list_weights import with_own_weights
+from merge.cli.new_adapters import new_paths, with_descriptions
 from merge.cli.reading import DEFAULT_RANK, AdapterReader
 from merge.cli.shared_options import (
     Convolutions,
@@ -93,17 +92,13 @@ def fit_files(args: Sequence[str] | None = None) -> int:
         model=options.model, variant=options.variant, verify=options.verify, max_rank=options.max_rank
     )
     sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
-    adapters = with_own_weights(sources, _described(options, adapters))
+    adapters = with_own_weights(
+        sources, with_descriptions(adapters, name=options.name, trigger=options.trigger, kind=options.kind)
+    )
     # Checked before the model is read, which takes longer.
     check_adapters(adapters, None, allow_overlap=True)
     check_triggers(adapters, words_for(options.model))
-    names = [
-        plain_name(adapter.name, f"the concept of {source.path}")
-        for adapter, source in zip(adapters, sources, strict=True)
-    ]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{names.count(twice[0])} concepts are named {twice[0]!r}: give each another name with --name")
-    paths = [options.out / f"{name}.safetensors" for name in names]
+    paths = new_paths(options.out, adapters, sources)
     planned = [Output(path, "adapter") for path in paths]
     plan_outputs(planned, [*inputs_of(options.files, sources), options.model], overwrite=options.overwrite)
     # Imported here, because the model needs Flax.
@@ -136,15 +131,3 @@ def fit_files(args: Sequence[str] | None = None) -> int:
     files = as_arguments(options.out, paths)
     print(f"merge them together: {as_called('python -m merge')} {files} --allow-overlap …")
     return 0
-
-
-def _described(options: FitOptions, adapters: list[Adapter]) -> list[Adapter]:
-    """The adapters with the names, triggers and kinds that the user gave. Raises UserError for a wrong number."""
-    for name in ("name", "trigger", "kind"):
-        given = getattr(options, name)
-        if len(given) not in (0, len(adapters)):
-            raise UserError(f"{len(given)} of --{name} for {len(adapters)} files: give one for each, or none")
-        if given:
-            pairs = zip(adapters, given, strict=True)
-            adapters = [replace(a, info=replace(a.info, **{name: value})) for a, value in pairs]
-    return adapters

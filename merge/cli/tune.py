@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from blocklora_jax.adapters.adapter import Adapter
-from blocklora_jax.checks.names import plain_name
 from blocklora_jax.command_line.options import read_options
 from blocklora_jax.command_line.program import as_called
 from blocklora_jax.composing.check import check_adapters
 from blocklora_jax.errors import UserError
 from blocklora_jax.io.outputs import Output, plan_outputs
 from merge.cli.describe import as_arguments
+from merge.cli.new_adapters import new_paths, with_descriptions
 from merge.cli.reading import AdapterReader
 from merge.cli.shared_options import Files, Options, Overwrite, SkipUnusable, Variant, Verify, Weights, base_model_help
 from merge.cli.sources import find_sources, inputs_of, load_sources, weights_of
@@ -39,6 +38,8 @@ class TuneOptions(Options):
     weights: Weights = ()
     steps: int = TunedTokensSettings.token_steps
     """Steps of Adam for each token."""
+    name: tuple[str, ...] = ()
+    """The name of each concept and of its new file. Default: those in the files."""
     allow_overlap: bool = False
     """Tune adapters that own the same weights (equal slots, or no blocks) instead of refusing them."""
     skip_unusable: SkipUnusable = False
@@ -55,10 +56,11 @@ def tune_files(args: Sequence[str] | None = None) -> int:
         raise UserError("name two or more adapter files: a single adapter is not disturbed by others")
     reader = AdapterReader(model=options.model, variant=options.variant, verify=options.verify)
     sources, adapters = load_sources(sources, options.verify, skip_unusable=skip, reader=reader)
+    adapters = with_descriptions(adapters, name=options.name)
     weights = weights_of(sources, options.weights)
     # Checked before the model is read, which takes longer.
     check_adapters(adapters, weights, allow_overlap=options.allow_overlap)
-    paths = [options.out / f"{name}.safetensors" for name in _file_names(adapters)]
+    paths = new_paths(options.out, adapters, sources)
     outputs = [Output(path, "adapter") for path in paths]
     plan_outputs(outputs, [*inputs_of(options.files, sources), options.model], overwrite=options.overwrite)
     # Imported here, because the model needs Flax.
@@ -81,11 +83,3 @@ def tune_files(args: Sequence[str] | None = None) -> int:
     flags += "".join([" --weights", *(f" {weight:g}" for weight in weights)]) if weights else ""
     print(f"merge them together: {as_called('python -m merge')} {files}{flags} …")
     return 0
-
-
-def _file_names(adapters: Sequence[Adapter]) -> list[str]:
-    """A file name for each adapter. Raises UserError for one that cannot be, or that two have."""
-    names = [plain_name(adapter.name, f"the concept {adapter.name!r}") for adapter in adapters]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{names.count(twice[0])} concepts are named {twice[0]!r}: give each another name")
-    return names

@@ -161,9 +161,33 @@ def test_the_joint_fit_gets_all_files_and_words_and_gives_the_fitted_files(nodes
     ]  # fmt: skip
     assert report == "wrote it\n"
     nodes["BlockLoRAFit"]().fit(stack, "pocket", 3.0)
-    assert calls()[1][arguments.index("--out") + 1] != str(out)
+    nodes["BlockLoRAFit"]().fit(stack, "pocket", 3.0, True)
+    others = calls()[1:]
+    assert ["--keep-strength" in call for call in others] == [False, True]
+    assert len({call[call.index("--out") + 1] for call in others} | {str(out)}) == 3
     with pytest.raises(ValueError, match="a trigger for each LoRA of the stack, or for none: bob.safetensors"):
         nodes["BlockLoRAFit"]().fit((stack[0], stack[1]._replace(trigger=" ")), "pocket", 1.0)
+
+
+def test_the_tuning_gets_all_files_and_weights_and_gives_the_tuned_files(nodes, tiny_sd, tmp_path, monkeypatch):
+    calls = use_fake_command(monkeypatch, tmp_path)
+    stack = ()
+    for seed, name in enumerate(("ada", "bob")):
+        add_lora(tmp_path, name, tiny_sd.params, seed)
+        (stack,) = nodes["BlockLoRAStack"]().add(f"{name}.safetensors", 0.5 - seed, f"sks {name}", "", stack)
+    tuned, report = nodes["BlockLoRATune"]().tune(stack, "pocket")
+    (arguments,) = calls()
+    assert arguments[:3] == [
+        "tune",
+        *(str(tmp_path / "models/loras" / f"{name}.safetensors") for name in ("ada", "bob")),
+    ]
+    assert arguments[arguments.index("--weights") + 1 :][:2] == ["0.5", "-0.5"]
+    names = arguments[arguments.index("--name") + 1 :][:2]
+    out = Path(arguments[arguments.index("--out") + 1])
+    assert out.parent == tmp_path / "output/blocklora"
+    assert [entry.path for entry in tuned] == [str(out / f"{name}.safetensors") for name in names]
+    assert [entry[1:] for entry in tuned] == [entry[1:] for entry in stack]
+    assert report == "wrote it\n"
 
 
 def test_words_that_would_be_read_as_flags_are_refused(nodes, tiny_sd, tmp_path, monkeypatch):
@@ -226,7 +250,7 @@ def test_cancelling_ends_the_command(comfy, tmp_path, monkeypatch):
 def test_the_example_fits_the_nodes(nodes):
     workflow = json.loads((PACK / "example_workflows/fit_two_loras.json").read_text())
     by_id = {node["id"]: node for node in workflow["nodes"]}
-    assert {node["type"] for node in by_id.values()} >= nodes.keys() - {"BlockLoRAConvert"}
+    assert {node["type"] for node in by_id.values()} >= nodes.keys() - {"BlockLoRAConvert", "BlockLoRATune"}
     for node in by_id.values():
         kind = node["type"]
         ours = nodes.get(kind)

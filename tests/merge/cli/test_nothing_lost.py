@@ -147,7 +147,7 @@ def test_two_adapters_of_one_name_are_not_written_to_one_file(place, capsys, ada
     silent = [replace(ada, tokens={}), replace(ada, tokens={})]
     for adapter, path in zip(silent, inputs, strict=True):
         adapter.save(path)
-    refuse(capsys, place, "give each another name with --name", *fit_args(*inputs, *options))
+    refuse(capsys, place, "give each file another name with --name", *fit_args(*inputs, *options))
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "con", "a\nb", ""])

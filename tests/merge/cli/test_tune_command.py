@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -100,6 +102,20 @@ def test_files_are_replaced_only_on_request(files, tiny_folder, tmp_path, capsys
     tune(*files, "--out", out, "--model", tiny_folder, "--overwrite", "--weights", "1", "0.5")
     # The order of the files is that of the weights.
     assert f"{out}/ada.safetensors {out}/bob.safetensors --weights 1 0.5" in capsys.readouterr().out
+
+
+def test_concepts_of_one_name_get_other_names(files, tiny_folder, tmp_path, capsys):
+    out, bob = tmp_path / "tuned", Adapter.load(files[1])
+    replace(bob, info=replace(bob.info, name="Ada")).save(files[1])
+    args = [*files, "--out", out, "--model", tiny_folder]
+    # Equal on file systems that ignore case.
+    assert "2 concepts are named 'ada': give each file another name with --name" in fail(capsys, "tune", *args)
+    assert "1 of --name for 2 files" in fail(capsys, "tune", *args, "--name", "eve")
+    assert "cannot be the name of a file" in fail(capsys, "tune", *args, "--name", "eve", "../bob")
+    assert not out.exists()
+    tune(*args, "--name", "eve", "bob", "--weights", "1", "-0.5")
+    assert Adapter.load(out / "bob.safetensors").tokens.keys() == bob.tokens.keys()
+    assert [Adapter.load(out / f"{name}.safetensors").name for name in ("eve", "bob")] == ["eve", "bob"]
 
 
 def test_the_hint_names_only_the_new_files(files, tiny_folder, tmp_path, capsys):
