@@ -80,15 +80,20 @@ def test_the_table_of_the_token_side_is_that_of_its_published_results():
 @pytest.mark.parametrize(
     ("folder", "count", "seeds", "methods"),
     [
-        ("sixty", 60, (4, 5), ("token", "token_tuned", "token_fit", "token_fit_strong")),
-        ("sixty", 60, (4,), ("token", "token_fit_strong", "token_fit_unseen", "orthogonal_8")),
-        ("fifteen", 15, (4, 5), ("token", "token_tuned", "token_fit", "token_fit_strong")),
-        ("hundred_twenty", 120, (4,), ("token_128", "token_128_tuned", "token_128_fit", "token_128_fit_strong")),
+        ("token_side_sixty", 60, (4, 5), ("token", "token_fit", "wide_3", "wide_3_fused")),
+        ("tuned_tokens/sixty", 60, (4, 5), ("token", "token_tuned", "token_fit", "token_fit_strong")),
+        ("tuned_tokens/sixty", 60, (4,), ("token", "token_fit_strong", "token_fit_unseen", "orthogonal_8")),
+        ("tuned_tokens/fifteen", 15, (4, 5), ("token", "token_tuned", "token_fit", "token_fit_strong")),
+        (
+            "tuned_tokens/hundred_twenty",
+            120,
+            (4,),
+            ("token_128", "token_128_tuned", "token_128_fit", "token_128_fit_strong"),
+        ),
     ],
 )
-def test_the_tables_of_tuned_tokens_are_those_of_their_published_results(folder, count, seeds, methods):
-    out = ROOT / "docs" / "tuned_tokens" / folder
-    options = Options(out=out, counts=(count,), seeds=seeds, methods=methods)
+def test_the_tables_of_large_merges_and_tuned_tokens_are_of_their_published_results(folder, count, seeds, methods):
+    options = Options(out=ROOT / "docs" / folder, counts=(count,), seeds=seeds, methods=methods)
     results = gather(options)
     names = {c.name for c in draw_concepts(count, 4) if c.kind in POCKET.groups["individuals"]}
     rows = summarise(*by_name(results.alone, results.merged, results.base, names))
