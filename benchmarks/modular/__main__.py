@@ -100,7 +100,8 @@ def measure(options: Options, world: World, sd: StableDiffusion, seed: int) -> t
     concepts = world.concepts(max(options.counts), seed)
     artist = Artist(sd, next(iter(adapters.values())), seed, options.sampler_steps, options.size)
     measures = world.measures(sd, concepts, seed)
-    bench = Bench(concepts, artist, measures, folder / "results", options.prompts, tasks=world.tasks)
+    pairs = 2 if options.quick else Bench.pairs
+    bench = Bench(concepts, artist, measures, folder / "results", options.prompts, pairs, tasks=world.tasks)
     say(f"seed {seed}: {len(concepts)} concepts: the base model, and real drawings")
     bench.cached("base", bench.base)
     bench.cached("drawn-pairs", bench.drawn_pairs)

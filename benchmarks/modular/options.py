@@ -18,7 +18,7 @@ HEADLINE = (
     "ties", "dare", "orthogonal", "preservation", "sum_attention", "orthogonal_attention",
 )  # fmt: skip
 # A check of a few minutes: every sort of recipe, every sort of merge.
-QUICK = ("token", "token_fit", "wide", "orthogonal", "preservation", "sum", "ties")
+QUICK = ("token", "token_fit", "orthogonal", "preservation", "sum", "ties")
 
 
 @dataclass(frozen=True, kw_only=True)
