@@ -27,9 +27,10 @@ def new_paths(folder: Path, adapters: Sequence[Adapter], sources: Sequence[Sourc
     """A file NAME.safetensors for each adapter. Raises UserError for a name that cannot be, or that two have."""
     pairs = zip(adapters, sources, strict=True)
     names = [plain_name(adapter.name, f"the concept of {source.path}") for adapter, source in pairs]
-    # Some file systems ignore case.
     keys = [same_name(name) for name in names]
-    if twice := [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]:
-        count = keys.count(same_name(twice[0]))
-        raise UserError(f"{count} concepts are named {twice[0]!r}: give each file another name with --name")
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        same = [name for name, key in zip(names, keys, strict=True) if key == twice[0]]
+        differ = ", which some file systems do not tell apart" * (len(set(same)) > 1)
+        shown = " and ".join(repr(name) for name in dict.fromkeys(same))
+        raise UserError(f"{len(same)} concepts are named {shown}{differ}: give each file another name with --name")
     return [folder / f"{name}.safetensors" for name in names]
