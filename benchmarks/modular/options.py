@@ -17,7 +17,7 @@ HEADLINE = (
     "token", "token_fit", "text_64", "blocklora_1", "wide_3", "wide_3_fused", "sum", "plain_fused", "fusion", "average",
     "ties", "dare", "orthogonal", "preservation", "sum_attention", "orthogonal_attention",
 )  # fmt: skip
-# A check of a few minutes: every sort of recipe, every sort of merge.
+# A check of a few minutes: a recipe of each kind of training, and merges with and without a fit or a search.
 QUICK = ("token", "token_fit", "orthogonal", "preservation", "sum", "ties")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 import folder_paths
 
 from .command import call
 from .pictures import empty_picture, read_picture
+from .places import basis_value, find_model, path_below, result_folder
 from .stack import STACK, Entry, Stack, digest, flags, paths, stamp
 
 _MODEL = (
@@ -88,8 +90,8 @@ class BlockLoRACheck:
 
     def check(self, stack: Stack, model: str):
         """The heat map, and what the command printed. Problems are no error here: the report names them."""
-        picture = os.path.join(_folder("check", digest(stack, model)), "heat_map.png")
-        arguments = ["check", *paths(stack), "--model", _model(model), "--out", picture, "--overwrite"]
+        picture = os.path.join(result_folder("check", digest(stack, model)), "heat_map.png")
+        arguments = ["check", *paths(stack), "--model", find_model(model), "--out", picture, "--overwrite"]
         result = call(arguments, _stop, allowed=(0, 1))
         shown = read_picture(picture) if os.path.exists(picture) else empty_picture()
         return (shown, result.text)
@@ -116,7 +118,7 @@ class BlockLoRAFit:
 
     def fit(self, stack: Stack, model: str, erase_weight: float, keep_strength: bool = False):
         """A stack of the fitted LoRAs, with the same weights and words."""
-        folder = _folder("fit", digest(stack, model, erase_weight, keep_strength))
+        folder = result_folder("fit", digest(stack, model, erase_weight, keep_strength))
         arguments = ["--lambda", str(erase_weight), *flags(stack, "--trigger", "trigger")]
         return _each_anew("fit", stack, model, folder, arguments + ["--keep-strength"] * keep_strength)
 
@@ -138,7 +140,7 @@ class BlockLoRATune:
     def tune(self, stack: Stack, model: str):
         """A stack of adapters with the same weights, and with other tokens."""
         arguments = ["--allow-overlap", "--weights", *(str(entry.weight) for entry in stack)]
-        return _each_anew("tune", stack, model, _folder("tune", digest(stack, model)), arguments)
+        return _each_anew("tune", stack, model, result_folder("tune", digest(stack, model)), arguments)
 
 
 class BlockLoRAConvert:
@@ -168,13 +170,14 @@ class BlockLoRAConvert:
 
     def convert(self, stack: Stack, model: str, blocks: int, first_slot: int, basis: str = ""):
         """A stack of the converted LoRAs."""
-        folder, done, texts = _folder("convert", digest(stack, model, blocks, first_slot, basis)), [], []
+        folder, done, texts = result_folder("convert", digest(stack, model, blocks, first_slot, basis)), [], []
         for index, entry in enumerate(stack):
             out = os.path.join(folder, f"{index:02}-{os.path.basename(entry.path)}")
             slot = str(first_slot + index)
-            arguments = ["convert", entry.path, "--model", _model(model), "--out", out, "--overwrite", "--slot", slot]
-            arguments += ["--basis", _basis(basis), "--blocks", str(blocks), *flags((entry,), "--trigger", "trigger")]
-            texts.append(call([*arguments, *flags((entry,), "--class-noun", "class_noun")], _stop).text)
+            arguments = ["convert", entry.path, "--model", find_model(model), "--out", out, "--overwrite"]
+            arguments += ["--slot", slot, "--basis", basis_value(basis), "--blocks", str(blocks)]
+            words = [*flags((entry,), "--trigger", "trigger"), *flags((entry,), "--class-noun", "class_noun")]
+            texts.append(call([*arguments, *words], _stop).text)
             # In a basis the file has a trigger of its own.
             done.append(entry._replace(path=out, **({"trigger": ""} if basis.strip() else {})))
         return (tuple(done), "\n".join(texts))
@@ -209,11 +212,11 @@ class BlockLoRASave:
 
     def save(self, stack: Stack, name: str, max_rank: int, model: str, family: str):
         """The path of the file below models/loras."""
-        out = _below(folder_paths.get_folder_paths("loras")[0], f"{name}.safetensors")
+        out = path_below(folder_paths.get_folder_paths("loras")[0], f"{name}.safetensors")
         os.makedirs(os.path.dirname(out), exist_ok=True)
         weights = [str(entry.weight) for entry in stack]
         arguments = ["export", *paths(stack), "--out", out, "--layout", "kohya", "--allow-overlap", "--overwrite"]
-        arguments += ["--no-card", "--weights", *weights, "--model", _model(model)]
+        arguments += ["--no-card", "--weights", *weights, "--model", find_model(model)]
         arguments += ["--max-rank", str(max_rank)] if max_rank else []
         arguments += ["--family", family] if family != _FAMILIES[0] else []
         text = call(arguments, _stop).text
@@ -257,42 +260,13 @@ NODES = (BlockLoRAStack, BlockLoRACheck, BlockLoRAFit, BlockLoRATune, BlockLoRAC
 def _each_anew(command: str, stack: Stack, model: str, folder: str, arguments: Sequence[str]):
     """A stack of the files that a command writes into `folder`, one for each LoRA, and what the command printed."""
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths(stack)]
-    names = [f"{index:02}-{stem}"[:80].rstrip(". ") for index, stem in enumerate(stems)]
-    shared = ["--model", _model(model), "--out", folder, "--overwrite", "--name", *names]
+    # The command takes names that are file names on every system, in at most 200 bytes.
+    plain = [re.sub(r"[^\w-]+", "_", stem)[:40] for stem in stems]
+    names = [f"{index:02}-{stem}" for index, stem in enumerate(plain)]
+    shared = ["--model", find_model(model), "--out", folder, "--overwrite", "--name", *names]
     result = call([command, *paths(stack), *shared, *arguments], _stop)
     written = [os.path.join(folder, f"{name}.safetensors") for name in names]
     return (tuple(entry._replace(path=path) for entry, path in zip(stack, written, strict=True)), result.text)
-
-
-def _model(name: str) -> str:
-    """The path of a checkpoint of ComfyUI, or the name itself."""
-    name = name.strip()
-    known = name in folder_paths.get_filename_list("checkpoints")
-    return folder_paths.get_full_path("checkpoints", name) if known else name
-
-
-def _basis(name: str) -> str:
-    """The value of --basis."""
-    text = name.strip() or "None"
-    if text.startswith("-"):
-        raise RuntimeError(f"{text!r} is not a basis: give the path of its file")
-    return text
-
-
-def _folder(kind: str, name: str) -> str:
-    """A folder for results, below ComfyUI's output folder. The same inputs get the same one."""
-    folder = os.path.join(folder_paths.get_output_directory(), "blocklora", f"{kind}-{name}")
-    os.makedirs(folder, exist_ok=True)
-    return folder
-
-
-def _below(folder: str, name: str) -> str:
-    """A path below `folder`. Raises ValueError for one outside it: workflows come from other people."""
-    root = os.path.realpath(folder)
-    path = os.path.realpath(os.path.join(root, name))
-    if os.path.commonpath([root, path]) != root or path == root:
-        raise ValueError(f"{name} is outside {folder}")
-    return path
 
 
 def _stop() -> None:

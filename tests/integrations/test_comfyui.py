@@ -18,6 +18,7 @@ from comfy_stand_in import CORE, load_custom_node, make_folder_paths, sockets, w
 from safetensors.numpy import load_file, save_file
 from torch_lora import kohya_file, random_lora, torch_weights
 
+from blocklora_jax.checks.names import plain_name
 from blocklora_jax.layouts.ldm import unet_name, unet_prefixes
 from blocklora_jax.layouts.torch_names import to_torch
 
@@ -172,17 +173,16 @@ def test_the_joint_fit_gets_all_files_and_words_and_gives_the_fitted_files(nodes
 def test_the_tuning_gets_all_files_and_weights_and_gives_the_tuned_files(nodes, tiny_sd, tmp_path, monkeypatch):
     calls = use_fake_command(monkeypatch, tmp_path)
     stack = ()
-    for seed, name in enumerate(("ada", "bob")):
+    files = "ada", "bob: v1.0 " + 60 * "字"
+    for seed, name in enumerate(files):
         add_lora(tmp_path, name, tiny_sd.params, seed)
         (stack,) = nodes["BlockLoRAStack"]().add(f"{name}.safetensors", 0.5 - seed, f"sks {name}", "", stack)
     tuned, report = nodes["BlockLoRATune"]().tune(stack, "pocket")
     (arguments,) = calls()
-    assert arguments[:3] == [
-        "tune",
-        *(str(tmp_path / "models/loras" / f"{name}.safetensors") for name in ("ada", "bob")),
-    ]
+    assert arguments[:3] == ["tune", *(str(tmp_path / f"models/loras/{name}.safetensors") for name in files)]
     assert arguments[arguments.index("--weights") + 1 :][:2] == ["0.5", "-0.5"]
     names = arguments[arguments.index("--name") + 1 :][:2]
+    assert [plain_name(name, "the concept") for name in names] == names
     out = Path(arguments[arguments.index("--out") + 1])
     assert out.parent == tmp_path / "output/blocklora"
     assert [entry.path for entry in tuned] == [str(out / f"{name}.safetensors") for name in names]
