@@ -36,7 +36,7 @@ def convert_file(args: Sequence[str] | None = None) -> int:
     adapter = _renamed(source.read(reader_of(options)), options)
     if adapter.info.partition is not None:
         raise UserError(f"{options.file} already has blocks: it can be merged without conversion")
-    plain_name(adapter.name, f"the concept of {options.file}")
+    plain_name(adapter.name, f"{options.file}: the concept's name")
     registered, slots = _place(options, adapter)
     plan_outputs([Output(options.out, "adapter")], [source.path, options.model], overwrite=options.overwrite)
     check_flags(options.sharing, adapter.name)

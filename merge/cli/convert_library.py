@@ -100,7 +100,7 @@ def _refuse_options_of_one_file(options: ConvertOptions) -> None:
 def _names(sources: Sequence[Source]) -> dict[Path, str]:
     """The name of each concept, by path. Raises UserError if two of a library have the same name."""
     wanted = {str(source.path): source.entry.name if source.entry else source.path.stem for source in sources}
-    names = {Path(path): plain_name(name, f"the concept of {path}") for path, name in wanted.items()}
+    names = {Path(path): plain_name(name, f"{path}: the concept's name") for path, name in wanted.items()}
     if unique_names(wanted) != wanted:
         wrong = sorted({name for path, name in wanted.items() if unique_names(wanted)[path] != name})
         raise UserError(

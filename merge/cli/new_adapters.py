@@ -26,7 +26,7 @@ def with_descriptions(adapters: list[Adapter], **given: Sequence[str]) -> list[A
 def new_paths(folder: Path, adapters: Sequence[Adapter], sources: Sequence[Source]) -> list[Path]:
     """A file NAME.safetensors for each adapter. Raises UserError for a name that cannot be, or that two have."""
     pairs = zip(adapters, sources, strict=True)
-    names = [plain_name(adapter.name, f"the concept of {source.path}") for adapter, source in pairs]
+    names = [plain_name(adapter.name, f"{source.path}: the concept's name") for adapter, source in pairs]
     keys = [same_name(name) for name in names]
     if twice := [key for key in keys if keys.count(key) > 1]:
         same = [name for name, key in zip(names, keys, strict=True) if key == twice[0]]
